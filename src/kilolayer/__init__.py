@@ -1,0 +1,31 @@
+"""Kilolayer: the laboratory for residual networks a thousand layers deep.
+
+import kilolayer
+model = kilolayer.create_model("preact_resnet110_cifar", num_classes=10)
+kilolayer.list_models("preact*")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kilolayer.lazy import lazily
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from kilolayer.networks import create_model, describe, list_models
+    from kilolayer.runs import Run
+    from kilolayer.training import Experiment
+
+_HOMES = {
+    "create_model": "networks",
+    "describe": "networks",
+    "list_models": "networks",
+    "Run": "runs",
+    "Experiment": "training",
+}
+
+__getattr__ = lazily(__name__, _HOMES)
+
+__all__ = ["Experiment", "Run", "__version__", "create_model", "describe", "list_models"]

@@ -1,0 +1,82 @@
+"""Writing so that a file is either the old one or the new one, whatever stops the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from kilolayer.errors import InputError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content` durably: temporary file, fsync, rename, fsync of the folder.
+
+    The folder is made where it is missing. Raises `InputError` naming the path where the system
+    refuses, as on a full disk.
+    """
+    try:
+        make_folder(path.parent)
+        _replace(path, content)
+    except OSError as error:
+        raise refusal(f"cannot write {path} ({len(content):,} bytes)", error) from error
+
+
+def append(path: Path, content: bytes) -> None:
+    """Adds `content` to the end of `path` durably, though a crash may leave only its beginning there."""
+    new = not path.exists()
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise refusal(f"cannot write {path}", error) from error
+
+
+def refusal(what: str, error: OSError) -> InputError:
+    """`what` could not be done, and the system's reason, on one line."""
+    return InputError(f"{what}: {error.strerror or error}")
+
+
+def make_folder(path: Path) -> None:
+    """Makes `path` and what is missing above it, so that they last."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
+def clean(folder: Path) -> None:
+    """Removes the temporary files in `folder` that a process killed while writing left there."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and removals in `folder` last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+"""No folder imports from one further right."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "kilolayer"
+
+ORDER = (
+    "errors",
+    "lazy",
+    "durable",
+    "units",
+    "networks",
+    "kernels",
+    "data",
+    "training",
+    "runs",
+    "analysis",
+    "papers",
+    "weights",
+    "report",
+    "sweep",
+    "commands",
+    "cli",
+    "__main__",
+)
+# `values` writes descriptions from every folder as JSON and reads them lazily, so it may be imported
+# everywhere and imports what it likes; the package's own front door re-exports lazily as well.
+EXEMPT = ("values", "__init__")
+# A shell's completion is that of the whole command line, which only `cli` knows.
+BACKWARDS = {("commands/completion.py", "cli")}
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def home(path):
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imported(path):
+    """The folders of this package that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.ImportFrom(module="kilolayer", names=names, level=0):
+                yield from ((alias.name, node.lineno) for alias in names)
+            case ast.ImportFrom(module=str(module), level=0) if module.startswith("kilolayer."):
+                yield module.split(".")[1], node.lineno
+            case ast.ImportFrom(level=level) if level:
+                yield "a relative import", node.lineno
+            case ast.Import(names=names):
+                inside = (alias.name.split(".") for alias in names if alias.name.startswith("kilolayer."))
+                yield from ((parts[1], node.lineno) for parts in inside)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if home(path) not in EXEMPT], ids=lambda p: str(p.relative_to(SOURCE))
+)
+def test_folders_import_from_the_left_only(path):
+    assert home(path) in ORDER, f"{home(path)} has no place in the order"
+    allowed = (*ORDER[: ORDER.index(home(path)) + 1], *EXEMPT, "__version__")
+    name = str(path.relative_to(SOURCE))
+    wrong = [
+        f"line {line}: {folder}"
+        for folder, line in imported(path)
+        if folder not in allowed and (name, folder) not in BACKWARDS
+    ]
+    assert not wrong
+
+
+def test_the_law_sees_what_is_there():
+    found = {home(path) for path in FILES}
+    assert {"units", "networks"} <= found
+    seen = {folder for path in FILES if home(path) == "networks" for folder, _ in imported(path)}
+    assert seen == {"errors", "lazy", "networks", "units"}
