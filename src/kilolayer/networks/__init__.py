@@ -1,0 +1,40 @@
+"""Whole networks: described, named, counted and built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kilolayer.lazy import lazily
+from kilolayer.networks.description import Network, PlacedUnit, Stage, Stem
+from kilolayer.networks.families import cifar, imagenet
+from kilolayer.networks.names import describe, list_models
+
+if TYPE_CHECKING:
+    from kilolayer.networks.create import FeatureNetwork, convert_form, create_model
+    from kilolayer.networks.model import ResidualNetwork, build
+
+_HOMES = {
+    "FeatureNetwork": "create",
+    "ResidualNetwork": "model",
+    "build": "model",
+    "convert_form": "create",
+    "create_model": "create",
+}
+
+__getattr__ = lazily(__name__, _HOMES)
+
+__all__ = [
+    "FeatureNetwork",
+    "Network",
+    "PlacedUnit",
+    "ResidualNetwork",
+    "Stage",
+    "Stem",
+    "build",
+    "cifar",
+    "convert_form",
+    "create_model",
+    "describe",
+    "imagenet",
+    "list_models",
+]

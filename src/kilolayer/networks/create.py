@@ -1,0 +1,86 @@
+"""Networks by name, as backbones, and in another of ResNeXt's forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from kilolayer.errors import InputError
+from kilolayer.networks.model import ResidualNetwork, build
+from kilolayer.networks.names import describe
+from kilolayer.units.branch import Aggregated
+from kilolayer.units.forms import convert_form as convert_unit
+
+
+class FeatureNetwork(nn.Module):
+    """The feature maps of chosen stages, (N, C_i, H_i, W_i) each, for detection and segmentation."""
+
+    def __init__(self, network: ResidualNetwork, out_indices: Sequence[int] | None = None) -> None:
+        super().__init__()
+        count = len(network.stage_names)
+        self.out_indices = tuple(range(count)) if out_indices is None else tuple(out_indices)
+        for index in self.out_indices:
+            if not 0 <= index < count:
+                raise InputError(f"out_indices holds {index}; allowed: 0 to {count - 1}, a stage each")
+        network.classifier = nn.Identity()
+        self.network = network
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        return [self.network.feature_info[index] for index in self.out_indices]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.network.set_grad_checkpointing(enable)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        outputs = list(self.network.stage_outputs(x))
+        return [outputs[index] for index in self.out_indices]
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **choices: Any,
+) -> ResidualNetwork | FeatureNetwork:
+    """The network called `name`, freshly initialised: `create_model("preact_resnet110_cifar")`.
+
+    `num_classes` defaults to 10 in the CIFAR family and 1000 in ImageNet's; 0 leaves the classifier
+    out. `features_only` gives a list of stage outputs (those of `out_indices`). `choices` go to
+    `describe`: `unit=`, `branch=`, `image_size=`, `initialisation=`. Raises `InputError` for an unknown
+    name or impossible choice, and for `pretrained`, since no weights are published yet.
+    """
+    if pretrained:
+        hint = f"train it: kilolayer train --model {name}"
+        raise InputError(f"no pretrained weights of {name} are published; {hint}")
+    if num_classes:
+        choices["num_classes"] = num_classes
+    network = build(describe(name, in_chans=in_chans, **choices))
+    if num_classes == 0:
+        network.reset_classifier(0)
+    return FeatureNetwork(network, out_indices) if features_only else network
+
+
+def convert_form(model: ResidualNetwork, form: str) -> ResidualNetwork:
+    """The same ResNeXt in another of its three forms, weight for weight (PX, Fig. 3).
+
+    `form`: "split", "concatenated" or "grouped". Raises `InputError` where there is nothing aggregated.
+    """
+    description = model.description
+    if not isinstance(description.unit.branch, Aggregated):
+        raise InputError(f"only aggregated (ResNeXt) units have forms; this is {description.unit.branch}")
+    branch = replace(description.unit.branch, form=form)  # type: ignore[arg-type]
+    converted = build(replace(description, unit=replace(description.unit, branch=branch)))
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("stage")}
+    for old, new in zip(description.units(), converted.description.units(), strict=True):
+        part = convert_unit(model.get_submodule(old.name).state_dict(), old.layout, new.layout)
+        state |= {f"{new.name}.{key}": value for key, value in part.items()}
+    converted.load_state_dict(state)
+    return converted.to(next(model.parameters())).train(model.training)

@@ -1,0 +1,149 @@
+"""A residual network described: a stem, stages of units, a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from kilolayer.errors import InputError
+from kilolayer.units import ops as op
+from kilolayer.units.branch import Basic
+from kilolayer.units.checks import check, check_choice, check_count, is_count
+from kilolayer.units.ops import Ops
+from kilolayer.units.unit import Layout, Unit, activation, layout
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The first convolution with BN and ReLU, and for ImageNet a 3×3 max-pooling of stride 2.
+
+    In a pre-activation network this BN-ReLU is the first unit's, taken before the split (P2, Sec. 4).
+    """
+
+    channels: int = 16
+    kernel: int = 3
+    stride: int = 1
+    pool: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("Stem", channels=self.channels, kernel=self.kernel, stride=self.stride)
+        # ⌊kernel/2⌋ of padding keeps the size only around a middle pixel.
+        check("Stem", "kernel", self.kernel, self.kernel % 2 == 1, "an odd number")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`units` residual units of one width; the first of them has the stride."""
+
+    units: int
+    width: int
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("Stage", units=self.units, width=self.width, stride=self.stride)
+
+
+def outer_layers(unit: Unit) -> int:
+    """The layers that a network's depth counts outside F."""
+    return 4 if isinstance(unit.branch, Basic) and unit.branch.widen > 1 else 2
+
+
+@dataclass(frozen=True)
+class PlacedUnit:
+    """A unit at its place: `name` as in the state dict, `side` of the square that it reads."""
+
+    name: str
+    layout: Layout
+    side: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole network as a value, from which its module, counts and drawings are made.
+
+    `image_size` is the side of the square input that the counts refer to; the module takes any size.
+    `initialisation`: He's normal, with the fan of the convolution's output (the released code's
+    choice and the default) or of its input (the other of the two that the paper allows).
+    """
+
+    stem: Stem
+    stages: tuple[Stage, ...]
+    unit: Unit
+    num_classes: int = 10
+    in_chans: int = 3
+    image_size: int = 32
+    initialisation: Literal["fan_out", "fan_in"] = "fan_out"
+
+    def __post_init__(self) -> None:
+        check_count("Network", num_classes=self.num_classes, in_chans=self.in_chans)
+        check("Network", "stages", self.stages, bool(self.stages), "at least one stage")
+        check_choice("Network", "initialisation", self.initialisation, "fan_out", "fan_in")
+        self._check_image_size()
+        self.units()
+
+    def _check_image_size(self) -> None:
+        if not is_count(self.image_size) or self.image_size < self.total_stride:
+            raise InputError(
+                f"image size {self.image_size!r} is too small for a network that divides it by "
+                f"{self.total_stride}; allowed: a whole number from {self.total_stride}"
+            )
+
+    @property
+    def total_stride(self) -> int:
+        stride = self.stem.stride * (2 if self.stem.pool else 1)
+        for stage in self.stages:
+            stride *= stage.stride
+        return stride
+
+    @property
+    def depth(self) -> int:
+        """Weight layers from input to output: the stem, F's convolutions and the classifier.
+
+        Wide networks count their three projections and not the classifier, as their authors do.
+        """
+        return outer_layers(self.unit) + self.unit.branch.layers * sum(stage.units for stage in self.stages)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last feature map."""
+        return self.unit.branch.out_channels(self.stages[-1].width)
+
+    @property
+    def stem_ops(self) -> Ops:
+        conv = op.Conv(self.in_chans, self.stem.channels, self.stem.kernel, self.stem.stride)
+        pool = (op.MaxPool(),) if self.stem.pool else ()
+        return (conv, op.BatchNorm(self.stem.channels), op.ReLU(), *pool)
+
+    @property
+    def final_ops(self) -> Ops:
+        """The activation after the last addition: a pre-activation's `before`, once more (P2, Sec. 4)."""
+        return activation(self.unit.arrangement.before, self.channels)
+
+    def units(self) -> tuple[PlacedUnit, ...]:
+        """Every unit at its place, in order."""
+        return tuple(self._place())
+
+    def _place(self) -> Iterator[PlacedUnit]:
+        channels, side = self.stem.channels, op.output_side(self.stem_ops, self.image_size)
+        activated = True
+        for number, stage in enumerate(self.stages, 1):
+            for index in range(stage.units):
+                stride = stage.stride if index == 0 else 1
+                made = layout(self.unit, channels, stage.width, stride, activated=activated)
+                yield PlacedUnit(f"stage{number}.{index}", made, side)
+                channels, side = self.unit.branch.out_channels(stage.width), made.output_side(side)
+                activated = False
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters, exactly."""
+        units = sum(placed.layout.parameters for placed in self.units())
+        edges = op.parameters(self.stem_ops) + op.parameters(self.final_ops)
+        return edges + units + (self.channels + 1) * self.num_classes
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of convolutions and classifier for one image of `image_size` (P1's "FLOPs")."""
+        units = sum(placed.layout.multiply_adds(placed.side) for placed in self.units())
+        return op.multiply_adds(self.stem_ops, self.image_size) + units + self.channels * self.num_classes

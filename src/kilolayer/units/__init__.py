@@ -1,0 +1,87 @@
+"""The residual unit y = h(x) + F(x), x' = f(y): described as values, built as modules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kilolayer.lazy import lazily
+from kilolayer.units.arrangement import (
+    ARRANGEMENTS,
+    BN,
+    BN_AFTER_ADDITION,
+    FULL_PREACT,
+    ORIGINAL,
+    RELU,
+    RELU_BEFORE_ADDITION,
+    RELU_ONLY_PREACT,
+    Arrangement,
+)
+from kilolayer.units.branch import Aggregated, Basic, Bottleneck, Branch, OneLayer
+from kilolayer.units.shortcut import (
+    Dropout,
+    ExclusiveGate,
+    Identity,
+    Projection,
+    Resize,
+    Scaled,
+    Shortcut,
+    ShortcutGate,
+    Zero,
+    ZeroPad,
+    parse_shortcut,
+)
+from kilolayer.units.unit import AGGREGATED, BASIC, BOTTLENECK, ONE_LAYER, Layout, Unit, layout
+
+if TYPE_CHECKING:
+    from kilolayer.units.forms import convert_form
+    from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit, build_unit
+
+_WITH_TORCH = {
+    "BatchNorm": "modules",
+    "GatedUnit": "modules",
+    "ResidualUnit": "modules",
+    "build_unit": "modules",
+    "convert_form": "forms",
+}
+
+__getattr__ = lazily(__name__, _WITH_TORCH)
+
+__all__ = [
+    "AGGREGATED",
+    "ARRANGEMENTS",
+    "BASIC",
+    "BN",
+    "BN_AFTER_ADDITION",
+    "BOTTLENECK",
+    "FULL_PREACT",
+    "ONE_LAYER",
+    "ORIGINAL",
+    "RELU",
+    "RELU_BEFORE_ADDITION",
+    "RELU_ONLY_PREACT",
+    "Aggregated",
+    "Arrangement",
+    "Basic",
+    "BatchNorm",
+    "Bottleneck",
+    "Branch",
+    "Dropout",
+    "ExclusiveGate",
+    "GatedUnit",
+    "Identity",
+    "Layout",
+    "OneLayer",
+    "Projection",
+    "ResidualUnit",
+    "Resize",
+    "Scaled",
+    "Shortcut",
+    "ShortcutGate",
+    "Unit",
+    "Zero",
+    "ZeroPad",
+    "build_unit",
+    "convert_form",
+    "layout",
+    "parse_shortcut",
+]

@@ -1,0 +1,43 @@
+"""What a field of a description may hold; errors name the owner, the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+
+from kilolayer.errors import InputError
+
+
+def check(owner: str, name: str, value: object, holds: bool, allowed: str) -> None:
+    """Raises `InputError` unless `holds`."""
+    if not holds:
+        raise InputError(f"{owner}.{name} is {value!r}; allowed: {allowed}")
+
+
+def is_count(value: object) -> bool:
+    """A whole number from 1; True is no number here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_count(owner: str, **values: object) -> None:
+    for name, value in values.items():
+        check(owner, name, value, is_count(value), "a whole number from 1")
+
+
+def check_number(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        check(owner, name, value, _is_number(value), "a finite number")
+
+
+def check_probability(owner: str, **values: float) -> None:
+    """1 is left out: dropout divides by what remains."""
+    for name, value in values.items():
+        holds = _is_number(value) and 0 <= value < 1
+        check(owner, name, value, holds, "0 up to but not including 1")
+
+
+def check_choice(owner: str, name: str, value: object, *allowed: str) -> None:
+    check(owner, name, value, value in allowed, ", ".join(map(repr, allowed)))
