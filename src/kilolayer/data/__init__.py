@@ -1,0 +1,49 @@
+"""Digits, CIFAR-10 and CIFAR-100, folders of images, Hugging Face parquet; augmentation on whole batches.
+
+Descriptions (`Data`, `Augmentation`, `Normalization`) come without torch; the rest is imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kilolayer.data.describe import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Data,
+    Normalization,
+    default_augmentation,
+)
+from kilolayer.lazy import lazily
+
+if TYPE_CHECKING:
+    from kilolayer.data.augment import Draws, batch, draws, permutation
+    from kilolayer.data.images import Images, Splits
+    from kilolayer.data.loading import load
+    from kilolayer.data.statistics import Statistics, measure
+
+_HOMES = {
+    "Draws": "augment", "batch": "augment", "draws": "augment", "permutation": "augment",
+    "Images": "images", "Splits": "images", "load": "loading",
+    "Statistics": "statistics", "measure": "statistics",
+}  # fmt: skip
+
+__all__ = [
+    "NO_AUGMENTATION",
+    "Augmentation",
+    "Data",
+    "Draws",
+    "Images",
+    "Normalization",
+    "Splits",
+    "Statistics",
+    "batch",
+    "default_augmentation",
+    "draws",
+    "load",
+    "measure",
+    "permutation",
+]
+
+
+__getattr__ = lazily(__name__, _HOMES)

@@ -1,0 +1,111 @@
+"""The papers' augmentation on whole batches, as a pure function of (seed, epoch, position).
+
+Position p of an epoch is the p-th image trained on. Its crop and flip depend on nothing else, so any
+slice of positions (a batch, a rank's share of it, the rest after a resume) sees the images that the whole
+epoch would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kilolayer.data.describe import NO_AUGMENTATION, Augmentation
+from kilolayer.data.images import Images
+from kilolayer.data.randomness import shuffled, words
+from kilolayer.data.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides for P images.
+
+    top, left: int64 (P,), the crop's corner in the padded image, 0 … 2·pad; flip: bool (P,);
+    centre: int64 (P, 2), cutout's centre as (row, column), 0 … 2³²-1, still to be scaled to the image's size.
+    """
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+    centre: Tensor
+
+    def at(self, positions: Tensor, device: torch.device) -> Draws:
+        taken = (field[positions].to(device) for field in (self.top, self.left, self.flip, self.centre))
+        return Draws(*taken)
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, n: int) -> Tensor:
+    """int64 (n,), shared, not to be written to: which image stands at each position; each exactly once."""
+    return torch.from_numpy(shuffled(n, "permutation", seed, epoch))
+
+
+@lru_cache(maxsize=4)
+def draws(seed: int, epoch: int, n: int, augmentation: Augmentation) -> Draws:
+    """The draws for all n positions of an epoch, shared; without flips the crops stay what they were."""
+    raw = torch.from_numpy((words(5 * n, "augmentation", seed, epoch) >> 32).astype("int64")).view(n, 5)
+    places = 2 * augmentation.pad + 1
+    flip = raw[:, 2] % 2 == 1 if augmentation.flip else torch.zeros(n, dtype=torch.bool)
+    return Draws(raw[:, 0] % places, raw[:, 1] % places, flip, raw[:, 3:])
+
+
+def crop(x: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
+    """Zero-pads x (B, C, H, W) by `pad` and takes from each image the H×W window at (top, left)."""
+    if pad == 0:
+        return x
+    height, width = x.shape[-2:]
+    padded = functional.pad(x, (pad, pad, pad, pad))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, 2·pad+1, 2·pad+1, H, W)
+    return windows[torch.arange(len(x), device=x.device), :, top, left]
+
+
+def mirror(x: Tensor, flip: Tensor) -> Tensor:
+    """Mirrors left and right those images of x (B, C, H, W) where `flip` (B,) is true."""
+    return torch.where(flip[:, None, None, None], x.flip(3), x)
+
+
+def cut_out(x: Tensor, centre: Tensor, side: int) -> Tensor:
+    """Zeros a square around each centre, cut at the border (DeVries and Taylor 2017)."""
+    if side == 0:
+        return x
+    height, width = x.shape[-2:]
+    rows, columns = ((centre[:, axis] * size >> 32) - side // 2 for axis, size in enumerate((height, width)))
+    inside = _between(rows, side, height)[:, :, None] & _between(columns, side, width)[:, None, :]
+    return x.masked_fill(inside[:, None], 0.0)
+
+
+def augment(x: Tensor, drawn: Draws, augmentation: Augmentation) -> Tensor:
+    """Crop, mirror, cut out: normalised x (B, C, H, W) to the same shape."""
+    cropped = crop(x, drawn.top, drawn.left, augmentation.pad)
+    mirrored = mirror(cropped, drawn.flip) if augmentation.flip else cropped
+    return cut_out(mirrored, drawn.centre, augmentation.cutout)
+
+
+def batch(
+    images: Images,
+    statistics: Statistics,
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    positions: Tensor | range,
+) -> tuple[Tensor, Tensor]:
+    """The images at these positions of an epoch: float32 (B, C, H, W) and int64 (B,), where the pixels are.
+
+    positions: a range, or int64 (B,) on the CPU, each within 0 … len(images)-1.
+    """
+    at = positions if isinstance(positions, Tensor) else torch.tensor(positions, dtype=torch.int64)
+    device = images.pixels.device
+    chosen = images[permutation(seed, epoch, len(images))[at].to(device)]
+    x = statistics.normalize(chosen.pixels)
+    if augmentation != NO_AUGMENTATION:
+        x = augment(x, draws(seed, epoch, len(images), augmentation).at(at, device), augmentation)
+    return x, chosen.labels
+
+
+def _between(start: Tensor, side: int, size: int) -> Tensor:
+    offset = torch.arange(size, device=start.device) - start[:, None]
+    return (offset >= 0) & (offset < side)

@@ -1,0 +1,87 @@
+"""What to train on and how its images are varied: frozen values, with no torch behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from kilolayer.errors import InputError
+
+BUILT_IN = ("digits", "cifar10", "cifar100")
+
+Normalization = Literal["per_pixel_mean", "channel"]
+"""How pixels become the network's input, by figures taken from the training images only.
+
+`per_pixel_mean` (P1, P2): subtract the mean image, then divide by *one* number, the standard deviation
+of what remains over all pixels. The papers name no divisor; this one keeps the input at unit variance
+and leaves the relation between pixels as the papers have it.
+`channel` (the code released with P2): subtract each channel's mean and divide by its standard deviation.
+"""
+
+
+def _whole(field: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{field}: {value!r} is not a whole number from {least:,} to {most:,}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on.
+
+    source: `digits` (embedded), `cifar10`, `cifar100`, or a path: a CIFAR folder or archive, a folder with
+        one folder of images per class (optionally under `train/` and the first there is of `test/`,
+        `validation/`, `valid/`, `val/`), a parquet file, or a folder of `train-*` and `test-*.parquet`.
+        Without a test set of its own, a fifth of each class becomes the test set, drawn by `split_seed`.
+    folder: where cifar10 and cifar100 lie or are downloaded to; None: $KILOLAYER_DATA or ~/.cache/kilolayer.
+    download: fetch a missing cifar10 or cifar100.
+    image_size: the side to resize to, in pixels (shorter side, then the centre). None: the native size where
+        all images are squares of one size, else 224.
+    validation: training images held out, drawn by `split_seed` without regard to class (P1: 5,000 of 50,000).
+    subset: train on only this many of the images left; a smaller subset is part of every larger one.
+    """
+
+    source: str = "digits"
+    folder: str | None = None
+    download: bool = False
+    image_size: int | None = None
+    validation: int = 0
+    split_seed: int = 0
+    subset: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str) or not self.source or "\0" in self.source:
+            raise InputError(f"data: {self.source!r} is no path and none of {', '.join(BUILT_IN)}")
+        if self.folder is not None and (not self.folder or "\0" in self.folder):
+            raise InputError(f"folder: {self.folder!r} is not a path")
+        _whole("validation", self.validation, 0, 10**9)
+        _whole("split_seed", self.split_seed, 0, 2**63 - 1)
+        if self.image_size is not None:
+            _whole("image_size", self.image_size, 1, 4096)
+        if self.subset is not None:
+            _whole("subset", self.subset, 1, 10**9)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images vary (P1, 4.2): zero-pad, crop at random, mirror every second one.
+
+    pad: pixels of zeros on each side, after normalisation; the crop has the image's own size.
+    flip: mirror left and right with probability 1/2.
+    cutout: side of a square of zeros around a random centre; 0: none, as in the papers.
+    """
+
+    pad: int = 4
+    flip: bool = True
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        _whole("augmentation.pad", self.pad, 0, 1024)
+        _whole("augmentation.cutout", self.cutout, 0, 4096)
+
+
+NO_AUGMENTATION = Augmentation(pad=0, flip=False)
+
+
+def default_augmentation(data: Data) -> Augmentation:
+    """The papers' augmentation; for digits shifts by one pixel only, since a mirrored digit is no digit."""
+    return Augmentation(pad=1, flip=False) if data.source == "digits" else Augmentation()

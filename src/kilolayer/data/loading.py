@@ -1,0 +1,105 @@
+"""From a description to images in memory: `load(Data("cifar10"))`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from kilolayer.data import cifar
+from kilolayer.data.describe import BUILT_IN, Data
+from kilolayer.data.digits import digits
+from kilolayer.data.download import download
+from kilolayer.data.folder import folder
+from kilolayer.data.images import Images, Source, Splits
+from kilolayer.data.memory import require_memory
+from kilolayer.data.parquet import parquet, parquet_files
+from kilolayer.data.randomness import shuffled
+from kilolayer.data.wording import quoted
+from kilolayer.errors import InputError
+
+
+def load(data: Data) -> Splits:
+    """Reads and checks the training part; the test part is checked as far as possible without reading it.
+
+    Raises InputError for whatever is wrong with the description, the files, or their size.
+    """
+    found = find(data)
+    train, validation = split(found.count, data)
+    both = found.read_train(np.concatenate([train, validation]))
+    held_out = both[len(train) :] if len(validation) else None
+    return Splits(found.name, found.classes, both[: len(train)], held_out, found.read_test)
+
+
+def split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of `count` training images are trained on and which are held out, each in rising order."""
+    limit = count - data.validation
+    if limit < 1:
+        raise InputError(f"validation: {data.validation:,} of {count:,} images leave none to train on")
+    if data.subset is not None and data.subset > limit:
+        raise InputError(f"subset: {data.subset:,} is more than the {limit:,} training images there are")
+    order = shuffled(count, "validation", data.split_seed)
+    rest = order[data.validation :]
+    return np.sort(rest[: data.subset]), np.sort(order[: data.validation])
+
+
+def find(data: Data) -> Source:
+    """The data set that a description means, not yet decoded."""
+    if data.source == "digits":
+        return _resized(digits(), data.image_size)
+    if data.source in BUILT_IN:
+        return _resized(cifar.cifar(*_named(data)), data.image_size)
+    return _at(Path(os.path.expanduser(data.source)), data)
+
+
+def _named(data: Data) -> tuple[cifar.Layout, Path]:
+    home = cifar.home(data.folder)
+    found = cifar.find(home, data.source)
+    if found is None and data.download:
+        found = cifar.find(download(data.source, home), data.source)
+    if found is None:
+        raise InputError(
+            f"data: {data.source} is not in {quoted(home)}; add --download to fetch it, or name the "
+            "folder that holds it: --data-folder DIR, or $KILOLAYER_DATA"
+        )
+    return found
+
+
+def _at(path: Path, data: Data) -> Source:
+    if not os.path.isdir(path) and not os.path.isfile(path):
+        raise InputError(f"data: {quoted(path)} does not exist and is none of {', '.join(BUILT_IN)}")
+    if found := cifar.find(path):
+        return _resized(cifar.cifar(*found), data.image_size)
+    if parquet_files(path):
+        return parquet(path, data.image_size, data.split_seed)
+    if path.is_dir():
+        return folder(path, data.image_size, data.split_seed)
+    raise InputError(f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder")
+
+
+def _resized(source: Source, side: int | None) -> Source:
+    """The same data set with each image resized to `side` (bilinear, antialiased)."""
+    if side is None:
+        return source
+
+    def read_train(index: NDArray[np.int64]) -> Images:
+        require_memory(3 * side**2 * len(index), f"{len(index):,} images of {side}²")
+        return _to_side(source.read_train(index), side)
+
+    read_test: Callable[[], Images] = lambda: _to_side(source.read_test(), side)  # noqa: E731 - beside its twin
+    return Source(source.name, source.classes, source.count, read_train, read_test)
+
+
+def _to_side(images: Images, side: int) -> Images:
+    if images.pixels.shape[-1] == side:
+        return images
+    parts = (
+        functional.interpolate(part, (side, side), mode="bilinear", antialias=True)
+        for part in torch.split(images.pixels, 1024)
+    )
+    return Images(torch.cat(list(parts)), images.labels)

@@ -1,0 +1,31 @@
+"""How the data's errors show paths and amounts: always on one line, whatever a file is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def quoted(thing: object) -> str:
+    """The text in quotes, with line breaks, control characters and broken encodings escaped."""
+    return repr(str(thing))
+
+
+def listed(things: Sequence[str], most: int = 10) -> str:
+    """The first of these, and how many more there are."""
+    rest = len(things) - most
+    return ", ".join(things[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def shortened(text: str, most: int) -> str:
+    """The text on one line, cut where it is too long."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def brief(error: BaseException, most: int = 120) -> str:
+    """What an exception says, on one line and not too long."""
+    return shortened(str(error), most) or type(error).__name__
+
+
+def gigabytes(amount: int) -> str:
+    return f"{amount / 1e9:.1f} GB"
