@@ -1,0 +1,8 @@
+"""Runs on disk: created, recorded, continued, read."""
+
+from kilolayer.runs.environment import environment
+from kilolayer.runs.folder import Run
+from kilolayer.runs.record import record
+from kilolayer.runs.weights import Weights, read_weights, write_weights
+
+__all__ = ["Run", "Weights", "environment", "read_weights", "record", "write_weights"]

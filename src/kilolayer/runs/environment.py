@@ -1,0 +1,83 @@
+"""What a figure was measured on: versions, machine, command, date."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from typing import Any
+
+import numpy
+import torch
+
+import kilolayer
+from kilolayer.training.device import Place
+from kilolayer.training.experiment import Precision
+
+MUST_AGREE = ("kilolayer", "torch", "processor", "device", "gpu", "threads", "precision", "processes")
+"""Where these are the same, a resumed run repeats an uninterrupted one bit for bit."""
+
+
+def environment(place: Place, precision: Precision) -> dict[str, Any]:
+    """Versions, machine and command, as JSON can hold it. No user or host name: reports are shared."""
+    gpu = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else None
+    return {
+        "kilolayer": kilolayer.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(place.device),
+        "gpu": gpu,
+        "precision": precision,
+        "processes": place.world,
+        "command": command(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def differences(starts: list[dict[str, Any]], now: dict[str, Any]) -> list[str]:
+    """In words, which of `MUST_AGREE` an earlier start had otherwise than this one has."""
+    found = []
+    for name in MUST_AGREE:
+        others = [one[name] for one in starts if name in one and _kind(one[name]) != _kind(now[name])]
+        if others:
+            found.append(f"{name} {now[name]} (was {others[0]})")
+    return found
+
+
+def _kind(value: Any) -> Any:
+    """Of a device its type: equal GPUs compute alike."""
+    return value.split(":")[0] if isinstance(value, str) and value.startswith("cuda") else value
+
+
+def command() -> str:
+    """The command line, with the program by its name."""
+    program = os.path.basename(sys.argv[0])
+    name = "kilolayer" if program == "__main__.py" else program
+    return " ".join([name, *sys.argv[1:]])
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+def peak_memory(place: Place) -> int:
+    """Bytes: the most that PyTorch held on the GPU, or the process's largest resident size."""
+    if place.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(place.device)
+    try:
+        import resource
+    except ImportError:  # no such module on Windows
+        return 0
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

@@ -1,0 +1,147 @@
+"""Training recorded: every epoch's figures, checkpoints, and at the end the weights and the result."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kilolayer.runs.environment import differences, environment, peak_memory
+from kilolayer.runs.folder import Run
+from kilolayer.runs.weights import write_weights
+from kilolayer.training.loop import Epoch, Final, NonFinite, Step, Training
+
+logger = logging.getLogger(__name__)
+
+
+def record(
+    run: Run,
+    training: Training,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    save_seconds: float = 300.0,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> Iterator[Step]:
+    """Trains into `run` from its last checkpoint, if it has one, to the end or until `stop()`.
+
+    Yields every step. State is saved at the end of every epoch, at least every `save_seconds` between,
+    and when stopped. With many processes only the leader writes. A loss or a tensor that is not finite
+    leaves a result that says so, and raises `NonFinite`; no such state is saved.
+    """
+    if run.result() is not None:
+        return
+    leads = training.place.leads
+    _continue(run, training)
+    saved = time.monotonic()
+    try:
+        for step in training.steps(stop):
+            if step.epoch is not None and leads:
+                row = metrics_row(step.epoch, training.monitor)
+                run.append_metrics(row)
+                on_epoch(row)
+            if step.epoch is not None or _late(training, saved + save_seconds):
+                _save(run, training)
+                saved = time.monotonic()
+            yield step
+        if training.trained:
+            _finish(run, training, training.conclude(stop))
+        else:
+            _save(run, training)
+    except NonFinite as error:
+        if leads:
+            run.write_json("result.json", {"status": "diverged", "reason": str(error), **_progress(training)})
+        raise
+
+
+def _continue(run: Run, training: Training) -> None:
+    checkpoint, leads = run.latest(), training.place.leads
+    if checkpoint is not None:
+        training.restore(checkpoint.tensors, checkpoint.counters)
+        logger.info("continuing %s at iteration %s", run.path, training.iteration)
+    if leads:
+        here = environment(training.place, training.experiment.precision)
+        differing = differences(run.environments(), here)
+        if checkpoint is not None and differing:
+            logger.warning(
+                "%s goes on elsewhere than it began, so its figures can differ in their last digits: %s",
+                run.path,
+                ", ".join(differing),
+            )
+        run.rewind(checkpoint)
+        run.note_environment(here)
+
+
+def _late(training: Training, when: float) -> bool:
+    place = training.place
+    return place.meets(training.iteration) and place.agree(time.monotonic() > when)
+
+
+def _save(run: Run, training: Training) -> None:
+    training.check_finite()
+    tensors = training.tensors()
+    if training.place.leads:
+        run.save(tensors, training.counters())
+
+
+def metrics_row(epoch: Epoch, monitor: str) -> dict[str, Any]:
+    """An epoch as a line of metrics.jsonl: the monitored figures carry their split's name."""
+    row: dict[str, Any] = {
+        "epoch": epoch.epoch,
+        "iteration": epoch.iteration,
+        "learning_rate": epoch.learning_rate,
+        "train_loss": epoch.train_loss,
+        "train_error": epoch.train_error,
+    }
+    if epoch.monitored_error is not None:
+        row |= {f"{monitor}_loss": epoch.monitored_loss, f"{monitor}_error": epoch.monitored_error}
+    return row | {"images_per_second": epoch.images_per_second, "seconds": epoch.seconds}
+
+
+def _progress(training: Training) -> dict[str, Any]:
+    return {
+        "iterations": training.iteration,
+        "epochs": training.epochs_closed,
+        "peak_memory_bytes": peak_memory(training.place),
+    }
+
+
+def _finish(run: Run, training: Training, final: Final | None) -> None:
+    """Writes the final figures: of the last weights, and where a validation split chose them, of the best.
+
+    The test error at the best validation error is "selected on validation". The least test error of
+    all epochs is recorded as "best" because others report it; it is no fair estimate.
+    """
+    if final is None or not training.place.leads:
+        return
+    write_weights(
+        run.file("weights.safetensors"),
+        training.experiment.network,
+        training.model.state_dict(),
+        training.splits.classes,
+        training.statistics.to("cpu"),
+    )
+    rows, selected = run.metrics(), final.selected
+    run.write_json(
+        "result.json",
+        {
+            "status": "done",
+            "data": training.splits.name,
+            "test_error": final.last.error,
+            "test_top5_error": final.last.top5_error,
+            "test_loss": final.last.loss,
+            **_best(rows, training.monitor),
+            **({"test_error_selected_on_validation": selected.error} if selected else {}),
+            "train_seconds": sum(row["seconds"] for row in rows),
+            **_progress(training),
+        },
+    )
+
+
+def _best(rows: list[dict[str, Any]], monitor: str) -> dict[str, Any]:
+    key = f"{monitor}_error"
+    measured = [row for row in rows if key in row]
+    if not measured:
+        return {}
+    best = min(measured, key=lambda row: row[key])
+    return {f"best_{key}": best[key], "best_epoch": best["epoch"]}

@@ -1,0 +1,50 @@
+"""A run's figures for TensorBoard, beside its own record: DIR/tensorboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kilolayer.errors import InputError
+
+TAGS = {
+    "train_loss": "loss/train",
+    "train_error": "error/train",
+    "validation_loss": "loss/validation",
+    "validation_error": "error/validation",
+    "test_loss": "loss/test",
+    "test_error": "error/test",
+    "learning_rate": "learning rate",
+    "images_per_second": "images per second",
+}
+
+
+def require() -> None:
+    """Raises `InputError`, with what to install, where TensorBoard is missing."""
+    if find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs a package that is missing: pip install 'kilolayer[track]'")
+
+
+def sink(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """A function that writes each line of metrics.jsonl to `folder`, by iteration.
+
+    What a run that was stopped wrote after its last checkpoint is hidden once the run goes on. Raises
+    `InputError` where TensorBoard is missing.
+    """
+    require()
+    writers: list[Any] = []
+
+    def write(row: dict[str, Any]) -> None:
+        if not writers:
+            # Importing it takes a second; and the first line says from where on an earlier start is void.
+            from torch.utils.tensorboard import SummaryWriter
+
+            writers.append(SummaryWriter(str(folder), purge_step=row["iteration"]))
+        for key, tag in TAGS.items():
+            if key in row:
+                writers[0].add_scalar(tag, row[key], row["iteration"])
+        writers[0].flush()
+
+    return write

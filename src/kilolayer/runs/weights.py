@@ -1,0 +1,97 @@
+"""Weights on disk: safetensors that carry the network's description, classes and input statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from kilolayer import durable
+from kilolayer.data import Statistics
+from kilolayer.errors import InputError
+from kilolayer.networks import Network, ResidualNetwork, build
+from kilolayer.values import from_json, to_json
+
+HEADER = "kilolayer"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the header says of the tensors."""
+
+    network: Network
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.network.num_classes:
+            raise InputError(f"{len(self.classes)} class names for {self.network.num_classes} classes")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained network: its module (in evaluation mode), its classes, and how its input is normalised."""
+
+    model: ResidualNetwork
+    classes: tuple[str, ...]
+    statistics: Statistics
+
+
+def write_weights(
+    path: Path,
+    network: Network,
+    state: Mapping[str, Tensor],
+    classes: tuple[str, ...],
+    statistics: Statistics,
+) -> None:
+    """Writes the network's state under its own keys, the statistics as `input.mean` and `input.scale`."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    tensors |= {f"input.{name}": value.contiguous() for name, value in statistics.tensors().items()}
+    # One entry: safetensors writes several in any order, and equal weights must be equal files.
+    header = {HEADER: to_json(Description(network, classes), indent=None)}
+    durable.write(path, save(tensors, header))
+
+
+def read_weights(path: Path) -> Weights:
+    """The trained network in `path`; `InputError` where the file is damaged or is not one of ours."""
+    tensors, header = read_tensors(path)
+    if HEADER not in header:
+        raise InputError(f"{path} has no network description in its header; it was not written by kilolayer")
+    try:
+        description = from_json(header[HEADER], Description)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    inputs = {name: tensors.pop(f"input.{name}", None) for name in ("mean", "scale")}
+    if inputs["mean"] is None or inputs["scale"] is None:
+        raise InputError(f"{path} has no input statistics (input.mean, input.scale)")
+    model = build(description.network)
+    load_state(model, tensors, path)
+    statistics = Statistics(mean=inputs["mean"], scale=inputs["scale"])
+    return Weights(model.eval(), description.classes, statistics)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header of a safetensors file, read without running any code in it."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"no file {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no readable safetensors file: {str(error).splitlines()[0]}") from None
+
+
+def load_state(model: ResidualNetwork, tensors: dict[str, Tensor], path: Path) -> None:
+    """Loads strictly; `InputError` counts what fits where the weights are another network's."""
+    own: dict[str, Any] = model.state_dict()
+    matched = sum(key in own and own[key].shape == value.shape for key, value in tensors.items())
+    if matched != len(own) or len(tensors) != len(own):
+        raise InputError(
+            f"{path} holds weights of another network: {matched} of {len(own)} tensors match, "
+            f"{len(tensors)} are in the file"
+        )
+    model.load_state_dict(tensors)

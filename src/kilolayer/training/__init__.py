@@ -1,0 +1,48 @@
+"""Training: recipes and schedules as values, and a loop that is a generator of steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kilolayer.lazy import lazily
+from kilolayer.training.experiment import Experiment, fitted, with_data
+from kilolayer.training.recipes import RECIPES, Recipe, differences, recipe
+from kilolayer.training.schedule import OneCycle, Schedule, Steps, Warmup
+
+if TYPE_CHECKING:
+    from kilolayer.training.device import Place, choose_device, choose_precision, place
+    from kilolayer.training.evaluation import Evaluation, evaluate
+    from kilolayer.training.loop import Epoch, Final, NonFinite, Step, Training
+
+_WITH_TORCH = {
+    "Place": "device", "choose_device": "device", "choose_precision": "device", "place": "device",
+    "Evaluation": "evaluation", "evaluate": "evaluation",
+    "Epoch": "loop", "Final": "loop", "NonFinite": "loop", "Step": "loop", "Training": "loop",
+}  # fmt: skip
+
+__getattr__ = lazily(__name__, _WITH_TORCH)
+
+__all__ = [
+    "RECIPES",
+    "Epoch",
+    "Evaluation",
+    "Experiment",
+    "Final",
+    "NonFinite",
+    "OneCycle",
+    "Place",
+    "Recipe",
+    "Schedule",
+    "Step",
+    "Steps",
+    "Training",
+    "Warmup",
+    "choose_device",
+    "choose_precision",
+    "differences",
+    "evaluate",
+    "fitted",
+    "place",
+    "recipe",
+    "with_data",
+]

@@ -1,0 +1,116 @@
+"""Errors and losses of a network on images that it does not train on, each image plain, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kilolayer.data.images import Images
+from kilolayer.data.statistics import Statistics
+from kilolayer.errors import InputError
+from kilolayer.training.device import Place
+from kilolayer.training.experiment import Precision
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of `images` images: mean cross-entropy, top-1 and top-5 error in percent.
+
+    `class_images[i]` counts the images of class i, `confusion[i][j]` those of them that were taken for
+    class j. An image with a logit that is not finite is taken for none, and counts as an error.
+    """
+
+    images: int
+    loss: float
+    error: float
+    top5_error: float
+    class_images: tuple[int, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def class_errors(self) -> list[tuple[int, float]]:
+        """For each class its number of images and its error in percent (0 where it has no image)."""
+        return [
+            (n, 100 * (1 - row[i] / n) if n else 0.0)
+            for i, (row, n) in enumerate(zip(self.confusion, self.class_images, strict=True))
+        ]
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images: Images,
+    statistics: Statistics,
+    *,
+    place: Place,
+    num_classes: int,
+    batch_size: int = 256,
+    precision: Precision = "fp32",
+    channels_last: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """`model` on `images`, shared out among the processes; None if `stop()` turned true on the way."""
+    if not len(images):
+        raise InputError("there are no images to evaluate on")
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    statistics = statistics.to(place.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=place.device)
+    # Of every class its images taken for each class, and in the last column for none.
+    counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64, device=place.device)
+    stopped = False
+    try:
+        for start in range(place.rank * batch_size, len(images), place.world * batch_size):
+            if stop():
+                stopped = True
+                break
+            some = images[slice(start, start + batch_size)]
+            x = statistics.normalize(some.pixels.to(place.device))
+            labels = some.labels.to(place.device)
+            logits = forward(model, x, precision, channels_last).float()
+            # A NaN sorts above every number, and would count as the answer.
+            finite = logits.isfinite().all(1)
+            sums += _sums(logits, labels, finite)
+            answers = torch.where(finite, logits.argmax(1), num_classes)
+            counts += torch.bincount(labels * (num_classes + 1) + answers, minlength=counts.numel()).view_as(
+                counts
+            )
+    finally:
+        for module, training in modes:
+            module.training = training
+    if place.agree(stopped):
+        return None
+    return _evaluation(place.total(sums), place.total(counts))
+
+
+def forward(model: nn.Module, x: Tensor, precision: Precision, channels_last: bool) -> Tensor:
+    """The logits of `x` in the precision and memory layout asked for."""
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits: Tensor = model(x)
+    return logits
+
+
+def _sums(logits: Tensor, labels: Tensor, finite: Tensor) -> Tensor:
+    """Summed loss and top-5 hits of a batch."""
+    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    top5 = logits.topk(min(5, logits.shape[1])).indices
+    hits = ((top5 == labels[:, None]) & finite[:, None]).sum()
+    return torch.stack([loss, hits]).double()
+
+
+def _evaluation(sums: Tensor, counts: Tensor) -> Evaluation:
+    loss, hits = sums.tolist()
+    count, right = int(counts.sum()), int(counts.diagonal().sum())
+    return Evaluation(
+        images=count,
+        loss=loss / count,
+        error=100 * (1 - right / count),
+        top5_error=100 * (1 - hits / count),
+        class_images=tuple(counts.sum(1).tolist()),
+        confusion=tuple(tuple(row) for row in counts[:, :-1].tolist()),
+    )

@@ -1,0 +1,150 @@
+"""Recipes: everything about optimisation that a paper states, as values.
+
+`RECIPES` maps a name to a function of the number of training images, since some recipes count in
+epochs. An epoch is ⌊images / batch size⌋ iterations, every batch full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from kilolayer.data.describe import Augmentation, Normalization
+from kilolayer.errors import InputError
+from kilolayer.training.schedule import OneCycle, Schedule, Steps, Warmup
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with momentum on the softmax cross-entropy, for `iterations` steps of `batch_size` images.
+
+    v ← momentum·v + ∇ + weight_decay·w;  w ← w − rate(t)·v  (with Nesterov: w ← w − rate·(∇ + momentum·v)).
+    `decay` says which parameters decay: "all" (the released code) or "weights" (convolutions and
+    classifier, not BN or biases). `batch_size` is the sum over all processes.
+    """
+
+    name: str
+    iterations: int
+    rate: Schedule
+    batch_size: int = 128
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay: Literal["all", "weights"] = "all"
+    label_smoothing: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    normalization: Normalization = "per_pixel_mean"
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                option = name.replace("_", " ")
+                raise InputError(f"{option} is {value!r}; allowed: a whole number from 1")
+        for name, below in (("momentum", 1.0), ("label_smoothing", 1.0), ("weight_decay", float("inf"))):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
+                raise InputError(f"{name} is {value!r}; allowed: from 0 to below {below}")
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov is set, but momentum is 0; allowed: nesterov with a momentum above 0")
+        if self.decay not in ("all", "weights"):
+            raise InputError(f"decay is {self.decay!r}; allowed: 'all', 'weights'")
+
+    def shortened(self, iterations: int) -> Recipe:
+        """The same recipe squeezed or stretched to `iterations`, its schedule in proportion."""
+        if iterations == self.iterations:
+            return self
+        rate = self.rate.stretched(iterations / self.iterations)
+        return replace(self, name=f"{self.name}@{iterations}", iterations=iterations, rate=rate)
+
+
+def _paper_v1(images: int) -> Recipe:
+    """P1, Sec. 4.2: 0.1, divided by 10 at 32k and 48k, stop at 64k."""
+    return Recipe("paper-v1", 64_000, Steps(0.1, ((32_000, 0.01), (48_000, 0.001))))
+
+
+def _paper(images: int) -> Recipe:
+    """P2, Sec. 4: 0.01 for the first 400 iterations, then as P1."""
+    return Recipe("paper", 64_000, Warmup(0.01, 400, Steps(0.1, ((32_000, 0.01), (48_000, 0.001)))))
+
+
+def _in_epochs(
+    name: str, images: int, epochs: int, drops: tuple[int, ...], batch_size: int, **options: Any
+) -> Recipe:
+    """0.1, divided by 10 after as many epochs as each of `drops`."""
+    each = max(1, images // batch_size)
+    steps = tuple((epoch * each, 0.1 / 10 ** (place + 1)) for place, epoch in enumerate(drops))
+    return Recipe(name, epochs * each, Steps(0.1, steps), batch_size, **options)
+
+
+def _released(images: int) -> Recipe:
+    """The code released with P2: batch 64, 200 epochs, drops at 81 and 122, Nesterov, no warm-up.
+
+    It counts epochs from 1 (`epoch >= 122 and 2 or epoch >= 81 and 1`): 80 and 121 are whole before a drop.
+    """
+    return _in_epochs("released", images, 200, (80, 121), 64, nesterov=True, normalization="channel")
+
+
+def _resnext(images: int) -> Recipe:
+    """PX, Sec. 5.3: batch 128, 300 epochs, drops at 150 and 225, weight decay 5e-4."""
+    return _in_epochs(
+        "resnext", images, 300, (150, 225), 128, nesterov=True, weight_decay=5e-4, normalization="channel"
+    )
+
+
+def _imagenet(images: int) -> Recipe:
+    """P2, Sec. 5: batch 256, 90 epochs, drops at 30 and 60, no warm-up."""
+    return _in_epochs("imagenet", images, 90, (30, 60), 256, normalization="channel")
+
+
+def _short(images: int) -> Recipe:
+    """Ours: 15 epochs of one linear cycle with Nesterov momentum, a fraction of the papers' length.
+
+    The peak rate is 0.1 for a batch of 64, and in proportion.
+    """
+    batch_size = 128 if images > 10_000 else 64
+    iterations = 15 * max(1, images // batch_size)
+    return Recipe(
+        "short",
+        iterations,
+        OneCycle(0.1 * batch_size / 64, iterations),
+        batch_size,
+        nesterov=True,
+        weight_decay=5e-4,
+        decay="weights",
+        normalization="channel",
+    )
+
+
+def _smoke(images: int) -> Recipe:
+    """Ours: 8 iterations of batch 32, to see that everything works; its errors say nothing."""
+    return Recipe("smoke", 8, Steps(0.05), min(32, images))
+
+
+RECIPES: dict[str, Callable[[int], Recipe]] = {
+    "paper": _paper,
+    "paper-v1": _paper_v1,
+    "released": _released,
+    "resnext": _resnext,
+    "imagenet": _imagenet,
+    "short": _short,
+    "smoke": _smoke,
+}
+
+
+def recipe(name: str, images: int) -> Recipe:
+    """The recipe called `name` for `images` training images. Raises `InputError` for an unknown name."""
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}; allowed: {', '.join(RECIPES)}")
+    return RECIPES[name](images)
+
+
+def differences(*recipes: Recipe) -> list[tuple[str, ...]]:
+    """Rows (field, value in each recipe) for the fields in which `recipes` differ."""
+    rows = []
+    for each in fields(Recipe):
+        values = tuple(str(getattr(one, each.name)) for one in recipes)
+        if len(set(values)) > 1:
+            rows.append((each.name, *values))
+    return rows

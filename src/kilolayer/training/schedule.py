@@ -1,0 +1,111 @@
+"""Learning rates as values that can be called: `Steps(0.1, ((32_000, 0.01),))(t)`.
+
+Every schedule has its highest rate as `peak`; `stretched(f)` is f times as long, `times(f)` f times as high.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from kilolayer.errors import InputError
+
+
+def _check_rate(owner: str, **rates: float) -> None:
+    for name, rate in rates.items():
+        number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not number or not math.isfinite(rate) or rate < 0:
+            raise InputError(f"{owner}.{name} is {rate!r}; allowed: a finite learning rate from 0")
+
+
+def _check_iteration(name: str, iteration: int, least: int = 0) -> None:
+    if isinstance(iteration, bool) or not isinstance(iteration, int) or iteration < least:
+        raise InputError(f"{name} is {iteration!r}; allowed: a whole number from {least}")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Piecewise constant: `start`, then each `rate` from its iteration on (P1 and P2, Sec. 4)."""
+
+    start: float
+    drops: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_rate("Steps", start=self.start)
+        for iteration, rate in self.drops:
+            _check_iteration("an iteration of Steps.drops", iteration)
+            _check_rate("Steps", **{f"drops[{iteration}]": rate})
+        if list(self.drops) != sorted(self.drops, key=lambda drop: drop[0]):
+            raise InputError("Steps.drops are not in the order of their iterations")
+
+    def __call__(self, iteration: int) -> float:
+        rate = self.start
+        for begins, dropped in self.drops:
+            if iteration >= begins:
+                rate = dropped
+        return rate
+
+    @property
+    def peak(self) -> float:
+        return max(self.start, *(rate for _, rate in self.drops), 0.0)
+
+    def stretched(self, factor: float) -> Steps:
+        return replace(self, drops=tuple((round(at * factor), rate) for at, rate in self.drops))
+
+    def times(self, factor: float) -> Steps:
+        return Steps(self.start * factor, tuple((at, rate * factor) for at, rate in self.drops))
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """`rate` for the first `until` iterations, then `then` (P1, Sec. 4.2: 0.01 for 400 iterations)."""
+
+    rate: float
+    until: int
+    then: Steps
+
+    def __post_init__(self) -> None:
+        _check_rate("Warmup", rate=self.rate)
+        _check_iteration("Warmup.until", self.until)
+
+    def __call__(self, iteration: int) -> float:
+        return self.rate if iteration < self.until else self.then(iteration)
+
+    @property
+    def peak(self) -> float:
+        return self.then.peak
+
+    def stretched(self, factor: float) -> Warmup:
+        return replace(self, until=round(self.until * factor), then=self.then.stretched(factor))
+
+    def times(self, factor: float) -> Warmup:
+        return replace(self, rate=self.rate * factor, then=self.then.times(factor))
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Linear from 0 up to `peak` at the share `rise` of `iterations`, then linear down to 0."""
+
+    peak: float
+    iterations: int
+    rise: float = 0.25
+
+    def __post_init__(self) -> None:
+        _check_rate("OneCycle", peak=self.peak)
+        _check_iteration("OneCycle.iterations", self.iterations, least=1)
+        if not 0 < self.rise < 1:
+            raise InputError(f"OneCycle.rise is {self.rise!r}; allowed: between 0 and 1")
+
+    def __call__(self, iteration: int) -> float:
+        # The first and the last step get a rate above 0.
+        done = (iteration + 1) / (self.iterations + 1)
+        return self.peak * min(done / self.rise, (1 - done) / (1 - self.rise))
+
+    def stretched(self, factor: float) -> OneCycle:
+        return replace(self, iterations=max(1, round(self.iterations * factor)))
+
+    def times(self, factor: float) -> OneCycle:
+        return replace(self, peak=self.peak * factor)
+
+
+Schedule = Steps | Warmup | OneCycle

@@ -1,0 +1,328 @@
+"""A run that was stopped, wherever and however often, ends as if it had not been: the same bytes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kilolayer.data import Images
+from kilolayer.errors import InputError
+from kilolayer.runs import Run, record
+from kilolayer.training import Experiment, Training
+from kilolayer.units import Dropout
+from tiny_runs import HERE, PREACT, Poll, outcome, splits_of, tiny, train, training_of, with_recipe
+
+POLLS = 7 + 3 + 1
+"""How often the tiny run asks whether to stop: before each step, in each evaluation, in the final one."""
+
+VARIANTS = {
+    "plain": tiny(),
+    "dropout": tiny(replace(PREACT, h=Dropout(0.5))),
+    "bf16, channels last": tiny(precision="bf16", channels_last=True),
+    "validation": tiny(validation=20),
+    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), grad_checkpointing=True),
+    "seldom evaluated": tiny(evaluate_every=2),
+    "no momentum": with_recipe(tiny(), momentum=0.0),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What each variant comes to when nothing stops it."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def of(name: str) -> dict[str, Any]:
+        if name not in known:
+            folder = tmp_path_factory.mktemp("whole")
+            assert train(folder, VARIANTS[name]).done
+            known[name] = outcome(folder)
+        return known[name]
+
+    return of
+
+
+def test_the_run_asks_as_often_as_it_says(tmp_path: Path) -> None:
+    stop = Poll()
+    train(tmp_path / "run", tiny(), stop)
+    assert stop.asked == POLLS
+
+
+@pytest.mark.parametrize("at", range(POLLS))
+def test_stopped_once_anywhere(at: int, tmp_path: Path, whole: Any) -> None:
+    folder = tmp_path / "run"
+    stopped = train(folder, tiny(), Poll(at))
+    assert not stopped.done
+    assert Run(folder).result() is None
+    resumed = train(folder, tiny())
+    assert resumed.done
+    assert outcome(folder) == whole("plain")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stopped_again_and_again(variant: str, tmp_path: Path, whole: Any) -> None:
+    """After 1, 3 and 2 more looks in turn: several times in an epoch, at its end, and in evaluations."""
+    folder, reached = tmp_path / "run", []
+    for looks in cycle((1, 3, 2)):
+        training = train(folder, VARIANTS[variant], Poll(looks))
+        reached.append(training.iteration)
+        if training.done:
+            break
+    assert len(reached) > 4
+    assert reached == sorted(reached)
+    assert outcome(folder) == whole(variant)
+
+
+def test_the_variants_are_not_the_same_run(whole: Any) -> None:
+    figures = {name: whole(name)["weights"] for name in VARIANTS}
+    # Looking seldom and holding images back from a larger set change no step.
+    assert figures["seldom evaluated"] == figures["plain"]
+    assert figures["recomputed"] == figures["dropout"]
+    assert len(set(figures.values())) == 5
+
+
+def test_stopped_before_the_first_step_nothing_is_lost_or_begun(tmp_path: Path) -> None:
+    training = train(tmp_path / "run", tiny(), lambda: True)
+    assert training.iteration == 0
+    assert Run(tmp_path / "run").metrics() == []
+    assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == [
+        "000000000-000000.json",
+        "000000000-000000.safetensors",
+    ]
+
+
+def test_a_stop_that_is_taken_back_in_an_evaluation_still_stops(tmp_path: Path, whole: Any) -> None:
+    """Else the next epoch would begin before this one was closed."""
+    asked = Poll()
+
+    def only_then() -> bool:
+        asked()
+        return asked.asked == 4  # three steps, then the evaluation
+
+    stopped = train(tmp_path / "run", tiny(), only_then)
+    assert (stopped.iteration, stopped.epochs_closed) == (3, 0)
+    train(tmp_path / "run", tiny())
+    assert outcome(tmp_path / "run") == whole("plain")
+
+
+def test_a_run_that_is_done_stays_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(folder, tiny())
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    training = train(folder, tiny())
+    assert training.iteration == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
+
+
+def test_the_selected_weights_survive(tmp_path: Path) -> None:
+    """The best epoch is the first here, and the run is stopped after it."""
+    experiment = with_recipe(tiny(validation=20), rate=tiny().recipe.rate.times(0.0))  # none is better later
+    first = train(tmp_path / "run", experiment, Poll(5))
+    assert (first.best_epoch, first.epochs_closed) == (1, 1)
+    second = train(tmp_path / "run", experiment)
+    assert second.best_epoch == 1
+    assert second.best_state.keys() == first.best_state.keys()
+    assert all(torch.equal(first.best_state[key], value) for key, value in second.best_state.items())
+    assert any(
+        not torch.equal(second.model.state_dict()[key], value) for key, value in first.best_state.items()
+    )
+
+
+# Damaged checkpoints
+
+
+def flip(path: Path, at: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a flipped bit of a tensor": (".safetensors", lambda path: flip(path, 0.9)),
+    "a flipped bit of the header": (".safetensors", lambda path: flip(path, 0.001)),
+    "a torn state": (".safetensors", truncate),
+    "an empty state": (".safetensors", lambda path: path.write_bytes(b"")),
+    "a zeroed state": (".safetensors", lambda path: path.write_bytes(bytes(path.stat().st_size))),
+    "a missing state": (".safetensors", Path.unlink),
+    "a missing seal": (".json", Path.unlink),
+    "a torn seal": (".json", truncate),
+    "an empty seal": (".json", lambda path: path.write_bytes(b"")),
+    "a seal of a list": (".json", lambda path: path.write_bytes(b"[]")),
+    "another state's seal": (
+        ".json",
+        lambda path: path.write_bytes(min(path.parent.glob("*.json")).read_bytes()),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two states: after 3 steps, one epoch, and after 5."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    train(folder, tiny(), Poll(6))
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
+        f"{name}.{ending}"
+        for name in ("000000003-000001", "000000005-000001")
+        for ending in ("json", "safetensors")
+    ]
+    return folder
+
+
+@pytest.fixture
+def copy(stopped: Path, tmp_path: Path) -> Path:
+    from shutil import copytree
+
+    return copytree(stopped, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_passed_over_for_the_one_before(
+    damage: str, copy: Path, whole: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    ending, harm = DAMAGES[damage]
+    harm(copy / f"checkpoints/000000005-000001{ending}")
+    checkpoint = Run(copy).latest()
+    assert checkpoint is not None
+    assert checkpoint.counters["iteration"] == 3
+    (warning,) = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert "000000005-000001." in warning.getMessage()
+    assert "\n" not in warning.getMessage()
+    train(copy, tiny())
+    assert outcome(copy) == whole("plain")
+
+
+@pytest.mark.parametrize("ending", ["json", "safetensors"])
+def test_no_bit_flips_unseen(ending: str, copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = copy / f"checkpoints/000000005-000001.{ending}"
+    good = path.read_bytes()
+    caplog.set_level(logging.CRITICAL)
+    for bit in range(0, 8 * len(good), max(1, 8 * len(good) // 150)):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        found = Run(copy).latest()
+        assert found is not None
+        assert found.counters["iteration"] == 3, f"bit {bit}"
+
+
+def test_without_any_whole_state_the_run_begins_anew(copy: Path, whole: Any) -> None:
+    for state in (copy / "checkpoints").glob("*.safetensors"):
+        truncate(state)
+    assert train(copy, tiny()).done
+    assert outcome(copy) == whole("plain")
+
+
+def test_what_is_damaged_never_crowds_out_what_is_whole(copy: Path) -> None:
+    truncate(copy / "checkpoints/000000005-000001.safetensors")
+    training = train(copy, tiny(), Poll(1))
+    assert training.iteration == 4
+    names = {path.stem for path in (copy / "checkpoints").iterdir()}
+    assert names == {"000000003-000001", "000000004-000001"}
+
+
+def test_a_state_whose_figures_are_lost_is_none(
+    copy: Path, whole: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cutting metrics.jsonl to a length that it does not have would fill it up with zeros."""
+    (copy / "metrics.jsonl").write_bytes(b"")
+    train(copy, tiny())
+    assert "metrics.jsonl" in caplog.text
+    assert outcome(copy) == whole("plain")
+
+
+def test_figures_from_after_the_state_are_cut_off(copy: Path, whole: Any) -> None:
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "iteration": 6}\n{"epoch": 3, "iter')
+    train(copy, tiny())
+    assert outcome(copy) == whole("plain")
+
+
+def test_what_kills_left_is_cleared_away(copy: Path) -> None:
+    left = [copy / "checkpoints/.000000005-000001.json.0123abcd", copy / ".result.json.89abcdef"]
+    for path in left:
+        path.write_bytes(b"half")
+    train(copy, tiny())
+    assert not any(path.exists() for path in left)
+
+
+def test_at_most_two_states_are_kept(tmp_path: Path) -> None:
+    experiment = tiny()
+    with Run.claim(tmp_path / "run", experiment) as run:
+        for step in record(run, training_of(experiment), save_seconds=-1.0):
+            names = sorted(path.name for path in run.file("checkpoints").iterdir())
+            assert len(names) == 2 * min(2, step.iteration)
+            assert names[-1].startswith(f"{step.iteration:09d}")
+
+
+def test_saving_a_state_twice_leaves_it_alone(copy: Path) -> None:
+    """Who stops right after a save saves again: at no moment may the first be at risk."""
+    before = {path: path.stat().st_mtime_ns for path in (copy / "checkpoints").iterdir()}
+    training = train(copy, tiny(), lambda: True)
+    assert training.iteration == 5
+    assert {path: path.stat().st_mtime_ns for path in (copy / "checkpoints").iterdir()} == before
+
+
+# What has to agree
+
+
+def starts(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "environment.json").read_text())
+    return found
+
+
+def test_another_environment_is_named_in_one_line(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (before,) = starts(copy)
+    (copy / "environment.json").write_text(json.dumps([before | {"threads": 64, "torch": "1.0", "cores": 3}]))
+    train(copy, tiny(), Poll(1))
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert f"torch {before['torch']} (was 1.0), threads {before['threads']} (was 64)" in warning
+    assert "cores" not in warning
+    assert "\n" not in warning
+    train(copy, tiny())  # its beginning was still computed elsewhere
+    assert caplog.text.count("(was 64)") == 2
+    assert len(starts(copy)) == 3
+
+
+def test_the_same_environment_is_not_mentioned(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(copy, tiny())
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
+def changed(experiment: Experiment, part: str) -> Training:
+    splits = splits_of(experiment)
+    images: Images = getattr(splits, part)
+    labels = images.labels.clone()
+    labels[0] = (labels[0] + 1) % 10
+    other: dict[str, Any] = {part: Images(images.pixels, labels)}
+    return Training(experiment, replace(splits, **other), HERE)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_other_data_are_refused_and_nothing_is_written(part: str, tmp_path: Path) -> None:
+    experiment, run = tiny(validation=20), Run(tmp_path / "run")
+    train(run.path, experiment, Poll(2))
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    name = {"train": "training", "validation": "validation"}[part]
+    with pytest.raises(InputError, match=f"^the {name} set has changed since the run began[^\n]*$"):
+        next(record(run, changed(experiment, part)))
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_state_of_other_tensors_is_refused(copy: Path) -> None:
+    run = Run(copy)
+    checkpoint = run.latest()
+    assert checkpoint is not None
+    tensors = {key: value for key, value in checkpoint.tensors.items() if key != "model.classifier.bias"}
+    with pytest.raises(InputError, match="another release"):
+        training_of(tiny()).restore(tensors, checkpoint.counters)

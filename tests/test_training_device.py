@@ -1,0 +1,76 @@
+"""Where to compute, and the words for where one cannot."""
+
+from __future__ import annotations
+
+import builtins
+import io
+from typing import Any
+
+import pytest
+import torch
+
+from kilolayer.errors import InputError
+from kilolayer.training import Place, choose_device, choose_precision, place
+from tiny_runs import HERE
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2])
+def test_a_device_is_there_or_refused(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert choose_device("auto").type == ("cuda" if gpus else "cpu")
+    assert choose_device("cpu") == torch.device("cpu")
+    for index, name in enumerate(("cuda:0", "cuda:1", "cuda:2")):
+        if index < gpus:
+            assert choose_device(name).index == index
+        else:
+            with pytest.raises(InputError, match=f"'{name}' is not there: .*use --device cpu"):
+                choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:x", "cuda:-1", "mps", "meta", "cpu0"])
+def test_a_device_that_is_none(name: str) -> None:
+    with pytest.raises(InputError) as refused:
+        choose_device(name)
+    assert repr(name) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, flags: str | None) -> None:
+    real = builtins.open
+
+    def opened(path: Any, *args: Any, **options: Any) -> Any:
+        if path != "/proc/cpuinfo":
+            return real(path, *args, **options)
+        if flags is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(f"processor : 0\nflags : {flags}\n")
+
+    monkeypatch.setattr(builtins, "open", opened)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("sse avx2", "fp32"), ("avx2 avx512_bf16", "bf16"), ("amx_bf16", "bf16"), ("", "fp32"), (None, "fp32")],
+)
+def test_auto_is_bf16_only_where_the_processor_multiplies_it(
+    flags: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(monkeypatch, flags)
+    assert choose_precision("auto", HERE.device) == expected
+
+
+def test_a_precision_that_is_asked_for_is_taken_or_refused() -> None:
+    assert [choose_precision(name, HERE.device) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    with pytest.raises(InputError, match="precision is 'fp16'; allowed: auto, fp32, bf16"):
+        choose_precision("fp16", HERE.device)
+
+
+def test_alone_a_process_leads_and_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with place("cpu") as here:
+        assert here == Place(torch.device("cpu"), rank=0, world=1)
+        assert here.leads
+        assert (here.agree(True), here.agree(False)) == (True, False)
+        assert here.total(torch.tensor([2.0])).tolist() == [2.0]
+        assert all(here.meets(iteration) for iteration in range(10))

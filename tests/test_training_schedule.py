@@ -1,0 +1,210 @@
+"""Learning rates as the papers state them, iteration for iteration, and the laws of schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kilolayer.errors import InputError
+from kilolayer.training import RECIPES, OneCycle, Recipe, Schedule, Steps, Warmup, differences, recipe
+from kilolayer.values import from_json, to_json
+
+CIFAR, IMAGENET = 50_000, 1_281_167
+
+rates = st.floats(0, 10)
+steps = st.lists(st.tuples(st.integers(1, 1000), rates), max_size=4).map(
+    lambda drops: Steps(0.1, tuple(sorted(drops)))
+)
+schedules: st.SearchStrategy[Schedule] = st.one_of(
+    steps,
+    st.builds(Warmup, rates, st.integers(0, 50), steps),
+    st.builds(OneCycle, rates, st.integers(1, 1000), st.floats(0.05, 0.95)),
+)
+
+
+def paper(t: int) -> float:
+    """P2, Sec. 4."""
+    if t < 400:
+        return 0.01
+    return 0.1 if t < 32_000 else 0.01 if t < 48_000 else 0.001
+
+
+def test_the_papers_recipe_at_every_iteration() -> None:
+    second, first = recipe("paper", CIFAR), recipe("paper-v1", CIFAR)
+    assert [second.rate(t) for t in range(64_000)] == [paper(t) for t in range(64_000)]
+    assert [first.rate(t) for t in range(64_000)] == [paper(max(t, 400)) for t in range(64_000)]
+    for one in (first, second):
+        assert (one.iterations, one.batch_size, one.momentum, one.weight_decay) == (64_000, 128, 0.9, 1e-4)
+        assert (one.nesterov, one.decay, one.label_smoothing) == (False, "all", 0)
+        assert (one.augmentation.pad, one.augmentation.flip) == (4, True)
+        assert one.normalization == "per_pixel_mean"
+
+
+def released(epoch: int) -> float:
+    """fb.resnet.torch, train.lua, with its epochs counted from 1."""
+    return 0.1 * 0.1 ** (2 if epoch >= 122 else 1 if epoch >= 81 else 0)
+
+
+def resnext(epoch: int) -> float:
+    return 0.1 * 0.1 ** sum(epoch > whole for whole in (150, 225))
+
+
+def imagenet(epoch: int) -> float:
+    return 0.1 * 0.1 ** ((epoch - 1) // 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "batch", "epochs", "rate", "decay"),
+    [
+        ("released", CIFAR, 64, 200, released, 1e-4),
+        ("resnext", CIFAR, 128, 300, resnext, 5e-4),
+        ("imagenet", IMAGENET, 256, 90, imagenet, 1e-4),
+    ],
+)
+def test_recipes_in_epochs(
+    name: str, images: int, batch: int, epochs: int, rate: Callable[[int], float], decay: float
+) -> None:
+    found, each = recipe(name, images), images // batch
+    assert (found.batch_size, found.iterations, found.weight_decay) == (batch, epochs * each, decay)
+    assert (found.momentum, found.decay, found.normalization) == (0.9, "all", "channel")
+    assert found.nesterov == (name != "imagenet")
+    for epoch in range(1, epochs + 1):
+        for t in ((epoch - 1) * each, epoch * each - 1):
+            assert found.rate(t) == pytest.approx(rate(epoch), rel=1e-12), f"epoch {epoch}"
+
+
+@pytest.mark.parametrize(("images", "batch", "peak"), [(50_000, 128, 0.2), (1437, 64, 0.1), (10, 64, 0.1)])
+def test_the_short_recipe_rises_once_and_falls_once(images: int, batch: int, peak: float) -> None:
+    short = recipe("short", images)
+    assert (short.batch_size, short.rate.peak) == (batch, peak)
+    assert short.iterations == 15 * max(1, images // batch)
+    values = [short.rate(t) for t in range(short.iterations)]
+    top = values.index(max(values))
+    assert values[:top] == sorted(values[:top])
+    assert values[top:] == sorted(values[top:], reverse=True)
+    assert 0 < min(values) <= max(values) <= peak
+    assert top / short.iterations == pytest.approx(0.25, abs=0.07)
+
+
+@given(schedules, st.integers(0, 3000))
+def test_no_rate_is_above_the_peak_or_below_zero(schedule: Schedule, t: int) -> None:
+    within = min(t, schedule.iterations) if isinstance(schedule, OneCycle) else t
+    rate = schedule.then(t) if isinstance(schedule, Warmup) else schedule(within)
+    assert 0 <= rate <= schedule.peak * (1 + 1e-12)
+
+
+@given(schedules, st.floats(0, 100), st.integers(0, 1000))
+def test_times_scales_every_rate(schedule: Schedule, factor: float, t: int) -> None:
+    higher = schedule.times(factor)
+    assert higher(t) == pytest.approx(factor * schedule(t), rel=1e-9, abs=1e-300)
+    assert higher.peak == pytest.approx(factor * schedule.peak)
+
+
+@given(steps, st.integers(0, 50), st.integers(1, 50), st.integers(0, 3000))
+def test_stretched_by_a_whole_number_says_the_same_later(
+    plain: Steps, until: int, factor: int, t: int
+) -> None:
+    for schedule in (plain, Warmup(0.01, until, plain)):
+        assert schedule.stretched(factor)(t) == schedule(t // factor)
+
+
+@given(schedules)
+def test_stretched_by_one_is_the_same(schedule: Schedule) -> None:
+    assert schedule.stretched(1) == schedule
+
+
+@given(st.integers(2, 400), st.integers(1, 2000))
+def test_a_cycle_stays_one_cycle_at_any_length(iterations: int, other: int) -> None:
+    one = Recipe("one", iterations, OneCycle(0.1, iterations), 8)
+    assert one.shortened(other) == Recipe(
+        "one" if other == iterations else f"one@{other}", other, OneCycle(0.1, other), 8
+    )
+
+
+def test_a_shortened_recipe_drops_at_the_same_shares() -> None:
+    short = recipe("paper", CIFAR).shortened(640)
+    assert [t for t in range(1, 640) if short.rate(t) != short.rate(t - 1)] == [4, 320, 480]
+    assert recipe("paper", CIFAR).shortened(64_000) == recipe("paper", CIFAR)
+    assert recipe("paper", CIFAR).shortened(1).iterations == 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("images", [1, 50, 1437, CIFAR, IMAGENET])
+def test_every_recipe_fits_any_data_and_survives_json(name: str, images: int) -> None:
+    found = recipe(name, images)
+    assert found.iterations >= 1
+    assert found.rate(found.iterations - 1) > 0
+    assert from_json(to_json(found), Recipe) == found
+
+
+def test_an_unknown_recipe() -> None:
+    with pytest.raises(InputError, match=r"unknown recipe 'papers'; allowed: paper, paper-v1, [^\n]*$"):
+        recipe("papers", CIFAR)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("iterations", value) for value in (0, -1, 1.5, True, "7", None)),
+        *(("batch_size", value) for value in (0, 2.0, False)),
+        *(("momentum", value) for value in (1.0, -0.1, math.nan, "0.9", True)),
+        *(("label_smoothing", value) for value in (1.0, -0.1)),
+        *(("weight_decay", value) for value in (-1e-4, math.inf, math.nan, None)),
+        ("decay", "biases"),
+    ],
+)
+def test_a_bad_value_is_named(field: str, value: Any) -> None:
+    with pytest.raises(InputError) as refused:
+        replace(recipe("paper", CIFAR), **{field: value})
+    said = str(refused.value)
+    assert "\n" not in said
+    assert said.startswith(field.replace("_", " ") if field in ("iterations", "batch_size") else field)
+    assert repr(value) in said
+    assert "allowed" in said
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(InputError, match="momentum is 0"):
+        replace(recipe("released", CIFAR), momentum=0.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Steps(-0.1),
+        lambda: Steps(math.nan),
+        lambda: Steps(True),
+        lambda: Steps("0.1"),  # type: ignore[arg-type]
+        lambda: Steps(0.1, ((10, math.inf),)),
+        lambda: Steps(0.1, ((-10, 0.1),)),
+        lambda: Steps(0.1, ((1.5, 0.1),)),  # type: ignore[arg-type]
+        lambda: Steps(0.1, ((20, 0.1), (10, 0.1))),
+        lambda: Warmup(-1.0, 5, Steps(0.1)),
+        lambda: Warmup(0.1, -5, Steps(0.1)),
+        lambda: Warmup(0.1, 5.5, Steps(0.1)),  # type: ignore[arg-type]
+        lambda: OneCycle(0.1, 0),
+        lambda: OneCycle(0.1, -1),
+        lambda: OneCycle(0.1, 5, rise=0.0),
+        lambda: OneCycle(0.1, 5, rise=1.0),
+        lambda: OneCycle(math.inf, 5),
+    ],
+)
+def test_a_schedule_that_is_none(make: Callable[[], Schedule]) -> None:
+    with pytest.raises(InputError) as refused:
+        make()
+    assert "\n" not in str(refused.value)
+
+
+def test_differences_are_the_fields_that_differ() -> None:
+    first, second = recipe("paper-v1", CIFAR), recipe("paper", CIFAR)
+    rows = differences(first, second)
+    assert [row[0] for row in rows] == ["name", "rate"]
+    assert rows[0] == ("name", "paper-v1", "paper")
+    assert differences(first, first) == differences(first) == []
+    assert [row[0] for row in differences(first, replace(first, momentum=0.8), first)] == ["momentum"]
