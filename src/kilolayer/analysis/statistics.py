@@ -1,0 +1,163 @@
+"""A cell's runs as figures, and whether they agree with the paper's.
+
+Errors are in percent. A run that diverged (None, infinite or not a number) counts as a network that
+guesses, `chance` percent wrong: it is never dropped, since dropping failures is how a bad unit looks good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kilolayer.analysis.published import Published
+
+Values = NDArray[np.float64]
+Word = Literal["agrees", "differs", "not enough runs", "not run", "no figure"]
+
+LEAST_RUNS = 3
+"""Below three runs nothing is said about agreement: two have no middle and hardly a spread."""
+
+CHANCE = 90.0
+"""The error of guessing among ten classes."""
+
+RESAMPLES = 10_000
+_SEED = 0
+_TWO_SIDED = 1.96  # standard errors to each side of 95 % of a normal distribution
+_MEDIAN_ERROR = math.sqrt(math.pi / 2)  # a median's standard error in those of a mean, for normal runs
+_SLACK = 1e-9  # what floating point may lose where a bound is met exactly
+
+
+def errors(runs: Sequence[float | None], chance: float = CHANCE) -> Values:
+    """The runs' errors, with `chance` for those that diverged."""
+    return np.array([chance if run is None or not math.isfinite(run) else run for run in runs], np.float64)
+
+
+def median(values: Values, axis: int | None = None) -> Values:
+    """The middle value, or the mean of the two middle ones."""
+    return np.asarray(np.median(values, axis=axis), np.float64)
+
+
+def mean(values: Values, axis: int | None = None) -> Values:
+    return np.asarray(np.mean(values, axis=axis), np.float64)
+
+
+def bootstrap(
+    values: Values, statistic: Callable[[Values, int], Values] = median, *, level: float = 0.95
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of a statistic, from `RESAMPLES` samples drawn with a fixed seed.
+
+    For the median of so few runs as 3 or 5 it is simply their range, and covers the true median with
+    probability 1 − 2^(1−n): 75 % of the time for n = 3, 94 % for n = 5.
+    """
+    return interval(statistic(resampled(values), 1), level)
+
+
+def resampled(values: Values, seed: int = _SEED) -> Values:
+    """`RESAMPLES` samples of the values, drawn with replacement: shape (RESAMPLES, n)."""
+    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    return values[drawn]
+
+
+def interval(statistics: Values, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of the values, between two of them."""
+    tail = (1 - level) / 2
+    low = np.quantile(statistics, tail, method="lower")
+    return float(low), float(np.quantile(statistics, 1 - tail, method="higher"))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`n` runs, `diverged` of them; `low` and `high` bound the median, or the mean where that was asked for.
+
+    `std` is the sample standard deviation, with n − 1; 0 for a single run.
+    """
+
+    n: int
+    diverged: int
+    median: float
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+def summarize(
+    runs: Sequence[float | None], *, of: Literal["median", "mean"] = "median", chance: float = CHANCE
+) -> Summary | None:
+    """The figures of these runs; None where there are none."""
+    if not runs:
+        return None
+    values = errors(runs, chance)
+    low, high = bootstrap(values, mean if of == "mean" else median)
+    return Summary(
+        n=len(values),
+        diverged=sum(run is None or not math.isfinite(run) for run in runs),
+        median=float(median(values)),
+        mean=float(mean(values)),
+        std=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        low=low,
+        high=high,
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word, and why: the interval [low, high] that the paper's figure was held against, where one was."""
+
+    word: Word
+    text: str
+    low: float | None = None
+    high: float | None = None
+
+
+def verdict(published: Published, runs: Sequence[float | None], *, chance: float = CHANCE) -> Verdict:
+    """Whether runs at the paper's own size agree with its figure.
+
+    The figure's own kind is compared: a median with the median of these runs, a mean with their mean,
+    a single run with their median, and a best run by the mean printed beside it. The bootstrap interval
+    of ours is widened to both sides by 1.96 standard errors of the paper's figure, from the spread that
+    the paper gives, else from that of these runs (the same experiment, so the same spread); and by half
+    a unit of the last printed digit. Inside agrees, outside differs.
+
+    A failure ("above 20 %") agrees where the median run lies above the bound too.
+    """
+    value, kind = _compared(published)
+    found = summarize(runs, of="mean" if kind == "mean" else "median", chance=chance)
+    if found is None:
+        return Verdict("not run", "no run yet")
+    if len(runs) < LEAST_RUNS:
+        return Verdict("not enough runs", f"{len(runs)} of at least {LEAST_RUNS} runs")
+    if published.above is not None:
+        return _verdict_on_failure(published.above, found.median)
+    if value is None:
+        return Verdict("no figure", "the paper prints no figure here")
+    spread = found.std if published.std is None else published.std
+    factor = _MEDIAN_ERROR if kind == "median" and published.statistic.runs > 2 else 1.0
+    margin = _TWO_SIDED * factor * spread / math.sqrt(published.statistic.runs)
+    margin += 0.5 * 10.0**-published.digits
+    low, high = found.low - margin, found.high + margin
+    inside = low - _SLACK <= value <= high + _SLACK
+    word: Word = "agrees" if inside else "differs"
+    where = "inside" if inside else "outside"
+    return Verdict(
+        word, f"the paper's {value:.{published.digits}f} lies {where} {low:.2f} … {high:.2f}", low, high
+    )
+
+
+def _compared(published: Published) -> tuple[float | None, str]:
+    """The figure to hold against, and of what kind it is."""
+    kind = published.statistic.kind
+    if kind == "best" and published.mean is not None:
+        return published.mean, "mean"
+    return published.value, kind
+
+
+def _verdict_on_failure(above: float, middle: float) -> Verdict:
+    if middle > above:
+        return Verdict("agrees", f"fails as in the paper: the median error {middle:.2f} is above {above:g}")
+    return Verdict("differs", f"does not fail: the median error {middle:.2f} is not above {above:g}")

@@ -1,0 +1,115 @@
+"""How large a reproduction is: the paper's own size, or a proxy that says what it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from kilolayer.errors import InputError
+from kilolayer.networks import Network
+from kilolayer.networks.families import IMAGENET_UNITS
+from kilolayer.papers.plan import Plan
+
+_EDGES = 2  # layers outside F: the stem and the classifier
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is made smaller; None leaves a thing as in the paper.
+
+    `depths`: one depth for all, or a depth for some of the paper's; a unit's rule decides, so
+    each becomes the nearest depth that the unit admits (of two the smaller). `width`: channels of
+    the first stage, where CIFAR's ResNets have 16; the others keep their proportion. `subset`:
+    training images. `iterations`: the schedule is squeezed in proportion.
+    """
+
+    name: str
+    depths: Mapping[int, int] | int | None = None
+    width: int | None = None
+    image_size: int | None = None
+    subset: int | None = None
+    iterations: int | None = None
+    batch_size: int | None = None
+    evaluate_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("width", "image_size", "subset", "iterations", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InputError(f"scale {name} is {value!r}; allowed: a whole number from 1")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether this is the paper's own size."""
+        return replace(self, name="", evaluate_every=1) == Scale("")
+
+    def depth(self, plan: Plan) -> int:
+        """The depth at which a plan is run."""
+        if self.depths is None:
+            return plan.depth
+        if isinstance(self.depths, int):
+            return nearest_depth(plan, self.depths)
+        return nearest_depth(plan, self.depths.get(plan.depth, plan.depth))
+
+    def describe(self, plan: Plan | None = None) -> str:
+        """As "proxy: depth 56 instead of 110, 2,000 images, 400 iterations, 16×16 pixels".
+
+        With a plan, its own depth; without, every depth that is asked for.
+        """
+        if self.is_full:
+            return "full scale: the paper's own size"
+        return "proxy: " + (", ".join(self.parts(plan)) or "at the paper's own size")
+
+    def parts(self, plan: Plan | None = None) -> tuple[str, ...]:
+        """What is made smaller, thing by thing."""
+        told = (
+            self._depths(plan),
+            f"first stage of {self.width} channels" if self.width else "",
+            f"{self.subset:,} images" if self.subset else "",
+            f"{self.iterations:,} iterations" if self.iterations else "",
+            f"batch {self.batch_size}" if self.batch_size else "",
+            f"{self.image_size}×{self.image_size} pixels" if self.image_size else "",
+        )
+        return tuple(filter(None, told))
+
+    def _depths(self, plan: Plan | None) -> str:
+        if plan is not None:
+            return _instead(self.depth(plan), plan.depth)
+        match self.depths:
+            case None:
+                return ""
+            case int():
+                return f"depth {self.depths} instead of the paper's"
+            case _:
+                return ", ".join(filter(None, (_instead(mine, own) for own, mine in self.depths.items())))
+
+    def network(self, plan: Plan) -> Network:
+        """The plan's network at this depth and width."""
+        network = replace(plan, depth=self.depth(plan)).network
+        return network if self.width is None else _narrowed(network, self.width)
+
+
+FULL = Scale("full")
+
+
+def _instead(mine: int, own: int) -> str:
+    return "" if mine == own else f"depth {mine} instead of {own}"
+
+
+def nearest_depth(plan: Plan, wanted: int) -> int:
+    """The depth nearest to `wanted` that the plan's unit admits: 6n+2, 9n+2, 3n+2, or ImageNet's list."""
+    layers = plan.unit.branch.layers
+    if plan.data == "imagenet":
+        return min(
+            IMAGENET_UNITS.get(layers, {plan.depth: ()}), key=lambda depth: (abs(depth - wanted), depth)
+        )
+    step = 3 * layers
+    below = max(1, (wanted - _EDGES) // step) * step + _EDGES
+    return min(below, below + step, key=lambda depth: (abs(depth - wanted), depth))
+
+
+def _narrowed(network: Network, width: int) -> Network:
+    first = network.stages[0].width
+    stages = tuple(replace(stage, width=stage.width * width // first) for stage in network.stages)
+    stem = replace(network.stem, channels=max(1, network.stem.channels * width // first))
+    return replace(network, stem=stem, stages=stages)
