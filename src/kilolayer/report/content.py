@@ -1,0 +1,81 @@
+"""What a report consists of: plain values, independent of the format they are shown in."""
+
+import re
+from dataclasses import dataclass
+
+_NUMBER = re.compile(
+    r"[≈~<>≤≥]?\s?[-+−]?\d[\d,\u2009\u202f ]*(\.\d+)?([eE][-+]?\d+)?(\s?±\s?\d+(\.\d+)?)?\s?[%×kMGT]?"
+    r"(\s?\([-+−]?[\d.]+%?\))?"
+)
+_NOTHING = {"", "-", "–", "—", "n/a", "nan", "NaN", "inf", "none", "None", "fail", "failed", "diverged"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain text under a header; every row is as long as the header."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows, start=1):
+            if len(row) != len(self.header):
+                raise ValueError(
+                    f"Table.rows: row {number} has {len(row)} cells, but the header has {len(self.header)}"
+                )
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """For each column, whether it holds numbers and is therefore set flush right."""
+        return tuple(_is_numeric([row[column] for row in self.rows]) for column in range(len(self.header)))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing of `kilolayer.report.plots`, with what it shows in words for those who cannot see it."""
+
+    caption: str
+    svg: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Preformatted text: a command, a configuration, an environment."""
+
+    caption: str
+    text: str
+
+
+Item = Table | Figure | Listing
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, its paragraphs, then its tables, figures and listings."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    items: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report. `provenance` are (what, value) pairs: command, version, machine, date."""
+
+    title: str
+    subtitle: str = ""
+    sections: tuple[Section, ...] = ()
+    provenance: tuple[tuple[str, str], ...] = ()
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell reads as a number, perhaps with a sign, an uncertainty or a unit: `6.61 ± 0.16`."""
+    return len(cell) < 60 and _NUMBER.fullmatch(cell.strip()) is not None
+
+
+def _is_numeric(cells: list[str]) -> bool:
+    told = [cell for cell in cells if cell.strip() not in _NOTHING]
+    return bool(told) and all(is_number(cell) for cell in told)

@@ -1,0 +1,71 @@
+"""Series laid onto axes: what of them is finite, where they have gaps, and which axis they need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.report import canvas
+from kilolayer.report.curves import Value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def finite(values: Iterable[Value]) -> list[float]:
+    """The values that were measured and are finite."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def positive(values: Iterable[Value]) -> list[float]:
+    """The values that a logarithmic axis can show."""
+    return [value for value in finite(values) if value > 0]
+
+
+def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Points as matplotlib takes them: all x, all y."""
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def logarithmic(axes: Axes, values: Iterable[Value]) -> bool:
+    """Make the y axis logarithmic, ticked at 2 and 5 where it spans few decades; False if nothing shows."""
+    from matplotlib.ticker import LogLocator
+
+    shown = positive(values)
+    if not shown:
+        axes.set_yticks([])
+        return False
+    # Beyond these matplotlib's own arithmetic overflows.
+    low, high = max(min(shown), 1e-300) / 1.25, min(max(shown), 1e300) * 1.25
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    decades = math.log10(high / low)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,), numticks=9))
+    canvas.plain_ticks(axes.yaxis, powers=decades > 5)
+    return True
+
+
+def line(
+    axes: Axes, x: Sequence[float], y: Sequence[Value], number: int, log: bool = False, **look: Any
+) -> None:
+    """A curve with gaps at what is not finite: a cross where a gap begins, a dot for a point on its own."""
+    measured = [(at, value) for at, value in zip(x, y, strict=True) if value is not None]
+    points = [(at, v if math.isfinite(v) and (v > 0 or not log) else math.nan) for at, v in measured]
+    tint, every = canvas.colour(number), max(1, len(points) // 8)
+    axes.plot(*columns(points), color=tint, **look, marker=canvas.marker(number), ms=3, markevery=every)
+    axes.plot(*columns(_alone(points)), color=tint, ls="", marker="o", ms=3.5)
+    axes.plot(*columns(_last_finite(measured)), color=tint, ls="", marker="x", ms=6)
+
+
+def _alone(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    gap = (math.nan, math.nan)
+    padded = [gap, *points, gap]
+    neighbours = zip(padded, points, padded[2:], strict=False)
+    return [at for before, at, after in neighbours if math.isnan(before[1]) and math.isnan(after[1])]
+
+
+def _last_finite(measured: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    pairs = pairwise(measured)
+    return [at for at, after in pairs if math.isfinite(at[1]) and not math.isfinite(after[1])]

@@ -1,0 +1,25 @@
+"""matplotlib and jinja2 are an extra: only drawing and rendering need them, and say so in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+from kilolayer.errors import InputError
+
+MISSING = "the report needs matplotlib and jinja2: pip install 'kilolayer[report]'"
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Around an optional import: its absence is the user's to mend, not a traceback."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(MISSING) from error
+
+
+def check_installed() -> None:
+    """Raises `InputError` where the extra is missing: rather before minutes of training than after."""
+    with needed():
+        import_module("jinja2")
+        import_module("matplotlib")

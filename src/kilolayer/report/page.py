@@ -1,0 +1,84 @@
+"""A report as one self-contained HTML page: no script, no request, no markup but our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kilolayer import durable
+from kilolayer.report import svg
+from kilolayer.report.content import Figure, Item, Page, Table
+from kilolayer.report.optional import needed
+from kilolayer.report.text import clean
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
+
+
+_SHORT = 26
+"""Characters up to which a cell is not broken."""
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """An item with its place in the page's count, as the template shows it."""
+
+    kind: str
+    number: int
+    item: Item
+    drawing: Markup | None = None
+
+    @property
+    def anchor(self) -> str:
+        return f"{self.kind.lower()}-{self.number}"
+
+
+def render(page: Page) -> str:
+    """The page as HTML. All its text is escaped; a figure that is not our drawing is a ValueError."""
+    with needed():
+        from markupsafe import Markup
+    counts = {kind: count(1) for kind in ("Table", "Figure", "Listing")}
+
+    def numbered(item: Item) -> _Numbered:
+        kind = type(item).__name__
+        drawing = Markup(svg.checked(item.svg)) if isinstance(item, Figure) else None  # noqa: S704 (checked)
+        return _Numbered(kind, next(counts[kind]), item, drawing)
+
+    sections = [(section, [numbered(item) for item in section.items]) for section in page.sections]
+    return _template().render(page=page, sections=sections, css=Markup(_text("page.css")))  # noqa: S704 (ours)
+
+
+def write(page: Page, path: Path) -> Path:
+    """Write the page, wholly or not at all; `InputError` names a path that cannot be written."""
+    durable.write(path, render(page).encode())
+    return path
+
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _template() -> Template:
+    with needed():
+        from jinja2 import Environment, StrictUndefined
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+    )
+    environment.filters["cells"] = _cells
+    return environment.from_string(_text("page.html.j2"))
+
+
+def _shown(value: object) -> object:
+    # Markup is a str too, and is ours.
+    return clean(value) if type(value) is str else value
+
+
+def _cells(table: Table, row: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each cell of a row with the classes that set it: numbers flush right, short cells on one line."""
+    for numeric, cell in zip(table.numeric, row, strict=True):
+        yield ("number" if numeric else "words") + (" short" if len(cell) <= _SHORT else ""), cell

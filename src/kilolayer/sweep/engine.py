@@ -1,0 +1,102 @@
+"""What engines have in common: a sweep is brought to its end, whatever is killed and whoever else works."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from kilolayer.sweep.plan import Outcome, Planned, check_folders, state_of
+
+ATTEMPTS_WITHOUT_PROGRESS = 5
+SECONDS_UNTIL_BUSY_IS_TRIED_AGAIN = 1.0
+
+Tick = Callable[[], None]
+
+
+class Stopped(Exception):
+    """The sweep was asked to stop. Every run's state is saved."""
+
+
+class Engine(Protocol):
+    """Executes runs; yields each with its outcome when an attempt ends."""
+
+    def execute(self, planned: Sequence[Planned], tick: Tick) -> Iterator[tuple[Planned, Outcome]]:
+        """`tick` is called a few times a second, and may raise; attempts end in any order."""
+        ...
+
+    def close(self) -> None:
+        """Lets what is under way save and end; leaves no process behind."""
+        ...
+
+
+def run_all(
+    planned: Sequence[Planned],
+    engine: Engine,
+    tick: Tick = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Outcome]:
+    """Brings every run to its result, each exactly once; finished ones are kept as they are.
+
+    A run that another process holds is tried again. Returns the outcome by run. Raises `Stopped` soon
+    after `stop()` turns true, and `InputError`, before anything is written, where a folder holds another run.
+    """
+    check_folders(planned)
+    try:
+        return _run_all(planned, engine, lambda: _look(tick, stop))
+    finally:
+        engine.close()
+
+
+def _look(tick: Tick, stop: Callable[[], bool]) -> None:
+    tick()
+    if stop():
+        raise Stopped
+
+
+def _run_all(planned: Sequence[Planned], engine: Engine, look: Tick) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    left = list(planned)
+    while True:
+        outcomes |= {one.key: result["status"] for one in left if (result := state_of(one).result)}
+        left = [one for one in left if outcomes.get(one.key, "busy") == "busy"]
+        if not left:
+            return outcomes
+        outcomes |= {one.key: outcome for one, outcome in engine.execute(left, look)}
+        if "busy" in outcomes.values():
+            _pause(look)
+
+
+def _pause(look: Tick) -> None:
+    until = time.monotonic() + SECONDS_UNTIL_BUSY_IS_TRIED_AGAIN
+    while time.monotonic() < until:
+        look()
+        time.sleep(0.1)
+
+
+class Attempts:
+    """Counts how often the workers of a run died since it last saved something."""
+
+    def __init__(self) -> None:
+        self._deaths: Counter[tuple[str, str]] = Counter()
+
+    def again(self, one: Planned) -> bool:
+        """Counts a death; whether the run is to be tried once more."""
+        mark = (one.key, _progress(one))
+        self._deaths[mark] += 1
+        return self._deaths[mark] < ATTEMPTS_WITHOUT_PROGRESS
+
+
+def _progress(one: Planned) -> str:
+    """A mark that changes when a run has saved something new."""
+    seals = sorted((one.path / "checkpoints").glob("*.json"))
+    return seals[-1].name if seals else ""
+
+
+def given_up(one: Planned) -> Outcome:
+    """Records that a run's workers die again and again; the outcome that this is."""
+    from kilolayer.sweep.worker import give_up
+
+    times = ATTEMPTS_WITHOUT_PROGRESS
+    return give_up(one, f"its worker died {times} times without progress (killed for its memory?)")

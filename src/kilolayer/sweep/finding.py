@@ -1,0 +1,114 @@
+"""What a cell's runs gave, beside the paper's figure, and the verdict on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from kilolayer.analysis import Summary, Verdict, summarize, verdict
+from kilolayer.papers import Cell, is_proxy, proxy_sentence
+from kilolayer.sweep.plan import State
+from kilolayer.sweep.reproduction import CellRuns, Reproduction, Trial
+
+RESULT_KEYS = {"top-1 error": "test_error", "training curve": "test_error", "top-5 error": "test_top5_error"}
+PROXY = "proxy: "
+REAL = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+"""What a run's result calls the papers' own images. ImageNet is a folder of the user's, of any name."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A cell with what its runs gave."""
+
+    runs: CellRuns
+    states: tuple[tuple[Trial, State], ...]
+    proxy: str
+    chance: float
+
+    @property
+    def cell(self) -> Cell:
+        return self.runs.cell
+
+    @property
+    def finished(self) -> int:
+        return sum(state.finished for _, state in self.states)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset(trial.planned.key for trial, _ in self.states)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why runs failed that did not diverge: this machine's doing, and no figure of the network's."""
+        results = [state.result for _, state in self.states if state.result]
+        return tuple(result.get("reason", "") for result in results if result["status"] == "failed")
+
+    @cached_property
+    def by_seed(self) -> dict[int, float | None]:
+        """The final error by seed, None where the run diverged.
+
+        Of a cell of several settings it is the best one's, the most favourable to the row, once all of
+        the seed's settings have ended. A run that failed for want of memory counts for nothing.
+        """
+        found: dict[int, list[State]] = {}
+        for trial, state in self.states:
+            found.setdefault(trial.seed, []).append(state)
+        ended = {seed: states for seed, states in found.items() if all(one.finished for one in states)}
+        figures = {
+            seed: [self._error(one) for one in states if _counts(one)] for seed, states in ended.items()
+        }
+        return {seed: _least(values) for seed, values in sorted(figures.items()) if values}
+
+    def _error(self, state: State) -> float | None:
+        value = (state.result or {}).get(RESULT_KEYS.get(self.cell.metric, "test_error"))
+        return value if value is not None and math.isfinite(value) else None
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        of = "mean" if self.cell.published.statistic.kind == "mean" else "median"
+        return summarize(list(self.by_seed.values()), of=of, chance=self.chance)  # type: ignore[arg-type]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """At the paper's own size only; a proxy's absolute value is never judged."""
+        if not self.runs.trials:
+            reason = "follows from the description" if self.cell.counted is not None else self.cell.reason
+            return Verdict("no figure", reason)
+        if not self.by_seed:
+            return Verdict("not run", "; ".join(dict.fromkeys(self.failures)) or "no run has ended")
+        if reason := self.proxy or self.cell.not_yet:
+            return Verdict("no figure", reason)
+        return verdict(self.cell.published, list(self.by_seed.values()), chance=self.chance)
+
+
+def _counts(state: State) -> bool:
+    return state.result is not None and state.result["status"] != "failed"
+
+
+def _least(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return min(known) if known else None
+
+
+def finding(runs: CellRuns, reproduction: Reproduction, states: Mapping[str, State]) -> Finding:
+    named = tuple((trial, states[trial.planned.key]) for trial in runs.trials)
+    classes = runs.trials[0].planned.experiment.network.num_classes if runs.trials else 10
+    return Finding(runs, named, _proxy(runs, reproduction, named), chance=100 * (1 - 1 / classes))
+
+
+def _proxy(runs: CellRuns, reproduction: Reproduction, states: tuple[tuple[Trial, State], ...]) -> str:
+    request, plan = reproduction.request, runs.cell.plan
+    if plan is None or not runs.trials:
+        return ""
+    parts = []
+    scale = request.size.of(plan)
+    if is_proxy(plan, request.data, scale):
+        parts.append(proxy_sentence(plan, request.data, scale).removeprefix(PROXY))
+    real = REAL.get(plan.data, "")
+    used = {str(state.result.get("data", real)) for _, state in states if state.result} - {real}
+    # A path can hold any images, and only the run knows which; a replacement by name is told already.
+    if real and used and f"instead of {plan.data}" not in "".join(parts):
+        parts.append(f"images of {' and '.join(sorted(used))} instead of {real}")
+    return PROXY + ", ".join(parts) if parts else ""

@@ -1,0 +1,123 @@
+"""The engine of one machine: a plain pool of processes."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
+
+from kilolayer.sweep.engine import Attempts, Tick, given_up
+from kilolayer.sweep.plan import Outcome, Planned
+from kilolayer.values import to_json
+
+Running = dict[Future[Outcome], tuple[int, Planned]]
+
+
+class Pool:
+    """`workers` processes on this machine, each with `threads` cores; they take turns on the `devices`.
+
+    Every worker is an executor of its own, so that one killed takes only its own run with it, which
+    then goes on from its checkpoint; a run whose workers keep dying without progress is given up.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        *,
+        threads: int | None = 1,
+        devices: Sequence[str] = ("auto",),
+        save_seconds: float = 60.0,
+    ) -> None:
+        self.workers, self.threads, self.devices = workers, threads, tuple(devices)
+        self.save_seconds = save_seconds
+        self._executors: dict[int, ProcessPoolExecutor] = {}
+        self._children: set[BaseProcess] = set()
+        self._attempts = Attempts()
+
+    def execute(self, planned: Sequence[Planned], tick: Tick) -> Iterator[tuple[Planned, Outcome]]:
+        waiting, running = deque(planned), Running()
+        while waiting or running:
+            self._fill(waiting, running)
+            done, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
+            tick()
+            for future in done:
+                slot, one = running.pop(future)
+                outcome = self._outcome(future, slot, one)
+                if outcome is None:
+                    waiting.appendleft(one)
+                else:
+                    yield one, outcome
+
+    def close(self) -> None:
+        """Workers save and end: no process is left behind."""
+        for child in self._children & set(active_children()):
+            child.terminate()
+        for executor in self._executors.values():
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._executors.clear()
+
+    def _fill(self, waiting: deque[Planned], running: Running) -> None:
+        used = {slot for slot, _ in running.values()}
+        for slot in set(range(self.workers)) - used:
+            if waiting:
+                one = waiting.popleft()
+                running[self._submit(slot, one)] = (slot, one)
+
+    def _submit(self, slot: int, one: Planned) -> Future[Outcome]:
+        try:
+            return self._submit_to(self._executor(slot), slot, one)
+        except BrokenProcessPool:  # its worker was killed while it had nothing to do
+            self._discard(slot)
+            return self._submit_to(self._executor(slot), slot, one)
+
+    def _submit_to(self, executor: ProcessPoolExecutor, slot: int, one: Planned) -> Future[Outcome]:
+        from kilolayer.sweep.worker import execute
+
+        arguments = (str(one.path), to_json(one.experiment), self.devices[slot % len(self.devices)])
+        before = set(active_children())
+        with _deaf_to_ctrl_c():
+            future = executor.submit(execute, *arguments, self.save_seconds)
+        self._children |= set(active_children()) - before
+        return future
+
+    def _executor(self, slot: int) -> ProcessPoolExecutor:
+        from kilolayer.sweep.worker import prepare
+
+        if slot not in self._executors:
+            self._executors[slot] = ProcessPoolExecutor(
+                1, mp_context=get_context("spawn"), initializer=prepare, initargs=(self.threads,)
+            )
+        return self._executors[slot]
+
+    def _discard(self, slot: int) -> None:
+        self._executors.pop(slot).shutdown(wait=False)
+
+    def _outcome(self, future: Future[Outcome], slot: int, one: Planned) -> Outcome | None:
+        """The attempt's outcome, or None where its worker died and the run is to be tried again."""
+        try:
+            outcome = future.result()
+            if outcome != "stopped":
+                return outcome
+        except BrokenProcessPool:
+            pass
+        # A worker that stopped was terminated by somebody else, and would refuse every further run.
+        self._discard(slot)
+        return None if self._attempts.again(one) else given_up(one)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A worker begun here inherits that Ctrl-C, which reaches the whole group, waits: the parent decides."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

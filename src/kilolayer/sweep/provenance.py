@@ -1,0 +1,46 @@
+"""On what a reproduction was measured, from the starts that its runs recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from kilolayer.sweep.plan import Planned
+
+OF_A_START = ("date", "command")
+"""What differs from start to start; the rest is the environment."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """`environments`: versions and machine, every combination once. Dates are of the first and last start."""
+
+    starts: int
+    first: str
+    last: str
+    commands: tuple[str, ...]
+    environments: tuple[dict[str, Any], ...]
+
+
+def provenance(runs: Iterable[Planned]) -> Provenance | None:
+    """What environment.json in the runs' folders says; None where no run has begun."""
+    starts = sorted((start for one in runs for start in _starts(one)), key=lambda start: str(start["date"]))
+    if not starts:
+        return None
+    kept = [{key: value for key, value in start.items() if key not in OF_A_START} for start in starts]
+    distinct = {json.dumps(one, sort_keys=True): one for one in kept}
+    return Provenance(
+        starts=len(starts),
+        first=starts[0]["date"],
+        last=starts[-1]["date"],
+        commands=tuple(dict.fromkeys(start["command"] for start in starts)),
+        environments=tuple(distinct.values()),
+    )
+
+
+def _starts(one: Planned) -> list[dict[str, Any]]:
+    path = one.path / "environment.json"
+    starts: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return starts

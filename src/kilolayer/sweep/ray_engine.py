@@ -1,0 +1,141 @@
+"""The engine of a Ray cluster: one run a task, which goes on elsewhere when its node is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kilolayer.errors import InputError
+from kilolayer.sweep.engine import Attempts, Tick, given_up
+from kilolayer.sweep.plan import Outcome, Planned
+from kilolayer.sweep.ray_cluster import connected, first_line
+from kilolayer.values import to_json
+
+SECONDS_TO_SAVE = 60.0
+
+
+class RayEngine:
+    """Runs as tasks of a Ray cluster, each with `cpus` cores, and with a GPU where the cluster has any.
+
+    `address` is the cluster's; without one it is RAY_ADDRESS, or the cluster that this machine belongs to,
+    or one made here for the sweep. At most `workers` runs are under way at once; None: as many as fit. The
+    sweep's folder, the data and Kilolayer must be the same on every node. A run whose worker or node is
+    lost goes on from its last checkpoint, elsewhere.
+
+    Raises `InputError` where Ray is missing, the cluster does not answer, or no node is large enough.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        workers: int | None = None,
+        cpus: int = 1,
+        device: str = "auto",
+        save_seconds: float = 60.0,
+    ) -> None:
+        self.workers, self.cpus = workers, cpus
+        self.device, self.save_seconds = device, save_seconds
+        self._ray = connected(address)
+        self.nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        self.gpus = int(device != "cpu" and any(node["Resources"].get("GPU") for node in self.nodes))
+        self._check_size()
+        self._running: dict[Any, Planned] = {}
+        self._attempts = Attempts()
+        # Tasks are retried here, where it is known whether a run has come further since.
+        self._task = self._ray.remote(_task).options(
+            num_cpus=cpus, num_gpus=self.gpus, max_retries=0, scheduling_strategy="SPREAD"
+        )
+
+    def _check_size(self) -> None:
+        most = max((int(node["Resources"].get("CPU", 0)) for node in self.nodes), default=0)
+        if self.cpus > most:
+            self._ray.shutdown()
+            raise InputError(f"{self.cpus} cores for a run; allowed: up to {most}, the largest Ray node's")
+
+    def execute(self, planned: Sequence[Planned], tick: Tick) -> Iterator[tuple[Planned, Outcome]]:
+        waiting = deque(planned)
+        while waiting or self._running:
+            while waiting and len(self._running) < (self.workers or len(planned)):
+                one = waiting.popleft()
+                self._running[self._submit(one)] = one
+            done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0.3)
+            tick()
+            for reference in done:
+                one = self._running.pop(reference)
+                outcome = self._outcome(reference, one)
+                if outcome is None:
+                    waiting.appendleft(one)
+                else:
+                    yield one, outcome
+
+    def close(self) -> None:
+        """Runs save and end; leaves the cluster, and ends one that was made for the sweep."""
+        left = list(self._running)
+        self._running.clear()
+        for reference in left:
+            self._ray.cancel(reference)  # reaches the worker as Ctrl-C
+        if left:
+            _, unsaved = self._ray.wait(left, num_returns=len(left), timeout=SECONDS_TO_SAVE)
+            for reference in unsaved:
+                self._ray.cancel(reference, force=True)
+        self._ray.shutdown()
+
+    def _submit(self, one: Planned) -> Any:
+        arguments = (str(one.path.resolve()), to_json(one.experiment), self.device, self.save_seconds)
+        return self._task.remote(_Surroundings.here(self.cpus), *arguments)
+
+    def _outcome(self, reference: Any, one: Planned) -> Outcome | None:
+        """The attempt's outcome, or None where its worker or node was lost and it is to be tried again."""
+        errors = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(reference)
+            if outcome != "stopped":
+                return outcome
+        except errors.RayTaskError as error:
+            raise error.cause from (None if isinstance(error.cause, InputError) else error)
+        except errors.RuntimeEnvSetupError as error:
+            raise InputError(f"Ray cannot set its workers up: {first_line(error)}") from None
+        except errors.RayError:
+            pass
+        return None if self._attempts.again(one) else given_up(one)
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What a task takes over from where the sweep was begun, so that paths and records mean the same."""
+
+    folder: str
+    command: tuple[str, ...]
+    data_home: str | None
+    threads: int
+
+    @classmethod
+    def here(cls, threads: int) -> _Surroundings:
+        return cls(os.getcwd(), tuple(sys.argv), os.environ.get("KILOLAYER_DATA"), threads)
+
+    def enter(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        sys.argv = list(self.command)
+        if os.path.isdir(self.folder):
+            os.chdir(self.folder)
+        if self.data_home:
+            os.environ["KILOLAYER_DATA"] = self.data_home
+
+
+def _task(
+    around: _Surroundings, folder: str, experiment_json: str, device: str, save_seconds: float
+) -> Outcome:
+    from kilolayer.sweep import worker
+
+    around.enter()
+    worker.stop_asked.clear()
+    signal.signal(signal.SIGINT, worker.note_stop)
+    return worker.execute(folder, experiment_json, device, save_seconds)

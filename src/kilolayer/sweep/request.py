@@ -1,0 +1,124 @@
+"""What is asked to be reproduced: tables, rows, seeds and scale, as a value that JSON can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from kilolayer.data.describe import Data
+from kilolayer.errors import InputError
+from kilolayer.papers import Cell, Plan, Scale, Table
+
+
+@dataclass(frozen=True)
+class Size:
+    """The scale of a reproduction; None leaves a thing as in the paper (see `kilolayer.papers.Scale`).
+
+    `depths`: pairs of the paper's depth and the one to run instead. `imagenet_size`: the `image_size` of
+    ImageNet's networks, which divide it by 32.
+    """
+
+    name: str = "full"
+    depths: tuple[tuple[int, int], ...] = ()
+    width: int | None = None
+    image_size: int | None = None
+    subset: int | None = None
+    iterations: int | None = None
+    batch_size: int | None = None
+    evaluate_every: int = 1
+    imagenet_size: int | None = None
+
+    def of(self, plan: Plan) -> Scale:
+        """The scale at which `plan` is run."""
+        if plan.data != "imagenet" or self.imagenet_size is None:
+            return self.scale
+        return replace(self.scale, image_size=self.imagenet_size)
+
+    @property
+    def scale(self) -> Scale:
+        return Scale(
+            self.name,
+            dict(self.depths) or None,
+            self.width,
+            self.image_size,
+            self.subset,
+            self.iterations,
+            self.batch_size,
+            self.evaluate_every,
+        )
+
+
+SIZES = {
+    "full": Size(),
+    "proxy": Size(
+        "proxy",
+        ((110, 56), (164, 56), (1001, 110), (1202, 110), (152, 50), (200, 50), (101, 50)),
+        image_size=16,
+        subset=10_000,
+        iterations=624,
+        batch_size=64,
+        imagenet_size=64,
+    ),
+    "smoke": Size(
+        "smoke",
+        ((110, 20), (164, 20), (1001, 29), (1202, 32), (152, 50), (200, 50), (101, 50)),
+        image_size=8,
+        subset=256,
+        iterations=8,
+        batch_size=32,
+        imagenet_size=32,
+    ),
+}
+"""The paper's own size; one for an hour on a CPU that still shows the effect of depth; one for seconds."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to reproduce. `rows` and `columns` are names, parts of names or shell patterns; none means all.
+
+    `settings`: a cell that stands for several settings (b_g = 0 … −5) runs "all" of them or the "first".
+    `recipe`: None is each cell's own. `seeds` are the seeds of every cell's runs.
+    """
+
+    tables: tuple[str, ...]
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    data: Data | None = None
+    recipe: str | None = None
+    size: Size = SIZES["full"]
+    settings: Literal["all", "first"] = "all"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+
+
+def chosen(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:
+    """The cells of the rows and columns that are asked for. `InputError` for a name that nothing has."""
+    cells = [cell for one in tables for cell in one.cells]
+    rows = _matching({cell.row: None for cell in cells}, request.rows, "row")
+    columns = _matching({cell.column: None for cell in cells}, request.columns, "column")
+    found = tuple(cell for cell in cells if cell.row in rows and cell.column in columns)
+    if not found:
+        raise InputError("no cell is in both these rows and these columns; see kilolayer reproduce --dry-run")
+    return found
+
+
+def _matching(names: Iterable[str], patterns: tuple[str, ...], what: str) -> set[str]:
+    """A whole name means itself only: "ResNet-110" is not "ResNet-110 with a 1-layer skip" too."""
+    known, found = list(names), set[str]()
+    for pattern in patterns:
+        exact = [pattern] if pattern in known else []
+        hits = exact or [name for name in known if pattern in name or fnmatchcase(name, pattern)]
+        if not hits:
+            raise InputError(f"no {what} matches {pattern!r}; {_nearest(pattern, known)}")
+        found.update(hits)
+    return found or set(known)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = get_close_matches(word, known, n=1, cutoff=0.3)
+    first = f"nearest: {near[0]!r}; " if near else ""
+    return f"{first}allowed: a name or a part of one of {', '.join(map(repr, known))}"

@@ -1,0 +1,105 @@
+"""One run executed in this process: begun, or continued from its checkpoint, to a result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from types import FrameType
+
+import torch
+
+from kilolayer.data import load
+from kilolayer.runs import Run, record
+from kilolayer.runs.folder import Busy
+from kilolayer.sweep.plan import Outcome, Planned
+from kilolayer.training.device import Place, choose_device
+from kilolayer.training.experiment import Experiment
+from kilolayer.training.loop import NonFinite, Training
+from kilolayer.values import from_json
+
+_loaded = lru_cache(maxsize=2)(load)
+_working = threading.Lock()
+stop_asked = threading.Event()
+
+
+def prepare(threads: int | None) -> None:
+    """Sets a worker process up: its share of the cores, and a SIGTERM that saves before it ends."""
+    if threads:
+        torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, note_stop)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """Saves and ends when the parent is gone, which a pool's worker would not notice."""
+    wait([sentinel])
+    stop_asked.set()
+    with _working:
+        os._exit(0)
+
+
+def note_stop(number: int, frame: FrameType | None) -> None:
+    """A signal's handler: the run under way saves and ends after its step."""
+    stop_asked.set()
+
+
+def execute(
+    folder: str,
+    experiment_json: str,
+    device: str = "auto",
+    save_seconds: float = 60.0,
+    stop: Callable[[], bool] = stop_asked.is_set,
+) -> Outcome:
+    """Brings the run in `folder` to its end. Plain text arguments, so that any executor can send them.
+
+    "done", "diverged" and "failed" (out of memory) leave a result; "stopped" leaves a checkpoint; "busy"
+    means that another process has the run. `InputError` where the folder holds another experiment.
+    """
+    if stop():
+        return "stopped"
+    experiment = from_json(experiment_json, Experiment)
+    try:
+        with _working, Run.claim(folder, experiment) as run:
+            return _status(run) or _train(run, experiment, device, save_seconds, stop)
+    except Busy:
+        return "busy"
+
+
+def _status(run: Run) -> Outcome | None:
+    result = run.result()
+    return result["status"] if result else None
+
+
+def _train(
+    run: Run, experiment: Experiment, device: str, save_seconds: float, stop: Callable[[], bool]
+) -> Outcome:
+    try:
+        training = Training(experiment, _loaded(experiment.data), Place(choose_device(device)))
+        for _ in record(run, training, stop=stop, save_seconds=save_seconds):
+            pass
+    except NonFinite:
+        return "diverged"
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return _fail(run, f"out of memory: {error}".splitlines()[0].rstrip(": "))
+    return "done" if training.done else "stopped"
+
+
+def _fail(run: Run, reason: str) -> Outcome:
+    run.write_json("result.json", {"status": "failed", "reason": reason})
+    return "failed"
+
+
+def give_up(planned: Planned, reason: str) -> Outcome:
+    """Records that a run cannot be brought to an end, unless meanwhile another process has done so."""
+    try:
+        with Run.claim(planned.path, planned.experiment) as run:
+            return _status(run) or _fail(run, reason)
+    except Busy:
+        return "busy"

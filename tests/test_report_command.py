@@ -1,0 +1,122 @@
+"""kilolayer report: of a sweep, of a run, and of a folder of runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kilolayer.__main__ import main
+from kilolayer.commands.curve_figures import MOST_CURVES, _courses, _parts
+from kilolayer.report.curves import Curve
+from kilolayer.sweep.reproduction import keep, plan
+from test_reproduce_findings import SMOKE, START, as_in_the_paper, end, pretend
+
+
+def curve(label: str, loss: float = 2.0, rate: float = 0.1) -> Curve:
+    return Curve(label, (1.0, 2.0), (loss, loss / 2), (50.0, 40.0), (rate, rate))
+
+
+def test_of_a_sweep_it_writes_page_findings_and_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(replace(SMOKE, tables=("p2-table-1", "p2-table-2")), tmp_path, as_in_the_paper)
+    assert main(["report", str(tmp_path)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    names = {path.name for path in tmp_path.iterdir()}
+    kinds = {f"p2-table-{n}.{kind}" for n in (1, 2) for kind in ("md", "tex", "csv")}
+    assert names == {"runs", "sweep.json", "findings.json", "report.html"} | kinds
+    page = (tmp_path / "report.html").read_text()
+    assert "the same network" not in page
+    assert "kilolayer reproduce p2-table-1 --rows &#39;dropout shortcut&#39;" in page
+    assert "proxy" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert START["torch"] in page
+    for kind in ("md", "csv"):
+        assert "proxy" in (tmp_path / f"p2-table-1.{kind}").read_text()
+
+
+def test_it_can_be_written_while_the_sweep_runs(tmp_path: Path) -> None:
+    pretend(SMOKE, tmp_path, lambda row, column, trial: "not run" if trial.seed else 9.0)
+    assert main(["report", str(tmp_path)]) == 0
+    again = plan(replace(SMOKE, rows=("original",)), tmp_path)
+    end(again.cells[0].trials[1], float("nan"), "digits")
+    assert main(["report", str(tmp_path)]) == 0
+    (table,) = json.loads((tmp_path / "findings.json").read_text())["tables"]
+    assert [run["result"] is None for run in table["cells"][0]["runs"]] == [False, False, True]
+
+
+def test_of_a_sweep_that_has_not_begun(tmp_path: Path) -> None:
+    keep(plan(SMOKE, tmp_path))
+    assert main(["report", str(tmp_path)]) == 0
+    assert "none has begun" in (tmp_path / "report.html").read_text()
+
+
+def test_of_a_run_and_of_a_folder_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = pretend(replace(SMOKE, rows=("original", "dropout")), tmp_path, as_in_the_paper)
+    run = made.runs[0].path
+    assert main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert run.name in page
+    assert "1 run" in page
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    page = (tmp_path / "runs" / "report.html").read_text()
+    assert "6 runs" in page
+    assert all(one.key in page for one in made.runs)
+
+
+def test_of_a_run_that_has_measured_nothing(tmp_path: Path) -> None:
+    one = pretend(replace(SMOKE, rows=("original",), seeds=(0,)), tmp_path, as_in_the_paper).runs[0]
+    for name in ("metrics.jsonl", "result.json", "environment.json"):
+        (one.path / name).unlink()
+    assert main(["report", str(one.path)]) == 0
+    assert "not finished" in (one.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("what", ["nothing", "empty", "a file"])
+def test_of_anything_else_it_is_one_line(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / what
+    if what == "empty":
+        folder.mkdir()
+    if what == "a file":
+        folder.write_text("")
+    assert main(["report", str(folder)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_without_the_extra_it_says_so(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(plan(SMOKE, tmp_path))
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["report", str(tmp_path)]) == 2
+    assert "kilolayer[report]" in capsys.readouterr().err
+
+
+def test_many_curves_are_parted_and_each_figure_has_the_baseline() -> None:
+    curves = [curve(str(number)) for number in range(11)]
+    parts = list(_parts(curves, curves[0]))
+    assert [len(part) for part in parts] == [6, 6]
+    assert all(part[0] is curves[0] for part in parts)
+    assert {one.label for part in parts for one in part} == {one.label for one in curves}
+    assert [len(part) for part in _parts(curves[:MOST_CURVES], None)] == [MOST_CURVES]
+    assert list(_parts(curves[:1], curves[0])) == [curves[:1]]
+    assert list(_parts([], None)) == []
+
+
+def test_a_loss_that_explodes_is_drawn_apart() -> None:
+    calm, wild = [curve("a"), curve("b")], curve("c", loss=1e18)
+    assert list(_parts([*calm, wild], calm[0])) == [calm, [calm[0], wild]]
+
+
+def test_a_learning_rate_that_all_share_is_one_line() -> None:
+    assert [one.label for one in _courses([curve("a"), curve("b")])] == ["all runs"]
+    assert [one.label for one in _courses([curve("a"), curve("b", rate=1.0), curve("c")])] == ["a, c", "b"]
