@@ -1,0 +1,142 @@
+"""From the words of the command line to an experiment: the one place where they are put together.
+
+experiment, splits = assemble(Settings(model="preact_resnet110_cifar", data=DataOptions("cifar10")))
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.commands.options import ComputeOptions, DataOptions, RecipeOptions, Settings, UnitOptions
+from kilolayer.data.describe import Data
+from kilolayer.errors import InputError
+from kilolayer.networks import Network, describe
+from kilolayer.training import Experiment, Recipe, fitted, recipe, with_data
+from kilolayer.units import ARRANGEMENTS, Projection, ZeroPad, parse_shortcut
+
+if TYPE_CHECKING:
+    import torch
+
+    from kilolayer.data import Splits
+
+RESIZES = {"zero_pad": ZeroPad(), "projection": Projection()}
+SMALL, LARGE = "preact_resnet20_cifar", "preact_resnet18"
+
+
+def assemble(settings: Settings, device: torch.device | None = None) -> tuple[Experiment, Splits]:
+    """The experiment and its data, read and checked. Nothing is written but what --download fetches.
+
+    Raises `InputError` for whatever cannot be used, what is quick to check before the data are read.
+    """
+    from kilolayer.data import load
+    from kilolayer.training import choose_device, choose_precision
+
+    compute, unit = settings.compute, settings.unit
+    layout = _channels_last(compute)
+    device = device or choose_device(compute.device)
+    precision = choose_precision(compute.precision, device)
+    named = described(settings.model, unit) if settings.model else None
+    data = _data(settings.data)
+    # Before the data are read, which may take long; their number decides only how many steps there are.
+    _recipe(settings.recipe, data, 50_000)
+    splits = load(data)
+    network = named or described(model_name(settings, splits.image_size), unit)
+    experiment = Experiment(
+        network=fitted(
+            network, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size
+        ),
+        data=data,
+        recipe=_recipe(settings.recipe, data, len(splits.train)),
+        seed=settings.seed,
+        precision=precision,
+        channels_last=precision == "bf16" if layout is None else layout,
+        compile=compute.compile,
+        grad_checkpointing=compute.grad_checkpointing,
+        evaluate_every=settings.evaluate_every,
+    )
+    return experiment, splits
+
+
+def model_name(settings: Settings, image_size: int) -> str:
+    """The network that was asked for, or the one that suits the images."""
+    return settings.model or (SMALL if image_size < 64 else LARGE)
+
+
+def described(name: str, options: UnitOptions) -> Network:
+    """The network called `name`, its unit ablated as the options say."""
+    unit: dict[str, Any] = {}
+    if options.arrangement is not None:
+        if options.arrangement not in ARRANGEMENTS:
+            raise InputError(
+                f"unknown arrangement {options.arrangement!r}; allowed: {', '.join(ARRANGEMENTS)}"
+            )
+        unit["arrangement"] = ARRANGEMENTS[options.arrangement]
+    if options.shortcut is not None:
+        unit["h"] = parse_shortcut(options.shortcut)
+    if options.resize is not None:
+        unit["resize"] = RESIZES[options.resize]
+    branch = {"stride_on": options.stride_on, "dropout": options.dropout}
+    return describe(
+        name, unit=unit, branch={key: value for key, value in branch.items() if value is not None}
+    )
+
+
+def _data(options: DataOptions) -> Data:
+    data = Data(
+        source=options.data,
+        folder=options.data_folder,
+        download=options.download,
+        image_size=options.image_size,
+        validation=options.validation or 0,
+        subset=options.subset,
+    )
+    if options.validation is not None:
+        return data
+    from kilolayer.data.loading import find
+
+    return replace(data, validation=find(data).count // 10)
+
+
+def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
+    """The named recipe for so many training images, changed as the options say."""
+    if options.epochs is not None and options.iterations is not None:
+        raise InputError("--epochs and --iterations exclude each other; give one of them")
+    base = with_data(recipe(options.recipe, images), data)
+    made = base
+    if options.batch_size is not None:
+        made = replace(made, batch_size=options.batch_size)
+    if options.weight_decay is not None:
+        made = replace(made, weight_decay=options.weight_decay)
+    if options.lr is not None:
+        made = replace(made, rate=made.rate.times(_rate(options.lr) / made.rate.peak))
+    return made.shortened(_iterations(options, base, made, images))
+
+
+def _iterations(options: RecipeOptions, base: Recipe, made: Recipe, images: int) -> int:
+    each = max(1, images // made.batch_size)
+    for name in ("epochs", "iterations"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; allowed: a whole number from 1")
+    if options.iterations is not None:
+        return options.iterations
+    if options.epochs is not None:
+        return options.epochs * each
+    if made.batch_size == base.batch_size:
+        return base.iterations
+    return max(1, round(base.iterations / max(1, images // base.batch_size) * each))
+
+
+def _rate(value: float) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise InputError(f"--lr is {value:g}; allowed: a finite number above 0")
+    return value
+
+
+def _channels_last(compute: ComputeOptions) -> bool | None:
+    """What was asked for; None leaves it to the precision."""
+    if compute.channels_last and compute.no_channels_last:
+        raise InputError("--channels-last and --no-channels-last exclude each other; give one of them")
+    return compute.channels_last or (False if compute.no_channels_last else None)

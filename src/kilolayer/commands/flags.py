@@ -1,0 +1,61 @@
+"""Kinds of options: how the command line shows them, and how it reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+T = TypeVar("T")
+
+
+def _option(
+    metavar: str, read: Callable[[str], Any], choices: tuple[str, ...] | None = None
+) -> PrimitiveConstructorSpec[Any]:
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+        choices=choices,
+    )
+
+
+def _number(kind: Callable[[str], T], called: str) -> Callable[[str], T]:
+    def read(text: str) -> T:
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a {called}") from None
+
+    return read
+
+
+def choice(*allowed: str) -> PrimitiveConstructorSpec[Any]:
+    """One of these words."""
+    return _option("{" + ",".join(allowed) + "}", str, allowed)
+
+
+_WHOLE = _option("N", _number(int, "whole number"))
+_NUMBER = _option("X", _number(float, "number"))
+# For options whose help says in words what happens without them.
+SAID = arg(help_behavior_hint="")
+
+Whole = Annotated[int, _WHOLE]
+OptionalWhole = Annotated[int | None, _WHOLE, SAID]
+OptionalNumber = Annotated[float | None, _NUMBER, SAID]
+OptionalText = Annotated[str | None, _option("TEXT", str), SAID]
+OptionalName = Annotated[str | None, _option("NAME", str), SAID]
+OptionalFolder = Annotated[str | None, _option("DIR", str), SAID]
+OptionalFile = Annotated[str | None, _option("FILE", str), SAID]
+Text = Annotated[str, _option("TEXT", str)]
+Switch = Annotated[FlagCreatePairsOff[bool], SAID]
+Name = Annotated[Positional[str], arg(metavar="NAME")]
+Trained = Annotated[Positional[str], arg(metavar="RUN_OR_WEIGHTS")]
+OptionalNames = Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME...]", help_behavior_hint="")]
+Files = Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...", help_behavior_hint="")]
+Device = Annotated[str, _option("DEVICE", str)]
+PrecisionChoice = Annotated[Literal["auto", "fp32", "bf16"], choice("auto", "fp32", "bf16")]

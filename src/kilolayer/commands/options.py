@@ -1,0 +1,123 @@
+"""The options that describe an experiment, in the groups that the help shows; no torch is needed for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from kilolayer.commands.flags import (
+    SAID,
+    Device,
+    OptionalFolder,
+    OptionalName,
+    OptionalNumber,
+    OptionalText,
+    OptionalWhole,
+    PrecisionChoice,
+    Switch,
+    Text,
+    Whole,
+    choice,
+)
+
+ARRANGEMENT_NAMES = (
+    "original",
+    "bn_after_addition",
+    "relu_before_addition",
+    "relu_only_preactivation",
+    "full_preactivation",
+)
+RECIPE_NAMES = ("paper", "paper-v1", "released", "resnext", "imagenet", "short", "smoke")
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """Ablations: what differs from the model's own residual unit, y = h(x) + F(x), x' = f(y)."""
+
+    arrangement: Annotated[str | None, choice(*ARRANGEMENT_NAMES), SAID] = None
+    """Where BN and ReLU stand (Identity Mappings, Fig. 4)."""
+    shortcut: OptionalText = None
+    """h: identity, zero, projection, scaled:λ[,λ_F], dropout:P, exclusive_gate:BIAS or shortcut_gate:BIAS."""
+    resize: Annotated[Literal["zero_pad", "projection"] | None, choice("zero_pad", "projection"), SAID] = None
+    """What the shortcut does where the shape changes: option A or option B."""
+    stride_on: Annotated[Literal["1x1", "3x3"] | None, choice("1x1", "3x3"), SAID] = None
+    """Which convolution of a bottleneck has the stride."""
+    dropout: OptionalNumber = None
+    """Dropout between the two convolutions of a basic unit, as in wide networks."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What to train on."""
+
+    data: Text = "digits"
+    """digits (comes with the package), cifar10, cifar100, or a PATH: a CIFAR folder or archive, a folder
+    with one folder of images per class, parquet."""
+    data_folder: OptionalFolder = None
+    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    download: Switch = False
+    """Fetch cifar10 or cifar100 where it is missing."""
+    image_size: OptionalWhole = None
+    """Resize to this many pixels a side; otherwise the images' own size, or 224 where they differ."""
+    validation: OptionalWhole = None
+    """Training images to hold out, otherwise a tenth: the curves are theirs, and the test set is read once,
+    for the final figure. 0 is the papers' protocol: train on all, curves on the test set."""
+    subset: OptionalWhole = None
+    """Train on only this many of the images."""
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How to optimise. What is given here changes the named recipe (see: kilolayer recipes)."""
+
+    recipe: Annotated[str, choice(*RECIPE_NAMES)] = "short"
+    """The named recipe to start from."""
+    epochs: OptionalWhole = None
+    """How long, in epochs; the learning rate's schedule keeps its proportions."""
+    iterations: OptionalWhole = None
+    """How long, in steps (instead of --epochs)."""
+    batch_size: OptionalWhole = None
+    """Images per step, over all processes; the number of epochs stays what it is."""
+    lr: OptionalNumber = None
+    """The highest learning rate; the schedule is scaled to it."""
+    weight_decay: OptionalNumber = None
+    """Weight decay."""
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where and how fast."""
+
+    device: Device = "auto"
+    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
+    precision: PrecisionChoice = "auto"
+    """auto is bf16 where the hardware has it, else fp32."""
+    channels_last: Switch = False
+    """Keep channels last in memory; so it is anyway with bf16."""
+    no_channels_last: Switch = False
+    """Keep channels first, also with bf16."""
+    compile: Switch = False
+    """Compile the network with torch.compile: slow to start, then faster."""
+    grad_checkpointing: Switch = False
+    """Recompute units in the backward pass: less memory, about a third more time."""
+    threads: OptionalWhole = None
+    """CPU threads; figures repeat bit for bit only with the same number."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An experiment in the words of the command line; `assemble` makes it one."""
+
+    model: OptionalName = None
+    """A network's name (see: kilolayer models); otherwise preact_resnet20_cifar, or preact_resnet18 for
+    images of 64 pixels and more."""
+    seed: Whole = 0
+    """Decides initialisation, order, augmentation and dropout."""
+    evaluate_every: Whole = 1
+    """Epochs between two points of the curves."""
+    unit: OmitArgPrefixes[UnitOptions] = UnitOptions()
+    data: OmitArgPrefixes[DataOptions] = DataOptions()
+    recipe: OmitArgPrefixes[RecipeOptions] = RecipeOptions()
+    compute: OmitArgPrefixes[ComputeOptions] = ComputeOptions()

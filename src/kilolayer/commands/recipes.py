@@ -1,0 +1,94 @@
+"""kilolayer recipes: the named recipes, or what two of them differ in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from kilolayer.commands.flags import OptionalNames, Switch, Whole
+from kilolayer.errors import InputError
+from kilolayer.training import RECIPES, OneCycle, Recipe, Steps, Warmup, recipe
+from kilolayer.values import to_json
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the recipes; show one in full, or what several differ in."""
+
+    names: OptionalNames = ()
+    """Recipes."""
+    images: Whole = 50_000
+    """Training images: recipes that count in epochs depend on it."""
+    json: Switch = False
+    """Print JSON."""
+
+
+def recipes(options: Recipes) -> int:
+    """Prints the recipes."""
+    if options.images < 1:
+        raise InputError(f"--images is {options.images}; allowed: a whole number from 1")
+    chosen = [recipe(name, options.images) for name in options.names or RECIPES]
+    if options.json:
+        print(to_json(chosen))
+    else:
+        _print(chosen, overview=not options.names)
+    return 0
+
+
+def in_words(value: Any) -> str:
+    """A recipe's field for a person."""
+    match value:
+        case Steps(start, drops):
+            return "".join([f"{start:g}", *(f", {rate:g} from {at:,}" for at, rate in drops)])
+        case Warmup(rate, until, then):
+            return f"{rate:g} up to {until:,}, then {in_words(then)}"
+        case OneCycle(peak, _, rise):
+            return f"linear 0 to {peak:g} in {rise:.0%} of the steps, then to 0"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:g}"
+        case _:
+            return _augmentation(value) if hasattr(value, "cutout") else str(value).replace("_", " ")
+
+
+def _augmentation(value: Any) -> str:
+    parts = [f"pad {value.pad} and crop"] if value.pad else []
+    parts += ["mirror"] if value.flip else []
+    parts += [f"cutout {value.cutout}"] if value.cutout else []
+    return ", ".join(parts) or "none"
+
+
+def _print(chosen: list[Recipe], *, overview: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    if overview:
+        headings = ("recipe", "steps", "batch", "decay", "learning rate (by step)")
+        rows = [
+            (r.name, *map(in_words, (r.iterations, r.batch_size, r.weight_decay, r.rate))) for r in chosen
+        ]
+    else:
+        headings = ("", *(one.name for one in chosen))
+        rows = list(_differing(chosen))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _differing(chosen: list[Recipe]) -> list[tuple[str, ...]]:
+    """Rows of the fields in which the recipes differ; all fields of a single one."""
+    names = [field.name for field in fields(Recipe) if field.name != "name"]
+    table = [(name, [getattr(one, name) for one in chosen]) for name in names]
+    return [
+        (name.replace("_", " "), *map(in_words, values))
+        for name, values in table
+        if len(chosen) == 1 or any(value != values[0] for value in values)
+    ]

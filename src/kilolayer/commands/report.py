@@ -1,0 +1,44 @@
+"""kilolayer report: a page with curves and tables, made from what a folder holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from kilolayer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a sweep, of a run, or of a folder of runs.
+
+    A sweep (kilolayer reproduce) gives a page, findings.json, and its tables as Markdown, LaTeX
+    and CSV; a run or a folder of runs gives a page with its curves and figures.
+    """
+
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
+    """The sweep's, the run's, or the runs' folder; the report goes there."""
+
+
+def report(options: Report) -> int:
+    """Writes the report and says where it is."""
+    from kilolayer.report.optional import check_installed
+
+    folder = Path(options.folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}; give a sweep's or a run's")
+    check_installed()
+    if (folder / "sweep.json").exists():
+        from kilolayer.commands.reproduction_report import print_findings, write_all
+        from kilolayer.sweep.reproduction import open_sweep
+
+        reproduction = open_sweep(folder)
+        print_findings(reproduction, write_all(reproduction), False)
+    else:
+        from kilolayer.commands.runs_page import write_runs_page
+
+        print(f"report: {write_runs_page(folder).resolve()}")
+    return 0

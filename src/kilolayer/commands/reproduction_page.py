@@ -1,0 +1,94 @@
+"""The page of a reproduction: measured beside reported, curves as the papers draw them, how to repeat it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+from kilolayer.commands import comparison_tables as compared
+from kilolayer.commands import curve_figures
+from kilolayer.commands import reproduction_tables as tables
+from kilolayer.report.content import Figure, Item, Listing, Page, Section
+from kilolayer.report.curves import Curve, read_metrics
+from kilolayer.sweep.finding import Finding
+from kilolayer.sweep.findings import TableFindings
+from kilolayer.sweep.provenance import provenance
+from kilolayer.sweep.reproduction import Reproduction
+from kilolayer.values import to_json
+
+Commands = Mapping[tuple[str, str, str], str]
+
+
+def page(reproduction: Reproduction, found: tuple[TableFindings, ...], commands: Commands) -> Page:
+    """The whole report; reads the metrics of the runs that its curves show."""
+    sections = [_section(one) for one in found]
+    sections.append(Section("How to repeat it", (), tuple(_how(reproduction, commands))))
+    names = ", ".join(f"{one.table.paper.label} {one.table.source}" for one in found)
+    return Page(
+        title=f"Reproduction of {names}",
+        subtitle="; ".join(dict.fromkeys(one.table.title for one in found)),
+        sections=tuple(sections),
+        provenance=_provenance(reproduction),
+    )
+
+
+def _section(one: TableFindings) -> Section:
+    text = []
+    if one.proxy:
+        text.append(
+            f"This is a {one.proxy}. Its absolute figures are not comparable with the paper's; what is "
+            f"compared is the ranking of the rows and the gaps between them."
+        )
+    text += [
+        f"{one.table.paper.title} (arXiv {one.table.paper.arxiv}), {one.table.source}: {one.table.title}."
+    ]
+    text += [f"In the paper: {one.table.note}."] if one.table.note else []
+    text += [*compared.rankings(one), *tables.verdicts(one)]
+    items: list[Item] = [*tables.figures(one), *compared.comparisons(one), *_figures(one)]
+    return Section(tables.named(one), tuple(text), tuple(items))
+
+
+def _figures(one: TableFindings) -> Iterator[Figure]:
+    """For each column its rows' training curves, one run each, a few to a figure; and the learning rate."""
+    drawn: set[frozenset[str]] = set()
+    rates: list[Curve] = []
+    for column in dict.fromkeys(finding.cell.column for finding in one.findings):
+        chosen = [f for f in one.findings if f.cell.column == column and f.keys not in drawn]
+        curves = {f.cell.row: curve for f in chosen if (curve := _curve(f)) is not None}
+        drawn |= {finding.keys for finding in chosen}
+        rates += curves.values()
+        title = tables.named(one) if len(one.table.columns) == 1 else f"{tables.named(one)}, {column}"
+        yield from curve_figures.drawn(list(curves.values()), title, curves.get(one.table.baseline))
+    if rates:
+        yield curve_figures.rates(rates, tables.named(one))
+
+
+def _curve(finding: Finding) -> Curve | None:
+    """The first run that ended, of the first setting."""
+    for trial, state in finding.states:
+        metrics = trial.planned.path / "metrics.jsonl"
+        if state.finished and metrics.exists():
+            setting = finding.cell.plans[trial.setting].setting
+            label = f"{finding.cell.row} ({setting})" if setting else finding.cell.row
+            return Curve.from_metrics(label, read_metrics(metrics))
+    return None
+
+
+def _how(reproduction: Reproduction, commands: Commands) -> Iterator[Item]:
+    yield Listing("The command of each cell.", "\n\n".join(dict.fromkeys(commands.values())) or "no run")
+    recipes = {to_json(one.experiment.recipe): None for one in reproduction.runs}
+    for text in recipes:
+        yield Listing("Recipe.", text)
+    starts = provenance(reproduction.runs)
+    for one in starts.environments if starts else ():
+        yield Listing("Environment.", json.dumps(one, indent=2, ensure_ascii=False))
+
+
+def _provenance(reproduction: Reproduction) -> tuple[tuple[str, str], ...]:
+    starts = provenance(reproduction.runs)
+    if starts is None:
+        return (("runs", "none has begun"),)
+    last = starts.environments[-1]
+    versions = f"kilolayer {last['kilolayer']}, PyTorch {last['torch']}, Python {last['python']}"
+    machine = f"{last['gpu'] or last['processor']}, {last['cores']} cores"
+    return (("versions", versions), ("machine", machine), ("date", f"{starts.first} to {starts.last}"))

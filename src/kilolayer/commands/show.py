@@ -1,0 +1,82 @@
+"""kilolayer show: one network: its counts, its unit drawn, its stages, its description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import OmitArgPrefixes
+
+from kilolayer.commands.assemble import described
+from kilolayer.commands.flags import Name, OptionalFile, Switch
+from kilolayer.commands.options import UnitOptions
+from kilolayer.errors import InputError
+from kilolayer.networks import Network
+from kilolayer.values import to_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show a network: sizes, its unit drawn, its stages, and its description."""
+
+    name: Name
+    """A network's name; any admissible depth will do."""
+    svg: OptionalFile = None
+    """Draw the unit into this SVG file."""
+    json: Switch = False
+    """Print only the description, as JSON."""
+    unit: OmitArgPrefixes[UnitOptions] = UnitOptions()  # noqa: RUF009 - frozen
+
+
+def show(options: Show) -> int:
+    """Prints the network, and writes the drawing where one is asked for."""
+    network = described(options.name, options.unit)
+    if options.svg is not None:
+        _draw(network, options.name, Path(options.svg))
+    if options.json:
+        print(to_json(network))
+    else:
+        _print(options.name, network)
+    return 0
+
+
+def _print(name: str, network: Network) -> None:
+    from rich.console import Console
+
+    from kilolayer.networks.drawing import unit_text
+
+    sizes = f"{network.parameters:,} parameters, {network.multiply_adds:,} multiply-adds"
+    print(f"{name}: {network.depth} layers, {sizes} at {network.image_size}×{network.image_size}\n")
+    print(unit_text(network.unit), flush=True)
+    print()
+    Console(highlight=False, markup=False).print(_stages(network))
+    print(f"\n{to_json(network)}")
+
+
+def _stages(network: Network) -> Table:
+    from rich.table import Table
+
+    from kilolayer.networks.drawing import stage_table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("stage", "output", "units"):
+        table.add_column(heading)
+    for heading in ("parameters", "multiply-adds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in stage_table(network):
+        counts = f"{row.parameters:,}", f"{row.multiply_adds:,}"
+        table.add_row(row.stage, row.output, row.units, *counts)
+    return table
+
+
+def _draw(network: Network, name: str, path: Path) -> None:
+    from kilolayer.networks.drawing import unit_svg
+
+    try:
+        path.write_text(unit_svg(network.unit, title=name), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,65 @@
+"""What training says before it starts and after it is done."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from kilolayer.runs import Run
+from kilolayer.training import Training
+
+
+def announce(run: Run, training: Training) -> None:
+    """What is trained, on what, for how long and where."""
+    experiment, splits, place = training.experiment, training.splits, training.place
+    network, recipe = experiment.network, experiment.recipe
+    length = f"{training.epochs:,} epochs, {recipe.iterations:,} steps of {recipe.batch_size}"
+    held_out = f"{len(splits.validation):,} held out" if splits.validation else "curves on the test set"
+    rows = {
+        "network": f"{network.depth} layers, {network.parameters:,} parameters",
+        "data": f"{splits.name}: {len(splits.train):,} images, {held_out}",
+        "recipe": f"{recipe.name}: {length}",
+        "on": f"{place.device}, {experiment.precision}"
+        + (f", {place.world} processes" if place.world > 1 else ""),
+        "run": str(run.path),
+    }
+    _print(rows)
+
+
+def conclude(run: Run) -> None:
+    """The final figures, and what can be done with the run."""
+    result = run.result() or {}
+    rows = {
+        "test error": f"{result['test_error']:.2f} %, top-5 {result['test_top5_error']:.2f} % (last weights)",
+        **_validation(result),
+        "time": f"{_duration(result['train_seconds'])}{_speed(run)}",
+        "next": f"kilolayer evaluate {run.path}",
+        "": f"kilolayer predict {run.path} IMAGE",
+    }
+    _print(rows)
+
+
+def _validation(result: dict[str, Any]) -> dict[str, str]:
+    if "best_validation_error" not in result:
+        return {}
+    chosen = result.get("test_error_selected_on_validation")
+    then = f"; those weights on the test set: {chosen:.2f} %" if chosen is not None else ""
+    return {
+        "validation": f"best {result['best_validation_error']:.2f} % at epoch {result['best_epoch']}{then}"
+    }
+
+
+def _speed(run: Run) -> str:
+    speeds = [row["images_per_second"] for row in run.metrics()]
+    return f", {statistics.median(speeds):,.0f} images/s" if speeds else ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{amount} {unit}" for amount, unit in parts if amount) or f"{seconds:.1f} s"
+
+
+def _print(rows: dict[str, str]) -> None:
+    print("\n".join(f"{name:<11} {text}" for name, text in rows.items()), flush=True)

@@ -1,0 +1,159 @@
+"""kilolayer train: an experiment into a run's folder, from its beginning or from where it was stopped."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import secrets
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.commands import resuming
+from kilolayer.commands.flags import OptionalFolder
+from kilolayer.commands.options import Settings
+from kilolayer.errors import InputError
+
+if TYPE_CHECKING:
+    from kilolayer.commands.stopping import Stop
+    from kilolayer.runs import Run
+    from kilolayer.training import Place, Training
+
+
+@dataclass(frozen=True)
+class Train(Settings):
+    """Train a network and record the run in a folder.
+
+    Without any option it trains 20 layers on the embedded digits.
+
+    Ctrl-C saves the state, and --resume goes on.
+    """
+
+    out: OptionalFolder = None
+    """The run's folder, new or empty; otherwise runs/MODEL-DATA-sSEED-XXXX."""
+    resume: OptionalFolder = None
+    """Continue the run in this folder, with everything as it was."""
+    tensorboard: bool = find_spec("tensorboard") is not None
+    """Write DIR/tensorboard too (on where TensorBoard is installed)."""
+
+
+def train(options: Train) -> int:
+    """Trains, and returns the exit status: 0 when done, 130 or 143 when stopped with the state saved."""
+    resuming.refuse_changes(options)
+    from kilolayer.commands.processes import together
+    from kilolayer.training import place
+
+    with place(options.compute.device) as here:
+        status = _trained(options, here)
+        # All leave at once, and what holds gloo's threads goes first: a Python that ends before them aborts.
+        together(here, lambda: None)
+        gc.collect()
+        return status
+
+
+def _trained(options: Train, here: Place) -> int:
+    from kilolayer.commands.stopping import stoppable
+
+    prepared = _begun(options, here) if options.resume is None else _resumed(options, here)
+    if prepared is None:
+        return 0
+    training, folder = prepared
+    with ExitStack() as held:
+        stop = held.enter_context(stoppable())
+        run = _taken(folder, training, new=options.resume is None, held=held)
+        return _carry_out(run, training, stop, options.tensorboard)
+
+
+def _begun(options: Train, here: Place) -> tuple[Training, Path]:
+    """Everything read and checked, and nothing written yet."""
+    from kilolayer.commands.assemble import assemble, model_name
+    from kilolayer.commands.processes import together
+    from kilolayer.runs import tensorboard
+    from kilolayer.training import Training
+
+    if options.tensorboard:
+        tensorboard.require()
+    _use_threads(options.compute.threads)
+    experiment, splits = together(here, lambda: assemble(options, here.device))
+    training = together(here, lambda: Training(experiment, splits, here))
+    data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
+    name = f"{model_name(options, splits.image_size)}-{data}-s{options.seed}-{secrets.token_hex(2)}"
+    return training, Path(options.out or f"runs/{name}")
+
+
+def _resumed(options: Train, here: Place) -> tuple[Training, Path] | None:
+    """The run's own experiment; None where it is done."""
+    from kilolayer.commands.processes import together
+    from kilolayer.data import load
+    from kilolayer.runs import Run, tensorboard
+    from kilolayer.training import Training
+
+    run = Run.open(str(options.resume))
+    if resuming.is_done(run):
+        return None
+    if options.tensorboard:
+        tensorboard.require()
+    experiment = run.experiment()
+    _use_threads(options.compute.threads or resuming.threads_before(run))
+    splits = together(here, lambda: load(experiment.data))
+    return together(here, lambda: Training(experiment, splits, here)), run.path
+
+
+def _taken(folder: Path, training: Training, *, new: bool, held: ExitStack) -> Run:
+    """The run's folder: made by the leading process and held by it alone."""
+    from kilolayer.commands.processes import led
+    from kilolayer.runs import Run
+
+    def take() -> str:
+        run = Run.create(folder, training.experiment) if new else Run.open(folder)
+        held.enter_context(run.lock())
+        return str(run.path)
+
+    return Run.open(led(training.place, take))
+
+
+def _carry_out(run: Run, training: Training, stop: Stop, tensorboard: bool) -> int:
+    from kilolayer.commands import summary
+    from kilolayer.commands.progress import display
+    from kilolayer.runs import record
+    from kilolayer.runs.tensorboard import sink
+
+    write = sink(run.file("tensorboard")) if tensorboard and training.place.leads else lambda row: None
+    summary.announce(run, training)
+    with display(training) as shown:
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            write(row)
+            shown.epoch(row)
+
+        for _ in record(run, training, stop=stop, on_epoch=on_epoch):
+            shown.step()
+    if not training.done:
+        _say(f"stopped at iteration {training.iteration:,}, state saved; to go on:\n  {_resume(run)}")
+        return stop.status
+    if training.place.leads:
+        summary.conclude(run)
+    return 0
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    import torch
+
+    if not 1 <= threads <= 1024:
+        raise InputError(f"--threads is {threads}; allowed: a whole number from 1 to 1024")
+    torch.set_num_threads(threads)
+
+
+def _resume(run: Run) -> str:
+    return f"kilolayer train --resume {run.path}"
+
+
+def _say(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"kilolayer: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,32 @@
+"""Figures and names as short words."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "40 s", "3 min", "2.5 h", "12 days", "3,000 years"."""
+    for below, unit, name in ((90, 1, "s"), (5400, 60, "min")):
+        if seconds < below:
+            return f"{seconds / unit:.0f} {name}"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    days = seconds / 86_400
+    return f"{days:,.0f} days" if days < 730 else f"{days / 365:,.0f} years"
+
+
+def middle_cut(text: str, most: int) -> str:
+    """The text in at most so many characters; what is cut is the middle, since rows differ at their ends."""
+    if len(text) <= most:
+        return text
+    tail = text[len(text) - (most - 1) * 3 // 5 :]
+    # Half a word, or half a number, says something else: "5 on F" for "0.5 on F".
+    tail = tail.partition(" ")[2] or tail
+    return f"{text[: most - 1 - len(tail)].rstrip()}…{tail.lstrip()}"
+
+
+def flop_text(flop: float) -> str:
+    """Floating-point operations with a prefix: "1.2 EFLOP"."""
+    for factor, prefix in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T")):
+        if flop >= factor:
+            return f"{flop / factor:.3g} {prefix}FLOP"
+    return f"{flop / 1e9:.3g} GFLOP" if flop else "–"
