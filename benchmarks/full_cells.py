@@ -1,0 +1,78 @@
+"""Full-length cells of P2 on one GPU, the most telling first, for as long as it is lent.
+
+    python benchmarks/full_cells.py --data DIR --out runs/full --minutes 9
+
+Called again with the same --out it goes on where it was; a run in the middle continues from its checkpoint.
+Every finished cell is written to OUT/full-cells.json at once, with its error, images/s, wall time and
+machine. Needs neither tyro nor rich, only the Python API. `--iterations 20` tries it out on a CPU; such
+runs bear "proxy" in their recipe's name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from collect import collected
+
+from kilolayer.data import Data
+from kilolayer.papers import Cell, Scale, table
+from kilolayer.papers import experiment as experiment_of
+from kilolayer.sweep.reproduction import run_name
+from kilolayer.sweep.worker import execute
+from kilolayer.training import choose_device, choose_precision
+from kilolayer.values import to_json
+
+
+def cells() -> Iterator[Cell]:
+    """Table 2's original and full pre-activation at 110 and 164, Table 1's other rows, ResNet-1001."""
+    table_2, table_1, table_3 = table("p2-table-2"), table("p2-table-1"), table("p2-table-3")
+    for column in ("ResNet-110", "ResNet-164"):
+        for row in ("original", "full pre-activation"):
+            yield table_2.cell(row, column)
+    yield from (cell for cell in table_1.cells if cell.row != "original")
+    for column in ("full pre-activation", "original"):
+        yield table_3.cell("CIFAR-10, ResNet-1001", column)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", required=True, help="CIFAR-10, in any form that kilolayer reads")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
+    precision = choose_precision("auto", choose_device())
+    scale = Scale("trial" if options.iterations else "full", iterations=options.iterations)
+    for cell in cells():
+        made = experiment_of(
+            cell,
+            options.seed,
+            data=Data(options.data),
+            scale=scale,
+            precision=precision,
+            channels_last=precision == "bf16",
+        )
+        folder = options.out / run_name(made)
+        outcome = execute(str(folder), to_json(made), stop=lambda: time.monotonic() > deadline)
+        print(f"{cell.table}, {cell.row}, {cell.column}: {outcome}", flush=True)
+        if outcome == "stopped":
+            return
+        note(options.out / "full-cells.json", cell, folder)
+
+
+def note(path: Path, cell: Cell, folder: Path) -> None:
+    """Adds a finished cell, with everything that says where its figure comes from."""
+    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    reported = "fail" if cell.failed else cell.reported
+    noted[cell.slug] = {"row": cell.row, "column": cell.column, "reported": reported, **collected(folder)}
+    path.write_text(json.dumps(noted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
