@@ -20,6 +20,7 @@ ORDER = (
     "analysis",
     "papers",
     "weights",
+    "audit",
     "report",
     "sweep",
     "commands",
