@@ -1,0 +1,182 @@
+"""The network of ours that is nearest to a description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from kilolayer.errors import InputError
+from kilolayer.networks.description import Network
+from kilolayer.networks.names import describe, list_models
+from kilolayer.units.arrangement import ARRANGEMENTS, Arrangement
+from kilolayer.units.branch import Aggregated, Basic, Bottleneck, Branch
+from kilolayer.units.shortcut import Projection, Shortcut, Zero, ZeroPad
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far apart two networks are in one respect, and in words what the first has and the second."""
+
+    weight: float
+    what: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of ours, with the difference from what was found."""
+
+    name: str
+    choices: dict[str, dict[str, str]]
+    network: Network
+    differences: tuple[Difference, ...]
+
+    @property
+    def distance(self) -> float:
+        return sum(each.weight for each in self.differences)
+
+
+def nearest(network: Network) -> Candidate:
+    """The nearest named network, or one of the same depth whose name is made by rule."""
+    network = replace(network, unit=replace(network.unit, branch=by_first_stage(network)))
+    names = [name for name in _names(network) if _described(name, "", "")]
+    return min((_candidate(name, network) for name in names), key=lambda each: each.distance)
+
+
+def by_first_stage(network: Network) -> Branch:
+    """The branch with d as it is in the first stage, which is what names say, however wide that stage is."""
+    branch = network.unit.branch
+    if not isinstance(branch, Aggregated):
+        return branch
+    return replace(branch, d=branch.path_width(network.stages[0].width))
+
+
+def single_path(branch: Branch) -> Branch:
+    """ResNeXt's 1×64d is the bottleneck itself (PX, Table 2)."""
+    if isinstance(branch, Aggregated) and (branch.cardinality, branch.d) == (1, 64):
+        return Bottleneck(stride_on=branch.stride_on)
+    return branch
+
+
+def _names(network: Network) -> Iterator[str]:
+    depth = network.depth
+    for kind in ("", "preact_"):
+        for suffix in ("", "_a", "_b", "_c", "_onelayer", "_bottleneck", "_basic"):
+            yield from (f"{kind}resnet{depth}{suffix}{family}" for family in ("", "_cifar"))
+    yield from (f"plain{depth}{family}" for family in ("", "_cifar"))
+    match network.unit.branch:
+        case Aggregated(cardinality, d):
+            for kind in ("", "preact_", "plain_"):
+                yield from (f"{kind}resnext{depth}_{cardinality}x{d}d{family}" for family in ("", "_cifar"))
+        case Basic(widen) | Bottleneck(widen) if widen > 1:
+            yield from (f"wide_resnet{depth}_{widen}{family}" for family in ("", "_cifar"))
+    yield from list_models()
+
+
+@cache
+def _described(name: str, stride_on: str, reads: str) -> Network | None:
+    try:
+        network = describe(name)
+        branch: dict[str, Any] = {"stride_on": stride_on} if stride_on else {}
+        unit = {"resize": ZeroPad(reads)} if reads else {}  # type: ignore[arg-type]
+        return describe(name, branch=branch, unit=unit) if branch or unit else network
+    except InputError:
+        return None
+
+
+def _candidate(name: str, network: Network) -> Candidate:
+    """The network of that name, with those choices that the papers leave open made as they were found."""
+    ours = _described(name, "", "")
+    assert ours is not None  # noqa: S101 - `nearest` asked
+    stride_on = getattr(network.unit.branch, "stride_on", "")
+    stride_on = "" if stride_on == getattr(ours.unit.branch, "stride_on", "") else stride_on
+    padded = isinstance(network.unit.resize, ZeroPad) and isinstance(ours.unit.resize, ZeroPad)
+    reads = network.unit.resize.reads if padded and network.unit.resize != ours.unit.resize else ""  # type: ignore[union-attr]
+    made = _described(name, stride_on, reads)
+    choices = {"branch": {"stride_on": stride_on}} if stride_on else {}
+    choices |= {"unit": {"resize": f"ZeroPad({reads!r})"}} if reads else {}
+    if made is None:
+        return Candidate(name, {}, ours, tuple(differences(network, ours)))
+    return Candidate(name, choices, made, tuple(differences(network, made)))
+
+
+def differences(found: Network, ours: Network) -> Iterator[Difference]:
+    """In which respects a network differs from one of ours, heaviest first."""
+    a, b = found, ours
+    if len(a.stages) != len(b.stages):
+        yield Difference(8, f"{len(a.stages)} stages, not {len(b.stages)}")
+    if type(a.unit.branch) is not type(b.unit.branch):
+        yield Difference(6, f"units are {branch_words(a.unit.branch)}, not {branch_words(b.unit.branch)}")
+    elif _plain_branch(a.unit.branch) != _plain_branch(b.unit.branch):
+        yield Difference(2, f"units are {branch_words(a.unit.branch)}, not {branch_words(b.unit.branch)}")
+    if a.unit.arrangement != b.unit.arrangement:
+        yield Difference(
+            4, f"{arrangement_words(a.unit.arrangement)}, not {arrangement_words(b.unit.arrangement)}"
+        )
+    units = [[stage.units for stage in each.stages] for each in (a, b)]
+    if units[0] != units[1]:
+        apart = abs(a.depth - b.depth) / max(a.depth, b.depth)
+        yield Difference(2 + 2 * apart, f"{_listed(units[0])} units a stage, not {_listed(units[1])}")
+    widths = [[stage.width for stage in each.stages] for each in (a, b)]
+    if widths[0] != widths[1]:
+        yield Difference(2, f"widths {_listed(widths[0])}, not {_listed(widths[1])}")
+    if not same_shortcut(a.unit.h, b.unit.h):
+        yield Difference(2, f"shortcut {a.unit.h}, not {b.unit.h}")
+    if option(a) != option(b):
+        yield Difference(1, f"{option_words(a)}, not {option_words(b)}")
+    if a.stem != b.stem:
+        yield Difference(1.5, f"stem {stem_words(a)}, not {stem_words(b)}")
+
+
+def _plain_branch(branch: Branch) -> Branch:
+    return replace(branch, form="grouped") if isinstance(branch, Aggregated) else branch
+
+
+def same_shortcut(a: Shortcut, b: Shortcut) -> bool:
+    """Equal but for b_g, which training moves."""
+    blank = {"bias": 0.0}
+    return replace(a, **blank) == replace(b, **blank) if hasattr(a, "bias") and type(a) is type(b) else a == b  # type: ignore[arg-type]
+
+
+def option(network: Network) -> str | None:
+    """The paper's letter for the shortcuts that change the shape; None in a plain net."""
+    if isinstance(network.unit.h, Zero):
+        return None
+    if isinstance(network.unit.h, Projection):
+        return "C"
+    return "B" if isinstance(network.unit.resize, Projection) else "A"
+
+
+def option_words(network: Network) -> str:
+    letter = option(network)
+    return f"option {letter} where the shape changes" if letter else "no shortcuts"
+
+
+def arrangement_words(arrangement: Arrangement) -> str:
+    names = [name for name, each in ARRANGEMENTS.items() if each == arrangement]
+    return names[0].replace("_", " ") if names else "an arrangement of its own"
+
+
+def branch_words(branch: Branch) -> str:
+    match branch:
+        case Aggregated(cardinality, d):
+            return f"aggregated bottlenecks {cardinality}×{d}d"
+        case Basic(widen) | Bottleneck(widen) if widen > 1:
+            return f"{type(branch).__name__.lower()} units {widen} times as wide"
+        case Bottleneck():
+            return "bottlenecks"
+        case Basic():
+            return "basic (two 3×3)"
+        case _:
+            return "one 3×3 convolution each"
+
+
+def stem_words(network: Network) -> str:
+    stem = network.stem
+    pool = ", max-pooling" if stem.pool else ""
+    return f"{stem.kernel}×{stem.kernel} to {stem.channels} channels, stride {stem.stride}{pool}"
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,143 @@
+"""One pass of a model, recorded operator by operator, whatever its classes are called."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functionalize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from kilolayer.errors import InputError
+
+SIDES = (32, 224, 64, 28, 299)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The operators of one pass on an input of (1, channels, side, side), with their constants.
+
+    Every node's `meta["shape"]` is its output's. `constants`: what was there before the pass, by node.
+    `parameters`: the names of the trainable tensors, by identity.
+    """
+
+    recorded: fx.Graph
+    constants: dict[fx.Node, Tensor]
+    parameters: dict[int, str]
+    channels: int
+    side: int
+
+
+def trace(model: nn.Module, side: int | None = None) -> Trace:
+    """Records a copy of `model`, in float32 on the CPU; in-place writes become values (functionalised).
+
+    BN uses its running statistics; whatever has no buffers of its own is in training mode, so that
+    dropout is seen. Tries images of `side`, or of the usual sizes in turn. Raises `InputError` with the
+    model's own words where no image fits.
+    """
+    model = _prepared(model)
+    channels = _input_channels(model)
+    refused = ""
+    for tried in (side,) if side else SIDES:
+        for dropout in (True, False):
+            _set_modes(model, dropout=dropout)
+            try:
+                recorded = _record(model, torch.randn(1, channels, tried, tried, generator=_seeded()))
+            except Exception as error:  # whatever foreign code raises
+                refused = refused or f"{type(error).__name__}: {error}".partition("\n")[0]
+                continue
+            named = {id(tensor): name for name, tensor in model.named_parameters()}
+            return Trace(recorded.graph, recorded.constants, named, channels, tried)
+    sizes = side or ", ".join(map(str, SIDES))
+    raise InputError(f"the model takes no image of {channels} channels and side {sizes}: {refused}")
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _prepared(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().float()  # _orig_mod: torch.compile's
+    except Exception as error:
+        words = str(error).partition("\n")[0]
+        raise InputError(f"the model cannot be copied to the CPU: {words}") from None
+
+
+def _input_channels(model: nn.Module) -> int:
+    kernels = (tensor for tensor in model.parameters() if tensor.ndim == 4)
+    channels = [kernel.shape[1] for kernel in kernels]
+    # A grouped or later convolution may be declared first; images have few channels.
+    few = [count for count in channels if count <= 4]
+    return channels[0] if channels and (channels[0] <= 4 or not few) else (3 if not few else max(few))
+
+
+def _set_modes(model: nn.Module, *, dropout: bool) -> None:
+    for module in model.modules():
+        module.training = dropout and not list(module.buffers(recurse=False))
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own
+    """Writes down every operator below autograd, and which tensors it took and gave."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = fx.Graph()
+        self.constants: dict[fx.Node, Tensor] = {}
+        self._nodes = WeakTensorKeyDictionary()
+        self._keep(image, self.graph.placeholder("image"))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        taken = fx.node.map_aggregate((args, kwargs or {}), self._taken)
+        call = self.graph.call_function(func, *taken)
+        given = func(*args, **(kwargs or {}))
+        self._keep(given, call)
+        return given
+
+    def _taken(self, value: Any) -> Any:
+        return self.node(value) if isinstance(value, Tensor) else value
+
+    def node(self, tensor: Tensor) -> fx.Node:
+        if tensor not in self._nodes:
+            constant = self.graph.create_node("get_attr", f"constant{len(self.constants)}")
+            self.constants[constant] = tensor
+            self._keep(tensor, constant)
+        found: fx.Node = self._nodes[tensor]
+        return found
+
+    def _keep(self, given: Any, made: fx.Node) -> None:
+        if isinstance(given, Tensor):
+            made.meta["shape"] = tuple(given.shape)
+            self._nodes[given] = made
+        elif isinstance(given, (tuple, list)):
+            for i, part in enumerate(given):
+                if isinstance(part, Tensor):
+                    self._keep(part, self.graph.call_function(operator.getitem, (made, i)))
+
+
+def _record(model: nn.Module, image: Tensor) -> _Recorder:
+    def once(x: Tensor) -> Tensor:
+        return _first_tensor(model(x))
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        recorder = _Recorder(image)
+        with recorder:
+            output = functionalize(once)(image)
+        recorder.graph.output(recorder.node(output))
+    return recorder
+
+
+def _first_tensor(output: Any) -> Tensor:
+    """The logits where a model gives several things: the first tensor in them."""
+    if isinstance(output, Tensor):
+        return output
+    inside = output.values() if isinstance(output, dict) else output
+    return next(_first_tensor(part) for part in inside)

@@ -1,0 +1,95 @@
+"""An audit as a short report on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kilolayer.audit import Audit, Content, Nearest
+
+# P2, Fig. 4.
+LETTERS = {
+    "original": "a", "bn_after_addition": "b", "relu_before_addition": "c", "relu_only_preactivation": "d",
+    "full_preactivation": "e",
+}  # fmt: skip
+
+
+def show_report(report: Audit) -> None:
+    """Prints what the network is, the nearest of ours, the findings, and what could not be told."""
+    print("\n".join(_lines(report)))
+
+
+def _lines(report: Audit) -> Iterator[str]:
+    how = "traced" if report.source == "traced" else "from the shapes of its weights"
+    yield f"{report.label} ({how})"
+    for name, value in _rows(report.content, traced=report.source == "traced"):
+        yield f"  {name:<12}{value}"
+    if report.nearest:
+        yield f"  {'nearest':<12}{_nearest(report.nearest)}"
+    yield ""
+    for finding in report.findings:
+        where = f" [{finding.where}]" if finding.where else ""
+        yield f"{finding.severity}: {finding.what}{where}"
+        if finding.paper:
+            yield f"    the papers: {finding.paper}"
+    for unknown in report.unknown:
+        yield f"not told: {unknown}"
+    counts = [
+        sum(each.severity == kind for each in report.findings) for kind in ("fault", "deviation", "note")
+    ]
+    faults, deviations, notes = counts
+    yield f"{_count(faults, 'fault')}, {_count(deviations, 'deviation')}, {_count(notes, 'note')}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number or 'no'} {word}{'' if number == 1 else 's'}"
+
+
+def _rows(content: Content, *, traced: bool) -> Iterator[tuple[str, str]]:
+    if content.family:
+        yield "family", content.family
+    if content.arrangement:
+        yield "arrangement", _arrangement(content, traced=traced)
+    if content.branch:
+        yield "unit", _unit(content)
+    if content.shortcut:
+        option = f"; option {content.option} where the shape changes" if content.option in ("A", "B") else ""
+        yield "shortcut", f"{content.shortcut}{option or '; option C' * (content.option == 'C')}"
+    if content.depth is not None:
+        yield "depth", f"{content.depth} weight layers, counted as the papers do"
+    if content.stem:
+        yield "stem", content.stem
+    if content.stages:
+        stages = "; ".join(_stage(s.units, s.inner, s.channels, s.stride) for s in content.stages)
+        yield "stages", stages
+    if content.classes:
+        yield "classes", str(content.classes)
+    yield "parameters", f"{content.parameters:,}"
+
+
+def _arrangement(content: Content, *, traced: bool) -> str:
+    name = content.arrangement or ""
+    letter = f" (P2, Fig. 4 {LETTERS[name]})" if name in LETTERS else ""
+    same = ", ".join(each.replace("_", " ") for each in content.alternatives)
+    how = "here the same function as" if traced else "shapes would also allow"
+    return name.replace("_", " ") + letter + (f"; {how} {same}" if same else "")
+
+
+def _unit(content: Content) -> str:
+    cardinality = f" {content.cardinality}×{content.d}d" if content.cardinality else ""
+    wide = f", {content.widen} times as wide" if (content.widen or 1) > 1 else ""
+    stride = f", stride on the {content.stride_on.replace('x', '×')}" if content.stride_on else ""
+    return f"{content.branch}{cardinality}{wide}{stride}"
+
+
+def _stage(units: int, inner: int, channels: int, stride: int | None) -> str:
+    width = str(channels) if inner == channels else f"{inner}→{channels}"
+    return f"{units} × {width}" + (f" /{stride}" if stride and stride > 1 else "")
+
+
+def _nearest(nearest: Nearest) -> str:
+    choices = "".join(
+        f", {key}={value}" for group in nearest.choices.values() for key, value in group.items()
+    )
+    same = "identical in function" if nearest.identical else "not identical"
+    told = f"; it has {'; '.join(nearest.differences)}" if nearest.differences else ""
+    return f"{nearest.name}{choices}: {same}, {nearest.parameters:,} parameters{told}"

@@ -1,0 +1,1 @@
+"""Small re-creations of networks as others built them, faults and all, and of clean ones."""
