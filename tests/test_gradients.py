@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kilolayer.analysis.gradients import unit_gradients
+from kilolayer.analysis.gradient import unit_gradients
 from kilolayer.networks import Network, ResidualNetwork, Stage, Stem, build
 from kilolayer.units import BASIC, BatchNorm, ResidualUnit, Scaled, Unit
 from tiny_runs import PREACT, network

@@ -1,0 +1,184 @@
+"""How the gradient travels: ∂ε/∂x_l at every unit, and its two terms (P2, Eq. 5 and 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kilolayer.analysis.chain import Chain, Loss
+from kilolayer.analysis.chart import Chart
+from kilolayer.analysis.linear import UnitGradient
+from kilolayer.analysis.numbers import cosine, norm, ratio
+from kilolayer.analysis.shortcut_theory import Factor, ShortcutTheory
+from kilolayer.analysis.wording import by_unit
+
+
+@dataclass(frozen=True)
+class UnitTerms:
+    """∂ε/∂x_l at the input of unit l, split exactly in two; x_L is the end of its stage.
+
+        ∂ε/∂x_l  =  (Π h' f') ∂ε/∂x_L  +  the rest          (P2, Eq. 5 and 8)
+
+    `norm` = ‖∂ε/∂x_l‖, `direct` the norm of the first term, which came through shortcuts (and f) alone,
+    `weights` that of the second, which passed through at least one branch, `cosine` between the two.
+    `predicted` is Eq. 8 for the first term with f = identity: ‖(Π h') ∂ε/∂x_L‖; None where the unit
+    changes shape, and in modules that are not ours unless h(x) = x.
+    """
+
+    name: str
+    stage: int
+    norm: float
+    direct: float
+    weights: float
+    cosine: float
+    predicted: float | None
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """∂ε/∂x_l for every unit of a network on a batch, ε the mean cross-entropy.
+
+    `ends` are ‖∂ε/∂x_L‖ at the end of every stage.
+    """
+
+    network: str
+    units: tuple[UnitTerms, ...]
+    ends: tuple[float, ...]
+
+    def charts(self) -> tuple[Chart, ...]:
+        return (self._terms(), self._left())
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        first, last = self.units[0], self.ends[-1]
+        return (
+            ("‖∂ε/∂x‖ at the first unit's input", f"{first.norm:.3g}"),
+            ("‖∂ε/∂x_L‖ at the last unit's output", f"{last:.3g}"),
+            ("first over last", f"{self.growth:.3g}"),
+            ("direct term that arrives, weakest stage, ‖direct‖ / ‖∂ε/∂x_L‖", f"{self.weakest:.3g}"),
+            ("… and as Eq. 8 predicts", f"{self.predicted:.3g}"),
+        )
+
+    def trend(self) -> tuple[tuple[str, float], ...]:
+        """What is followed over training."""
+        return (("first over last", self.growth), ("direct term that arrives", self.weakest))
+
+    @property
+    def growth(self) -> float:
+        """‖∂ε/∂x‖ at the first unit's input over that at the last one's output."""
+        return self.units[0].norm / self.ends[-1] if self.ends[-1] else 0.0
+
+    @property
+    def weakest(self) -> float:
+        """Of ‖∂ε/∂x_L‖, what comes through shortcuts alone to a stage's start; the least over stages."""
+        return min(ratio(unit.direct, self.ends[unit.stage - 1]) for unit in self._starts)
+
+    @property
+    def predicted(self) -> float:
+        """The same by Eq. 8; NaN where it predicts nothing."""
+        shares = [
+            ratio(unit.predicted, self.ends[unit.stage - 1])
+            for unit in self._starts
+            if unit.predicted is not None
+        ]
+        return min(shares, default=math.nan)
+
+    @property
+    def _starts(self) -> list[UnitTerms]:
+        """Of every stage the first unit that keeps its shape, or else the first."""
+        starts: dict[int, UnitTerms] = {}
+        for unit in self.units:
+            if unit.stage not in starts or starts[unit.stage].predicted is None:
+                starts[unit.stage] = unit
+        return list(starts.values())
+
+    def _terms(self) -> Chart:
+        return Chart(
+            "terms",
+            "The gradient at every unit, and its two ways",
+            "∂ε/∂x_l = ∂ε/∂x_L · (Π h'(x_i) + ∂/∂x_l Σ F̂)   (P2, Eq. 5 and 8)",
+            "residual unit, from the input",
+            "norm",
+            (
+                by_unit("whole ∂ε/∂x_l", [unit.norm for unit in self.units]),
+                by_unit("direct term", [unit.direct for unit in self.units]),
+                by_unit("direct term", [unit.predicted for unit in self.units], "predicted"),
+                by_unit("through weights", [unit.weights for unit in self.units]),
+            ),
+            log_y=True,
+            note=f"through the weakest stage's shortcuts comes {self.weakest:.3g} of ∂ε/∂x_L",
+        )
+
+    def _left(self) -> Chart:
+        ends = [self.ends[unit.stage - 1] for unit in self.units]
+        measured = [ratio(unit.direct, end) for unit, end in zip(self.units, ends, strict=True)]
+        predicted = [
+            None if unit.predicted is None else ratio(unit.predicted, end)
+            for unit, end in zip(self.units, ends, strict=True)
+        ]
+        return Chart(
+            "left",
+            "What shortcuts alone leave of the gradient at the end of the stage",
+            "‖(Π h'(x_i) f'(y_i)) ∂ε/∂x_L‖ / ‖∂ε/∂x_L‖, predicted with f' = 1   (P2, Eq. 8)",
+            "residual unit, from the input",
+            "share of ‖∂ε/∂x_L‖",
+            (by_unit("direct term", measured), by_unit("direct term", predicted, "predicted")),
+            log_y=True,
+            note=f"{self.weakest:.3g} arrives at the weakest stage's start",
+        )
+
+
+def gradient(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    network: str = "",
+    units: Sequence[str] = (),
+    training: bool = True,
+    loss: Loss = functional.cross_entropy,
+) -> Gradient:
+    """Measures ∂ε/∂x_l on the batch `x` (N, C, H, W), `labels` (N,), from the last unit to the first.
+
+    `units` names the units of a model that is not ours. Of a thousand units never more than about 2√L
+    inputs are in memory. The model is left as it was. Raises `InputError` where it has no units.
+    """
+    chain = Chain(model, units, training=training)
+    found: list[UnitTerms] = []
+    ends: dict[int, float] = {}
+    direct = predicted = x  # until the last unit says what they are
+    with ShortcutTheory().watching(chain.order(x).units) as theory:
+        for unit in chain.backward(x, labels, loss):
+            begins = unit.stage not in ends
+            if begins:
+                ends[unit.stage] = norm(unit.gradient)
+            direct = unit.gradient if begins else unit.arrive(direct)
+            predicted = unit.gradient if begins else unit.arrive(predicted)
+            factor = theory.factor(unit.module) or (Factor() if unit.h_is_input else None)
+            direct = unit.shortcut(direct)
+            predicted = direct if factor is None else factor.applied(predicted)
+            found.append(_terms(unit, direct, None if factor is None else predicted))
+    return Gradient(network or type(model).__name__, tuple(reversed(found)), tuple(reversed(ends.values())))
+
+
+def unit_gradients(model: nn.Module, x: Tensor, labels: Tensor) -> list[float]:
+    """‖∂ε/∂x_l‖₂ for every unit l, from the first to the last: the `norm` of `gradient`'s units alone."""
+    norms = [norm(unit.at_input) for unit in Chain(model).backward(x, labels)]
+    return norms[::-1]
+
+
+def _terms(unit: UnitGradient, direct: Tensor, predicted: Tensor | None) -> UnitTerms:
+    rest = unit.at_input - direct
+    through, weights = norm(direct), norm(rest)
+    return UnitTerms(
+        name=unit.name,
+        stage=unit.stage,
+        norm=norm(unit.at_input),
+        direct=through,
+        weights=weights,
+        cosine=cosine(direct, rest),
+        predicted=None if predicted is None else norm(predicted),
+    )

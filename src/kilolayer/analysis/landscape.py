@@ -1,0 +1,175 @@
+"""The loss around a network's weights, along random directions scaled filter by filter (Li et al. 2018).
+
+    L(θ + α δ + β η),   ‖δ_i‖ = ‖η_i‖ = ‖θ_i‖ for every filter i          (arXiv 1712.09913, Sec. 4)
+
+Biases and BN's scales and shifts keep their values, as there. Weights are exchanged for the call, never
+written, so the network cannot come back otherwise than it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from kilolayer.analysis.chart import Chart, Series
+from kilolayer.analysis.subject import Subject
+from kilolayer.analysis.undisturbed import undisturbed
+
+Normalisation = Literal["batch", "running"]
+LINE, GRID, REACH, NEAR = 21, 9, 1.0, 0.02
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Mean cross-entropy on one batch: `line` at (`steps`, 0), `grid[i][j]` at (`ticks[i]`, `ticks[j]`).
+
+    `slope` and `curvature` are dL/dα and d²L/dα² at the weights themselves, so that L + slope·α +
+    curvature·α²/2 is the parabola that belongs to the line. None stands for a loss that is not finite.
+    `mode`: BN with the statistics of the batch under the moved weights, or with its running ones.
+    """
+
+    network: str
+    mode: Normalisation
+    images: int
+    seed: int
+    steps: tuple[float, ...]
+    line: tuple[float | None, ...]
+    ticks: tuple[float, ...]
+    grid: tuple[tuple[float | None, ...], ...]
+    centre: float
+    slope: float
+    curvature: float
+
+    def charts(self) -> tuple[Chart, ...]:
+        return _line_chart(self), _grid_chart(self)
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        flat = [value for row in self.grid for value in row if value is not None]
+        return (
+            ("loss at the weights", f"{self.centre:.4g}"),
+            ("curvature d²L/dα² there", f"{self.curvature:.4g}"),
+            ("loss at α = −1 and 1", f"{_said(self.line[0])}, {_said(self.line[-1])}"),
+            ("lowest and highest loss of the slice", f"{min(flat):.4g}, {max(flat):.4g}"),
+            ("share of the slice not below the centre", f"{_share_above(flat, self.centre):.0%}"),
+            ("BN's statistics", self.mode),
+        )
+
+
+def landscape(
+    subject: Subject,
+    *,
+    seed: int = 0,
+    line: int = LINE,
+    grid: int = GRID,
+    reach: float = REACH,
+    normalisation: Normalisation = "batch",
+) -> Landscape:
+    """The loss of the subject's batch on a line of `line` and a square of `grid` × `grid` points.
+
+    With `normalisation` "batch", the default, BN takes the batch's statistics anew at every point: then the
+    scale of a filter before BN does not matter, which is why its direction may be scaled by its norm.
+    "running" keeps the statistics of the unmoved weights, which do not belong to the moved ones.
+    """
+    model = subject.model
+    first, second = (directions(model, seed * 2 + i) for i in range(2))
+
+    def loss(alpha: float, beta: float = 0.0) -> float:
+        moved = {
+            name: weight + alpha * first[name] + beta * second[name]
+            for name, weight in model.named_parameters()
+            if name in first
+        }
+        with undisturbed(model, training=normalisation == "batch"), torch.no_grad():
+            return float(
+                functional.cross_entropy(functional_call(model, moved, (subject.x,)), subject.labels)
+            )
+
+    steps, ticks = _even(line, reach), _even(grid, reach)
+    before, centre, behind = loss(-NEAR), loss(0.0), loss(NEAR)
+    return Landscape(
+        network=subject.name,
+        mode=normalisation,
+        images=len(subject.x),
+        seed=seed,
+        steps=steps,
+        line=tuple(_finite(loss(step)) for step in steps),
+        ticks=ticks,
+        grid=tuple(tuple(_finite(loss(alpha, beta)) for beta in ticks) for alpha in ticks),
+        centre=centre,
+        slope=(behind - before) / (2 * NEAR),
+        curvature=(behind - 2 * centre + before) / NEAR**2,
+    )
+
+
+def directions(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """A random direction for every weight of two dimensions or more, each filter as long as the weights'.
+
+    A filter is what makes one output: w[i] of a weight (out, …).
+    """
+    random = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2:
+            continue
+        drawn = torch.randn(weight.shape, generator=random, dtype=torch.float64).to(weight)
+        sizes = weight.detach().flatten(1).norm(dim=1) / drawn.flatten(1).norm(dim=1)
+        found[name] = drawn * sizes.view(-1, *[1] * (weight.ndim - 1))
+    return found
+
+
+def _even(count: int, reach: float) -> tuple[float, ...]:
+    return tuple(reach * (2 * i / max(1, count - 1) - 1) for i in range(count))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _said(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+def _share_above(values: Sequence[float], centre: float) -> float:
+    return sum(value >= centre for value in values) / len(values)
+
+
+def _line_chart(found: Landscape) -> Chart:
+    near = [step for step in found.steps if abs(step) <= 0.5]
+    parabola = [found.centre + found.slope * step + found.curvature * step**2 / 2 for step in near]
+    return Chart(
+        "line",
+        "Loss along a filter-normalised direction",
+        "L(θ + α δ), ‖δ_i‖ = ‖θ_i‖;  L(θ) + α L' + α² L''/2",
+        "α",
+        "mean cross-entropy",
+        (
+            Series("measured", found.steps, found.line),
+            Series("parabola of slope and curvature at θ", tuple(near), tuple(parabola), "predicted"),
+        ),
+        note=f"{found.centre:.3g} at the weights, curvature {found.curvature:.3g}",
+    )
+
+
+def _grid_chart(found: Landscape) -> Chart:
+    """The square as lines, which can be read without colours: one for every second β."""
+    lines = [
+        Series(f"β = {beta:+.2g}", found.ticks, tuple(row[place] for row in found.grid))
+        for place, beta in enumerate(found.ticks)
+        if place % 2 == 0
+    ]
+    return Chart(
+        "square",
+        "Loss over a square of two filter-normalised directions",
+        "L(θ + α δ + β η)",
+        "α",
+        "mean cross-entropy",
+        tuple(lines),
+        note="a line for every second β",
+    )

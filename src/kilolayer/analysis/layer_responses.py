@@ -1,0 +1,146 @@
+"""What is known of the layers of a network on a batch, and how it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kilolayer.analysis.chart import Chart
+from kilolayer.analysis.numbers import mean
+from kilolayer.analysis.wording import by_unit, percent
+
+
+@dataclass(frozen=True)
+class LayerResponse:
+    """A convolution's output, behind the BN that reads it where there is one, before ReLU or addition.
+
+    `std` is over all its elements on the batch; `kernel` the side of the convolution's kernel.
+    `predicted`: behind a BN √(mean γ² + var β); else rms(W) · √(mean Σ x²) over the k×k windows it reads,
+    for weights that are independent of x.
+    """
+
+    name: str
+    kernel: int
+    normalised: bool
+    std: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class NormStatistics:
+    """A BN: root mean squares over channels of its input's batch mean and deviation, and of γ and β."""
+
+    name: str
+    mean: float
+    std: float
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class Activity:
+    """A ReLU: `zeros` is the share of its elements that are 0, `dead` that of channels which are 0
+    for every image and position of the batch."""
+
+    channels: int
+    zeros: float
+    dead: float
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Every convolution, BN and ReLU of a network on one batch, in the order in which they ran."""
+
+    network: str
+    layers: tuple[LayerResponse, ...]
+    norms: tuple[NormStatistics, ...]
+    relus: tuple[Activity, ...]
+
+    def spatial(self) -> tuple[LayerResponse, ...]:
+        """The 3×3 layers, which P1's Fig. 7 shows."""
+        return tuple(layer for layer in self.layers if layer.kernel == 3)
+
+    def charts(self) -> tuple[Chart, ...]:
+        return (self._stds(), self._sorted(), self._norms(), self._dead())
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        dead = max((relu.dead for relu in self.relus), default=0.0)
+        return (
+            ("mean std of the 3×3 layers' responses", f"{self.mean_std:.3g}"),
+            ("3×3 layers", str(len(self.spatial()))),
+            ("elements that ReLUs set to 0, mean", percent(mean([relu.zeros for relu in self.relus]))),
+            ("dead channels", percent(self.dead)),
+            ("… in the worst ReLU", percent(dead)),
+            ("largest batch deviation at a BN's input", f"{max((n.std for n in self.norms), default=0):.3g}"),
+        )
+
+    def trend(self) -> tuple[tuple[str, float], ...]:
+        """What is followed over training."""
+        return (("mean std of responses", self.mean_std), ("dead channels", self.dead))
+
+    @property
+    def mean_std(self) -> float:
+        """Over the 3×3 layers."""
+        return mean([layer.std for layer in self.spatial()])
+
+    @property
+    def dead(self) -> float:
+        """The share of all channels behind ReLUs."""
+        channels = sum(relu.channels for relu in self.relus)
+        return sum(relu.dead * relu.channels for relu in self.relus) / channels if channels else 0.0
+
+    def _stds(self) -> Chart:
+        layers = self.spatial()
+        return Chart(
+            "std",
+            "Deviation of the 3×3 layers' responses",
+            "std of BN(W x), before ReLU and addition   (P1, Fig. 7)",
+            "3×3 layer, from the input",
+            "std",
+            (
+                by_unit("response", [layer.std for layer in layers]),
+                by_unit("response", [layer.predicted for layer in layers], "predicted"),
+            ),
+            note=f"mean {self.mean_std:.3g} over {len(layers)} layers"
+            + ("" if any(layer.normalised for layer in layers) else "; no BN reads them, so they are raw"),
+        )
+
+    def _sorted(self) -> Chart:
+        stds = sorted((layer.std for layer in self.spatial()), reverse=True)
+        return Chart(
+            "sorted",
+            "The same, sorted",
+            "std of BN(W x), in descending order   (P1, Fig. 7, below)",
+            "3×3 layer, from the largest",
+            "std",
+            (by_unit("response", stds),),
+        )
+
+    def _norms(self) -> Chart:
+        return Chart(
+            "norms",
+            "What BN meets and what it makes of it",
+            "BN(z) = γ (z − μ) / σ + β",
+            "BN, from the input",
+            "RMS over channels",
+            (
+                by_unit("σ of the batch", [norm.std for norm in self.norms]),
+                by_unit("μ of the batch", [norm.mean for norm in self.norms]),
+                by_unit("γ", [norm.scale for norm in self.norms]),
+                by_unit("β", [norm.shift or None for norm in self.norms]),
+            ),
+            log_y=True,
+        )
+
+    def _dead(self) -> Chart:
+        return Chart(
+            "dead",
+            "What ReLUs set to zero",
+            "max(0, z)",
+            "ReLU, from the input",
+            "share",
+            (
+                by_unit("elements that are 0", [relu.zeros for relu in self.relus]),
+                by_unit("dead channels", [relu.dead for relu in self.relus]),
+            ),
+            note=f"{percent(self.dead)} of all channels are dead on this batch",
+        )

@@ -1,0 +1,144 @@
+"""A residual network seen as an ensemble of paths: how many, what they carry, and what is lost without some.
+
+Theory beside the measurement: path lengths are binomial, and gradients by length follow the mean-field
+recursion of `kilolayer.analysis.path_gradients` at initialisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kilolayer.analysis.chart import Chart, Series
+from kilolayer.analysis.lesions import Lesions, lesions
+from kilolayer.analysis.numbers import positive
+from kilolayer.analysis.path_gradients import (
+    Lengths,
+    PathGradients,
+    path_gradients,
+    predicted_lengths,
+)
+from kilolayer.analysis.subject import Subject
+
+IMAGES = 256
+"""Held-out images for the lesion study."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Gradients by path length; `predicted` is `gradients.together` by theory, at initialisation only.
+
+    `lesions` is None for a network that was never trained, which has nothing to lose.
+    """
+
+    network: str
+    units: int
+    gradients: PathGradients
+    predicted: Lengths | None = None
+    lesions: Lesions | None = None
+
+    def charts(self) -> tuple[Chart, ...]:
+        charts = (_length_chart(self), _single_chart(self))
+        return (*charts, *(_lesion_charts(self.lesions) if self.lesions else ()))
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        found, lost = self.gradients, self.lesions
+        mean = sum(k * share for k, share in enumerate(found.counts))
+        figures = [
+            ("mean length of a path, branches", f"{mean:.4g} of {self.units}"),
+            ("mean length weighted by the gradient's square", f"{found.mean_length:.4g}"),
+        ]
+        if lost is not None:
+            worst = max(lost.single, key=lambda each: each[1])
+            typical = sorted(error for _, error, _ in lost.single)[len(lost.single) // 2]
+            figures += [
+                (f"error on {lost.images} held-out images", f"{lost.error:.2f} %"),
+                ("error without one unit, median", f"{typical:.2f} %"),
+                ("error without one unit, worst", f"{worst[1]:.2f} % (unit {worst[0] + 1})"),
+            ]
+        return tuple(figures)
+
+
+def paths(subject: Subject, *, images: int = IMAGES, seed: int = 0) -> Paths:
+    """Gradients by path length on the subject's batch and, of a trained network, lesions.
+
+    A module that is not ours counts as trained: whether it is only its owner knows.
+    """
+    chain = subject.chain(training=not subject.trained)
+    network = subject.description
+    return Paths(
+        network=subject.name,
+        units=len(chain),
+        gradients=path_gradients(chain, subject.x, subject.labels, seed=seed),
+        predicted=predicted_lengths(network) if network and not subject.trained else None,
+        lesions=(
+            lesions(subject.chain(training=False), *subject.held_out(images), seed=seed)
+            if subject.trained or network is None
+            else None
+        ),
+    )
+
+
+def _length_chart(found: Paths) -> Chart:
+    measured, counts = found.gradients, found.gradients.counts
+    lengths = tuple(float(measured.shortest + k) for k in range(len(measured.together)))
+    end = int(lengths[-1]) + 1
+    series = [
+        Series("gradient of all paths of this length", lengths, positive(measured.together)),
+        Series("share of paths", tuple(map(float, range(end))), positive(counts[:end]), "predicted"),
+    ]
+    if found.predicted:
+        series.append(Series("mean-field theory", lengths, positive(found.predicted), "predicted"))
+    return Chart(
+        "lengths",
+        "Which paths bring the gradient",
+        "∂ε/∂x_0 = ∂ε/∂x_L · Π (∂h_l + ∂F_l),  C(L, k) terms with k branches",
+        "branches on the path, k",
+        "‖Σ over paths of length k‖ / ‖∂ε/∂x_0‖; share of paths",
+        tuple(series),
+        log_y=True,
+        note=f"the gradient comes through {measured.mean_length:.3g} branches on average, "
+        f"a path has {sum(k * share for k, share in enumerate(counts)):.3g} of {found.units}",
+    )
+
+
+def _single_chart(found: Paths) -> Chart:
+    ks, sizes = zip(*found.gradients.alone, strict=True) if found.gradients.alone else ((), ())
+    return Chart(
+        "one-path",
+        "What a single path brings",
+        "‖∂ε/∂x_L · Π_{l in path} ∂F_l · Π_{others} ∂h_l‖ / ‖∂ε/∂x_0‖",
+        "branches on the path, k",
+        "gradient of one path",
+        (Series("one path, on average", tuple(map(float, ks)), positive(sizes)),),
+        log_y=True,
+        note="every branch on a path makes its gradient smaller" if ks else "a plain net has only one path",
+    )
+
+
+def _lesion_charts(lost: Lesions) -> tuple[Chart, Chart]:
+    units = tuple(float(index + 1) for index, _, _ in lost.single)
+    whole = Series(
+        "whole network", (units[0], units[-1]) if units else (), (lost.error,) * min(2, len(units))
+    )
+    one = Chart(
+        "without-one",
+        "Error without one unit",
+        "F_l = 0",
+        "residual unit, from the input",
+        "top-1 error, %",
+        (Series("without this unit", units, tuple(error for _, error, _ in lost.single)), whole),
+        note=f"{lost.error:.3g} % with all units",
+    )
+    several = Chart(
+        "lesions",
+        "Error after several lesions",
+        "",
+        "units deleted, or pairs swapped",
+        "top-1 error, %",
+        tuple(
+            Series(name, tuple(float(k) for k, _ in points), tuple(error for _, error in points))
+            for name, points in (("deleted", lost.deleted), ("swapped", lost.swapped))
+        ),
+        note=f"{lost.error:.3g} % without any",
+    )
+    return one, several

@@ -1,0 +1,142 @@
+"""The layers' responses: their deviations (P1, Fig. 7), BN's statistics, and channels that are dead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from kilolayer.analysis.layer_responses import Activity, LayerResponse, NormStatistics, Responses
+from kilolayer.analysis.numbers import rms
+from kilolayer.analysis.undisturbed import undisturbed
+from kilolayer.errors import InputError
+
+__all__ = ["Activity", "LayerResponse", "NormStatistics", "Responses", "responses"]
+
+
+@torch.no_grad()
+def responses(model: nn.Module, x: Tensor, *, network: str = "", training: bool = True) -> Responses:
+    """Measures every layer in one pass of the batch `x` (N, C, H, W); nothing of it is kept but numbers.
+
+    Any module will do; its units need no naming. `training`: BN uses the batch's statistics, as P1's
+    figure does. Raises `InputError` where the module runs no convolution.
+    """
+    seen = _Seen()
+    with undisturbed(model, training=training), _watching(model, seen), _Relus(seen):
+        model(x)
+    if not seen.layers:
+        raise InputError(f"{type(model).__name__} runs no convolution, so it has no layer responses")
+    return Responses(
+        network or type(model).__name__, tuple(seen.layers), tuple(seen.norms), tuple(seen.relus)
+    )
+
+
+class _Seen:
+    """What has run so far; `last` is the newest convolution's output, until something else has read it."""
+
+    def __init__(self) -> None:
+        self.layers: list[LayerResponse] = []
+        self.norms: list[NormStatistics] = []
+        self.relus: list[Activity] = []
+        self.last: Tensor | None = None
+        self.version = 0
+
+
+@contextmanager
+def _watching(model: nn.Module, seen: _Seen) -> Iterator[None]:
+    with ExitStack() as watched:
+        for name, part in model.named_modules():
+            note = _noted(part)
+            if note is not None:
+                watched.callback(part.register_forward_hook(note(seen, name)).remove)
+        yield
+
+
+Noting = Callable[[_Seen, str], Callable[..., None]]
+
+
+def _noted(part: nn.Module) -> Noting | None:
+    match part:
+        case nn.Conv2d():
+            return _note_convolution
+        case _BatchNorm():
+            return _note_norm
+        case _:
+            return None
+
+
+def _note_convolution(seen: _Seen, name: str) -> Callable[..., None]:
+    def hook(module: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
+        seen.last, seen.version = out, out._version
+        seen.layers.append(
+            LayerResponse(name, int(module.kernel_size[0]), False, _std(out), _unprejudiced(module, args[0]))
+        )
+
+    return hook
+
+
+def _note_norm(seen: _Seen, name: str) -> Callable[..., None]:
+    def hook(module: _BatchNorm, args: tuple[Tensor, ...], out: Tensor) -> None:
+        seen.norms.append(_norm_statistics(name, module, args[0]))
+        # The same tensor can be another by then: out += shortcut.
+        if args[0] is seen.last and args[0]._version == seen.version:
+            read = seen.layers.pop()
+            seen.layers.append(LayerResponse(read.name, read.kernel, True, _std(out), _behind(module)))
+        seen.last = None
+
+    return hook
+
+
+def _norm_statistics(name: str, module: _BatchNorm, z: Tensor) -> NormStatistics:
+    over = [dimension for dimension in range(z.ndim) if dimension != 1]
+    mean, variance = z.double().mean(over), z.double().var(over, unbiased=False)
+    scale, shift = (rms(module.weight), rms(module.bias)) if module.affine else (1.0, 0.0)
+    return NormStatistics(name, rms(mean), float(variance.mean().sqrt()), scale, shift)
+
+
+def _behind(norm: _BatchNorm) -> float:
+    """The deviation of γ ẑ + β over all channels, ẑ of mean 0 and variance 1 in each."""
+    if not norm.affine:
+        return 1.0
+    scale, shift = norm.weight.double(), norm.bias.double()
+    return float((scale.square().mean() + shift.var(unbiased=False)).sqrt())
+
+
+def _unprejudiced(convolution: nn.Conv2d, x: Tensor) -> float:
+    """The deviation of W x where W's entries know nothing of x; the zeros of the padding are counted in."""
+    squares = x.double().square().sum(1, keepdim=True) / convolution.groups
+    window = squares.new_ones(1, 1, *convolution.kernel_size)
+    seen = functional.conv2d(
+        squares, window, None, convolution.stride, convolution.padding, convolution.dilation
+    )
+    return rms(convolution.weight) * math.sqrt(float(seen.mean()))
+
+
+class _Relus(TorchFunctionMode):
+    """Sees every ReLU, be it a module or a function."""
+
+    def __init__(self, seen: _Seen) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("relu", "relu_") and isinstance(out, Tensor) and out.ndim > 1:
+            quiet = (out == 0).transpose(0, 1).flatten(1)
+            self._seen.relus.append(
+                Activity(len(quiet), float(quiet.double().mean()), float(quiet.all(1).double().mean()))
+            )
+        return out
+
+
+def _std(tensor: Tensor) -> float:
+    return float(tensor.double().std(unbiased=False))

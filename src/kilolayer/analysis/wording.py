@@ -1,0 +1,19 @@
+"""Series over units, and figures in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from kilolayer.analysis.chart import Series
+
+
+def by_unit(
+    name: str, values: Sequence[float | None], kind: Literal["measured", "predicted"] = "measured"
+) -> Series:
+    """A value for every unit, numbered from 1."""
+    return Series(name, tuple(float(number) for number, _ in enumerate(values, 1)), tuple(values), kind)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

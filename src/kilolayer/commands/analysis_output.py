@@ -1,0 +1,145 @@
+"""Analyses shown: on the terminal, as JSON, as figures, as a page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from kilolayer import durable
+from kilolayer.analysis.chart import Chart
+from kilolayer.analysis.over_training import OverTraining
+from kilolayer.commands.analysis_run import Measured
+from kilolayer.errors import InputError
+from kilolayer.values import to_json
+
+ROWS = 7
+"""Of a chart's units, so many are shown on a terminal."""
+
+
+def show(found: Sequence[Measured]) -> None:
+    """For every analysis its figures, a column for each network, and its first chart as a small table."""
+    console = Console(highlight=False, markup=False)
+    for what, networks in _gathered(found).items():
+        console.print(f"{what}\n", style="bold")
+        console.print(_figures(networks))
+        for network, those in networks.items():
+            console.print()
+            console.print(_sampled(network, those[0].analysis.charts()[0]))
+        console.print()
+
+
+def _gathered(found: Sequence[Measured]) -> dict[str, dict[str, list[Measured]]]:
+    """By analysis and network: the newest snapshot, and what changed over training where that is known."""
+    gathered: dict[str, dict[str, list[Measured]]] = {}
+    for one in found:
+        networks = gathered.setdefault(one.what, {})
+        earlier = networks.get(one.analysis.network, [])
+        of_training = isinstance(one.analysis, OverTraining)
+        networks[one.analysis.network] = [*earlier, one] if of_training else [one]
+    return gathered
+
+
+def _figures(networks: dict[str, list[Measured]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    columns = [dict(row for one in those for row in one.analysis.summary()) for those in networks.values()]
+    for network in networks:
+        table.add_column(network, justify="right", overflow="fold")
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(column.get(name, "") for column in columns))
+    return table
+
+
+def _sampled(network: str, chart: Chart) -> Table:
+    """A chart at a few places from first to last; predictions are marked by an asterisk."""
+    table = Table(box=None, pad_edge=False, title=f"{chart.title}: {network}", title_justify="left")
+    table.add_column(chart.x_label)
+    for series in chart.series:
+        name = f"{series.name}*" if series.kind == "predicted" else series.name
+        table.add_column(name, justify="right")
+    places = sorted({x for series in chart.series for x in series.x})
+    step = max(1, math.ceil((len(places) - 1) / (ROWS - 1)))
+    known = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
+    for x in dict.fromkeys([*places[::step], *places[-1:]]):
+        table.add_row(f"{x:g}", *(_cell(column.get(x)) for column in known))
+    if any(series.kind == "predicted" for series in chart.series):
+        table.caption, table.caption_justify = "* predicted", "left"
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def print_json(found: Sequence[Measured]) -> None:
+    """A list of results, each with the name of its analysis."""
+    print(json.dumps([_value(one) for one in found], indent=2, ensure_ascii=False))
+
+
+def write(found: Sequence[Measured], folder: str) -> None:
+    """WHAT.json with every result, and WHAT-CHART.svg, networks one below the other."""
+    from kilolayer.report.chart_figures import chart_figure
+
+    for what, networks in _gathered(found).items():
+        content = json.dumps(_record([one for one in found if one.what == what]), ensure_ascii=False)
+        durable.write(Path(folder) / f"{what}.json", content.encode())
+        charts = [
+            (network, chart)
+            for network, those in networks.items()
+            for one in those
+            for chart in one.analysis.charts()
+        ]
+        for name in dict.fromkeys(chart.name for _, chart in charts):
+            panels = [(network, chart) for network, chart in charts if chart.name == name]
+            durable.write(Path(folder) / f"{what}-{name}.svg", chart_figure(panels).encode())
+
+
+def write_page(found: Sequence[Measured], path: str) -> None:
+    """One interactive page of everything."""
+    try:
+        from kilolayer.report.lab import page
+    except ImportError:
+        raise InputError("the interactive page is not part of this installation; leave out --html") from None
+    page([(one.iteration, one.analysis) for one in found], Path(path), provenance=_provenance())
+
+
+def _provenance() -> list[tuple[str, str]]:
+    said = _environment()
+    return [(name, str(said[name])) for name in ("command", "kilolayer", "torch", "processor", "date")]
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    from kilolayer.runs import environment
+    from kilolayer.training import Place
+
+    return environment(Place(torch.device("cpu")), "fp32")
+
+
+def _record(found: Sequence[Measured]) -> dict[str, Any]:
+    return {"environment": _environment(), "results": [_value(one) for one in found]}
+
+
+def _value(one: Measured) -> dict[str, Any]:
+    at = {} if one.iteration is None else {"iteration": one.iteration}
+    return {"analysis": one.what, **at, **_rounded(json.loads(to_json(one.analysis)))}
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits, and None for what JSON has no number for."""
+    match value:
+        case float():
+            return float(f"{value:.6g}") if math.isfinite(value) else None
+        case list():
+            return [_rounded(each) for each in value]
+        case dict():
+            return {key: _rounded(each) for key, each in value.items()}
+        case _:
+            return value

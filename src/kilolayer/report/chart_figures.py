@@ -1,0 +1,66 @@
+"""A chart of an analysis as a figure: networks one below the other on a common axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.analysis.chart import Chart, Series
+from kilolayer.report import canvas, marks
+from kilolayer.report.text import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+_PANEL = 2.1
+"""Inches of a panel's height."""
+_TALLEST = 28
+"""Characters along it."""
+
+
+def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
+    """The SVG of one chart for several networks, by name; predictions are dashed, in their curve's colour."""
+    chart = panels[0][1]
+    names = list(dict.fromkeys(series.name for _, one in panels for series in one.series))
+    values = [y for _, one in panels for series in one.series for y in series.y]
+
+    def paint(figure: Drawing) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        rows = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
+        for axes, (network, one) in zip(rows, panels, strict=True):
+            canvas.frame(axes, "", shortened(one.y_label, _TALLEST))
+            axes.set_title(network, loc="left", fontsize=9.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
+            log = one.log_y and marks.logarithmic(axes, values)
+            for series in one.series:
+                _line(axes, series, names.index(series.name), log)
+            if not log:
+                canvas.plain_ticks(axes.yaxis)
+        predicted = any(series.kind == "predicted" for _, one in panels for series in one.series)
+        rows[-1].set_xlabel(chart.x_label + ("   (dashed: predicted)" if predicted else ""))
+        canvas.legend(figure, names)
+
+    height = 0.5 + _PANEL * len(panels) + canvas.legend_height(names)
+    return canvas.draw(f"{chart.title}: {', '.join(network for network, _ in panels)}", paint, height)
+
+
+def _line(axes: Axes, series: Series, number: int, log: bool) -> None:
+    look: dict[str, Any] = {"ls": "--", "lw": 1.0} if series.kind == "predicted" else {}
+    for points in _unbroken(series):
+        marks.line(axes, *marks.columns(points), number, log, **look)
+    for line in axes.lines:
+        # A line without points has a box without bounds, and several panels then have no room.
+        line.set_in_layout(False)
+
+
+def _unbroken(series: Series) -> list[list[tuple[float, float]]]:
+    """The points in pieces: where there is no value, there is no line."""
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for x, y in zip(series.x, series.y, strict=True):
+        if y is not None:
+            pieces[-1].append((x, y))
+        elif pieces[-1]:
+            pieces.append([])
+    return [piece for piece in pieces if piece]

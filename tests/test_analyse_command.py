@@ -1,0 +1,119 @@
+"""kilolayer analyse: what it is pointed at, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilolayer.__main__ import main
+from kilolayer.commands.analyse import WHAT
+from kilolayer.commands.analyses import ANALYSES
+
+BLOCKS = Path(__file__).with_name("foreign_networks.py")
+NETWORK = "preact_resnet8_cifar"
+SMALL = ("--batch-size", "8")
+OURS = ("decomposition", "gradient", "shortcut", "responses")
+
+
+def results(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    assert main(["analyse", *words, *SMALL, "--json"]) == 0
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = ["--model", NETWORK, "--subset", "64", "--epochs", "2", "--batch-size", "32", "--snapshots", "3"]
+    assert main(["train", *words, "--out", str(folder), "--no-tensorboard"]) == 0
+    return folder
+
+
+def test_every_word_of_the_help_is_an_analysis() -> None:
+    assert tuple(ANALYSES) == WHAT
+
+
+@pytest.mark.parametrize("what", OURS)
+def test_networks_stand_side_by_side(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", what, NETWORK, "resnet8_cifar", *SMALL]) == 0
+    shown = capsys.readouterr().out
+    assert NETWORK in shown
+    assert "resnet8_cifar" in shown
+
+
+def test_figures_repeat_and_follow_the_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    first = results(capsys, "gradient", NETWORK)
+    assert first == results(capsys, "gradient", NETWORK)
+    assert first != results(capsys, "gradient", NETWORK, "--seed", "1")
+
+
+def test_a_run_is_followed_over_its_snapshots(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = results(capsys, "decomposition", str(run))
+    assert [one.get("iteration") for one in found] == [0, 2, 4, None]
+    assert found[-1]["names"] == ["elements that f sets to 0", "residual of Eq. 4"]
+    assert found[-1]["iterations"] == [0, 2, 4]
+
+
+def test_a_weights_file_is_the_trained_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = results(capsys, "responses", str(run / "weights.safetensors"), "--data", "digits")
+    last = results(capsys, "responses", str(run))[-2]
+    mine, theirs = ([layer["name"] for layer in one["layers"]] for one in (found[0], last))
+    assert mine == theirs
+    assert mine
+
+
+def test_units_may_be_ablated(capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = results(capsys, "shortcut", NETWORK, "--shortcut", "scaled:0.9")
+    assert [unit["predicted"] for unit in found["units"]] == [0.9, None, None]
+
+
+def test_a_module_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = results(capsys, "gradient", f"{BLOCKS}:preactivation", "--units", "layer?.*")
+    assert [unit["name"] for unit in found["units"]] == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
+    assert found["network"] == "preactivation"
+
+
+def test_results_and_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "out"
+    words = ["analyse", "gradient", NETWORK, "resnet8_cifar", "--out", str(folder)]
+    assert main([*words, "--html", str(tmp_path / "page.html"), *SMALL]) == 0
+    capsys.readouterr()
+    written = sorted(path.name for path in folder.iterdir())
+    assert written == ["gradient-left.svg", "gradient-terms.svg", "gradient.json"]
+    record = json.loads((folder / "gradient.json").read_text())
+    assert {"command", "torch", "processor", "date"} <= set(record["environment"])
+    assert len(record["results"]) == 2
+    assert NETWORK in (folder / "gradient-terms.svg").read_text()
+    assert "<canvas" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing", NETWORK], "nothing"),
+        (["gradient"], "name a network, a run, a weights file, or FILE.py:CALLABLE"),
+        (["gradient", NETWORK, NETWORK], "is named twice"),
+        (["gradient", "resnet9_cifar"], "depth 9 is not"),
+        (["gradient", NETWORK, "--batch-size", "0"], "--batch-size is 0"),
+        (["gradient", NETWORK, "--batch-size", "5000"], "but there are 1,437 training images"),
+        (["gradient", NETWORK, "--seeds", "0"], "--seeds is 0"),
+        (["gradient", "nowhere.safetensors"], "no run and no weights file at nowhere.safetensors"),
+        (["gradient", "nowhere.py:net"], "no file nowhere.py"),
+        (["gradient", f"{BLOCKS}:nothing"], "has no 'nothing'"),
+        (["gradient", f"{BLOCKS}:names_of"], "names_of is called without arguments, but: missing"),
+        (["gradient", f"{BLOCKS}:UNITS"], "gives tuple, not a torch.nn.Module"),
+        (["gradient", f"{BLOCKS}:original"], "ForeignResNet has no residual units of ours"),
+        (["gradient", f"{BLOCKS}:original", "--units", "layer9"], "no module 'layer9'"),
+    ],
+)
+def test_what_cannot_be_used_is_told_on_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyse", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
