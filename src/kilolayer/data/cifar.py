@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kilolayer.data import cifar_python
 from kilolayer.data.bundle import is_archive, names_in, read
 from kilolayer.data.images import Images, Source
-from kilolayer.data.wording import quoted
+from kilolayer.data.wording import is_text, quoted
 from kilolayer.errors import InputError
 
 PIXELS = 3 * 32 * 32
@@ -107,14 +107,13 @@ def find(root: Path, source: str | None = None) -> tuple[Layout, Path] | None:
 def cifar(layout: Layout, place: Path) -> Source:
     """The data set in this folder or archive: training files are read here, the test file when asked for.
 
-    The python version's test file is gone through once here: nothing but that tells whether it is whole.
+    The test file is gone through once here: nothing but that tells whether it is whole.
     """
     files = read(place, (*layout.train, layout.meta), layout.required)
-    train = _images(layout, {name: files[name] for name in layout.train}, place)
+    train = images(layout, {name: files[name] for name in layout.train}, place)
     title = layout.title if len(train) == 50_000 else f"{layout.title} ({len(train):,} training images)"
-    classes = _classes(layout, files.get(layout.meta), place)
-    if layout.record == 1:
-        _test(layout, place)
+    classes = class_names(layout, files.get(layout.meta), place)
+    _test(layout, place)
 
     def read_train(index: NDArray[np.int64]) -> Images:
         return train[torch.from_numpy(index)]
@@ -123,7 +122,7 @@ def cifar(layout: Layout, place: Path) -> Source:
 
 
 def _test(layout: Layout, place: Path) -> Images:
-    return _images(layout, read(place, (layout.test,), {layout.test: layout.record}), place)
+    return images(layout, read(place, (layout.test,), {layout.test: layout.record}), place)
 
 
 def _recognised(wanted: list[Layout], archive: Path) -> tuple[Layout, Path] | None:
@@ -134,7 +133,8 @@ def _recognised(wanted: list[Layout], archive: Path) -> tuple[Layout, Path] | No
     return (named[0], archive) if named else None
 
 
-def _images(layout: Layout, files: dict[str, bytes], place: Path) -> Images:
+def images(layout: Layout, files: dict[str, bytes], place: Path) -> Images:
+    """The images in the bytes of these files. Raises `InputError`."""
     parts = []
     for name, raw in files.items():
         where = f"{quoted(place)}, {name}"
@@ -150,8 +150,9 @@ def _images(layout: Layout, files: dict[str, bytes], place: Path) -> Images:
     return Images(torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels))
 
 
-def _classes(layout: Layout, meta: bytes | None, place: Path) -> tuple[str, ...]:
+def class_names(layout: Layout, meta: bytes | None, place: Path) -> tuple[str, ...]:
+    """The names in the file of names, or where it has none that will do, the usual ones."""
     found = layout.class_names(meta, f"{quoted(place)}, {layout.meta}") if meta is not None else ()
-    if len(found) == layout.classes and len(set(found)) == layout.classes:
+    if len(found) == len(set(found)) == layout.classes and all(map(is_text, found)):
         return found
     return CLASSES if layout.classes == 10 else tuple(str(number) for number in range(layout.classes))

@@ -38,6 +38,7 @@ class Data:
         all images are squares of one size, else 224.
     validation: training images held out, drawn by `split_seed` without regard to class (P1: 5,000 of 50,000).
     subset: train on only this many of the images left; a smaller subset is part of every larger one.
+    skip_damaged: leave out images of folders and parquet that cannot be used, instead of refusing them all.
     """
 
     source: str = "digits"
@@ -47,6 +48,7 @@ class Data:
     validation: int = 0
     split_seed: int = 0
     subset: int | None = None
+    skip_damaged: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source or "\0" in self.source:
@@ -55,6 +57,8 @@ class Data:
             raise InputError(f"folder: {self.folder!r} is not a path")
         _whole("validation", self.validation, 0, 10**9)
         _whole("split_seed", self.split_seed, 0, 2**63 - 1)
+        if not isinstance(self.skip_damaged, bool):
+            raise InputError(f"skip_damaged: {self.skip_damaged!r} is neither true nor false")
         if self.image_size is not None:
             _whole("image_size", self.image_size, 1, 4096)
         if self.subset is not None:

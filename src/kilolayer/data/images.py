@@ -39,13 +39,17 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set. `name` is how figures name it; `test` is read when first asked for, and not before."""
+    """A data set. `name` is how figures name it; `test` is read when first asked for, and not before.
+
+    `skipped`: the damaged images that were left out, where that was asked for, and why each.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Images
     validation: Images | None
     read_test: Callable[[], Images]
+    skipped: tuple[str, ...] = ()
 
     @cached_property
     def test(self) -> Images:
@@ -74,3 +78,4 @@ class Source:
     count: int
     read_train: Callable[[NDArray[np.int64]], Images]
     read_test: Callable[[], Images]
+    skipped: tuple[str, ...] = ()

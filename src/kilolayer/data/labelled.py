@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,13 +10,15 @@ from numpy.typing import NDArray
 
 from kilolayer.data.cifar import CLASSES
 from kilolayer.data.images import Images, Source
+from kilolayer.data.inspecting import Found, Seen, glance, inspect
 from kilolayer.data.memory import require_memory
-from kilolayer.data.pictures import Form, Header, Pictures, decode, headers
+from kilolayer.data.pictures import Form, Header, Pictures, Unreadable, decode, refuse, unusable
 from kilolayer.data.randomness import shuffled
-from kilolayer.data.wording import listed, quoted
+from kilolayer.data.wording import is_text, listed, quoted
 from kilolayer.errors import InputError
 
 DEFAULT_SIDE = 224
+ADVICE = "; kilolayer check-data lists all that is wrong, --skip-damaged goes on without them"
 
 
 def source(
@@ -24,25 +27,45 @@ def source(
     train: Pictures,
     test: Pictures,
     image_size: int | None,
+    *,
+    skip_damaged: bool = False,
+    skipped: tuple[str, ...] = (),
     kept: int = 0,
 ) -> Source:
-    """Checks everything but the pixels. kept: bytes already in memory. Raises InputError."""
+    """Checks everything but the training pixels, which are decoded before the training begins anyway.
+
+    skip_damaged: leave out the images that cannot be used. skipped: what was left out before.
+    kept: bytes already in memory. Raises InputError.
+    """
     _check_classes(name, classes, train.labels, test.labels)
-    seen = headers(train, "checking the training images")
-    seen_test = headers(test, "checking the test images")
-    form = _form(seen | seen_test, image_size)
+    # What is to be left out must be known before the images are numbered.
+    look = inspect if skip_damaged else glance
+    found = [look(train, "checking the training images"), inspect(test, "checking the test images")]
+    if skip_damaged:
+        skipped += tuple(unusable(train, found[0]) + unusable(test, found[1]))
+        train, test = _usable(train, found[0]), _usable(test, found[1])
+        _check_classes(name, classes, train.labels, test.labels)
+    elif any(isinstance(one, Unreadable) for part in found for one in part):
+        # All that is wrong is said at once.
+        refuse([train, test], [inspect(train, "checking the training images"), found[1]], ADVICE)
+    seen = {one.header for part in found for one in part if isinstance(one, Seen)}
+    form = _form(seen, image_size)
     each = form.side**2 * form.channels
-    title = _title(name, classes, seen | seen_test, (len(train), len(test)))
+    title = _title(name, classes, seen, (len(train), len(test)))
 
     def read_train(index: NDArray[np.int64]) -> Images:
         images = len(index) + len(test)
         require_memory(kept + each * images, f"{images:,} images of {form.side}×{form.side}")
-        return decode(train.take(index), form, "reading the training images")
+        return decode(train.take(index), form, "reading the training images", ADVICE)
 
     def read_test() -> Images:
         return decode(test, form, "reading the test images")
 
-    return Source(title, classes, len(train), read_train, read_test)
+    return Source(title, classes, len(train), read_train, read_test, skipped)
+
+
+def _usable(pictures: Pictures, found: list[Found]) -> Pictures:
+    return pictures.take(np.flatnonzero([isinstance(one, Seen) for one in found]))
 
 
 def fifth(labels: NDArray[np.int64], classes: tuple[str, ...], seed: int) -> NDArray[np.bool_]:
@@ -77,6 +100,11 @@ def _check_classes(
 ) -> None:
     if len(classes) < 2:
         raise InputError(f"{quoted(name)}: {len(classes)} class, but at least 2 are needed")
+    unfit = [quoted(one) for one, count in Counter(classes).items() if count > 1 or not is_text(one)]
+    if unfit:
+        raise InputError(
+            f"{quoted(name)}: {len(unfit)} class names are no text, or twice there: {listed(unfit)}"
+        )
     in_train, in_test = set(train.tolist()), set(test.tolist())
     _refuse_missing(name, "training", [classes[label] for label in sorted(in_test - in_train)])
     _refuse_missing(name, "test", [classes[label] for label in sorted(in_train - in_test)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def load(data: Data) -> Splits:
     train, validation = split(found.count, data)
     both = found.read_train(np.concatenate([train, validation]))
     held_out = both[len(train) :] if len(validation) else None
-    return Splits(found.name, found.classes, both[: len(train)], held_out, found.read_test)
+    return Splits(found.name, found.classes, both[: len(train)], held_out, found.read_test, found.skipped)
 
 
 def split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -52,9 +53,24 @@ def find(data: Data) -> Source:
     """The data set that a description means, not yet decoded."""
     if data.source == "digits":
         return _resized(digits(), data.image_size)
+    if found := cifar_at(data):
+        return _resized(cifar.cifar(*found), data.image_size)
+    path = Path(os.path.expanduser(data.source))
+    if parquet_files(path):
+        return parquet(path, data)
+    if path.is_dir():
+        return folder(path, data)
+    raise InputError(f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder")
+
+
+def cifar_at(data: Data) -> tuple[cifar.Layout, Path] | None:
+    """The CIFAR that is meant; None where the path holds something else. `InputError` where nothing is."""
     if data.source in BUILT_IN:
-        return _resized(cifar.cifar(*_named(data)), data.image_size)
-    return _at(Path(os.path.expanduser(data.source)), data)
+        return _named(data)
+    path = Path(os.path.expanduser(data.source))
+    if not os.path.isdir(path) and not os.path.isfile(path):
+        raise InputError(f"data: {quoted(path)} does not exist and is none of {', '.join(BUILT_IN)}")
+    return cifar.find(path)
 
 
 def _named(data: Data) -> tuple[cifar.Layout, Path]:
@@ -70,18 +86,6 @@ def _named(data: Data) -> tuple[cifar.Layout, Path]:
     return found
 
 
-def _at(path: Path, data: Data) -> Source:
-    if not os.path.isdir(path) and not os.path.isfile(path):
-        raise InputError(f"data: {quoted(path)} does not exist and is none of {', '.join(BUILT_IN)}")
-    if found := cifar.find(path):
-        return _resized(cifar.cifar(*found), data.image_size)
-    if parquet_files(path):
-        return parquet(path, data.image_size, data.split_seed)
-    if path.is_dir():
-        return folder(path, data.image_size, data.split_seed)
-    raise InputError(f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder")
-
-
 def _resized(source: Source, side: int | None) -> Source:
     """The same data set with each image resized to `side` (bilinear, antialiased)."""
     if side is None:
@@ -92,7 +96,7 @@ def _resized(source: Source, side: int | None) -> Source:
         return _to_side(source.read_train(index), side)
 
     read_test: Callable[[], Images] = lambda: _to_side(source.read_test(), side)  # noqa: E731 - beside its twin
-    return Source(source.name, source.classes, source.count, read_train, read_test)
+    return replace(source, read_train=read_train, read_test=read_test)
 
 
 def _to_side(images: Images, side: int) -> Images:

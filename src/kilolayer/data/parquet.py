@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kilolayer.data.describe import Data
 from kilolayer.data.images import Source
 from kilolayer.data.labelled import fifth, source
 from kilolayer.data.memory import require_memory
@@ -25,22 +26,22 @@ def parquet_files(root: Path) -> list[Path]:
     return sorted(root.glob("*.parquet")) or sorted((root / "data").glob("*.parquet"))
 
 
-def parquet(root: Path, image_size: int | None, split_seed: int) -> Source:
+def parquet(root: Path, data: Data) -> Source:
     """The data set in this file or folder. Raises InputError."""
-    train_tables, test_tables = ([Table(path) for path in paths] for paths in _parts(root))
+    train_tables, test_tables = ([Table(path) for path in paths] for paths in parts(root))
     kept = sum(table.size for table in (*train_tables, *test_tables))
     require_memory(kept, f"the encoded images of {quoted(root)}")
     train_rows, test_rows = [table.read() for table in train_tables], [table.read() for table in test_tables]
     classes = _classes(train_rows + test_rows)
-    train, test = _pictures(train_rows), _pictures(test_rows)
+    train, test = pictures(train_rows), pictures(test_rows)
     if not test_tables:
-        drawn = fifth(train.labels, classes, split_seed)
+        drawn = fifth(train.labels, classes, data.split_seed)
         train, test = train.take(np.flatnonzero(~drawn)), train.take(np.flatnonzero(drawn))
     name = root.resolve().stem if root.is_file() else root.resolve().name
-    return source(name, classes, train, test, image_size, kept)
+    return source(name, classes, train, test, data.image_size, skip_damaged=data.skip_damaged, kept=kept)
 
 
-def _parts(root: Path) -> tuple[list[Path], list[Path]]:
+def parts(root: Path) -> tuple[list[Path], list[Path]]:
     """Training and test files, by how their names begin; a single file or any other names: training."""
     files = parquet_files(root)
     if root.is_file():
@@ -53,7 +54,8 @@ def _parts(root: Path) -> tuple[list[Path], list[Path]]:
     return train or files, test
 
 
-def _pictures(part: list[Rows]) -> Pictures:
+def pictures(part: list[Rows]) -> Pictures:
+    """The rows of these tables, one after the other."""
     labels = [rows.labels for rows in part]
     starts = np.cumsum([0, *(len(each) for each in labels)])
 
@@ -72,9 +74,13 @@ def _pictures(part: list[Rows]) -> Pictures:
     return Pictures(np.concatenate([np.empty(0, np.int64), *labels]), raw, where)
 
 
+def class_count(part: list[Rows]) -> int:
+    """As many as there are names, or else as the greatest label asks for."""
+    return len(part[0].names) or min(MOST_CLASSES, 1 + max(int(rows.labels.max()) for rows in part))
+
+
 def _classes(part: list[Rows]) -> tuple[str, ...]:
-    names = part[0].names
-    count = len(names) or min(MOST_CLASSES, 1 + max(int(rows.labels.max()) for rows in part))
+    names, count = part[0].names, class_count(part)
     for rows in part:
         wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= count))
         if len(wrong):

@@ -1,19 +1,19 @@
 """Encoded pictures (JPEG, PNG …) from files or tables: checked first, then decoded once into memory.
 
-Sizes and formats are read from the headers of all pictures before anything is decoded, so that what is
-wrong with any of them, in the test set too, is said before the training begins. The test set's pixels are not
-decoded until it is asked for (a JPEG or PNG whose end is missing is the exception: only decoding tells).
+What is wrong with any of them, in the test set too, is said before the training begins (`inspecting`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,8 +29,13 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none that Pill
 GREY = ("1", "L", "I;16", "I;16B", "I;16L")
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 MOST_PIXELS = 50_000_000
+LARGE = 10_000_000
+_ONE_LARGE = Lock()  # so many threads, each with a picture of 50 million pixels, would fill the memory
 CHUNK = 64
 T = TypeVar("T")
+
+
+Kind = Literal["damaged", "empty", "too_large"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,18 @@ class Header:
     size: tuple[int, int]
     grey: bool
 
+    @classmethod
+    def of(cls, image: Image.Image) -> Header:
+        return cls(str(image.format), image.size, image.mode in GREY)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that cannot be used, and why."""
+
+    reason: str
+    kind: Kind = "damaged"
+
 
 @dataclass(frozen=True)
 class Form:
@@ -68,19 +85,14 @@ class Form:
         return 1 if self.grey else 3
 
 
-def headers(pictures: Pictures, what: str) -> set[Header]:
-    """The kinds of headers there are. Raises InputError naming the first pictures that are none."""
-    return set(_each(pictures, _header, what))
-
-
-def decode(pictures: Pictures, form: Form, what: str) -> Images:
+def decode(pictures: Pictures, form: Form, what: str, advice: str = "") -> Images:
     """All pictures as uint8 (N, C, side, side): the centred square, resized. Raises InputError."""
     pixels = np.empty((len(pictures), form.side, form.side, form.channels), np.uint8)
 
     def into(image: Image.Image, i: int) -> None:
         pixels[i] = np.asarray(_square(image, form)).reshape(pixels.shape[1:])
 
-    _each(pictures, into, what)
+    refuse([pictures], [each(pictures, into, what)], advice)
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Images(tensor, torch.from_numpy(pictures.labels.copy()))
 
@@ -97,10 +109,6 @@ def _square(image: Image.Image, form: Form) -> Image.Image:
     return converted.resize((side, side), Image.Resampling.BILINEAR, box=box)
 
 
-def _header(image: Image.Image, i: int) -> Header:
-    return Header(str(image.format), image.size, image.mode in GREY)
-
-
 def _ends(raw: Path | bytes, format: str | None) -> bool:
     """Whether the mark that ends this format stands near the end."""
     mark = ENDS.get(format or "", b"")
@@ -111,40 +119,66 @@ def _ends(raw: Path | bytes, format: str | None) -> bool:
         return mark in file.read()
 
 
+class Refused(ValueError):
+    """A picture that is not even opened: its reason and kind."""
+
+
 def _opened(pictures: Pictures, i: int, use: Callable[[Image.Image, int], T]) -> T:
     raw = pictures.raw(i)
+    if not (raw if isinstance(raw, bytes) else raw.stat().st_size):
+        raise Refused("empty", "empty")
     with Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS) as image:
         if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} pixels, more than {MOST_PIXELS // 10**6} million")
-        result = use(image, i)
-        if not _ends(raw, image.format):
-            image.load()
-        return result
+            said = f"{image.width}×{image.height} pixels, more than {MOST_PIXELS // 10**6} million"
+            raise Refused(said, "too_large")
+        with _turn(image):
+            result = use(image, i)
+            if not _ends(raw, image.format):
+                image.load()
+            return result
 
 
-def _each(pictures: Pictures, use: Callable[[Image.Image, int], T], what: str) -> list[T]:
-    """Applies `use` to every opened picture, in threads; collects what went wrong and raises it together."""
-    wrong: list[tuple[int, str]] = []
+def _turn(image: Image.Image) -> AbstractContextManager[object]:
+    return _ONE_LARGE if image.width * image.height > LARGE else nullcontext()
 
-    def some(start: int) -> tuple[int, list[T]]:
-        done = []
+
+def each(pictures: Pictures, use: Callable[[Image.Image, int], T], what: str) -> list[T | Unreadable]:
+    """Applies `use` to every opened picture, in threads."""
+
+    def one(i: int) -> T | Unreadable:
+        try:
+            return _opened(pictures, i, use)
+        except Refused as refused:
+            return Unreadable(*refused.args)
+        except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+            return Unreadable(_reason(error))
+
+    def some(start: int) -> tuple[int, list[T | Unreadable]]:
         end = min(start + CHUNK, len(pictures))
-        for i in range(start, end):
-            try:
-                done.append(_opened(pictures, i, use))
-            except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-                wrong.append((i, _reason(error)))
-        return end - start, done
+        return end - start, [one(i) for i in range(start, end)]
 
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         # Pillow warns of sizes and of damaged metadata: refused above, or harmless
         warnings.simplefilter("ignore")
         chunks = follow(pool.map(some, range(0, len(pictures), CHUNK)), len(pictures), what)
-        results = [result for chunk in chunks for result in chunk]
-    if wrong:
-        reasons = [f"{pictures.where(i)} ({reason})" for i, reason in sorted(wrong)]
-        raise InputError(f"data: {len(wrong):,} of {len(pictures):,} images are unusable: {listed(reasons)}")
-    return results
+        return [result for chunk in chunks for result in chunk]
+
+
+def refuse(parts: Sequence[Pictures], found: Sequence[Sequence[object]], advice: str = "") -> None:
+    """Raises `InputError` naming the first of those pictures, in all parts together, that cannot be used."""
+    reasons = [text for part, seen in zip(parts, found, strict=True) for text in unusable(part, seen)]
+    if reasons:
+        images = sum(map(len, parts))
+        raise InputError(
+            f"data: {len(reasons):,} of {images:,} images are unusable: {listed(reasons)}{advice}"
+        )
+
+
+def unusable(pictures: Pictures, found: Sequence[object]) -> list[str]:
+    """Where those pictures are that cannot be used, and why."""
+    return [
+        f"{pictures.where(i)} ({one.reason})" for i, one in enumerate(found) if isinstance(one, Unreadable)
+    ]
 
 
 def _reason(error: Exception) -> str:

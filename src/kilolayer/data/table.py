@@ -43,11 +43,10 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        arrow = _arrow()
-        self._file = _trying(path, lambda: arrow.parquet.ParquetFile(path))
+        self._file = _trying(path, lambda: arrow().parquet.ParquetFile(path))
         self._schema = self._file.schema_arrow
         images = [field.name for field in self._schema if _holds_bytes(field.type)]
-        labels = [field.name for field in self._schema if arrow.types.is_integer(field.type)]
+        labels = [field.name for field in self._schema if arrow().types.is_integer(field.type)]
         self.image = self._first(
             [name for name in IMAGE if name in images] or images, "struct of image bytes", IMAGE
         )
@@ -60,7 +59,7 @@ class Table:
         labels = self._read(self.label)
         if labels.null_count or not len(labels):
             raise InputError(f"{quoted(self.path)}: {labels.null_count:,} of {len(labels):,} labels are null")
-        encoded = _trying(self.path, lambda: _arrow().compute.struct_field(self._read(self.image), "bytes"))
+        encoded = _trying(self.path, lambda: arrow().compute.struct_field(self._read(self.image), "bytes"))
         return Rows(self.path, self.names(), np.asarray(labels.to_numpy(), np.int64), encoded)
 
     def names(self) -> tuple[str, ...]:
@@ -84,14 +83,15 @@ class Table:
 
 
 def _holds_bytes(kind: Any) -> bool:
-    types = _arrow().types
+    types = arrow().types
     if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
         return False
     inner = kind.field("bytes").type
     return bool(types.is_binary(inner) or types.is_large_binary(inner))
 
 
-def _arrow() -> Any:
+def arrow() -> Any:
+    """pyarrow. Raises `InputError` where it is missing."""
     try:
         import pyarrow.compute
         import pyarrow.parquet

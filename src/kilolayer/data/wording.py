@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 
 def quoted(thing: object) -> str:
     """The text in quotes, with line breaks, control characters and broken encodings escaped."""
     return repr(str(thing))
+
+
+def is_text(name: str) -> bool:
+    """Whether this can be written and shown: no control characters, no broken encodings."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
 def listed(things: Sequence[str], most: int = 10) -> str:

@@ -1,0 +1,69 @@
+"""kilolayer check-data: a data set read whole, before hours of training depend on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from kilolayer.commands.flags import OptionalFolder, Switch
+
+if TYPE_CHECKING:
+    from kilolayer.data.checking import Report
+
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class CheckData:
+    """Read a whole data set and name what is wrong with it.
+
+    Images that are damaged, empty or too large, labels and classes that do not
+    fit, the same pixels twice or in train and test, odd names. What was read
+    once is remembered in ~/.cache/kilolayer, by path, size and time of change.
+
+    Exit status: 0 nothing is wrong, 1 something is, 2 there are no such data.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="PATH")]
+    """digits, cifar10, cifar100, a CIFAR folder or archive, a folder with one folder of images per class,
+    or parquet."""
+    data_folder: OptionalFolder = None
+    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    json: Switch = False
+    """Print JSON, with all the places and not only the first ten of each kind."""
+
+
+def check_data(options: CheckData) -> int:
+    """Reads, prints, and returns 0 where nothing was found, otherwise 1."""
+    from kilolayer.data import Data
+    from kilolayer.data.checking import check
+
+    report = check(Data(options.data, options.data_folder))
+    if options.json:
+        print(_json(options.data, report))
+    else:
+        _print(options.data, report)
+    return 1 if report.findings else 0
+
+
+def _json(source: str, report: Report) -> str:
+    findings = [{**asdict(one), "count": len(one.places), "refused": one.refused} for one in report.findings]
+    # As ASCII: names that are no text can be among them.
+    return json.dumps({"data": source, **asdict(report), "findings": findings}, indent=2)
+
+
+def _print(source: str, report: Report) -> None:
+    from kilolayer.data.checking import KINDS
+
+    counts = ", ".join(f"{count:,} {name} images" for name, count in report.images.items())
+    print(f"{source}: {counts or 'no images'}, {report.classes:,} classes")
+    for one in report.findings:
+        print(f"\n{len(one.places):,}: {KINDS[one.kind]}{'; training refuses them' if one.refused else ''}")
+        print("\n".join(f"  {place}" for place in one.places[:SHOWN]))
+        if len(one.places) > SHOWN:
+            print(f"  and {len(one.places) - SHOWN:,} more (all with --json)")
+    if not report.findings:
+        print("nothing wrong was found")

@@ -1,0 +1,96 @@
+"""Whether a state dict is a network's: what matches by name and shape, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.data.wording import listed, shortened
+from kilolayer.errors import InputError
+
+COUNTER = ".num_batches_tracked"
+"""BN's count of batches is no weight: our BN has none, nor have files from before PyTorch 0.4.1."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A state dict beside a network: `matched` of `total` tensors, and the names of all others.
+
+    wrong: what stands in both with another shape or an unfit type, in words.
+    """
+
+    matched: int
+    total: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        return not (self.missing or self.unexpected or self.wrong)
+
+    def __str__(self) -> str:
+        others = {"missing": self.missing, "unexpected": self.unexpected, "wrong": self.wrong}
+        parts = [
+            f"{len(names):,} {called}: {listed([shortened(name, 120) for name in names], 5)}"
+            for called, names in others.items()
+            if names
+        ]
+        return "; ".join([f"matched {self.matched:,} of {self.total:,} tensors", *parts])
+
+
+def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
+    """How `state` fits `model`, which stays as it is."""
+    own = _needed(model, state)
+    shared = [name for name in own if name in state]
+    wrong = {name: said for name in shared if (said := _unfit(own[name], state[name]))}
+    return Fit(
+        matched=len(shared) - len(wrong),
+        total=len(own),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own and not name.endswith(COUNTER)),
+        wrong=tuple(f"{name} ({said})" for name, said in wrong.items()),
+    )
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> Fit:
+    """Loads `state` into `model` and says how it fits.
+
+    A tensor that is missing, of another shape or not finite is always an error: nothing keeps its random
+    initialisation. `strict=False` only passes over what the network has no place for.
+
+    Raises `InputError` with the counts and names, and leaves the model as it was.
+    """
+    found = compare(model, state)
+    if not found.matched:
+        raise InputError(f"the weights are of another network: {found}")
+    if found.missing or found.wrong or (strict and found.unexpected):
+        raise InputError(f"the weights do not fit the network: {found}")
+    bad = [name for name in _needed(model, state) if not bool(state[name].isfinite().all())]
+    if bad:
+        raise InputError(
+            f"{len(bad):,} tensors of the weights hold values that are not finite: {listed(bad, 5)}"
+        )
+    model.load_state_dict({name: state.get(name, value) for name, value in model.state_dict().items()})
+    return found
+
+
+def _needed(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's tensors, without the counters that `state` lacks."""
+    own: dict[str, Tensor] = model.state_dict()
+    return {name: value for name, value in own.items() if name in state or not name.endswith(COUNTER)}
+
+
+def _unfit(own: Tensor, given: Tensor) -> str | None:
+    if own.shape != given.shape:
+        return f"{_sizes(given)}, not {_sizes(own)}"
+    if own.dtype.is_floating_point != given.dtype.is_floating_point or given.dtype == torch.bool:
+        return f"{given.dtype}, not {own.dtype}".replace("torch.", "")
+    return None
+
+
+def _sizes(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "one number"

@@ -1,0 +1,143 @@
+"""A state dict from a file of anyone's: safetensors, or what `torch.save` wrote."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kilolayer.data.wording import listed, quoted, shortened
+from kilolayer.errors import InputError
+from kilolayer.runs.weights import HEADER, read_tensors, read_weights
+from kilolayer.weights import legacy, zipped
+
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "state",
+    "params", "weights", "params_ema", "state_dict_ema", "model_ema", "ema",
+)  # fmt: skip
+"""The keys under which training scripts put their weights, the first that is there being taken."""
+DEEPEST = 3
+TYPES = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
+OTHERS = {
+    b"\x89HDF": "an HDF5 file, as Keras writes them",
+    b"\x1f\x8b": "gzip",
+    b"GGUF": "GGUF",
+    b"PK\x05\x06": "an empty zip archive",
+    b"": "an empty file",
+}
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file, as dense tensors on the CPU by name; no code in the file is ever run.
+
+    Read are safetensors and what `torch.save` writes (.pt, .pth, .tar, .bin, .ckpt; by content, whatever the
+    name), a state dict itself or one inside a checkpoint's dictionary (`WRAPPERS`). The prefixes of wrappers
+    are taken off: `module.` (DataParallel) and `_orig_mod.` (torch.compile). Of our own files the input
+    statistics are left out, since they are no weights. The tensors are copies: the file may go.
+
+    Raises `InputError` in one line for a missing, damaged or foreign file; for one that asks for code (a
+    pickled object, a whole module, TorchScript); for sparse, quantised, complex or deviceless tensors; and
+    for one that declares more than it holds, before that is allocated.
+    """
+    path = Path(path)
+    content = _content(path)
+    state = _named(path, content)
+    for name, value in state.items():
+        _check(path, name, value)
+    _check_size(path, state)
+    return _unprefixed(path, {name: value.detach().clone() for name, value in state.items()})
+
+
+def _content(path: Path) -> Any:
+    # A pipe or a device would never end.
+    if not os.path.isfile(path):
+        raise InputError(f"{quoted(path)}: {'is no file' if os.path.exists(path) else 'no such file'}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise InputError(f"{quoted(path)}: cannot be read ({error.strerror})") from None
+    if start.startswith(b"PK\x03\x04"):
+        return zipped.load(path)
+    if start.startswith(legacy.MAGIC):
+        return legacy.load(path)
+    if start[8:9] == b"{":
+        tensors, header = read_tensors(path)
+        return read_weights(path).model.state_dict() if HEADER in header else tensors
+    raise InputError(f"{quoted(path)}: {_kind(start)}; allowed: safetensors, or what torch.save wrote")
+
+
+def _kind(start: bytes) -> str:
+    if start[:1] == b"\x80":
+        return "a pickle, which could run code, and none of torch.save's"
+    known = [said for mark, said in OTHERS.items() if mark and start.startswith(mark)]
+    return known[0] if known else "no file of weights" if start else OTHERS[b""]
+
+
+def _named(path: Path, found: Any) -> dict[str, Any]:
+    """The dictionary of tensors in what the file holds. `dict.items`: a file can shadow the method."""
+    for _ in range(DEEPEST):
+        if not isinstance(found, dict) or not found:
+            break
+        inner = dict(dict.items(found))
+        if any(isinstance(value, Tensor) for value in inner.values()) and not _wrapped(inner):
+            return inner
+        if (key := _wrapped(inner)) is None:
+            names = listed([repr(shortened(str(name), 40)) for name in inner], 5)
+            raise InputError(f"{quoted(path)}: no weights under its keys {names}")
+        found = inner[key]
+    what = "an empty dictionary" if isinstance(found, dict) and not found else f"a {type(found).__name__}"
+    raise InputError(f"{quoted(path)}: holds {what}, no dictionary of tensors by name")
+
+
+def _wrapped(found: dict[Any, Any]) -> str | None:
+    return next((key for key in WRAPPERS if isinstance(found.get(key), dict)), None)
+
+
+def _check(path: Path, name: object, value: object) -> None:
+    where = f"{quoted(path)}: {shortened(repr(name), 120)}"
+    if not isinstance(name, str):
+        raise InputError(f"{where} is a {type(name).__name__}, but tensors go by names")
+    if not isinstance(value, Tensor):
+        raise InputError(f"{where} is a {type(value).__name__}, but weights are tensors")
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        raise InputError(f"{where} is a sparse, quantised or deviceless tensor; weights are plain ones")
+    if value.dtype not in TYPES:
+        raise InputError(
+            f"{where} is of type {_short(value.dtype)}; allowed: {', '.join(map(_short, TYPES))}"
+        )
+
+
+def _check_size(path: Path, state: dict[str, Tensor]) -> None:
+    """Strides of 0 make gigabytes of four bytes; twice the file leaves room for tensors that are shared."""
+    declared = sum(math.prod(value.shape) * value.element_size() for value in state.values())
+    if declared > 2 * os.path.getsize(path):
+        raise InputError(
+            f"{quoted(path)}: declares {declared:,} bytes of tensors in a file of {os.path.getsize(path):,}"
+        )
+
+
+def _short(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def _unprefixed(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def shorter(name: str) -> str:
+        return name.removeprefix("module.") if all(key.startswith("module.") for key in state) else name
+
+    while (
+        plain := {shorter(name).replace("_orig_mod.", ""): value for name, value in state.items()}
+    ) != state:
+        if len(plain) != len(state):
+            raise InputError(
+                f"{quoted(path)}: has tensors whose names differ by 'module.' or '_orig_mod.' only"
+            )
+        state = plain
+    return state
