@@ -1,5 +1,20 @@
 """What every test needs: one thread each, since the suite runs on all cores at once."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 
+from kilolayer.data import remembered
+
+pytest_plugins = ["fault_counts"]
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests look at is not remembered in the user's own cache."""
+    place = tmp_path_factory.mktemp("cache") / "images.sqlite"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remembered, "place", lambda: place)
+        yield

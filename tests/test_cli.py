@@ -132,7 +132,7 @@ def test_completion_names_commands_and_options(capsys: pytest.CaptureFixture[str
     assert main(["completion", "bash"]) == 0
     shown = capsys.readouterr().out
     assert "evaluate" in shown
-    assert "--grad-checkpointing" in shown
+    assert "--memory" in shown
 
 
 def test_train_leaves_a_whole_run(run: Path) -> None:

@@ -28,7 +28,7 @@ VARIANTS = {
     "dropout": tiny(replace(PREACT, h=Dropout(0.5))),
     "bf16, channels last": tiny(precision="bf16", channels_last=True),
     "validation": tiny(validation=20),
-    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), grad_checkpointing=True),
+    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), memory="balanced"),
     "seldom evaluated": tiny(evaluate_every=2),
     "no momentum": with_recipe(tiny(), momentum=0.0),
 }

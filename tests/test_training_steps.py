@@ -132,7 +132,7 @@ def test_an_epoch_sees_whole_batches_of_images_each_at_most_once(monkeypatch: py
 def test_recomputing_units_changes_no_bit(shortcut: Dropout | None) -> None:
     unit = replace(BASIC, arrangement=FULL_PREACT)
     unit = replace(unit, h=shortcut) if shortcut else unit
-    plain, saving = trained(tiny(unit)), trained(tiny(unit, grad_checkpointing=True))
+    plain, saving = trained(tiny(unit)), trained(tiny(unit, memory="smallest"))
     assert saving.model.grad_checkpointing
     assert equal(plain.model.state_dict(), saving.model.state_dict())
 

@@ -2,6 +2,7 @@
 
 A command is a word in `COMMANDS`: `kilolayer.commands.<word>` has a dataclass of that name, capitalised,
 whose fields are the options, and a function of that name, which takes them and returns the exit status.
+`check-data` is `check_data` there, and its dataclass `CheckData`.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ COMMANDS = (
     "predict",
     "models",
     "show",
+    "analyse",
+    "audit",
     "recipes",
     "reproduce",
     "report",
+    "bench",
+    "lens",
+    "check-data",
+    "doctor",
     "completion",
 )
 
@@ -68,7 +75,8 @@ def parse(argv: Sequence[str]) -> Any:
 
 def options_type(command: str) -> Any:
     """The dataclass of a command's options."""
-    return getattr(import_module(f"kilolayer.commands.{command}"), command.capitalize())
+    home = import_module(f"kilolayer.commands.{command.replace('-', '_')}")
+    return getattr(home, "".join(word.capitalize() for word in command.split("-")))
 
 
 def _commands(*, brief: bool) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
+import shutil
 from pathlib import Path
 
 from kilolayer.errors import InputError
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -22,7 +25,7 @@ def write(path: Path, content: bytes) -> None:
         make_folder(path.parent)
         _replace(path, content)
     except OSError as error:
-        raise refusal(f"cannot write {path} ({len(content):,} bytes)", error) from error
+        raise refusal(f"cannot write {path} ({len(content):,} bytes)", error, path.parent) from error
 
 
 def append(path: Path, content: bytes) -> None:
@@ -36,12 +39,30 @@ def append(path: Path, content: bytes) -> None:
         if new:
             sync_folder(path.parent)
     except OSError as error:
-        raise refusal(f"cannot write {path}", error) from error
+        raise refusal(f"cannot write {path}", error, path.parent) from error
 
 
-def refusal(what: str, error: OSError) -> InputError:
-    """`what` could not be done, and the system's reason, on one line."""
-    return InputError(f"{what}: {error.strerror or error}")
+def cut(path: Path, length: int) -> None:
+    """Shortens `path`, where it is there, to its first `length` bytes."""
+    try:
+        if path.exists():
+            os.truncate(path, length)
+    except OSError as error:
+        raise refusal(f"cannot write {path}", error, path.parent) from error
+
+
+def refusal(what: str, error: OSError, folder: Path | None = None) -> InputError:
+    """`what` could not be done, the system's reason, and how much room `folder` has, on one line."""
+    return InputError(f"{what}: {error.strerror or error}{_room(error, folder) if folder else ''}")
+
+
+def _room(error: OSError, folder: Path) -> str:
+    if error.errno not in _NO_SPACE:
+        return ""
+    try:
+        return f"; {shutil.disk_usage(folder).free:,} bytes are free there"
+    except OSError:
+        return ""
 
 
 def make_folder(path: Path) -> None:

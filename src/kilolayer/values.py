@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from functools import cache
-from typing import Any, TypeVar, Union
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from kilolayer.errors import InputError
 from kilolayer.units import branch, shortcut
@@ -17,7 +21,7 @@ def _converter() -> Any:
     from cattrs import Converter
     from cattrs.strategies import configure_tagged_union
 
-    from kilolayer.training import schedule
+    from kilolayer.training import Experiment, schedule
 
     converter = Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole)
@@ -25,7 +29,24 @@ def _converter() -> Any:
         # cattrs looks unions up by their typing form.
         configure_tagged_union(Union[union.__args__], converter, tag_name="type")  # noqa: UP007
         configure_tagged_union(union, converter, tag_name="type")
+    _read_older(converter, Experiment)
     return converter
+
+
+def _read_older(converter: Any, experiment: type) -> None:
+    """Experiments of releases that knew no more than `grad_checkpointing`, which changed no bit either."""
+    from cattrs.gen import make_dict_structure_fn
+
+    read = make_dict_structure_fn(experiment, converter)
+
+    def structure(value: Any, kind: type) -> Any:
+        if isinstance(value, dict) and "grad_checkpointing" in value:
+            value = {key: each for key, each in value.items() if key != "grad_checkpointing"} | (
+                {"memory": "balanced"} if value["grad_checkpointing"] is True else {}
+            )
+        return read(value, kind)
+
+    converter.register_structure_hook(experiment, structure)
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
@@ -56,7 +77,30 @@ def _whole(value: Any, _: type) -> int:
     return value
 
 
-def _told(error: BaseException, kind: type | None) -> str:
+def _told(error: BaseException, kind: Any) -> str:
+    """What is wrong with a value that should be a `kind`, and what is allowed in its place."""
+    from cattrs.errors import ForbiddenExtraKeysError
     from cattrs.v import format_exception
 
-    return str(error) if isinstance(error, InputError) else format_exception(error, kind)
+    match error:
+        case InputError():
+            return str(error)
+        case ForbiddenExtraKeysError():
+            known = [field.name for field in fields(error.cl)]
+            return "; ".join(
+                f"no field {name!r}, {_nearest(name, known)}" for name in sorted(error.extra_fields)
+            )
+        case KeyError(args=(str(name),)) if get_origin(kind) in (Union, UnionType) and not name.islower():
+            return f"no type {name!r}, {_nearest(name, [one.__name__ for one in get_args(kind)])}"
+        case RecursionError():
+            return "nested too deeply"
+        case AttributeError() | TypeError() | LookupError() if not isinstance(error, KeyError):
+            return f"a value of another kind, expected {getattr(kind, '__name__', 'an object')}"
+    if get_origin(kind) is Literal:
+        return f"allowed: {', '.join(map(repr, get_args(kind)))}"
+    return format_exception(error, kind)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = get_close_matches(word, known, n=1)
+    return f"nearest: {near[0]}" if near else f"allowed: {', '.join(known)}"

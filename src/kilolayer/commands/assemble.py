@@ -14,6 +14,7 @@ from kilolayer.data.describe import Data
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, describe
 from kilolayer.training import Experiment, Recipe, fitted, recipe, with_data
+from kilolayer.training.budget import budget
 from kilolayer.units import ARRANGEMENTS, Projection, ZeroPad, parse_shortcut
 
 if TYPE_CHECKING:
@@ -31,12 +32,17 @@ def assemble(settings: Settings, device: torch.device | None = None) -> tuple[Ex
     Raises `InputError` for whatever cannot be used, what is quick to check before the data are read.
     """
     from kilolayer.data import load
-    from kilolayer.training import choose_device, choose_precision
+    from kilolayer.training import choose_device, choose_kernels, choose_precision
 
     compute, unit = settings.compute, settings.unit
     layout = _channels_last(compute)
+    budget(compute.memory)
     device = device or choose_device(compute.device)
     precision = choose_precision(compute.precision, device)
+    channels_last = precision == "bf16" if layout is None else layout
+    kernels = choose_kernels(
+        compute.kernels, device, precision, channels_last=channels_last, compiled=compute.compile
+    )
     named = described(settings.model, unit) if settings.model else None
     data = _data(settings.data)
     # Before the data are read, which may take long; their number decides only how many steps there are.
@@ -51,9 +57,10 @@ def assemble(settings: Settings, device: torch.device | None = None) -> tuple[Ex
         recipe=_recipe(settings.recipe, data, len(splits.train)),
         seed=settings.seed,
         precision=precision,
-        channels_last=precision == "bf16" if layout is None else layout,
+        channels_last=channels_last,
         compile=compute.compile,
-        grad_checkpointing=compute.grad_checkpointing,
+        kernels=kernels,
+        memory=compute.memory,
         evaluate_every=settings.evaluate_every,
     )
     return experiment, splits
@@ -91,6 +98,7 @@ def _data(options: DataOptions) -> Data:
         image_size=options.image_size,
         validation=options.validation or 0,
         subset=options.subset,
+        skip_damaged=options.skip_damaged,
     )
     if options.validation is not None:
         return data

@@ -59,10 +59,10 @@ def rates(curves: list[Curve], title: str) -> Figure:
 
 
 def _courses(curves: list[Curve]) -> list[Curve]:
-    """One curve for each course of the learning rate."""
+    """One curve for each course of the learning rate; the only one of several runs is that of all."""
     by_course: dict[object, list[Curve]] = {}
     for curve in curves:
         by_course.setdefault((curve.x, curve.learning_rate), []).append(curve)
-    if len(by_course) == 1:
+    if len(by_course) == 1 < len(curves):
         return [replace(curves[0], label="all runs")]
     return [replace(same[0], label=", ".join(curve.label for curve in same)) for same in by_course.values()]

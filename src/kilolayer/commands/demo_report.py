@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from kilolayer.analysis.gradients import unit_gradients
+from kilolayer.analysis.gradient import unit_gradients
 from kilolayer.commands.demo import UNITS
 from kilolayer.data import load
 from kilolayer.data.augment import batch

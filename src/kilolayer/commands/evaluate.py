@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from kilolayer.commands.flags import (
     Device,
     OptionalFolder,
+    OptionalName,
     OptionalText,
+    OptionalWhole,
     PrecisionChoice,
     Switch,
     Trained,
     Whole,
     choice,
 )
+from kilolayer.data.describe import Normalization
 from kilolayer.errors import InputError
+from kilolayer.networks import describe
 
 if TYPE_CHECKING:
     from kilolayer.commands.trained import Trained as Network
@@ -36,6 +41,13 @@ class Evaluate:
     """A run's folder, or a weights file (which needs --data)."""
     data: OptionalText = None
     """digits, cifar10, cifar100 or a PATH; otherwise the run's own data."""
+    model: OptionalName = None
+    """The network of a weights file that says nothing of it: a state dict in our names, from torch.save or
+    safetensors. Its classes are taken to be the data's, in their order."""
+    normalization: Annotated[Normalization, choice("channel", "per_pixel_mean")] = "channel"
+    """With --model: how pixels are normalised, by figures of the data's training images."""
+    image_size: OptionalWhole = None
+    """Resize to this many pixels a side; otherwise the network's own size."""
     data_folder: OptionalFolder = None
     """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     download: Switch = False
@@ -56,11 +68,7 @@ def evaluate(options: Evaluate) -> int:
     """Measures and prints."""
     if options.batch_size < 1:
         raise InputError(f"--batch-size is {options.batch_size}; allowed: a whole number from 1")
-    from kilolayer.commands.trained import trained
-    from kilolayer.data import load
-
-    network = trained(options.trained)
-    splits = load(_data(options, network))
+    network, splits = _found(options)
     measured = _measured(options, network, _labelled(options, network, splits))
     if not math.isfinite(measured.loss):
         raise InputError(f"{options.trained} gives output that is not finite; its figures would mean nothing")
@@ -72,6 +80,25 @@ def evaluate(options: Evaluate) -> int:
     return 0
 
 
+def _found(options: Evaluate) -> tuple[Network, Splits]:
+    from kilolayer.commands.trained import stranger, trained
+    from kilolayer.data import Data, load
+
+    if options.model is None:
+        try:
+            network = trained(options.trained)
+        except InputError as error:
+            hint = "; for a file of others add --model NAME" if Path(options.trained).is_file() else ""
+            raise InputError(f"{error}{hint}") from None
+        return network, load(_data(options, network))
+    if options.data is None:
+        raise InputError("--model is for a weights file, which names no data; add --data")
+    named = describe(options.model)
+    size = options.image_size or named.image_size
+    splits = load(Data(options.data, options.data_folder, options.download, size))
+    return stranger(options.trained, named, splits, options.normalization), splits
+
+
 def _data(options: Evaluate, network: Network) -> Data:
     """The run's own data, or those asked for in the network's image size."""
     from kilolayer.data.describe import Data
@@ -80,8 +107,9 @@ def _data(options: Evaluate, network: Network) -> Data:
     if options.data is None:
         if own is None:
             raise InputError(f"{options.trained} is a weights file, which names no data; add --data")
-        return replace(own, folder=options.data_folder or own.folder, download=options.download)
-    size = network.weights.model.description.image_size
+        folder, size = options.data_folder or own.folder, options.image_size or own.image_size
+        return replace(own, folder=folder, download=options.download, image_size=size)
+    size = options.image_size or network.weights.model.description.image_size
     data = Data(options.data, options.data_folder, options.download, size)
     same = own is not None and options.data == own.source
     return replace(data, validation=own.validation, split_seed=own.split_seed) if own and same else data

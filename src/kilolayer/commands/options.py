@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes
 from kilolayer.commands.flags import (
     SAID,
     Device,
+    KernelsChoice,
     OptionalFolder,
     OptionalName,
     OptionalNumber,
@@ -66,6 +67,8 @@ class DataOptions:
     for the final figure. 0 is the papers' protocol: train on all, curves on the test set."""
     subset: OptionalWhole = None
     """Train on only this many of the images."""
+    skip_damaged: Switch = False
+    """Go on without the images that cannot be used, and say how many; otherwise they end it all at once."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,12 @@ class ComputeOptions:
     """Keep channels first, also with bf16."""
     compile: Switch = False
     """Compile the network with torch.compile: slow to start, then faster."""
-    grad_checkpointing: Switch = False
-    """Recompute units in the backward pass: less memory, about a third more time."""
+    kernels: KernelsChoice = "auto"
+    """fused computes whole residual units at once, in bf16 on a CPU that multiplies it (built at first use);
+    auto is fused where that can be, else plain."""
+    memory: Text = "fastest"
+    """fastest; balanced or smallest recompute units in the backward pass, once or twice, for a fraction of the
+    memory; bytes as 2GB take the least recomputation that fits. No figure changes."""
     threads: OptionalWhole = None
     """CPU threads; figures repeat bit for bit only with the same number."""
 

@@ -60,11 +60,12 @@ def classify(weights: Weights, paths: tuple[str, ...], device: str = "auto") -> 
     """Probabilities (images, classes) on the CPU. `InputError` names the files that are no images."""
     import torch
 
+    from kilolayer.inference import fold
     from kilolayer.training import choose_device
 
     place = choose_device(device)
     pixels = _pixels(weights, [Path(path) for path in paths])
-    model, statistics = weights.model.to(place), weights.statistics.to(place)
+    model, statistics = fold(weights.model).to(place), weights.statistics.to(place)
     with torch.inference_mode():
         parts = [model(statistics.normalize(part.to(place))).float() for part in torch.split(pixels, 64)]
     logits = torch.cat(parts).cpu()

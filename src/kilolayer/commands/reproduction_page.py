@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+from kilolayer.analysis.run_responses import run_responses
 from kilolayer.commands import comparison_tables as compared
 from kilolayer.commands import curve_figures
 from kilolayer.commands import reproduction_tables as tables
+from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.content import Figure, Item, Listing, Page, Section
 from kilolayer.report.curves import Curve, read_metrics
 from kilolayer.sweep.finding import Finding
@@ -44,7 +46,8 @@ def _section(one: TableFindings) -> Section:
     ]
     text += [f"In the paper: {one.table.note}."] if one.table.note else []
     text += [*compared.rankings(one), *tables.verdicts(one)]
-    items: list[Item] = [*tables.figures(one), *compared.comparisons(one), *_figures(one)]
+    shown = _responses(one) if one.findings[0].cell.metric == "layer responses" else _figures(one)
+    items: list[Item] = [*tables.figures(one), *compared.comparisons(one), *shown]
     return Section(tables.named(one), tuple(text), tuple(items))
 
 
@@ -61,6 +64,21 @@ def _figures(one: TableFindings) -> Iterator[Figure]:
         yield from curve_figures.drawn(list(curves.values()), title, curves.get(one.table.baseline))
     if rates:
         yield curve_figures.rates(rates, tables.named(one))
+
+
+def _responses(one: TableFindings) -> Iterator[Figure]:
+    """P1's Fig. 7: the layers' responses of each row's first run that is done, in order and sorted."""
+    done = [
+        (finding.cell.row, run_responses(trial.planned.path))
+        for finding in one.findings
+        for trial, state in finding.states[:1]
+        if state.result and state.result["status"] == "done"
+    ]
+    for place in range(2 if done else 0):
+        charts = [(row, found.charts()[place]) for row, found in done]
+        chart = charts[0][1]
+        alt = "; ".join(f"{row}: {shown.note}" for row, shown in charts if shown.note) or chart.title
+        yield Figure(f"{tables.named(one)}: {chart.title}.", chart_figure(charts), alt)
 
 
 def _curve(finding: Finding) -> Curve | None:

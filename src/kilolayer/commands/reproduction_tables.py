@@ -13,6 +13,7 @@ from kilolayer.sweep.findings import TableFindings
 FIGURES = ("row", "paper", "runs", "median", "mean ± std", "95 % interval")
 WIDE = ("table", "column", *FIGURES, "verdict")
 UNITS = {"parameters": "parameters in millions", "multiply-adds": "multiply-adds in 10⁹"}
+UNITS |= {"layer responses": "mean deviation of the 3×3 layers' responses"}
 
 
 def named(one: TableFindings) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from kilolayer.errors import InputError
@@ -14,7 +16,18 @@ if TYPE_CHECKING:
     from kilolayer.commands.train import Train
     from kilolayer.runs import Run
 
-ALLOWED_WITH_RESUME = ("--resume", "--device", "--threads", "--tensorboard")
+ALLOWED_WITH_RESUME = ("--resume", "--device", "--threads", "--save-every", "--tensorboard")
+
+
+def restarted() -> bool:
+    """Whether torchrun started this command again (--max-restarts), which then goes on with its own run."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def suffix() -> str:
+    """Four letters that set a run's folder apart; under torchrun the same at every restart."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return secrets.token_hex(2) if job == "none" else blake2b(job.encode(), digest_size=2).hexdigest()
 
 
 def is_done(run: Run) -> bool:

@@ -67,9 +67,8 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _listings(name: str, run: Run) -> tuple[Listing, ...]:
-    path = run.file("environment.json")
-    config = Listing(f"{name}: the experiment.", run.file("config.json").read_text(encoding="utf-8"))
-    if not path.exists():
+    text = run.file("config.json").read_text(encoding="utf-8", errors="replace")
+    config, starts = Listing(f"{name}: the experiment.", text), run.environments()
+    if not starts:
         return (config,)
-    starts = json.loads(path.read_text(encoding="utf-8"))
     return config, Listing(f"{name}: every start.", json.dumps(starts, indent=2, ensure_ascii=False))

@@ -1,44 +1,61 @@
-"""Being asked to stop: the first signal is noted, so that the state can be saved; a second one ends all."""
+"""Being asked to stop: a signal ends a command with status 143, after its state is saved where it has one."""
 
 from __future__ import annotations
 
-import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
+STATUS = 143
 
 
 class Stop:
-    """Callable: whether a signal has come. `status` is the exit status that says so."""
+    """Callable: whether a signal has come."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.asked = False
+        self.saves = False
 
     def __call__(self) -> bool:
-        return self.signal is not None
-
-    @property
-    def status(self) -> int:
-        """130 for Ctrl-C, 143 for every request of the system's, whichever process it came to."""
-        return 130 if self.signal == signal.SIGINT else 143
+        return self.asked
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.signal = number
+        """The handler. Where nothing is to be saved, and at a second Ctrl-C, all ends at once."""
+        impatient = self.asked and number == signal.SIGINT
+        # Remembered too: code that must not fail, such as a weak reference's, swallows exceptions.
+        self.asked = True
+        if impatient or not self.saves:
+            raise KeyboardInterrupt
+
+
+_current: list[Stop] = []
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Within this context every signal that asks to stop raises `KeyboardInterrupt`."""
+    if _current or threading.current_thread() is not threading.main_thread():
+        yield _current[0] if _current else Stop()
+        return
+    _current.append(Stop())
+    before = {number: signal.signal(number, _current[0].note) for number in SIGNALS}
+    try:
+        yield _current[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _current.clear()
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within this context signals are noted instead of ending the program."""
-    stop = Stop()
-    before = {number: signal.signal(number, stop.note) for number in SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """Within this context signals are noted instead, so that the state can be saved."""
+    with interruptible() as stop:
+        stop.saves = True
+        try:
+            yield stop
+        finally:
+            stop.saves = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from kilolayer.data.wording import listed
 from kilolayer.runs import Run
 from kilolayer.training import Training
 
@@ -18,12 +19,17 @@ def announce(run: Run, training: Training) -> None:
     rows = {
         "network": f"{network.depth} layers, {network.parameters:,} parameters",
         "data": f"{splits.name}: {len(splits.train):,} images, {held_out}",
+        **_skipped(splits.skipped),
         "recipe": f"{recipe.name}: {length}",
         "on": f"{place.device}, {experiment.precision}"
         + (f", {place.world} processes" if place.world > 1 else ""),
         "run": str(run.path),
     }
-    _print(rows)
+    show(rows)
+
+
+def _skipped(places: tuple[str, ...]) -> dict[str, str]:
+    return {"skipped": f"{len(places):,} damaged images: {listed(places)}"} if places else {}
 
 
 def conclude(run: Run) -> None:
@@ -36,7 +42,7 @@ def conclude(run: Run) -> None:
         "next": f"kilolayer evaluate {run.path}",
         "": f"kilolayer predict {run.path} IMAGE",
     }
-    _print(rows)
+    show(rows)
 
 
 def _validation(result: dict[str, Any]) -> dict[str, str]:
@@ -61,5 +67,6 @@ def _duration(seconds: float) -> str:
     return " ".join(f"{amount} {unit}" for amount, unit in parts if amount) or f"{seconds:.1f} s"
 
 
-def _print(rows: dict[str, str]) -> None:
+def show(rows: dict[str, str]) -> None:
+    """A line for each, its name in front."""
     print("\n".join(f"{name:<11} {text}" for name, text in rows.items()), flush=True)

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 
 from kilolayer.commands.board import Board
-from kilolayer.commands.stopping import stoppable
+from kilolayer.commands.stopping import STATUS, stoppable
 from kilolayer.sweep import Engine, Planned, Stopped, run_all
 
 
 def sweep(planned: Sequence[Planned], engine: Engine, board: Board, again: str) -> int:
-    """Brings every run to its result; 0, or 130 and 143 when stopped, having said that `again` goes on."""
+    """Brings every run to its result; 0, or 143 when stopped, having said that `again` goes on."""
     with stoppable() as stop:
         try:
             with board:
@@ -19,5 +19,5 @@ def sweep(planned: Sequence[Planned], engine: Engine, board: Board, again: str) 
         except Stopped:
             said = f"kilolayer: stopped, every run's state is saved; to go on:\n  {again}"
             print(said, file=sys.stderr, flush=True)
-            return stop.status
+            return STATUS
     return 0

@@ -5,16 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import re
-import secrets
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilolayer.commands import resuming
-from kilolayer.commands.flags import OptionalFolder
+from kilolayer.commands.flags import OptionalFile, OptionalFolder, Switch, Whole
 from kilolayer.commands.options import Settings
 from kilolayer.errors import InputError
 
@@ -35,14 +34,24 @@ class Train(Settings):
 
     out: OptionalFolder = None
     """The run's folder, new or empty; otherwise runs/MODEL-DATA-sSEED-XXXX."""
+    init: OptionalFile = None
+    """Begin from the weights in this file, which must fit the network in every tensor; otherwise from random
+    ones."""
+    explain: Switch = False
+    """Say what is chosen for speed and memory and why, measure it in three steps, and write nothing."""
     resume: OptionalFolder = None
     """Continue the run in this folder, with everything as it was."""
+    save_every: Whole = 300
+    """Seconds between two saves of the state; it is saved at the end of every epoch too."""
+    snapshots: Whole = 0
+    """Keep the weights at so many moments, evenly spread over the epochs, the first of them the
+    initialisation (see: kilolayer analyse)."""
     tensorboard: bool = find_spec("tensorboard") is not None
     """Write DIR/tensorboard too (on where TensorBoard is installed)."""
 
 
 def train(options: Train) -> int:
-    """Trains, and returns the exit status: 0 when done, 130 or 143 when stopped with the state saved."""
+    """Trains, and returns the exit status: 0 when done, 143 when stopped with the state saved."""
     resuming.refuse_changes(options)
     from kilolayer.commands.processes import together
     from kilolayer.training import place
@@ -56,16 +65,21 @@ def train(options: Train) -> int:
 
 
 def _trained(options: Train, here: Place) -> int:
+    from kilolayer.commands.explaining import explain
     from kilolayer.commands.stopping import stoppable
 
     prepared = _begun(options, here) if options.resume is None else _resumed(options, here)
     if prepared is None:
         return 0
     training, folder = prepared
+    if options.explain:
+        return explain(training)
     with ExitStack() as held:
         stop = held.enter_context(stoppable())
-        run = _taken(folder, training, new=options.resume is None, held=held)
-        return _carry_out(run, training, stop, options.tensorboard)
+        new = options.resume is None and not resuming.restarted()
+        run = _taken(folder, training, new=new, snapshots=options.snapshots, held=held)
+        # Another process may have brought it to its end before this one had the lock.
+        return 0 if resuming.is_done(run) else _carry_out(run, training, stop, options)
 
 
 def _begun(options: Train, here: Place) -> tuple[Training, Path]:
@@ -73,15 +87,21 @@ def _begun(options: Train, here: Place) -> tuple[Training, Path]:
     from kilolayer.commands.assemble import assemble, model_name
     from kilolayer.commands.processes import together
     from kilolayer.runs import tensorboard
+    from kilolayer.runs.snapshots import check as check_snapshots
     from kilolayer.training import Training
+    from kilolayer.weights import begin, initial
 
     if options.tensorboard:
         tensorboard.require()
     _use_threads(options.compute.threads)
-    experiment, splits = together(here, lambda: assemble(options, here.device))
+    init = together(here, lambda: initial(str(options.init))) if options.init else None
+    assembled, splits = together(here, lambda: assemble(options, here.device))
+    experiment = replace(assembled, init=init)
     training = together(here, lambda: Training(experiment, splits, here))
+    together(here, lambda: begin(training))
+    together(here, lambda: check_snapshots(options.snapshots, training.epochs))
     data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
-    name = f"{model_name(options, splits.image_size)}-{data}-s{options.seed}-{secrets.token_hex(2)}"
+    name = f"{model_name(options, splits.image_size)}-{data}-s{options.seed}-{resuming.suffix()}"
     return training, Path(options.out or f"runs/{name}")
 
 
@@ -91,6 +111,7 @@ def _resumed(options: Train, here: Place) -> tuple[Training, Path] | None:
     from kilolayer.data import load
     from kilolayer.runs import Run, tensorboard
     from kilolayer.training import Training
+    from kilolayer.weights import begin
 
     run = Run.open(str(options.resume))
     if resuming.is_done(run):
@@ -100,29 +121,34 @@ def _resumed(options: Train, here: Place) -> tuple[Training, Path] | None:
     experiment = run.experiment()
     _use_threads(options.compute.threads or resuming.threads_before(run))
     splits = together(here, lambda: load(experiment.data))
-    return together(here, lambda: Training(experiment, splits, here)), run.path
+    training = together(here, lambda: Training(experiment, splits, here))
+    # With a state saved they are in it; the file may be gone.
+    if experiment.init is not None and run.latest() is None:
+        together(here, lambda: begin(training))
+    return training, run.path
 
 
-def _taken(folder: Path, training: Training, *, new: bool, held: ExitStack) -> Run:
+def _taken(folder: Path, training: Training, *, new: bool, snapshots: int, held: ExitStack) -> Run:
     """The run's folder: made by the leading process and held by it alone."""
     from kilolayer.commands.processes import led
     from kilolayer.runs import Run
 
     def take() -> str:
-        run = Run.create(folder, training.experiment) if new else Run.open(folder)
-        held.enter_context(run.lock())
-        return str(run.path)
+        claimed = Run.claim(folder, training.experiment, new=new, snapshots=snapshots)
+        return str(held.enter_context(claimed).path)
 
     return Run.open(led(training.place, take))
 
 
-def _carry_out(run: Run, training: Training, stop: Stop, tensorboard: bool) -> int:
+def _carry_out(run: Run, training: Training, stop: Stop, options: Train) -> int:
     from kilolayer.commands import summary
     from kilolayer.commands.progress import display
+    from kilolayer.commands.stopping import STATUS
     from kilolayer.runs import record
     from kilolayer.runs.tensorboard import sink
 
-    write = sink(run.file("tensorboard")) if tensorboard and training.place.leads else lambda row: None
+    shows = options.tensorboard and training.place.leads
+    write = sink(run.file("tensorboard")) if shows else lambda row: None
     summary.announce(run, training)
     with display(training) as shown:
 
@@ -130,11 +156,11 @@ def _carry_out(run: Run, training: Training, stop: Stop, tensorboard: bool) -> i
             write(row)
             shown.epoch(row)
 
-        for _ in record(run, training, stop=stop, on_epoch=on_epoch):
+        for _ in record(run, training, stop=stop, save_seconds=options.save_every, on_epoch=on_epoch):
             shown.step()
     if not training.done:
         _say(f"stopped at iteration {training.iteration:,}, state saved; to go on:\n  {_resume(run)}")
-        return stop.status
+        return STATUS
     if training.place.leads:
         summary.conclude(run)
     return 0

@@ -1,7 +1,7 @@
 """States of a training on disk: tensors, and beside them the JSON that seals them.
 
 000000090-000001.safetensors    the tensors after 90 iterations, with 1 epoch closed
-000000090-000001.json           the seal: counters, length of the metrics, checksums of the tensors and itself
+000000090-000001.json           the seal: format, counters, checksums of the tensors, the metrics and itself
 
 The seal is written last and is the commit mark: a state without its seal, or other than it says, was
 never saved.
@@ -22,15 +22,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from kilolayer import durable
+from kilolayer.errors import InputError
 
 KEPT = 2
+FORMAT = 2
+"""Of a run's folder. 1 had clock readings in metrics.jsonl and no checksum of it; it is read still."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state that was saved whole: `counters` of the training, and the length of the metrics then."""
+    """A state that was saved whole: `counters` of the training, and how long metrics.jsonl was then."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -42,13 +45,19 @@ class Damaged(ValueError):
     """A state that cannot be continued from: its text says which file, and why."""
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor], counters: dict[str, Any], metrics_bytes: int) -> None:
+def write(folder: Path, tensors: Mapping[str, Tensor], counters: dict[str, Any], metrics: bytes) -> None:
     """Saves a state; once this returns it is there, whatever happens. All but the last two are dropped."""
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    says = {"counters": counters, "metrics_bytes": metrics_bytes, "tensors": _sha256(content)}
-    seal = folder / f"{counters['iteration']:09d}-{counters['epochs_closed']:06d}.json"
+    says = {
+        "format": FORMAT,
+        "counters": counters,
+        "metrics_bytes": len(metrics),
+        "metrics": _sha256(metrics),
+        "tensors": _sha256(content),
+    }
+    seal = folder / f"{_name(counters)}.json"
     # Who stops right after a save saves again: that must not put at risk what was saved.
-    if not _holds(seal, says):
+    if not _holds(seal, says, metrics):
         seal.unlink(missing_ok=True)
         durable.write(seal.with_suffix(".safetensors"), content)
         durable.write(seal, _sealed(says))
@@ -56,14 +65,14 @@ def write(folder: Path, tensors: Mapping[str, Tensor], counters: dict[str, Any],
     _drop(folder, (name for name in _names(folder) if name not in sealed))
 
 
-def latest(folder: Path, metrics_bytes: int) -> Checkpoint | None:
+def latest(folder: Path, metrics: bytes) -> Checkpoint | None:
     """The newest state that is whole, or None; a warning names each damaged one that is passed over.
 
-    A state is damaged too where the metrics that belong to it, of `metrics_bytes` now, are not all there.
+    A state is damaged too where the metrics that belong to it are not the beginning of `metrics`.
     """
     for name in reversed(_names(folder)):
         try:
-            return _read(folder / f"{name}.json", metrics_bytes)
+            return _read(folder / f"{name}.json", metrics)
         except Damaged as damage:
             logger.warning("%s; taking the state before it", damage)
     return None
@@ -87,23 +96,34 @@ def _drop(folder: Path, names: Iterable[str]) -> None:
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
 
 
-def _read(seal: Path, metrics_bytes: int) -> Checkpoint:
+def _read(seal: Path, metrics: bytes) -> Checkpoint:
     says, state = _opened(seal), seal.with_suffix(".safetensors")
+    _check_name(seal, says)
     content = _content(state)
     if _sha256(content) != says["tensors"]:
         raise Damaged(f"{state} is damaged: its checksum is not the one in its seal")
-    if says["metrics_bytes"] > metrics_bytes:
-        raise Damaged(f"{seal} belongs to lines of metrics.jsonl that are lost")
+    then = metrics[: says["metrics_bytes"]]
+    if len(then) < says["metrics_bytes"] or says.get("metrics", _sha256(then)) != _sha256(then):
+        raise Damaged(f"{seal} belongs to lines of metrics.jsonl that are lost or damaged")
     try:
         return Checkpoint(seal.stem, load(content), says["counters"], says["metrics_bytes"])
     except SafetensorError as error:
         raise Damaged(f"{state} is damaged: {error}") from None
 
 
-def _holds(seal: Path, says: dict[str, Any]) -> bool:
+def _name(counters: Mapping[str, Any]) -> str:
+    return f"{counters['iteration']:09d}-{counters['epochs_closed']:06d}"
+
+
+def _check_name(seal: Path, says: Mapping[str, Any]) -> None:
+    if seal.stem != _name(says["counters"]):
+        raise Damaged(f"{seal} is the seal of another state, {_name(says['counters'])}")
+
+
+def _holds(seal: Path, says: dict[str, Any], metrics: bytes) -> bool:
     """Whether this state is there already, whole; its counters can differ by the time spent only."""
     try:
-        found, there = _read(seal, says["metrics_bytes"]), _opened(seal)
+        found, there = _read(seal, metrics), _opened(seal)
     except Damaged:
         return False
     return found.metrics_bytes == says["metrics_bytes"] and bool(there["tensors"] == says["tensors"])
@@ -119,11 +139,22 @@ def _opened(seal: Path) -> dict[str, Any]:
     try:
         says: dict[str, Any] = json.loads(content)
         del says["seal"]
-        if _sealed(says) == content:
-            return says
-    except (ValueError, KeyError, TypeError):
-        pass
+        whole = _sealed(says) == content
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if whole:
+        require_known(says.get("format", 1), seal)
+        return says
     raise Damaged(f"{seal} is damaged: its checksum is not its own")
+
+
+def require_known(format: int, where: Path) -> None:
+    """Raises `InputError` where a newer release wrote `where`."""
+    if format > FORMAT:
+        raise InputError(
+            f"{where} was written by a newer release of kilolayer (format {format}; this one reads up to "
+            f"{FORMAT}); nothing was changed; update kilolayer to go on"
+        )
 
 
 def _content(path: Path) -> bytes:

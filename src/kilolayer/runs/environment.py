@@ -12,28 +12,39 @@ import numpy
 import torch
 
 import kilolayer
+from kilolayer.runs.checkpoints import FORMAT
 from kilolayer.training.device import Place
-from kilolayer.training.experiment import Precision
+from kilolayer.training.experiment import Kernels, Precision
 
-MUST_AGREE = ("kilolayer", "torch", "processor", "device", "gpu", "threads", "precision", "processes")
+MUST_AGREE = (
+    "kilolayer", "torch", "torch build", "cudnn", "processor", "device", "gpu", "threads",
+    "memory format", "precision", "kernels", "processes",
+)  # fmt: skip
 """Where these are the same, a resumed run repeats an uninterrupted one bit for bit."""
 
 
-def environment(place: Place, precision: Precision) -> dict[str, Any]:
+def environment(
+    place: Place, precision: Precision, *, channels_last: bool = False, kernels: Kernels = "plain"
+) -> dict[str, Any]:
     """Versions, machine and command, as JSON can hold it. No user or host name: reports are shared."""
-    gpu = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else None
+    on_gpu = place.device.type == "cuda"
     return {
+        "format": FORMAT,
         "kilolayer": kilolayer.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "torch build": _build(),
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
         "numpy": numpy.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": str(place.device),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name(place.device) if on_gpu else None,
+        "memory format": "channels last" if channels_last else "channels first",
         "precision": precision,
+        "kernels": kernels,
         "processes": place.world,
         "command": command(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -62,7 +73,13 @@ def command() -> str:
     return " ".join([name, *sys.argv[1:]])
 
 
-def _processor() -> str:
+def _build() -> str:
+    """PyTorch's commit, and the instructions that it uses on this processor."""
+    return f"{str(torch.version.git_version)[:12]} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]

@@ -2,8 +2,10 @@
 
 config.json            the experiment
 environment.json       versions, machine, command and date of every start
-metrics.jsonl          a line per epoch
+metrics.jsonl          a line per epoch, of figures that repeat bit for bit
+timing.jsonl           a line per epoch, of clock readings
 checkpoints/           the last two states: tensors, and beside them the JSON that seals them
+snapshots/             weights over the training, where they were asked for (see `kilolayer.runs.snapshots`)
 weights.safetensors    the trained network
 result.json            the final figures; written last, so a run that has it is done
 """
@@ -24,9 +26,17 @@ from kilolayer import durable
 from kilolayer.errors import InputError
 from kilolayer.runs import checkpoints
 from kilolayer.runs.checkpoints import Checkpoint
+from kilolayer.runs.snapshots import kept
+from kilolayer.runs.snapshots import plan as plan_snapshots
 from kilolayer.runs.weights import Weights, read_weights
 from kilolayer.training.experiment import Experiment
 from kilolayer.values import from_json, to_json
+
+_BEGINNING = (".lock", "checkpoints", "snapshots")
+
+
+ESCAPED = "backslashreplace"
+"""A file name that is no text stands in JSON as \\udcff, which JSON reads back."""
 
 
 class Busy(InputError):
@@ -41,61 +51,69 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """The run in the folder `path`; `InputError` where there is none."""
+        """The run in the folder `path`; `InputError` where there is none, or a newer release's."""
         run = cls(Path(path))
         if not run.file("config.json").is_file():
             raise InputError(f"{path} is not a run's folder: it has no config.json")
+        run._require_known_format()
         return run
 
     @classmethod
     def create(cls, path: str | Path, experiment: Experiment) -> Run:
         """A new run in `path`; `InputError` where the folder holds anything."""
-        run = cls(Path(path))
-        if names := run._names():
-            what = "another run" if "config.json" in names else "other files"
-            raise InputError(
-                f"{path} holds {what}; choose another --out, or continue a run with --resume {path}"
-            )
-        try:
-            durable.make_folder(run.path)
-            # Of two that begin at once only one can make this folder.
-            run.file("checkpoints").mkdir()
-        except FileExistsError:
-            raise InputError(f"{path} holds another run; choose another --out") from None
-        except OSError as error:
-            raise durable.refusal(f"cannot make the folder {path}", error) from error
-        durable.write(run.file("config.json"), to_json(experiment).encode())
-        return run
+        with cls.claim(path, experiment, new=True) as run:
+            return run
 
     @classmethod
     @contextmanager
-    def claim(cls, path: str | Path, experiment: Experiment) -> Iterator[Run]:
+    def claim(
+        cls, path: str | Path, experiment: Experiment, *, new: bool = False, snapshots: int = 0
+    ) -> Iterator[Run]:
         """The run of `experiment` in `path`, begun where there is none, held against other processes.
 
-        Raises `Busy` where another process holds it, `InputError` where the folder holds anything else;
-        nothing is written then.
+        Where it is begun, it is to keep as many `snapshots`.
+
+        Raises `Busy` where another process holds it, `InputError` where the folder holds anything else, or,
+        for a `new` one, a run at all; nothing is written then.
         """
         run = cls(Path(path))
-        run._check_mine(experiment)
+        run._check_mine(experiment, new)
         try:
             durable.make_folder(run.path)
         except OSError as error:
-            raise durable.refusal(f"cannot make the folder {path}", error) from error
+            raise durable.refusal(f"cannot make the folder {path}", error, run.path.parent) from error
         with run.lock():
-            run._check_mine(experiment)
+            # Another process may have begun it meanwhile.
+            run._check_mine(experiment, new)
             if not run.file("config.json").exists():
-                run.file("checkpoints").mkdir(exist_ok=True)
-                durable.write(run.file("config.json"), to_json(experiment).encode())
+                plan_snapshots(run.path, snapshots)
+                durable.write(run.file("config.json"), to_json(experiment).encode(errors=ESCAPED))
             yield run
 
-    def _check_mine(self, experiment: Experiment) -> None:
+    def _check_mine(self, experiment: Experiment, new: bool) -> None:
         names = self._names()
         if "config.json" in names:
-            if self.experiment() != experiment:
-                raise InputError(f"{self.path} holds a run of another experiment; choose another --out")
+            self._check_same(experiment, new)
         # A run that was killed at its very beginning leaves no more than these.
-        elif any(n not in (".lock", "checkpoints") and not n.startswith(".config.json.") for n in names):
+        elif any(n not in _BEGINNING and not n.startswith(".config.json.") for n in names):
             raise InputError(f"{self.path} holds other files; choose another --out")
+
+    def _check_same(self, experiment: Experiment, new: bool) -> None:
+        self._require_known_format()
+        if new:
+            raise InputError(
+                f"{self.path} holds another run; choose another --out, "
+                f"or continue it with --resume {self.path}"
+            )
+        if self.experiment() != experiment:
+            raise InputError(f"{self.path} holds a run of another experiment; choose another --out")
+
+    def _require_known_format(self) -> None:
+        # What is damaged there says no number; that is told when the file is needed.
+        starts = read_json(self.file("environment.json"), list) or []
+        numbers = (start.get("format") for start in starts if isinstance(start, dict))
+        newest = max((number for number in numbers if isinstance(number, int)), default=1)
+        checkpoints.require_known(newest, self.path)
 
     def _names(self) -> list[str]:
         """The names in the folder; none where there is no folder yet."""
@@ -120,7 +138,7 @@ class Run:
                 f"{self.path} is in use by another process; wait for it or choose another --out"
             ) from None
         except OSError as error:
-            raise durable.refusal(f"cannot lock {self.path}", error) from error
+            raise durable.refusal(f"cannot lock {self.path}", error, self.path) from error
         try:
             yield
         finally:
@@ -143,10 +161,18 @@ class Run:
         return starts or []
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a line torn by a crash is left out."""
+        """The epochs' figures, each with its clock readings; a line torn by a crash is left out.
+
+        Nothing depends on the clock, so what timing.jsonl has lost is left out too.
+        """
         path = self.file("metrics.jsonl")
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return [_value(line, dict, f"{path}, line {number},") for number, line in enumerate(lines, 1)]
+        rows = [_value(line, dict, f"{path}, line {n},") for n, line in enumerate(_lines(path), 1)]
+        timing = {row["epoch"]: row for row in self._timing()}
+        return [row | timing.get(row.get("epoch"), {}) for row in rows]
+
+    def _timing(self) -> list[dict[str, Any]]:
+        rows = (_json(line, dict) for line in _lines(self.file("timing.jsonl")))
+        return [row for row in rows if row is not None and isinstance(row.get("epoch"), int)]
 
     def _json(self, name: str, kind: type) -> Any:
         path = self.file(name)
@@ -160,43 +186,68 @@ class Run:
             )
         return read_weights(self.file("weights.safetensors"))
 
+    def snapshots(self) -> tuple[tuple[int, Path], ...]:
+        """(iteration, weights file) of every snapshot that was kept, from the initialisation on."""
+        return kept(self.path)
+
     def write_json(self, name: str, value: Any) -> None:
-        durable.write(self.file(name), json.dumps(value, indent=2, ensure_ascii=False).encode())
+        durable.write(self.file(name), json.dumps(value, indent=2, ensure_ascii=False).encode(errors=ESCAPED))
 
     def note_environment(self, environment: dict[str, Any]) -> None:
         """Adds a start to environment.json."""
         self.write_json("environment.json", [*self.environments(), environment])
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        durable.append(self.file("metrics.jsonl"), (json.dumps(row) + "\n").encode())
+    def append_metrics(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """An epoch's figures, and what the clock said of it."""
+        for name, line in (("metrics.jsonl", row), ("timing.jsonl", timing)):
+            durable.append(self.file(name), (json.dumps(line) + "\n").encode())
 
     def save(self, tensors: Mapping[str, Tensor], counters: dict[str, Any]) -> None:
         """Saves a state; once this returns, the run continues from it whatever happens."""
-        checkpoints.write(self.file("checkpoints"), tensors, counters, self._metrics_bytes())
+        checkpoints.write(self.file("checkpoints"), tensors, counters, _content(self.file("metrics.jsonl")))
 
     def latest(self) -> Checkpoint | None:
         """The newest state that is whole, or None; a warning names a damaged one that is passed over."""
-        return checkpoints.latest(self.file("checkpoints"), self._metrics_bytes())
+        return checkpoints.latest(self.file("checkpoints"), _content(self.file("metrics.jsonl")))
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
         """Takes the folder back to what it was when `checkpoint` was saved."""
-        metrics = self.file("metrics.jsonl")
-        if metrics.exists():
-            with metrics.open("rb+") as file:
-                file.truncate(checkpoint.metrics_bytes if checkpoint else 0)
+        durable.cut(self.file("metrics.jsonl"), checkpoint.metrics_bytes if checkpoint else 0)
+        self._rewind_timing(checkpoint.counters["epochs_closed"] if checkpoint else 0)
         checkpoints.drop_after(self.file("checkpoints"), checkpoint)
         durable.clean(self.path)
 
-    def _metrics_bytes(self) -> int:
-        metrics = self.file("metrics.jsonl")
-        return metrics.stat().st_size if metrics.exists() else 0
+    def _rewind_timing(self, epochs: int) -> None:
+        path = self.file("timing.jsonl")
+        kept = "".join(json.dumps(row) + "\n" for row in self._timing() if row["epoch"] <= epochs).encode()
+        if kept != _content(path):
+            durable.write(path, kept)
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """The value of `kind` in a file, or None where it is not there or is damaged."""
+    return _json(path.read_bytes(), kind) if path.exists() else None
+
+
+def _json(content: bytes, kind: type) -> Any:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, kind) else None
 
 
 def _value(content: bytes, kind: type, where: str) -> Any:
-    try:
-        value = json.loads(content)
-    except ValueError:
-        value = None
-    if not isinstance(value, kind):
+    value = _json(content, kind)
+    if value is None:
         raise InputError(f"{where} is damaged")
     return value
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The whole lines; what a crash tore off at the end is none."""
+    return _content(path).split(b"\n")[:-1]

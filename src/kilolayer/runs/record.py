@@ -9,8 +9,10 @@ from typing import Any
 
 from kilolayer.runs.environment import differences, environment, peak_memory
 from kilolayer.runs.folder import Run
+from kilolayer.runs.snapshots import keep
 from kilolayer.runs.weights import write_weights
-from kilolayer.training.loop import Epoch, Final, NonFinite, Step, Training
+from kilolayer.training.loop import Epoch, Final, Step, Training
+from kilolayer.training.state import NonFinite
 
 logger = logging.getLogger(__name__)
 
@@ -26,23 +28,28 @@ def record(
     """Trains into `run` from its last checkpoint, if it has one, to the end or until `stop()`.
 
     Yields every step. State is saved at the end of every epoch, at least every `save_seconds` between,
-    and when stopped. With many processes only the leader writes. A loss or a tensor that is not finite
-    leaves a result that says so, and raises `NonFinite`; no such state is saved.
+    and when stopped; `on_epoch` hears of an epoch once it is saved. With many processes only the leader
+    writes. A loss or a tensor that is not finite leaves a result that says so, and raises `NonFinite`; no
+    such state is saved.
     """
     if run.result() is not None:
         return
     leads = training.place.leads
     _continue(run, training)
+    if leads and training.iteration == 0:
+        keep(run.path, training)
     saved = time.monotonic()
     try:
         for step in training.steps(stop):
-            if step.epoch is not None and leads:
-                row = metrics_row(step.epoch, training.monitor)
-                run.append_metrics(row)
-                on_epoch(row)
-            if step.epoch is not None or _late(training, saved + save_seconds):
+            row, clock = _figures(step.epoch, training.monitor), _clock(step.epoch)
+            if row and leads:
+                run.append_metrics(row, clock)
+                keep(run.path, training)
+            if row or _late(training, saved + save_seconds):
                 _save(run, training)
                 saved = time.monotonic()
+            if row and leads:
+                on_epoch(row | clock)
             yield step
         if training.trained:
             _finish(run, training, training.conclude(stop))
@@ -60,7 +67,7 @@ def _continue(run: Run, training: Training) -> None:
         training.restore(checkpoint.tensors, checkpoint.counters)
         logger.info("continuing %s at iteration %s", run.path, training.iteration)
     if leads:
-        here = environment(training.place, training.experiment.precision)
+        here = _environment(training)
         differing = differences(run.environments(), here)
         if checkpoint is not None and differing:
             logger.warning(
@@ -70,6 +77,17 @@ def _continue(run: Run, training: Training) -> None:
             )
         run.rewind(checkpoint)
         run.note_environment(here)
+
+
+def _environment(training: Training) -> dict[str, Any]:
+    experiment = training.experiment
+    # What runs here, which is not what was asked for where another machine goes on without the kernels.
+    return environment(
+        training.place,
+        experiment.precision,
+        channels_last=experiment.channels_last,
+        kernels="fused" if training.kernels and training.kernels.fused else "plain",
+    )
 
 
 def _late(training: Training, when: float) -> bool:
@@ -84,8 +102,10 @@ def _save(run: Run, training: Training) -> None:
         run.save(tensors, training.counters())
 
 
-def metrics_row(epoch: Epoch, monitor: str) -> dict[str, Any]:
+def _figures(epoch: Epoch | None, monitor: str) -> dict[str, Any]:
     """An epoch as a line of metrics.jsonl: the monitored figures carry their split's name."""
+    if epoch is None:
+        return {}
     row: dict[str, Any] = {
         "epoch": epoch.epoch,
         "iteration": epoch.iteration,
@@ -95,7 +115,18 @@ def metrics_row(epoch: Epoch, monitor: str) -> dict[str, Any]:
     }
     if epoch.monitored_error is not None:
         row |= {f"{monitor}_loss": epoch.monitored_loss, f"{monitor}_error": epoch.monitored_error}
-    return row | {"images_per_second": epoch.images_per_second, "seconds": epoch.seconds}
+    return row
+
+
+def _clock(epoch: Epoch | None) -> dict[str, Any]:
+    """The same epoch's line of timing.jsonl."""
+    if epoch is None:
+        return {}
+    return {
+        "epoch": epoch.epoch,
+        "images_per_second": epoch.images_per_second,
+        "seconds": epoch.seconds,
+    }
 
 
 def _progress(training: Training) -> dict[str, Any]:
@@ -127,12 +158,13 @@ def _finish(run: Run, training: Training, final: Final | None) -> None:
         {
             "status": "done",
             "data": training.splits.name,
+            **({"skipped_images": training.splits.skipped} if training.splits.skipped else {}),
             "test_error": final.last.error,
             "test_top5_error": final.last.top5_error,
             "test_loss": final.last.loss,
             **_best(rows, training.monitor),
             **({"test_error_selected_on_validation": selected.error} if selected else {}),
-            "train_seconds": sum(row["seconds"] for row in rows),
+            "train_seconds": sum(row.get("seconds", 0.0) for row in rows),
             **_progress(training),
         },
     )

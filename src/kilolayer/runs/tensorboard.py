@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from kilolayer import durable
 from kilolayer.errors import InputError
 
 TAGS = {
@@ -31,20 +33,34 @@ def sink(folder: Path) -> Callable[[dict[str, Any]], None]:
     """A function that writes each line of metrics.jsonl to `folder`, by iteration.
 
     What a run that was stopped wrote after its last checkpoint is hidden once the run goes on. Raises
-    `InputError` where TensorBoard is missing.
+    `InputError` where TensorBoard is missing, and the function where it cannot write.
     """
     require()
     writers: list[Any] = []
 
     def write(row: dict[str, Any]) -> None:
-        if not writers:
-            # Importing it takes a second; and the first line says from where on an earlier start is void.
-            from torch.utils.tensorboard import SummaryWriter
-
-            writers.append(SummaryWriter(str(folder), purge_step=row["iteration"]))
-        for key, tag in TAGS.items():
-            if key in row:
-                writers[0].add_scalar(tag, row[key], row["iteration"])
-        writers[0].flush()
+        try:
+            if not writers:
+                writers.append(_writer(folder, row["iteration"]))
+            for key, tag in TAGS.items():
+                if key in row:
+                    writers[0].add_scalar(tag, row[key], row["iteration"])
+            writers[0].flush()
+        except OSError as error:
+            raise durable.refusal(f"cannot write {folder}", error, folder.parent) from error
 
     return write
+
+
+def _writer(folder: Path, iteration: int) -> Any:
+    # Importing it takes a second; and the first line says from where on an earlier start is void.
+    from torch.utils.tensorboard import SummaryWriter
+
+    threading.excepthook = _told_here
+    return SummaryWriter(str(folder), purge_step=iteration)
+
+
+def _told_here(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread; what it cannot write is raised by the next `flush` too."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)

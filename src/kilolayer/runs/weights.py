@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -22,10 +24,11 @@ HEADER = "kilolayer"
 
 @dataclass(frozen=True)
 class Description:
-    """What the header says of the tensors."""
+    """What the header says of the tensors. `sha256` covers them and the rest of the header."""
 
     network: Network
     classes: tuple[str, ...]
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         if len(self.classes) != self.network.num_classes:
@@ -51,9 +54,10 @@ def write_weights(
     """Writes the network's state under its own keys, the statistics as `input.mean` and `input.scale`."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     tensors |= {f"input.{name}": value.contiguous() for name, value in statistics.tensors().items()}
+    description = Description(network, classes)
+    described = replace(description, sha256=_checksum(tensors, description))
     # One entry: safetensors writes several in any order, and equal weights must be equal files.
-    header = {HEADER: to_json(Description(network, classes), indent=None)}
-    durable.write(path, save(tensors, header))
+    durable.write(path, save(tensors, {HEADER: to_json(described, indent=None)}))
 
 
 def read_weights(path: Path) -> Weights:
@@ -65,13 +69,37 @@ def read_weights(path: Path) -> Weights:
         description = from_json(header[HEADER], Description)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    # Files of the first release have none.
+    whole = description.sha256 in ("", _checksum(tensors, description))
     inputs = {name: tensors.pop(f"input.{name}", None) for name in ("mean", "scale")}
     if inputs["mean"] is None or inputs["scale"] is None:
         raise InputError(f"{path} has no input statistics (input.mean, input.scale)")
+    _check_size(description.network, tensors, path)
     model = build(description.network)
     load_state(model, tensors, path)
+    if not whole:
+        raise InputError(f"{path} is damaged: its checksum is not the one in its header")
     statistics = Statistics(mean=inputs["mean"], scale=inputs["scale"])
     return Weights(model.eval(), description.classes, statistics)
+
+
+def _check_size(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A header of a few bytes can describe a network that fills the memory: that is never built."""
+    described, held = network.parameters, sum(value.numel() for value in tensors.values())
+    if described > 10 * held + 10_000_000:
+        raise InputError(
+            f"{path} holds weights of another network: {held:,} numbers, but its header describes "
+            f"{described:,} parameters"
+        )
+
+
+def _checksum(tensors: Mapping[str, Tensor], description: Description) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names, and the description."""
+    found = hashlib.sha256(to_json(replace(description, sha256=""), indent=None).encode(errors="replace"))
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

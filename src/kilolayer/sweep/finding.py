@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kilolayer.analysis import Summary, Verdict, summarize, verdict
+from kilolayer.analysis.run_responses import run_responses
 from kilolayer.papers import Cell, is_proxy, proxy_sentence
 from kilolayer.sweep.plan import State
 from kilolayer.sweep.reproduction import CellRuns, Reproduction, Trial
@@ -52,16 +53,20 @@ class Finding:
         Of a cell of several settings it is the best one's, the most favourable to the row, once all of
         the seed's settings have ended. A run that failed for want of memory counts for nothing.
         """
-        found: dict[int, list[State]] = {}
+        found: dict[int, list[tuple[Trial, State]]] = {}
         for trial, state in self.states:
-            found.setdefault(trial.seed, []).append(state)
-        ended = {seed: states for seed, states in found.items() if all(one.finished for one in states)}
+            found.setdefault(trial.seed, []).append((trial, state))
+        ended = {seed: pairs for seed, pairs in found.items() if all(one.finished for _, one in pairs)}
         figures = {
-            seed: [self._error(one) for one in states if _counts(one)] for seed, states in ended.items()
+            seed: [self._figure(*pair) for pair in pairs if _counts(pair[1])] for seed, pairs in ended.items()
         }
         return {seed: _least(values) for seed, values in sorted(figures.items()) if values}
 
-    def _error(self, state: State) -> float | None:
+    def _figure(self, trial: Trial, state: State) -> float | None:
+        """The run's final error; for P1's Fig. 7 the mean deviation of its layers' responses."""
+        if self.cell.metric == "layer responses":
+            finished = state.result is not None and state.result["status"] == "done"
+            return run_responses(trial.planned.path).mean_std if finished else None
         value = (state.result or {}).get(RESULT_KEYS.get(self.cell.metric, "test_error"))
         return value if value is not None and math.isfinite(value) else None
 

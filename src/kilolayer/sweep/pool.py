@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 
+from kilolayer.errors import InputError
 from kilolayer.sweep.engine import Attempts, Tick, given_up
 from kilolayer.sweep.plan import Outcome, Planned
 from kilolayer.values import to_json
@@ -89,9 +90,12 @@ class Pool:
         from kilolayer.sweep.worker import prepare
 
         if slot not in self._executors:
-            self._executors[slot] = ProcessPoolExecutor(
-                1, mp_context=get_context("spawn"), initializer=prepare, initargs=(self.threads,)
-            )
+            try:
+                self._executors[slot] = ProcessPoolExecutor(
+                    1, mp_context=get_context("spawn"), initializer=prepare, initargs=(self.threads,)
+                )
+            except OSError as error:
+                raise _no_worker(error) from error
         return self._executors[slot]
 
     def _discard(self, slot: int) -> None:
@@ -108,6 +112,13 @@ class Pool:
         # A worker that stopped was terminated by somebody else, and would refuse every further run.
         self._discard(slot)
         return None if self._attempts.again(one) else given_up(one)
+
+
+def _no_worker(error: OSError) -> InputError:
+    return InputError(
+        f"cannot start a worker: {error.strerror}; workers need a little shared memory (see: df /dev/shm), "
+        "open files and processes (see: ulimit -a)"
+    )
 
 
 @contextmanager

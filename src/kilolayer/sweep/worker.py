@@ -14,12 +14,14 @@ from types import FrameType
 import torch
 
 from kilolayer.data import load
+from kilolayer.errors import out_of_memory
 from kilolayer.runs import Run, record
 from kilolayer.runs.folder import Busy
 from kilolayer.sweep.plan import Outcome, Planned
 from kilolayer.training.device import Place, choose_device
 from kilolayer.training.experiment import Experiment
-from kilolayer.training.loop import NonFinite, Training
+from kilolayer.training.loop import Training
+from kilolayer.training.state import NonFinite
 from kilolayer.values import from_json
 
 _loaded = lru_cache(maxsize=2)(load)
@@ -86,8 +88,11 @@ def _train(
             pass
     except NonFinite:
         return "diverged"
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return _fail(run, f"out of memory: {error}".splitlines()[0].rstrip(": "))
+    except (RuntimeError, MemoryError) as error:
+        short = out_of_memory(error)
+        if short is None:
+            raise
+        return _fail(run, str(short))
     return "done" if training.done else "stopped"
 
 

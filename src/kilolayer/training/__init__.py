@@ -10,14 +10,17 @@ from kilolayer.training.recipes import RECIPES, Recipe, differences, recipe
 from kilolayer.training.schedule import OneCycle, Schedule, Steps, Warmup
 
 if TYPE_CHECKING:
-    from kilolayer.training.device import Place, choose_device, choose_precision, place
+    from kilolayer.training.device import Place, choose_device, choose_kernels, choose_precision, place
     from kilolayer.training.evaluation import Evaluation, evaluate
-    from kilolayer.training.loop import Epoch, Final, NonFinite, Step, Training
+    from kilolayer.training.loop import Epoch, Final, Step, Training
+    from kilolayer.training.state import NonFinite
 
 _WITH_TORCH = {
-    "Place": "device", "choose_device": "device", "choose_precision": "device", "place": "device",
+    "Place": "device", "choose_device": "device", "choose_kernels": "device",
+    "choose_precision": "device", "place": "device",
     "Evaluation": "evaluation", "evaluate": "evaluation",
-    "Epoch": "loop", "Final": "loop", "NonFinite": "loop", "Step": "loop", "Training": "loop",
+    "Epoch": "loop", "Final": "loop", "Step": "loop", "Training": "loop",
+    "NonFinite": "state",
 }  # fmt: skip
 
 __getattr__ = lazily(__name__, _WITH_TORCH)
@@ -38,6 +41,7 @@ __all__ = [
     "Training",
     "Warmup",
     "choose_device",
+    "choose_kernels",
     "choose_precision",
     "differences",
     "evaluate",

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from kilolayer.errors import InputError
-from kilolayer.training.experiment import Precision
+from kilolayer.kernels import refusal
+from kilolayer.training.experiment import Kernels, Precision
+
+SECONDS_TO_WAIT_FOR_OTHERS = 600
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,37 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     return "bf16" if _cpu_has_bf16() else "fp32"
 
 
+def repeatable(device: torch.device) -> None:
+    """Makes equal runs on a GPU equal bit for bit: cuDNN takes algorithms that add up in one order."""
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+def choose_kernels(
+    name: str, device: torch.device, precision: Precision, *, channels_last: bool, compiled: bool = False
+) -> Kernels:
+    """ "auto" is fused where there are kernels for it, else plain. `InputError` where "fused" cannot be."""
+    if name not in ("auto", "plain", "fused"):
+        raise InputError(f"kernels is {name!r}; allowed: auto, plain, fused")
+    if name == "plain":
+        return "plain"
+    why = _no_kernels(device, precision, channels_last, compiled)
+    if why and name == "fused":
+        raise InputError(f"there are no fused kernels here: {why}; use --kernels plain")
+    return "plain" if why else "fused"
+
+
+def _no_kernels(
+    device: torch.device, precision: Precision, channels_last: bool, compiled: bool
+) -> str | None:
+    if device.type != "cpu":
+        return f"they are for the CPU, not for {device}"
+    if precision != "bf16" or not channels_last:
+        return "they compute in bf16 with channels last"
+    return "torch.compile makes its own" if compiled else refusal()
+
+
 def _cpu_has_bf16() -> bool:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -80,6 +119,29 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether it says so: gloo's words, and those of PyTorch about NCCL."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Timed out", "Broken pipe", "timeout")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
+def _join(backend: str, patience: timedelta) -> None:
+    """Meets the others. Started again by torchrun, under another name: the addresses of those that ended
+    stand in its store still, and whoever reads them waits in vain (seen with torch 2.13).
+
+    Waiting here does not hear signals, and there is nothing to save: SIGTERM ends it at once.
+    """
+    store, rank, world = next(rendezvous("env://", timeout=patience))
+    attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL) if main else None
+    try:
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world, timeout=patience)
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -96,8 +158,13 @@ def place(device: str = "auto") -> Iterator[Place]:
         choose_device(f"cuda:{int(os.environ.get('LOCAL_WORLD_SIZE', world)) - 1}")
         chosen = choose_device(f"cuda:{local}")
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    patience = timedelta(seconds=float(os.environ.get("KILOLAYER_TIMEOUT", SECONDS_TO_WAIT_FOR_OTHERS)))
+    _join("nccl" if chosen.type == "cuda" else "gloo", patience)
     try:
         yield Place(chosen, dist.get_rank(), world)
-    finally:
-        dist.destroy_process_group()
+    except RuntimeError as error:
+        if not _lost_another(error):
+            raise
+        raise InputError("another process of this run has ended or does not answer; it says why") from None
+    # Behind an exception the others may be gone, and taking leave of them would wait for them.
+    dist.destroy_process_group()

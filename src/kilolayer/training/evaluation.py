@@ -90,7 +90,8 @@ def forward(model: nn.Module, x: Tensor, precision: Precision, channels_last: bo
     """The logits of `x` in the precision and memory layout asked for."""
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    # Every weight is used once, so that its bf16 copy need not be kept for another use.
+    with torch.autocast(x.device.type, torch.bfloat16, precision == "bf16", cache_enabled=False):
         logits: Tensor = model(x)
     return logits
 

@@ -1,0 +1,161 @@
+"""kilolayer bench: speed and memory of networks side by side, and what share of this machine they reach."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from kilolayer.commands.flags import Device, OptionalFile, Switch, Text, Whole
+from kilolayer.errors import InputError
+
+Models = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="MODEL...", help_behavior_hint="")
+]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure training or inference side by side, in turns, each in its own process.
+
+    MODEL is a network's name, run the fastest way; or NAME@plain, @eager (bf16), @balanced, @2GB.
+
+    Others: timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.py:FUNCTION.
+
+    With one thread the process's own seconds count; else repeats in which nobody else computed.
+    """
+
+    models: Models = ()
+    """Networks of ours, each perhaps with @ and a variant."""
+    against: tuple[str, ...] = ()
+    """Peers, from a package or a file; they run as they come unless @eager is added."""
+    infer: Switch = False
+    """Inference in place of training."""
+    batch_size: Whole = 64
+    """Images per step, for all alike."""
+    threads: Whole = 1
+    """CPU threads, for all alike."""
+    repeats: Whole = 5
+    """Turns that count, after two to warm up; medians are told."""
+    depths: tuple[int, ...] = ()
+    """Measure every MODEL at these depths too, one depth after another."""
+    memory: Text = "fastest"
+    """How MODELs without @ train: fastest, balanced, smallest, or bytes as 2GB."""
+    device: Device = "cpu"
+    """cpu, cuda or cuda:1."""
+    json: Switch = False
+    """Print JSON."""
+    out: OptionalFile = None
+    """Write JSON, with the environment, into this file."""
+    plot: OptionalFile = None
+    """Draw the roofline into this SVG file."""
+
+
+def bench(options: Bench) -> int:
+    """Measures, prints, and writes where asked to."""
+    races = [_names(options, depth) for depth in options.depths or (None,)]
+    from kilolayer.bench import Conditions, contestant, race
+    from kilolayer.report.optional import check_installed
+
+    if options.plot is not None:
+        check_installed()
+    entries = [[contestant(name) for name in names] for names in races]
+    conditions = Conditions(
+        options.batch_size, options.threads, options.device, options.infer, options.repeats
+    )
+    with _progress() as say:
+        found = [race(each, conditions, say) for each in entries]
+    whole = {**found[0], "contestants": [row for one in found for row in one["contestants"]]}
+    whole["differences"] = [line for one in found for line in one["differences"]]
+    _write(options, whole)
+    if options.json:
+        print(json.dumps(whole["contestants"], indent=2))
+    else:
+        _print(whole)
+    return 0
+
+
+def _names(options: Bench, depth: int | None) -> list[str]:
+    from kilolayer.bench.contestant import at_depth
+
+    if not options.models:
+        raise InputError("no network given: kilolayer bench MODEL... (see: kilolayer models)")
+    plain = options.memory == "fastest"
+    ours = [name if "@" in name or plain else f"{name}@{options.memory}" for name in options.models]
+    if depth is None:
+        return [*ours, *options.against]
+    if options.against:
+        raise InputError("--depths and --against exclude each other: a peer has its own depth")
+    return [at_depth(name, depth) for name in ours]
+
+
+def _progress() -> Any:
+    """What happens now, on one line that goes away, where a person watches."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+
+    @contextmanager
+    def shown() -> Any:
+        if not sys.stderr.isatty():
+            yield lambda text: None
+            return
+        with Console(stderr=True).status("starting") as status:
+            yield lambda text: status.update(text)
+
+    return shown()
+
+
+def _write(options: Bench, found: dict[str, Any]) -> None:
+    from kilolayer import durable
+
+    if options.out is not None:
+        from kilolayer.runs.environment import command
+
+        found["environment"]["command"] = command()
+        durable.write(Path(options.out), json.dumps(found, indent=1, ensure_ascii=False).encode())
+    if options.plot is not None:
+        from kilolayer.bench.roofline import draw
+
+        durable.write(Path(options.plot), draw(found, f"Roofline, {found['work']}").encode())
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    conditions, ceilings = found["conditions"], found["ceilings"]
+    threads = f"{conditions['threads']} thread" + ("s" if conditions["threads"] > 1 else "")
+    print(f"{found['work']}, batches of {conditions['batch_size']}, {threads}, {conditions['device']}")
+    products = ", ".join(
+        f"{name} {ceilings[f'{name}_flops'] / 1e9:,.0f} GFLOP/s" for name in ("bf16", "fp32")
+    )
+    print(f"this machine at its best: {products}, copy {ceilings['copy_bytes'] / 1e9:.1f} GB/s\n", flush=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("network", overflow="fold")
+    for heading in ("images/s", "least–most", "peak MB", "of ceiling", "J/image", "disturbed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found["contestants"]:
+        table.add_row(row["name"], *_cells(row, conditions["batch_size"]))
+    Console(highlight=False, markup=False).print(table)
+    for line in found["differences"]:
+        print(f"not the same work: {line}")
+    if not all(row["trusted"] for row in found["contestants"]):
+        print("every repeat was disturbed by other programs: these figures are not to be trusted")
+
+
+def _cells(row: dict[str, Any], batch_size: int) -> tuple[str, ...]:
+    slowest, fastest = batch_size / row["seconds_most"], batch_size / row["seconds_least"]
+    joules = "" if row["joules_per_image"] is None else f"{row['joules_per_image']:.3g}"
+    return (
+        f"{row['images_per_second']:,.4g}",
+        f"{slowest:,.4g}–{fastest:,.4g}",
+        f"{row['peak_memory_bytes'] / 1e6:,.0f}",
+        f"{100 * row['roofline_share']:.0f} %",
+        joules,
+        f"{row['disturbed']} of {row['repeats']}",
+    )

@@ -1,0 +1,80 @@
+"""What was chosen for speed and memory, and why, in words."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from kilolayer.kernels import pool
+from kilolayer.training.budget import in_words
+from kilolayer.training.device import choose_precision
+from kilolayer.training.loop import Training
+from kilolayer.training.memory import MemoryPlan
+
+
+def choices(training: Training) -> dict[str, str]:
+    """A line for every choice: device, precision, memory format, compiler, threads, allocation, memory."""
+    place, experiment = training.place, training.experiment
+    rows = {
+        "device": _device(training),
+        "precision": _precision(training),
+        "format": _format(experiment.channels_last, experiment.precision),
+        "kernels": str(training.kernels) if training.kernels else "plain layers",
+        "compiler": "torch.compile, as asked" if experiment.compile else "none: eager PyTorch",
+    }
+    if place.device.type == "cpu":
+        rows |= {"threads": _threads(), "allocation": pool.use()}
+    return rows | {"memory": _memory(experiment.memory, training.memory), **_sizes(training.memory)}
+
+
+def _device(training: Training) -> str:
+    place = training.place
+    if place.device.type == "cuda":
+        return f"{place.device}, {torch.cuda.get_device_name(place.device)}"
+    return "cpu, as asked" if torch.cuda.is_available() else "cpu: no GPU that PyTorch can use"
+
+
+def _precision(training: Training) -> str:
+    best = choose_precision("auto", training.place.device)
+    match training.experiment.precision, best:
+        case "bf16", "bf16":
+            return "bf16 over fp32 weights: the hardware multiplies it"
+        case "bf16", _:
+            return "bf16, as asked: the hardware does not multiply it, fp32 is faster"
+        case _, "bf16":
+            return "fp32, as asked: bf16 is faster here"
+        case _:
+            return "fp32: the hardware does not multiply bf16"
+
+
+def _format(channels_last: bool, precision: str) -> str:
+    if not channels_last:
+        return "channels first" + (
+            ", as asked: channels last is faster in bf16" if precision == "bf16" else ""
+        )
+    return "channels last: what bf16 convolutions are fastest in" if precision == "bf16" else "channels last"
+
+
+def _threads() -> str:
+    return f"{torch.get_num_threads()}; this machine has {os.cpu_count()} cores"
+
+
+def _memory(asked: str, found: MemoryPlan) -> str:
+    if not found.recomputed:
+        return f"{asked}: everything is kept, nothing is computed twice"
+    numbers = ", ".join(f"{name} in {len(stage)}" for name, stage in found.segments.items())
+    percent = round(100 * found.recomputed)
+    return f"{asked}: {percent} % more forward computation, segments: {numbers}"
+
+
+def _sizes(found: MemoryPlan) -> dict[str, str]:
+    peak = found.peak
+    parts = {
+        "process and data": peak.process,
+        "weights and momentum": peak.state,
+        "activations and gradients": peak.step,
+        "one unit at work": peak.working,
+    }
+    listed = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items())
+    return {"predicted": f"{in_words(peak.total)} at the peak: {listed}"}

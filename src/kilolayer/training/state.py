@@ -1,0 +1,192 @@
+"""A training between two steps: what is saved of it, how it is taken up again, and whether it is finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from kilolayer.data import Splits
+from kilolayer.errors import InputError
+from kilolayer.networks import ResidualNetwork
+from kilolayer.training.device import Place
+from kilolayer.training.experiment import Experiment
+from kilolayer.training.recipes import Recipe
+
+
+class NonFinite(InputError):
+    """A loss, or a tensor of the network, is infinite or not a number any more: the run diverged."""
+
+
+class State:
+    """Network, optimiser, running sums and counters; no generator, for randomness is a pure function.
+
+    Raises `InputError` where batch, data and processes do not fit together.
+
+    `sums` are float64 (3,): images, summed loss and wrong answers of the epoch under way, of this process.
+    """
+
+    def __init__(self, experiment: Experiment, splits: Splits, place: Place, model: ResidualNetwork) -> None:
+        _check_fits(experiment, splits, place)
+        self.experiment, self.splits, self.place, self.model = experiment, splits, place, model
+        self.optimizer = _optimizer(model, experiment.recipe)
+        self.iteration = 0
+        self.epochs_closed = 0
+        self.sums = torch.zeros(3, dtype=torch.float64, device=place.device)
+        self.best_error = math.inf
+        self.best_epoch = 0
+        self.best_state: dict[str, Tensor] = {}
+        self.seconds = 0.0
+        self._finite_at = 0
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """What the images are that decide the weights."""
+        parts = {"training set": self.splits.train, "validation set": self.splits.validation}
+        return {name: images.fingerprint() for name, images in parts.items() if images is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state's tensors by name: weights, momentum, the best weights so far, and running sums.
+
+        With many processes all of them must ask, for the sums are everyone's.
+        """
+        return {**self._own_tensors(), "sums": self.place.total(self.sums.clone())}
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        names = dict(self.model.named_parameters())
+        momentum = {
+            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in names.items()
+            if self.optimizer.state[parameter].get("momentum_buffer") is not None
+        }
+        model = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        best = {f"best.{key}": value for key, value in self.best_state.items()}
+        return {**model, **momentum, **best}
+
+    def counters(self) -> dict[str, Any]:
+        """The rest of the state, as JSON can hold it."""
+        best = None if math.isinf(self.best_error) else self.best_error
+        return {
+            "iteration": self.iteration,
+            "epochs_closed": self.epochs_closed,
+            "best_error": best,
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds,
+            "data": self.fingerprints,
+        }
+
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+        """Continues from a state: `tensors()` and `counters()` of the same experiment.
+
+        Raises `InputError`, and changes nothing, where the data are others now or the state does not fit.
+        """
+        self._check_data(counters["data"])
+        model = _under(tensors, "model.")
+        if _shapes(model) != _shapes(self.model.state_dict()):
+            raise InputError("the state was saved by another release of kilolayer: its tensors do not fit")
+        self.model.load_state_dict(model)
+        self.best_state = {
+            key: value.to(self.place.device, copy=True) for key, value in _under(tensors, "best.").items()
+        }
+        momentum = _under(tensors, "momentum.")
+        for name, parameter in self.model.named_parameters():
+            if name in momentum:
+                # As the parameter lies in memory: the order of a sum is part of its rounding.
+                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        # The sums are everyone's, and are added up over the processes again.
+        self.sums.copy_(tensors["sums"] if self.place.leads else torch.zeros_like(self.sums))
+        self.iteration, self.epochs_closed = counters["iteration"], counters["epochs_closed"]
+        self.best_error = math.inf if counters["best_error"] is None else counters["best_error"]
+        self.best_epoch, self.seconds = counters["best_epoch"], counters["seconds"]
+        self._finite_at = self.iteration
+
+    def _check_data(self, fingerprints: Mapping[str, str]) -> None:
+        for name, now in self.fingerprints.items():
+            if fingerprints.get(name) != now:
+                raise InputError(
+                    f"the {name} has changed since the run began: its images or labels are not the same; "
+                    f"bring the data back, or begin a new run"
+                )
+
+    def check_loss(self) -> None:
+        """Raises `NonFinite` when the running loss is not finite. On a GPU this waits for it."""
+        if self.place.agree(not math.isfinite(self.sums[1].item())):
+            tensor = _not_finite(self._own_tensors())
+            self.fail(f"the training loss{f' (and {tensor})' if tensor else ''}")
+
+    def check_finite(self) -> None:
+        """Raises `NonFinite`, with what to try, when the loss or a tensor of the state is not finite.
+
+        A step can make a weight or a running average infinite behind a finite loss. With many
+        processes all of them must ask.
+        """
+        self.check_loss()
+        name = _not_finite(self._own_tensors())
+        if self.place.agree(name is not None):
+            self.fail(name or "a tensor of another process")
+        self._finite_at = self.iteration
+
+    def fail(self, what: str) -> NoReturn:
+        """Raises `NonFinite`: `what` is not finite, seen now, and when all was still finite."""
+        rate = self.experiment.recipe.rate(max(0, self.iteration - 1))
+        when = f"(learning rate {rate:g}; all was finite at iteration {self._finite_at:,})"
+        raise NonFinite(
+            f"{what} is not finite at iteration {self.iteration:,} {when}; "
+            f"try a lower --lr, a recipe with a warm-up, or --precision fp32"
+        )
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds an infinity or no number."""
+    # One look for all of them: on a GPU each would wait.
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+    bad = [name for name, fine in zip(tensors, finite.tolist(), strict=True) if not fine]
+    return bad[0].removeprefix("model.") if bad else None
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in tensors.items()}
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _check_fits(experiment: Experiment, splits: Splits, place: Place) -> None:
+    size, images = experiment.recipe.batch_size, len(splits.train)
+    if size > images:
+        raise InputError(
+            f"batch size {size} is larger than the training set of {images} images; take at most {images}"
+        )
+    if size % place.world:
+        raise InputError(
+            f"batch size {size} cannot be shared among {place.world} processes; "
+            f"take a multiple of {place.world}"
+        )
+    network = experiment.network
+    if network.num_classes != splits.num_classes or network.in_chans != splits.in_chans:
+        raise InputError(
+            f"the network has {network.num_classes} classes and {network.in_chans} input channels, "
+            f"the data {splits.num_classes} and {splits.in_chans}"
+        )
+
+
+def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    parameters = list(model.parameters())
+    weights = [p for p in parameters if p.ndim > 1 or recipe.decay == "all"]
+    others = [p for p in parameters if p.ndim <= 1 and recipe.decay != "all"]
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=0.1,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+    )

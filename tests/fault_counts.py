@@ -1,0 +1,103 @@
+"""The faults suite's options, and its counts: how many cases of each row of the table were tried, and held.
+
+A pytest plugin, so that the counts also come together from the processes of pytest-xdist.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUICK = 40
+"""Every run of CI tries every 40th case."""
+
+Row = dict[str, Any]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the faults suite, tests/faults")
+    group.addoption("--stride", type=int, default=QUICK, metavar="N", help="try every N-th case")
+    group.addoption("--every-fault", action="store_true", help="try every case: takes hours")
+    group.addoption("--counts", type=Path, metavar="FILE", help="write what was tried and held as JSON")
+
+
+def stride_of(config: pytest.Config) -> int:
+    stride: int = 1 if config.getoption("--every-fault") else config.getoption("--stride")
+    return max(1, stride)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path: Path | None = config.getoption("--counts")
+    # Under xdist the reports of all processes come to the one that has no worker's input.
+    if path is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Counts(path.absolute(), stride_of(config)), "fault-counts")
+
+
+class Counts:
+    """Collects what the tests counted, and writes it at the end; the counts of other tests stay."""
+
+    def __init__(self, path: Path, stride: int) -> None:
+        self.path, self.stride = path, stride
+        self.tests: dict[str, dict[str, Row]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        counted = [value for name, value in report.user_properties if name == "fault"]
+        for one in counted:
+            self.tests.setdefault(one["row"], {})[report.nodeid.rpartition("/")[2]] = {
+                "tried": one["tried"],
+                "held": one["held"],
+                "seconds": round(report.duration / len(counted), 1),
+                "stride": self.stride,
+                "note": one["note"],
+                "date": _today(),
+            }
+
+    def pytest_sessionfinish(self) -> None:
+        before = json.loads(self.path.read_text())["rows"] if self.path.exists() else {}
+        tests = {name: row["tests"] for name, row in before.items()}
+        for name, mine in self.tests.items():
+            tests[name] = tests.get(name, {}) | mine
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = {name: _row(tests[name]) for name in sorted(tests, key=_place)}
+        written = {**_surroundings(), "rows": rows}
+        self.path.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+
+
+def _row(tests: dict[str, Row]) -> Row:
+    """A row's sums, and its tests."""
+    sums = {key: round(sum(test[key] for test in tests.values()), 1) for key in ("tried", "held", "seconds")}
+    return {**sums, "tests": tests}
+
+
+def _place(name: str) -> tuple[str, int, str]:
+    digits = name[1:]
+    return name[:1], int(digits) if digits.isdigit() else 0, name
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _surroundings() -> dict[str, Any]:
+    from kilolayer.runs.environment import processor
+
+    packages = ("kilolayer", "torch", "numpy", "safetensors", "filelock", "pytest")
+    return {
+        "command": " ".join(["pytest", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "date": _today(),
+    }

@@ -1,0 +1,226 @@
+"""What is planted into a command before it runs: known faults that the suite must see, and harm at a step.
+
+SEEDED=NAME               one of `FAULTS`
+SIGNAL_AT_STEP=K:S        signal S as soon as step K is done
+POISON=WHAT:K:VALUE       VALUE (nan or inf) into WHAT at step K: a tensor's name, or gradient, logit, pixel,
+                          evaluation
+RANK_FAULT=R:K:HOW        in rank R at step K (0: before anything else): kill, halt, raise or memory; with
+                          FAULT_ONCE=FILE only in the process that can make this file
+LIMIT_FSIZE, LIMIT_AS     bytes: the largest file; how much more address space than now
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def no_fsync() -> None:
+    os.fsync = lambda descriptor: None
+
+
+def no_folder_fsync() -> None:
+    from kilolayer import durable
+
+    durable.sync_folder = lambda folder: None
+
+
+def in_place() -> None:
+    from kilolayer import durable
+
+    def replaced(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        durable.sync_folder(path.parent)
+
+    durable._replace = replaced
+
+
+def generators_not_restored() -> None:
+    """The order comes from a generator that begins anew with every start."""
+    import numpy as np
+    import torch
+
+    from kilolayer.training import loop
+
+    generator, keyed = np.random.default_rng(0), loop.batch
+
+    def drawn(*args: Any) -> Any:
+        images, *rest, positions = args
+        return keyed(images, *rest, torch.from_numpy(generator.permutation(len(images))[: len(positions)]))
+
+    loop.batch = drawn
+
+
+def metrics_not_cut() -> None:
+    from kilolayer import durable
+
+    durable.cut = lambda path, length: None
+
+
+def seal_not_checked() -> None:
+    from kilolayer.runs import checkpoints
+
+    checkpoints._sha256 = lambda content: "0" * 64
+
+
+def tensors_after_the_seal() -> None:
+    """The seal is written first, so a state can be sealed whose tensors are not there."""
+    from kilolayer import durable
+
+    write, held = durable.write, dict[Path, bytes]()
+
+    def turned(path: Path, content: bytes) -> None:
+        if path.parent.name == "checkpoints" and path.suffix == ".safetensors":
+            held[path] = content
+            return
+        write(path, content)
+        for each, what in list(held.items()):
+            write(each, held.pop(each) and what)
+
+    durable.write = turned
+
+
+def signal_forgotten() -> None:
+    """The handler does nothing: the run goes on to its end."""
+    from kilolayer.commands import stopping
+
+    stopping.Stop.note = lambda self, number, frame: None
+
+
+def no_lock() -> None:
+    from filelock import FileLock
+
+    FileLock.acquire = lambda self, *args, **options: None
+    FileLock.release = lambda self, *args, **options: None
+
+
+def not_checked_for_numbers() -> None:
+    from kilolayer.training.state import State
+
+    State.check_finite = State.check_loss = lambda self: None
+
+
+# Harm at a step
+
+
+def at_step(step: int, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
+    """Calls `before` and `after` with the training around its step number `step`, counted from 1."""
+    from kilolayer.training.loop import Training
+
+    real = Training._step
+
+    def stepped(training: Any) -> None:
+        due = training.iteration + 1 == step
+        if due:
+            before(training)
+        real(training)
+        if due:
+            after(training)
+
+    Training._step = stepped
+
+
+def nothing(training: Any) -> None:
+    pass
+
+
+def signal_at_step(step: int, number: int) -> None:
+    at_step(step, nothing, lambda training: os.kill(os.getpid(), number))
+
+
+def poison(what: str, step: int, value: float) -> None:
+    """One entry of a tensor; of the gradient of the first weight; of the logits or the images of a batch."""
+    import torch
+
+    from kilolayer.training import evaluation, loop
+
+    def fill(tensor: torch.Tensor) -> None:
+        with torch.no_grad():
+            tensor.view(-1)[0] = value
+
+    def gradient(training: Any) -> None:
+        weight = next(training.model.parameters())
+        weight.register_hook(lambda found: found.index_fill(0, torch.tensor(0), value))
+
+    def first_of(module: Any, name: str) -> Callable[[Any], None]:
+        def change(training: Any) -> None:
+            real = getattr(module, name)
+
+            def changed(*args: Any) -> Any:
+                setattr(module, name, real)
+                found = real(*args)
+                fill(found[0] if isinstance(found, tuple) else found)
+                return found
+
+            setattr(module, name, changed)
+
+        return change
+
+    places = {"gradient": gradient, "logit": first_of(loop, "forward"), "pixel": first_of(loop, "batch")}
+    if what in places:
+        at_step(step, places[what], nothing)
+    elif what == "evaluation":
+        at_step(step, nothing, first_of(evaluation, "forward"))
+    else:
+        at_step(step, nothing, lambda training: fill(training.tensors()[what]))
+
+
+def harm_rank(rank: int, step: int, how: str) -> None:
+    if os.environ.get("RANK") != str(rank):
+        return
+    if step == 0:
+        harm(how)
+    else:
+        at_step(step, lambda training: harm(how), nothing)
+
+
+def harm(how: str) -> None:
+    try:
+        os.close(os.open(os.environ["FAULT_ONCE"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    if how in ("kill", "halt"):
+        os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+    elif how == "memory":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
+    else:
+        raise RuntimeError("a fault of ours")
+
+
+def limit(kind: str, amount: int) -> None:
+    import resource
+
+    if kind == "AS":
+        amount += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (amount, amount))
+
+
+def prepare(env: dict[str, str]) -> None:
+    if "SEEDED" in env:
+        FAULTS[env["SEEDED"]]()
+    if "SIGNAL_AT_STEP" in env:
+        signal_at_step(*map(int, env["SIGNAL_AT_STEP"].split(":")))
+    if "POISON" in env:
+        what, step, value = env["POISON"].split(":")
+        poison(what, int(step), float(value))
+    if "RANK_FAULT" in env:
+        rank, at, how = env["RANK_FAULT"].split(":")
+        harm_rank(int(rank), int(at), how)
+    for kind in ("FSIZE", "AS"):
+        if f"LIMIT_{kind}" in env:
+            limit(kind, int(env[f"LIMIT_{kind}"]))
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    fault.__name__: fault
+    for fault in (
+        no_fsync, in_place, no_folder_fsync, generators_not_restored, metrics_not_cut, seal_not_checked,
+        tensors_after_the_seal, signal_forgotten, no_lock, not_checked_for_numbers,
+    )
+}  # fmt: skip

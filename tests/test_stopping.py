@@ -1,0 +1,77 @@
+"""Being asked to stop, started again, or short of memory: what a process makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+import pytest
+import torch
+
+from kilolayer.commands import resuming
+from kilolayer.commands.stopping import SIGNALS, interruptible, stoppable
+from kilolayer.errors import out_of_memory
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_where_nothing_is_to_be_saved_a_signal_ends_all(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_where_something_is_it_is_noted(number: int) -> None:
+    with stoppable() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+    assert not stop.saves
+
+
+def test_only_a_second_ctrl_c_insists() -> None:
+    with stoppable() as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_whose_exception_was_swallowed_stops_the_run_at_its_first_look() -> None:
+    """An import that is interrupted within a weak reference's callback goes on."""
+    with interruptible():
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with stoppable() as stop:
+            assert stop()
+
+
+def test_under_torchrun_a_run_keeps_its_name_at_every_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len({resuming.suffix() for _ in range(20)}) > 1
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    first = resuming.suffix()
+    assert (resuming.restarted(), len(first)) == (False, 4)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert (resuming.restarted(), resuming.suffix()) == (True, first)
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (MemoryError(), ""),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB"),
+        (RuntimeError("can't allocate memory: you tried to allocate 640 bytes. Error code 12"), "640 bytes"),
+        (RuntimeError("could not create a primitive"), ""),
+    ],
+)
+def test_memory_that_is_short_is_told_with_advice(error: Exception, asked: str) -> None:
+    told = str(out_of_memory(error))
+    assert told.startswith(f"out of memory{f' (asked for {asked})' if asked else ''}; nothing was changed: ")
+    assert "--batch-size" in told
+
+
+def test_another_fault_is_none_of_memory() -> None:
+    assert out_of_memory(RuntimeError("shapes do not fit")) is None
