@@ -1,6 +1,7 @@
 """No folder imports from one further right."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ ORDER = (
     "units",
     "networks",
     "kernels",
+    "inference",
     "data",
     "training",
     "runs",
@@ -23,6 +25,8 @@ ORDER = (
     "audit",
     "report",
     "sweep",
+    "bench",
+    "lens",
     "commands",
     "cli",
     "__main__",
@@ -75,3 +79,11 @@ def test_the_law_sees_what_is_there():
     assert {"units", "networks"} <= found
     seen = {folder for path in FILES if home(path) == "networks" for folder, _ in imported(path)}
     assert seen == {"errors", "lazy", "networks", "units"}
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.glob("*/__init__.py")), ids=lambda p: p.parent.name)
+def test_no_lazy_name_is_a_submodule_s(path):
+    """Importing the submodule would put the module in the place of what the package gives by that name."""
+    package = import_module(f"kilolayer.{path.parent.name}")
+    modules = {each.stem for each in path.parent.glob("*.py")}
+    assert not modules & set(getattr(package, "_HOMES", {}))
