@@ -13,6 +13,9 @@ from kilolayer.units.checks import check, check_choice, check_count, is_count
 from kilolayer.units.ops import Ops
 from kilolayer.units.unit import Layout, Unit, activation, layout
 
+MOST_UNITS = 100_000
+"""Room for 200,001 layers. More, by mistake or malice, would fill the memory with the description alone."""
+
 
 @dataclass(frozen=True)
 class Stem:
@@ -78,6 +81,8 @@ class Network:
     def __post_init__(self) -> None:
         check_count("Network", num_classes=self.num_classes, in_chans=self.in_chans)
         check("Network", "stages", self.stages, bool(self.stages), "at least one stage")
+        units = sum(stage.units for stage in self.stages)
+        check("Network", "units", units, units <= MOST_UNITS, f"at most {MOST_UNITS:,} in all stages")
         check_choice("Network", "initialisation", self.initialisation, "fan_out", "fan_in")
         self._check_image_size()
         self.units()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from kilolayer.networks.description import Network
+from kilolayer.networks.recompute import Segment, Segments, through
 from kilolayer.units import modules as units
-from kilolayer.units.modules import GatedUnit, running_statistics_kept
+from kilolayer.units.modules import GatedUnit
 
 
 class ResidualNetwork(nn.Module):
@@ -44,7 +43,7 @@ class ResidualNetwork(nn.Module):
             self.add_module(name, nn.Sequential(*built))
         self.final = units.sequence(description.final_ops)
         self.classifier: nn.Module = nn.Linear(description.channels, description.num_classes)
-        self.grad_checkpointing = False
+        self.segments: dict[str, Segments] = {}
         self._initialise()
 
     def _initialise(self) -> None:
@@ -78,8 +77,8 @@ class ResidualNetwork(nn.Module):
         """The output of every stage in turn; the last one behind the final activation."""
         x = self.stem(x)
         for name in self.stage_names:
-            for unit in self.get_submodule(name).children():
-                x = self._checkpointed(unit, x) if self.grad_checkpointing and self.training else unit(x)
+            chain = list(self.get_submodule(name).children())
+            x = through(chain, x, self.segments.get(name, ()) if self.training else ())
             yield self.final(x) if name == self.stage_names[-1] else x
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -107,17 +106,18 @@ class ResidualNetwork(nn.Module):
         self.classifier = nn.Linear(self.description.channels, num_classes).to(next(self.parameters()))
         nn.init.zeros_(self.classifier.bias)
 
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Whether the backward pass computes units again."""
+        return any(segment.recomputed for stage in self.segments.values() for segment in stage)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute every unit in the backward pass: less memory for about a third more time."""
-        self.grad_checkpointing = enable
+        """Recompute every unit in the backward pass: less memory for about a third more time.
 
-    def _checkpointed(self, unit: nn.Module, x: Tensor) -> Tensor:
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            # The recomputation sees the same batch again, which must not count twice in BN's averages.
-            return nullcontext(), running_statistics_kept(unit)
-
-        out: Tensor = checkpoint(unit, x, use_reentrant=False, context_fn=contexts)
-        return out
+        `segments` holds how every stage is divided for that; `kilolayer.training.memory` finds the best.
+        """
+        stages = zip(self.stage_names, self.description.stages, strict=True)
+        self.segments = {name: (Segment(1),) * stage.units for name, stage in stages} if enable else {}
 
 
 def build(description: Network) -> ResidualNetwork:

@@ -49,16 +49,17 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 @contextmanager
-def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Within, the BNs of `module` use a batch's statistics without a trace in their running ones."""
-    norms = [part for part in module.modules() if isinstance(part, BatchNorm)]
-    for norm in norms:
+def running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
+    """Within, the BNs of `modules` use a batch's statistics without a trace in their running ones."""
+    parts = (part for module in modules for part in module.modules())
+    norms = [(part, part.tracks) for part in parts if isinstance(part, BatchNorm)]
+    for norm, _ in norms:
         norm.tracks = False
     try:
         yield
     finally:
-        for norm in norms:
-            norm.tracks = True
+        for norm, tracked in norms:
+            norm.tracks = tracked
 
 
 class Scale(nn.Module):

@@ -1,0 +1,65 @@
+"""What a piece of work took: wall and processor seconds, what others used meanwhile, and energy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+RAPL = Path("/sys/class/powercap")
+MOST_OTHERS = 0.05
+"""Of the machine's cores' time, as a share of one core: beyond it a repeat counts as disturbed."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`seconds` on the wall, `cpu_seconds` of this process, `others`: cores that other processes kept busy.
+
+    `others` and `joules` are None where the system does not tell.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    others: float | None
+    joules: float | None
+
+    @property
+    def disturbed(self) -> bool:
+        return self.others is not None and self.others > MOST_OTHERS
+
+
+def timed(work: Callable[[], object]) -> Sample:
+    """Does `work` once and measures it."""
+    energy, busy = _joules(), _busy()
+    wall, own = time.perf_counter(), time.process_time()
+    work()
+    seconds, cpu = time.perf_counter() - wall, time.process_time() - own
+    now, spent = _busy(), _joules()
+    others = None if busy is None or now is None else max(0.0, now - busy - cpu) / seconds
+    joules = None if energy is None or spent is None or spent < energy else spent - energy
+    return Sample(seconds, cpu, others, joules)
+
+
+def _busy() -> float | None:
+    """Processor seconds that this machine has been busy, in all processes."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            ticks = [int(word) for word in file.readline().split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def _joules() -> float | None:
+    """Energy since some moment: of the GPU where one computes, else of the processors' packages (RAPL)."""
+    counters = []
+    for zone in sorted(RAPL.glob("intel-rapl:[0-9]*")) if RAPL.is_dir() else ():
+        if zone.name.count(":") == 1:
+            try:
+                counters.append(int((zone / "energy_uj").read_text()))
+            except (OSError, ValueError):
+                return None
+    return sum(counters) / 1e6 if counters else None

@@ -1,0 +1,86 @@
+"""Who takes part: a network of ours in a variant, one of a package's, or one from a file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kilolayer.errors import InputError
+from kilolayer.networks import describe
+from kilolayer.training.budget import CHOICES, budget
+
+PACKAGES = ("timm", "torchvision", "pytorchcv")
+ENGINES = ("onnxruntime", "openvino")
+VARIANTS = {
+    "plain": "fp32, channels first, PyTorch's own layers and memory: what one gets without asking",
+    "eager": "bf16 where the hardware has it, channels last, PyTorch's own layers and memory",
+    "fast": "the best there is here: eager with the native kernels and the memory pool; folded for inference",
+    "folded": "eager, with BN folded into the convolutions (inference)",
+    "onnxruntime": "exported, run by ONNX Runtime in fp32 (inference)",
+    "openvino": "exported, run by OpenVINO in bf16 where the hardware has it (inference)",
+}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`name` as written; `source` "kilolayer", a package or a file; `model` there; how it is run."""
+
+    name: str
+    source: str
+    model: str
+    variant: str
+    memory: str = "fastest"
+
+    @property
+    def ours(self) -> bool:
+        return self.source == "kilolayer"
+
+
+def contestant(name: str) -> Contestant:
+    """The contestant called `preact_resnet110_cifar`, `…@plain`, `…@2GB`, `timm:NAME` or `FILE.py:CALLABLE`.
+
+    After @ stand a variant, a choice of memory, or both joined by +. Without it ours is `fast`, and others
+    are `plain`. Raises `InputError` for what cannot be understood; a file is looked for, a package is not.
+    """
+    head, _, tail = name.partition("@")
+    source, _, model = head.rpartition(":")
+    source = source or "kilolayer"
+    if source == "kilolayer":
+        describe(model)
+    elif source not in PACKAGES:
+        _check_file(name, source, model)
+    variant, memory = _how(name, tail, source == "kilolayer")
+    return Contestant(name, source, model, variant, memory)
+
+
+def _how(name: str, tail: str, ours: bool) -> tuple[str, str]:
+    variant, memory = ("fast" if ours else "plain"), "fastest"
+    for word in tail.split("+") if tail else ():
+        if word in VARIANTS:
+            variant = word
+        elif word in CHOICES or re.match(r"\d", word):
+            budget(word)
+            memory = word
+        else:
+            allowed = ", ".join((*VARIANTS, *CHOICES))
+            raise InputError(f"{name!r} asks for the variant {word!r}; allowed: {allowed}, or bytes as 2GB")
+    if not ours and (variant in ("fast", "folded") or memory != "fastest"):
+        raise InputError(f"{name!r} is not ours; allowed for others: @plain, @eager, @{', @'.join(ENGINES)}")
+    return variant, memory
+
+
+def _check_file(name: str, file: str, made_by: str) -> None:
+    if not file.endswith(".py"):
+        sources = ", ".join(f"{package}:NAME" for package in PACKAGES)
+        raise InputError(f"{name!r} is no contestant; allowed: a network's name, {sources}, FILE.py:CALLABLE")
+    if not Path(file).is_file():
+        raise InputError(f"{name!r}: no file {file}")
+    if not made_by.isidentifier():
+        raise InputError(f"{name!r}: {made_by!r} is no name of a function; allowed: FILE.py:CALLABLE")
+
+
+def at_depth(name: str, depth: int) -> str:
+    """The same kind of network at another depth: its name with the number replaced."""
+    head, mark, tail = name.partition("@")
+    return re.sub(r"(?<=[a-z])\d+", str(depth), head, count=1) + mark + tail

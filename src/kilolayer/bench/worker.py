@@ -1,0 +1,115 @@
+"""A contestant's own process: builds it, and takes a step whenever it is told to.
+
+Reads a JSON object per line, answers with one. `python -m kilolayer.bench.worker`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from kilolayer.bench.clock import timed
+from kilolayer.bench.contestant import Contestant
+from kilolayer.errors import InputError
+
+
+class Worker:
+    """What the other side of the pipe can ask for, a method each."""
+
+    def __init__(self) -> None:
+        self.take: Callable[[], object] = lambda: None
+
+    def ceilings(self, device: str, threads: int) -> dict[str, Any]:
+        """The machine's, before anybody competes."""
+        from kilolayer.bench.ceilings import ceilings
+
+        return ceilings(_device(device, threads))
+
+    def build(
+        self,
+        contestant: dict[str, Any],
+        batch_size: int,
+        threads: int,
+        device: str,
+        infer: bool,
+        weights: str,
+    ) -> dict[str, Any]:
+        """Builds, checks its loss on `weights` where they fit, and says what it is."""
+        from kilolayer.bench.building import built, counts, image_side
+        from kilolayer.bench.checks import loss_with, offer
+        from kilolayer.bench.stepping import inference, inputs, training
+
+        one, place = Contestant(**contestant), _device(device, threads)
+        found = built(one, place, batch_size, infer=infer)
+        side = image_side(one, found.module)
+        x, labels = inputs(found, batch_size, side, place)
+        parameters, multiply_adds = counts(found.module, x)
+        if one.ours and not os.path.exists(weights):
+            offer(found.module, weights)
+        loss = loss_with(found.module, weights, x, labels)
+        make = inference if infer else training
+        self.take = make(one, found, x, labels)
+        plan = found.plan
+        return {
+            "parameters": parameters,
+            "multiply_adds": multiply_adds,
+            "image_side": side,
+            "classes": int(loss["classes"]),
+            "precision": found.precision,
+            "choices": list(found.choices),
+            "loss_with_equal_weights": loss["loss"],
+            "predicted_memory_bytes": plan.peak.total if plan else None,
+            "recomputed": plan.recomputed if plan else 0.0,
+        }
+
+    def step(self) -> dict[str, Any]:
+        sample = timed(self.take)
+        return {**asdict(sample), "disturbed": sample.disturbed}
+
+    def memory(self) -> dict[str, Any]:
+        """The most it has held, imports and all: resident on a CPU, allocated on a GPU."""
+        import torch
+
+        if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+            return {"peak_memory_bytes": torch.cuda.max_memory_allocated()}
+        from kilolayer.runs.environment import peak_memory
+        from kilolayer.training import Place
+
+        return {"peak_memory_bytes": peak_memory(Place(torch.device("cpu")))}
+
+    def environment(self, device: str, threads: int, precision: Any) -> dict[str, Any]:
+        from kilolayer.runs.environment import environment
+        from kilolayer.training import Place
+
+        return environment(Place(_device(device, threads)), precision)
+
+
+def _device(name: str, threads: int) -> Any:
+    import torch
+
+    from kilolayer.training import choose_device
+
+    torch.set_num_threads(threads)
+    return choose_device(name)
+
+
+def serve() -> None:
+    """Answers until its standard input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a peer prints is no answer
+    worker = Worker()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            answer = getattr(worker, asked.pop("do"))(**asked)
+        except InputError as error:
+            answer = {"refused": str(error)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,103 @@
+"""The layers of a folded network: convolution and activation in one pass over memory.
+
+On a CPU they are oneDNN's convolutions with what follows them joined on, as PyTorch's own compiler calls
+them; elsewhere, and where this PyTorch has no such call, the same is computed layer by layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kilolayer.units import BatchNorm
+
+
+class FoldedConv(nn.Module):
+    """y = relu(W∗x + b), or without the ReLU; `add` puts y on top of another tensor."""
+
+    def __init__(self, conv: nn.Conv2d, norm: BatchNorm | None, relu: bool) -> None:
+        super().__init__()
+        weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+        if norm is not None:
+            scale, shift = scale_and_shift(norm)
+            weight = weight * scale.view(-1, 1, 1, 1)
+            bias = shift if bias is None else bias * scale + shift
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+        self.relu = relu
+        self.sizes = _two(conv.padding), _two(conv.stride), _two(conv.dilation)
+        self.groups = conv.groups
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _joins(x):
+            found: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *self.sizes, self.groups, "relu" if self.relu else "none", [], ""
+            )
+            return found
+        y = self._convolved(x)
+        return y.relu_() if self.relu else y
+
+    def add(self, x: Tensor, other: Tensor) -> Tensor:
+        """other + W∗x + b, then the ReLU where there is one."""
+        if _joins(x) and other.shape[1] == self.weight.shape[0]:
+            found: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+                x,
+                other,
+                self.weight,
+                self.bias,
+                *self.sizes,
+                self.groups,
+                "add",
+                1.0,
+                "relu" if self.relu else None,
+                [],
+                None,
+            )
+            return found
+        y = other + self._convolved(x)
+        return y.relu_() if self.relu else y
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        padding, stride, dilation = self.sizes
+        return functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
+
+
+class FoldedNorm(FoldedConv):
+    """BN, and ReLU where one follows, as a 1×1 convolution of each channel by itself: one pass, not two."""
+
+    def __init__(self, norm: BatchNorm, relu: bool) -> None:
+        channels = norm.num_features
+        each = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        nn.init.ones_(each.weight)
+        super().__init__(each.to(norm.weight), norm, relu)
+
+
+def scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """BN(x) = scale·x + shift, with its running statistics."""
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018 - ours always have them
+    scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias.detach() - norm.running_mean * scale
+
+
+def _two(sizes: object) -> list[int]:
+    return [int(size) for size in cast(tuple[int, ...], sizes)]
+
+
+def _joins(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32) and _HAS_JOINED
+
+
+def _has_joined() -> bool:
+    names: Any = getattr(torch.ops, "mkldnn", None)
+    here = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    known = here and hasattr(names, "_convolution_pointwise")
+    return known and "binary" in names._convolution_pointwise.overloads()
+
+
+_HAS_JOINED = _has_joined()

@@ -1,0 +1,76 @@
+"""When a kernel applies, and what every call of one needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.kernels import library
+from kilolayer.units.modules import BatchNorm
+
+
+def applies(x: Tensor, parameters: Iterable[Tensor], layers: Iterable[nn.Module]) -> bool:
+    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, and none of them is listened to."""
+    return (
+        x.dtype is torch.bfloat16
+        and x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") is torch.bfloat16
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > x.shape[1]
+        and all(parameter.dtype is torch.float32 for parameter in parameters)
+        and not any(map(_listened_to, layers))
+    )
+
+
+def _listened_to(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def known_sums(x: Tensor) -> Tensor | None:
+    """Σ x and Σ x² of every channel, where they came with x and x has not changed since."""
+    sums, version = getattr(x, "channel_sums", (None, -1))
+    return sums if version == x._version else None
+
+
+def batch_of(x: Tensor) -> library.Batch:
+    images, _, height, width = x.shape
+    return library.Batch(images, height, width, torch.get_num_threads())
+
+
+def norms_of(
+    norms: Iterable[BatchNorm],
+    measured: Tensor,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    *,
+    tracked: bool,
+) -> Iterator[library.Norm]:
+    """The BNs as the library reads them.
+
+    `measured` takes each one's mean and 1/√(var + ε); `parameters` and, in the backward pass, `gradients`
+    are weight and bias in turn; the running averages follow where `tracked`.
+    """
+    at, size = measured.data_ptr(), measured.element_size()
+    for i, norm in enumerate(norms):
+        running = tracked and norm.tracks and norm.running_mean is not None and norm.running_var is not None
+        yield library.Norm(
+            parameters[2 * i].data_ptr(),
+            parameters[2 * i + 1].data_ptr(),
+            norm.running_mean.data_ptr() if running else None,  # type: ignore[union-attr]
+            norm.running_var.data_ptr() if running else None,  # type: ignore[union-attr]
+            at,
+            at + size * norm.num_features,
+            gradients[2 * i].data_ptr() if gradients else None,
+            gradients[2 * i + 1].data_ptr() if gradients else None,
+            norm.momentum or 0.0,
+            norm.eps,
+        )
+        at += 2 * size * norm.num_features

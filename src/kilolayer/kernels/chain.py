@@ -1,0 +1,95 @@
+"""A residual unit as a chain: F's convolutions, each with the BN-ReLU before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit
+
+LANES = 16
+"""Channels in one vector register; the kernels take multiples of it."""
+WIDEST = 256
+"""Channels of a 3×3 convolution up to which the kernels are as fast as PyTorch's: beyond, its weights leave
+the cache (benchmarks/unit_kernels.py)."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One convolution of F, and the BN whose ReLU it reads; None where it reads its input as it is."""
+
+    norm: BatchNorm | None
+    conv: nn.Conv2d
+
+
+@dataclass(frozen=True)
+class Chain:
+    """x' = x + F(x), or with a BN `end` behind the last convolution x' = ReLU(x + BN(t)): P1's unit."""
+
+    links: tuple[Link, ...]
+    end: BatchNorm | None = None
+
+    def norms(self) -> Iterator[BatchNorm]:
+        yield from (link.norm for link in self.links if link.norm is not None)
+        if self.end is not None:
+            yield self.end
+
+    def parameters(self) -> list[Tensor]:
+        """Of every convolution its weights, then of every BN weight and bias."""
+        # By the modules' own tables: attributes of modules are slow to look up, a step asks for thousands.
+        own = [link.conv._parameters["weight"] for link in self.links]
+        own += [norm._parameters[name] for norm in self.norms() for name in ("weight", "bias")]
+        return [parameter for parameter in own if parameter is not None]
+
+
+def chain_of(unit: nn.Module) -> Chain | str:
+    """The chain that `unit` is, or in words why it is none."""
+    if isinstance(unit, GatedUnit) or not isinstance(unit, ResidualUnit):
+        return "its paths are gated"
+    if len(unit.p) or len(unit.h):
+        return "its shortcut is no identity" if len(unit.h) else "its paths share an activation"
+    layers = list(unit.F)
+    links = _links(layers)
+    if links is None:
+        return "F is not BN-ReLU-convolution in turn"
+    match [*layers, *unit.f]:
+        case []:
+            chain = Chain(tuple(links))
+        case [BatchNorm() as end, nn.ReLU()] if links[0].norm is None and len(unit.f) == 1:
+            chain = Chain(tuple(links), end)
+        case _:
+            return "of its arrangement"
+    return _refusal(chain) or chain
+
+
+def _links(layers: list[nn.Module]) -> list[Link] | None:
+    """Takes the convolutions, with BN-ReLU before them, from the front of `layers`."""
+    links: list[Link] = []
+    while any(isinstance(layer, nn.Conv2d) for layer in layers):
+        match layers:
+            case [BatchNorm() as norm, nn.ReLU(), nn.Conv2d() as conv, *_]:
+                links.append(Link(norm, conv))
+                del layers[:3]
+            case [nn.Conv2d() as conv, *_] if not links:
+                links.append(Link(None, conv))
+                del layers[:1]
+            case _:
+                return None
+    return links or None
+
+
+def _refusal(chain: Chain) -> str | None:
+    convs = [link.conv for link in chain.links]
+    if any(conv.stride != (1, 1) for conv in convs):
+        return "it has a stride"
+    if any(conv.groups != 1 for conv in convs):
+        return "its convolution is grouped"
+    if any(conv.bias is not None or conv.kernel_size not in ((1, 1), (3, 3)) for conv in convs):
+        return "its convolutions are not 1×1 or 3×3 without bias"
+    if any(conv.in_channels % LANES or conv.out_channels % LANES for conv in convs):
+        return f"its channels are no multiples of {LANES}"
+    if any(conv.kernel_size == (3, 3) and conv.in_channels > WIDEST for conv in convs):
+        return f"PyTorch's 3×3 convolution is faster for more than {WIDEST} channels"
+    return None

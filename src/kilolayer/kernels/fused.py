@@ -1,0 +1,159 @@
+"""A network's units on the fast path where it applies, and what was chosen for each, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.kernels.activation import FusedSequence, has_activation
+from kilolayer.kernels.calls import applies
+from kilolayer.kernels.chain import Chain, chain_of
+from kilolayer.kernels.compiled import Missing
+from kilolayer.kernels.library import native
+from kilolayer.kernels.unit import unit
+from kilolayer.networks import activations
+from kilolayer.networks.activations import Kept
+from kilolayer.networks.model import ResidualNetwork
+from kilolayer.units.modules import ResidualUnit
+
+FUSED = "whole unit in one kernel"
+ACTIVATIONS = "BN and ReLU in one kernel"
+PLAIN = "plain layers"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the units from `first` to `last`, neighbours in one stage, are computed with, and why."""
+
+    first: str
+    last: str
+    units: int
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        names = self.first if self.first == self.last else f"{self.first} … {self.last}"
+        return f"{names}: {self.what}" + (f", {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The choices of a network, in its order."""
+
+    choices: tuple[Choice, ...]
+
+    @property
+    def fused(self) -> int:
+        """How many units are fused."""
+        return sum(choice.units for choice in self.choices if choice.what == FUSED)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.choices))
+
+
+class FusedUnit(ResidualUnit):
+    """A residual unit that is one kernel in training, in bf16 autocast, on a channels-last bf16 input.
+
+    Everywhere else it is the unit that it was: in evaluation, on another device or in another precision,
+    in a compiler, and while hooks listen to its layers, which a kernel would not call.
+    """
+
+    chain: Chain
+    inside: tuple[nn.Module, ...]
+    """Every module in it, the unit itself left out; looked up once, for a step asks for them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        parameters = self.chain.parameters()
+        if self.training and applies(x, parameters, self.inside):
+            return unit(self.chain, x, parameters)
+        return super().forward(x)
+
+
+def refusal() -> str | None:
+    """Why there are no kernels on this machine, or None where there are; builds them at the first time."""
+    try:
+        native()
+    except Missing as missing:
+        return str(missing)
+    except OSError as error:
+        return f"the library cannot be loaded ({error})"
+    return None
+
+
+def fuse(model: ResidualNetwork) -> Explanation:
+    """Puts every unit of `model` that can be on the fast path, and says what was chosen.
+
+    Where a unit cannot be computed whole, its BNs are computed together with their ReLUs, and so are those
+    of the stem and of the final activation. Modules, parameters and state dict stay what they are.
+    """
+    missing = refusal()
+    found = [(name, *_fused(module, missing)) for name, module in _parts(model)]
+    return Explanation(tuple(_grouped(found)))
+
+
+def kept_by_units(model: ResidualNetwork) -> Iterator[Kept]:
+    """What every unit of `model` keeps for its backward pass: a fused one x and F's inner outputs."""
+    plain = activations.kept_by_units(model.description)
+    for placed, kept, (_, module) in zip(model.description.units(), plain, _units(model), strict=True):
+        yield _kept(module.chain, kept, placed.side) if isinstance(module, FusedUnit) else kept
+
+
+def _kept(chain: Chain, plain: Kept, side: int) -> Kept:
+    links = chain.links[: len(chain.links) - (chain.end is None)]
+    inside = sum(link.conv.out_channels for link in links) * side**2
+    return replace(plain, keeps_input=True, inside=inside)
+
+
+def unfuse(model: ResidualNetwork) -> None:
+    """Takes every part of `model` back to plain layers."""
+    for module in model.modules():
+        if isinstance(module, FusedUnit):
+            module.__class__ = ResidualUnit  # type: ignore[assignment]
+        elif isinstance(module, FusedSequence):
+            module.__class__ = nn.Sequential  # type: ignore[assignment]
+
+
+def _parts(model: ResidualNetwork) -> Iterator[tuple[str, nn.Module]]:
+    yield "stem", model.stem
+    yield from _units(model)
+    if len(model.final):
+        yield "final", model.final
+
+
+def _units(model: ResidualNetwork) -> Iterator[tuple[str, nn.Module]]:
+    for stage in model.stage_names:
+        for name, module in model.get_submodule(stage).named_children():
+            yield f"{stage}.{name}", module
+
+
+def _fused(module: nn.Module, missing: str | None) -> tuple[str, str]:
+    if missing is not None:
+        return PLAIN, missing
+    unit = isinstance(module, ResidualUnit)
+    chain = chain_of(module) if unit else ""
+    # A class decides only what forward() does: children, parameters and pickles stay.
+    if isinstance(chain, Chain):
+        module.__class__ = FusedUnit
+        module.chain = chain  # type: ignore[assignment]
+        module.inside = tuple(part for part in module.modules() if part is not module)  # type: ignore[assignment]
+        return FUSED, ""
+    sequences = list(filter(has_activation, module.modules()))
+    for sequence in sequences:
+        sequence.__class__ = FusedSequence
+    return (ACTIVATIONS if sequences else PLAIN), chain
+
+
+def _grouped(found: list[tuple[str, str, str]]) -> Iterator[Choice]:
+    def same(one: tuple[str, str, str]) -> tuple[str, str, str]:
+        name, what, why = one
+        return name.split(".")[0], what, why
+
+    for (_, what, why), group in groupby(found, same):
+        names = [name for name, *_ in group]
+        yield Choice(names[0], names[-1], len(names), what, why)

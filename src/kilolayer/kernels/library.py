@@ -1,0 +1,73 @@
+"""The native kernels' functions, called with plain addresses.
+
+No header of PyTorch is compiled, so a built library serves every release of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_void_p
+from functools import cache
+
+from torch import Tensor
+
+from kilolayer.kernels.compiled import unit_library
+
+
+class Weights(Structure):
+    """Of a convolution in fp32: address; strides of output, input, row and column; sizes."""
+
+    _fields_ = (
+        ("data", c_void_p), ("out", c_int64), ("in", c_int64), ("row", c_int64), ("column", c_int64),
+        ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32),
+    )  # fmt: skip
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Weights:
+        outputs, inputs, kernel, _ = weight.shape
+        return cls(weight.data_ptr(), *weight.stride(), outputs, inputs, kernel)
+
+
+class Norm(Structure):
+    """Of a BN: parameters, running averages, the batch's mean and 1/√(var + ε), gradients; all fp32."""
+
+    _fields_ = (
+        ("weight", c_void_p), ("bias", c_void_p), ("running_mean", c_void_p), ("running_var", c_void_p),
+        ("mean", c_void_p), ("inverse", c_void_p), ("dweight", c_void_p), ("dbias", c_void_p),
+        ("momentum", c_double), ("epsilon", c_double),
+    )  # fmt: skip
+
+
+class Conv(Structure):
+    """A convolution, the BN before it (or null), its input and its output."""
+
+    _fields_ = (
+        ("weights", Weights), ("dweight", c_void_p), ("norm", POINTER(Norm)),
+        ("input", c_void_p), ("output", c_void_p),
+    )  # fmt: skip
+
+
+class Unit(Structure):
+    """F's convolutions, the BN behind the last (or null), x and x'."""
+
+    _fields_ = (
+        ("depth", c_int32), ("convs", POINTER(Conv)), ("end", POINTER(Norm)),
+        ("x", c_void_p), ("y", c_void_p),
+    )  # fmt: skip
+
+
+class Batch(Structure):
+    _fields_ = (("images", c_int32), ("height", c_int32), ("width", c_int32), ("threads", c_int32))
+
+
+@cache
+def native() -> ctypes.CDLL:
+    """The loaded library. Raises `compiled.Missing` where there is none."""
+    library = ctypes.CDLL(str(unit_library()))
+    library.kilolayer_unit_forward.argtypes = (POINTER(Batch), POINTER(Unit), c_void_p, c_void_p)
+    library.kilolayer_unit_backward.argtypes = (POINTER(Batch), POINTER(Unit), c_void_p, c_void_p)
+    for name in ("forward", "backward"):
+        activation = getattr(library, f"kilolayer_activation_{name}")
+        activation.argtypes = (POINTER(Batch), POINTER(Norm), c_int32, c_void_p, c_void_p, c_void_p)
+        activation.restype = getattr(library, f"kilolayer_unit_{name}").restype = None
+    return library

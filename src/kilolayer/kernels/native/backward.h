@@ -1,0 +1,161 @@
+// The backward pass of a unit: from the gradient of x' to those of x, the weights and BN's parameters.
+#pragma once
+#include "forward.h"
+
+namespace kilolayer {
+
+// What a convolution's weight gradient is collected in: [thread][row][column][in][out], for 1×1 convolutions
+// [thread][broadcast][vector].
+struct Collected {
+  const Weights& w;
+  int threads;
+  float* sums;
+  bool outputs_in_vectors() const { return w.kernel == 3 || w.outputs >= w.inputs; }
+  float* of(int thread) const { return sums + thread * w.size(); }
+
+  void write(float* dweight) const {
+    const int64_t size = w.size();
+    for (int t = 1; t < threads; ++t)
+      for (int64_t i = 0; i < size; ++i) sums[i] += of(t)[i];
+    const float* from = sums;
+    const bool swapped = !outputs_in_vectors();
+    const int rows = swapped ? w.outputs : w.inputs, columns = swapped ? w.inputs : w.outputs;
+    const int64_t row = swapped ? w.out : w.in, column = swapped ? w.in : w.out;
+    for (int y = 0; y < w.kernel; ++y)
+      for (int x = 0; x < w.kernel; ++x)
+        for (int r = 0; r < rows; ++r)
+          for (int c = 0; c < columns; ++c) dweight[y * w.row + x * w.column + r * row + c * column] = *from++;
+  }
+};
+
+// The gradient through one convolution, and of its weights: `gradient` is that of its output, `input` what it read.
+template <class Gradient, class Input, class MakeStore>
+void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, const Input& input,
+                   const MakeStore& store, double* total) {
+  const Weights& w = conv.weights;
+  const Weights turned = w.transposed();
+  bf16* packed = whole<0>().take<bf16>(w.size());
+  pack(turned, packed);
+  const Collected collected{w, b.threads, whole<1>().take<float>(b.threads * w.size())};
+  std::memset(collected.sums, 0, b.threads * w.size() * sizeof(float));
+  Partial partial(b.threads, w.inputs);
+  parallel(b, [&](int thread, int from, int to) {
+    Piece piece(partial, thread, w.inputs);
+    const auto out = store(piece.sums);
+    Buffers& own = buffers();
+    float* dw = collected.of(thread);
+    if (w.kernel == 1) {
+      bf16* room = own.g.take<bf16>(int64_t{CHUNK} * w.outputs);
+      bf16* g_pairs = own.shifted.take<bf16>(int64_t{CHUNK} * w.outputs);
+      bf16* a_pairs = own.pairs.take<bf16>(int64_t{CHUNK} * w.inputs);
+      const auto ahead = [&](int64_t p, int count) {
+        gradient.expect(p + CHUNK, count);
+        input.expect(p + CHUNK, count);
+      };
+      chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
+        const bf16* g = in_cache(gradient, pixel, count, room);
+        pair_all(g, w.outputs, count, g_pairs);
+        fill_paired(input, pixel, count, a_pairs);
+        piece.run([&] { convolve_1x1(turned, packed, g, count, out, pixel, ahead); });
+        const int pairs = (count + 1) / 2;
+        if (collected.outputs_in_vectors()) weigh_1x1(g_pairs, w.outputs, a_pairs, w.inputs, pairs, dw);
+        else weigh_1x1(a_pairs, w.inputs, g_pairs, w.outputs, pairs, dw);
+      });
+    } else {
+      const Framed f{b.height, b.width, w.outputs};
+      const Shifted s{b.height, b.width, w.outputs};
+      bf16* g = framed(f, own.g);
+      bf16* shifted = own.shifted.take<bf16>(s.size());
+      const int64_t row = int64_t{2} * s.pairs() * w.inputs;
+      bf16* a_pairs = own.pairs.take<bf16>(b.height * row);
+      for (int n = from; n < to; ++n) {
+        const int64_t pixel = int64_t{n} * b.area();
+        frame(gradient, f, pixel, g);
+        piece.run([&] { convolve_3x3(turned, packed, f, g, out, pixel); });
+        shift(f, g, s, shifted);
+        for (int y = 0; y < b.height; ++y) fill_paired(input, pixel + int64_t{y} * b.width, b.width, a_pairs + y * row);
+        weigh_3x3(s, shifted, a_pairs, w.inputs, dw);
+      }
+    }
+  });
+  collected.write(conv.dweight);
+  partial.total(total);
+}
+
+// dx = dx' + BN's backward pass of what lies in `out`, which it replaces.
+inline void finish(const Batch& b, const Conv& conv, const bf16* dy, const Coefficients& of, bf16* out) {
+  const int channels = conv.weights.inputs;
+  const Normalised source{out, conv.in, channels, of.first.data(), of.second.data(), of.third.data()};
+  parallel(b, [&](int, int from, int to) {
+    chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
+      by_lanes(source, [&](auto& lanes, int c) {
+        for (int64_t p = pixel; p < pixel + count; ++p) {
+          int64_t at = p * channels + c;
+          for (auto& lane : lanes) store(out + at, _mm512_add_ps(load(dy + at), lane(p))), at += LANES;
+        }
+      });
+    });
+  });
+}
+
+// In an original unit: the gradient of x + BN(t), which is dy where x' > 0, with BN's two sums.
+inline void open(const Batch& b, const Unit& u, const bf16* dy, bf16* out, double* total) {
+  const int channels = u.last().weights.outputs;
+  const Plain source{dy, channels};
+  Partial partial(b.threads, channels);
+  parallel(b, [&](int thread, int from, int to) {
+    Piece piece(partial, thread, channels);
+    chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
+      piece.run([&] {
+        for (int c = 0; c < channels; c += LANES)
+          accumulate<1, 1>(piece.sums, c, [&](int, int, vec& sum, vec& products) {
+            for (int64_t at = pixel * channels + c; at < (pixel + count) * channels; at += channels) {
+              const __mmask16 open = _mm512_cmp_ps_mask(load(u.y + at), _mm512_setzero_ps(), _CMP_GT_OQ);
+              const vec g = _mm512_maskz_mov_ps(open, load(dy + at));
+              sum = _mm512_add_ps(sum, g);
+              products = _mm512_fmadd_ps(g, load(u.last().out + at), products);
+              store(out + at, g);
+            }
+          });
+      });
+    });
+  });
+  partial.total(total);
+}
+
+inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
+  Coefficients above(0);  // the backward pass of the BN behind the convolution at hand
+  std::vector<double> total;
+  if (u.end) {
+    const int channels = u.last().weights.outputs;
+    bf16* opened = whole<4>().take<bf16>(int64_t(b.count()) * channels);
+    total.resize(2 * channels);
+    open(b, u, dy, opened, total.data());
+    above = before(*u.end, channels, total.data(), b.count());
+    dy = opened;
+  }
+  const bf16* g = dy;
+  for (int i = u.depth - 1; i >= 0; --i) {
+    const Conv& conv = u.convs[i];
+    const int inputs = conv.weights.inputs, outputs = conv.weights.outputs;
+    const Coefficients of = conv.norm ? affine(*conv.norm, inputs) : Coefficients(0);
+    total.resize(2 * inputs);
+    const int64_t size = int64_t(b.count()) * inputs;
+    bf16* out = i == 0 ? dx : i % 2 ? whole<2>().take<bf16>(size) : whole<3>().take<bf16>(size);
+    const auto through = [&](const auto& gradient, const auto& input) {
+      const auto masked = [&](Sums s) { return Masked{conv.in, out, inputs, of.first.data(), of.second.data(), s}; };
+      const auto added = [&](Sums s) { return Added{dy, out, inputs, s}; };
+      if (conv.norm) differentiate(b, conv, gradient, input, masked, total.data());
+      else differentiate(b, conv, gradient, input, added, total.data());
+    };
+    with_input(conv, of, [&](const auto& input) {
+      if (above.first.empty()) through(Plain{g, outputs}, input);
+      else through(Normalised{g, conv.out, outputs, above.first.data(), above.second.data(), above.third.data()}, input);
+    });
+    if (conv.norm) above = before(*conv.norm, inputs, total.data(), b.count());
+    g = out;
+  }
+  if (u.convs[0].norm) finish(b, u.convs[0], dy, above, dx);
+}
+
+}  // namespace kilolayer

@@ -1,0 +1,88 @@
+// How a batch is gone through: by threads, images and chunks of pixels, each with memory of its own.
+//
+// Threads share the images out in one fixed way, and their sums are added in their order: equal bits for an equal
+// number of threads.
+#pragma once
+#include <omp.h>
+
+#include "norm.h"
+#include "weigh.h"
+
+namespace kilolayer {
+
+struct Batch {
+  int32_t images, height, width, threads;
+  int area() const { return height * width; }
+  double count() const { return double(images) * area(); }
+};
+
+constexpr int CHUNK = 128;  // pixels of a 1×1 convolution in the cache at once
+
+template <class Work>
+void parallel(const Batch& b, const Work& work) {
+  const int threads = std::max(1, std::min(b.threads, b.images));
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int t = 0; t < threads; ++t) work(t, int(int64_t{b.images} * t / threads), int(int64_t{b.images} * (t + 1) / threads));
+}
+
+struct Buffers {  // a thread's own
+  Scratch a, g, pairs, shifted, sums;
+};
+
+inline Buffers& buffers() {
+  thread_local Buffers own;
+  return own;
+}
+
+template <int Index>
+Scratch& whole() {  // the calling thread's, for what spans the batch
+  thread_local Scratch own;
+  return own;
+}
+
+// Two rows of zeros for `channels` sums; every piece of work starts from them and adds them to its thread's.
+class Piece {
+ public:
+  Piece(Partial& partial, int thread, int channels) : partial_(partial), thread_(thread), channels_(channels) {
+    float* data = buffers().sums.take<float>(2 * channels);
+    sums = {data, data + channels};
+  }
+  template <class Work>
+  void run(const Work& work) {
+    std::fill(sums.first, sums.first + 2 * channels_, 0.0f);
+    work();
+    partial_.add(thread_, sums);
+  }
+  Sums sums;
+
+ private:
+  Partial& partial_;
+  int thread_, channels_;
+};
+
+template <class Work>
+void chunks(int64_t first, int64_t last, const Work& work) {
+  for (int64_t p = first; p < last; p += CHUNK) work(p, int(std::min<int64_t>(CHUNK, last - p)));
+}
+
+// A chunk as its convolution reads it: made in `room`, unless it lies so in memory.
+template <class Source>
+const bf16* in_cache(const Source& source, int64_t pixel, int count, bf16* room) {
+  fill(source, pixel, count, room);
+  return room;
+}
+
+inline const bf16* in_cache(const Plain& source, int64_t pixel, int, bf16*) { return source.t + pixel * source.channels; }
+
+template <class Source>
+void frame(const Source& source, const Framed& f, int64_t pixel, bf16* image) {
+  for (int y = 0; y < f.height; ++y) fill(source, pixel + int64_t{y} * f.width, f.width, image + y * f.row() + f.channels);
+}
+
+inline bf16* framed(const Framed& f, Scratch& scratch) {
+  bf16* image = scratch.take<bf16>(f.size());
+  std::memset(image, 0, f.size() * sizeof(bf16));
+  return image;
+}
+
+}  // namespace kilolayer

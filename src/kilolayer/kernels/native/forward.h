@@ -1,0 +1,132 @@
+// The forward pass of a unit.
+//
+//   t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)) or, where no BN stands before convᵢ, tᵢ₋₁
+//   x' = x + t_L, or in the original unit, whose last convolution has a BN behind it, x' = ReLU(x + BN(t_L))
+//
+// A BN needs its input's sums over the whole batch, so there is one pass over the batch per convolution; all else
+// happens while that pass reads (loads.h) and writes (stores.h).
+#pragma once
+#include "batch.h"
+
+namespace kilolayer {
+
+struct Conv {
+  Weights weights;
+  float* dweight;  // strides as the weights'
+  const Norm* norm;  // of the BN before it, or null
+  const bf16* in;
+  bf16* out;
+};
+
+struct Unit {
+  int32_t depth;
+  const Conv* convs;
+  const Norm* end;  // of the BN behind the last convolution in an original unit, or null
+  const bf16* x;
+  bf16* y;  // x'
+  const Conv& last() const { return convs[depth - 1]; }
+};
+
+inline void moments(const Batch& b, const bf16* t, int channels, double* total) {
+  Partial partial(b.threads, channels);
+  parallel(b, [&](int thread, int from, int to) {
+    Piece piece(partial, thread, channels);
+    chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
+      piece.run([&] {
+        for (int c = 0; c < channels; c += LANES) {
+          const auto lane = Plain{t, channels}.lane(c);
+          accumulate<1, 1>(piece.sums, c, [&](int, int, vec& sum, vec& squares) {
+            for (int p = 0; p < count; ++p) {
+              const vec y = lane(pixel + p);
+              sum = _mm512_add_ps(sum, y);
+              squares = _mm512_fmadd_ps(y, y, squares);
+            }
+          });
+        }
+      });
+    });
+  });
+  partial.total(total);
+}
+
+// One convolution over the batch; `store(sums)` makes its store for a piece of work.
+template <class Source, class MakeStore>
+void convolve(const Batch& b, const Weights& w, const Source& source, const MakeStore& store, double* total) {
+  bf16* packed = whole<0>().take<bf16>(w.size());
+  pack(w, packed);
+  Partial partial(b.threads, w.outputs);
+  parallel(b, [&](int thread, int from, int to) {
+    Piece piece(partial, thread, w.outputs);
+    const auto out = store(piece.sums);
+    if (w.kernel == 1) {
+      bf16* room = buffers().a.take<bf16>(int64_t{CHUNK} * w.inputs);
+      const auto ahead = [&](int64_t p, int count) { source.expect(p + CHUNK, count); };
+      chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
+        const bf16* a = in_cache(source, pixel, count, room);
+        piece.run([&] { convolve_1x1(w, packed, a, count, out, pixel, ahead); });
+      });
+    } else {
+      const Framed f{b.height, b.width, w.inputs};
+      bf16* image = framed(f, buffers().a);
+      for (int n = from; n < to; ++n) {
+        const int64_t pixel = int64_t{n} * b.area();
+        frame(source, f, pixel, image);
+        piece.run([&] { convolve_3x3(w, packed, f, image, out, pixel); });
+      }
+    }
+  });
+  partial.total(total);
+}
+
+template <class Do>
+void with_input(const Conv& conv, const Coefficients& of, const Do& act) {
+  const int channels = conv.weights.inputs;
+  if (conv.norm) act(Activated{{conv.in, channels, of.first.data(), of.second.data()}});
+  else act(Plain{conv.in, channels});
+}
+
+// x' = ReLU(x + BN(t))
+inline void activate(const Batch& b, const Unit& u, const Coefficients& of) {
+  const int channels = u.last().weights.outputs;
+  const Affine source{u.last().out, channels, of.first.data(), of.second.data()};
+  parallel(b, [&](int, int from, int to) {
+    by_lanes(source, [&](auto& lanes, int c) {
+      for (int64_t p = int64_t{from} * b.area(); p < int64_t{to} * b.area(); ++p) {
+        int64_t at = p * channels + c;
+        for (auto& lane : lanes) {
+          store(u.y + at, _mm512_max_ps(_mm512_add_ps(load(u.x + at), lane(p)), _mm512_setzero_ps()));
+          at += LANES;
+        }
+      }
+    });
+  });
+}
+
+// `known`: Σ x and Σ x², where the unit before has left them; `sums`: those of x', of a pre-activation unit.
+inline void forward(const Batch& b, const Unit& u, const double* known, double* sums) {
+  std::vector<double> total;
+  for (int i = 0; i < u.depth; ++i) {
+    const Conv& conv = u.convs[i];
+    const int inputs = conv.weights.inputs, outputs = conv.weights.outputs;
+    if (i == 0 && conv.norm) {
+      total.resize(2 * inputs);
+      if (known) std::copy(known, known + 2 * inputs, total.data());
+      else moments(b, u.x, inputs, total.data());
+    }
+    if (conv.norm) measure(*conv.norm, inputs, total.data(), b.count());
+    const Coefficients of = conv.norm ? affine(*conv.norm, inputs) : Coefficients(0);
+    total.resize(2 * outputs);
+    with_input(conv, of, [&](const auto& source) {
+      const auto plain = [&](Sums s) { return WithStatistics{conv.out, outputs, s}; };
+      const auto added = [&](Sums s) { return Added{u.x, u.y, outputs, s}; };
+      if (i + 1 < u.depth || u.end) convolve(b, conv.weights, source, plain, total.data());
+      else convolve(b, conv.weights, source, added, sums);
+    });
+  }
+  if (!u.end) return;
+  const int channels = u.last().weights.outputs;
+  measure(*u.end, channels, total.data(), b.count());
+  activate(b, u, affine(*u.end, channels));
+}
+
+}  // namespace kilolayer

@@ -1,0 +1,131 @@
+// What happens to a tensor while it is read: nothing, BN and ReLU, or BN's backward pass.
+//
+// A source gives for 16 channels a lane; a lane gives for a pixel its 16 numbers in fp32.
+#pragma once
+#include <algorithm>
+
+#include "simd.h"
+
+namespace kilolayer {
+
+// Asks for `count` numbers from `first` on, so that they are in the cache when they are needed. In assembly, for
+// GCC takes a function that does nothing but __builtin_prefetch for one without effect, and drops it.
+inline void fetch(const bf16* first, int count) {
+  for (int i = 0; i < count; i += 32) asm volatile("prefetcht0 %0" : : "m"(first[i]));
+}
+
+struct Plain {  // t
+  const bf16* t;
+  int channels;
+  struct Lane {
+    const bf16* t;
+    int channels;
+    vec operator()(int64_t pixel) const { return load(t + pixel * channels); }
+  };
+  Lane lane(int c) const { return {t + c, channels}; }
+  void expect(int64_t pixel, int count) const { fetch(t + pixel * channels, count * channels); }
+};
+
+struct Affine {  // scale·t + shift
+  const bf16* t;
+  int channels;
+  const float *scale, *shift;
+  struct Lane {
+    const bf16* t;
+    int channels;
+    vec scale, shift;
+    vec operator()(int64_t pixel) const { return _mm512_fmadd_ps(load(t + pixel * channels), scale, shift); }
+  };
+  Lane lane(int c) const { return {t + c, channels, _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c)}; }
+  void expect(int64_t pixel, int count) const { fetch(t + pixel * channels, count * channels); }
+};
+
+struct Activated : Affine {  // ReLU(scale·t + shift)
+  struct Lane {
+    Affine::Lane affine;
+    vec operator()(int64_t pixel) const { return _mm512_max_ps(affine(pixel), _mm512_setzero_ps()); }
+  };
+  Lane lane(int c) const { return {Affine::lane(c)}; }
+};
+
+struct Normalised {  // alpha·g + beta·t + gamma, with the batch's own coefficients: the gradient before BN
+  const bf16 *g, *t;
+  int channels;
+  const float *alpha, *beta, *gamma;
+  struct Lane {
+    const bf16 *g, *t;
+    int channels;
+    vec alpha, beta, gamma;
+    vec operator()(int64_t pixel) const {
+      const vec rest = _mm512_fmadd_ps(load(t + pixel * channels), beta, gamma);
+      return _mm512_fmadd_ps(load(g + pixel * channels), alpha, rest);
+    }
+  };
+  Lane lane(int c) const {
+    return {g + c, t + c, channels, _mm512_loadu_ps(alpha + c), _mm512_loadu_ps(beta + c), _mm512_loadu_ps(gamma + c)};
+  }
+  void expect(int64_t pixel, int count) const {
+    fetch(g + pixel * channels, count * channels);
+    fetch(t + pixel * channels, count * channels);
+  }
+};
+
+// Calls visit(lanes, c) for the channels from c on, by 64, 32 or 16 of them: so many lie side by side in memory.
+template <int G, class Source, class Visit>
+void by_group(const Source& source, const Visit& visit) {
+  for (int c = 0; c < source.channels; c += G * LANES) {
+    typename Source::Lane lanes[G];
+    for (int g = 0; g < G; ++g) lanes[g] = source.lane(c + g * LANES);
+    visit(lanes, c);
+  }
+}
+
+template <class Source, class Visit>
+void by_lanes(const Source& source, const Visit& visit) {
+  if (source.channels % (4 * LANES) == 0) by_group<4>(source, visit);
+  else if (source.channels % (2 * LANES) == 0) by_group<2>(source, visit);
+  else by_group<1>(source, visit);
+}
+
+// `count` pixels from `pixel` on → [pixel][channel]
+template <class Source>
+void fill(const Source& source, int64_t pixel, int count, bf16* out) {
+  by_lanes(source, [&](auto& lanes, int c) {
+    for (int p = 0; p < count; ++p) {
+      bf16* to = out + p * source.channels + c;
+      for (auto& lane : lanes) store(to, lane(pixel + p)), to += LANES;
+    }
+  });
+}
+
+// → [pair of pixels][channel][2]; a last pixel without a neighbour gets zeros beside it.
+template <class Source>
+void fill_paired(const Source& source, int64_t pixel, int count, bf16* out) {
+  by_lanes(source, [&](auto& lanes, int c) {
+    for (int p = 0; p < count; p += 2) {
+      bf16* to = out + p * source.channels + 2 * c;
+      for (auto& lane : lanes) {
+        const vec second = p + 1 < count ? lane(pixel + p + 1) : _mm512_setzero_ps();
+        _mm512_storeu_si512(to, interleave(join(lane(pixel + p), second)));
+        to += 2 * LANES;
+      }
+    }
+  });
+}
+
+// 16 channels of two neighbouring pixels, interleaved.
+inline void pair(const bf16* pixel, int channels, bf16* out) {
+  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
+  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel + channels));
+  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+  _mm512_storeu_si512(out, interleave(both));
+}
+
+// [pixel][channel] → [pair of pixels][channel][2]
+inline void pair_all(const bf16* in, int channels, int count, bf16* out) {
+  for (int p = 0; p + 1 < count; p += 2)
+    for (int c = 0; c < channels; c += LANES) pair(in + p * channels + c, channels, out + p * channels + 2 * c);
+  if (count % 2) fill_paired(Plain{in, channels}, count - 1, 1, out + (count - 1) * channels);
+}
+
+}  // namespace kilolayer

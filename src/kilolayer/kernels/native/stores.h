@@ -1,0 +1,87 @@
+// What happens to a convolution's fp32 sums while they are written: a register block of P pixels by K
+// vectors of channels, the first at (pixel, c).
+#pragma once
+#include "simd.h"
+
+namespace kilolayer {
+
+// Two sums per channel in fp32, over few enough pixels; the caller adds them up in fp64.
+struct Sums {
+  float *first, *second;
+};
+
+// Adds a block's two sums up; pixel(p, k, first, second) adds one vector. Two pixels at a time, so that no sum waits
+// for the one before it.
+template <int P, int K, class Pixel>
+inline void accumulate(const Sums& sums, int c, const Pixel& pixel) {
+  constexpr int CHAINS = P < 2 ? 1 : 2;
+  vec first[CHAINS][K] = {}, second[CHAINS][K] = {};
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+    for (int k = 0; k < K; ++k) pixel(p, k, first[p % CHAINS][k], second[p % CHAINS][k]);
+#pragma GCC unroll 2
+  for (int k = 0; k < K; ++k) {
+    float *one = sums.first + c + k * LANES, *two = sums.second + c + k * LANES;
+    for (int i = 1; i < CHAINS; ++i) {
+      first[0][k] = _mm512_add_ps(first[0][k], first[i][k]);
+      second[0][k] = _mm512_add_ps(second[0][k], second[i][k]);
+    }
+    _mm512_storeu_ps(one, _mm512_add_ps(_mm512_loadu_ps(one), first[0][k]));
+    _mm512_storeu_ps(two, _mm512_add_ps(_mm512_loadu_ps(two), second[0][k]));
+  }
+}
+
+struct WithStatistics {  // the numbers themselves; Σ y and Σ y² for the BN that follows
+  bf16* out;
+  int channels;
+  Sums sums;
+  template <int P, int K>
+  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+    accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& squares) {
+      sum = _mm512_add_ps(sum, y[p][k]);
+      squares = _mm512_fmadd_ps(y[p][k], y[p][k], squares);
+      store(out + (pixel + p) * channels + c + k * LANES, y[p][k]);
+    });
+  }
+};
+
+struct Added {  // h(x) + F(x), with its statistics
+  const bf16* shortcut;
+  bf16* out;
+  int channels;
+  Sums sums;
+  template <int P, int K>
+  void write(vec (&F)[P][K], int64_t pixel, int c) const {
+    accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& squares) {
+      const int64_t here = (pixel + p) * channels + c + k * LANES;
+      const vec y = _mm512_add_ps(load(shortcut + here), F[p][k]);
+      sum = _mm512_add_ps(sum, y);
+      squares = _mm512_fmadd_ps(y, y, squares);
+      store(out + here, y);
+    });
+  }
+};
+
+struct Masked {  // the gradient where ReLU(scale·t + shift) let t through; Σ g and Σ g·t for BN
+  const bf16* t;
+  bf16* out;
+  int channels;
+  const float *scale, *shift;
+  Sums sums;
+  template <int P, int K>
+  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+    vec a[K], b[K];
+    for (int k = 0; k < K; ++k) a[k] = _mm512_loadu_ps(scale + c + k * LANES), b[k] = _mm512_loadu_ps(shift + c + k * LANES);
+    accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& products) {
+      const int64_t here = (pixel + p) * channels + c + k * LANES;
+      const vec before = load(t + here);
+      const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(before, a[k], b[k]), _mm512_setzero_ps(), _CMP_GT_OQ);
+      sum = _mm512_mask_add_ps(sum, open, sum, y[p][k]);
+      products = _mm512_mask3_fmadd_ps(y[p][k], before, products, open);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + here), (__m256i)_mm512_maskz_cvtneps_pbh(open, y[p][k]));
+    });
+  }
+};
+
+}  // namespace kilolayer

@@ -1,0 +1,27 @@
+// What Python calls (library.py): the forward and the backward pass of a residual unit, and of BN with ReLU.
+//
+// Activations and their gradients are bf16, channels last; parameters and their gradients fp32.
+#include "activation.h"
+#include "backward.h"
+
+extern "C" {
+
+void kilolayer_unit_forward(const kilolayer::Batch* batch, const kilolayer::Unit* unit, const double* known, double* sums) {
+  kilolayer::forward(*batch, *unit, known, sums);
+}
+
+void kilolayer_unit_backward(const kilolayer::Batch* batch, const kilolayer::Unit* unit, const kilolayer::bf16* dy,
+                             kilolayer::bf16* dx) {
+  kilolayer::backward(*batch, *unit, dy, dx);
+}
+
+void kilolayer_activation_forward(const kilolayer::Batch* batch, const kilolayer::Norm* norm, int32_t channels,
+                                  const kilolayer::bf16* t, const double* known, kilolayer::bf16* a) {
+  kilolayer::activation_forward(*batch, *norm, channels, t, known, a);
+}
+
+void kilolayer_activation_backward(const kilolayer::Batch* batch, const kilolayer::Norm* norm, int32_t channels,
+                                   const kilolayer::bf16* t, const kilolayer::bf16* da, kilolayer::bf16* dt) {
+  kilolayer::activation_backward(*batch, *norm, channels, t, da, dt);
+}
+}

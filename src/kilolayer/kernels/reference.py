@@ -1,0 +1,86 @@
+"""The steps of the native unit in plain PyTorch, in any precision, to read and to test by.
+
+In the notation of native/forward.h: t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)), x' = x + t_L; in the
+original unit x' = ReLU(x + BN(t_L)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from kilolayer.kernels.chain import Chain
+from kilolayer.units.modules import BatchNorm
+
+_ALL = (0, 2, 3)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the forward pass leaves for the backward pass: t₀ … t_L and x'."""
+
+    outputs: tuple[Tensor, ...]
+    y: Tensor
+
+
+def forward(chain: Chain, x: Tensor) -> Kept:
+    """The unit's output and what it keeps; BN takes the batch's statistics."""
+    outputs = [x]
+    for link in chain.links:
+        a = outputs[-1] if link.norm is None else _normalised(link.norm, outputs[-1]).relu()
+        outputs.append(conv2d(a, link.conv.weight, padding=link.conv.padding))
+    if chain.end is None:
+        return Kept(tuple(outputs), x + outputs[-1])
+    return Kept(tuple(outputs), (x + _normalised(chain.end, outputs[-1])).relu())
+
+
+def backward(chain: Chain, kept: Kept, dy: Tensor) -> tuple[Tensor, dict[Tensor, Tensor]]:
+    """The gradient of x, and of every parameter, from that of x'."""
+    gradients: dict[Tensor, Tensor] = {}
+    if chain.end is not None:
+        dy = dy * (kept.y > 0)
+    g = dy if chain.end is None else _before(chain.end, kept.outputs[-1], dy, gradients)
+    for link, t in zip(reversed(chain.links), reversed(kept.outputs[:-1]), strict=True):
+        z = t if link.norm is None else _normalised(link.norm, t)
+        a = t if link.norm is None else z.relu()
+        weight, padding = link.conv.weight, link.conv.padding
+        gradients[weight] = conv2d_weight(a, weight.shape, g, padding=padding)  # type: ignore[no-untyped-call]
+        g = conv2d_input(t.shape, weight, g, padding=padding)  # type: ignore[no-untyped-call]
+        if link.norm is not None:
+            g = _before(link.norm, t, g * (z > 0), gradients)
+    return dy + g, gradients
+
+
+def _statistics(norm: BatchNorm, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and 1/√(var + ε) from Σ t and Σ t²."""
+    count = t.numel() / t.shape[1]
+    mean = t.sum(_ALL) / count
+    var = t.square().sum(_ALL) / count - mean.square()
+    return mean, torch.rsqrt(var + norm.eps)
+
+
+def _normalised(norm: BatchNorm, t: Tensor) -> Tensor:
+    mean, inverse = _statistics(norm, t)
+    scale = norm.weight * inverse
+    return _wide(scale) * t + _wide(norm.bias - mean * scale)
+
+
+def _before(norm: BatchNorm, t: Tensor, g: Tensor, gradients: dict[Tensor, Tensor]) -> Tensor:
+    """The gradient of t from g, that of BN(t): α·g + β·t + γ with one α, β and γ for each channel."""
+    mean, inverse = _statistics(norm, t)
+    count = t.numel() / t.shape[1]
+    total = g.sum(_ALL)
+    product = (g * t).sum(_ALL) - mean * total
+    alpha = norm.weight * inverse
+    beta = -alpha * inverse.square() * product / count
+    gamma = -alpha * total / count - beta * mean
+    gradients[norm.weight], gradients[norm.bias] = product * inverse, total
+    return _wide(alpha) * g + _wide(beta) * t + _wide(gamma)
+
+
+def _wide(channels: Tensor) -> Tensor:
+    return channels[:, None, None]

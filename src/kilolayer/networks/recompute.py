@@ -1,0 +1,197 @@
+"""Units computed again in the backward pass: time for memory, and nothing else changes.
+
+A stage is divided into segments. Of a recomputed segment only the input is kept; when the backward pass
+reaches it, its units run forward once more, and all that they need for their gradients is there (Chen et
+al., arXiv 1604.06174). Parts of a segment do the same within that second pass: first their inputs are
+computed, then part after part from the last on.
+
+This does what `torch.utils.checkpoint` does, with the whole autograd graph in place. Beside that it computes
+parts of a segment one by one, hands on what kernels noted on a tensor, and keeps a number and no record of
+each saved tensor.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from kilolayer.errors import InputError
+from kilolayer.units.modules import running_statistics_kept
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`units` consecutive units of a stage, recomputed or kept; `parts` say in how many units each a
+    recomputed one is computed again.
+
+    Raises `InputError` where the parts are not together as many units.
+    """
+
+    units: int
+    recomputed: bool = True
+    parts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.units < 1 or (self.parts and sum(self.parts) != self.units):
+            inside = sum(self.parts)
+            raise InputError(f"a segment of {self.units} units has parts of {inside}; allowed: equal, from 1")
+
+    @property
+    def again(self) -> int:
+        """Computations of a unit beyond the first, over all units."""
+        if not self.recomputed:
+            return 0
+        return self.units + (self.units - self.parts[-1] if self.parts else 0)
+
+
+Segments = tuple[Segment, ...]
+
+
+def through(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor:
+    """`units` applied to `x` in turn, in the `segments` that they are divided into."""
+    start = 0
+    for segment in segments or (Segment(len(units), recomputed=False),):
+        some = units[start : start + segment.units]
+        recomputed = segment.recomputed and torch.is_grad_enabled()
+        x = (
+            _Recomputed(some, segment.parts or (segment.units,)).forward(x)
+            if recomputed
+            else _applied(some, x)
+        )
+        start += segment.units
+    return x
+
+
+def _applied(units: Sequence[nn.Module], x: Tensor) -> Tensor:
+    for unit in units:
+        x = unit(x)
+    return x
+
+
+class _AllThereError(Exception):
+    """Every tensor that is needed has been computed; what follows would be for nothing."""
+
+
+class _Recomputed:
+    """One segment between its forward and its backward pass.
+
+    Autograd keeps a number in place of each tensor that the units save. The first number that is asked for
+    computes the part of the segment that the tensor belongs to, and each tensor goes as it is handed out.
+    """
+
+    def __init__(self, units: Sequence[nn.Module], parts: Sequence[int]) -> None:
+        bounds = [0, *accumulate(parts)]
+        self.parts = [units[start:end] for start, end in pairwise(bounds)]
+        self.first: list[int] = []
+        """Of each part the number of its first tensor."""
+        self.count = 0
+        self.begins: list[_Begin] = []
+        """What the parts computed so far begin with; the first from the forward pass on."""
+        self.tensors: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        modules = chain(*(unit.modules() for unit in chain(*self.parts)))
+        self.begins = [_Begin.of(x, draws=any(isinstance(module, nn.Dropout) for module in modules))]
+        with saved_tensors_hooks(self._number, self._tensor):
+            for units in self.parts:
+                self.first.append(self.count)
+                x = _applied(units, x)
+        return x
+
+    def _number(self, _: Tensor) -> int:
+        self.count += 1
+        return self.count - 1
+
+    def _tensor(self, number: int) -> Tensor:
+        if number not in self.tensors:
+            part = bisect_right(self.first, number) - 1
+            with self.begins[0].conditions(), running_statistics_kept(*chain(*self.parts)):
+                self._begin(part)
+                self._compute(part)
+        return self.tensors.pop(number)
+
+    def _begin(self, part: int) -> None:
+        """Finds what `part` begins with: the parts before it run once, and keep nothing."""
+        del self.begins[max(1, part + 1) :]
+        while len(self.begins) <= part:
+            last = self.begins[-1]
+            last.draw()
+            with torch.no_grad():
+                x = _applied(self.parts[len(self.begins) - 1], last.x)
+            self.begins.append(_Begin.of(x.requires_grad_(last.x.requires_grad), last.draws))
+
+    def _compute(self, part: int) -> None:
+        """Runs `part` and takes the tensors that its units save."""
+        begin, place = self.begins[part], self.first[part]
+        end = self.first[part + 1] if part + 1 < len(self.parts) else self.count
+
+        def take(tensor: Tensor) -> None:
+            nonlocal place
+            self.tensors[place] = tensor
+            place += 1
+            if place == end:
+                raise _AllThereError
+
+        begin.draw()
+        try:
+            with torch.enable_grad(), saved_tensors_hooks(take, _nothing):
+                _applied(self.parts[part], begin.x)
+        except _AllThereError:
+            return
+        if place != end:
+            raise RuntimeError("a unit saved other tensors when it was computed again than at first")
+
+
+def _nothing(_: object) -> Tensor:
+    raise RuntimeError("a recomputed part has no backward pass of its own")
+
+
+@dataclass(frozen=True)
+class _Begin:
+    """What a part reads, and the conditions under which it ran."""
+
+    x: Tensor
+    draws: bool
+    random: tuple[Tensor, ...]
+    autocast: tuple[bool, torch.dtype]
+
+    @classmethod
+    def of(cls, x: Tensor, draws: bool) -> _Begin:
+        kind = x.device.type
+        autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        # A leaf, so that the second pass ends here.
+        begin = x.detach().requires_grad_(x.requires_grad)
+        # What was noted on the tensor, as the sums of its channels are, holds for its other name too.
+        vars(begin).update(vars(x))
+        return cls(begin, draws, _random(x) if draws else (), autocast)
+
+    def draw(self) -> None:
+        """Sets the random state to what it was, where dropout draws from it."""
+        if self.draws:
+            torch.set_rng_state(self.random[0])
+            if len(self.random) > 1:
+                torch.cuda.set_rng_state(self.random[1], self.x.device)
+
+    @contextmanager
+    def conditions(self) -> Iterator[None]:
+        """As in the forward pass; the random state of outside comes back afterwards."""
+        now = _random(self.x) if self.draws else ()
+        enabled, dtype = self.autocast
+        with torch.autocast(self.x.device.type, dtype, enabled, cache_enabled=False):
+            try:
+                yield
+            finally:
+                _Begin(self.x, self.draws, now, self.autocast).draw()
+
+
+def _random(x: Tensor) -> tuple[Tensor, ...]:
+    if x.device.type == "cuda":
+        return torch.get_rng_state(), torch.cuda.get_rng_state(x.device)
+    return (torch.get_rng_state(),)

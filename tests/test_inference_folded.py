@@ -1,0 +1,104 @@
+"""A folded network is the network, with fewer passes over memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from kilolayer.inference import fold
+from kilolayer.inference.layers import FoldedConv, FoldedNorm
+from kilolayer.networks import Network, Stage, Stem, build, describe
+from kilolayer.units import (
+    AGGREGATED,
+    ARRANGEMENTS,
+    BASIC,
+    BOTTLENECK,
+    FULL_PREACT,
+    ONE_LAYER,
+    Aggregated,
+    BatchNorm,
+    Dropout,
+    ExclusiveGate,
+    Projection,
+    Scaled,
+    Unit,
+    Zero,
+    ZeroPad,
+)
+
+UNITS = {
+    **{f"{name} {kind}": replace(unit, arrangement=arrangement)
+       for name, arrangement in ARRANGEMENTS.items()
+       for kind, unit in (("basic", BASIC), ("bottleneck", BOTTLENECK), ("one-layer", ONE_LAYER))},
+    "plain": replace(BASIC, h=Zero()),
+    "gated": replace(BASIC, h=ExclusiveGate(-1.0, batch_norm=True)),
+    "scaled": replace(BASIC, h=Scaled(0.5, 0.5)),
+    "dropped out": replace(BASIC, h=Dropout(0.5)),
+    "projections": replace(BASIC, h=Projection()),
+    "preactivated padding": replace(BASIC, arrangement=FULL_PREACT, resize=ZeroPad("preactivated")),
+    "paths": Unit(Aggregated(2, 32, form="split"), resize=Projection()),
+    "grouped": replace(AGGREGATED, branch=Aggregated(2, 32)),
+}  # fmt: skip
+
+
+def lived(unit):
+    """A small network whose BNs have seen something."""
+    torch.manual_seed(1)
+    stages = (
+        (Stage(2, 64), Stage(2, 128, 2))
+        if isinstance(unit.branch, Aggregated)
+        else (Stage(2, 4), Stage(2, 8, 2))
+    )
+    model = build(Network(Stem(4), stages, unit, image_size=8))
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
+def test_folding_changes_rounding_only(unit, dtype, tolerance):
+    model = lived(unit).to(dtype)
+    x = torch.randn(3, 3, 8, 8, dtype=dtype)
+    with torch.no_grad():
+        plain, folded = model(x), fold(model)(x)
+    torch.testing.assert_close(folded, plain, rtol=tolerance, atol=tolerance * plain.abs().max().item())
+
+
+def test_in_bf16_it_errs_no_more_than_autocast_does():
+    model = lived(replace(BOTTLENECK, arrangement=FULL_PREACT))
+    x = torch.randn(8, 3, 8, 8)
+    with torch.no_grad():
+        exact = model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            autocast = model(x).float()
+        folded = fold(model, torch.bfloat16)(x.bfloat16()).float()
+    assert (folded - exact).norm() < 2 * (autocast - exact).norm()
+
+
+def kinds(model):
+    return [sum(type(module) is kind for module in model.modules()) for kind in (BatchNorm, FoldedNorm)]
+
+
+def test_of_a_preactivated_bottleneck_two_norms_of_three_are_folded():
+    """What is left stands behind an addition: one in each unit but the first, and the last of all."""
+    folded = fold(build(describe("preact_resnet29_bottleneck_cifar")))
+    assert kinds(folded) == [0, 9]
+
+
+def test_of_an_original_network_all_norms_are_folded():
+    assert kinds(fold(build(describe("resnet20_cifar")))) == [0, 0]
+
+
+def test_the_network_itself_stays_as_it_was():
+    model = lived(BASIC).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fold(model)
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not any(isinstance(module, FoldedConv) for module in model.modules())

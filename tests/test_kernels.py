@@ -1,0 +1,359 @@
+"""The native unit computes what its reference does, and the reference what PyTorch's own layers do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from kilolayer import kernels
+from kilolayer.kernels import fused, reference
+from kilolayer.kernels.activation import FusedSequence
+from kilolayer.kernels.chain import Chain, chain_of
+from kilolayer.kernels.fused import FusedUnit
+from kilolayer.kernels.unit import unit as whole_unit
+from kilolayer.networks import Network, Stage, Stem, build
+from kilolayer.units import (
+    BASIC,
+    BN_AFTER_ADDITION,
+    BOTTLENECK,
+    FULL_PREACT,
+    ONE_LAYER,
+    ORIGINAL,
+    RELU_BEFORE_ADDITION,
+    RELU_ONLY_PREACT,
+    Aggregated,
+    Basic,
+    BatchNorm,
+    ResidualUnit,
+    Scaled,
+    ShortcutGate,
+    Unit,
+    build_unit,
+    layout,
+)
+from kilolayer.units.modules import running_statistics_kept
+
+needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
+
+BRANCHES = {"basic": BASIC, "bottleneck": BOTTLENECK, "one layer": ONE_LAYER}
+ARRANGEMENTS = {"pre-activated": FULL_PREACT, "original": ORIGINAL}
+
+
+def made(unit: Unit, channels: int, *, activated: bool = False) -> ResidualUnit:
+    """A unit that keeps its shape, its BNs' parameters drawn at random."""
+    torch.manual_seed(0)
+    width = channels // unit.branch.out_channels(1)
+    module = build_unit(layout(unit, channels, width, activated=activated))
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.normal_(norm.weight, 1.0, 0.3)
+            nn.init.normal_(norm.bias, 0.0, 0.3)
+    return module
+
+
+def chain(module: nn.Module) -> Chain:
+    found = chain_of(module)
+    assert isinstance(found, Chain), found
+    return found
+
+
+def native_unit(chain: Chain, x: torch.Tensor) -> torch.Tensor:
+    return whole_unit(chain, x, chain.parameters())
+
+
+def drawn(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and the gradient of x', each a number that bf16 holds."""
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(shape, generator=generator).bfloat16().float() for _ in range(2))
+
+
+def gradients(module: nn.Module, y: torch.Tensor, x: torch.Tensor, dy: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(y, [x, *module.parameters()], dy))
+
+
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+@pytest.mark.parametrize("branch", BRANCHES.values(), ids=BRANCHES)
+def test_the_reference_is_the_plain_unit(branch, arrangement, activated):
+    """In double precision the formulas of every pass are what autograd makes of the layers."""
+    channels = 16 * branch.branch.out_channels(1)
+    module = made(replace(branch, arrangement=arrangement), channels, activated=activated).double()
+    x, dy = (tensor.double() for tensor in drawn(3, channels, 5, 4))
+    x.requires_grad_()
+    y = module(x)
+    expected = gradients(module, y, x, dy)
+    with torch.no_grad():
+        kept = reference.forward(chain(module), x)
+        dx, found = reference.backward(chain(module), kept, dy)
+    torch.testing.assert_close(kept.y, y, rtol=1e-10, atol=1e-10)
+    for one, other in zip([dx, *(found[p] for p in module.parameters())], expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+CASES = {
+    "basic 16, 32×32": (BASIC, 16, (2, 32, 32)),
+    "basic 32, 16×16": (BASIC, 32, (3, 16, 16)),
+    "basic 64, 8×8": (BASIC, 64, (5, 8, 8)),
+    "basic 48, 28×28": (BASIC, 48, (1, 28, 28)),
+    "basic 32, 7×7": (BASIC, 32, (3, 7, 7)),
+    "basic 16, 5×9": (BASIC, 16, (3, 5, 9)),
+    "basic 16, 1×1": (BASIC, 16, (7, 1, 1)),
+    "one layer 16, 8×3": (ONE_LAYER, 16, (2, 8, 3)),
+    "bottleneck 64, 8×8": (BOTTLENECK, 64, (3, 8, 8)),
+    "bottleneck 128, 14×14": (BOTTLENECK, 128, (2, 14, 14)),
+    "bottleneck 192, 5×9": (BOTTLENECK, 192, (1, 5, 9)),
+    "bottleneck 256, 7×7": (BOTTLENECK, 256, (3, 7, 7)),
+}
+
+
+def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
+    pairs = zip(found, exact, strict=True)
+    return [((one.double() - other).norm() / other.norm()).item() for one, other in pairs]
+
+
+def passes(
+    module: nn.Module, x: torch.Tensor, dy: torch.Tensor, *, native: bool = False
+) -> list[torch.Tensor]:
+    """F's output, and the gradients of x (without the shortcut's) and of the parameters."""
+    last = torch.channels_last
+    x = x.to(memory_format=last).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, x.dtype is torch.bfloat16):
+        y = native_unit(chain(module), x) if native else module(x)
+    dx, *rest = gradients(module, y, x, dy.to(y.dtype).to(memory_format=last))
+    if module.f:
+        return [y, dx, *rest]
+    return [y.double() - x.double(), dx.double() - dy, *rest]
+
+
+@needs_kernels
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_kernel_is_as_exact_as_autocast(case, arrangement):
+    """Against double precision it errs as PyTorch's layers in bf16 do: on average at most a quarter more."""
+    unit, channels, (images, height, width) = case
+    module = made(replace(unit, arrangement=arrangement), channels)
+    x, dy = drawn(images, channels, height, width)
+    exact = passes(copy.deepcopy(module).double(), x.double(), dy.double())
+    autocast = errors(passes(module, x.bfloat16(), dy), exact)
+    kernel = errors(passes(module, x.bfloat16(), dy, native=True), exact)
+    assert sum(kernel) <= 1.25 * sum(autocast)
+    # Of one tensor more, for a ReLU of a few pixels opens here and not there.
+    assert all(found <= 2 * allowed + 2e-3 for found, allowed in zip(kernel, autocast, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_the_first_unit_reads_its_input_as_it_is(arrangement):
+    module = made(replace(BASIC, arrangement=arrangement), 32, activated=True)
+    x, dy = drawn(2, 32, 6, 6)
+    exact = passes(copy.deepcopy(module).double(), x.double(), dy.double())
+    autocast = errors(passes(module, x.bfloat16(), dy), exact)
+    kernel = errors(passes(module, x.bfloat16(), dy, native=True), exact)
+    assert sum(kernel) <= 1.25 * sum(autocast)
+
+
+@needs_kernels
+def test_weights_in_either_memory_format_give_the_same_bits():
+    module = made(replace(BASIC, arrangement=FULL_PREACT), 32)
+    x, dy = drawn(2, 32, 6, 6)
+    first = passes(module, x.bfloat16(), dy, native=True)
+    second = passes(module.to(memory_format=torch.channels_last), x.bfloat16(), dy, native=True)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_running_statistics_follow_as_the_plain_unit_has_them(arrangement):
+    module = made(replace(BOTTLENECK, arrangement=arrangement), 64)
+    x, _ = drawn(3, 64, 6, 6)
+    plain = copy.deepcopy(module).double()
+    plain(x.double())
+    native_unit(chain(module), x.bfloat16().to(memory_format=torch.channels_last))
+    for one, other in zip(module.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=5e-3, atol=5e-3)
+    before = [buffer.clone() for buffer in module.buffers()]
+    with running_statistics_kept(module):
+        native_unit(chain(module), x.bfloat16().to(memory_format=torch.channels_last))
+    assert all(torch.equal(one, other) for one, other in zip(before, module.buffers(), strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_number_of_threads_gives_the_same_bits(threads):
+    module = made(replace(BOTTLENECK, arrangement=FULL_PREACT), 64)
+    x, dy = drawn(5, 64, 8, 8)
+    one = passes(module, x.bfloat16(), dy, native=True)
+    try:
+        torch.set_num_threads(threads)
+        runs = [passes(module, x.bfloat16(), dy, native=True) for _ in range(3)]
+    finally:
+        torch.set_num_threads(1)
+    for again in runs:
+        assert all(torch.equal(a, b) for a, b in zip(again, runs[0], strict=True))
+        assert max(errors(again, one)) < 2e-2
+
+
+@needs_kernels
+def test_the_next_unit_takes_the_sums_that_come_with_its_input():
+    module = made(replace(BASIC, arrangement=FULL_PREACT), 16)
+    x = drawn(2, 16, 6, 6)[0].bfloat16().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        y = native_unit(chain(module), x)
+        sums = torch.cat([y.double().sum((0, 2, 3)), y.double().square().sum((0, 2, 3))])
+        torch.testing.assert_close(y.channel_sums[0], sums, rtol=1e-2, atol=0.2)
+        with_sums, without = native_unit(chain(module), y), native_unit(chain(module), y.clone())
+        torch.testing.assert_close(with_sums, without, rtol=2e-2, atol=2e-2)
+        y.channel_sums[0].zero_()
+        assert not torch.equal(native_unit(chain(module), y), with_sums)
+        # Of a tensor that has changed since they say nothing.
+        changed = y.add_(1)
+        assert torch.equal(native_unit(chain(module), changed), native_unit(chain(module), changed.clone()))
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(2, 16, 8, 8), (3, 48, 5, 9), (1, 256, 7, 7)], ids=str)
+def test_an_activation_alone_is_as_exact_as_autocast(shape):
+    """BN and ReLU in one operation: output, gradients and running averages."""
+    plain = nn.Sequential(BatchNorm(shape[1]), nn.ReLU())
+    nn.init.normal_(plain[0].weight, generator=torch.Generator().manual_seed(3))
+    nn.init.normal_(plain[0].bias, generator=torch.Generator().manual_seed(4))
+    exact, single = copy.deepcopy(plain).double(), copy.deepcopy(plain)
+    single.__class__ = FusedSequence
+    x, dy = drawn(*shape)
+
+    def passed(module: nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
+        own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
+            y = module(own)
+        return [y, *gradients(module, y, own, dy.to(dtype)), *module.buffers()]
+
+    wanted = passed(exact, torch.float64)
+    autocast = errors(passed(plain, torch.bfloat16), wanted)
+    found = passed(single, torch.bfloat16)
+    assert "_Activation" in found[0].grad_fn.name()
+    assert all(a <= 1.25 * b + 1e-3 for a, b in zip(errors(found, wanted), autocast, strict=True))
+
+
+def network(unit: Unit, units: int = 2) -> Network:
+    return Network(Stem(16), (Stage(units, 16), Stage(units, 32, 2)), unit, image_size=8)
+
+
+PREACT = replace(BASIC, arrangement=FULL_PREACT)
+
+
+def trained(model: nn.Module) -> list[torch.Tensor]:
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        y = model(x.to(memory_format=torch.channels_last))
+    y.float().square().sum().backward()
+    return [y.detach(), *(p.grad for p in model.parameters()), *model.buffers()]
+
+
+def fresh(unit: Unit) -> nn.Module:
+    torch.manual_seed(0)
+    return build(network(unit)).to(memory_format=torch.channels_last)
+
+
+@needs_kernels
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_recomputation_changes_no_bit(arrangement):
+    plain, saving = (fresh(replace(BASIC, arrangement=arrangement)) for _ in range(2))
+    for model in (plain, saving):
+        assert kernels.fuse(model).fused == 3
+    saving.set_grad_checkpointing()
+    for one, other in zip(trained(plain), trained(saving), strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_kernels
+def test_a_fused_network_is_the_network_that_it_was():
+    model = fresh(PREACT)
+    before, names = model.state_dict(), [name for name, _ in model.named_modules()]
+    assert str(kernels.fuse(model)) == (
+        "stem: BN and ReLU in one kernel; stage1.0 … stage1.1: whole unit in one kernel; "
+        "stage2.0: BN and ReLU in one kernel, its shortcut is no identity; "
+        "stage2.1: whole unit in one kernel; final: BN and ReLU in one kernel"
+    )
+    assert model.state_dict().keys() == before.keys()
+    assert [name for name, _ in model.named_modules()] == names
+    figures = trained(model)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 - our own bytes
+        other.load_state_dict(fresh(PREACT).state_dict())
+        other.zero_grad()
+        assert isinstance(other.stage1[0], FusedUnit)
+        assert all(torch.equal(a, b) for a, b in zip(trained(other), figures, strict=True))
+    kernels.unfuse(model)
+    assert not any(isinstance(module, FusedUnit | FusedSequence) for module in model.modules())
+
+
+def used(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: torch.Tensor, *, autocast: bool = True) -> int:
+    """How many units went through the kernel."""
+    calls = []
+
+    def counted(chain: Chain, x: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tensor:
+        calls.append(chain)
+        return whole_unit(chain, x, parameters)
+
+    monkeypatch.setattr(fused, "unit", counted)
+    with torch.autocast("cpu", torch.bfloat16, autocast, cache_enabled=False):
+        model(x)
+    return len(calls)
+
+
+@needs_kernels
+def test_where_a_kernel_does_not_apply_the_layers_do(monkeypatch):
+    model = fresh(PREACT)
+    assert kernels.fuse(model).fused == 3
+    x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    assert used(monkeypatch, model, x) == 3
+    assert used(monkeypatch, model, x, autocast=False) == 0
+    assert used(monkeypatch, model.eval(), x) == 0
+    model.train()
+    handle = model.stage1[0].F.conv1.register_forward_hook(lambda *_: None)
+    assert used(monkeypatch, model, x) == 2
+    handle.remove()
+    assert used(monkeypatch, model.bfloat16(), x.bfloat16()) == 0
+
+
+REFUSED = {
+    "its paths are gated": Unit(h=ShortcutGate(-1.0)),
+    "its shortcut is no identity": Unit(h=Scaled(0.5)),
+    "F is not BN-ReLU-convolution in turn": Unit(arrangement=RELU_ONLY_PREACT),
+    "its convolution is grouped": replace(Unit(Aggregated(2, 32)), arrangement=FULL_PREACT),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_unit_that_is_no_chain_says_why(why):
+    unit = REFUSED[why]
+    module = build_unit(layout(unit, unit.branch.out_channels(64), 64))
+    assert chain_of(module) == why
+
+
+@pytest.mark.parametrize("arrangement", [BN_AFTER_ADDITION, RELU_BEFORE_ADDITION])
+def test_other_arrangements_are_refused(arrangement):
+    assert chain_of(made(Unit(arrangement=arrangement), 16)) == "of its arrangement"
+
+
+def test_odd_channels_are_refused():
+    assert chain_of(made(BASIC, 24)) == "its channels are no multiples of 16"
+
+
+def test_a_convolution_that_outgrows_the_cache_is_refused():
+    assert isinstance(chain_of(made(BASIC, 256)), Chain)
+    assert chain_of(made(BASIC, 512)) == "PyTorch's 3×3 convolution is faster for more than 256 channels"
+
+
+def test_a_stride_is_refused():
+    strided = build_unit(layout(replace(PREACT, h=Scaled(1.0)), 16, 16, 2))
+    assert chain_of(strided) == "its shortcut is no identity"
+
+
+def test_dropout_is_refused():
+    module = made(replace(PREACT, branch=Basic(dropout=0.5)), 16)
+    assert chain_of(module) == "F is not BN-ReLU-convolution in turn"
