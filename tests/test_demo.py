@@ -75,7 +75,7 @@ def test_a_demo_of_other_options_is_refused(tmp_path: Path) -> None:
         demo(Demo(depths=(8,), iterations=5, out=tmp_path))
 
 
-@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+@pytest.mark.parametrize("missing", ["matplotlib", "plotly", "jinja2"])
 def test_without_the_extra_it_says_so_before_it_trains(
     missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

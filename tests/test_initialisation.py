@@ -12,7 +12,7 @@ from foreign_networks import original
 from kilolayer.analysis.first_steps import FirstSteps, entropy, first_steps
 from kilolayer.analysis.initialisation import initialisation, measure
 from kilolayer.analysis.mean_field import Prediction, predict
-from kilolayer.analysis.verdict import judge
+from kilolayer.analysis.trainability import judge
 from kilolayer.networks import cifar
 from kilolayer.units import BASIC, FULL_PREACT, Scaled, Zero
 from kilolayer.values import to_json

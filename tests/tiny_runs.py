@@ -1,13 +1,9 @@
-"""Experiments small enough to be repeated in every test, and what is compared of them.
-
-As a program, `python tiny_runs.py FOLDER` trains one of them, saves after every step and says so.
-"""
+"""Experiments small enough to be repeated in every test, and what is compared of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -115,15 +111,3 @@ def numbered(count: int, classes: int, side: int = 1) -> Images:
     """Image i has every pixel i; its label is i modulo the number of classes."""
     pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, side, side)
     return Images(pixels.contiguous(), torch.arange(count) % classes)
-
-
-def main(folder: str) -> None:
-    torch.set_num_threads(1)
-    experiment = tiny(validation=20)
-    with Run.claim(folder, experiment) as run:
-        for step in record(run, training_of(experiment), save_seconds=-1.0):
-            print(step.iteration, flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

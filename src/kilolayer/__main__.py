@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
-from kilolayer.errors import InputError
+from kilolayer.commands.stopping import STATUS, interruptible
+from kilolayer.errors import InputError, out_of_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status.
 
-    0 done, 2 something given cannot be used (one line says what), 130 and 143 stopped by a signal.
+    0 done, 2 something given cannot be used (one line says what), 143 stopped by a signal.
     """
+    with interruptible():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _leave(_one_of_many(argv))
+        return _main(argv)
+
+
+def _one_of_many(argv: Sequence[str] | None) -> int:
+    try:
+        return _main(argv)
+    except Exception:
+        # Told before the others are left: their lines would stand between.
+        traceback.print_exc()
+        return 1
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     leads = os.environ.get("RANK", "0") == "0"
     _write_what_can_be_written()
@@ -28,20 +47,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             status = _run(words)
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has enough; without this the interpreter complains while it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has enough.
+        _print_no_more()
         status = 141
     except KeyboardInterrupt:
-        status = 130
+        status = STATUS
     except InputError as error:
         status = _refuse(str(error), leads)
     except OSError as error:
-        if error.filename is None or _ours(error.filename):
+        status = _refuse(_told(error), leads)
+    except (RuntimeError, MemoryError) as error:
+        short = out_of_memory(error)
+        if short is None:
             raise
-        status = _refuse(f"{os.fsdecode(error.filename)}: {error.strerror}", leads)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        _leave(status)
+        # Memory is short in this process; the others only see that it has gone.
+        status = _refuse(str(short), True)
     return status
+
+
+def _told(error: OSError) -> str:
+    """What the system refused; raises `error` again where that is a fault of ours."""
+    if error.filename is not None and not _ours(error.filename):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        _print_no_more()
+        return f"cannot write the output: {error.strerror}"
+    raise error
+
+
+def _print_no_more() -> None:
+    # Without this the interpreter complains of its last words while it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave(status: int) -> NoReturn:

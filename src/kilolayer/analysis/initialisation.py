@@ -17,7 +17,7 @@ from kilolayer.analysis.first_steps import STEPS, FirstSteps, first_steps
 from kilolayer.analysis.mean_field import Prediction, predict
 from kilolayer.analysis.numbers import norm, positive, ratio
 from kilolayer.analysis.subject import Subject
-from kilolayer.analysis.verdict import Verdict, judge
+from kilolayer.analysis.trainability import Verdict, judge
 from kilolayer.analysis.wording import by_unit
 from kilolayer.networks import ResidualNetwork
 

@@ -107,8 +107,8 @@ class ComputeOptions:
     """fused computes whole residual units at once, in bf16 on a CPU that multiplies it (built at first use);
     auto is fused where that can be, else plain."""
     memory: Text = "fastest"
-    """fastest; balanced or smallest recompute units in the backward pass, once or twice, for a fraction of the
-    memory; bytes as 2GB take the least recomputation that fits. No figure changes."""
+    """fastest; balanced or smallest recompute units in the backward pass, once or twice, for a fraction of
+    the memory; bytes as 2GB take the least recomputation that fits. No figure changes."""
     threads: OptionalWhole = None
     """CPU threads; figures repeat bit for bit only with the same number."""
 
