@@ -37,7 +37,7 @@ def _read_older(converter: Any, experiment: type) -> None:
     """Experiments of releases that knew no more than `grad_checkpointing`, which changed no bit either."""
     from cattrs.gen import make_dict_structure_fn
 
-    read = make_dict_structure_fn(experiment, converter)
+    read: Any = make_dict_structure_fn(experiment, converter)
 
     def structure(value: Any, kind: type) -> Any:
         if isinstance(value, dict) and "grad_checkpointing" in value:
