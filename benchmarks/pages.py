@@ -4,7 +4,8 @@
 
 The page of analyses holds signal and gradient of ResNet-110 with both units, theory and measurement, ten
 times over (other initialisations stand for snapshots), and is opened in headless Chromium. The lens is asked
-over HTTP as the page does. Each time is the median of N (5). Writes results/pages.json.
+over HTTP as the page does. Each time is the median of N (5); `load_before` says
+what else the machine had to do. Writes results/pages.json.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -131,12 +133,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "results" / "pages.json")
     parser.add_argument("--times", type=int, default=5)
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         found = {"page": page(Path(folder), options.times)}
     print(found, flush=True)
     with lens() as address:
         found |= {"lens_page_bytes": len(fetch(address)), "lens": answers(address, options.times)}
-    record = {"environment": environment(Place(torch.device("cpu")), "fp32"), "times": options.times, **found}
+    record = {
+        "environment": environment(Place(torch.device("cpu")), "fp32"),
+        "times": options.times,
+        "load_before": round(load, 1),
+        **found,
+    }
     options.out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "
 COLOURS = {INK: "currentColor"} | {
     colour: f"var(--curve-{number}, {colour})" for number, colour in enumerate(OKABE_ITO[:-1], start=1)
 }
-MARKERS = ("", "o", "s", "^", "D")
+MARKERS = ("o", "s", "^", "D", "v")
 WIDTH, HEIGHT = 5.4, 3.2
 """In inches of 72 units."""
 
@@ -74,13 +74,13 @@ def draw(title: str, paint: Callable[[Drawing], None], height: float = HEIGHT) -
 
 
 def colour(number: int) -> str:
-    """The colour of the n-th curve, from 0; after the last they begin again with another marker."""
+    """The colour of the n-th curve, from 0; after the last they begin again, with other markers."""
     return OKABE_ITO[number % len(OKABE_ITO)]
 
 
 def marker(number: int) -> str:
-    """The marker of the n-th curve, none for the first round of colours."""
-    return MARKERS[number // len(OKABE_ITO) % len(MARKERS)]
+    """The marker of the n-th curve, so that it is known without its colour too."""
+    return MARKERS[number % len(MARKERS)]
 
 
 def _columns(labels: Sequence[str]) -> int:
@@ -94,15 +94,12 @@ def legend_height(labels: Sequence[str]) -> float:
     return math.ceil(len(shown) / _columns(shown)) * _LINE / 72
 
 
-def legend(figure: Drawing, labels: Sequence[str], always_marked: bool = False) -> None:
+def legend(figure: Drawing, labels: Sequence[str]) -> None:
     """A key below the figure, one sample per label in the order of the colours."""
     from matplotlib.lines import Line2D
 
     shown = [shortened(label, _LONGEST) for label in labels]
-    samples = [
-        Line2D([], [], color=colour(n), marker=marker(n) or ("o" if always_marked else ""), markersize=4)
-        for n in range(len(shown))
-    ]
+    samples = [Line2D([], [], color=colour(n), marker=marker(n), markersize=4) for n in range(len(shown))]
     # matplotlib hides labels that begin with an underscore, so they are set afterwards.
     places = [str(number) for number in range(len(shown))]
     key = figure.legend(samples, places, loc="outside lower center", ncols=_columns(shown), **_KEY)

@@ -53,7 +53,7 @@ def error_against_depth(lines: Sequence[DepthLine], title: str, error_name: str 
             _depth_line(axes, number, line)
         _depth_ticks(axes, sorted({depth for line in lines for depth in line.depths}))
         canvas.plain_ticks(axes.yaxis)
-        canvas.legend(figure, labels, always_marked=True)
+        canvas.legend(figure, labels)
 
     return canvas.draw(title, paint, canvas.HEIGHT + canvas.legend_height(labels))
 
@@ -70,13 +70,13 @@ def by_unit(profiles: Sequence[Profile], title: str, quantity: str = "gradient n
         shown = marks.logarithmic(axes, chain.from_iterable(profile.values for profile in profiles))
         for number, profile in enumerate(profiles):
             dots = [(at, y) for at, y in enumerate(profile.values, start=1) if math.isfinite(y) and y > 0]
-            sign, size = canvas.marker(number) or "o", 4 if len(dots) < 60 else 2.4
+            sign, size = canvas.marker(number), 4 if len(dots) < 60 else 2.4
             axes.plot(*marks.columns(dots), color=canvas.colour(number), ls="", marker=sign, ms=size)
         if not shown:
             canvas.nothing_measured(axes)
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
-        canvas.legend(figure, labels, always_marked=True)
+        canvas.legend(figure, labels)
 
     return canvas.draw(title, paint, 2.8 + canvas.legend_height(labels))
 
@@ -87,7 +87,7 @@ def _depth_line(axes: Axes, number: int, line: DepthLine) -> None:
     ]
     middle = [(float(depth), median(errors)) for depth, errors in seeds if errors]
     dots = [(float(depth), error) for depth, errors in seeds if len(errors) > 1 for error in errors]
-    tint, sign = canvas.colour(number), canvas.marker(number) or "o"
+    tint, sign = canvas.colour(number), canvas.marker(number)
     axes.plot(*marks.columns(middle), color=tint, marker=sign, markersize=4.5)
     axes.plot(*marks.columns(dots), color=tint, linestyle="", marker=sign, markersize=3, alpha=0.45)
 

@@ -55,7 +55,7 @@ def line(
     points = [(at, v if math.isfinite(v) and (v > 0 or not log) else math.nan) for at, v in measured]
     tint, every = canvas.colour(number), max(1, len(points) // 8)
     axes.plot(*columns(points), color=tint, **look, marker=canvas.marker(number), ms=3, markevery=every)
-    axes.plot(*columns(_alone(points)), color=tint, ls="", marker="o", ms=3.5)
+    axes.plot(*columns(_alone(points)), color=tint, ls="", marker="o", ms=3.5, clip_on=False)
     axes.plot(*columns(_last_finite(measured)), color=tint, ls="", marker="x", ms=6)
 
 

@@ -1,4 +1,4 @@
-"""matplotlib and jinja2 are an extra: only drawing and rendering need them, and say so in one line."""
+"""matplotlib, plotly and jinja2 are an extra: only drawing and rendering need them, and say so."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from importlib import import_module
 
 from kilolayer.errors import InputError
 
-MISSING = "the report needs matplotlib and jinja2: pip install 'kilolayer[report]'"
+MISSING = "the report needs matplotlib, plotly and jinja2: pip install 'kilolayer[report]'"
 
 
 @contextmanager
@@ -21,5 +21,5 @@ def needed() -> Iterator[None]:
 def check_installed() -> None:
     """Raises `InputError` where the extra is missing: rather before minutes of training than after."""
     with needed():
-        import_module("jinja2")
-        import_module("matplotlib")
+        for name in ("jinja2", "matplotlib", "plotly"):
+            import_module(name)

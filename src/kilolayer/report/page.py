@@ -16,7 +16,7 @@ from kilolayer.report.optional import needed
 from kilolayer.report.text import clean
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
     from markupsafe import Markup
 
 
@@ -50,7 +50,8 @@ def render(page: Page) -> str:
         return _Numbered(kind, next(counts[kind]), item, drawing)
 
     sections = [(section, [numbered(item) for item in section.items]) for section in page.sections]
-    return _template().render(page=page, sections=sections, css=Markup(_text("page.css")))  # noqa: S704 (ours)
+    template = environment().from_string(_text("page.html.j2"))
+    return template.render(page=page, sections=sections, css=Markup(_text("page.css")))  # noqa: S704 (ours)
 
 
 def write(page: Page, path: Path) -> Path:
@@ -63,14 +64,15 @@ def _text(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _template() -> Template:
+def environment() -> Environment:
+    """What every page is rendered in: all text escaped, and cleaned of what cannot be shown."""
     with needed():
         from jinja2 import Environment, StrictUndefined
-    environment = Environment(
+    made = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    environment.filters["cells"] = _cells
-    return environment.from_string(_text("page.html.j2"))
+    made.filters["cells"] = _cells
+    return made
 
 
 def _shown(value: object) -> object:

@@ -93,6 +93,6 @@ def _top(curves: Sequence[Curve]) -> float:
     """The right axis' end: all final errors with room, and at least five sixths of all points."""
     errors = marks.finite(chain.from_iterable(curve.error for curve in curves))
     if len(errors) < 2:
-        return max([1.0, *(2 * error for error in errors)])
+        return max([1.0, *(min(2 * error, max(105.0, error)) for error in errors)])
     final = max(found[-1] for curve in curves if (found := marks.finite(curve.error)))
     return max(1.0, min(1.05 * max(errors), max(2.5 * final, quantiles(errors, n=6)[-1])))

@@ -1,0 +1,85 @@
+"""What the lens shows of a choice: theory at once, and measurement beside it when it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from kilolayer.analysis.chart import Chart, Series
+from kilolayer.analysis.mean_field import Prediction, predict
+from kilolayer.lens.choice import Choice
+from kilolayer.lens.measurement import Measurement
+from kilolayer.lens.words import equation, meaning
+from kilolayer.networks.drawing import unit_svg
+from kilolayer.report import lab
+from kilolayer.report.lab_data import drawn, gathered
+
+predicted = lru_cache(64)(predict)
+
+
+@dataclass(frozen=True)
+class View:
+    """An analysis of one choice: signal and gradient at x_0 … x_L, predicted and perhaps measured."""
+
+    choice: Choice
+    prediction: Prediction
+    measured: Measurement | None = None
+
+    @property
+    def network(self) -> str:
+        return f"{self.choice.arrangement}, {self.choice.shortcut}, {self.choice.depth} layers"
+
+    def charts(self) -> tuple[Chart, ...]:
+        theory, seen = self.prediction, self.measured
+        return (
+            Chart(
+                "signal",
+                "Signal",
+                "E[x_l^2]",
+                "unit l",
+                "mean square of xₗ",
+                self._series("signal", theory.signal, seen.signal if seen else None),
+                log_y=True,
+            ),
+            Chart(
+                "gradient",
+                "Gradient",
+                "‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖",
+                "unit l",
+                "gradient at xₗ over the last",
+                (
+                    *self._series("gradient", theory.gradient, seen.gradient if seen else None),
+                    _series("through the shortcuts alone", theory.direct, "predicted"),
+                ),
+                log_y=True,
+            ),
+        )
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    def _series(self, name: str, theory: Sequence[float], seen: Sequence[float] | None) -> tuple[Series, ...]:
+        measured = () if seen is None else (_series(name, seen, "measured"),)
+        return (*measured, _series(name, theory, "predicted"))
+
+
+def _series(name: str, y: Sequence[float], kind: Any) -> Series:
+    return Series(name, tuple(map(float, range(len(y)))), tuple(y), kind)
+
+
+def look(choice: Choice, measured: Measurement | None = None) -> dict[str, Any]:
+    """The choice as the page takes it: the unit drawn, its equation and meaning, and the curves."""
+    network = choice.network()
+    units = network.units()
+    view = View(choice, predicted(network), measured)
+    told = f"Measured on {measured.images} images in {measured.seconds:.1f} s." if measured else ""
+    return {
+        "drawing": unit_svg(units[1].layout),
+        "equation": lab.equation(equation(network.unit)),
+        "meaning": lab.equation(meaning(network.unit, view.prediction)),
+        "size": f"{len(units)} units, {network.parameters:,} parameters",
+        "measured": told,
+        "lab": drawn(gathered([(None, view)])),
+    }

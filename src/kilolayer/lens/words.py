@@ -1,0 +1,104 @@
+"""A unit's equation in plain Unicode, and what its shortcuts do to a signal in a plain sentence."""
+
+from __future__ import annotations
+
+import math
+
+from kilolayer.analysis.mean_field import Prediction
+from kilolayer.units import Dropout, ExclusiveGate, Projection, Scaled, Shortcut, ShortcutGate, Unit, Zero
+from kilolayer.units.arrangement import Layers
+
+
+def equation(unit: Unit) -> str:
+    """y = h(x) + F(x) and x′ = f(y) with what this unit puts in the place of h, F and f (P2, Eq. 1 and 2)."""
+    arrangement = unit.arrangement
+    F = _applied(arrangement.before, "x")
+    for number in range(1, unit.branch.layers + 1):
+        F = f"W_{number}·{F}"
+        F = _applied(arrangement.between if number < unit.branch.layers else arrangement.after, F)
+    return f"y = {_sum(unit.h)},  F(x) = {F},  x′ = {_applied(arrangement.f, 'y')}"
+
+
+def _applied(layers: Layers, inner: str) -> str:
+    for layer in layers:
+        inner = f"{layer}({inner})"
+    return inner
+
+
+def _sum(h: Shortcut) -> str:
+    match h:
+        case Zero():
+            return "F(x)"
+        case Scaled(factor):
+            return f"{factor:g}·x + F(x)"
+        case ShortcutGate(bias):
+            return f"(1−g)·x + F(x),  g = σ(W_g·x + b_g),  b_g = {_signed(bias)}"
+        case ExclusiveGate(bias):
+            return f"(1−g)·x + g·F(x),  g = σ(W_g·x + b_g),  b_g = {_signed(bias)}"
+        case Dropout(p):
+            return f"dropout(x, {p:g}) + F(x)"
+        case Projection():
+            return "W_s·x + F(x)"
+        case _:
+            return "x + F(x)"
+
+
+def meaning(unit: Unit, prediction: Prediction) -> str:
+    """What comes of a signal through the shortcuts of all units, and of the gradient by all paths."""
+    units, all_paths = len(prediction.units), prediction.gradient[0]
+    sentences = (
+        _shortcuts(unit.h, units),
+        _between(unit),
+        f"By all paths together the first unit's gradient is in theory {_number(all_paths)} times the last.",
+    )
+    return " ".join(filter(None, sentences))
+
+
+def _shortcuts(h: Shortcut, units: int) -> str:
+    match h:
+        case Zero():
+            return "There is no shortcut: everything has to pass all the weight layers."
+        case Scaled(factor):
+            return _left(factor, units, f"of the signal comes through the {units} shortcuts")
+        case ExclusiveGate(bias):
+            return _gated(bias, units)
+        case Dropout(p):
+            told = f"is the probability that a value passes all {units} shortcuts without being dropped"
+            return _left(1 - p, units, told)
+        case Projection():
+            told = f"Every shortcut is a matrix of its own: what comes through is the product of {units}, "
+            return told + "which mixes the channels and has no fixed factor."
+        case _:
+            return f"1^{units} = 1: the whole signal comes through the {units} shortcuts."
+
+
+def _gated(bias: float, units: int) -> str:
+    """With a gate's convolution at its mean, 0: where training starts from, roughly."""
+    b_g, opened = _signed(bias), 1 / (1 + math.exp(bias))
+    told = f"With b_g = {b_g} a gate leaves about 1 − σ({b_g}) = {opened:.4g} of its shortcut: "
+    return told + _left(opened, units, f"of the signal comes through all {units}")
+
+
+def _left(factor: float, units: int, what: str) -> str:
+    """What a factor leaves that is applied in every unit, and what that amounts to."""
+    left = factor**units
+    verdict = ": as good as nothing." if left < 0.01 else ": it explodes." if left > 100 else "."
+    return f"{factor:.4g}^{units} = {_number(left)} {what}{verdict}"
+
+
+def _between(unit: Unit) -> str:
+    f = " and ".join(unit.arrangement.f)
+    if not f or isinstance(unit.h, Zero):
+        return ""
+    return f"But f = {f} stands after every addition, so the way from unit to unit is not clear."
+
+
+def _number(value: float) -> str:
+    if value == 0 or 1e-4 <= abs(value) < 1e5:
+        return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}·10^{{{_signed(int(exponent))}}}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:g}".replace("-", "−")

@@ -1,0 +1,82 @@
+"""Analyses as one interactive HTML page: charts under a slider, self-contained, without any request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kilolayer import durable
+from kilolayer.analysis.chart import Analysis, Chart
+from kilolayer.errors import InputError
+from kilolayer.report import inline
+from kilolayer.report.lab_data import Time, drawn, gathered
+from kilolayer.report.lab_table import cells, header
+from kilolayer.report.optional import needed
+from kilolayer.report.page import environment
+from kilolayer.report.text import one_line
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+
+def page(
+    analyses: Sequence[tuple[int | None, Analysis]],
+    path: Path,
+    title: str = "Propagation lab",
+    provenance: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Write the page of some analyses, each with the iteration that its network was at, or None.
+
+    Networks stand side by side in the order given, on common axes; the snapshots of one network, told by its
+    name, lie under a slider. `provenance` are (what, value) pairs: command, version, machine, date.
+    Raises `InputError` where there is nothing to show or the path cannot be written.
+    """
+    durable.write(path, render(analyses, title, provenance).encode())
+    return path
+
+
+def render(
+    analyses: Sequence[tuple[int | None, Analysis]],
+    title: str = "Propagation lab",
+    provenance: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page as HTML; `page` says more."""
+    if not analyses:
+        raise InputError("no analysis to show on a page; give at least one")
+    lab = gathered(analyses)
+    shown = environment()
+    shown.filters |= {"alt": _alt, "equation": equation, "header": header, "cells": cells}
+    return shown.from_string(inline.text("lab.html.j2")).render(
+        title=title,
+        lab=lab,
+        data=drawn(lab),
+        provenance=provenance,
+        **inline.embedded(
+            [inline.plotly_js(), inline.text("charts.js"), inline.text("lab.js")],
+            [inline.text("page.css"), inline.text("lab.css")],
+        ),
+    )
+
+
+def equation(plain: str) -> Markup:
+    """An equation in plain Unicode, with x_l and λ_{i+1} as subscripts and 0.9^54 as a power."""
+    with needed():
+        from markupsafe import Markup, escape
+    escaped = str(escape(one_line(plain)))
+    for sign, tag in (("_", "sub"), (r"\^", "sup")):
+        escaped = re.sub(sign + r"(?:\{([^{}]*)\}|([^\W_]+))", rf"<{tag}>\1\2</{tag}>", escaped)
+    return Markup(escaped)  # noqa: S704 (escaped before)
+
+
+def _alt(frames: Sequence[tuple[Time, Chart]], network: str) -> str:
+    """The last snapshot of a chart in words."""
+    chart = frames[-1][1]
+    curves = "; ".join(f"{series.name} ({series.kind}){_course(series.y)}" for series in chart.series)
+    return one_line(f"{chart.title}, {network}: {chart.y_label} by {chart.x_label}. {curves}. {chart.note}")
+
+
+def _course(y: Sequence[float | None]) -> str:
+    values = [value for value in y if value is not None]
+    return f" from {values[0]:.3g} to {values[-1]:.3g}" if values else " without values"

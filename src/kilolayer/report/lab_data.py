@@ -1,0 +1,172 @@
+"""Analyses as the values that interactive charts draw: networks side by side, snapshots under a slider."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kilolayer.analysis.chart import Analysis, Chart, Series
+from kilolayer.report.text import one_line, shortened
+
+Time = int | None
+"""Iterations trained; None where no time belongs to an analysis."""
+
+_LONGEST = 60
+"""Characters of a name that are shown."""
+
+
+@dataclass
+class Row:
+    """One chart of all networks that have it: by network its snapshots, in the order of time."""
+
+    panels: dict[str, list[tuple[Time, Chart]]] = field(default_factory=dict)
+
+    @property
+    def charts(self) -> list[Chart]:
+        return [chart for frames in self.panels.values() for _, chart in frames]
+
+
+@dataclass
+class Lab:
+    """What a page shows; `figures` are the summaries: by network, time and name."""
+
+    rows: list[Row]
+    figures: dict[str, dict[Time, dict[str, str]]]
+    iterations: list[int]
+
+    @property
+    def networks(self) -> list[str]:
+        return list(self.figures)
+
+    @property
+    def figure_names(self) -> list[str]:
+        told = (told for moments in self.figures.values() for told in moments.values())
+        return list(dict.fromkeys(name for figures in told for name in figures))
+
+
+def gathered(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
+    """The snapshots by chart and network; a second analysis of the same moment is another network's."""
+    rows: dict[tuple[str, str], Row] = {}
+    figures: dict[str, dict[Time, dict[str, str]]] = {}
+    seen: Counter[tuple[str, str, Time]] = Counter()
+    for at, analysis in snapshots:
+        kind, name = type(analysis).__name__, shortened(analysis.network, _LONGEST)
+        seen[kind, name, at] += 1
+        count = seen[kind, name, at]
+        network = name if count == 1 else f"{name} ({count})"
+        for chart in analysis.charts():
+            row = rows.setdefault((kind, chart.name), Row())
+            row.panels.setdefault(network, []).append((at, chart))
+        told = {one_line(what): one_line(value) for what, value in analysis.summary()}
+        figures.setdefault(network, {}).setdefault(at, {}).update(told)
+    for row in rows.values():
+        for frames in row.panels.values():
+            frames.sort(key=lambda frame: _order(frame[0]))
+    return Lab(list(rows.values()), figures, sorted({at for at, _ in snapshots if at is not None}))
+
+
+def drawn(lab: Lab) -> dict[str, Any]:
+    """The lab as JSON can hold it. Equal x axes are held once, since a thousand units weigh something."""
+    pool: dict[tuple[float, ...], int] = {}
+    rows = [_row(row, pool) for row in lab.rows]
+    return {
+        "iterations": lab.iterations,
+        "xs": [list(x) for x in pool],
+        "rows": rows,
+        "figures": [_figures(moments, lab.figure_names) for moments in lab.figures.values()],
+    }
+
+
+def label(name: str, kind: str) -> str:
+    """A series as it is called beside its curve: a prediction says so."""
+    told = kind == "measured" or re.search("predict|theor", name, re.IGNORECASE)
+    return shortened(name, _LONGEST) + ("" if told else ", predicted")
+
+
+def _order(at: Time) -> int:
+    return -1 if at is None else at
+
+
+def _figures(moments: dict[Time, dict[str, str]], names: list[str]) -> list[dict[str, Any]]:
+    timeless = moments.get(None, {})
+    return [
+        {"at": at, "values": [(timeless | moments[at]).get(name, "") for name in names]}
+        for at in sorted(moments, key=_order)
+    ]
+
+
+def _row(row: Row, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
+    """A row's axes, which its networks and snapshots share, its series, and the curves of every panel."""
+    chart, every = row.charts[0], [series for chart in row.charts for series in chart.series]
+    kinds = list(dict.fromkeys((series.name, series.kind) for series in every))
+    names = list(dict.fromkeys(name for name, _ in kinds))
+    places = [float(x) for series in every for x in series.x if math.isfinite(x)]
+    low, high, log = _range([y for series in every for y in series.y], chart.log_y)
+    return {
+        "x": one_line(chart.x_label),
+        "y": one_line(chart.y_label),
+        "log": log,
+        "range": [low, high],
+        "across": _ends(places),
+        "whole": all(place.is_integer() for place in places),
+        # A prediction has its measurement's colour where they share a name.
+        "series": [
+            {
+                "name": shortened(name, _LONGEST),
+                "label": label(name, kind),
+                "kind": kind,
+                "number": names.index(name),
+            }
+            for name, kind in kinds
+        ],
+        "panels": [
+            {"network": network, "frames": [_frame(at, chart, kinds, pool) for at, chart in frames]}
+            for network, frames in row.panels.items()
+        ],
+    }
+
+
+def _frame(
+    at: Time, chart: Chart, kinds: Sequence[tuple[str, str]], pool: dict[tuple[float, ...], int]
+) -> dict[str, Any]:
+    curves = []
+    for series in chart.series:
+        x, y = _sorted(series)
+        curves.append([kinds.index((series.name, series.kind)), pool.setdefault(x, len(pool)), y])
+    return {"at": at, "note": one_line(chart.note), "curves": curves}
+
+
+def _sorted(series: Series) -> tuple[tuple[float, ...], list[float | None]]:
+    """A series from left to right; what is not finite has no place on paper."""
+    points = sorted(
+        ((x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x)), key=lambda at: at[0]
+    )
+    return tuple(x for x, _ in points), [shown(y) for _, y in points]
+
+
+def shown(y: float | None) -> float | None:
+    """A value as a page holds it; None where it is not finite."""
+    # Five digits are more than a screen has.
+    return float(f"{y:.5g}") if y is not None and math.isfinite(y) else None
+
+
+def _ends(values: Iterable[float]) -> list[float]:
+    finite = [value for value in values if math.isfinite(value)]
+    return [min(finite, default=0.0), max(finite, default=1.0)]
+
+
+def _range(values: Iterable[float | None], log: bool) -> tuple[float, float, bool]:
+    """Lower and upper end with some room, and whether the axis is logarithmic: over less than a factor
+    of 3 it has hardly a tick, and without positive values none."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    positive = [value for value in finite if value > 0]
+    if log and positive and max(positive) >= 3 * min(positive):
+        # Further out the browser's arithmetic ends.
+        return max(min(positive), 1e-300) / 1.5, min(max(positive), 1e300) * 1.5, True
+    low, high = _ends(finite)
+    room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    return low - room if low < 0 or low > room * 4 else 0.0, high + room, False

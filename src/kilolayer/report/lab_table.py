@@ -1,0 +1,33 @@
+"""A chart's numbers as the table under its fold."""
+
+from __future__ import annotations
+
+import math
+from decimal import ROUND_HALF_UP, Context
+
+from kilolayer.analysis.chart import Chart
+from kilolayer.report.canvas import written
+from kilolayer.report.lab_data import label, shown
+from kilolayer.report.text import one_line
+
+_FOUR = Context(prec=4, rounding=ROUND_HALF_UP)
+"""Digits in a table, rounded as a browser does."""
+
+
+def header(chart: Chart) -> tuple[str, ...]:
+    """What stands along x, and the series."""
+    return (one_line(chart.x_label), *(label(series.name, series.kind) for series in chart.series))
+
+
+def cells(chart: Chart) -> list[tuple[str, ...]]:
+    """A line for each x that a series has, from left to right, with what it has there."""
+    columns = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
+    places = sorted({x for column in columns for x in column if math.isfinite(x)})
+    return [(_cell(x), *(_cell(column.get(x)) for column in columns)) for x in places]
+
+
+def _cell(value: float | None) -> str:
+    held = shown(value)
+    if held is None:
+        return "–"
+    return written(held if held.is_integer() else float(_FOUR.create_decimal(held)))
