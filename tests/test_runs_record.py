@@ -267,7 +267,7 @@ def test_the_environment_names_what_a_figure_depends_on(
             1,
         )
         assert start["command"] == "kilolayer train --out runs/mine"
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", start["date"])
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", start["date"])
 
 
 def test_no_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

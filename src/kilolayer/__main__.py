@@ -21,10 +21,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done, 2 something given cannot be used (one line says what), 143 stopped by a signal.
     """
-    with interruptible():
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            _leave(_one_of_many(argv))
-        return _main(argv)
+    try:
+        with interruptible() as stop:
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                _leave(_one_of_many(argv))
+            try:
+                return _main(argv)
+            except Exception:
+                # An import that is broken off can fail with an error of its own.
+                if not stop.interrupted:
+                    raise
+                return STATUS
+    except KeyboardInterrupt:  # in the very last moment
+        return STATUS
 
 
 def _one_of_many(argv: Sequence[str] | None) -> int:

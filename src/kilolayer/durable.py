@@ -59,10 +59,8 @@ def refusal(what: str, error: OSError, folder: Path | None = None) -> InputError
 def _room(error: OSError, folder: Path) -> str:
     if error.errno not in _NO_SPACE:
         return ""
-    try:
-        return f"; {shutil.disk_usage(folder).free:,} bytes are free there"
-    except OSError:
-        return ""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return f"; {shutil.disk_usage(there).free:,} bytes are free there"
 
 
 def make_folder(path: Path) -> None:

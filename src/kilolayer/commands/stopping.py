@@ -12,12 +12,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal,
 STATUS = 143
 
 
+class Stopped(KeyboardInterrupt):
+    """What is raised where a command is broken off.
+
+    Not `KeyboardInterrupt` itself: once that has left an `exec`, as dataclasses use it while they are
+    imported, CPython ends by SIGINT whatever status the program returns.
+    """
+
+
 class Stop:
     """Callable: whether a signal has come."""
 
     def __init__(self) -> None:
         self.asked = False
         self.saves = False
+        self.interrupted = False
+        """Whether what ran was broken off: from then on it may fail in any way."""
 
     def __call__(self) -> bool:
         return self.asked
@@ -28,7 +38,8 @@ class Stop:
         # Remembered too: code that must not fail, such as a weak reference's, swallows exceptions.
         self.asked = True
         if impatient or not self.saves:
-            raise KeyboardInterrupt
+            self.interrupted = True
+            raise Stopped
 
 
 _current: list[Stop] = []
@@ -36,7 +47,7 @@ _current: list[Stop] = []
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
-    """Within this context every signal that asks to stop raises `KeyboardInterrupt`."""
+    """Within this context every signal that asks to stop raises `Stopped`."""
     if _current or threading.current_thread() is not threading.main_thread():
         yield _current[0] if _current else Stop()
         return

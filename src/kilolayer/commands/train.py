@@ -67,6 +67,7 @@ def train(options: Train) -> int:
 def _trained(options: Train, here: Place) -> int:
     from kilolayer.commands.explaining import explain
     from kilolayer.commands.stopping import stoppable
+    from kilolayer.runs import environment_of
 
     prepared = _begun(options, here) if options.resume is None else _resumed(options, here)
     if prepared is None:
@@ -77,9 +78,10 @@ def _trained(options: Train, here: Place) -> int:
     with ExitStack() as held:
         stop = held.enter_context(stoppable())
         new = options.resume is None and not resuming.restarted()
-        run = _taken(folder, training, new=new, snapshots=options.snapshots, held=held)
+        here_now = environment_of(training)
+        run = _taken(folder, training, here_now, new=new, snapshots=options.snapshots, held=held)
         # Another process may have brought it to its end before this one had the lock.
-        return 0 if resuming.is_done(run) else _carry_out(run, training, stop, options)
+        return 0 if resuming.is_done(run) else _carry_out(run, training, here_now, stop, options)
 
 
 def _begun(options: Train, here: Place) -> tuple[Training, Path]:
@@ -128,19 +130,27 @@ def _resumed(options: Train, here: Place) -> tuple[Training, Path] | None:
     return training, run.path
 
 
-def _taken(folder: Path, training: Training, *, new: bool, snapshots: int, held: ExitStack) -> Run:
+def _taken(
+    folder: Path,
+    training: Training,
+    here: dict[str, Any],
+    *,
+    new: bool,
+    snapshots: int,
+    held: ExitStack,
+) -> Run:
     """The run's folder: made by the leading process and held by it alone."""
     from kilolayer.commands.processes import led
     from kilolayer.runs import Run
 
     def take() -> str:
-        claimed = Run.claim(folder, training.experiment, new=new, snapshots=snapshots)
+        claimed = Run.claim(folder, training.experiment, new=new, snapshots=snapshots, here=here)
         return str(held.enter_context(claimed).path)
 
     return Run.open(led(training.place, take))
 
 
-def _carry_out(run: Run, training: Training, stop: Stop, options: Train) -> int:
+def _carry_out(run: Run, training: Training, here: dict[str, Any], stop: Stop, options: Train) -> int:
     from kilolayer.commands import summary
     from kilolayer.commands.progress import display
     from kilolayer.commands.stopping import STATUS
@@ -156,7 +166,8 @@ def _carry_out(run: Run, training: Training, stop: Stop, options: Train) -> int:
             write(row)
             shown.epoch(row)
 
-        for _ in record(run, training, stop=stop, save_seconds=options.save_every, on_epoch=on_epoch):
+        seconds = options.save_every
+        for _ in record(run, training, stop=stop, save_seconds=seconds, on_epoch=on_epoch, here=here):
             shown.step()
     if not training.done:
         _say(f"stopped at iteration {training.iteration:,}, state saved; to go on:\n  {_resume(run)}")

@@ -47,7 +47,7 @@ def environment(
         "kernels": kernels,
         "processes": place.world,
         "command": command(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
     }
 
 

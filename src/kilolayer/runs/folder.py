@@ -32,7 +32,8 @@ from kilolayer.runs.weights import Weights, read_weights
 from kilolayer.training.experiment import Experiment
 from kilolayer.values import from_json, to_json
 
-_BEGINNING = (".lock", "checkpoints", "snapshots")
+_BEGINNING = (".lock", "checkpoints", "snapshots", "environment.json")
+_UNFINISHED = (".config.json.", ".environment.json.")
 
 
 ESCAPED = "backslashreplace"
@@ -67,11 +68,18 @@ class Run:
     @classmethod
     @contextmanager
     def claim(
-        cls, path: str | Path, experiment: Experiment, *, new: bool = False, snapshots: int = 0
+        cls,
+        path: str | Path,
+        experiment: Experiment,
+        *,
+        new: bool = False,
+        snapshots: int = 0,
+        here: dict[str, Any] | None = None,
     ) -> Iterator[Run]:
         """The run of `experiment` in `path`, begun where there is none, held against other processes.
 
-        Where it is begun, it is to keep as many `snapshots`.
+        Where it is begun, it is to keep as many `snapshots`, and `here`, its `environment_of`, is noted
+        before all else: who continues it must know with how many threads.
 
         Raises `Busy` where another process holds it, `InputError` where the folder holds anything else, or,
         for a `new` one, a run at all; nothing is written then.
@@ -87,6 +95,8 @@ class Run:
             run._check_mine(experiment, new)
             if not run.file("config.json").exists():
                 plan_snapshots(run.path, snapshots)
+                if here is not None:
+                    run.write_json("environment.json", [here])
                 durable.write(run.file("config.json"), to_json(experiment).encode(errors=ESCAPED))
             yield run
 
@@ -95,7 +105,7 @@ class Run:
         if "config.json" in names:
             self._check_same(experiment, new)
         # A run that was killed at its very beginning leaves no more than these.
-        elif any(n not in _BEGINNING and not n.startswith(".config.json.") for n in names):
+        elif any(n not in _BEGINNING and not n.startswith(_UNFINISHED) for n in names):
             raise InputError(f"{self.path} holds other files; choose another --out")
 
     def _check_same(self, experiment: Experiment, new: bool) -> None:
@@ -194,8 +204,10 @@ class Run:
         durable.write(self.file(name), json.dumps(value, indent=2, ensure_ascii=False).encode(errors=ESCAPED))
 
     def note_environment(self, environment: dict[str, Any]) -> None:
-        """Adds a start to environment.json."""
-        self.write_json("environment.json", [*self.environments(), environment])
+        """Adds a start to environment.json, unless it is the one that the run was begun with."""
+        starts = self.environments()
+        if starts[-1:] != [environment]:
+            self.write_json("environment.json", [*starts, environment])
 
     def append_metrics(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """An epoch's figures, and what the clock said of it."""

@@ -24,18 +24,19 @@ def record(
     stop: Callable[[], bool] = lambda: False,
     save_seconds: float = 300.0,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    here: dict[str, Any] | None = None,
 ) -> Iterator[Step]:
     """Trains into `run` from its last checkpoint, if it has one, to the end or until `stop()`.
 
     Yields every step. State is saved at the end of every epoch, at least every `save_seconds` between,
     and when stopped; `on_epoch` hears of an epoch once it is saved. With many processes only the leader
     writes. A loss or a tensor that is not finite leaves a result that says so, and raises `NonFinite`; no
-    such state is saved.
+    such state is saved. `here` is the `environment_of` this start where it is known already.
     """
     if run.result() is not None:
         return
     leads = training.place.leads
-    _continue(run, training)
+    _continue(run, training, here or environment_of(training))
     if leads and training.iteration == 0:
         keep(run.path, training)
     saved = time.monotonic()
@@ -61,13 +62,12 @@ def record(
         raise
 
 
-def _continue(run: Run, training: Training) -> None:
+def _continue(run: Run, training: Training, here: dict[str, Any]) -> None:
     checkpoint, leads = run.latest(), training.place.leads
     if checkpoint is not None:
         training.restore(checkpoint.tensors, checkpoint.counters)
         logger.info("continuing %s at iteration %s", run.path, training.iteration)
     if leads:
-        here = _environment(training)
         differing = differences(run.environments(), here)
         if checkpoint is not None and differing:
             logger.warning(
@@ -79,7 +79,8 @@ def _continue(run: Run, training: Training) -> None:
         run.note_environment(here)
 
 
-def _environment(training: Training) -> dict[str, Any]:
+def environment_of(training: Training) -> dict[str, Any]:
+    """On what `training` is computed: a start in environment.json."""
     experiment = training.experiment
     # What runs here, which is not what was asked for where another machine goes on without the kernels.
     return environment(
