@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kilolayer import kernels
-from kilolayer.kernels import fused, reference
+from kilolayer.kernels import arithmetic, fused, library, reference
 from kilolayer.kernels.activation import FusedSequence
 from kilolayer.kernels.chain import Chain, chain_of
 from kilolayer.kernels.fused import FusedUnit
@@ -66,9 +66,9 @@ def native_unit(chain: Chain, x: torch.Tensor) -> torch.Tensor:
     return whole_unit(chain, x, chain.parameters())
 
 
-def drawn(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+def drawn(*shape: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """x and the gradient of x', each a number that bf16 holds."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(shape, generator=generator).bfloat16().float() for _ in range(2))
 
 
@@ -130,31 +130,61 @@ def passes(
     return [y.double() - x.double(), dx.double() - dy, *rest]
 
 
+def mean_errors(module: nn.Module, *shape: int) -> tuple[list[float], list[float]]:
+    """Of autocast and of the kernel against double precision, for every tensor, over four draws.
+
+    Of one draw a ReLU opens here and not there, which on maps of a few pixels is most of the error.
+    """
+    double = copy.deepcopy(module).double()
+    autocast, kernel = [], []
+    for seed in range(4):
+        x, dy = drawn(*shape, seed=seed)
+        exact = passes(double, x.double(), dy.double())
+        autocast.append(errors(passes(module, x.bfloat16(), dy), exact))
+        kernel.append(errors(passes(module, x.bfloat16(), dy, native=True), exact))
+    mean = [[sum(each) / len(each) for each in zip(*rows, strict=True)] for rows in (autocast, kernel)]
+    return mean[0], mean[1]
+
+
+@pytest.fixture(params=["chosen", pytest.param("other", marks=pytest.mark.slow)])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """The arithmetic that the kernels multiply in: this processor's faster one, and the other."""
+
+    def forget() -> None:
+        for cached in (arithmetic.products, arithmetic._unit_library, library.native):
+            cached.cache_clear()
+
+    if request.param == "other":
+        other = "fp32" if arithmetic.products() == "bf16" else "bf16"
+        monkeypatch.setenv("KILOLAYER_PRODUCTS", other)
+        forget()
+        if why := kernels.refusal():
+            pytest.skip(why)
+    yield
+    if request.param == "other":
+        monkeypatch.undo()
+        forget()
+
+
 @needs_kernels
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_kernel_is_as_exact_as_autocast(case, arrangement):
-    """Against double precision it errs as PyTorch's layers in bf16 do: on average at most a quarter more."""
+    """Against double precision it errs as PyTorch's layers in bf16 do: on average at most a tenth more."""
     unit, channels, (images, height, width) = case
     module = made(replace(unit, arrangement=arrangement), channels)
-    x, dy = drawn(images, channels, height, width)
-    exact = passes(copy.deepcopy(module).double(), x.double(), dy.double())
-    autocast = errors(passes(module, x.bfloat16(), dy), exact)
-    kernel = errors(passes(module, x.bfloat16(), dy, native=True), exact)
-    assert sum(kernel) <= 1.25 * sum(autocast)
-    # Of one tensor more, for a ReLU of a few pixels opens here and not there.
+    autocast, kernel = mean_errors(module, images, channels, height, width)
+    assert sum(kernel) <= 1.1 * sum(autocast)
     assert all(found <= 2 * allowed + 2e-3 for found, allowed in zip(kernel, autocast, strict=True))
 
 
 @needs_kernels
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_the_first_unit_reads_its_input_as_it_is(arrangement):
-    module = made(replace(BASIC, arrangement=arrangement), 32, activated=True)
-    x, dy = drawn(2, 32, 6, 6)
-    exact = passes(copy.deepcopy(module).double(), x.double(), dy.double())
-    autocast = errors(passes(module, x.bfloat16(), dy), exact)
-    kernel = errors(passes(module, x.bfloat16(), dy, native=True), exact)
-    assert sum(kernel) <= 1.25 * sum(autocast)
+    autocast, kernel = mean_errors(made(replace(BASIC, arrangement=arrangement), 32, activated=True), 2, 32, 6, 6)
+    assert sum(kernel) <= 1.1 * sum(autocast)
 
 
 @needs_kernels

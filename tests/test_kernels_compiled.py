@@ -13,7 +13,7 @@ import torch
 
 from kilolayer import kernels
 from kilolayer.errors import InputError
-from kilolayer.kernels import compiled, library
+from kilolayer.kernels import arithmetic, compiled, library, processor
 from kilolayer.networks import build, describe
 from kilolayer.training import choose_kernels
 
@@ -25,8 +25,9 @@ def forgetful():
     """Nothing known of the library from before, and nothing kept of what the test pretends."""
 
     def forget():
-        compiled._unit_library.cache_clear()
-        compiled.cpu_flags.cache_clear()
+        arithmetic._unit_library.cache_clear()
+        arithmetic.products.cache_clear()
+        processor.cpu_flags.cache_clear()
         library.native.cache_clear()
 
     forget()
@@ -43,7 +44,7 @@ def says(caplog: pytest.LogCaptureFixture, reason: str) -> None:
     assert choose_kernels("auto", CPU, "bf16", channels_last=True) == "plain"
     with pytest.raises(InputError, match=f"(?s)no fused kernels here: .*{reason}.*--kernels plain"):
         choose_kernels("fused", CPU, "bf16", channels_last=True)
-    lines = [record for record in caplog.records if record.name == compiled.__name__]
+    lines = [record for record in caplog.records if record.name == arithmetic.__name__]
     assert len([line for line in lines if "no native kernels" in line.getMessage()]) == 1
 
 
@@ -54,14 +55,13 @@ class TestMissing:
         says(caplog, "KILOLAYER_NATIVE is 0")
 
     def test_instructions(self, monkeypatch, caplog):
-        monkeypatch.setattr(compiled, "cpu_flags", lambda: frozenset({"avx512f"}))
-        monkeypatch.setattr(compiled.cpu_flags, "cache_clear", lambda: None, raising=False)
-        monkeypatch.setattr(compiled.sys, "platform", "linux")
-        monkeypatch.setattr(compiled.platform, "machine", lambda: "x86_64")
-        says(caplog, "the processor has no .*avx512_bf16")
+        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512f"}))
+        monkeypatch.setattr(arithmetic.sys, "platform", "linux")
+        monkeypatch.setattr(arithmetic.platform, "machine", lambda: "x86_64")
+        says(caplog, "the processor has no .*avx512bw")
 
     def test_other_systems(self, monkeypatch, caplog):
-        monkeypatch.setattr(compiled.platform, "machine", lambda: "arm64")
+        monkeypatch.setattr(arithmetic.platform, "machine", lambda: "arm64")
         says(caplog, "on arm64")
 
     def test_compiler(self, monkeypatch, caplog):
@@ -89,8 +89,36 @@ class TestMissing:
 
     @staticmethod
     def able(monkeypatch):
-        monkeypatch.setattr(compiled, "_check_processor", lambda: None)
-        monkeypatch.setattr(compiled, "_version", lambda compiler: b"1")
+        monkeypatch.setattr(arithmetic, "_check_processor", lambda: None)
+        monkeypatch.setattr(compiled, "_version", lambda compiler: "1")
+
+
+@pytest.mark.usefixtures("forgetful")
+class TestProducts:
+    """In which arithmetic the kernels multiply."""
+
+    def test_without_bf16_instructions_fp32(self, monkeypatch):
+        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset(arithmetic.NEEDED))
+        monkeypatch.setattr(arithmetic, "built", lambda *_: pytest.fail("there is nothing to time"))
+        assert arithmetic.products() == "fp32"
+
+    def test_asked_for(self, monkeypatch):
+        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({*arithmetic.NEEDED, "avx512_bf16"}))
+        monkeypatch.setenv("KILOLAYER_PRODUCTS", "bf16")
+        assert arithmetic.products() == "bf16"
+
+    def test_asked_for_what_there_is_not(self, monkeypatch):
+        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset(arithmetic.NEEDED))
+        monkeypatch.setenv("KILOLAYER_PRODUCTS", "bf16")
+        with pytest.raises(compiled.Missing, match="KILOLAYER_PRODUCTS is 'bf16'; allowed here: fp32"):
+            arithmetic.products()
+
+    def test_the_choice_is_noted_beside_the_libraries(self, monkeypatch, tmp_path):
+        """And holds for every process from then on, whatever a second timing would say."""
+        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+        monkeypatch.setattr(arithmetic, "built", lambda name: tmp_path / "probe-1.so")
+        (tmp_path / "probe-1.products").write_text("bf16")
+        assert arithmetic.products() == "bf16"
 
 
 def test_kernels_are_chosen_only_where_they_apply():
@@ -122,4 +150,4 @@ def test_of_many_processes_one_compiles(tmp_path):
     ended = [process.communicate(timeout=200) for process in started]
     assert [out for out, _ in ended] == ["None\n"] * 3
     assert sum(err.count("compiling unit.cpp") for _, err in ended) == 1
-    assert len(list(tmp_path.rglob("*.so"))) == 1
+    assert len(list(tmp_path.rglob("unit-*.so"))) == 1

@@ -12,7 +12,7 @@ from kilolayer import kernels
 from kilolayer.commands.assemble import assemble
 from kilolayer.commands.options import ComputeOptions, Settings
 from kilolayer.errors import InputError
-from kilolayer.kernels import compiled, library
+from kilolayer.kernels import arithmetic, library
 from kilolayer.networks import Network, Stage, Stem, cifar
 from kilolayer.runs import Run
 from kilolayer.training import Experiment, Training, recipe
@@ -55,11 +55,11 @@ def test_where_the_kernels_are_gone_a_run_goes_on_in_plain_layers_and_warns(tmp_
     folder = tmp_path / "run"
     train(folder, FUSED, Poll(3))
     monkeypatch.setenv("KILOLAYER_NATIVE", "0")
-    for cached in (compiled._unit_library, library.native):
+    for cached in (arithmetic._unit_library, library.native):
         cached.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert train(folder, FUSED).done
-    for cached in (compiled._unit_library, library.native):
+    for cached in (arithmetic._unit_library, library.native):
         cached.cache_clear()
     assert "kernels plain (was fused)" in caplog.text
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
+from kilolayer.kernels.processor import cpu_flags
+
 logger = logging.getLogger(__name__)
 
 NATIVE = Path(__file__).parent / "native"
-NEEDED = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16")
-"""Of the processor, as /proc/cpuinfo calls them."""
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 SECONDS = 300
 
 
@@ -28,53 +27,17 @@ class Missing(Exception):
     """Why there is no native code here, in words; the plain path serves."""
 
 
-def unit_library() -> Path:
-    """The compiled kernels of whole units. Raises `Missing`, with the same reason at every call."""
-    found = _unit_library()
-    if isinstance(found, str):
-        raise Missing(found)
-    return found
+def built(name: str, flags: Sequence[str] = (), *, of: str = "") -> Path:
+    """The library of `native/<name>.cpp`, for these sources, flags, this compiler and this processor.
 
-
-@cache
-def _unit_library() -> Path | str:
-    try:
-        _check_processor()
-        return _built("unit")
-    except Missing as missing:
-        logger.info("no native kernels: %s", missing)
-        return str(missing)
-
-
-def _check_processor() -> None:
-    if os.environ.get("KILOLAYER_NATIVE") == "0":
-        raise Missing("KILOLAYER_NATIVE is 0")
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise Missing(
-            f"they are for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
-        )
-    lacking = [flag for flag in NEEDED if flag not in cpu_flags()]
-    if lacking:
-        raise Missing(f"the processor has no {', '.join(lacking)}")
-
-
-@cache
-def cpu_flags() -> frozenset[str]:
-    """What the processor can do, in Linux's words; empty where Linux does not say."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            line = next((line for line in file if line.startswith("flags")), ":")
-    except OSError:
-        return frozenset()
-    return frozenset(line.split(":", 1)[1].split())
-
-
-def _built(name: str) -> Path:
-    """The library of `native/<name>.cpp`, for these sources, this compiler and this processor."""
+    `of` says what else it was built for, as PyTorch's version. Raises `Missing`.
+    """
+    if sys.platform != "linux":
+        raise Missing(f"they are for Linux, and this is {sys.platform}")
     compiler = _compiler()
     sources = [NATIVE / f"{name}.cpp", *sorted(NATIVE.glob("*.h"))]
-    parts = [path.read_bytes() for path in sources]
-    parts += [_version(compiler), " ".join(FLAGS).encode(), " ".join(sorted(cpu_flags())).encode()]
+    words = [_version(compiler), *FLAGS, *flags, of, *sorted(cpu_flags())]
+    parts = [path.read_bytes() for path in sources] + [word.encode() for word in words]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     target = folder() / f"{name}-{key}.so"
     if target.exists():
@@ -84,7 +47,7 @@ def _built(name: str) -> Path:
         # Of many processes that begin at once, one compiles and the others wait for it.
         with FileLock(target.with_suffix(".lock"), timeout=2 * SECONDS):
             if not target.exists():
-                _compile(compiler, sources[0], target)
+                _compile([compiler, *FLAGS, str(sources[0]), *flags], target)
     except OSError as error:  # a lock that is not had in time is one too
         raise Missing(f"{target.parent} cannot be written ({error})") from None
     return target
@@ -104,20 +67,24 @@ def _compiler() -> str:
     return found
 
 
-def _version(compiler: str) -> bytes:
+def _version(compiler: str) -> str:
     try:
-        return subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=True).stdout  # noqa: S603
+        return subprocess.run(  # noqa: S603
+            [compiler, "--version"], capture_output=True, timeout=60, check=True, text=True
+        ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise Missing(f"{compiler} does not run ({error})") from None
 
 
-def _compile(compiler: str, source: Path, target: Path) -> None:
+def _compile(command: list[str], target: Path) -> None:
+    compiler, source = command[0], next(word for word in command if word.endswith(".cpp"))
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        command = [compiler, *FLAGS, str(source), "-o", str(made)]
-        logger.info("compiling %s, once", source.name)
+        logger.info("compiling %s, once", Path(source).name)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)  # noqa: S603
+            done = subprocess.run(  # noqa: S603
+                [*command, "-o", str(made)], capture_output=True, text=True, timeout=SECONDS
+            )
         except subprocess.TimeoutExpired:
             raise Missing(f"{compiler} was not done after {SECONDS} s") from None
         if done.returncode:

@@ -11,7 +11,7 @@ from functools import cache
 
 from torch import Tensor
 
-from kilolayer.kernels.compiled import unit_library
+from kilolayer.kernels.arithmetic import unit_library
 
 
 class Weights(Structure):

@@ -34,7 +34,7 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
                    const MakeStore& store, double* total) {
   const Weights& w = conv.weights;
   const Weights turned = w.transposed();
-  bf16* packed = whole<0>().take<bf16>(w.size());
+  num* packed = whole<0>().take<num>(w.size());
   pack(turned, packed);
   const Collected collected{w, b.threads, whole<1>().take<float>(b.threads * w.size())};
   std::memset(collected.sums, 0, b.threads * w.size() * sizeof(float));
@@ -45,36 +45,36 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
     Buffers& own = buffers();
     float* dw = collected.of(thread);
     if (w.kernel == 1) {
-      bf16* room = own.g.take<bf16>(int64_t{CHUNK} * w.outputs);
-      bf16* g_pairs = own.shifted.take<bf16>(int64_t{CHUNK} * w.outputs);
-      bf16* a_pairs = own.pairs.take<bf16>(int64_t{CHUNK} * w.inputs);
+      num* room = own.g.take<num>(int64_t{CHUNK} * w.outputs);
+      num* second = own.shifted.take<num>(int64_t{CHUNK} * w.outputs);
+      num* a_groups = own.groups.take<num>(int64_t{CHUNK} * w.inputs);
       const auto ahead = [&](int64_t p, int count) {
         gradient.expect(p + CHUNK, count);
         input.expect(p + CHUNK, count);
       };
       chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
-        const bf16* g = in_cache(gradient, pixel, count, room);
-        pair_all(g, w.outputs, count, g_pairs);
-        fill_paired(input, pixel, count, a_pairs);
+        const num* g = in_cache(gradient, pixel, count, room);
+        const num* g_groups = grouped(g, w.outputs, count, second);
+        fill_grouped(input, pixel, count, a_groups);
         piece.run([&] { convolve_1x1(turned, packed, g, count, out, pixel, ahead); });
-        const int pairs = (count + 1) / 2;
-        if (collected.outputs_in_vectors()) weigh_1x1(g_pairs, w.outputs, a_pairs, w.inputs, pairs, dw);
-        else weigh_1x1(a_pairs, w.inputs, g_pairs, w.outputs, pairs, dw);
+        const int groups = (count + TERMS - 1) / TERMS;
+        if (collected.outputs_in_vectors()) weigh_1x1(g_groups, w.outputs, a_groups, w.inputs, groups, dw);
+        else weigh_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, dw);
       });
     } else {
       const Framed f{b.height, b.width, w.outputs};
       const Shifted s{b.height, b.width, w.outputs};
-      bf16* g = framed(f, own.g);
-      bf16* shifted = own.shifted.take<bf16>(s.size());
-      const int64_t row = int64_t{2} * s.pairs() * w.inputs;
-      bf16* a_pairs = own.pairs.take<bf16>(b.height * row);
+      num* g = framed(f, own.g);
+      num* shifted = own.shifted.take<num>(s.size());
+      const int64_t row = int64_t{TERMS} * s.groups() * w.inputs;
+      num* a_groups = own.groups.take<num>(b.height * row);
       for (int n = from; n < to; ++n) {
         const int64_t pixel = int64_t{n} * b.area();
         frame(gradient, f, pixel, g);
         piece.run([&] { convolve_3x3(turned, packed, f, g, out, pixel); });
         shift(f, g, s, shifted);
-        for (int y = 0; y < b.height; ++y) fill_paired(input, pixel + int64_t{y} * b.width, b.width, a_pairs + y * row);
-        weigh_3x3(s, shifted, a_pairs, w.inputs, dw);
+        for (int y = 0; y < b.height; ++y) fill_grouped(input, pixel + int64_t{y} * b.width, b.width, a_groups + y * row);
+        weigh_3x3(s, shifted, a_groups, w.inputs, dw);
       }
     }
   });
@@ -101,7 +101,6 @@ inline void finish(const Batch& b, const Conv& conv, const bf16* dy, const Coeff
 // In an original unit: the gradient of x + BN(t), which is dy where x' > 0, with BN's two sums.
 inline void open(const Batch& b, const Unit& u, const bf16* dy, bf16* out, double* total) {
   const int channels = u.last().weights.outputs;
-  const Plain source{dy, channels};
   Partial partial(b.threads, channels);
   parallel(b, [&](int thread, int from, int to) {
     Piece piece(partial, thread, channels);

@@ -26,7 +26,7 @@ void parallel(const Batch& b, const Work& work) {
 }
 
 struct Buffers {  // a thread's own
-  Scratch a, g, pairs, shifted, sums;
+  Scratch a, g, groups, shifted, sums;
 };
 
 inline Buffers& buffers() {
@@ -67,21 +67,20 @@ void chunks(int64_t first, int64_t last, const Work& work) {
 
 // A chunk as its convolution reads it: made in `room`, unless it lies so in memory.
 template <class Source>
-const bf16* in_cache(const Source& source, int64_t pixel, int count, bf16* room) {
+const num* in_cache(const Source& source, int64_t pixel, int count, num* room) {
+  if constexpr (std::is_same_v<Source, Plain> && TERMS == 2) return source.t + pixel * source.channels;
   fill(source, pixel, count, room);
   return room;
 }
 
-inline const bf16* in_cache(const Plain& source, int64_t pixel, int, bf16*) { return source.t + pixel * source.channels; }
-
 template <class Source>
-void frame(const Source& source, const Framed& f, int64_t pixel, bf16* image) {
+void frame(const Source& source, const Framed& f, int64_t pixel, num* image) {
   for (int y = 0; y < f.height; ++y) fill(source, pixel + int64_t{y} * f.width, f.width, image + y * f.row() + f.channels);
 }
 
-inline bf16* framed(const Framed& f, Scratch& scratch) {
-  bf16* image = scratch.take<bf16>(f.size());
-  std::memset(image, 0, f.size() * sizeof(bf16));
+inline num* framed(const Framed& f, Scratch& scratch) {
+  num* image = scratch.take<num>(f.size());
+  std::memset(image, 0, f.size() * sizeof(num));
   return image;
 }
 

@@ -4,32 +4,32 @@
 
 namespace kilolayer {
 
-// P pixels by K vectors of outputs stay in registers while the inputs go by in pairs.
+// P pixels by K vectors of outputs stay in registers while the inputs go by, TERMS at a time.
 template <int P, int K, class Store>
-inline void pointwise_block(const bf16* a, int inputs, const bf16* w, const Store& out, int64_t pixel, int c) {
+inline void pointwise_block(const num* a, int inputs, const num* w, const Store& out, int64_t pixel, int c) {
   vec y[P][K] = {};
-  for (int i = 0; i < inputs; i += 2, w += 2 * LANES * K) {
-    __m512bh weight[K];
-    for (int k = 0; k < K; ++k) weight[k] = load_pairs(w + 2 * LANES * k);
+  for (int i = 0; i < inputs; i += TERMS, w += FACTOR * K) {
+    factor weight[K];
+    for (int k = 0; k < K; ++k) weight[k] = load_factor(w + FACTOR * k);
 #pragma GCC unroll 32
     for (int p = 0; p < P; ++p) {
-      const __m512bh input = broadcast_pair(a + p * inputs + i);
+      const factor input = broadcast(a + p * inputs + i);
 #pragma GCC unroll 2
-      for (int k = 0; k < K; ++k) y[p][k] = _mm512_dpbf16_ps(y[p][k], weight[k], input);
+      for (int k = 0; k < K; ++k) y[p][k] = multiply_add(weight[k], input, y[p][k]);
     }
   }
   out.template write<P, K>(y, pixel, c);
 }
 
 template <int P, int K, class Store>
-void pointwise_blocks(const bf16* a, int inputs, int outputs, const bf16* packed, const Store& out, int64_t pixel) {
+void pointwise_blocks(const num* a, int inputs, int outputs, const num* packed, const Store& out, int64_t pixel) {
   for (int c = 0; c < outputs; c += K * LANES, packed += inputs * K * LANES)
     pointwise_block<P, K>(a, inputs, packed, out, pixel, c);
 }
 
 // `before(p, count)` is called ahead of the pixels from p on.
 template <int K, class Store, class Before>
-void pointwise(const bf16* a, int inputs, int outputs, const bf16* packed, int count, const Store& out, int64_t pixel, const Before& before) {
+void pointwise(const num* a, int inputs, int outputs, const num* packed, int count, const Store& out, int64_t pixel, const Before& before) {
   constexpr int P = K == 1 ? 16 : 8;
   int p = 0;
   for (; p + P <= count; p += P) {
@@ -41,7 +41,7 @@ void pointwise(const bf16* a, int inputs, int outputs, const bf16* packed, int c
 
 // `count` pixels through a 1×1 convolution.
 template <class Store, class Before>
-void convolve_1x1(const Weights& w, const bf16* packed, const bf16* a, int count, const Store& out, int64_t pixel, const Before& before) {
+void convolve_1x1(const Weights& w, const num* packed, const num* a, int count, const Store& out, int64_t pixel, const Before& before) {
   const auto run = w.vectors() == 2 ? pointwise<2, Store, Before> : pointwise<1, Store, Before>;
   run(a, w.inputs, w.outputs, packed, count, out, pixel, before);
 }
@@ -56,28 +56,28 @@ struct Framed {
 // A broadcast input serves the three columns of the kernel it meets; `Left`, `Right`: the block touches that edge,
 // whose zeros need no product.
 template <int P, int K, bool Left, bool Right, class Store>
-inline void spatial_block(const Framed& f, const bf16* image, const bf16* w, int y, int x, const Store& out,
+inline void spatial_block(const Framed& f, const num* image, const num* w, int y, int x, const Store& out,
                           int64_t pixel, int c) {
   vec sum[P][K] = {};
-  const int pairs = f.channels / 2;
+  const int groups = f.channels / TERMS;
   for (int ky = y == 0 ? 1 : 0; ky < (y + 1 == f.height ? 2 : 3); ++ky) {
-    const bf16* a = image + (y + ky - 1) * f.row() + x * f.channels;
-    const bf16* weights = w + int64_t{ky} * pairs * 3 * K * 2 * LANES;
-    for (int i = 0; i < pairs; ++i, weights += 3 * K * 2 * LANES) {
-      __m512bh weight[3][K];
+    const num* a = image + (y + ky - 1) * f.row() + x * f.channels;
+    const num* weights = w + int64_t{ky} * groups * 3 * K * FACTOR;
+    for (int i = 0; i < groups; ++i, weights += 3 * K * FACTOR) {
+      factor weight[3][K];
 #pragma GCC unroll 3
       for (int kx = 0; kx < 3; ++kx)
 #pragma GCC unroll 2
-        for (int k = 0; k < K; ++k) weight[kx][k] = load_pairs(weights + (kx * K + k) * 2 * LANES);
+        for (int k = 0; k < K; ++k) weight[kx][k] = load_factor(weights + (kx * K + k) * FACTOR);
 #pragma GCC unroll 32
       for (int j = Left; j < P + 2 - Right; ++j) {
-        const __m512bh input = broadcast_pair(a + j * f.channels + 2 * i);
+        const factor input = broadcast(a + j * f.channels + TERMS * i);
 #pragma GCC unroll 3
         for (int kx = 0; kx < 3; ++kx) {
           const int p = j - kx;
           if (p < 0 || p >= P) continue;
 #pragma GCC unroll 2
-          for (int k = 0; k < K; ++k) sum[p][k] = _mm512_dpbf16_ps(sum[p][k], weight[kx][k], input);
+          for (int k = 0; k < K; ++k) sum[p][k] = multiply_add(weight[kx][k], input, sum[p][k]);
         }
       }
     }
@@ -86,7 +86,7 @@ inline void spatial_block(const Framed& f, const bf16* image, const bf16* w, int
 }
 
 template <int P, int K, class Store>
-int spatial_blocks(const Framed& f, const bf16* image, const bf16* w, int y, int x, const Store& out, int64_t pixel, int c) {
+int spatial_blocks(const Framed& f, const num* image, const num* w, int y, int x, const Store& out, int64_t pixel, int c) {
   for (; x + P <= f.width; x += P) {
     const bool left = x == 0, right = x + P == f.width;
     const auto block = left ? (right ? spatial_block<P, K, true, true, Store> : spatial_block<P, K, true, false, Store>)
@@ -97,7 +97,7 @@ int spatial_blocks(const Framed& f, const bf16* image, const bf16* w, int y, int
 }
 
 template <int K, class Store>
-void spatial(const Framed& f, const bf16* image, const bf16* packed, int outputs, const Store& out, int64_t pixel) {
+void spatial(const Framed& f, const num* image, const num* packed, int outputs, const Store& out, int64_t pixel) {
   constexpr int P = K == 1 ? 16 : 8;
   for (int c = 0; c < outputs; c += K * LANES, packed += int64_t{9} * f.channels * K * LANES)
     for (int y = 0; y < f.height; ++y) {
@@ -111,7 +111,7 @@ void spatial(const Framed& f, const bf16* image, const bf16* packed, int outputs
 
 // One framed image through a 3×3 convolution.
 template <class Store>
-void convolve_3x3(const Weights& w, const bf16* packed, const Framed& f, const bf16* image, const Store& out, int64_t pixel) {
+void convolve_3x3(const Weights& w, const num* packed, const Framed& f, const num* image, const Store& out, int64_t pixel) {
   const auto run = w.vectors() == 2 ? spatial<2, Store> : spatial<1, Store>;
   run(f, image, packed, w.outputs, out, pixel);
 }

@@ -52,22 +52,22 @@ inline void moments(const Batch& b, const bf16* t, int channels, double* total) 
 // One convolution over the batch; `store(sums)` makes its store for a piece of work.
 template <class Source, class MakeStore>
 void convolve(const Batch& b, const Weights& w, const Source& source, const MakeStore& store, double* total) {
-  bf16* packed = whole<0>().take<bf16>(w.size());
+  num* packed = whole<0>().take<num>(w.size());
   pack(w, packed);
   Partial partial(b.threads, w.outputs);
   parallel(b, [&](int thread, int from, int to) {
     Piece piece(partial, thread, w.outputs);
     const auto out = store(piece.sums);
     if (w.kernel == 1) {
-      bf16* room = buffers().a.take<bf16>(int64_t{CHUNK} * w.inputs);
+      num* room = buffers().a.take<num>(int64_t{CHUNK} * w.inputs);
       const auto ahead = [&](int64_t p, int count) { source.expect(p + CHUNK, count); };
       chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
-        const bf16* a = in_cache(source, pixel, count, room);
+        const num* a = in_cache(source, pixel, count, room);
         piece.run([&] { convolve_1x1(w, packed, a, count, out, pixel, ahead); });
       });
     } else {
       const Framed f{b.height, b.width, w.inputs};
-      bf16* image = framed(f, buffers().a);
+      num* image = framed(f, buffers().a);
       for (int n = from; n < to; ++n) {
         const int64_t pixel = int64_t{n} * b.area();
         frame(source, f, pixel, image);

@@ -88,44 +88,56 @@ void by_lanes(const Source& source, const Visit& visit) {
 }
 
 // `count` pixels from `pixel` on → [pixel][channel]
-template <class Source>
-void fill(const Source& source, int64_t pixel, int count, bf16* out) {
+template <class Source, class Number>
+void fill(const Source& source, int64_t pixel, int count, Number* out) {
   by_lanes(source, [&](auto& lanes, int c) {
     for (int p = 0; p < count; ++p) {
-      bf16* to = out + p * source.channels + c;
+      Number* to = out + p * source.channels + c;
       for (auto& lane : lanes) store(to, lane(pixel + p)), to += LANES;
     }
   });
 }
 
+#if KILOLAYER_TERMS == 2
 // → [pair of pixels][channel][2]; a last pixel without a neighbour gets zeros beside it.
 template <class Source>
-void fill_paired(const Source& source, int64_t pixel, int count, bf16* out) {
+void fill_grouped(const Source& source, int64_t pixel, int count, num* out) {
   by_lanes(source, [&](auto& lanes, int c) {
     for (int p = 0; p < count; p += 2) {
-      bf16* to = out + p * source.channels + 2 * c;
+      num* to = out + p * source.channels + 2 * c;
       for (auto& lane : lanes) {
         const vec second = p + 1 < count ? lane(pixel + p + 1) : _mm512_setzero_ps();
-        _mm512_storeu_si512(to, interleave(join(lane(pixel + p), second)));
-        to += 2 * LANES;
+        store_pairs(to, lane(pixel + p), second);
+        to += FACTOR;
       }
     }
   });
 }
 
 // 16 channels of two neighbouring pixels, interleaved.
-inline void pair(const bf16* pixel, int channels, bf16* out) {
+inline void group(const num* pixel, int channels, num* out) {
   const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
   const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel + channels));
   const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
   _mm512_storeu_si512(out, interleave(both));
 }
 
-// [pixel][channel] → [pair of pixels][channel][2]
-inline void pair_all(const bf16* in, int channels, int count, bf16* out) {
+// [pixel][channel] → [pair of pixels][channel][2], in `room`.
+inline const num* grouped(const num* in, int channels, int count, num* room) {
   for (int p = 0; p + 1 < count; p += 2)
-    for (int c = 0; c < channels; c += LANES) pair(in + p * channels + c, channels, out + p * channels + 2 * c);
-  if (count % 2) fill_paired(Plain{in, channels}, count - 1, 1, out + (count - 1) * channels);
+    for (int c = 0; c < channels; c += LANES) group(in + p * channels + c, channels, room + p * channels + 2 * c);
+  if (count % 2) fill_grouped(Plain{in, channels}, count - 1, 1, room + (count - 1) * channels);
+  return room;
 }
+#else  // a group is one pixel
+template <class Source>
+void fill_grouped(const Source& source, int64_t pixel, int count, num* out) {
+  fill(source, pixel, count, out);
+}
+
+inline void group(const num* pixel, int, num* out) { store(out, load_factor(pixel)); }
+
+inline const num* grouped(const num* in, int, int, num*) { return in; }
+#endif
 
 }  // namespace kilolayer

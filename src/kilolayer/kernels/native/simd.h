@@ -1,7 +1,9 @@
-// bf16 vectors of 16 channels, their loads and stores, and weights packed for the dot product.
+// bf16 vectors of 16 channels, their loads and stores, and the arithmetic that multiplies them.
 //
-// _mm512_dpbf16_ps adds two products to each of 16 fp32 lanes, so a factor is stored in pairs along the
-// dimension that is summed: "packed" weights pair input channels, "paired" activations pair pixels.
+// In memory activations are bf16. In the cache, where they are multiplied, they are `num`: bf16, of which one
+// instruction adds two products to each of 16 fp32 lanes, or fp32, of which it adds one, but on some processors four
+// times as often (KILOLAYER_TERMS, chosen by timing: probe.cpp). TERMS numbers lie side by side along the dimension
+// that is summed: "packed" weights group input channels, "grouped" activations group pixels.
 #pragma once
 #include <immintrin.h>
 
@@ -15,23 +17,40 @@ namespace kilolayer {
 using bf16 = uint16_t;
 using vec = __m512;
 constexpr int LANES = 16;
+constexpr int TERMS = KILOLAYER_TERMS;  // products that one instruction adds to a lane
+constexpr int FACTOR = TERMS * LANES;   // numbers in a register that is multiplied
 
 inline vec load(const bf16* p) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-inline void store(bf16* p, vec v) {  // rounds to nearest, ties to even
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+inline __m256i rounded(vec v) {  // to nearest, ties to even
+#ifdef __AVX512BF16__
+  return (__m256i)_mm512_cvtneps_pbh(v);
+#else
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(up, 16), nan, _mm512_set1_epi32(0x7fc0)));
+#endif
 }
 
-inline __m512bh load_pairs(const bf16* p) { return (__m512bh)_mm512_loadu_si512(p); }
+inline void store(bf16* p, vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded(v)); }
 
-inline __m512bh broadcast_pair(const bf16* p) {
+inline void store(float* p, vec v) { _mm512_storeu_ps(p, v); }
+
+#if KILOLAYER_TERMS == 2
+using num = bf16;
+using factor = __m512bh;
+inline factor load_factor(const num* p) { return (factor)_mm512_loadu_si512(p); }
+inline factor broadcast(const num* p) {
   int32_t pair;
   std::memcpy(&pair, p, sizeof pair);
-  return (__m512bh)_mm512_set1_epi32(pair);
+  return (factor)_mm512_set1_epi32(pair);
 }
+inline vec multiply_add(factor a, factor b, vec sum) { return _mm512_dpbf16_ps(sum, a, b); }
 
 // 16 numbers of one pixel, then 16 of its neighbour → neighbours side by side.
 inline __m512i interleave(__m512i halves) {
@@ -43,7 +62,16 @@ inline __m512i interleave(__m512i halves) {
   return _mm512_permutexvar_epi16(order, halves);
 }
 
-inline __m512i join(vec first, vec second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
+inline void store_pairs(num* p, vec first, vec second) {
+  _mm512_storeu_si512(p, interleave((__m512i)_mm512_cvtne2ps_pbh(second, first)));
+}
+#else
+using num = float;
+using factor = __m512;
+inline factor load_factor(const num* p) { return _mm512_loadu_ps(p); }
+inline factor broadcast(const num* p) { return _mm512_set1_ps(*p); }
+inline vec multiply_add(factor a, factor b, vec sum) { return _mm512_fmadd_ps(a, b, sum); }
+#endif
 
 // Memory that grows and is kept from call to call: a thread's own, aligned to a cache line.
 class Scratch {
@@ -81,20 +109,23 @@ struct Weights {
   int64_t size() const { return int64_t{1} * outputs * inputs * kernel * kernel; }
 };
 
-// → [block of outputs][row][pair of inputs][column][output][2]
-inline void pack(const Weights& w, bf16* packed) {
+// → [block of outputs][row][group of inputs][column][output][TERMS]
+inline void pack(const Weights& w, num* packed) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m512i step = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(w.out)));
   const int width = w.vectors() * LANES;
   for (int block = 0; block < w.outputs; block += width)
     for (int y = 0; y < w.kernel; ++y)
-      for (int i = 0; i < w.inputs; i += 2)
+      for (int i = 0; i < w.inputs; i += TERMS)
         for (int x = 0; x < w.kernel; ++x)
-          for (int o = block; o < block + width; o += LANES, packed += 2 * LANES) {
+          for (int o = block; o < block + width; o += LANES, packed += FACTOR) {
             const float* first = w.data + o * w.out + i * w.in + y * w.row + x * w.column;
-            const vec even = _mm512_i32gather_ps(step, first, 4);
-            const vec odd = _mm512_i32gather_ps(step, first + w.in, 4);
-            _mm512_storeu_si512(packed, interleave(join(even, odd)));
+            const vec weights = _mm512_i32gather_ps(step, first, 4);
+#if KILOLAYER_TERMS == 2
+            store_pairs(packed, weights, _mm512_i32gather_ps(step, first + w.in, 4));
+#else
+            store(packed, weights);
+#endif
           }
 }
 

@@ -79,7 +79,7 @@ struct Masked {  // the gradient where ReLU(scale·t + shift) let t through; Σ 
       const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(before, a[k], b[k]), _mm512_setzero_ps(), _CMP_GT_OQ);
       sum = _mm512_mask_add_ps(sum, open, sum, y[p][k]);
       products = _mm512_mask3_fmadd_ps(y[p][k], before, products, open);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + here), (__m256i)_mm512_maskz_cvtneps_pbh(open, y[p][k]));
+      store(out + here, _mm512_maskz_mov_ps(open, y[p][k]));
     });
   }
 };

@@ -1,0 +1,41 @@
+"""BN and ReLU as one operation on a GPU, for units that are not computed whole, the stem and the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kilolayer.kernels.calls import known_sums
+from kilolayer.kernels.gpu import launch
+from kilolayer.units.modules import BatchNorm
+
+
+def activation(norm: Any, x: Tensor) -> Tensor:
+    """ReLU(BN(x)) of `x`, (N, C, H, W) in bf16 and channels last, with the batch's statistics."""
+    out: Tensor = _Activation.apply(norm, known_sums(x), x, norm.weight, norm.bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Activation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, norm: BatchNorm, known: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        sums = launch.measure(x) if known is None else known
+        measured = launch.settle(norm, weight, bias, sums, x.numel() // x.shape[1])
+        ctx.save_for_backward(x, measured, weight, bias)
+        return launch.activate(x, measured)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, da: Tensor) -> tuple[Tensor | None, ...]:
+        x, measured, weight, bias = ctx.saved_tensors
+        da = da.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        _, partials = launch.mask(da, x, measured, stored=False)
+        dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
+        count = x.numel() // x.shape[1]
+        coefficients = launch.settle_backward(partials, weight, measured, dweight, dbias, count)
+        return None, None, launch.spread(da, x, coefficients, measured=measured), dweight, dbias

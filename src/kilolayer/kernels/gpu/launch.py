@@ -1,0 +1,256 @@
+"""The Triton kernels called on tensors: blocks, grids, and where the results lie.
+
+Maps are bf16 (N, C, H, W) with channels last; sums, coefficients and weights fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from kilolayer.kernels.gpu import convolve as _convolve
+from kilolayer.kernels.gpu import pointwise, sums
+from kilolayer.units.modules import BatchNorm
+
+PLAIN, ACTIVATED, SPREAD = (mode.value for mode in (_convolve.PLAIN, _convolve.ACTIVATED, _convolve.SPREAD))
+SUMMED, MASKED = _convolve.SUMMED.value, _convolve.MASKED.value
+
+PROGRAMS = 264
+"""Programs of a kernel that sums, two on each multiprocessor of an H100 or H200. The same on every GPU:
+the order of the sums, and so the bits, follow from it."""
+ROWS = 128
+"""Pixels in a block."""
+COLUMNS = 64
+"""Channels in a block, at most."""
+_CHANNELS_SETTLED = 16
+_PARTIALS_AT_ONCE = 64
+_WEIGHTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Read:
+    """A map and how a convolution reads it: as it is, as ReLU(BN(t)), or as BN's gradient of g and t."""
+
+    mode: int
+    first: Tensor
+    second: Tensor | None = None
+    coefficients: Tensor | None = None
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        # Where the mode reads no second map or no coefficients, any tensor stands in for them.
+        return self.first, _or(self.second, self.first), _or(self.coefficients, self.first)
+
+
+def as_it_is(t: Tensor) -> Read:
+    return Read(PLAIN, t)
+
+
+def activated(t: Tensor, measured: Tensor) -> Read:
+    return Read(ACTIVATED, t, None, measured)
+
+
+def gradient_of(g: Tensor, t: Tensor, coefficients: Tensor) -> Read:
+    return Read(SPREAD, g, t, coefficients)
+
+
+def measure(t: Tensor) -> Tensor:
+    """Σ t and Σ t² of every channel as partial sums, (programs, 2, C)."""
+    grid, blocks = _summing(t)
+    partials = _partials(t, grid)
+    sums.measure[grid](t, partials, *_matrix(t), **blocks)
+    return partials
+
+
+def settle(norm: BatchNorm, weight: Tensor, bias: Tensor, partials: Tensor, count: int) -> Tensor:
+    """`measured` (4, C) of a BN over `count` pixels: mean, 1/√(var + ε), scale, shift.
+
+    The running averages follow where the BN `tracks`.
+    """
+    channels = norm.num_features
+    measured = torch.empty((4, channels), device=partials.device)
+    tracked = norm.tracks and norm.running_mean is not None and norm.running_var is not None
+    running = (norm.running_mean, norm.running_var) if tracked else (measured, measured)
+    sums.settle[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
+        partials, len(partials), weight, bias, *running, measured, count, channels,
+        norm.momentum or 0.0, norm.eps, TRACKED=tracked,
+        BLOCK_P=_PARTIALS_AT_ONCE, BLOCK_C=_CHANNELS_SETTLED,
+    )  # fmt: skip
+    return measured
+
+
+def settle_backward(
+    partials: Tensor, weight: Tensor, measured: Tensor, dweight: Tensor, dbias: Tensor, count: int
+) -> Tensor:
+    """The coefficients α, β, γ (3, C) of BN's gradient; those of weight and bias into `dweight`, `dbias`."""
+    channels = len(weight)
+    coefficients = torch.empty((3, channels), device=partials.device)
+    sums.settle_backward[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
+        partials, len(partials), weight, measured, coefficients, dweight, dbias, count, channels,
+        BLOCK_P=_PARTIALS_AT_ONCE, BLOCK_C=_CHANNELS_SETTLED,
+    )  # fmt: skip
+    return coefficients
+
+
+def activate(t: Tensor, measured: Tensor, residual: Tensor | None = None) -> Tensor:
+    """ReLU(BN(t)), or ReLU(residual + BN(t))."""
+    out = torch.empty_like(t)
+    grid, blocks = _each(t)
+    pointwise.activate[grid](
+        t, measured, _or(residual, t), out, *_matrix(t), RESIDUAL=residual is not None, **blocks
+    )
+    return out
+
+
+def mask(
+    da: Tensor, t: Tensor, measured: Tensor, gate: Tensor | None = None, *, stored: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The gradient behind a ReLU of BN(t), or of what `gate` is the ReLU of; and BN's two backward sums.
+
+    Without `stored` only the sums: what comes first is `da`.
+    """
+    grid, blocks = _summing(t)
+    g, partials = torch.empty_like(t) if stored else da, _partials(t, grid)
+    pointwise.mask[grid](
+        da, t, measured, _or(gate, t), g, partials, *_matrix(t),
+        GATED=gate is not None, STORED=stored, **blocks,
+    )  # fmt: skip
+    return g, partials
+
+
+def spread(
+    g: Tensor,
+    t: Tensor,
+    coefficients: Tensor,
+    *,
+    residual: Tensor | None = None,
+    measured: Tensor | None = None,
+) -> Tensor:
+    """α·g + β·t + γ, and `residual` beside it; with `measured` g counts where ReLU(BN(t)) is open."""
+    out = torch.empty_like(t)
+    grid, blocks = _each(t)
+    pointwise.spread[grid](
+        g, t, _or(measured, coefficients), coefficients, _or(residual, t), out, *_matrix(t),
+        MASKED=measured is not None, RESIDUAL=residual is not None, **blocks,
+    )  # fmt: skip
+    return out
+
+
+def add(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """x + t, with its sums as `measure` gives them."""
+    out = torch.empty_like(x)
+    grid, blocks = _summing(x)
+    partials = _partials(x, grid)
+    pointwise.add[grid](x, t, out, partials, *_matrix(x), **blocks)
+    return out, partials
+
+
+def convolve(read: Read, weight: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The convolution of what is read, and `residual` beside it, with its sums as `measure` gives them."""
+    out, partials = _convolved(read, weight, weight.stride(1), weight.stride(0), weight.shape[0], residual)
+    return out, partials
+
+
+def convolve_back(
+    read: Read,
+    weight: Tensor,
+    t: Tensor | None = None,
+    measured: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of a convolution's input from its output's, which is read.
+
+    With `t` and `measured` of the BN-ReLU that stands before the convolution the gradient of BN(t), with
+    BN's two backward sums; else the gradient of the input itself.
+    """
+    return _convolved(
+        read, weight, weight.stride(0), weight.stride(1), weight.shape[1], residual,
+        flipped=True, like=t, measured=measured,
+    )  # fmt: skip
+
+
+def weigh(read: Read, source: Read, weight: Tensor) -> Tensor:
+    """The gradient of a convolution's weights: `read` is its output's gradient, `source` its input."""
+    outputs, inputs, side, _ = weight.shape
+    rows, _ = _matrix(read.first)
+    block_in, block_out = _block(inputs), _block(outputs)
+    blocks = triton.cdiv(inputs, block_in) * triton.cdiv(outputs, block_out)
+    splits = max(1, min(triton.cdiv(rows, ROWS), PROGRAMS // (side * side * blocks)))
+    partials = torch.empty((splits, outputs, side * side, inputs), device=weight.device)
+    _convolve.weigh[(splits, side * side, blocks)](
+        *read.tensors(), source.first, source.tensors()[2], partials, rows, *read.first.shape[2:],
+        inputs, outputs, SIDE=side, LOAD=read.mode, SOURCE=source.mode,
+        BLOCK_M=ROWS, BLOCK_IN=block_in, BLOCK_OUT=block_out,
+    )  # fmt: skip
+    dweight = torch.empty_like(weight)
+    sums.add_up[(triton.cdiv(weight.numel(), _WEIGHTS_AT_ONCE),)](
+        partials, dweight, splits, weight.numel(), inputs, side * side, side, *dweight.stride(),
+        BLOCK=_WEIGHTS_AT_ONCE,
+    )  # fmt: skip
+    return dweight
+
+
+def _convolved(
+    read: Read,
+    weight: Tensor,
+    s_in: int,
+    s_out: int,
+    outputs: int,
+    residual: Tensor | None,
+    *,
+    flipped: bool = False,
+    like: Tensor | None = None,
+    measured: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    images, inputs, height, width = read.first.shape
+    out = torch.empty(
+        (images, outputs, height, width),
+        dtype=read.first.dtype,
+        device=read.first.device,
+        memory_format=torch.channels_last,
+    )
+    rows, columns = images * height * width, _block(outputs)
+    grid = (min(triton.cdiv(rows, ROWS), PROGRAMS), triton.cdiv(outputs, columns))
+    partials = _partials(out, grid)
+    store = SUMMED if not flipped else PLAIN if like is None else MASKED
+    _convolve.convolve[grid](
+        *read.tensors(), weight, s_in, s_out, *weight.stride()[2:],
+        out, _or(residual, out), _or(like, out), _or(measured, partials), partials,
+        rows, height, width, inputs, outputs,
+        SIDE=weight.shape[2], FLIPPED=flipped, LOAD=read.mode, STORE=store, RESIDUAL=residual is not None,
+        BLOCK_M=ROWS, BLOCK_IN=_block(inputs), BLOCK_OUT=columns,
+    )  # fmt: skip
+    return out, partials
+
+
+def _matrix(t: Tensor) -> tuple[int, int]:
+    """Pixels and channels of a map."""
+    return t.numel() // t.shape[1], t.shape[1]
+
+
+def _block(channels: int) -> int:
+    return min(COLUMNS, int(triton.next_power_of_2(channels)))
+
+
+def _summing(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Grid and blocks of a pass that sums: every program takes many blocks of pixels."""
+    (tiles, columns), blocks = _each(t)
+    return (min(tiles, PROGRAMS), columns), blocks
+
+
+def _each(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Grid and blocks of a pass with one program a block."""
+    rows, channels = _matrix(t)
+    block = _block(channels)
+    return (triton.cdiv(rows, ROWS), triton.cdiv(channels, block)), {"BLOCK_M": ROWS, "BLOCK_C": block}
+
+
+def _partials(t: Tensor, grid: tuple[int, int]) -> Tensor:
+    return torch.empty((grid[0], 2, t.shape[1]), device=t.device)
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    return other if tensor is None else tensor
