@@ -1,5 +1,6 @@
 """A folded network is the network, with fewer passes over memory."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 from torch import nn
 
 from kilolayer.inference import fold
+from kilolayer.inference.folded import FoldedUnit
 from kilolayer.inference.layers import FoldedConv, FoldedNorm
+from kilolayer.kernels import refusal
+from kilolayer.kernels.inference import NativeRun
 from kilolayer.networks import Network, Stage, Stem, build, describe
 from kilolayer.units import (
     AGGREGATED,
@@ -16,6 +20,7 @@ from kilolayer.units import (
     BOTTLENECK,
     FULL_PREACT,
     ONE_LAYER,
+    ORIGINAL,
     Aggregated,
     BatchNorm,
     Dropout,
@@ -102,3 +107,65 @@ def test_the_network_itself_stays_as_it_was():
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert not any(isinstance(module, FoldedConv) for module in model.modules())
+
+
+WHOLE = {
+    f"{name} {kind}, {size}": (replace(unit, arrangement=arrangement), widths, size)
+    for name, arrangement in (("pre-activated", FULL_PREACT), ("original", ORIGINAL))
+    for kind, unit, widths, size in (
+        ("basic", BASIC, (16, 48), 8),
+        ("basic", BASIC, (32, 64), 7),
+        ("bottleneck", BOTTLENECK, (16, 32), 12),
+        ("one-layer", ONE_LAYER, (16, 32), 9),
+    )
+}
+
+
+def settled(unit, widths, size):
+    """A network of three units a stage, whose BNs know its own activations."""
+    torch.manual_seed(2)
+    model = build(Network(Stem(16), tuple(Stage(3, width) for width in widths), unit, image_size=size))
+    for norm in model.modules():
+        if isinstance(norm, BatchNorm):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, 0, 0.3)
+    for _ in range(30):
+        model(torch.randn(16, 3, size, size))
+    return model.eval()
+
+
+@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", WHOLE.values(), ids=WHOLE)
+def test_whole_runs_of_units_err_no_more_than_autocast_does(case, threads):
+    model = settled(*case)
+    folded = fold(model, torch.bfloat16)
+    runs = [module for module in folded.modules() if isinstance(module, NativeRun)]
+    assert sum(len(run.units) for run in runs) >= 4
+    x = torch.randn(5, 3, case[2], case[2])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            exact = copy.deepcopy(model).double()(x.double())
+            with torch.autocast("cpu", torch.bfloat16):
+                autocast = model(x).double()
+            found = folded(x.bfloat16()).double()
+            again = copy.deepcopy(folded)(x.bfloat16()).double()
+    finally:
+        torch.set_num_threads(before)
+    assert (found - exact).norm() < 1.2 * (autocast - exact).norm()
+    assert torch.equal(found, again)
+
+
+def test_what_the_kernels_do_not_compute_is_folded_layer_by_layer():
+    """Another precision, channels that are no multiples of 16, and units that change shape."""
+    model = build(describe("preact_resnet20_cifar"))
+    assert not any(isinstance(module, NativeRun) for module in fold(model).modules())
+    narrow = build(Network(Stem(4), (Stage(3, 4),), BASIC, image_size=8))
+    assert not any(isinstance(module, NativeRun) for module in fold(narrow, torch.bfloat16).modules())
+    if refusal() is None:
+        stages = [
+            list(stage) for stage in map(fold(model, torch.bfloat16).get_submodule, ("stage1", "stage2"))
+        ]
+        assert [[type(part) for part in stage] for stage in stages] == [[NativeRun], [FoldedUnit, NativeRun]]

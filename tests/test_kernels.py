@@ -12,11 +12,13 @@ from torch import nn
 
 from kilolayer import kernels
 from kilolayer.kernels import arithmetic, fused, library, reference
+from kilolayer.kernels import chain as chains
 from kilolayer.kernels.activation import FusedSequence
 from kilolayer.kernels.chain import Chain, chain_of
 from kilolayer.kernels.fused import FusedUnit
 from kilolayer.kernels.unit import unit as whole_unit
-from kilolayer.networks import Network, Stage, Stem, build
+from kilolayer.kernels.widened import WidenedConv
+from kilolayer.networks import Network, Stage, Stem, build, describe
 from kilolayer.units import (
     BASIC,
     BN_AFTER_ADDITION,
@@ -183,7 +185,9 @@ def test_the_kernel_is_as_exact_as_autocast(case, arrangement):
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_the_first_unit_reads_its_input_as_it_is(arrangement):
-    autocast, kernel = mean_errors(made(replace(BASIC, arrangement=arrangement), 32, activated=True), 2, 32, 6, 6)
+    autocast, kernel = mean_errors(
+        made(replace(BASIC, arrangement=arrangement), 32, activated=True), 2, 32, 6, 6
+    )
     assert sum(kernel) <= 1.1 * sum(autocast)
 
 
@@ -374,9 +378,12 @@ def test_odd_channels_are_refused():
     assert chain_of(made(BASIC, 24)) == "its channels are no multiples of 16"
 
 
-def test_a_convolution_that_outgrows_the_cache_is_refused():
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_convolution_that_outgrows_the_cache_is_refused_where_pytorch_is_faster(bf16, monkeypatch):
+    monkeypatch.setattr(chains, "multiplies_bf16_faster", lambda: bf16)
     assert isinstance(chain_of(made(BASIC, 256)), Chain)
-    assert chain_of(made(BASIC, 512)) == "PyTorch's 3×3 convolution is faster for more than 256 channels"
+    why = "PyTorch's 3×3 convolution is faster for more than 256 channels"
+    assert chain_of(made(BASIC, 512)) == why if bf16 else isinstance(chain_of(made(BASIC, 512)), Chain)
 
 
 def test_a_stride_is_refused():
@@ -387,3 +394,67 @@ def test_a_stride_is_refused():
 def test_dropout_is_refused():
     module = made(replace(PREACT, branch=Basic(dropout=0.5)), 16)
     assert chain_of(module) == "F is not BN-ReLU-convolution in turn"
+
+
+CONVOLUTIONS = {
+    "3×3": nn.Conv2d(16, 32, 3, padding=1, bias=False),
+    "3×3, stride 2, bias": nn.Conv2d(6, 10, 3, stride=2, padding=1),
+    "grouped": nn.Conv2d(16, 16, 3, padding=1, groups=4, bias=False),
+    "7×7 of the images": nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=False),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("conv", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_a_widened_convolution_errs_less_than_autocast(conv):
+    """Its products are of fp32 weights, which autocast rounds."""
+    x = torch.randn(3, conv.in_channels, 9, 9, generator=torch.Generator().manual_seed(5)).bfloat16()
+
+    def passed(kind: type[nn.Conv2d], dtype: torch.dtype) -> list[torch.Tensor]:
+        layer = copy.deepcopy(conv).to(dtype if dtype is torch.float64 else torch.float32)
+        layer.__class__ = kind
+        own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
+            y = layer(own)
+        assert y.dtype is dtype
+        return [y, *torch.autograd.grad(y, [own, *layer.parameters()], torch.ones_like(y))]
+
+    exact = passed(nn.Conv2d, torch.float64)
+    found = passed(WidenedConv, torch.bfloat16)
+    assert "_Conv" in found[0].grad_fn.name()
+    assert all(
+        a <= b + 1e-6
+        for a, b in zip(errors(found, exact), errors(passed(nn.Conv2d, torch.bfloat16), exact), strict=True)
+    )
+
+
+@needs_kernels
+def test_only_what_no_kernel_computes_is_widened(monkeypatch):
+    monkeypatch.setattr(fused.widened, "pays", lambda conv: True)
+    model = fresh(PREACT)
+    kernels.fuse(model)
+    widened = [name for name, module in model.named_modules() if type(module) is WidenedConv]
+    assert widened == ["stem.conv", "stage2.0.h.conv", "stage2.0.F.conv1", "stage2.0.F.conv2"]
+    trained(model)
+    kernels.unfuse(model)
+    assert not any(type(module) is WidenedConv for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("products", "flags", "wide", "narrow"),
+    [
+        ("bf16", {"avx512_bf16"}, False, False),
+        ("fp32", {"avx512_bf16"}, True, False),
+        ("fp32", set(), True, True),
+    ],
+)
+def test_where_widening_pays(products, flags, wide, narrow, monkeypatch):
+    monkeypatch.setattr(fused.widened, "products", lambda: products)
+    monkeypatch.setattr(fused.widened, "cpu_flags", lambda: flags)
+    assert fused.widened.pays(nn.Conv2d(16, 16, 3)) is wide
+    assert fused.widened.pays(nn.Conv2d(16, 16, 1)) is narrow
+
+
+def test_the_share_that_kernels_compute():
+    assert kernels.fused_share(describe("preact_resnet1001_cifar")) > 0.9
+    assert kernels.fused_share(describe("resnext29_8x64d_cifar")) == 0

@@ -10,7 +10,11 @@ import pytest
 import torch
 
 from kilolayer.errors import InputError
-from kilolayer.training import Place, choose_device, choose_precision, place
+from kilolayer.kernels import arithmetic
+from kilolayer.kernels.compiled import Missing
+from kilolayer.kernels.processor import cpu_flags
+from kilolayer.networks import describe
+from kilolayer.training import Place, choose_device, choose_precision, device, place
 from tiny_runs import HERE
 
 
@@ -49,15 +53,61 @@ def processor(monkeypatch: pytest.MonkeyPatch, flags: str | None) -> None:
     monkeypatch.setattr(builtins, "open", opened)
 
 
+@pytest.fixture
+def timed_anew():
+    """What is known of the processor comes from what the test says."""
+
+    def forget() -> None:
+        for cached in (cpu_flags, arithmetic.products):
+            cached.cache_clear()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("timed_anew")
 @pytest.mark.parametrize(
-    ("flags", "expected"),
-    [("sse avx2", "fp32"), ("avx2 avx512_bf16", "bf16"), ("amx_bf16", "bf16"), ("", "fp32"), (None, "fp32")],
+    ("flags", "faster", "expected"),
+    [
+        ("sse avx2", None, "fp32"),
+        ("avx2 avx512_bf16", "bf16", "bf16"),
+        ("avx2 avx512_bf16", "fp32", "fp32"),
+        ("avx2 avx512_bf16", None, "bf16"),
+        ("amx_bf16", "fp32", "bf16"),
+        ("", None, "fp32"),
+        (None, None, "fp32"),
+    ],
 )
-def test_auto_is_bf16_only_where_the_processor_multiplies_it(
-    flags: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_is_bf16_only_where_the_processor_multiplies_it_faster(
+    flags: str | None, faster: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`faster` is what timing says; None: there is no compiler to time it with."""
     processor(monkeypatch, flags)
+
+    def timed() -> str:
+        if faster is None:
+            raise Missing("no C++ compiler is here")
+        return faster
+
+    monkeypatch.setattr(arithmetic, "products", timed)
     assert choose_precision("auto", HERE.device) == expected
+
+
+@pytest.mark.parametrize(
+    ("network", "refused", "expected"),
+    [
+        ("preact_resnet110_cifar", None, "bf16"),
+        ("resnext29_8x64d_cifar", None, "fp32"),
+        ("preact_resnet110_cifar", "no C++ compiler is here", "fp32"),
+    ],
+)
+def test_for_what_the_kernels_compute_auto_is_bf16_whatever_the_processor_multiplies(
+    network: str, refused: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "multiplies_bf16_faster", lambda: False)
+    monkeypatch.setattr(device, "refusal", lambda place: refused)
+    assert choose_precision("auto", HERE.device, describe(network)) == expected
 
 
 def test_a_precision_that_is_asked_for_is_taken_or_refused() -> None:

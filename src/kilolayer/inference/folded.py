@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import groupby
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from kilolayer.inference.layers import FoldedConv, FoldedNorm
+from kilolayer.kernels import refusal
+from kilolayer.kernels.chain import Chain, chain_of
+from kilolayer.kernels.inference import NativeRun
 from kilolayer.networks import ResidualNetwork
 from kilolayer.units import BatchNorm, GatedUnit, ResidualUnit
 from kilolayer.units.modules import Paths
@@ -25,15 +30,31 @@ def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNe
     """A copy of `model` for inference alone, in `dtype` if one is given: equal to rounding, in fewer passes.
 
     Its weights are those of `model` now. It is meant for channels-last input of its own dtype, and gives
-    logits of that dtype.
+    logits of that dtype. In bf16 on a CPU that has the kernels, units that keep their shape are computed
+    whole, run by run, an image at a time.
     """
     found = copy.deepcopy(model).eval().requires_grad_(False)
+    on_cpu = next(found.parameters()).device.type == "cpu"
+    native = dtype is torch.bfloat16 and on_cpu and refusal() is None
     for name in found.stage_names:
         stage = cast(nn.Sequential, found.get_submodule(name))
-        for index, unit in enumerate(stage):
-            stage[index] = _folded_unit(cast(ResidualUnit, unit))
+        found.set_submodule(name, nn.Sequential(OrderedDict(_runs(stage, native=native))))
     found.stem, found.final = _folded(found.stem), _folded(found.final)
     return found.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, nn.Module]]:
+    """A stage's units, neighbours of which the kernels compute as one run, by the name of the first."""
+
+    def chain(named: tuple[str, nn.Module]) -> bool:
+        return native and isinstance(chain_of(named[1]), Chain)
+
+    for together, units in groupby(stage.named_children(), chain):
+        if together:
+            names, modules = zip(*units, strict=True)
+            yield names[0], NativeRun([cast(Chain, chain_of(module)) for module in modules])
+        else:
+            yield from ((name, _folded_unit(cast(ResidualUnit, unit))) for name, unit in units)
 
 
 def _folded_unit(unit: ResidualUnit) -> nn.Module:

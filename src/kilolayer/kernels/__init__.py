@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 from kilolayer.lazy import lazily
 
 if TYPE_CHECKING:
-    from kilolayer.kernels.fused import Explanation, fuse, kept_by_units, refusal, unfuse
+    from kilolayer.kernels.fused import Explanation, fuse, fused_share, kept_by_units, unfuse
+    from kilolayer.kernels.ways import refusal
 
 _HOMES = {
     "Explanation": "fused",
     "fuse": "fused",
+    "fused_share": "fused",
     "kept_by_units": "fused",
-    "refusal": "fused",
+    "refusal": "ways",
     "unfuse": "fused",
 }
 
 __getattr__ = lazily(__name__, _HOMES)
 
-__all__ = ["Explanation", "fuse", "kept_by_units", "refusal", "unfuse"]
+__all__ = ["Explanation", "fuse", "fused_share", "kept_by_units", "refusal", "unfuse"]

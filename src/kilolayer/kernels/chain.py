@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kilolayer.kernels.arithmetic import multiplies_bf16_faster
 from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit
 
 LANES = 16
 """Channels in one vector register; the kernels take multiples of it."""
 WIDEST = 256
-"""Channels of a 3×3 convolution up to which the kernels are as fast as PyTorch's: beyond, its weights leave
-the cache (benchmarks/unit_kernels.py)."""
+"""Channels of a 3×3 convolution up to which the kernels are as fast as PyTorch's in bf16: beyond, its weights leave
+the cache (benchmarks/unit_kernels.py). Where they multiply in fp32 they are the faster ones still."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ def _refusal(chain: Chain) -> str | None:
         return "its convolutions are not 1×1 or 3×3 without bias"
     if any(conv.in_channels % LANES or conv.out_channels % LANES for conv in convs):
         return f"its channels are no multiples of {LANES}"
-    if any(conv.kernel_size == (3, 3) and conv.in_channels > WIDEST for conv in convs):
+    if (
+        any(conv.kernel_size == (3, 3) and conv.in_channels > WIDEST for conv in convs)
+        and multiplies_bf16_faster()
+    ):
         return f"PyTorch's 3×3 convolution is faster for more than {WIDEST} channels"
     return None

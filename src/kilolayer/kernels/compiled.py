@@ -33,7 +33,7 @@ def built(name: str, flags: Sequence[str] = (), *, of: str = "") -> Path:
     `of` says what else it was built for, as PyTorch's version. Raises `Missing`.
     """
     if sys.platform != "linux":
-        raise Missing(f"they are for Linux, and this is {sys.platform}")
+        raise Missing(f"native code is for Linux, and this is {sys.platform}")
     compiler = _compiler()
     sources = [NATIVE / f"{name}.cpp", *sorted(NATIVE.glob("*.h"))]
     words = [_version(compiler), *FLAGS, *flags, of, *sorted(cpu_flags())]

@@ -9,20 +9,26 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from kilolayer.kernels import widened
 from kilolayer.kernels.activation import FusedSequence, has_activation
 from kilolayer.kernels.calls import applies
 from kilolayer.kernels.chain import Chain, chain_of
-from kilolayer.kernels.compiled import Missing
-from kilolayer.kernels.library import native
 from kilolayer.kernels.unit import unit
-from kilolayer.networks import activations
+from kilolayer.kernels.ways import Way, refusal, way_for
+from kilolayer.networks import Network, activations
 from kilolayer.networks.activations import Kept
 from kilolayer.networks.model import ResidualNetwork
+from kilolayer.units import Layout, build_unit
 from kilolayer.units.modules import ResidualUnit
 
 FUSED = "whole unit in one kernel"
 ACTIVATIONS = "BN and ReLU in one kernel"
 PLAIN = "plain layers"
+WORDS: dict[Way, tuple[str, str]] = {
+    "native": (FUSED, ACTIVATIONS),
+    "triton": ("whole unit in Triton kernels", "BN and ReLU in Triton kernels"),
+}
+"""Of a whole unit, and of its activations alone."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,15 @@ class Explanation:
     @property
     def fused(self) -> int:
         """How many units are fused."""
-        return sum(choice.units for choice in self.choices if choice.what == FUSED)
+        whole = {words for words, _ in WORDS.values()}
+        return sum(choice.units for choice in self.choices if choice.what in whole)
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.choices))
 
 
 class FusedUnit(ResidualUnit):
-    """A residual unit that is one kernel in training, in bf16 autocast, on a channels-last bf16 input.
+    """A residual unit that is one operation in training, in bf16 autocast, on a channels-last bf16 input.
 
     Everywhere else it is the unit that it was: in evaluation, on another device or in another precision,
     in a compiler, and while hooks listen to its layers, which a kernel would not call.
@@ -65,36 +72,46 @@ class FusedUnit(ResidualUnit):
     chain: Chain
     inside: tuple[nn.Module, ...]
     """Every module in it, the unit itself left out; looked up once, for a step asks for them."""
+    way: Way = "native"
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return super().forward(x)
         parameters = self.chain.parameters()
-        if self.training and applies(x, parameters, self.inside):
-            return unit(self.chain, x, parameters)
+        if self.training and applies(self.way, x, parameters, self.inside):
+            if self.way == "native":
+                return unit(self.chain, x, parameters)
+            from kilolayer.kernels.gpu.unit import unit as of_gpu  # Triton need not be there
+
+            return of_gpu(self.chain, x, parameters)
         return super().forward(x)
 
 
-def refusal() -> str | None:
-    """Why there are no kernels on this machine, or None where there are; builds them at the first time."""
-    try:
-        native()
-    except Missing as missing:
-        return str(missing)
-    except OSError as error:
-        return f"the library cannot be loaded ({error})"
-    return None
-
-
-def fuse(model: ResidualNetwork) -> Explanation:
-    """Puts every unit of `model` that can be on the fast path, and says what was chosen.
+def fuse(model: ResidualNetwork, way: Way | None = None) -> Explanation:
+    """Puts every unit of `model` that can be on the fast path of its device, and says what was chosen.
 
     Where a unit cannot be computed whole, its BNs are computed together with their ReLUs, and so are those
     of the stem and of the final activation. Modules, parameters and state dict stay what they are.
     """
-    missing = refusal()
-    found = [(name, *_fused(module, missing)) for name, module in _parts(model)]
+    device = next(model.parameters()).device
+    way = way or way_for(device)
+    missing = refusal(device, way)
+    found = [(name, *_fused(module, way, missing)) for name, module in _parts(model)]
     return Explanation(tuple(_grouped(found)))
+
+
+def fused_share(network: Network) -> float:
+    """Which share of the units' multiply-adds the kernels compute in whole units."""
+    fused: dict[Layout, bool] = {}
+    done = total = 0
+    for placed in network.units():
+        if placed.layout not in fused:
+            with torch.device("meta"):
+                fused[placed.layout] = isinstance(chain_of(build_unit(placed.layout)), Chain)
+        count = placed.layout.multiply_adds(placed.side)
+        total += count
+        done += count * fused[placed.layout]
+    return done / total
 
 
 def kept_by_units(model: ResidualNetwork) -> Iterator[Kept]:
@@ -117,6 +134,8 @@ def unfuse(model: ResidualNetwork) -> None:
             module.__class__ = ResidualUnit  # type: ignore[assignment]
         elif isinstance(module, FusedSequence):
             module.__class__ = nn.Sequential  # type: ignore[assignment]
+        elif isinstance(module, widened.WidenedConv):
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
 
 
 def _parts(model: ResidualNetwork) -> Iterator[tuple[str, nn.Module]]:
@@ -132,7 +151,7 @@ def _units(model: ResidualNetwork) -> Iterator[tuple[str, nn.Module]]:
             yield f"{stage}.{name}", module
 
 
-def _fused(module: nn.Module, missing: str | None) -> tuple[str, str]:
+def _fused(module: nn.Module, way: Way, missing: str | None) -> tuple[str, str]:
     if missing is not None:
         return PLAIN, missing
     unit = isinstance(module, ResidualUnit)
@@ -140,13 +159,19 @@ def _fused(module: nn.Module, missing: str | None) -> tuple[str, str]:
     # A class decides only what forward() does: children, parameters and pickles stay.
     if isinstance(chain, Chain):
         module.__class__ = FusedUnit
+        module.way = way  # type: ignore[assignment]
         module.chain = chain  # type: ignore[assignment]
         module.inside = tuple(part for part in module.modules() if part is not module)  # type: ignore[assignment]
-        return FUSED, ""
+        return WORDS[way][0], ""
+    if way == "native":
+        for conv in module.modules():
+            if type(conv) is nn.Conv2d and widened.pays(conv):
+                conv.__class__ = widened.WidenedConv
     sequences = list(filter(has_activation, module.modules()))
     for sequence in sequences:
         sequence.__class__ = FusedSequence
-    return (ACTIVATIONS if sequences else PLAIN), chain
+        sequence.way = way  # type: ignore[assignment]
+    return (WORDS[way][1] if sequences else PLAIN), chain
 
 
 def _grouped(found: list[tuple[str, str, str]]) -> Iterator[Choice]:

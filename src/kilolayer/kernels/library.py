@@ -56,6 +56,24 @@ class Unit(Structure):
     )  # fmt: skip
 
 
+class FoldedConv(Structure):
+    """A convolution at inference: packed weights, bias in fp32, sizes."""
+
+    _fields_ = (
+        ("packed", c_void_p), ("bias", c_void_p),
+        ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32),
+    )  # fmt: skip
+
+
+class FoldedUnit(Structure):
+    """A unit at inference: convolutions, scale and shift of the BN before the first (or null), last ReLU."""
+
+    _fields_ = (
+        ("depth", c_int32), ("convs", POINTER(FoldedConv)), ("scale", c_void_p), ("shift", c_void_p),
+        ("rectified", c_int32),
+    )  # fmt: skip
+
+
 class Batch(Structure):
     _fields_ = (("images", c_int32), ("height", c_int32), ("width", c_int32), ("threads", c_int32))
 
@@ -70,4 +88,7 @@ def native() -> ctypes.CDLL:
         activation = getattr(library, f"kilolayer_activation_{name}")
         activation.argtypes = (POINTER(Batch), POINTER(Norm), c_int32, c_void_p, c_void_p, c_void_p)
         activation.restype = getattr(library, f"kilolayer_unit_{name}").restype = None
+    library.kilolayer_pack.argtypes = (POINTER(Weights), c_void_p)
+    library.kilolayer_infer.argtypes = (POINTER(Batch), POINTER(FoldedUnit), c_int32, c_void_p, c_void_p)
+    library.kilolayer_pack.restype = library.kilolayer_infer.restype = None
     return library

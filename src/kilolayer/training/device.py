@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,8 +18,10 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from kilolayer.errors import InputError
-from kilolayer.kernels import refusal
-from kilolayer.training.experiment import Kernels, Precision
+from kilolayer.kernels import fused_share, refusal
+from kilolayer.kernels.arithmetic import multiplies_bf16_faster
+from kilolayer.networks import Network
+from kilolayer.training.experiment import Evaluated, Kernels, Precision
 
 SECONDS_TO_WAIT_FOR_OTHERS = 600
 
@@ -70,15 +73,19 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def choose_precision(name: str, device: torch.device) -> Precision:
-    """ "auto" is bf16 where the hardware multiplies it natively, else fp32."""
+def choose_precision(name: str, device: torch.device, network: Network | None = None) -> Precision:
+    """ "auto" is bf16 where it is faster than fp32: where the hardware multiplies it faster, and for a
+    `network` most of which the kernels compute on this CPU, whichever way they multiply; else fp32.
+    """
     if name != "auto":
         if name not in ("fp32", "bf16"):
             raise InputError(f"precision is {name!r}; allowed: auto, fp32, bf16")
         return "bf16" if name == "bf16" else "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _cpu_has_bf16() else "fp32"
+    if network is not None and refusal(device) is None and fused_share(network) > 0.5:
+        return "bf16"
+    return "bf16" if multiplies_bf16_faster() else "fp32"
 
 
 def repeatable(device: torch.device) -> None:
@@ -91,34 +98,43 @@ def repeatable(device: torch.device) -> None:
 def choose_kernels(
     name: str, device: torch.device, precision: Precision, *, channels_last: bool, compiled: bool = False
 ) -> Kernels:
-    """ "auto" is fused where there are kernels for it, else plain. `InputError` where "fused" cannot be."""
+    """ "auto" is fused on a CPU with kernels for it, else plain. `InputError` where "fused" cannot be."""
     if name not in ("auto", "plain", "fused"):
         raise InputError(f"kernels is {name!r}; allowed: auto, plain, fused")
     if name == "plain":
         return "plain"
+    if name == "auto" and device.type == "cuda":
+        return "plain"  # until Triton's kernels have been measured on a GPU
     why = _no_kernels(device, precision, channels_last, compiled)
     if why and name == "fused":
         raise InputError(f"there are no fused kernels here: {why}; use --kernels plain")
     return "plain" if why else "fused"
 
 
+def evaluation_with(kernels: Kernels) -> Evaluated:
+    """How a run with these kernels is evaluated: by its layers, or folded, which is faster."""
+    return "folded" if kernels == "fused" else "plain"
+
+
+def computing(device: torch.device, precision: str = "auto", kernels: str = "auto") -> dict[str, Any]:
+    """The fields of an `Experiment` that say how it is computed, as `kilolayer train` chooses them."""
+    chosen = choose_precision(precision, device)
+    channels_last = chosen == "bf16"
+    found = choose_kernels(kernels, device, chosen, channels_last=channels_last)
+    return {
+        "precision": chosen,
+        "channels_last": channels_last,
+        "kernels": found,
+        "evaluation": evaluation_with(found),
+    }
+
+
 def _no_kernels(
     device: torch.device, precision: Precision, channels_last: bool, compiled: bool
 ) -> str | None:
-    if device.type != "cpu":
-        return f"they are for the CPU, not for {device}"
     if precision != "bf16" or not channels_last:
         return "they compute in bf16 with channels last"
-    return "torch.compile makes its own" if compiled else refusal()
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return "torch.compile makes its own" if compiled else refusal(device)
 
 
 def _lost_another(error: RuntimeError) -> bool:

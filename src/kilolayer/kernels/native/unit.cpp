@@ -1,8 +1,10 @@
-// What Python calls (library.py): the forward and the backward pass of a residual unit, and of BN with ReLU.
+// What Python calls (library.py): the forward and the backward pass of a residual unit, and of BN with ReLU; runs of
+// units at inference.
 //
 // Activations and their gradients are bf16, channels last; parameters and their gradients fp32.
 #include "activation.h"
 #include "backward.h"
+#include "infer.h"
 
 extern "C" {
 
@@ -23,5 +25,12 @@ void kilolayer_activation_forward(const kilolayer::Batch* batch, const kilolayer
 void kilolayer_activation_backward(const kilolayer::Batch* batch, const kilolayer::Norm* norm, int32_t channels,
                                    const kilolayer::bf16* t, const kilolayer::bf16* da, kilolayer::bf16* dt) {
   kilolayer::activation_backward(*batch, *norm, channels, t, da, dt);
+}
+
+void kilolayer_pack(const kilolayer::Weights* weights, kilolayer::num* packed) { kilolayer::pack(*weights, packed); }
+
+void kilolayer_infer(const kilolayer::Batch* batch, const kilolayer::FoldedUnit* units, int32_t count,
+                     const kilolayer::bf16* x, kilolayer::bf16* y) {
+  kilolayer::infer_run(*batch, units, count, x, y);
 }
 }

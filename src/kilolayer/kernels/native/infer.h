@@ -1,0 +1,129 @@
+// Units at inference, one image after another: what stands between two convolutions never leaves the cache.
+//
+//   a₁ = ReLU(scale·x + shift), where a BN stands before the first convolution, else x
+//   aᵢ₊₁ = ReLU(convᵢ(aᵢ) + biasᵢ),  x' = x + conv_L(a_L) + bias_L, in an original unit ReLU of that
+#pragma once
+#include "batch.h"
+
+namespace kilolayer {
+
+struct FoldedConv {
+  const num* packed;
+  const float* bias;
+  int32_t outputs, inputs, kernel;
+  Weights sizes() const { return {nullptr, 0, 0, 0, 0, outputs, inputs, kernel}; }
+};
+
+struct FoldedUnit {
+  int32_t depth;
+  const FoldedConv* convs;
+  const float *scale, *shift;  // null where the first convolution reads x as it is
+  int32_t rectified;           // whether a ReLU stands behind the addition
+};
+
+struct ToCache {  // ReLU(y + bias), as the next convolution reads it: pixel p at place[p]
+  num* out;
+  const int32_t* place;
+  int channels;
+  const float* bias;
+  template <int P, int K>
+  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+    vec shift[K];
+    for (int k = 0; k < K; ++k) shift[k] = _mm512_loadu_ps(bias + c + k * LANES);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      num* to = out + int64_t{place[pixel + p]} * channels + c;
+#pragma GCC unroll 2
+      for (int k = 0; k < K; ++k) store(to + k * LANES, _mm512_max_ps(_mm512_add_ps(y[p][k], shift[k]), _mm512_setzero_ps()));
+    }
+  }
+};
+
+template <bool Rectified>
+struct ToMap {  // x + y + bias, or ReLU of that
+  const bf16* x;
+  bf16* out;
+  int channels;
+  const float* bias;
+  template <int P, int K>
+  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+    vec shift[K];
+    for (int k = 0; k < K; ++k) shift[k] = _mm512_loadu_ps(bias + c + k * LANES);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+      for (int k = 0; k < K; ++k) {
+        const int64_t here = (pixel + p) * channels + c + k * LANES;
+        const vec sum = _mm512_add_ps(load(x + here), _mm512_add_ps(y[p][k], shift[k]));
+        store(out + here, Rectified ? _mm512_max_ps(sum, _mm512_setzero_ps()) : sum);
+      }
+  }
+};
+
+// Where a convolution of this kernel looks for the pixels of an image of this width: side by side, or framed.
+struct Places {
+  std::vector<int32_t> plain, framed;
+  explicit Places(const Batch& b) : plain(b.area()), framed(b.area()) {
+    for (int p = 0; p < b.area(); ++p) plain[p] = p, framed[p] = p / b.width * (b.width + 3) + p % b.width + 1;
+  }
+  const int32_t* of(int kernel) const { return (kernel == 1 ? plain : framed).data(); }
+};
+
+// One convolution of an image that lies in the cache as this convolution reads it.
+template <class Store>
+void convolve_cached(const Batch& b, const FoldedConv& conv, const num* a, const Store& out) {
+  if (conv.kernel == 3) return convolve_3x3(conv.sizes(), conv.packed, {b.height, b.width, conv.inputs}, a, out, 0);
+  convolve_1x1(conv.sizes(), conv.packed, a, b.area(), out, 0, [](int64_t, int) {});
+}
+
+// The first convolution, of an image in memory; a 1×1 convolution needs no more than a chunk of it at once.
+template <class Source, class Store>
+void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source, num* room, const Store& out) {
+  if (conv.kernel == 3) {
+    const Framed f{b.height, b.width, conv.inputs};
+    frame(source, f, 0, room);
+    return convolve_3x3(conv.sizes(), conv.packed, f, room, out, 0);
+  }
+  chunks(0, b.area(), [&](int64_t pixel, int count) {
+    const num* a = in_cache(source, pixel, count, room);
+    convolve_1x1(conv.sizes(), conv.packed, a, count, out, pixel, [](int64_t, int) {});
+  });
+}
+
+// x and y may be the same: a pixel of x is read for the last time where that of y is written.
+inline void infer(const Batch& b, const FoldedUnit& u, const Places& places, const bf16* x, bf16* y) {
+  const int last = u.depth - 1, channels = u.convs[last].outputs;
+  int64_t size = 0;
+  for (int i = 0; i < u.depth; ++i)
+    size = std::max(size, Framed{b.height, b.width, std::max(u.convs[i].inputs, u.convs[i].outputs)}.size());
+  num* rooms[2] = {buffers().a.take<num>(size), buffers().g.take<num>(size)};
+  for (int i = 0; i < u.depth; ++i) {
+    const FoldedConv& conv = u.convs[i];
+    num *from = rooms[i % 2], *to = rooms[(i + 1) % 2];
+    const auto through = [&](const auto& out) {
+      if (i) convolve_cached(b, conv, from, out);
+      else if (u.scale) convolve_first(b, conv, Activated{{x, conv.inputs, u.scale, u.shift}}, from, out);
+      else convolve_first(b, conv, Plain{x, conv.inputs}, from, out);
+    };
+    if (i < last) through(ToCache{to, places.of(u.convs[i + 1].kernel), conv.outputs, conv.bias});
+    else if (u.rectified) through(ToMap<true>{x, y, channels, conv.bias});
+    else through(ToMap<false>{x, y, channels, conv.bias});
+  }
+}
+
+constexpr int64_t NEAR = 1 << 18;  // bytes of images that go through a unit together, so that its weights are read once
+
+// A run of units that keep the shape.
+inline void infer_run(const Batch& b, const FoldedUnit* units, int count, const bf16* x, bf16* y) {
+  const Places places(b);
+  const int64_t image = int64_t{b.area()} * units->convs->inputs;
+  const int together = int(std::max<int64_t>(1, NEAR / int64_t(image * sizeof(bf16))));
+  parallel(b, [&](int, int from, int to) {
+    for (int first = from; first < to; first += together)
+      for (int u = 0; u < count; ++u)
+        for (int n = first; n < std::min(to, first + together); ++n)
+          infer(b, units[u], places, (u ? y : x) + n * image, y + n * image);
+  });
+}
+
+}  // namespace kilolayer
