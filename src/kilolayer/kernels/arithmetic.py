@@ -1,7 +1,7 @@
 """In which arithmetic the kernels multiply on this processor, and their library for it.
 
-Activations lie in memory in bf16 either way, and sums are fp32. Processors with AVX512-BF16 multiply two pairs
-of bf16 numbers per lane and instruction; some of them only once in two cycles, and so slower than they
+Activations lie in memory in bf16 either way, and sums are fp32. Processors with AVX512-BF16 multiply two
+pairs of bf16 numbers per lane and instruction; some of them only once in two cycles, and so slower than they
 multiply fp32, twice a cycle. Then, and where there is no such instruction, the kernels widen what they read.
 """
 
@@ -80,8 +80,10 @@ def products() -> str:
 
 
 def multiplies_bf16_faster() -> bool:
-    """Whether this CPU multiplies bf16 faster than fp32. Where there is no compiler to time it with: whether it
-    has instructions for it."""
+    """Whether this CPU multiplies bf16 faster than fp32.
+
+    Where there is no compiler to time it with: whether it has instructions for it.
+    """
     if "amx_bf16" in cpu_flags():
         return True
     try:

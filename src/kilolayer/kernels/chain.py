@@ -13,8 +13,8 @@ from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit
 LANES = 16
 """Channels in one vector register; the kernels take multiples of it."""
 WIDEST = 256
-"""Channels of a 3×3 convolution up to which the kernels are as fast as PyTorch's in bf16: beyond, its weights leave
-the cache (benchmarks/unit_kernels.py). Where they multiply in fp32 they are the faster ones still."""
+"""Channels of a 3×3 convolution up to which the kernels are as fast as PyTorch's in bf16: beyond, its weights
+leave the cache (benchmarks/unit_kernels.py). Where they multiply in fp32 they are faster all the same."""
 
 
 @dataclass(frozen=True)

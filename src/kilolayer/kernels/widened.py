@@ -20,8 +20,7 @@ _BOTH = torch.ops.aten.convolution_backward
 
 
 def pays(conv: nn.Conv2d) -> bool:
-    """Whether this processor is faster so: 1×1 convolutions that it can multiply in bf16 wait for memory anyway
-    (benchmarks/unit_kernels.py)."""
+    """Whether this processor is faster so. Its 1×1 convolutions wait for memory, where it has bf16 at all."""
     return products() == "fp32" and (conv.kernel_size != (1, 1) or "avx512_bf16" not in cpu_flags())
 
 
@@ -33,7 +32,7 @@ class WidenedConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         own = [parameter for parameter in (self.weight, self.bias) if parameter is not None]
-        # The network's own images come in fp32; in autocast they would be rounded first, and so they are here.
+        # Images come in fp32; in autocast they would be rounded first, and so they are here.
         low = x.to(torch.bfloat16) if self.training and x.dtype is torch.float32 else x
         if torch.compiler.is_compiling() or not (self.training and applies("native", low, own, ())):
             return super().forward(x)
