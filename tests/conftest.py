@@ -1,5 +1,6 @@
 """What every test needs: one thread each, since the suite runs on all cores at once."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ from kilolayer.data import remembered
 
 pytest_plugins = ["fault_counts"]
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # Read when Triton is imported: its kernels run on the CPU then.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -204,7 +204,8 @@ def test_the_pool_holds_no_more_than_was_in_use_at_once():
 def test_without_a_compiler_malloc_serves(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    assert re.fullmatch("malloc: (no C.. compiler is here|native code is for Linux, .*)", pool.use.__wrapped__())
+    said = pool.use.__wrapped__()
+    assert re.fullmatch("malloc: (no C.. compiler is here|native code is for Linux, .*)", said)
     monkeypatch.setenv("KILOLAYER_POOL", "0")
     assert pool.use.__wrapped__() == "malloc: KILOLAYER_POOL is 0"
 

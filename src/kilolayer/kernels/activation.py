@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import byref
 from itertools import pairwise
 from typing import Any
@@ -13,11 +14,14 @@ from torch.autograd.function import once_differentiable
 from kilolayer.kernels import library
 from kilolayer.kernels.calls import applies, batch_of, known_sums, norms_of
 from kilolayer.kernels.chain import LANES
+from kilolayer.kernels.ways import Way
 from kilolayer.units.modules import BatchNorm
 
 
 class FusedSequence(nn.Sequential):
     """Layers applied in order, in which a BN and the ReLU behind it are one operation where it applies."""
+
+    way: Way = "native"
 
     def forward(self, x: Tensor) -> Tensor:
         layers = [] if torch.compiler.is_compiling() else list(self)
@@ -25,8 +29,8 @@ class FusedSequence(nn.Sequential):
             return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
         while layers:
             layer = layers.pop(0)
-            if is_activation(layer, *layers[:1]) and _applies(layer, layers[0], x):
-                x = activation(layer, x)
+            if is_activation(layer, *layers[:1]) and _applies(self.way, layer, layers[0], x):
+                x = _of(self.way)(layer, x)
                 del layers[0]
             else:
                 x = layer(x)
@@ -46,8 +50,16 @@ def is_activation(*layers: nn.Module) -> bool:
             return False
 
 
-def _applies(norm: Any, relu: nn.Module, x: Tensor) -> bool:
-    return bool(norm.training) and applies(x, (norm.weight, norm.bias), (norm, relu))
+def _applies(way: Way, norm: Any, relu: nn.Module, x: Tensor) -> bool:
+    return bool(norm.training) and applies(way, x, (norm.weight, norm.bias), (norm, relu))
+
+
+def _of(way: Way) -> Callable[[nn.Module, Tensor], Tensor]:
+    if way == "native":
+        return activation
+    from kilolayer.kernels.gpu import activation as gpu  # Triton need not be there
+
+    return gpu.activation
 
 
 def activation(norm: Any, x: Tensor) -> Tensor:

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.kernels import library
+from kilolayer.kernels.ways import Way, serves
 from kilolayer.units.modules import BatchNorm
 
 
-def applies(x: Tensor, parameters: Iterable[Tensor], layers: Iterable[nn.Module]) -> bool:
+def applies(way: Way, x: Tensor, parameters: Iterable[Tensor], layers: Iterable[nn.Module]) -> bool:
     """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, and none of them is listened to."""
     return (
         x.dtype is torch.bfloat16
-        and x.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") is torch.bfloat16
+        and serves(way, x.device)
+        and torch.is_autocast_enabled(x.device.type)
+        and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > x.shape[1]
         and all(parameter.dtype is torch.float32 for parameter in parameters)

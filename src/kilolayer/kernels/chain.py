@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ def chain_of(unit: nn.Module) -> Chain | str:
     if len(unit.p) or len(unit.h):
         return "its shortcut is no identity" if len(unit.h) else "its paths share an activation"
     layers = list(unit.F)
-    links = _links(layers)
+    links = links_of(layers)
     if links is None:
         return "F is not BN-ReLU-convolution in turn"
     match [*layers, *unit.f]:
@@ -62,10 +62,13 @@ def chain_of(unit: nn.Module) -> Chain | str:
             chain = Chain(tuple(links), end)
         case _:
             return "of its arrangement"
-    return _refusal(chain) or chain
+    convs = [link.conv for link in chain.links]
+    return (
+        "it has a stride" if any(conv.stride != (1, 1) for conv in convs) else no_kernel_for(convs) or chain
+    )
 
 
-def _links(layers: list[nn.Module]) -> list[Link] | None:
+def links_of(layers: list[nn.Module]) -> list[Link] | None:
     """Takes the convolutions, with BN-ReLU before them, from the front of `layers`."""
     links: list[Link] = []
     while any(isinstance(layer, nn.Conv2d) for layer in layers):
@@ -81,10 +84,8 @@ def _links(layers: list[nn.Module]) -> list[Link] | None:
     return links or None
 
 
-def _refusal(chain: Chain) -> str | None:
-    convs = [link.conv for link in chain.links]
-    if any(conv.stride != (1, 1) for conv in convs):
-        return "it has a stride"
+def no_kernel_for(convs: Sequence[nn.Conv2d]) -> str | None:
+    """Why there is none for one of these convolutions, their strides apart."""
     if any(conv.groups != 1 for conv in convs):
         return "its convolution is grouped"
     if any(conv.bias is not None or conv.kernel_size not in ((1, 1), (3, 3)) for conv in convs):

@@ -66,11 +66,14 @@ class FoldedConv(Structure):
 
 
 class FoldedUnit(Structure):
-    """A unit at inference: convolutions, scale and shift of the BN before the first (or null), last ReLU."""
+    """A unit at inference: F's convolutions, the shortcut's, the BN before them; whether it ends in ReLU.
+
+    The shortcut's convolution and the BN's scale and shift may be null.
+    """
 
     _fields_ = (
-        ("depth", c_int32), ("convs", POINTER(FoldedConv)), ("scale", c_void_p), ("shift", c_void_p),
-        ("rectified", c_int32),
+        ("depth", c_int32), ("convs", POINTER(FoldedConv)), ("projection", POINTER(FoldedConv)),
+        ("scale", c_void_p), ("shift", c_void_p), ("rectified", c_int32),
     )  # fmt: skip
 
 

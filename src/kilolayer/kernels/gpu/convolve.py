@@ -7,6 +7,7 @@ from it, or zeros beyond the border.
 import triton
 import triton.language as tl
 
+from kilolayer.kernels.gpu.numbers import bf16, multiply
 from kilolayer.kernels.gpu.sums import keep
 
 PLAIN = tl.constexpr(0)
@@ -32,14 +33,14 @@ def _read(first, second, coefficients, rows, there, channels, C, LOAD: tl.conste
         scale = tl.load(coefficients + 2 * C + channels, inside, 0.0)
         shift = tl.load(coefficients + 3 * C + channels, inside, 0.0)
         z = tl.maximum(value.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
-        value = tl.where(taken, z, 0.0).to(tl.bfloat16)
+        value = bf16(tl.where(taken, z, 0.0))
     if LOAD == SPREAD:
         alpha = tl.load(coefficients + channels, inside, 0.0)
         beta = tl.load(coefficients + C + channels, inside, 0.0)
         gamma = tl.load(coefficients + 2 * C + channels, inside, 0.0)
         t = tl.load(second + at, taken, 0.0).to(tl.float32)
         dt = alpha[None, :] * value.to(tl.float32) + beta[None, :] * t + gamma[None, :]
-        value = tl.where(taken, dt, 0.0).to(tl.bfloat16)
+        value = bf16(tl.where(taken, dt, 0.0))
     return value
 
 
@@ -86,7 +87,7 @@ def convolve(
                 (channels < IN)[:, None] & inside[None, :],
                 0.0,
             )
-            product = tl.dot(a, b.to(tl.bfloat16), product)
+            product = multiply(a, bf16(b), product)
         there = (rows < M)[:, None] & inside[None, :]
         at = rows.to(tl.int64)[:, None] * OUT + columns[None, :]
         if RESIDUAL:
@@ -97,7 +98,7 @@ def convolve(
             scale = tl.load(measured + 2 * OUT + columns, inside, 0.0)
             shift = tl.load(measured + 3 * OUT + columns, inside, 0.0)
             product = tl.where(t * scale[None, :] + shift[None, :] > 0, product, 0.0)
-        stored = product.to(out.dtype.element_ty)
+        stored = bf16(product)
         tl.store(out + at, stored, there)
         # What is stored is what comes next reads. Rows and columns beyond the map are zero in every sum.
         value = stored.to(tl.float32)
@@ -132,6 +133,6 @@ def weigh(
         read, there = _shifted(rows, tap, M, HEIGHT, WIDTH, SIDE)
         a = _read(source, source, measured, read, there, ins, IN, SOURCE)
         d = _read(g, t, coefficients, rows, rows < M, outs, OUT, LOAD)
-        product = tl.dot(tl.trans(d), a, product)
+        product = multiply(tl.trans(d), a, product)
     at = ((split * OUT + outs)[:, None] * SIDE * SIDE + tap) * IN + ins[None, :]
     tl.store(partials + at, product, (outs < OUT)[:, None] & (ins < IN)[None, :])

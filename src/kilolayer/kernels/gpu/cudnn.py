@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from kilolayer.kernels.gpu import launch
-from kilolayer.kernels.gpu.launch import ACTIVATED, SPREAD, Read
+from kilolayer.kernels.gpu.launch import Read
 
 
 def convolve(read: Read, weight: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
     """As `launch.convolve`."""
     with torch.autocast(weight.device.type, enabled=False):
-        t = _last(conv2d(_written(read), weight.to(torch.bfloat16), padding=weight.shape[2] // 2))
+        t = _last(conv2d(launch.written(read), weight.to(torch.bfloat16), padding=weight.shape[2] // 2))
     return (t, launch.measure(t)) if residual is None else launch.add(residual, t)
 
 
@@ -23,7 +23,7 @@ def backward(
     """The gradients of the weights and of what `source` reads (before its ReLU), and BN's backward sums."""
     padding = [weight.shape[2] // 2] * 2
     da, dweight, _ = torch.ops.aten.convolution_backward(
-        _written(read), _written(source), weight.to(torch.bfloat16), None,
+        launch.written(read), launch.written(source), weight.to(torch.bfloat16), None,
         [1, 1], padding, [1, 1], False, [0, 0], 1, [True, True, False],
     )  # fmt: skip
     da, dweight = _last(da), dweight.to(weight.dtype)
@@ -31,14 +31,6 @@ def backward(
         return dweight, *launch.mask(da, source.first, source.coefficients)
     g, partials = (da, da) if residual is None else launch.add(residual, da)
     return dweight, g, partials
-
-
-def _written(read: Read) -> Tensor:
-    """The map as a tensor of its own: it is computed again, and not kept."""
-    first, second, coefficients = read.tensors()
-    if read.mode == ACTIVATED:
-        return launch.activate(first, coefficients)
-    return launch.spread(first, second, coefficients) if read.mode == SPREAD else first
 
 
 def _last(t: Tensor) -> Tensor:

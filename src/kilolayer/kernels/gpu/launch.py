@@ -26,6 +26,8 @@ ROWS = 128
 """Pixels in a block."""
 COLUMNS = 64
 """Channels in a block, at most."""
+STAGES = 2
+"""Blocks of a product's factors under way at once."""
 _CHANNELS_SETTLED = 16
 _PARTIALS_AT_ONCE = 64
 _WEIGHTS_AT_ONCE = 256
@@ -139,6 +141,14 @@ def spread(
     return out
 
 
+def written(read: Read, residual: Tensor | None = None) -> Tensor:
+    """What a convolution would read, as a map of its own, and beside a gradient `residual`."""
+    first, second, coefficients = read.tensors()
+    if read.mode == ACTIVATED:
+        return activate(first, coefficients)
+    return spread(first, second, coefficients, residual=residual) if read.mode == SPREAD else first
+
+
 def add(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """x + t, with its sums as `measure` gives them."""
     out = torch.empty_like(x)
@@ -183,7 +193,7 @@ def weigh(read: Read, source: Read, weight: Tensor) -> Tensor:
     _convolve.weigh[(splits, side * side, blocks)](
         *read.tensors(), source.first, source.tensors()[2], partials, rows, *read.first.shape[2:],
         inputs, outputs, SIDE=side, LOAD=read.mode, SOURCE=source.mode,
-        BLOCK_M=ROWS, BLOCK_IN=block_in, BLOCK_OUT=block_out,
+        BLOCK_M=ROWS, BLOCK_IN=block_in, BLOCK_OUT=block_out, **_shares(block_out),
     )  # fmt: skip
     dweight = torch.empty_like(weight)
     sums.add_up[(triton.cdiv(weight.numel(), _WEIGHTS_AT_ONCE),)](
@@ -221,7 +231,7 @@ def _convolved(
         out, _or(residual, out), _or(like, out), _or(measured, partials), partials,
         rows, height, width, inputs, outputs,
         SIDE=weight.shape[2], FLIPPED=flipped, LOAD=read.mode, STORE=store, RESIDUAL=residual is not None,
-        BLOCK_M=ROWS, BLOCK_IN=_block(inputs), BLOCK_OUT=columns,
+        BLOCK_M=ROWS, BLOCK_IN=_block(inputs), BLOCK_OUT=columns, **_shares(columns),
     )  # fmt: skip
     return out, partials
 
@@ -233,6 +243,11 @@ def _matrix(t: Tensor) -> tuple[int, int]:
 
 def _block(channels: int) -> int:
     return min(COLUMNS, int(triton.next_power_of_2(channels)))
+
+
+def _shares(columns: int) -> dict[str, int]:
+    """Warps of a block of a matrix product, so that its sums stay in registers, and loads ahead."""
+    return {"num_warps": 8 if columns == COLUMNS else 4, "num_stages": STAGES}
 
 
 def _summing(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from kilolayer.kernels.gpu.numbers import bf16
 from kilolayer.kernels.gpu.sums import keep
 
 
@@ -22,7 +23,7 @@ def activate(
     z = tl.load(t + at, there, 0.0).to(tl.float32) * scale[None, :] + shift[None, :]
     if RESIDUAL:
         z += tl.load(residual + at, there, 0.0).to(tl.float32)
-    tl.store(out + at, tl.maximum(z, 0.0).to(out.dtype.element_ty), there)
+    tl.store(out + at, bf16(tl.maximum(z, 0.0)), there)
 
 
 @triton.jit
@@ -53,7 +54,7 @@ def mask(
             z = value * scale[None, :] + shift[None, :]
         gradient = tl.where(z > 0, tl.load(da + at, there, 0.0).to(tl.float32), 0.0)
         if STORED:
-            tl.store(g + at, gradient.to(g.dtype.element_ty), there)
+            tl.store(g + at, bf16(gradient), there)
         one += tl.sum(gradient, 0)
         two += tl.sum(gradient * (value - mean[None, :]), 0)
     keep(partials, program, C, channels, inside, one, two)
@@ -85,7 +86,7 @@ def spread(
     dt = alpha[None, :] * gradient + beta[None, :] * value + gamma[None, :]
     if RESIDUAL:
         dt += tl.load(residual + at, there, 0.0).to(tl.float32)
-    tl.store(out + at, dt.to(out.dtype.element_ty), there)
+    tl.store(out + at, bf16(dt), there)
 
 
 @triton.jit
@@ -101,7 +102,7 @@ def add(x, t, out, partials, M, C, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr)
         there = (rows < M)[:, None] & inside[None, :]
         at = rows.to(tl.int64)[:, None] * C + channels[None, :]
         total = tl.load(x + at, there, 0.0).to(tl.float32) + tl.load(t + at, there, 0.0).to(tl.float32)
-        stored = total.to(out.dtype.element_ty)
+        stored = bf16(total)
         tl.store(out + at, stored, there)
         # What is stored is what the next BN reads, so its sums are taken.
         value = stored.to(tl.float32)

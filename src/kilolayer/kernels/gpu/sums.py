@@ -44,7 +44,7 @@ def _totals(partials, programs, C, channels, inside, BLOCK_P: tl.constexpr, BLOC
     return one, two
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "count"])
 def settle(
     partials, programs, weight, bias, running_mean, running_var, measured, count, C, momentum, epsilon,
     TRACKED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -74,7 +74,7 @@ def settle(
         tl.store(running_var + channels, before + momentum * (unbiased - before), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs", "count"])
 def settle_backward(
     partials, programs, weight, measured, coefficients, dweight, dbias, count, C,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -98,7 +98,7 @@ def settle_backward(
     tl.store(dbias + channels, total.to(tl.float32), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def add_up(
     partials, dweight, splits, SIZE, IN, TAPS, SIDE, s_out, s_in, s_row, s_column,
     BLOCK: tl.constexpr,

@@ -6,6 +6,7 @@ activations are computed again as they are read. `kernels.reference` has the sam
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -49,52 +50,49 @@ class _Unit(torch.autograd.Function):
                 measured.append(norms.settle(link.norm, t, partials))
                 read = activated(t, measured[-1])
             last = chain.end is None and i + 1 == len(chain.links)
-            t, partials = _forward(read, parameters[i], x if last else None)
+            t, sums = _forward(read, parameters[i], x if last else None)
             outputs.append(t)
+            partials = sums
         if chain.end is None:
             # x + F(x) is the last product itself, and nothing in the backward pass reads it.
-            found.append(partials)
+            found.append(sums)
             y = outputs.pop()
         else:
-            measured.append(norms.settle(chain.end, t, partials))
+            measured.append(norms.settle(chain.end, t, sums))
             y = launch.activate(t, measured[-1], x)
         ctx.chain = chain
-        ctx.counts = len(outputs), len(measured)
-        ctx.save_for_backward(*(() if chain.end is None else (y,)), *outputs, *measured, *parameters)
+        ctx.sizes = len(outputs), len(measured)
+        ctx.save_for_backward(*outputs, *measured, *parameters, *(() if chain.end is None else (y,)))
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         chain: Chain = ctx.chain
-        saved = list(ctx.saved_tensors)
-        y = None if chain.end is None else saved.pop(0)
-        maps, statistics = ctx.counts
-        outputs, measured, parameters = saved[:maps], saved[maps : maps + statistics], saved[maps + statistics :]
-        gradients: list[Tensor] = [torch.empty_like(parameter) for parameter in parameters[len(chain.links) :]]
-        norms = _Norms(chain, parameters, gradients)
-        g = dy.to(outputs[0].dtype).contiguous(memory_format=torch.channels_last)
-        read, residual = as_it_is(g), g
+        saved = iter(ctx.saved_tensors)
+        outputs, measured = (list(islice(saved, size)) for size in ctx.sizes)
+        parameters = list(islice(saved, len(chain.parameters())))
+        depth = len(chain.links)
+        weights, affine = parameters[:depth], [torch.empty_like(p) for p in parameters[depth:]]
+        norms = _Norms(chain, parameters, affine)
+        residual = dy.to(outputs[0].dtype).contiguous(memory_format=torch.channels_last)
+        read = as_it_is(residual)
         if chain.end is not None:
-            known = measured.pop()
-            residual, partials = launch.mask(g, outputs[-1], known, y)
-            read = gradient_of(residual, outputs[-1], norms.back(chain.end, known, partials, outputs[-1]))
-            outputs = outputs[:-1]
-        weights: list[Tensor] = []
-        for i in reversed(range(len(chain.links))):
-            link, t, weight = chain.links[i], outputs[i], parameters[i]
+            t, known = outputs.pop(), measured.pop()
+            residual, partials = launch.mask(residual, t, known, next(saved))
+            read = gradient_of(residual, t, norms.back(chain.end, known, partials, t))
+        changes: list[Tensor] = []
+        for link, weight, t in zip(reversed(chain.links), reversed(weights), reversed(outputs), strict=True):
             if link.norm is None:
-                dw, dx, _ = _backward(read, as_it_is(t), weight, residual)
-                weights.insert(0, dw)
-                break
-            known = measured.pop()
-            dw, masked, partials = _backward(read, activated(t, known), weight)
-            weights.insert(0, dw)
-            coefficients = norms.back(link.norm, known, partials, t)
-            read = gradient_of(masked, t, coefficients)
-        else:
-            dx = launch.spread(read.first, outputs[0], coefficients, residual=residual)
-        return None, None, None, dx, *weights, *gradients
+                change, dx, _ = _backward(read, as_it_is(t), weight, residual)
+            else:
+                known = measured.pop()
+                change, g, partials = _backward(read, activated(t, known), weight)
+                read = gradient_of(g, t, norms.back(link.norm, known, partials, t))
+            changes.insert(0, change)
+        if chain.links[0].norm is not None:
+            dx = launch.written(read, residual)
+        return None, None, None, dx, *changes, *affine
 
 
 class _Norms:

@@ -1,7 +1,8 @@
 // Units at inference, one image after another: what stands between two convolutions never leaves the cache.
 //
 //   a₁ = ReLU(scale·x + shift), where a BN stands before the first convolution, else x
-//   aᵢ₊₁ = ReLU(convᵢ(aᵢ) + biasᵢ),  x' = x + conv_L(a_L) + bias_L, in an original unit ReLU of that
+//   aᵢ₊₁ = ReLU(convᵢ(aᵢ) + biasᵢ),  x' = h + conv_L(a_L) + bias_L, in an original unit ReLU of that
+//   h = x, or a 1×1 convolution of a₁ with its bias
 #pragma once
 #include "batch.h"
 
@@ -17,6 +18,7 @@ struct FoldedConv {
 struct FoldedUnit {
   int32_t depth;
   const FoldedConv* convs;
+  const FoldedConv* projection;  // null where the shortcut is x itself
   const float *scale, *shift;  // null where the first convolution reads x as it is
   int32_t rectified;           // whether a ReLU stands behind the addition
 };
@@ -36,6 +38,20 @@ struct ToCache {  // ReLU(y + bias), as the next convolution reads it: pixel p a
 #pragma GCC unroll 2
       for (int k = 0; k < K; ++k) store(to + k * LANES, _mm512_max_ps(_mm512_add_ps(y[p][k], shift[k]), _mm512_setzero_ps()));
     }
+  }
+};
+
+struct Projected {  // y + bias
+  bf16* out;
+  int channels;
+  const float* bias;
+  template <int P, int K>
+  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+      for (int k = 0; k < K; ++k)
+        store(out + (pixel + p) * channels + c + k * LANES, _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES)));
   }
 };
 
@@ -96,33 +112,39 @@ inline void infer(const Batch& b, const FoldedUnit& u, const Places& places, con
   int64_t size = 0;
   for (int i = 0; i < u.depth; ++i)
     size = std::max(size, Framed{b.height, b.width, std::max(u.convs[i].inputs, u.convs[i].outputs)}.size());
+  if (u.projection) size = std::max(size, Framed{b.height, b.width, u.projection->inputs}.size());
   num* rooms[2] = {buffers().a.take<num>(size), buffers().g.take<num>(size)};
+  const auto first = [&](const FoldedConv& conv, const auto& out) {
+    if (u.scale) convolve_first(b, conv, Activated{{x, conv.inputs, u.scale, u.shift}}, rooms[0], out);
+    else convolve_first(b, conv, Plain{x, conv.inputs}, rooms[0], out);
+  };
+  if (u.projection) first(*u.projection, Projected{y, channels, u.projection->bias});
+  const bf16* shortcut = u.projection ? y : x;
   for (int i = 0; i < u.depth; ++i) {
     const FoldedConv& conv = u.convs[i];
     num *from = rooms[i % 2], *to = rooms[(i + 1) % 2];
     const auto through = [&](const auto& out) {
       if (i) convolve_cached(b, conv, from, out);
-      else if (u.scale) convolve_first(b, conv, Activated{{x, conv.inputs, u.scale, u.shift}}, from, out);
-      else convolve_first(b, conv, Plain{x, conv.inputs}, from, out);
+      else first(conv, out);
     };
     if (i < last) through(ToCache{to, places.of(u.convs[i + 1].kernel), conv.outputs, conv.bias});
-    else if (u.rectified) through(ToMap<true>{x, y, channels, conv.bias});
-    else through(ToMap<false>{x, y, channels, conv.bias});
+    else if (u.rectified) through(ToMap<true>{shortcut, y, channels, conv.bias});
+    else through(ToMap<false>{shortcut, y, channels, conv.bias});
   }
 }
 
 constexpr int64_t NEAR = 1 << 18;  // bytes of images that go through a unit together, so that its weights are read once
 
-// A run of units that keep the shape.
+// A run of units that keep the shape; the first may change the number of channels.
 inline void infer_run(const Batch& b, const FoldedUnit* units, int count, const bf16* x, bf16* y) {
   const Places places(b);
-  const int64_t image = int64_t{b.area()} * units->convs->inputs;
+  const int64_t before = int64_t{b.area()} * units->convs->inputs, image = int64_t{b.area()} * units->convs[units->depth - 1].outputs;
   const int together = int(std::max<int64_t>(1, NEAR / int64_t(image * sizeof(bf16))));
   parallel(b, [&](int, int from, int to) {
     for (int first = from; first < to; first += together)
       for (int u = 0; u < count; ++u)
         for (int n = first; n < std::min(to, first + together); ++n)
-          infer(b, units[u], places, (u ? y : x) + n * image, y + n * image);
+          infer(b, units[u], places, u ? y + n * image : x + n * before, y + n * image);
   });
 }
 

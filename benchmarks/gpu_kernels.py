@@ -1,0 +1,221 @@
+"""Single Triton kernels of the residual unit against the bytes that they move; part of benchmarks/gpu.py."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import batch_norm, conv2d
+
+from kilolayer.kernels.gpu import launch
+from kilolayer.kernels.gpu.launch import Read
+from kilolayer.units import BatchNorm
+
+CACHE = 200e6
+"""Bytes over which inputs are rotated: more than a GPU's cache holds."""
+Calls = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a bottleneck's or basic unit's convolution stands: `inputs` → `outputs` channels at `side`."""
+
+    images: int
+    inputs: int
+    outputs: int
+    kernel: int
+    side: int
+
+    def __str__(self) -> str:
+        return f"{self.kernel}×{self.kernel} {self.inputs}→{self.outputs}, {self.side}×{self.side}"
+
+    @property
+    def pixels(self) -> int:
+        return self.images * self.side**2
+
+
+SHAPES = [
+    (16, 64, 1, 32), (16, 16, 3, 32), (64, 16, 1, 32), (32, 128, 1, 16), (32, 32, 3, 16), (128, 32, 1, 16),
+    (64, 256, 1, 8), (64, 64, 3, 8), (256, 64, 1, 8),
+]  # fmt: skip
+"""Of preact 110, 164 and 1001: channels in and out, the convolution's side, the map's."""
+
+
+def places(rehearse: bool) -> list[Place]:
+    """Of preact 110, 164 and 1001 at batch 128."""
+    if rehearse:
+        return [Place(2, 16, 16, kernel, 4) for kernel in (1, 3)]
+    return [Place(128, *shape) for shape in SHAPES]
+
+
+@dataclass
+class Maps:
+    """Inputs of every kernel at a place, drawn at random; one set of several."""
+
+    t: Tensor
+    g: Tensor
+    u: Tensor
+    weight: Tensor
+    norm: BatchNorm
+    measured: Tensor
+    coefficients: Tensor
+
+
+def drawn(place: Place, device: torch.device) -> Maps:
+    t = _map(place.images, place.inputs, place.side, device)
+    g, u = (_map(place.images, place.outputs, place.side, device) for _ in range(2))
+    norm = BatchNorm(place.inputs).to(device)
+    weight = torch.randn(place.outputs, place.inputs, place.kernel, place.kernel, device=device)
+    measured = launch.settle(norm, norm.weight, norm.bias, launch.measure(t), place.pixels)
+    last = weight.to(memory_format=torch.channels_last)
+    return Maps(t, g, u, last, norm, measured, torch.randn(3, place.outputs, device=device))
+
+
+def _map(images: int, channels: int, side: int, device: torch.device) -> Tensor:
+    x = torch.randn(images, channels, side, side, device=device)
+    return x.bfloat16().to(memory_format=torch.channels_last)
+
+
+def kernels(place: Place) -> Iterator[tuple[str, int, int, Callable[[Maps], object]]]:
+    """Name, bytes that must move, floating-point operations, and the call."""
+    i, o = (2 * place.pixels * channels for channels in (place.inputs, place.outputs))
+    product = 2 * place.pixels * place.inputs * place.outputs * place.kernel**2
+    half = place.kernel // 2
+
+    def read(m: Maps) -> Read:
+        return launch.activated(m.t, m.measured)
+
+    def back(m: Maps) -> Read:
+        return launch.gradient_of(m.g, m.u, m.coefficients)
+
+    def norm(m: Maps) -> Tensor:
+        return batch_norm(m.t, None, None, m.norm.weight.detach(), m.norm.bias.detach(), True).relu()
+
+    def both(m: Maps) -> object:
+        weight, needed = m.weight.bfloat16(), [True, True, False]
+        return torch.ops.aten.convolution_backward(
+            m.g, m.t, weight, None, [1, 1], [half] * 2, [1, 1], False, [0, 0], 1, needed
+        )
+
+    yield "BN statistics", i, 0, lambda m: launch.measure(m.t)
+    yield "BN-ReLU", 2 * i, 0, lambda m: launch.activate(m.t, m.measured)
+    yield "BN-ReLU backward, sums", 2 * i, 0, lambda m: launch.mask(m.t, m.t, m.measured, stored=False)
+    yield "BN-ReLU backward, dx", 3 * o, 0, lambda m: launch.spread(m.g, m.u, m.coefficients)
+    yield "addition with sums", 3 * o, 0, lambda m: launch.add(m.g, m.u)
+    yield "convolution", i + o, product, lambda m: launch.convolve(read(m), m.weight)
+    yield "convolution and addition", i + 2 * o, product, lambda m: launch.convolve(read(m), m.weight, m.g)
+    into = 2 * o + 2 * i
+    yield (
+        "convolution backward, dx", into, product,
+        lambda m: launch.convolve_back(back(m), m.weight, m.t, m.measured),
+    )  # fmt: skip
+    yield "convolution backward, dw", 2 * o + i, product, lambda m: launch.weigh(back(m), read(m), m.weight)
+    yield "PyTorch's BN and ReLU", 5 * i, 0, norm
+    yield "PyTorch's convolution", i + o, product, lambda m: conv2d(m.t, m.weight.bfloat16(), padding=half)
+    yield "PyTorch's convolution backward", into, 2 * product, both
+
+
+def rows(device: torch.device, *, rehearse: bool, going_on: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    """Every kernel at every place; then the convolutions with other blocks, stages and programs."""
+    for place in places(rehearse):
+        sets = [drawn(place, device) for _ in range(_sets(place, device))]
+        for name, size, operations, call in kernels(place):
+            if not going_on():
+                return
+            yield _row(place, name, size, operations, call, sets)
+    for place in places(rehearse):
+        sets = [drawn(place, device) for _ in range(_sets(place, device))]
+        for changes in variants(rehearse):
+            before = {name: getattr(launch, name) for name in changes}
+            vars(launch).update(changes)
+            try:
+                for name, size, operations, call in kernels(place):
+                    if name.startswith("convolution"):
+                        if not going_on():
+                            return
+                        yield _row(place, name, size, operations, call, sets) | {"with": changes}
+            finally:
+                vars(launch).update(before)
+
+
+def variants(rehearse: bool) -> list[dict[str, int]]:
+    """Constants of `launch` to try, one at a time."""
+    all_of_them = [{"ROWS": 64}, {"ROWS": 256}, {"STAGES": 3}, {"PROGRAMS": 132}, {"PROGRAMS": 528}]
+    return all_of_them[:1] if rehearse else all_of_them
+
+
+def _row(
+    place: Place, name: str, size: int, operations: int, call: Callable[[Maps], object], sets: list[Maps]
+) -> dict[str, Any]:
+    head = {"place": str(place), "kernel": name, "bytes": size}
+    try:
+        took = seconds(call, sets)
+    except Exception as error:  # one kernel that does not run does not end the others
+        traceback.print_exc()
+        return head | {"not run": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+    return head | {"microseconds": 1e6 * took, "bytes_per_second": size / took, "flops": operations / took}
+
+
+def _sets(place: Place, device: torch.device) -> int:
+    if device.type == "cpu":
+        return 1
+    return math.ceil(CACHE / (2 * place.pixels * (place.inputs + 2 * place.outputs)))
+
+
+def seconds(call: Callable[[Maps], object], sets: list[Maps]) -> float:
+    """Of one call, the median of some repeats over all sets; on a GPU from a graph, so without launches."""
+    for each in sets:
+        call(each)
+    if sets[0].t.device.type == "cpu":
+        started = time.perf_counter()
+        call(sets[0])
+        return time.perf_counter() - started
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for each in sets:
+            call(each)
+    times = []
+    for _ in range(12):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / len(sets))
+    return median(times[2:])
+
+
+def ceilings(device: torch.device, *, rehearse: bool) -> dict[str, float]:
+    """Bytes a second of a large copy, read and written, and bf16 operations a second of a large product."""
+    side, length = (64, 10_000) if rehearse else (8192, 2**30)
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    source = torch.randint(255, (length,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return {
+        "copy_bytes": 2 * length / _best(lambda: target.copy_(source), device),
+        "bf16_flops": 2 * side**3 / _best(lambda: torch.mm(a, b), device),
+    }
+
+
+def _best(call: Calls, device: torch.device, repeats: int = 10) -> float:
+    times = []
+    for _ in range(repeats + 3):
+        synchronize(device)
+        started = time.perf_counter()
+        call()
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return median(times[3:])
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,30 @@
+"""Numbers in bf16 and their products, the same where Triton compiles and where it interprets.
+
+Triton's interpreter cuts what it turns into bf16, and multiplies bf16 numbers as the integers that hold them
+(seen in 3.6 to 3.9). A GPU rounds to the nearest, ties to even, and so it is done here in both.
+"""
+
+import triton
+import triton.language as tl
+from triton import knobs
+
+INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
+
+
+@triton.jit
+def bf16(value):
+    """fp32 `value` as the nearest bf16."""
+    if INTERPRETED:
+        bits = value.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        value = bits.to(tl.float32, bitcast=True)
+    return value.to(tl.bfloat16)
+
+
+@triton.jit
+def multiply(a, b, total):
+    """total + a·b, in fp32 from bf16."""
+    if INTERPRETED:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), total)
+    else:
+        return tl.dot(a, b, total)
