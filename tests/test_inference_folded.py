@@ -117,6 +117,8 @@ WHOLE = {
         ("basic", BASIC, (32, 64), 7),
         ("bottleneck", BOTTLENECK, (16, 32), 12),
         ("one-layer", ONE_LAYER, (16, 32), 9),
+        ("projected", replace(BOTTLENECK, resize=Projection()), (16, 32), 8),
+        ("projected basic", replace(BASIC, resize=Projection()), (32, 48), 8),
     )
 }
 

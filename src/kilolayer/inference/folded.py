@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import groupby
 from typing import TypeVar, cast
 
 import torch
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 
 from kilolayer.inference.layers import FoldedConv, FoldedNorm
 from kilolayer.kernels import refusal
-from kilolayer.kernels.chain import Chain, chain_of
-from kilolayer.kernels.inference import NativeRun
+from kilolayer.kernels.inference import NativeRun, Step, step_of
 from kilolayer.networks import ResidualNetwork
 from kilolayer.units import BatchNorm, GatedUnit, ResidualUnit
 from kilolayer.units.modules import Paths
@@ -45,16 +43,22 @@ def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNe
 
 def _runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, nn.Module]]:
     """A stage's units, neighbours of which the kernels compute as one run, by the name of the first."""
+    run: list[tuple[str, Step]] = []
 
-    def chain(named: tuple[str, nn.Module]) -> bool:
-        return native and isinstance(chain_of(named[1]), Chain)
+    def ended() -> Iterator[tuple[str, nn.Module]]:
+        if run:
+            yield run[0][0], NativeRun([step for _, step in run])
+        run.clear()
 
-    for together, units in groupby(stage.named_children(), chain):
-        if together:
-            names, modules = zip(*units, strict=True)
-            yield names[0], NativeRun([cast(Chain, chain_of(module)) for module in modules])
+    for name, unit in stage.named_children():
+        step = step_of(unit) if native else None
+        if step is None or step.changes:
+            yield from ended()
+        if step is None:
+            yield name, _folded_unit(cast(ResidualUnit, unit))
         else:
-            yield from ((name, _folded_unit(cast(ResidualUnit, unit))) for name, unit in units)
+            run.append((name, step))
+    yield from ended()
 
 
 def _folded_unit(unit: ResidualUnit) -> nn.Module:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kilolayer.kernels.inference import scale_and_shift
 from kilolayer.units import BatchNorm
 
 
@@ -78,19 +79,18 @@ class FoldedNorm(FoldedConv):
         super().__init__(each.to(norm.weight), norm, relu)
 
 
-def scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """BN(x) = scale·x + shift, with its running statistics."""
-    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018 - ours always have them
-    scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
-    return scale, norm.bias.detach() - norm.running_mean * scale
-
-
 def _two(sizes: object) -> list[int]:
     return [int(size) for size in cast(tuple[int, ...], sizes)]
 
 
 def _joins(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32) and _HAS_JOINED
+    # An exporter knows no such call.
+    return (
+        _HAS_JOINED
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        and x.device.type == "cpu"
+        and x.dtype in (torch.bfloat16, torch.float32)
+    )
 
 
 def _has_joined() -> bool:

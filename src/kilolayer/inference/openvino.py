@@ -1,8 +1,9 @@
-"""A network run by OpenVINO."""
+"""A network, or an ONNX file, run by OpenVINO."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -14,22 +15,39 @@ from kilolayer.errors import InputError
 MISSING = "OpenVINO is not installed: pip install 'kilolayer[export]'"
 
 
-def session(
-    module: nn.Module, x: Tensor, threads: int, precision: str = "auto"
-) -> Callable[[Tensor], numpy.ndarray[Any, Any]]:
+Run = Callable[[Tensor], numpy.ndarray[Any, Any]]
+"""From images to logits."""
+
+
+def session(module: nn.Module, x: Tensor, threads: int, precision: str = "auto") -> Run:
     """A function from images shaped as `x` to logits. `precision` "fp32" forbids bf16.
 
     Raises `InputError` where OpenVINO is missing.
     """
-    try:
-        import openvino
-    except ImportError:
-        raise InputError(MISSING) from None
+    openvino = _installed()
     example = x.detach().float().cpu().contiguous()
     with torch.no_grad():
         converted = openvino.convert_model(
             module.eval().float().cpu(), example_input=example, input=list(x.shape)
         )
+    return _compiled(converted, threads, precision)
+
+
+def run_file(path: Path, x: Tensor, threads: int, precision: str = "auto") -> Run:
+    """A function from images shaped as `x` to logits by the network in an ONNX file."""
+    converted = _installed().convert_model(str(path), input=list(x.shape))
+    return _compiled(converted, threads, precision)
+
+
+def _installed() -> Any:
+    try:
+        import openvino
+    except ImportError:
+        raise InputError(MISSING) from None
+    return openvino
+
+
+def _compiled(converted: Any, threads: int, precision: str) -> Run:
     hints: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
@@ -37,11 +55,12 @@ def session(
     }
     if precision != "auto":
         hints["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
-    compiled = openvino.Core().compile_model(converted, "CPU", hints)
-    request = compiled.create_infer_request()
+    request = _installed().Core().compile_model(converted, "CPU", hints).create_infer_request()
 
     def run(images: Tensor) -> numpy.ndarray[Any, Any]:
         found = request.infer([images.detach().float().contiguous().numpy()])
-        return next(iter(found.values()))
+        # The request writes its next answer into the same memory.
+        answer: numpy.ndarray[Any, Any] = next(iter(found.values())).copy()
+        return answer
 
     return run
