@@ -4,7 +4,8 @@
 
 Called again with the same --out it goes on where it was; a run in the middle continues from its checkpoint.
 Every finished cell is written to OUT/full-cells.json at once, with its error, images/s, wall time and
-machine. Needs neither tyro nor rich, only the Python API. `--iterations 20` tries it out on a CPU; such
+machine. Needs neither tyro nor rich, only the Python API (with cattrs). What docs/gpu.md has for speed is
+asked for with --kernels fused, --graph on and --compile units. `--iterations 20` tries it out on a CPU; such
 runs bear "proxy" in their recipe's name.
 """
 
@@ -14,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from collect import collected
@@ -23,7 +25,7 @@ from kilolayer.papers import Cell, Scale, table
 from kilolayer.papers import experiment as experiment_of
 from kilolayer.sweep.reproduction import run_name
 from kilolayer.sweep.worker import execute
-from kilolayer.training import choose_device, choose_precision
+from kilolayer.training import choose_device, choose_graph, choose_kernels, choose_precision
 from kilolayer.values import to_json
 
 
@@ -45,9 +47,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kernels", choices=("plain", "fused"), default="plain", help="fused: Triton's")
+    parser.add_argument("--compile", choices=("off", "units", "model"), default="off")
+    parser.add_argument("--graph", choices=("off", "on"), default="off", help="each step as one CUDA graph")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
-    precision = choose_precision("auto", choose_device())
+    device = choose_device()
+    precision = choose_precision("auto", device)
+    last = precision == "bf16"
+    kernels = choose_kernels(
+        options.kernels, device, precision, channels_last=last, compiled=options.compile != "off"
+    )
+    ways = {"kernels": kernels, "compile": options.compile, "graph": choose_graph(options.graph, device)}
     scale = Scale("trial" if options.iterations else "full", iterations=options.iterations)
     for cell in cells():
         made = experiment_of(
@@ -56,8 +67,9 @@ def main() -> None:
             data=Data(options.data),
             scale=scale,
             precision=precision,
-            channels_last=precision == "bf16",
+            channels_last=last,
         )
+        made = replace(made, **ways)
         folder = options.out / run_name(made)
         outcome = execute(str(folder), to_json(made), stop=lambda: time.monotonic() > deadline)
         print(f"{cell.table}, {cell.row}, {cell.column}: {outcome}", flush=True)
@@ -70,7 +82,11 @@ def note(path: Path, cell: Cell, folder: Path) -> None:
     """Adds a finished cell, with everything that says where its figure comes from."""
     noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     reported = "fail" if cell.failed else cell.reported
-    noted[cell.slug] = {"row": cell.row, "column": cell.column, "reported": reported, **collected(folder)}
+    # A cell that diverged in its first epoch has a result and no curve.
+    whole = (folder / "metrics.jsonl").exists()
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    found = collected(folder) if whole else {"result": result}
+    noted[cell.slug] = {"row": cell.row, "column": cell.column, "reported": reported, **found}
     path.write_text(json.dumps(noted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from kilolayer.cli import parse
 from kilolayer.commands.demo import UNITS, Demo, again, demo, plan, shares
 from kilolayer.errors import InputError
 from kilolayer.sweep import worker
+from kilolayer.training import choose_device, computing
 from kilolayer.values import to_json
 
 
@@ -89,6 +90,12 @@ def test_the_command_that_goes_on_is_the_same_demo(tmp_path: Path) -> None:
     for options in (Demo(), Demo(depths=(8, 20), iterations=5, seed=3, workers=1)):
         said = parse(shlex.split(again(options, tmp_path))[1:])
         assert plan(said, tmp_path) == plan(options, tmp_path)
+
+
+def test_its_runs_are_computed_as_train_chooses(tmp_path: Path) -> None:
+    here = computing(choose_device("cpu"))
+    for one in plan(Demo(depths=(20,)), tmp_path).values():
+        assert {name: getattr(one.experiment, name) for name in here} == here
 
 
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,9 @@ from kilolayer.errors import InputError
 from kilolayer.papers import tables
 from kilolayer.sweep.findings import findings
 from kilolayer.sweep.reproduction import keep, open_sweep, plan
-from kilolayer.sweep.request import SIZES, Size
+from kilolayer.sweep.request import SIZES, Request, Size
+from kilolayer.training import choose_device, computing
+from kilolayer.values import from_json, to_json
 from test_reproduce_findings import FULL, SMOKE, as_in_the_paper, pretend
 
 DIGITS = ("--scale", "smoke", "--data", "digits")
@@ -153,6 +155,28 @@ def test_the_command_of_a_request_gives_the_request() -> None:
     )
     for one in (asked, replace(asked, data=None, size=SIZES["full"], seeds=(0, 1), recipe=None)):
         assert request(parse(shlex.split(whole(one))[1:])) == one
+
+
+def test_runs_are_computed_as_train_chooses_and_as_the_request_keeps() -> None:
+    here = computing(choose_device("cpu"))
+    asked = request(Reproduce(tables=("p2-table-1",), device="cpu"))
+    assert asked.computing == here
+    made = plan(asked, Path("unused")).runs[0].experiment
+    assert {name: getattr(made, name) for name in here} == here
+    plain = request(Reproduce(tables=("p2-table-1",), device="cpu", precision="bf16", kernels="plain"))
+    assert (plain.kernels, plain.evaluation, plain.channels_last) == ("plain", "plain", True)
+    # The command that repeats a sweep names its kernels; one stored before there were any has plain ones.
+    assert request(parse(shlex.split(whole(plain))[1:])) == plain
+    written = json.loads(to_json(plain))
+    del written["kernels"], written["evaluation"]
+    assert from_json(json.dumps(written), Request) == plain
+
+
+def test_a_cluster_s_gpus_are_not_asked_for_here() -> None:
+    asked = request(Reproduce(tables=("p2-table-1",), engine="ray", device="cuda"))
+    assert asked.computing == {
+        "precision": "bf16", "channels_last": True, "kernels": "plain", "evaluation": "plain",
+    }  # fmt: skip
 
 
 def test_a_folder_alone_holds_the_tables_own_data(tmp_path: Path) -> None:

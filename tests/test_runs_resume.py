@@ -16,7 +16,7 @@ import torch
 from kilolayer.data import Images
 from kilolayer.errors import InputError
 from kilolayer.runs import Run, record
-from kilolayer.training import Experiment, Training
+from kilolayer.training import Experiment, Resolution, Training
 from kilolayer.units import Dropout
 from tiny_runs import HERE, PREACT, Poll, outcome, splits_of, tiny, train, training_of, with_recipe
 
@@ -31,6 +31,8 @@ VARIANTS = {
     "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), memory="balanced"),
     "seldom evaluated": tiny(evaluate_every=2),
     "no momentum": with_recipe(tiny(), momentum=0.0),
+    "averaged": with_recipe(tiny(validation=20), averaged=0.5),
+    "growing images": with_recipe(tiny(), resolution=Resolution(0.5, ((0.2, 0.75), (0.5, 1.0)))),
 }
 
 
@@ -85,7 +87,7 @@ def test_the_variants_are_not_the_same_run(whole: Any) -> None:
     # Looking seldom and holding images back from a larger set change no step.
     assert figures["seldom evaluated"] == figures["plain"]
     assert figures["recomputed"] == figures["dropout"]
-    assert len(set(figures.values())) == 5
+    assert len(set(figures.values())) == 7
 
 
 def test_stopped_before_the_first_step_nothing_is_lost_or_begun(tmp_path: Path) -> None:

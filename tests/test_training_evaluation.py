@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kilolayer.data import Images, Statistics
+from kilolayer.__main__ import main
+from kilolayer.data import Data, Images, Statistics, load
 from kilolayer.errors import InputError
-from kilolayer.training import Evaluation, evaluate
+from kilolayer.inference.folded import FoldedUnit
+from kilolayer.kernels import fuse
+from kilolayer.training import Evaluation, Experiment, Steps, evaluate, evaluation_with
 from kilolayer.training.evaluation import forward
-from tiny_runs import HERE, Poll, numbered, splits_of, tiny, training_of
+from kilolayer.units import BOTTLENECK, FULL_PREACT, ORIGINAL, ExclusiveGate, Unit
+from kilolayer.values import from_json, to_json
+from tiny_runs import HERE, PREACT, Poll, numbered, splits_of, tiny, train, training_of, with_recipe
 
 PLAIN = Statistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
 
@@ -184,3 +192,69 @@ def test_a_training_evaluates_by_its_own_statistics_and_classes() -> None:
     wrong = (logits.argmax(1) != images.labels).double().mean().item()
     assert found.error == pytest.approx(100 * wrong)
     assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, images.labels).item(), rel=1e-5)
+
+
+BF16: dict[str, Any] = {"precision": "bf16", "channels_last": True}
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [PREACT, replace(PREACT, arrangement=ORIGINAL), replace(BOTTLENECK, arrangement=FULL_PREACT),
+     replace(PREACT, h=ExclusiveGate(-1.0))],
+    ids=["pre-activation", "original", "bottleneck", "gated"],
+)  # fmt: skip
+def test_a_folded_evaluation_is_the_plain_one_up_to_rounding(unit: Unit) -> None:
+    """On a network that has learned: in fp32 to fp32's rounding, in bf16 to bf16's."""
+    learning = with_recipe(tiny(unit, **BF16), iterations=120, batch_size=32, rate=Steps(0.1))
+    experiment = replace(learning, data=Data(subset=500))
+    training = training_of(experiment)
+    fuse(training.model)
+    for _ in training.steps():
+        pass
+    images, statistics = splits_of(experiment, 360).test, training.statistics
+    asked: dict[str, Any] = {"place": HERE, "num_classes": 10, "channels_last": True}
+
+    def of(**options: Any) -> Evaluation:
+        found = evaluate(training.model, images, statistics, **asked, **options)
+        assert found is not None
+        return found
+
+    exact = of(evaluation="plain")
+    assert exact.error < 75  # chance is 90
+    folded = of(evaluation="folded")
+    assert folded.loss == pytest.approx(exact.loss, rel=1e-5)
+    assert folded.confusion == exact.confusion
+    rough = of(evaluation="folded", precision="bf16")
+    assert rough.loss == pytest.approx(exact.loss, rel=0.02)
+    assert abs(rough.error - exact.error) <= 2
+    assert rough.loss != folded.loss
+    assert not any(isinstance(module, FoldedUnit) for module in training.model.modules())
+
+
+def test_evaluate_repeats_a_folded_run_s_own_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = tiny(replace(BOTTLENECK, arrangement=FULL_PREACT), evaluation="folded", **BF16)
+    train(tmp_path / "run", experiment, splits=load(experiment.data))
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--device", "cpu", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    own = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (again["error"], again["loss"]) == (own["test_error"], own["test_loss"])
+    # The plain path is another one: equal figures would not show which was taken.
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"folded"', '"plain"'))
+    assert main(["evaluate", str(tmp_path / "run"), "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] != own["test_loss"]
+
+
+def test_runs_of_before_are_evaluated_as_they_were() -> None:
+    written = json.loads(to_json(tiny(evaluation="folded", **BF16)))
+    del written["evaluation"]
+    assert from_json(json.dumps(written), Experiment).evaluation == "plain"
+
+
+def test_fused_kernels_are_evaluated_folded_and_plain_ones_plain() -> None:
+    assert (evaluation_with("fused"), evaluation_with("plain")) == ("folded", "plain")
+    with pytest.raises(InputError, match="evaluation is 'quick'; allowed: 'plain', 'folded'"):
+        tiny(evaluation="quick")

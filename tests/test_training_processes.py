@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from kilolayer.data import batch, measure
+from kilolayer.data import batch, measure, selected
 from kilolayer.runs import Run, record
 from kilolayer.training import Experiment, NonFinite, Training, evaluate, place
 from kilolayer.training import loop as loop_module
@@ -30,7 +30,7 @@ STEPS = 12
 def experiment() -> Experiment:
     """Twelve steps: more than the eight after which the processes ask one another."""
     unit: Unit = replace(PREACT, h=Dropout(0.5))
-    return with_recipe(tiny(unit, validation=20), iterations=STEPS)
+    return with_recipe(tiny(unit, validation=20), iterations=STEPS, averaged=0.5)
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -45,11 +45,11 @@ def main(folder: str, stop_at: int, diverge: bool) -> None:
     masks: list[str] = []
 
     def spy(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        x, labels = batch(*args)
+        x, labels = selected(*args)
         seen.extend(x.flatten(1).tolist())
         return x, labels
 
-    setattr(loop_module, "batch", spy)  # noqa: B010 - replaced in this process only
+    setattr(loop_module, "selected", spy)  # noqa: B010 - replaced in this process only
     with place("cpu") as here:
         what = experiment()
         training = Training(what, splits_of(what), here)

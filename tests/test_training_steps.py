@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kilolayer.data import NO_AUGMENTATION, Images, batch
+from kilolayer.data import NO_AUGMENTATION, Images, batch, selected
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
 from kilolayer.training import Experiment, Place, Steps, Training
@@ -111,11 +111,11 @@ def test_an_epoch_sees_whole_batches_of_images_each_at_most_once(monkeypatch: py
     seen: list[list[float]] = []
 
     def spy(*args: Any) -> tuple[Tensor, Tensor]:
-        x, labels = batch(*args)
+        x, labels = selected(*args)
         seen.append(x[:, 0, 0, 0].tolist())
         return x, labels
 
-    monkeypatch.setattr(loop_module, "batch", spy)
+    monkeypatch.setattr(loop_module, "selected", spy)
     training = training_of(with_recipe(tiny(), augmentation=NO_AUGMENTATION, normalization="channel"))
     numbered_pixels(training)
     for _ in training.steps():

@@ -34,7 +34,8 @@ def _converter() -> Any:
 
 
 def _read_older(converter: Any, experiment: type) -> None:
-    """Experiments of releases that knew no more than `grad_checkpointing`, which changed no bit either."""
+    """Experiments of releases that knew no more than `grad_checkpointing`, which changed no bit either, and
+    `compile` as yes or no."""
     from cattrs.gen import make_dict_structure_fn
 
     read: Any = make_dict_structure_fn(experiment, converter)
@@ -44,6 +45,8 @@ def _read_older(converter: Any, experiment: type) -> None:
             value = {key: each for key, each in value.items() if key != "grad_checkpointing"} | (
                 {"memory": "balanced"} if value["grad_checkpointing"] is True else {}
             )
+        if isinstance(value, dict) and isinstance(value.get("compile"), bool):
+            value = value | {"compile": "model" if value["compile"] else "off"}
         return read(value, kind)
 
     converter.register_structure_hook(experiment, structure)

@@ -48,13 +48,13 @@ def generators_not_restored() -> None:
 
     from kilolayer.training import loop
 
-    generator, keyed = np.random.default_rng(0), loop.batch
+    generator, keyed = np.random.default_rng(0), loop.select
 
     def drawn(*args: Any) -> Any:
-        images, *rest, positions = args
-        return keyed(images, *rest, torch.from_numpy(generator.permutation(len(images))[: len(positions)]))
+        n, *rest, positions, device = args
+        return keyed(n, *rest, torch.from_numpy(generator.permutation(n)[: len(positions)]), device)
 
-    loop.batch = drawn
+    loop.select = drawn
 
 
 def metrics_not_cut() -> None:

@@ -34,7 +34,7 @@ WHOLE = (
     "batch-size",
     "threads",
 )
-NUMBER = ("lr", "weight-decay", "dropout")
+NUMBER = ("lr", "weight-decay", "dropout", "label-smoothing", "averaged")
 CHOICE = {"arrangement": "full_preactivation", "resize": "zero_pad", "recipe": "paper", "precision": "bf16"}
 NO_NUMBERS = (
     "",

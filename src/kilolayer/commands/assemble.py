@@ -13,7 +13,7 @@ from kilolayer.commands.options import ComputeOptions, DataOptions, RecipeOption
 from kilolayer.data.describe import Data
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, describe
-from kilolayer.training import Experiment, Recipe, fitted, recipe, with_data
+from kilolayer.training import Experiment, Recipe, Resolution, fitted, recipe, with_data
 from kilolayer.training.budget import budget
 from kilolayer.units import ARRANGEMENTS, Projection, ZeroPad, parse_shortcut
 
@@ -32,18 +32,27 @@ def assemble(settings: Settings, device: torch.device | None = None) -> tuple[Ex
     Raises `InputError` for whatever cannot be used, what is quick to check before the data are read.
     """
     from kilolayer.data import load
-    from kilolayer.training import choose_device, choose_kernels, choose_precision
+    from kilolayer.training import (
+        choose_device,
+        choose_graph,
+        choose_kernels,
+        choose_precision,
+        evaluation_with,
+    )
 
     compute, unit = settings.compute, settings.unit
     layout = _channels_last(compute)
     budget(compute.memory)
     device = device or choose_device(compute.device)
-    precision = choose_precision(compute.precision, device)
-    channels_last = precision == "bf16" if layout is None else layout
-    kernels = choose_kernels(
-        compute.kernels, device, precision, channels_last=channels_last, compiled=compute.compile
-    )
     named = described(settings.model, unit) if settings.model else None
+    fusable = None if compute.kernels == "plain" else named or described(SMALL, unit)
+    precision = choose_precision(compute.precision, device, fusable)
+    # On a CPU PyTorch's convolutions are faster so in fp32, too.
+    channels_last = (precision == "bf16" or device.type == "cpu") if layout is None else layout
+    kernels = choose_kernels(
+        compute.kernels, device, precision, channels_last=channels_last, compiled=compute.compile != "off"
+    )
+    graph = choose_graph(compute.graph, device)
     data = _data(settings.data)
     # Before the data are read, which may take long; their number decides only how many steps there are.
     _recipe(settings.recipe, data, 50_000)
@@ -59,7 +68,9 @@ def assemble(settings: Settings, device: torch.device | None = None) -> tuple[Ex
         precision=precision,
         channels_last=channels_last,
         compile=compute.compile,
+        graph=graph,
         kernels=kernels,
+        evaluation=evaluation_with(kernels),
         memory=compute.memory,
         evaluate_every=settings.evaluate_every,
     )
@@ -115,11 +126,26 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
     made = base
     if options.batch_size is not None:
         made = replace(made, batch_size=options.batch_size)
-    if options.weight_decay is not None:
-        made = replace(made, weight_decay=options.weight_decay)
+    given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing", "averaged")}
+    made = replace(made, **{name: value for name, value in given.items() if value is not None})
+    if options.resolution is not None:
+        made = replace(made, resolution=_resolution(options.resolution))
     if options.lr is not None:
         made = replace(made, rate=made.rate.times(_rate(options.lr) / made.rate.peak))
     return made.shortened(_iterations(options, base, made, images))
+
+
+def _resolution(text: str) -> Resolution:
+    """0.5,0.75@0.4,1@0.7: a scale, and each further one from its share of the run on."""
+    try:
+        first, *later = text.split(",")
+        start, pairs = float(first), [tuple(map(float, one.split("@"))) for one in later]
+        changes = tuple((share, scale) for scale, share in pairs)
+    except ValueError:
+        raise InputError(
+            f"--resolution is {text!r}; allowed: SCALE, or SCALE,SCALE@SHARE,… as 0.5,0.75@0.4,1@0.7"
+        ) from None
+    return Resolution(start, changes)
 
 
 def _iterations(options: RecipeOptions, base: Recipe, made: Recipe, images: int) -> int:

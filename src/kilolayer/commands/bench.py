@@ -64,6 +64,8 @@ def bench(options: Bench) -> int:
     if options.plot is not None:
         check_installed()
     entries = [[contestant(name) for name in names] for names in races]
+    if options.plot is not None and not any(one.ours for each in entries for one in each):
+        raise InputError("--plot needs a network of ours by its name: its traffic is where peers stand")
     conditions = Conditions(
         options.batch_size, options.threads, options.device, options.infer, options.repeats
     )
@@ -132,9 +134,13 @@ def _print(found: dict[str, Any]) -> None:
     threads = f"{conditions['threads']} thread" + ("s" if conditions["threads"] > 1 else "")
     print(f"{found['work']}, batches of {conditions['batch_size']}, {threads}, {conditions['device']}")
     products = ", ".join(
-        f"{name} {ceilings[f'{name}_flops'] / 1e9:,.0f} GFLOP/s" for name in ("bf16", "fp32")
+        f"{name} {ceilings[f'{name}_flops'] / 1e9:,.0f} GFLOP/s"
+        for name in ("bf16", "fp32", "int8")
+        if f"{name}_flops" in ceilings
     )
-    print(f"this machine at its best: {products}, copy {ceilings['copy_bytes'] / 1e9:.1f} GB/s\n", flush=True)
+    print(f"{found['machine']['name']} ({' '.join(found['machine']['instructions'])})")
+    print(f"this machine at its best: {products}, copy {ceilings['copy_bytes'] / 1e9:.1f} GB/s")
+    print(f"the ceiling is {found['fastest_arithmetic']}'s\n", flush=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("network", overflow="fold")
     for heading in ("images/s", "least–most", "peak MB", "of ceiling", "J/image", "disturbed"):

@@ -82,10 +82,12 @@ def plan(options: Demo, folder: Path) -> dict[tuple[int, str], Planned]:
 
 def experiment(options: Demo, depth: int, unit: str) -> Experiment:
     """One network of the demo: the same data, recipe and seed for all."""
+    from kilolayer.training import choose_device, computing
+
     data = Data("digits")
     network = cifar(depth, replace(BASIC, arrangement=ARRANGEMENTS[unit]), in_chans=1, image_size=8)
     chosen = with_data(recipe("short", TRAINING_IMAGES), data).shortened(options.iterations)
-    return Experiment(network, data, chosen, seed=options.seed)
+    return Experiment(network, data, chosen, seed=options.seed, **computing(choose_device("cpu")))
 
 
 def check_folder(folder: Path) -> None:

@@ -160,6 +160,7 @@ def _measured(options: Evaluate, network: Network, images: Images) -> Evaluation
         batch_size=options.batch_size,
         precision=precision,
         channels_last=bool(own and own.channels_last),
+        evaluation=own.evaluation if own else "plain",
     )
     assert measured is not None  # noqa: S101 - only a stop gives none
     return measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -40,6 +41,13 @@ def choice(*allowed: str) -> PrimitiveConstructorSpec[Any]:
 
 
 _WHOLE = _option("N", _number(int, "whole number"))
+# Without a word behind it, as it was when it had none.
+_COMPILE = replace(
+    choice("units", "model", "off"),
+    nargs=(0, 1),
+    metavar="[{units,model,off}]",
+    instance_from_str=lambda words: words[0] if words else "model",
+)
 _NUMBER = _option("X", _number(float, "number"))
 # For options whose help says in words what happens without them.
 SAID = arg(help_behavior_hint="")
@@ -57,6 +65,8 @@ Name = Annotated[Positional[str], arg(metavar="NAME")]
 Trained = Annotated[Positional[str], arg(metavar="RUN_OR_WEIGHTS")]
 OptionalNames = Annotated[Positional[tuple[str, ...]], arg(metavar="[NAME...]", help_behavior_hint="")]
 Files = Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...", help_behavior_hint="")]
+CompileChoice = Annotated[Literal["off", "units", "model"], _COMPILE]
+GraphChoice = Annotated[Literal["auto", "off", "on"], choice("auto", "off", "on")]
 Device = Annotated[str, _option("DEVICE", str)]
 KernelsChoice = Annotated[Literal["auto", "plain", "fused"], choice("auto", "plain", "fused")]
 PrecisionChoice = Annotated[Literal["auto", "fp32", "bf16"], choice("auto", "fp32", "bf16")]

@@ -9,7 +9,9 @@ from tyro.conf import OmitArgPrefixes
 
 from kilolayer.commands.flags import (
     SAID,
+    CompileChoice,
     Device,
+    GraphChoice,
     KernelsChoice,
     OptionalFolder,
     OptionalName,
@@ -30,7 +32,7 @@ ARRANGEMENT_NAMES = (
     "relu_only_preactivation",
     "full_preactivation",
 )
-RECIPE_NAMES = ("paper", "paper-v1", "released", "resnext", "imagenet", "short", "smoke")
+RECIPE_NAMES = ("paper", "paper-v1", "released", "resnext", "imagenet", "short", "sprint", "smoke")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,14 @@ class RecipeOptions:
     """The highest learning rate; the schedule is scaled to it."""
     weight_decay: OptionalNumber = None
     """Weight decay."""
+    label_smoothing: OptionalNumber = None
+    """The share of every label that is spread over all classes."""
+    averaged: OptionalNumber = None
+    """Evaluate and save the running mean of the weights over about this share of the run; 0: the last
+    weights."""
+    resolution: OptionalText = None
+    """Sides of the training images as shares of the full one, each with the share of the run from which it
+    holds: 0.5,0.75@0.4,1@0.7. Evaluation is at full size."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +106,19 @@ class ComputeOptions:
     device: Device = "auto"
     """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
     precision: PrecisionChoice = "auto"
-    """auto is bf16 where the hardware has it, else fp32."""
+    """auto is bf16 where the hardware has it or the kernels compute most of the network, else fp32."""
     channels_last: Switch = False
-    """Keep channels last in memory; so it is anyway with bf16."""
+    """Keep channels last in memory; so it is anyway with bf16, and on a CPU."""
     no_channels_last: Switch = False
-    """Keep channels first, also with bf16."""
-    compile: Switch = False
-    """Compile the network with torch.compile: slow to start, then faster."""
+    """Keep channels first, whatever is faster."""
+    compile: CompileChoice = "off"
+    """Compile with torch.compile: each kind of unit once (units), so that the start does not grow with depth,
+    or the network (model, or no word behind it)."""
+    graph: GraphChoice = "auto"
+    """Replay each step as one CUDA graph; auto is off until that has been measured."""
     kernels: KernelsChoice = "auto"
-    """fused computes whole residual units at once, in bf16 on a CPU that multiplies it (built at first use);
-    auto is fused where that can be, else plain."""
+    """fused computes whole residual units at once, in bf16, on a CPU (built at first use) or with Triton on a
+    GPU; auto is fused on a CPU where that can be, else plain."""
     memory: Text = "fastest"
     """fastest; balanced or smallest recompute units in the backward pass, once or twice, for a fraction of
     the memory; bytes as 2GB take the least recomputation that fits. No figure changes."""

@@ -12,6 +12,7 @@ import tyro
 from kilolayer.commands.flags import (
     SAID,
     Device,
+    KernelsChoice,
     OptionalFolder,
     OptionalText,
     OptionalWhole,
@@ -91,6 +92,8 @@ class Reproduce:
     """auto, cpu, cuda."""
     precision: PrecisionChoice = "auto"
     """auto is bf16 where the hardware has it, else fp32."""
+    kernels: KernelsChoice = "auto"
+    """fused computes whole residual units at once, in bf16; auto is fused where train's is, else plain."""
     out: OptionalFolder = None
     """The sweep's folder; otherwise runs/TABLE-XXXX."""
     resume: OptionalFolder = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,8 +16,8 @@ from kilolayer.errors import InputError
 from kilolayer.papers import Plan, table, tables
 from kilolayer.sweep import Engine, Pool
 from kilolayer.sweep.request import SIZES, Request, Size
-from kilolayer.training import choose_device, choose_precision
-from kilolayer.training.experiment import Precision
+from kilolayer.training import choose_device, computing, evaluation_with
+from kilolayer.training.experiment import Kernels
 
 if TYPE_CHECKING:
     from kilolayer.sweep.reproduction import Reproduction
@@ -27,7 +27,6 @@ SIZE_OPTIONS = ("image_size", "subset", "iterations", "batch_size", "evaluate_ev
 
 def request(options: Reproduce) -> Request:
     """What was asked for, in the words of the sweep. Raises `InputError` for what cannot be used."""
-    precision = _precision(options)
     runs = max(table(name).statistic.runs for name in options.tables)
     return Request(
         tables=options.tables,
@@ -38,16 +37,22 @@ def request(options: Reproduce) -> Request:
         recipe=options.recipe,
         size=_size(options),
         settings=options.settings,
-        precision=precision,
-        channels_last=precision == "bf16",
+        **_computing(options),
     )
 
 
-def _precision(options: Reproduce) -> Precision:
-    if options.engine == "ray" and options.device.startswith("cuda") and options.precision == "auto":
-        return "bf16"  # the GPU is another machine's
-    device = "cpu" if options.engine == "ray" and options.device.startswith("cuda") else options.device
-    return choose_precision(options.precision, choose_device(device))
+def _computing(options: Reproduce) -> dict[str, Any]:
+    """How the runs are computed. A cluster's GPUs are other machines', so nothing is asked of them here."""
+    if options.engine != "ray" or not options.device.startswith("cuda"):
+        return computing(choose_device(options.device), options.precision, options.kernels)
+    precision = "bf16" if options.precision == "auto" else options.precision
+    kernels: Kernels = "fused" if options.kernels == "fused" else "plain"
+    return {
+        "precision": precision,
+        "channels_last": precision == "bf16",
+        "kernels": kernels,
+        "evaluation": evaluation_with(kernels),
+    }
 
 
 def _data(options: Reproduce) -> Data | None:

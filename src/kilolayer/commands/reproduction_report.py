@@ -97,6 +97,7 @@ def _line(request: Request, names: tuple[str, ...], rows: tuple[str, ...], colum
     words += ["--recipe", request.recipe] if request.recipe else []
     words += _size_words(request)
     words += ["--settings", request.settings, "--precision", request.precision]
+    words += ["--kernels", request.kernels]
     return shlex.join(words)
 
 

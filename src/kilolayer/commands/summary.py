@@ -35,8 +35,9 @@ def _skipped(places: tuple[str, ...]) -> dict[str, str]:
 def conclude(run: Run) -> None:
     """The final figures, and what can be done with the run."""
     result = run.result() or {}
+    which = "mean of the weights" if run.experiment().recipe.averaged else "last weights"
     rows = {
-        "test error": f"{result['test_error']:.2f} %, top-5 {result['test_top5_error']:.2f} % (last weights)",
+        "test error": f"{result['test_error']:.2f} %, top-5 {result['test_top5_error']:.2f} % ({which})",
         **_validation(result),
         "time": f"{_duration(result['train_seconds'])}{_speed(run)}",
         "next": f"kilolayer evaluate {run.path}",

@@ -17,13 +17,23 @@ from kilolayer.data.describe import (
 from kilolayer.lazy import lazily
 
 if TYPE_CHECKING:
-    from kilolayer.data.augment import Draws, batch, draws, permutation
+    from kilolayer.data.augment import (
+        Draws,
+        Selection,
+        batch,
+        draws,
+        permutation,
+        resampled,
+        select,
+        selected,
+    )
     from kilolayer.data.images import Images, Splits
     from kilolayer.data.loading import load
     from kilolayer.data.statistics import Statistics, measure
 
 _HOMES = {
     "Draws": "augment", "batch": "augment", "draws": "augment", "permutation": "augment",
+    "Selection": "augment", "resampled": "augment", "select": "augment", "selected": "augment",
     "Images": "images", "Splits": "images", "load": "loading",
     "Statistics": "statistics", "measure": "statistics",
 }  # fmt: skip
@@ -35,6 +45,7 @@ __all__ = [
     "Draws",
     "Images",
     "Normalization",
+    "Selection",
     "Splits",
     "Statistics",
     "batch",
@@ -43,6 +54,9 @@ __all__ = [
     "load",
     "measure",
     "permutation",
+    "resampled",
+    "select",
+    "selected",
 ]
 
 

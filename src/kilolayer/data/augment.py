@@ -7,6 +7,7 @@ epoch would.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,9 +34,29 @@ class Draws:
     flip: Tensor
     centre: Tensor
 
-    def at(self, positions: Tensor, device: torch.device) -> Draws:
-        taken = (field[positions].to(device) for field in (self.top, self.left, self.flip, self.centre))
-        return Draws(*taken)
+    def fields(self) -> tuple[Tensor, ...]:
+        return self.top, self.left, self.flip, self.centre
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The images of a step: int64 (B,), which they are, and what chance decides for each; on one device."""
+
+    images: Tensor
+    draws: Draws | None
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.images, *(self.draws.fields() if self.draws else ()))
+
+    def mapped(self, each: Callable[[Tensor], Tensor]) -> Selection:
+        """`each` applied to every tensor."""
+        drawn = Draws(*map(each, self.draws.fields())) if self.draws else None
+        return Selection(each(self.images), drawn)
+
+    def copy_(self, other: Selection) -> None:
+        """Takes the content of another selection of the same size, in place."""
+        for own, new in zip(self.tensors(), other.tensors(), strict=True):
+            own.copy_(new)
 
 
 @lru_cache(maxsize=4)
@@ -85,6 +106,13 @@ def augment(x: Tensor, drawn: Draws, augmentation: Augmentation) -> Tensor:
     return cut_out(mirrored, drawn.centre, augmentation.cutout)
 
 
+def resampled(x: Tensor, side: int) -> Tensor:
+    """x (B, C, H, W) at `side` pixels a side, each a mean of what it covers, weighted by a triangle."""
+    if x.shape[-2:] == (side, side):
+        return x
+    return functional.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
 def batch(
     images: Images,
     statistics: Statistics,
@@ -95,15 +123,45 @@ def batch(
 ) -> tuple[Tensor, Tensor]:
     """The images at these positions of an epoch: float32 (B, C, H, W) and int64 (B,), where the pixels are.
 
-    positions: a range, or int64 (B,) on the CPU, each within 0 … len(images)-1.
+    positions: a range, or int64 (B,), each within 0 … len(images)-1.
     """
-    at = positions if isinstance(positions, Tensor) else torch.tensor(positions, dtype=torch.int64)
     device = images.pixels.device
-    chosen = images[permutation(seed, epoch, len(images))[at].to(device)]
+    selection = select(len(images), augmentation, seed, epoch, positions, device)
+    return selected(images, statistics, augmentation, selection)
+
+
+def select(
+    n: int,
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    positions: Tensor | range,
+    device: torch.device,
+) -> Selection:
+    """Which of n images stand at these positions of an epoch. Positions as a range wait for no device."""
+    at = slice(positions.start, positions.stop, positions.step) if isinstance(positions, range) else positions
+    return _epoch(seed, epoch, n, augmentation, device).mapped(lambda field: field[at])
+
+
+def selected(
+    images: Images, statistics: Statistics, augmentation: Augmentation, selection: Selection
+) -> tuple[Tensor, Tensor]:
+    """The selected images as `batch` gives them: a function of tensors on one device and of nothing else."""
+    chosen = images[selection.images]
     x = statistics.normalize(chosen.pixels)
-    if augmentation != NO_AUGMENTATION:
-        x = augment(x, draws(seed, epoch, len(images), augmentation).at(at, device), augmentation)
+    if selection.draws is not None:
+        x = augment(x, selection.draws, augmentation)
     return x, chosen.labels
+
+
+@lru_cache(maxsize=4)
+def _epoch(seed: int, epoch: int, n: int, augmentation: Augmentation, device: torch.device) -> Selection:
+    """All positions of an epoch, not to be written to; sent to the device once, and nothing waits for it."""
+    drawn = None if augmentation == NO_AUGMENTATION else draws(seed, epoch, n, augmentation)
+    whole = Selection(permutation(seed, epoch, n), drawn)
+    if device.type != "cuda":
+        return whole
+    return whole.mapped(lambda field: field.pin_memory().to(device, non_blocking=True))
 
 
 def _between(start: Tensor, side: int, size: int) -> Tensor:

@@ -12,13 +12,14 @@ import numpy
 import torch
 
 import kilolayer
+from kilolayer.kernels.arithmetic import products
 from kilolayer.runs.checkpoints import FORMAT
 from kilolayer.training.device import Place
 from kilolayer.training.experiment import Kernels, Precision
 
 MUST_AGREE = (
     "kilolayer", "torch", "torch build", "cudnn", "processor", "device", "gpu", "threads",
-    "memory format", "precision", "kernels", "processes",
+    "memory format", "precision", "kernels", "products", "processes",
 )  # fmt: skip
 """Where these are the same, a resumed run repeats an uninterrupted one bit for bit."""
 
@@ -45,6 +46,7 @@ def environment(
         "memory format": "channels last" if channels_last else "channels first",
         "precision": precision,
         "kernels": kernels,
+        "products": products() if kernels == "fused" and not on_gpu else None,
         "processes": place.world,
         "command": command(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),

@@ -149,7 +149,7 @@ def _finish(run: Run, training: Training, final: Final | None) -> None:
     write_weights(
         run.file("weights.safetensors"),
         training.experiment.network,
-        training.model.state_dict(),
+        training.reported,
         training.splits.classes,
         training.statistics.to("cpu"),
     )

@@ -131,8 +131,7 @@ def planned(cell: Cell, setting: int, seed: int, request: Request, folder: Path)
         recipe_name=request.recipe,
         scale=size.of(cell.plans[setting]) if cell.plans else size.scale,
         setting=setting,
-        precision=request.precision,
-        channels_last=request.channels_last,
+        **request.computing,
     )
     return Planned(folder / "runs" / run_name(made), made)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from kilolayer.data.describe import Data
 from kilolayer.errors import InputError
@@ -93,6 +93,14 @@ class Request:
     settings: Literal["all", "first"] = "all"
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
+    kernels: Literal["plain", "fused"] = "plain"
+    evaluation: Literal["plain", "folded"] = "plain"
+
+    @property
+    def computing(self) -> dict[str, Any]:
+        """The fields of its experiments that say how they are computed."""
+        names = ("precision", "channels_last", "kernels", "evaluation")
+        return {name: getattr(self, name) for name in names}
 
 
 def chosen(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:

@@ -57,8 +57,7 @@ def _runs(cell: Cell, reproduction: Reproduction) -> dict[float, tuple[Planned, 
             data=request.data,
             recipe_name=request.recipe,
             scale=request.size.scale,
-            precision=request.precision,
-            channels_last=request.channels_last,
+            **request.computing,
         )
         for bias, one in made.items():
             found.setdefault(bias, []).append(Planned(folder / "runs" / run_name(one), one))

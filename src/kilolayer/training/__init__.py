@@ -7,18 +7,27 @@ from typing import TYPE_CHECKING
 from kilolayer.lazy import lazily
 from kilolayer.training.experiment import Experiment, fitted, with_data
 from kilolayer.training.recipes import RECIPES, Recipe, differences, recipe
-from kilolayer.training.schedule import OneCycle, Schedule, Steps, Warmup
+from kilolayer.training.schedule import OneCycle, Resolution, Schedule, Steps, Warmup
 
 if TYPE_CHECKING:
-    from kilolayer.training.device import Place, choose_device, choose_kernels, choose_precision, place
+    from kilolayer.training.device import (
+        Place,
+        choose_device,
+        choose_kernels,
+        choose_precision,
+        computing,
+        evaluation_with,
+        place,
+    )
     from kilolayer.training.evaluation import Evaluation, evaluate
+    from kilolayer.training.graph import choose_graph
     from kilolayer.training.loop import Epoch, Final, Step, Training
     from kilolayer.training.state import NonFinite
 
 _WITH_TORCH = {
     "Place": "device", "choose_device": "device", "choose_kernels": "device",
-    "choose_precision": "device", "place": "device",
-    "Evaluation": "evaluation", "evaluate": "evaluation",
+    "choose_precision": "device", "computing": "device", "evaluation_with": "device", "place": "device",
+    "Evaluation": "evaluation", "evaluate": "evaluation", "choose_graph": "graph",
     "Epoch": "loop", "Final": "loop", "Step": "loop", "Training": "loop",
     "NonFinite": "state",
 }  # fmt: skip
@@ -35,16 +44,20 @@ __all__ = [
     "OneCycle",
     "Place",
     "Recipe",
+    "Resolution",
     "Schedule",
     "Step",
     "Steps",
     "Training",
     "Warmup",
     "choose_device",
+    "choose_graph",
     "choose_kernels",
     "choose_precision",
+    "computing",
     "differences",
     "evaluate",
+    "evaluation_with",
     "fitted",
     "place",
     "recipe",

@@ -12,8 +12,10 @@ from torch.nn import functional
 from kilolayer.data.images import Images
 from kilolayer.data.statistics import Statistics
 from kilolayer.errors import InputError
+from kilolayer.inference import fold
+from kilolayer.networks import ResidualNetwork
 from kilolayer.training.device import Place
-from kilolayer.training.experiment import Precision
+from kilolayer.training.experiment import Evaluated, Precision
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,18 @@ def evaluate(
     batch_size: int = 256,
     precision: Precision = "fp32",
     channels_last: bool = False,
+    evaluation: Evaluated = "plain",
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
-    """`model` on `images`, shared out among the processes; None if `stop()` turned true on the way."""
+    """`model` on `images`, shared out among the processes; None if `stop()` turned true on the way.
+
+    With `evaluation` "folded" a network of ours is computed by a folded copy in `precision`, made here.
+    """
     if not len(images):
         raise InputError("there are no images to evaluate on")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+    logits_of = _way(model, precision, channels_last, evaluation)
     statistics = statistics.to(place.device)
     sums = torch.zeros(2, dtype=torch.float64, device=place.device)
     # Of every class its images taken for each class, and in the last column for none.
@@ -70,7 +77,7 @@ def evaluate(
             some = images[slice(start, start + batch_size)]
             x = statistics.normalize(some.pixels.to(place.device))
             labels = some.labels.to(place.device)
-            logits = forward(model, x, precision, channels_last).float()
+            logits = logits_of(x).float()
             # A NaN sorts above every number, and would count as the answer.
             finite = logits.isfinite().all(1)
             sums += _sums(logits, labels, finite)
@@ -84,6 +91,17 @@ def evaluate(
     if place.agree(stopped):
         return None
     return _evaluation(place.total(sums), place.total(counts))
+
+
+def _way(
+    model: nn.Module, precision: Precision, channels_last: bool, evaluation: Evaluated
+) -> Callable[[Tensor], Tensor]:
+    """A function from normalised images to logits."""
+    if evaluation == "plain" or not isinstance(model, ResidualNetwork):
+        return lambda x: forward(model, x, precision, channels_last)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    folded = fold(model, dtype)
+    return lambda x: folded(x.to(dtype, memory_format=torch.channels_last))
 
 
 def forward(model: nn.Module, x: Tensor, precision: Precision, channels_last: bool) -> Tensor:

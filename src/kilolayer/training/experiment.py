@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
-from kilolayer.data.describe import Data, default_augmentation
+from kilolayer.data.describe import Augmentation, Data, default_augmentation
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
 from kilolayer.training.budget import budget
@@ -13,6 +15,8 @@ from kilolayer.training.recipes import Recipe
 
 Precision = Literal["fp32", "bf16"]
 Kernels = Literal["plain", "fused"]
+Compile = Literal["off", "units", "model"]
+Evaluated = Literal["plain", "folded"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,15 @@ class Init:
 class Experiment:
     """Everything that decides a run's figures.
 
-    `precision` "bf16" computes in autocast bfloat16 over fp32 weights. `channels_last` and `compile`
-    change speed and memory, and rounding; so does `kernels` "fused", where `kilolayer.kernels` computes whole
-    units at once in training. `memory` is "fastest", "balanced", "smallest" or bytes as "2GB"
-    (see `kilolayer.training.memory`), and changes no bit of the figures. Without a validation split the
-    error of every `evaluate_every`-th epoch is the test error, as the papers' curves show it; with one it
-    is the validation error, and the test set is read once, at the end. `init` says which weights stand in
-    place of the random ones at the beginning; `kilolayer.weights.begin` puts them there.
+    `precision` "bf16" computes in autocast bfloat16 over fp32 weights. `channels_last`, `compile` (each kind
+    of unit, or the whole model) and `graph` (on a GPU each step is one CUDA graph, with PyTorch's fused
+    optimiser) change speed and memory, and rounding; so does `kernels` "fused", where `kilolayer.kernels`
+    computes whole units at once in training, and `evaluation` "folded", where errors are those of the network
+    with BN folded into its convolutions (`kilolayer.inference.fold`). `memory` is "fastest", "balanced",
+    "smallest" or bytes as "2GB" (see `kilolayer.training.memory`), and changes no bit of the figures. Without
+    a validation split the error of every `evaluate_every`-th epoch is the test error, as the papers' curves
+    show it; with one it is the validation error, and the test set is read once, at the end. `init` says which
+    weights stand in place of the random ones at the beginning; `kilolayer.weights.begin` puts them there.
     """
 
     network: Network
@@ -42,8 +48,10 @@ class Experiment:
     seed: int = 0
     precision: Precision = "fp32"
     channels_last: bool = False
-    compile: bool = False
+    compile: Compile = "off"
+    graph: bool = False
     kernels: Kernels = "plain"
+    evaluation: Evaluated = "plain"
     memory: str = "fastest"
     evaluate_every: int = 1
     init: Init | None = None
@@ -55,12 +63,35 @@ class Experiment:
             raise InputError(f"precision is {self.precision!r}; allowed: 'fp32', 'bf16'")
         if self.kernels not in ("plain", "fused"):
             raise InputError(f"kernels is {self.kernels!r}; allowed: 'plain', 'fused'")
+        if self.evaluation not in ("plain", "folded"):
+            raise InputError(f"evaluation is {self.evaluation!r}; allowed: 'plain', 'folded'")
+        if self.compile not in ("off", "units", "model"):
+            raise InputError(f"compile is {self.compile!r}; allowed: 'off', 'units', 'model'")
         budget(self.memory)
-        if self.compile and self.memory != "fastest":
+        if self.compile != "off" and self.memory != "fastest":
             raise InputError(f"compile and memory {self.memory!r} exclude each other; use memory 'fastest'")
         every = self.evaluate_every
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"evaluate_every is {self.evaluate_every!r}; allowed: a whole number from 1")
+        self._check_resolution()
+
+    def _check_resolution(self) -> None:
+        full, least = self.network.image_size, self.network.total_stride
+        for _, side in self.recipe.resolution.sides(full, self.recipe.iterations):
+            if side < least:
+                raise InputError(
+                    f"resolution: images of {side} of {full} pixels a side are too small for a network that "
+                    f"divides them by {least}; allowed: scales from {math.ceil(1000 * least / full) / 1000:g}"
+                )
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one forward pass over all images of the run, each at the size of its step."""
+        recipe, each = self.recipe, 0
+        parts = [*recipe.resolution.sides(self.network.image_size, recipe.iterations), (recipe.iterations, 0)]
+        for (first, side), (end, _) in pairwise(parts):
+            each += (end - first) * replace(self.network, image_size=side).multiply_adds
+        return recipe.batch_size * each
 
 
 def fitted(network: Network, *, classes: int, in_chans: int, image_size: int) -> Network:
@@ -69,5 +100,6 @@ def fitted(network: Network, *, classes: int, in_chans: int, image_size: int) ->
 
 
 def with_data(recipe: Recipe, data: Data) -> Recipe:
-    """`recipe` with the augmentation that suits the data: a mirrored digit is no digit."""
-    return replace(recipe, augmentation=default_augmentation(data))
+    """`recipe`, with another augmentation where its own does not suit: a mirrored digit is no digit."""
+    suited = default_augmentation(data)
+    return recipe if suited == Augmentation() else replace(recipe, augmentation=suited)

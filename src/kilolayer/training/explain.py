@@ -7,8 +7,10 @@ import os
 import torch
 
 from kilolayer.kernels import pool
+from kilolayer.kernels.arithmetic import products
 from kilolayer.training.budget import in_words
 from kilolayer.training.device import choose_precision
+from kilolayer.training.experiment import Compile, Evaluated
 from kilolayer.training.loop import Training
 from kilolayer.training.memory import MemoryPlan
 
@@ -21,11 +23,38 @@ def choices(training: Training) -> dict[str, str]:
         "precision": _precision(training),
         "format": _format(experiment.channels_last, experiment.precision),
         "kernels": str(training.kernels) if training.kernels else "plain layers",
-        "compiler": "torch.compile, as asked" if experiment.compile else "none: eager PyTorch",
+        "compiler": COMPILERS[experiment.compile],
+        "evaluation": EVALUATIONS[experiment.evaluation],
     }
+    if place.device.type == "cuda":
+        rows |= {"kernels": _kernels(training), "step": _step(experiment.graph)}
     if place.device.type == "cpu":
         rows |= {"threads": _threads(), "allocation": pool.use()}
     return rows | {"memory": _memory(experiment.memory, training.memory), **_sizes(training.memory)}
+
+
+EVALUATIONS: dict[Evaluated, str] = {
+    "plain": "layer by layer",
+    "folded": "BN folded into the convolutions, faster than layer by layer",
+}
+COMPILERS: dict[Compile, str] = {
+    "off": "none: eager PyTorch",
+    "units": "torch.compile on each kind of unit, as asked",
+    "model": "torch.compile, as asked",
+}
+
+
+def _kernels(training: Training) -> str:
+    if training.kernels:
+        return str(training.kernels)
+    why = "as asked or by default: Triton's (--kernels fused) have not been measured on a GPU yet"
+    return f"PyTorch's layers, {why}"
+
+
+def _step(graph: bool) -> str:
+    if graph:
+        return "one CUDA graph, as asked"
+    return "kernel by kernel: a CUDA graph (--graph on) has not been measured on a GPU yet"
 
 
 def _device(training: Training) -> str:
@@ -36,16 +65,24 @@ def _device(training: Training) -> str:
 
 
 def _precision(training: Training) -> str:
-    best = choose_precision("auto", training.place.device)
-    match training.experiment.precision, best:
+    experiment = training.experiment
+    fusable = experiment.network if training.kernels and training.kernels.fused else None
+    best = choose_precision("auto", training.place.device, fusable)
+    match experiment.precision, best:
         case "bf16", "bf16":
-            return "bf16 over fp32 weights: the hardware multiplies it"
+            return f"bf16 over fp32 weights, multiplied in {_products(training)}: faster here than fp32"
         case "bf16", _:
-            return "bf16, as asked: the hardware does not multiply it, fp32 is faster"
+            return "bf16, as asked: fp32 is faster here"
         case _, "bf16":
             return "fp32, as asked: bf16 is faster here"
         case _:
-            return "fp32: the hardware does not multiply bf16"
+            return "fp32: faster here than bf16"
+
+
+def _products(training: Training) -> str:
+    """What is multiplied: the kernels choose for themselves."""
+    on_cpu = training.place.device.type == "cpu"
+    return products() if on_cpu and training.kernels and training.kernels.fused else "bf16"
 
 
 def _format(channels_last: bool, precision: str) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from kilolayer.data import Images, Splits, batch, measure
+from kilolayer.data import Images, Splits, measure, resampled, select, selected
+from kilolayer.errors import InputError
 from kilolayer.kernels import fuse
 from kilolayer.networks import build
+from kilolayer.training import graph
+from kilolayer.training.compiling import compile_units
 from kilolayer.training.device import Place, repeatable
 from kilolayer.training.evaluation import Evaluation, evaluate, forward
 from kilolayer.training.experiment import Experiment
@@ -69,25 +74,52 @@ class Training(State):
         repeatable(place.device)
         allocate(place.device)
         torch.manual_seed(experiment.seed)
-        super().__init__(experiment, splits, place, build(experiment.network).to(place.device))
+        model = build(experiment.network).to(place.device)
         if experiment.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        super().__init__(experiment, splits, place, model)
         self.statistics = measure(splits.train, recipe.normalization).to(place.device)
         self.train_images = splits.train.to(place.device)
         self.kernels = fuse(self.model) if experiment.kernels == "fused" else None
+        if self.kernels and self.kernels.fused and place.device.type == "cuda":
+            from kilolayer.kernels.gpu.check import check  # Triton need not be there
+
+            check(self.model)
         self.memory = arrange(self.model, experiment, place)
         self.epoch_length = len(splits.train) // recipe.batch_size
         self.final: Final | None = None
         self._compute = self._wrapped()
         self._dropout = any(isinstance(module, nn.Dropout) for module in self.model.modules())
+        self._replay = self._replayed()
 
     def _wrapped(self) -> nn.Module:
         module: nn.Module = self.model
-        if self.experiment.compile:
+        if self.experiment.compile == "model":
             module = torch.compile(module)  # type: ignore[assignment]
+        elif self.experiment.compile == "units":
+            compile_units(self.model)
         if self.place.world > 1:
             module = DistributedDataParallel(module)
         return module
+
+    def _replayed(self) -> graph.Replay | None:
+        """What replays the steps as a CUDA graph. None where that is not asked for, or is no GPU."""
+        if not self.experiment.graph or self.place.device.type != "cuda":
+            return None
+        why = graph.refusal(self.place.device, dropout=self._dropout, world=self.place.world)
+        if why:
+            raise InputError(f"the step cannot be a CUDA graph: {why}; use --graph off")
+        return graph.Replay(self._advance, graph.CudaRecorder(self.place.device), self._changed)
+
+    def _changed(self) -> list[Tensor]:
+        """What `_advance` changes and the next one reads, where it lies."""
+        momentum = [state["momentum_buffer"] for state in self.optimizer.state.values() if state]
+        return [*self.model.parameters(), *self.model.buffers(), *momentum, self.sums]
+
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+        super().restore(tensors, counters)
+        if self._replay:
+            self._replay.forget()
 
     @property
     def monitor(self) -> str:
@@ -130,6 +162,8 @@ class Training(State):
         while not (self.trained or self._epoch_open() or self._stopping(stop)):
             started = time.perf_counter()
             self._step()
+            if self._epoch_open() and self.place.device.type == "cuda":
+                torch.cuda.synchronize(self.place.device)  # what was only launched is part of its time
             self.seconds += time.perf_counter() - started
             if self._epoch_open():
                 yield from self._close_epoch(stop)
@@ -140,35 +174,67 @@ class Training(State):
         return self.place.meets(self.iteration) and self.place.agree(stop())
 
     def _step(self) -> None:
+        self._prepare()
+        if self._replay:
+            self._replay(self._fixed)
+        else:
+            self._advance()
+        self.iteration += 1
+        if self.average:
+            self.average.add(self.model, self.iteration)
+        self._watch()
+
+    def _prepare(self) -> None:
+        """What a step takes from the host: which images, what chance decides for them, the learning rate."""
         recipe = self.experiment.recipe
         epoch, index = divmod(self.iteration, self.epoch_length)
-        first, share = index * recipe.batch_size, recipe.batch_size // self.place.world
-        start = first + self.place.rank * share
-        x, labels = batch(
-            self.train_images,
-            self.statistics,
+        share = recipe.batch_size // self.place.world
+        start = index * recipe.batch_size + self.place.rank * share
+        selection = select(
+            len(self.train_images),
             recipe.augmentation,
             self.experiment.seed,
             epoch,
             range(start, start + share),
+            self.place.device,
         )
+        self._selection = self._replay.held(selection) if self._replay else selection
         if self._dropout:
             torch.manual_seed(_hash(self.experiment.seed, self.iteration, self.place.rank))
+        self._side = recipe.resolution.side(self.splits.image_size, self.iteration, recipe.iterations)
         rate = recipe.rate(self.iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        logits = forward(self._compute, x, self.experiment.precision, self.experiment.channels_last).float()
-        loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            # What a graph reads stays where it is.
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+
+    @property
+    def _fixed(self) -> Hashable:
+        """What `_advance` takes from the host: a graph holds it fixed."""
+        return self._side
+
+    def _advance(self) -> None:
+        """A step on the device: a function of tensors there and of nothing that changes on the host."""
+        x, labels = selected(
+            self.train_images, self.statistics, self.experiment.recipe.augmentation, self._selection
+        )
+        logits, loss = self._loss(resampled(x, self._side), labels)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
-        self.iteration += 1
         self._count(loss.detach(), logits, labels)
+
+    def _loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits, and the loss that the step goes down on."""
+        logits = forward(self._compute, x, self.experiment.precision, self.experiment.channels_last).float()
+        smoothing = self.experiment.recipe.label_smoothing
+        return logits, functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         wrong = (logits.argmax(1) != labels).sum()
         count = torch.full_like(loss, len(labels))
         self.sums += torch.stack([count, loss * len(labels), wrong]).double()
+
+    def _watch(self) -> None:
         # On a GPU a look at the loss waits for it, so it is looked at now and then; a NaN stays in the sum.
         if self.iteration % 100 == 0 or (
             self.place.device.type == "cpu" and self.place.meets(self.iteration)
@@ -202,10 +268,16 @@ class Training(State):
         return self.final
 
     def _of_best(self, stop: Callable[[], bool]) -> Evaluation | None:
+        with self._holding(self.best_state):
+            return self._evaluate(self.splits.test, stop)
+
+    @contextmanager
+    def _holding(self, state: dict[str, Tensor]) -> Iterator[None]:
+        """Within, the network has the weights of `state`."""
         last = {key: value.clone() for key, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.best_state)
+        self.model.load_state_dict(state)
         try:
-            return self.evaluate(self.splits.test, stop)
+            yield
         finally:
             self.model.load_state_dict(last)
 
@@ -214,9 +286,7 @@ class Training(State):
         if measured and measured.error < self.best_error:
             self.best_error, self.best_epoch = measured.error, number
             if self.monitor == "validation":
-                self.best_state = {
-                    key: value.detach().clone() for key, value in self.model.state_dict().items()
-                }
+                self.best_state = {key: value.detach().clone() for key, value in self.reported.items()}
         record = Epoch(
             epoch=number,
             iteration=self.iteration,
@@ -235,11 +305,17 @@ class Training(State):
     def _share_buffers(self) -> None:
         # BN's running averages differ between processes; the leader's are the network's.
         if self.place.world > 1:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, 0)
+            mean = self.average.state if self.average else {}
+            for name, buffer in self.model.named_buffers():
+                for tensor in (buffer, *([mean[name]] if mean else [])):
+                    torch.distributed.broadcast(tensor, 0)
 
     def evaluate(self, images: Images, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
-        """The network as it is on `images`."""
+        """The network with the weights whose errors are `reported`, on `images`."""
+        with self._holding(self.average.state) if self.average else nullcontext():
+            return self._evaluate(images, stop)
+
+    def _evaluate(self, images: Images, stop: Callable[[], bool]) -> Evaluation | None:
         return evaluate(
             self.model,
             images,
@@ -248,6 +324,7 @@ class Training(State):
             num_classes=self.splits.num_classes,
             precision=self.experiment.precision,
             channels_last=self.experiment.channels_last,
+            evaluation=self.experiment.evaluation,
             stop=stop,
         )
 

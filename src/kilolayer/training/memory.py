@@ -75,8 +75,9 @@ def plan(
 ) -> MemoryPlan:
     """How to train `network` within `memory`.
 
-    `process`: bytes in use before the network is built; `copies`: further copies of the gradients, as
-    DistributedDataParallel makes one; `kept`: what units keep, where they are not PyTorch's own layers.
+    `process`: bytes in use before the network is built; `copies`: further copies of the gradients or the
+    weights, as DistributedDataParallel and a running mean each make one;
+    `kept`: what units keep, where they are not PyTorch's own layers.
     Raises `InputError` for a number of bytes that no division keeps, naming the least that one does.
     """
     wanted = budget(memory)
@@ -153,10 +154,9 @@ def allocate(device: torch.device) -> None:
 
 def arrange(model: ResidualNetwork, experiment: Experiment, place: Place) -> MemoryPlan:
     """`arranged` as the experiment asks, on this process's share of the batch."""
-    share = experiment.recipe.batch_size // place.world
-    return arranged(
-        model, experiment.memory, share, experiment.precision, place.device, copies=place.world > 1
-    )
+    recipe = experiment.recipe
+    share, copies = recipe.batch_size // place.world, (place.world > 1) + (recipe.averaged > 0)
+    return arranged(model, experiment.memory, share, experiment.precision, place.device, copies=copies)
 
 
 def arranged(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from kilolayer.data.describe import Augmentation, Normalization
 from kilolayer.errors import InputError
-from kilolayer.training.schedule import OneCycle, Schedule, Steps, Warmup
+from kilolayer.training.schedule import OneCycle, Resolution, Schedule, Steps, Warmup
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class Recipe:
     v ← momentum·v + ∇ + weight_decay·w;  w ← w − rate(t)·v  (with Nesterov: w ← w − rate·(∇ + momentum·v)).
     `decay` says which parameters decay: "all" (the released code) or "weights" (convolutions and
     classifier, not BN or biases). `batch_size` is the sum over all processes.
+
+    `averaged`: what is evaluated, saved and chosen are not the last weights but their running mean (BN's
+    running figures among them) over about this share of the run, Σ β^(T−t)·w_t / Σ β^(T−t) over the steps
+    t ≤ T with β = 1 − 1/(averaged·iterations); 0: the last weights.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Recipe:
     weight_decay: float = 1e-4
     decay: Literal["all", "weights"] = "all"
     label_smoothing: float = 0.0
+    averaged: float = 0.0
+    resolution: Resolution = field(default_factory=Resolution)
     augmentation: Augmentation = field(default_factory=Augmentation)
     normalization: Normalization = "per_pixel_mean"
 
@@ -42,7 +48,8 @@ class Recipe:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 option = name.replace("_", " ")
                 raise InputError(f"{option} is {value!r}; allowed: a whole number from 1")
-        for name, below in (("momentum", 1.0), ("label_smoothing", 1.0), ("weight_decay", float("inf"))):
+        shares = dict.fromkeys(("momentum", "label_smoothing", "averaged"), 1.0)
+        for name, below in (*shares.items(), ("weight_decay", float("inf"))):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
                 raise InputError(f"{name} is {value!r}; allowed: from 0 to below {below}")
@@ -50,6 +57,11 @@ class Recipe:
             raise InputError("nesterov is set, but momentum is 0; allowed: nesterov with a momentum above 0")
         if self.decay not in ("all", "weights"):
             raise InputError(f"decay is {self.decay!r}; allowed: 'all', 'weights'")
+
+    @property
+    def beta(self) -> float:
+        """How much of the mean of the weights stays at every step; 0 is no mean at all."""
+        return max(0.0, 1 - 1 / (self.averaged * self.iterations)) if self.averaged else 0.0
 
     def shortened(self, iterations: int) -> Recipe:
         """The same recipe squeezed or stretched to `iterations`, its schedule in proportion."""
@@ -117,6 +129,26 @@ def _short(images: int) -> Recipe:
     )
 
 
+def _sprint(images: int) -> Recipe:
+    """Ours: 5 epochs of one cycle in small batches, on images that grow from half the side.
+
+    Chosen on validation images of CIFAR-10 (docs/performance.md, Short recipes); crops move by 2 pixels.
+    """
+    iterations = 5 * max(1, images // 64)
+    return Recipe(
+        "sprint",
+        iterations,
+        OneCycle(0.1, iterations),
+        64,
+        nesterov=True,
+        weight_decay=5e-4,
+        decay="weights",
+        resolution=Resolution(0.5, ((0.4, 0.75), (0.7, 1.0))),
+        augmentation=Augmentation(pad=2),
+        normalization="channel",
+    )
+
+
 def _smoke(images: int) -> Recipe:
     """Ours: 8 iterations of batch 32, to see that everything works; its errors say nothing."""
     return Recipe("smoke", 8, Steps(0.05), min(32, images))
@@ -129,6 +161,7 @@ RECIPES: dict[str, Callable[[int], Recipe]] = {
     "resnext": _resnext,
     "imagenet": _imagenet,
     "short": _short,
+    "sprint": _sprint,
     "smoke": _smoke,
 }
 

@@ -1,4 +1,4 @@
-"""Learning rates as values that can be called: `Steps(0.1, ((32_000, 0.01),))(t)`.
+"""Learning rates as values that can be called: `Steps(0.1, ((32_000, 0.01),))(t)`; and image sizes likewise.
 
 Every schedule has its highest rate as `peak`; `stretched(f)` is f times as long, `times(f)` f times as high.
 """
@@ -6,7 +6,9 @@ Every schedule has its highest rate as `peak`; `stretched(f)` is f times as long
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from kilolayer.errors import InputError
 
@@ -109,3 +111,44 @@ class OneCycle:
 
 
 Schedule = Steps | Warmup | OneCycle
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The side of the training images as a share of their own: `start`, then each of `changes` from its share
+    of the steps on.
+
+    Resolution(0.5, ((0.4, 0.75), (0.7, 1.0))) trains images of 32 pixels at 16, from 40 % of the steps on at
+    24, and from 70 % on whole. Evaluation is always at full size. Sides are rounded to whole pixels.
+    """
+
+    start: float = 1.0
+    changes: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for scale in (self.start, *(scale for _, scale in self.changes)):
+            if not _is_number(scale) or not 0 < scale <= 1:
+                raise InputError(f"a scale of Resolution is {scale!r}; allowed: above 0, up to 1")
+        for share, _ in self.changes:
+            if not _is_number(share) or not 0 < share < 1:
+                raise InputError(f"a share of Resolution.changes is {share!r}; allowed: between 0 and 1")
+        if any(first >= second for (first, _), (second, _) in pairwise(self.changes)):
+            raise InputError("Resolution.changes are not in the order of their shares")
+
+    def sides(self, full: int, iterations: int) -> Iterator[tuple[int, int]]:
+        """(first iteration, side in pixels) of every part of a run, for images of `full` pixels a side."""
+        yield 0, _side(self.start, full)
+        for share, scale in self.changes:
+            yield round(share * iterations), _side(scale, full)
+
+    def side(self, full: int, iteration: int, iterations: int) -> int:
+        """The side in pixels at one iteration."""
+        return [side for first, side in self.sides(full, iterations) if first <= iteration][-1]
+
+
+def _side(scale: float, full: int) -> int:
+    return max(1, round(scale * full))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

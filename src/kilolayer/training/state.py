@@ -13,6 +13,7 @@ from torch import Tensor
 from kilolayer.data import Splits
 from kilolayer.errors import InputError
 from kilolayer.networks import ResidualNetwork
+from kilolayer.training.averaging import Average
 from kilolayer.training.device import Place
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.recipes import Recipe
@@ -33,7 +34,8 @@ class State:
     def __init__(self, experiment: Experiment, splits: Splits, place: Place, model: ResidualNetwork) -> None:
         _check_fits(experiment, splits, place)
         self.experiment, self.splits, self.place, self.model = experiment, splits, place, model
-        self.optimizer = _optimizer(model, experiment.recipe)
+        self.optimizer = _optimizer(model, experiment.recipe, place.device if experiment.graph else None)
+        self.average = Average(model, experiment.recipe.beta) if experiment.recipe.averaged else None
         self.iteration = 0
         self.epochs_closed = 0
         self.sums = torch.zeros(3, dtype=torch.float64, device=place.device)
@@ -43,6 +45,11 @@ class State:
         self.seconds = 0.0
         self._finite_at = 0
 
+    @property
+    def reported(self) -> dict[str, Tensor]:
+        """The state dict of the weights whose errors are reported: the recipe's mean, or the model's own."""
+        return self.average.state if self.average else self.model.state_dict()
+
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """What the images are that decide the weights."""
@@ -50,7 +57,7 @@ class State:
         return {name: images.fingerprint() for name, images in parts.items() if images is not None}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state's tensors by name: weights, momentum, the best weights so far, and running sums.
+        """The state's tensors by name: weights, momentum, mean and best weights so far, and running sums.
 
         With many processes all of them must ask, for the sums are everyone's.
         """
@@ -64,8 +71,9 @@ class State:
             if self.optimizer.state[parameter].get("momentum_buffer") is not None
         }
         model = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        mean = {f"average.{key}": value for key, value in self.average.state.items()} if self.average else {}
         best = {f"best.{key}": value for key, value in self.best_state.items()}
-        return {**model, **momentum, **best}
+        return {**model, **momentum, **mean, **best}
 
     def counters(self) -> dict[str, Any]:
         """The rest of the state, as JSON can hold it."""
@@ -86,9 +94,12 @@ class State:
         """
         self._check_data(counters["data"])
         model = _under(tensors, "model.")
-        if _shapes(model) != _shapes(self.model.state_dict()):
+        averaged = _shapes(_under(tensors, "average.")) == _shapes(self.average.state if self.average else {})
+        if _shapes(model) != _shapes(self.model.state_dict()) or not averaged:
             raise InputError("the state was saved by another release of kilolayer: its tensors do not fit")
         self.model.load_state_dict(model)
+        if self.average:
+            self.average.load(_under(tensors, "average."))
         self.best_state = {
             key: value.to(self.place.device, copy=True) for key, value in _under(tensors, "best.").items()
         }
@@ -176,7 +187,10 @@ def _check_fits(experiment: Experiment, splits: Splits, place: Place) -> None:
         )
 
 
-def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def _optimizer(
+    model: torch.nn.Module, recipe: Recipe, captured: torch.device | None = None
+) -> torch.optim.SGD:
+    """`captured`: where a graph will replay it, with the learning rate in a tensor that it reads."""
     parameters = list(model.parameters())
     weights = [p for p in parameters if p.ndim > 1 or recipe.decay == "all"]
     others = [p for p in parameters if p.ndim <= 1 and recipe.decay != "all"]
@@ -186,7 +200,8 @@ def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.SGD:
     ]
     return torch.optim.SGD(
         [group for group in groups if group["params"]],
-        lr=0.1,
+        lr=0.1 if captured is None else torch.tensor(0.1, device=captured),
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
+        fused=None if captured is None else True,
     )
