@@ -2,8 +2,10 @@
 
     python benchmarks/startup.py [--out FILE]
 
-Processor seconds of one thread, medians of five. torchvision's augmentation of the same batch stands beside
-ours where it can be imported. Writes results/startup.json.
+Processor seconds of one thread, medians. Augmentation is random crop, flip and normalisation of images of 32
+pixels, a whole epoch of them, in batches of 128; beside it torchvision's, where it can be imported (it
+needs the build of PyTorch that it is for): as scripts have it, image by image through a DataLoader, and
+v2 on whole batches, which gives all images of a batch the same crop and flip. Writes results/startup.json.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ from typing import Any
 import torch
 
 from kilolayer import durable
+from kilolayer.bench.ceilings import machine
 from kilolayer.data import Augmentation, Images, batch, measure
+from kilolayer.inference import fold
 from kilolayer.networks import build, describe
 from kilolayer.runs import checkpoints
 from kilolayer.runs.environment import environment
 from kilolayer.training import Place, evaluate
+from kilolayer.training.experiment import Evaluated, Precision
 
 HERE = Place(torch.device("cpu"))
 DEEP = "preact_resnet1001_cifar"
@@ -62,22 +67,42 @@ def pictures(count: int = 10_000) -> Images:
 
 
 def augmentation(images: Images) -> dict[str, float | None]:
-    """Images a second through crop, flip and normalisation, in batches of 128."""
-    statistic = measure(images, "channel")
-    ours = 128 / seconds(lambda: batch(images, statistic, Augmentation(), 0, 0, range(128)), 50)
-    return {"images_per_second": ours, "torchvision_images_per_second": _torchvision(images)}
+    """Images a second, everything that chance decides included: each repeat is an epoch of its own."""
+    statistic, epochs = measure(images, "channel"), iter(range(1_000))
+    count = len(images) // 128 * 128
+
+    def ours() -> None:
+        epoch = next(epochs)
+        for start in range(0, count, 128):
+            batch(images, statistic, Augmentation(), 0, epoch, range(start, start + 128))
+
+    return {"images_per_second": count / seconds(ours), **_torchvision(images, count)}
 
 
-def _torchvision(images: Images) -> float | None:
+def _torchvision(images: Images, count: int) -> dict[str, float | None]:
     try:
         from torchvision.transforms import v2
     except (ImportError, RuntimeError):
-        return None
-    chain = v2.Compose([
-        v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-    ])  # fmt: skip
-    return 128 / seconds(lambda: torch.stack([chain(image) for image in images.pixels[:128]]), 5)
+        return dict.fromkeys(("torchvision_loader_images_per_second", "torchvision_batch_images_per_second"))
+    chain = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
+    floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))]
+    whole, each = v2.Compose([*chain, *floats]), v2.Compose([v2.PILToTensor(), *chain, *floats])
+    pictures = [(v2.functional.to_pil_image(image), 0) for image in images.pixels[:count]]
+
+    class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return len(pictures)
+
+        def __getitem__(self, place: int) -> tuple[Any, int]:
+            image, label = pictures[place]
+            return each(image), label
+
+    loader = torch.utils.data.DataLoader(Pictures(), 128, shuffle=True)
+    return {
+        "torchvision_loader_images_per_second": count / seconds(lambda: list(loader), 3),
+        "torchvision_batch_images_per_second": count
+        / seconds(lambda: [whole(part) for part in torch.split(images.pixels[:count], 128)], 3),
+    }
 
 
 def checkpoint(folder: Path) -> dict[str, float]:
@@ -88,10 +113,26 @@ def checkpoint(folder: Path) -> dict[str, float]:
     return {"wall_seconds": time.perf_counter() - began, "bytes": float(size)}
 
 
-def evaluation(images: Images) -> float:
-    model = build(describe("preact_resnet110_cifar"))
-    some, statistic = images[:512], measure(images, "channel")
-    return 512 / seconds(lambda: evaluate(model, some, statistic, place=HERE, num_classes=10), 3)
+def evaluation(images: Images) -> dict[str, float]:
+    """Images a second through 110 layers, and the seconds that folding takes, which are in them."""
+    model = build(describe("preact_resnet110_cifar")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    deep = build(describe(DEEP))
+    some, statistic = images[:1024], measure(images, "channel")
+
+    def of(precision: Precision, way: Evaluated) -> float:
+        return 1024 / seconds(
+            lambda: evaluate(
+                model, some, statistic, place=HERE, num_classes=10, precision=precision,
+                channels_last=precision == "bf16", evaluation=way,
+            ), 3)  # fmt: skip
+
+    return {
+        "fp32_plain_images_per_second": of("fp32", "plain"),
+        "bf16_plain_images_per_second": of("bf16", "plain"),
+        "bf16_folded_images_per_second": of("bf16", "folded"),
+        "fold_110_layers_seconds": seconds(lambda: fold(model, torch.bfloat16)),
+        "fold_1001_layers_seconds": seconds(lambda: fold(deep, torch.bfloat16), 3),
+    }
 
 
 def found() -> dict[str, Any]:
@@ -116,7 +157,7 @@ def found() -> dict[str, Any]:
             "describe_1001_layers_seconds": seconds(lambda: describe(DEEP).parameters),
             "augmentation": augmentation(images),
             "checkpoint_1001_layers": checkpoint(Path(folder)),
-            "evaluation_110_layers_images_per_second": evaluation(images),
+            "evaluation_110_layers": evaluation(images),
         }
 
 
@@ -125,7 +166,7 @@ def main() -> int:
     options.add_argument("--out", type=Path, default=Path("results/startup.json"))
     asked = options.parse_args()
     torch.set_num_threads(1)
-    record = {"environment": environment(HERE, "fp32"), **found()}
+    record = {"environment": environment(HERE, "fp32"), "machine": machine(), **found()}
     durable.write(asked.out, json.dumps(record, indent=1).encode())
     print(json.dumps(record, indent=1))
     return 0

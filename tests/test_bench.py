@@ -5,15 +5,20 @@ import re
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from kilolayer.__main__ import main
-from kilolayer.bench import Conditions, contestant, race
-from kilolayer.bench.checks import differences
+from kilolayer.bench import Conditions, building, contestant, race
+from kilolayer.bench.building import built, counts
+from kilolayer.bench.ceilings import fastest, machine
+from kilolayer.bench.checks import differences, loss_of, share_weights
 from kilolayer.bench.clock import Sample, timed
 from kilolayer.bench.contestant import at_depth
+from kilolayer.bench.order import in_order_of_use
 from kilolayer.bench.roofline import intensity
 from kilolayer.errors import InputError
-from kilolayer.networks import describe
+from kilolayer.networks import build, describe
 
 PEER = """
 import torch
@@ -23,7 +28,11 @@ def net():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *pool, nn.Linear(4, 10))
 def cifar_number():
     return 3
+def ours():
+    from kilolayer.networks import build, describe
+    return build(describe("preact_resnet8_cifar"))
 """
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -80,22 +89,172 @@ def test_a_sample_knows_its_own_time():
     assert not Sample(1.0, 1.0, None, None).disturbed
 
 
-def row(name, parameters=10, multiply_adds=20, loss=None):
+def row(name, parameters=10, multiply_adds=20, loss=1.0, as_run=None):
     return {
         "name": name,
         "parameters": parameters,
         "multiply_adds": multiply_adds,
         "loss_with_equal_weights": loss,
+        "loss_as_run": loss if as_run is None else as_run,
     }
 
 
 def test_other_work_is_named():
-    assert differences([row("a", loss=1.0), row("b", loss=1.0001), row("c")]) == []
-    found = differences([row("a", loss=1.0), row("b", multiply_adds=30), row("c", loss=1.1)])
+    assert differences([row("a"), row("b", loss=1.0001), row("c", as_run=1.05)]) == []
+    found = differences([row("a"), row("b", multiply_adds=30), row("c", loss=1.01), row("d", as_run=1.2)])
     assert found == [
         "b: 30 multiply-adds, a 20 (+50.00 %)",
-        "c: with equal weights the loss is 1.10000, of a 1.00000",
+        "c: with equal weights the loss is 1.01000, of a 1.00000",
+        "d: with equal weights, as it is run, the loss is 1.20000, of a 1.00000",
     ]
+
+
+def test_a_loss_that_could_not_be_compared_is_named():
+    unpaired = row("b") | {"loss_with_equal_weights": None, "loss_as_run": None}
+    assert differences([row("a"), unpaired]) == [
+        "b: its tensors do not pair with a's, so losses are not compared"
+    ]
+
+
+class Foreign(nn.Module):
+    """ResNet-8 with option B as others write it: other names, the shortcut's layers first, a 1×1 head."""
+
+    class Unit(nn.Module):
+        def __init__(self, before, width, stride):
+            super().__init__()
+            shape = stride > 1
+            self.down = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.down = self.down if shape else nn.Sequential()
+            self.n2, self.n1 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+            self.c2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.c1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+
+        def forward(self, x):
+            y = self.n2(self.c2(functional.relu(self.n1(self.c1(x)))))
+            return functional.relu(y + self.down(x))
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(64, 10, 1)
+        self.units = nn.Sequential(self.Unit(16, 16, 1), self.Unit(16, 32, 2), self.Unit(32, 64, 2))
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+
+    def forward(self, x):
+        pooled = functional.adaptive_avg_pool2d(self.units(self.stem(x)), 1)
+        return self.head(pooled).flatten(1)
+
+
+def same_loss(mine, other, folder, side, training=True):
+    """Of both, with equal weights; None where they do not pair."""
+    torch.manual_seed(1)
+    x, labels = torch.randn(4, 3, side, side), torch.randint(10, (4,))
+    paired = [share_weights(module, str(folder / "weights"), x) for module in (mine, other)]
+    losses = [loss_of(module, x, labels, training=training)["loss"] for module in (mine, other)]
+    return losses if all(paired) else None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_tensors_pair_by_what_is_computed_not_by_how_it_is_written(tmp_path, training):
+    mine, other = build(describe("resnet8_b_cifar")), Foreign()
+    assert [p.shape for p in mine.parameters()] != [p.shape for p in other.parameters()]
+    one, two = same_loss(mine, other, tmp_path, 32, training)
+    assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_another_network_does_not_pair_or_gives_another_loss(tmp_path):
+    (tmp_path / "a").mkdir()
+    assert same_loss(build(describe("resnet8_cifar")), Foreign(), tmp_path / "a", 32) is None
+    (tmp_path / "b").mkdir()
+    bottlenecks = [build(describe("preact_resnet29_bottleneck_cifar", branch={"stride_on": where}))
+                   for where in ("1x1", "3x3")]  # fmt: skip
+    one, two = same_loss(*bottlenecks, tmp_path / "b", 32)
+    assert abs(one - two) > 1e-3 * one
+
+
+def test_weights_are_named_once_and_nothing_is_computed():
+    model = build(describe("preact_resnet20_cifar"))
+    names = in_order_of_use(model, (1, 3, 32, 32))
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    assert names[0] == "stem.conv1.weight"
+    assert names[-2:] == ["classifier.weight", "classifier.bias"]
+    assert model.training
+    assert all(p.grad is None and p.device == CPU for p in model.parameters())
+
+
+def test_in_evaluation_the_signal_is_that_of_training_not_of_untouched_norms():
+    """With the running statistics of a fresh network the signal grows from unit to unit."""
+    model, x, labels = build(describe("preact_resnet56_cifar")), torch.randn(8, 3, 32, 32), torch.arange(8)
+    with torch.no_grad():
+        untouched = functional.cross_entropy(model.eval()(x), labels).item()
+    model.train()
+    step = loss_of(model, x, labels, training=True)["loss"]
+    assert untouched > 10 * step
+    assert loss_of(model, x, labels, training=False)["loss"] == pytest.approx(step, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "side"),
+    [
+        ("resnet20_b_cifar", "pytorchcv:resnet20_cifar10", 32),
+        ("resnet18", "torchvision:resnet18", 64),
+        ("resnet18", "timm:resnet18", 64),
+    ],
+)
+def test_packages_networks_are_ours_with_equal_weights(tmp_path, ours, peer, side):
+    try:
+        other = built(contestant(peer), CPU, 2, infer=False)
+    except InputError as error:
+        pytest.skip(str(error))
+    assert other.precision == "fp32"
+    mine = build(describe(ours))
+    x = torch.zeros(1, 3, mine.description.image_size, mine.description.image_size)
+    assert counts(other.module, x) == counts(mine, x)
+    one, two = same_loss(mine, other.module, tmp_path, side)
+    assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (ImportError("none"), "timm:resnet50 needs timm: pip install timm"),
+        (RuntimeError("operator torchvision::nms does not exist\nmore"),
+         "timm:resnet50: timm cannot be imported (operator torchvision::nms does not exist); "
+         f"install the torchvision that was built for PyTorch {torch.__version__}"),
+    ],
+)  # fmt: skip
+def test_a_package_that_is_missing_is_one_line_with_what_to_do(monkeypatch, error, advice):
+    def refuse(name):
+        raise error
+
+    monkeypatch.setattr(building, "import_module", refuse)
+    with pytest.raises(InputError) as caught:
+        built(contestant("timm:resnet50"), CPU, 2, infer=False)
+    assert str(caught.value) == advice
+
+
+def test_a_file_may_give_a_network_of_ours_and_have_it_run_fast(peer):
+    found = built(contestant(f"{peer}:ours@fast+balanced"), CPU, 2, infer=False)
+    assert found.plan is not None
+    assert found.channels_last
+    with pytest.raises(
+        InputError, match="net gives Sequential, which is not ours; allowed for others: @plain"
+    ):
+        built(contestant(f"{peer}:net@fast"), CPU, 2, infer=False)
+
+
+def test_the_ceiling_is_the_fastest_product_whichever_that_is():
+    found = {"bf16_flops": 86.0, "fp32_flops": 171.0, "int8_flops": 690.0, "copy_bytes": 1.0}
+    assert fastest(found) == ("fp32", 171.0)
+    assert fastest(found | {"bf16_flops": 235.0}) == ("bf16", 235.0)
+    assert fastest(found, int8=True) == ("int8", 690.0)
+    del found["int8_flops"]
+    assert fastest(found, int8=True) == ("fp32", 171.0)
+
+
+def test_the_processor_is_named():
+    found = machine()
+    assert set(found) == {"name", "family_and_model", "instructions"}
+    assert found["name"]
 
 
 def test_intensity_counts_the_least_traffic():
@@ -125,6 +284,10 @@ def test_a_race_is_run_in_turns_and_told(peer, tmp_path, capsys):
         assert one["repeats"] == 2
     written = json.loads(out.read_text())
     assert re.fullmatch(r".*peer.py:net@plain: [\d,]+ multiply-adds, .*", written["differences"][0])
+    assert written["differences"][-1].endswith("so losses are not compared")
+    assert written["fastest_arithmetic"] in ("bf16", "fp32")
+    assert written["machine"]["name"]
+    assert rows[0]["loss_as_run"] == pytest.approx(rows[0]["loss_with_equal_weights"], rel=0.05)
     assert rows[0]["loss_with_equal_weights"] == pytest.approx(rows[1]["loss_with_equal_weights"], rel=1e-4)
     assert written["environment"]["torch"] == torch.__version__
     assert plot.read_text().lstrip().startswith("<svg")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kilolayer.bench.contestant import Contestant
+from kilolayer.bench.contestant import ENGINES, OURS_ALONE, Contestant
 from kilolayer.errors import InputError
 from kilolayer.kernels import fuse, pool
 from kilolayer.networks import ResidualNetwork, build, describe
@@ -37,10 +37,18 @@ def built(one: Contestant, device: torch.device, batch_size: int, *, infer: bool
     """Builds it. Raises `InputError` where a package is missing or does not know the model."""
     torch.manual_seed(seed)
     plain = one.variant == "plain"
-    pooled = one.variant in ("fast", "folded") and device.type == "cpu"
+    pooled = one.variant in OURS_ALONE and device.type == "cpu"
     allocation = (pool.use(),) if pooled else ()
     module = _ours(one) if one.ours else _theirs(one)
-    precision: Precision = "fp32" if plain else choose_precision("auto", device)
+    if one.variant in OURS_ALONE and not isinstance(module, ResidualNetwork):
+        raise InputError(
+            f"{one.name}: {one.model} gives {type(module).__name__}, which is not ours; "
+            f"allowed for others: @plain, @eager, @{', @'.join(ENGINES)}"
+        )
+    fusable = (
+        module.description if one.variant in OURS_ALONE and isinstance(module, ResidualNetwork) else None
+    )
+    precision: Precision = "fp32" if plain else choose_precision("auto", device, fusable)
     module = module.to(device).train(not infer)
     if not plain:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -90,11 +98,13 @@ def _maker(one: Contestant) -> Callable[[], Any]:
             return lambda: models.get_model(one.model, weights=None)
         provider = import_module("pytorchcv.model_provider")
         return lambda: provider.get_model(one.model)
-    except (ImportError, RuntimeError) as error:
-        # torchvision raises a RuntimeError beside a PyTorch that it was not built for.
+    except ImportError:
+        raise InputError(f"{one.name} needs {one.source}: pip install {one.source}") from None
+    except RuntimeError as error:
+        # torchvision raises this beside a PyTorch that it was not built for, and timm imports torchvision.
         raise InputError(
-            f"{one.name} needs {one.source}, which cannot be imported here "
-            f"({str(error).splitlines()[0]}): pip install {one.source}"
+            f"{one.name}: {one.source} cannot be imported ({str(error).splitlines()[0]}); "
+            f"install the torchvision that was built for PyTorch {torch.__version__}"
         ) from None
 
 

@@ -1,29 +1,81 @@
-"""What this machine can do at the most: multiplying in bf16 and fp32, and moving memory."""
+"""What this machine can do at the most: multiplying in bf16, fp32 and int8, and moving memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import torch
+
+from kilolayer.runs.environment import processor
 
 SIZES = (512, 1024, 2048)
 SECONDS = 0.4
 """For each size: long enough for a best of many."""
 
 
+FLOATING = ("bf16", "fp32")
+INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+    "bf16",
+)
+
+
 def ceilings(device: torch.device) -> dict[str, float]:
-    """FLOP/s of the fastest matrix product in each precision, and bytes/s read plus written by a copy."""
+    """FLOP/s of the fastest matrix product in each arithmetic, and bytes/s read plus written by a copy.
+
+    int8 is left out where this PyTorch cannot multiply it.
+    """
     found = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         found[f"{name}_flops"] = max(_product(size, dtype, device) for size in SIZES)
+    with suppress(RuntimeError, AttributeError):
+        found["int8_flops"] = max(_whole_numbers(size, device) for size in SIZES)
     return found | {"copy_bytes": _copy(device)}
+
+
+def fastest(found: dict[str, float], *, int8: bool = False) -> tuple[str, float]:
+    """The fastest arithmetic and its FLOP/s. Which of bf16 and fp32 that is differs among processors.
+
+    int8 counts for those alone who compute in it.
+    """
+    names = [*FLOATING, *(["int8"] if int8 and "int8_flops" in found else [])]
+    return max(((name, found[f"{name}_flops"]) for name in names), key=lambda pair: pair[1])
+
+
+def machine() -> dict[str, Any]:
+    """The processor: its name, family and model where the system tells, and which products it knows."""
+    fields: dict[str, str] = {}
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    return {
+        "name": processor(),
+        "family_and_model": " ".join(fields[key] for key in ("cpu family", "model") if key in fields),
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
+    }
 
 
 def _product(size: int, dtype: torch.dtype, device: torch.device) -> float:
     a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * size**3 / _least(lambda: torch.mm(a, b, out=out), device)
+
+
+def _whole_numbers(size: int, device: torch.device) -> float:
+    a, b = (torch.ones(size, size, dtype=torch.int8, device=device) for _ in range(2))
+    return 2 * size**3 / _least(lambda: torch._int_mm(a, b), device)
 
 
 def _copy(device: torch.device) -> float:

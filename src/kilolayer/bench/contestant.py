@@ -11,7 +11,9 @@ from kilolayer.networks import describe
 from kilolayer.training.budget import CHOICES, budget
 
 PACKAGES = ("timm", "torchvision", "pytorchcv")
-ENGINES = ("onnxruntime", "openvino")
+QUANTISED = {"onnxruntime-int8": "onnxruntime", "openvino-int8": "openvino"}
+"""Variants of which weights and activations are whole numbers of 8 bits, and what runs them."""
+ENGINES = ("onnxruntime", "openvino", *QUANTISED)
 VARIANTS = {
     "plain": "fp32, channels first, PyTorch's own layers and memory: what one gets without asking",
     "eager": "bf16 where the hardware has it, channels last, PyTorch's own layers and memory",
@@ -19,7 +21,10 @@ VARIANTS = {
     "folded": "eager, with BN folded into the convolutions (inference)",
     "onnxruntime": "exported, run by ONNX Runtime in fp32 (inference)",
     "openvino": "exported, run by OpenVINO in bf16 where the hardware has it (inference)",
+    "onnxruntime-int8": "quantised on the images of the race, run by ONNX Runtime (inference)",
+    "openvino-int8": "the same quantised file, run by OpenVINO (inference)",
 }
+OURS_ALONE = ("fast", "folded")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ def contestant(name: str) -> Contestant:
     """The contestant called `preact_resnet110_cifar`, `…@plain`, `…@2GB`, `timm:NAME` or `FILE.py:CALLABLE`.
 
     After @ stand a variant, a choice of memory, or both joined by +. Without it ours is `fast`, and others
-    are `plain`. Raises `InputError` for what cannot be understood; a file is looked for, a package is not.
+    are `plain`; a file's may be `fast` where its function gives a network of ours. Raises `InputError` for
+    what cannot be understood; a file is looked for, a package is not.
     """
     head, _, tail = name.partition("@")
     source, _, model = head.rpartition(":")
@@ -50,11 +56,11 @@ def contestant(name: str) -> Contestant:
         describe(model)
     elif source not in PACKAGES:
         _check_file(name, source, model)
-    variant, memory = _how(name, tail, source == "kilolayer")
+    variant, memory = _how(name, tail, source == "kilolayer", source in PACKAGES)
     return Contestant(name, source, model, variant, memory)
 
 
-def _how(name: str, tail: str, ours: bool) -> tuple[str, str]:
+def _how(name: str, tail: str, ours: bool, package: bool) -> tuple[str, str]:
     variant, memory = ("fast" if ours else "plain"), "fastest"
     for word in tail.split("+") if tail else ():
         if word in VARIANTS:
@@ -65,7 +71,7 @@ def _how(name: str, tail: str, ours: bool) -> tuple[str, str]:
         else:
             allowed = ", ".join((*VARIANTS, *CHOICES))
             raise InputError(f"{name!r} asks for the variant {word!r}; allowed: {allowed}, or bytes as 2GB")
-    if not ours and (variant in ("fast", "folded") or memory != "fastest"):
+    if package and (variant in OURS_ALONE or memory != "fastest"):
         raise InputError(f"{name!r} is not ours; allowed for others: @plain, @eager, @{', @'.join(ENGINES)}")
     return variant, memory
 

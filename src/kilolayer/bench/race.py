@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kilolayer.bench.ceilings import fastest
 from kilolayer.bench.checks import differences
-from kilolayer.bench.contestant import Contestant
+from kilolayer.bench.contestant import QUANTISED, Contestant
 from kilolayer.errors import InputError
 
 FLOPS_OF_A_MULTIPLY_ADD = {"inference": 2, "training": 6}
@@ -66,11 +67,13 @@ def race(
         with _Process(conditions, "ceilings") as process:
             ceilings = process.ask("ceilings", **place)
             environment = process.ask("environment", **place, precision="fp32")
+            machine = process.ask("machine")
         processes, facts = [], []
+        weights = str(Path(folder) / "weights") if len(contestants) > 1 else ""
         for one in contestants:
             say(f"building {one.name}")
             process = held.enter_context(_Process(conditions, one.name))
-            facts.append(_built(process, one, conditions, str(Path(folder) / "weights")))
+            facts.append(_built(process, one, conditions, weights))
             processes.append(process)
         samples = _take_turns(processes, conditions, say)
         rows = [
@@ -81,6 +84,8 @@ def race(
         "work": conditions.work,
         "conditions": asdict(conditions) | {"clock": conditions.clock},
         "ceilings": ceilings,
+        "fastest_arithmetic": fastest(ceilings)[0],
+        "machine": machine,
         "contestants": rows,
         "differences": differences(rows),
         "environment": environment,
@@ -137,7 +142,7 @@ def _row(
         "seconds_least": min(seconds),
         "seconds_most": max(seconds),
         "flops": flops,
-        "roofline_share": flops / max(ceilings["bf16_flops"], ceilings["fp32_flops"]),
+        "roofline_share": flops / fastest(ceilings, int8=one.variant in QUANTISED)[1],
         **memory,
         "joules_per_image": statistics.median(joules) / conditions.batch_size if joules else None,
         "repeats": len(samples),

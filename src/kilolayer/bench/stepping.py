@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from kilolayer.bench.building import Built
-from kilolayer.bench.contestant import ENGINES, Contestant
+from kilolayer.bench.checks import IMAGES, cross_entropy
+from kilolayer.bench.contestant import ENGINES, OURS_ALONE, QUANTISED, Contestant
 from kilolayer.networks import ResidualNetwork
 
 
@@ -25,7 +27,15 @@ def inputs(found: Built, batch_size: int, side: int, device: torch.device) -> tu
     return x.to(device), labels.to(device)
 
 
-def training(one: Contestant, found: Built, x: Tensor, labels: Tensor) -> Callable[[], object]:
+@dataclass(frozen=True)
+class Work:
+    """One repeat, and the loss of the first few images by the very path that is timed."""
+
+    step: Callable[[], object]
+    loss: float
+
+
+def training(one: Contestant, found: Built, x: Tensor, labels: Tensor) -> Work:
     """Forward, mean cross-entropy, backward, SGD with momentum and weight decay: as `Training` steps."""
     optimizer = torch.optim.SGD(found.module.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
@@ -40,29 +50,46 @@ def training(one: Contestant, found: Built, x: Tensor, labels: Tensor) -> Callab
         if not loss.isfinite().item():
             raise ValueError(f"{one.name}: the loss is not finite")
 
-    return step
+    with _precision(found, x):
+        first = found.module(x[:IMAGES])
+    return Work(step, cross_entropy(first.detach(), labels[:IMAGES]))
 
 
-def inference(one: Contestant, found: Built, x: Tensor, labels: Tensor) -> Callable[[], object]:
+def inference(one: Contestant, found: Built, x: Tensor, labels: Tensor) -> Work:
     """Logits of the batch."""
-    from kilolayer.inference import folded, onnx, openvino
+    run, x = _engine(one, found, x) if one.variant in ENGINES else _ours_or_eager(one, found, x)
+    return Work(lambda: run(x), cross_entropy(run(x), labels[:IMAGES]))
+
+
+Run = Callable[[Tensor], Any]
+
+
+def _engine(one: Contestant, found: Built, x: Tensor) -> tuple[Run, Tensor]:
+    from kilolayer.inference import onnx, openvino
+
+    threads = torch.get_num_threads()
+    if one.variant in QUANTISED:
+        return onnx.quantized_session(found.module, x, threads, QUANTISED[one.variant]), x
+    return (onnx if one.variant == "onnxruntime" else openvino).session(found.module, x, threads), x
+
+
+def _ours_or_eager(one: Contestant, found: Built, x: Tensor) -> tuple[Run, Tensor]:
+    from kilolayer.inference import fold
 
     module = found.module
-    if one.variant in ENGINES:
-        run = (onnx if one.variant == "onnxruntime" else openvino).session(module, x, torch.get_num_threads())
-        return lambda: run(x)
-    if isinstance(module, ResidualNetwork) and one.variant in ("fast", "folded"):
+    if isinstance(module, ResidualNetwork) and one.variant in OURS_ALONE:
         dtype = torch.bfloat16 if found.precision == "bf16" else torch.float32
-        module, x = folded.fold(module, dtype), x.to(dtype)
+        module, x = fold(module, dtype), x.to(dtype)
         found = replace(found, precision="fp32")  # as autocast goes: the weights are bf16 themselves
 
     @torch.inference_mode()
-    def step() -> None:
-        with _precision(found, x):
-            logits = module(x)
+    def run(images: Tensor) -> Tensor:
+        with _precision(found, images):
+            logits: Tensor = module(images)
         logits.sum().item()
+        return logits
 
-    return step
+    return run, x
 
 
 def _precision(found: Built, x: Tensor) -> torch.autocast:

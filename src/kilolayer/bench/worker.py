@@ -29,6 +29,12 @@ class Worker:
 
         return ceilings(_device(device, threads))
 
+    def machine(self) -> dict[str, Any]:
+        """The processor that these figures are of."""
+        from kilolayer.bench.ceilings import machine
+
+        return machine()
+
     def build(
         self,
         contestant: dict[str, Any],
@@ -38,30 +44,32 @@ class Worker:
         infer: bool,
         weights: str,
     ) -> dict[str, Any]:
-        """Builds, checks its loss on `weights` where they fit, and says what it is."""
+        """Builds it, on the weights at `weights` where they fit, and says what it is and what its loss."""
         from kilolayer.bench.building import built, counts, image_side
-        from kilolayer.bench.checks import loss_with, offer
+        from kilolayer.bench.checks import loss_of, share_weights
         from kilolayer.bench.stepping import inference, inputs, training
 
         one, place = Contestant(**contestant), _device(device, threads)
+        before = self.memory()["peak_memory_bytes"]
         found = built(one, place, batch_size, infer=infer)
         side = image_side(one, found.module)
         x, labels = inputs(found, batch_size, side, place)
         parameters, multiply_adds = counts(found.module, x)
-        if one.ours and not os.path.exists(weights):
-            offer(found.module, weights)
-        loss = loss_with(found.module, weights, x, labels)
-        make = inference if infer else training
-        self.take = make(one, found, x, labels)
+        equal = share_weights(found.module, weights, x)
+        checked = loss_of(found.module, x, labels, training=not infer)
+        work = (inference if infer else training)(one, found, x, labels)
+        self.take = work.step
         plan = found.plan
         return {
             "parameters": parameters,
             "multiply_adds": multiply_adds,
             "image_side": side,
-            "classes": int(loss["classes"]),
+            "classes": checked["classes"],
             "precision": found.precision,
             "choices": list(found.choices),
-            "loss_with_equal_weights": loss["loss"],
+            "loss_with_equal_weights": checked["loss"] if equal else None,
+            "loss_as_run": work.loss if equal else None,
+            "memory_bytes_before": before,
             "predicted_memory_bytes": plan.peak.total if plan else None,
             "recomputed": plan.recomputed if plan else 0.0,
         }
