@@ -71,11 +71,17 @@ TRIALS: dict[str, Trial] = {
     "tune/20, 3 epochs, growing": Trial(20, 3, GROWING),
     "tune/20, 3 epochs, growing, batch 64": Trial(20, 3, GROWING | SMALL_BATCH | MEAN),
     "tune/20, 3 epochs, growing, batch 64, crop of 2": Trial(20, 3, GROWING | SMALL_BATCH | MEAN, pad=2),
+    "tune/20, 3 epochs, sprint, rate 0.2": Trial(20, 3, SPRINT | {"peak": 0.2}, pad=2),
+    "tune/20, 3 epochs, sprint, label smoothing": Trial(20, 3, SPRINT | {"label_smoothing": 0.1}, pad=2),
+    "tune/20, 3 epochs, sprint, no Nesterov": Trial(20, 3, SPRINT | {"nesterov": False}, pad=2),
+    "tune/20, 3 epochs, sprint, whole images": Trial(20, 3, SPRINT | {"resolution": Resolution()}, pad=2),
     "test/20, 5 epochs": Trial(20, 5, SPRINT, pad=2),
-    "test/56, 1 epoch": Trial(56, 1, SPRINT, pad=2),
-    "test/110, 1 epoch": Trial(110, 1, SPRINT, pad=2),
-    "test/164, 1 epoch": Trial(164, 1, SPRINT, pad=2),
     "test/20, 5 epochs, seed 1": Trial(20, 5, SPRINT, seed=1, pad=2),
+    "test/20, 5 epochs, seed 2": Trial(20, 5, SPRINT, seed=2, pad=2),
+    "test/20, 15 epochs": Trial(20, 15, SPRINT, pad=2),
+    "test/56, 3 epochs": Trial(56, 3, SPRINT, pad=2),
+    "test/110, 3 epochs": Trial(110, 3, SPRINT, pad=2),
+    "test/164, 3 epochs": Trial(164, 3, SPRINT, pad=2),
 }
 
 

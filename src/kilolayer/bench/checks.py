@@ -67,12 +67,12 @@ def loss_of(module: nn.Module, x: Tensor, labels: Tensor, *, training: bool) -> 
     Else with BN's running statistics, which are those of the same images then: the untouched ones of a fresh
     network normalise nothing, and its signal would grow from unit to unit.
     """
-    x, labels = x[:IMAGES], labels[:IMAGES]
+    x, labels = x[:IMAGES].contiguous(), labels[:IMAGES]
     was_training = module.training
-    with torch.no_grad(), _remembering(module):
-        logits = module.train()(x)
-    if not training:
-        with torch.no_grad():
+    with torch.no_grad(), _channels_first(module):
+        with _remembering(module):
+            logits = module.train()(x)
+        if not training:
             logits = module.eval()(x)
     module.train(was_training)
     return {"loss": cross_entropy(logits, labels), "classes": int(logits.shape[1])}
@@ -95,6 +95,19 @@ def _remembering(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in norms:
             norm.momentum = momentum
+
+
+@contextmanager
+def _channels_first(module: nn.Module) -> Iterator[None]:
+    """Within, all convolutions add in one order: over a thousand layers another moves the loss by 0.1 %."""
+    maps = [p for p in module.parameters() if p.ndim == 4]
+    last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in maps)
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        if last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def differences(rows: list[dict[str, Any]]) -> list[str]:
