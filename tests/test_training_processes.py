@@ -18,7 +18,7 @@ import torch
 from kilolayer.data import batch, measure, selected
 from kilolayer.runs import Run, record
 from kilolayer.training import Experiment, NonFinite, Training, evaluate, place
-from kilolayer.training import loop as loop_module
+from kilolayer.training import step as step_module
 from kilolayer.units import Dropout, Unit
 from tiny_runs import HERE, PREACT, outcome, splits_of, tiny, with_recipe
 
@@ -49,7 +49,7 @@ def main(folder: str, stop_at: int, diverge: bool) -> None:
         seen.extend(x.flatten(1).tolist())
         return x, labels
 
-    setattr(loop_module, "selected", spy)  # noqa: B010 - replaced in this process only
+    setattr(step_module, "selected", spy)  # noqa: B010 - replaced in this process only
     with place("cpu") as here:
         what = experiment()
         training = Training(what, splits_of(what), here)

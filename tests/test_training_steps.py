@@ -16,7 +16,7 @@ from kilolayer.data import NO_AUGMENTATION, Images, batch, selected
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
 from kilolayer.training import Experiment, Place, Steps, Training
-from kilolayer.training import loop as loop_module
+from kilolayer.training import step as step_module
 from kilolayer.units import BASIC, FULL_PREACT, Dropout
 from tiny_runs import HERE, losses, splits_of, tiny, training_of, with_recipe
 
@@ -115,7 +115,7 @@ def test_an_epoch_sees_whole_batches_of_images_each_at_most_once(monkeypatch: py
         seen.append(x[:, 0, 0, 0].tolist())
         return x, labels
 
-    monkeypatch.setattr(loop_module, "selected", spy)
+    monkeypatch.setattr(step_module, "selected", spy)
     training = training_of(with_recipe(tiny(), augmentation=NO_AUGMENTATION, normalization="channel"))
     numbered_pixels(training)
     for _ in training.steps():

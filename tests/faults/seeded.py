@@ -46,15 +46,15 @@ def generators_not_restored() -> None:
     import numpy as np
     import torch
 
-    from kilolayer.training import loop
+    from kilolayer.training import step
 
-    generator, keyed = np.random.default_rng(0), loop.select
+    generator, keyed = np.random.default_rng(0), step.select
 
     def drawn(*args: Any) -> Any:
         n, *rest, positions, device = args
         return keyed(n, *rest, torch.from_numpy(generator.permutation(n)[: len(positions)]), device)
 
-    loop.select = drawn
+    step.select = drawn
 
 
 def metrics_not_cut() -> None:

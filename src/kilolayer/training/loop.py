@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from kilolayer.data import Images, Splits, measure, resampled, select, selected
-from kilolayer.errors import InputError
-from kilolayer.kernels import fuse
-from kilolayer.networks import build
-from kilolayer.training import graph
-from kilolayer.training.compiling import compile_units
-from kilolayer.training.device import Place, repeatable
-from kilolayer.training.evaluation import Evaluation, evaluate, forward
+from kilolayer.data import Images, Splits
+from kilolayer.training.device import Place
+from kilolayer.training.evaluation import Evaluation, evaluate
 from kilolayer.training.experiment import Experiment
-from kilolayer.training.memory import allocate, arrange
-from kilolayer.training.state import State
+from kilolayer.training.step import Stepping
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Step:
     epoch: Epoch | None = None
 
 
-class Training(State):
+class Training(Stepping):
     """An experiment under way on one process's device.
 
     Iterating over `steps()` trains, and `conclude()` measures the result; between two steps the state
@@ -70,56 +60,8 @@ class Training(State):
     """
 
     def __init__(self, experiment: Experiment, splits: Splits, place: Place) -> None:
-        recipe = experiment.recipe
-        repeatable(place.device)
-        allocate(place.device)
-        torch.manual_seed(experiment.seed)
-        model = build(experiment.network).to(place.device)
-        if experiment.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        super().__init__(experiment, splits, place, model)
-        self.statistics = measure(splits.train, recipe.normalization).to(place.device)
-        self.train_images = splits.train.to(place.device)
-        self.kernels = fuse(self.model) if experiment.kernels == "fused" else None
-        if self.kernels and self.kernels.fused and place.device.type == "cuda":
-            from kilolayer.kernels.gpu.check import check  # Triton need not be there
-
-            check(self.model)
-        self.memory = arrange(self.model, experiment, place)
-        self.epoch_length = len(splits.train) // recipe.batch_size
+        super().__init__(experiment, splits, place)
         self.final: Final | None = None
-        self._compute = self._wrapped()
-        self._dropout = any(isinstance(module, nn.Dropout) for module in self.model.modules())
-        self._replay = self._replayed()
-
-    def _wrapped(self) -> nn.Module:
-        module: nn.Module = self.model
-        if self.experiment.compile == "model":
-            module = torch.compile(module)  # type: ignore[assignment]
-        elif self.experiment.compile == "units":
-            compile_units(self.model)
-        if self.place.world > 1:
-            module = DistributedDataParallel(module)
-        return module
-
-    def _replayed(self) -> graph.Replay | None:
-        """What replays the steps as a CUDA graph. None where that is not asked for, or is no GPU."""
-        if not self.experiment.graph or self.place.device.type != "cuda":
-            return None
-        why = graph.refusal(self.place.device, dropout=self._dropout, world=self.place.world)
-        if why:
-            raise InputError(f"the step cannot be a CUDA graph: {why}; use --graph off")
-        return graph.Replay(self._advance, graph.CudaRecorder(self.place.device), self._changed)
-
-    def _changed(self) -> list[Tensor]:
-        """What `_advance` changes and the next one reads, where it lies."""
-        momentum = [state["momentum_buffer"] for state in self.optimizer.state.values() if state]
-        return [*self.model.parameters(), *self.model.buffers(), *momentum, self.sums]
-
-    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        super().restore(tensors, counters)
-        if self._replay:
-            self._replay.forget()
 
     @property
     def monitor(self) -> str:
@@ -172,74 +114,6 @@ class Training(State):
 
     def _stopping(self, stop: Callable[[], bool]) -> bool:
         return self.place.meets(self.iteration) and self.place.agree(stop())
-
-    def _step(self) -> None:
-        self._prepare()
-        if self._replay:
-            self._replay(self._fixed)
-        else:
-            self._advance()
-        self.iteration += 1
-        if self.average:
-            self.average.add(self.model, self.iteration)
-        self._watch()
-
-    def _prepare(self) -> None:
-        """What a step takes from the host: which images, what chance decides for them, the learning rate."""
-        recipe = self.experiment.recipe
-        epoch, index = divmod(self.iteration, self.epoch_length)
-        share = recipe.batch_size // self.place.world
-        start = index * recipe.batch_size + self.place.rank * share
-        selection = select(
-            len(self.train_images),
-            recipe.augmentation,
-            self.experiment.seed,
-            epoch,
-            range(start, start + share),
-            self.place.device,
-        )
-        self._selection = self._replay.held(selection) if self._replay else selection
-        if self._dropout:
-            torch.manual_seed(_hash(self.experiment.seed, self.iteration, self.place.rank))
-        self._side = recipe.resolution.side(self.splits.image_size, self.iteration, recipe.iterations)
-        rate = recipe.rate(self.iteration)
-        for group in self.optimizer.param_groups:
-            # What a graph reads stays where it is.
-            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
-
-    @property
-    def _fixed(self) -> Hashable:
-        """What `_advance` takes from the host: a graph holds it fixed."""
-        return self._side
-
-    def _advance(self) -> None:
-        """A step on the device: a function of tensors there and of nothing that changes on the host."""
-        x, labels = selected(
-            self.train_images, self.statistics, self.experiment.recipe.augmentation, self._selection
-        )
-        logits, loss = self._loss(resampled(x, self._side), labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        self.optimizer.step()
-        self._count(loss.detach(), logits, labels)
-
-    def _loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits, and the loss that the step goes down on."""
-        logits = forward(self._compute, x, self.experiment.precision, self.experiment.channels_last).float()
-        smoothing = self.experiment.recipe.label_smoothing
-        return logits, functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-
-    def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        wrong = (logits.argmax(1) != labels).sum()
-        count = torch.full_like(loss, len(labels))
-        self.sums += torch.stack([count, loss * len(labels), wrong]).double()
-
-    def _watch(self) -> None:
-        # On a GPU a look at the loss waits for it, so it is looked at now and then; a NaN stays in the sum.
-        if self.iteration % 100 == 0 or (
-            self.place.device.type == "cpu" and self.place.meets(self.iteration)
-        ):
-            self.check_loss()
 
     def _close_epoch(self, stop: Callable[[], bool]) -> Iterator[Step]:
         record = self.epochs_closed + 1
@@ -327,8 +201,3 @@ class Training(State):
             evaluation=self.experiment.evaluation,
             stop=stop,
         )
-
-
-def _hash(*numbers: int) -> int:
-    digest = blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
