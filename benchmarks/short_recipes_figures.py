@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kilolayer.networks import describe
-from kilolayer.report import canvas, marks
+from kilolayer.report import canvas
 from kilolayer.training import Experiment
 from kilolayer.values import from_json
 
@@ -52,19 +52,25 @@ def table(found: Figures) -> str:
 
 def figure(found: Figures) -> str:
     """Validation error by epoch against processor minutes of training and against PFLOP, as SVG."""
-    shown = {name: one for name, one in found.items() if name.startswith("test/") or name.endswith("short")}
+    shown = {
+        name: one
+        for name, one in found.items()
+        if (name.startswith("test/") and "seed" not in name) or name.endswith("short")
+    }
     names = [name.partition("/")[2] for name in shown]
     data = ", ".join(dict.fromkeys(one["data"] for one in shown.values()))
 
     def paint(drawing: Any) -> None:
         panels = drawing.subplots(1, 2, sharey=True)
-        canvas.frame(panels[0], "processor minutes of training, one thread", "validation error in %")
-        canvas.frame(panels[1], "PFLOP of training", "")
+        canvas.frame(panels[0], "processor minutes", "validation error in %")
+        canvas.frame(panels[1], "PFLOP", "")
         for number, one in enumerate(shown.values()):
             errors = [row["monitored_error"] for row in one["curve"]]
             minutes = [row["processor_seconds"] / 60 for row in one["curve"]]
-            marks.line(panels[0], minutes, errors, number)
-            marks.line(panels[1], spent(one), errors, number)
+            panels[0].plot(minutes, errors, color=canvas.colour(number), marker=canvas.marker(number), ms=3)
+            panels[1].plot(
+                spent(one), errors, color=canvas.colour(number), marker=canvas.marker(number), ms=3
+            )
         for axes in panels:
             axes.set_xscale("log")
             canvas.plain_ticks(axes.xaxis)
