@@ -138,7 +138,8 @@ def poison(what: str, step: int, value: float) -> None:
     """One entry of a tensor; of the gradient of the first weight; of the logits or the images of a batch."""
     import torch
 
-    from kilolayer.training import evaluation, loop
+    from kilolayer.training import evaluation
+    from kilolayer.training import step as one_step
 
     def fill(tensor: torch.Tensor) -> None:
         with torch.no_grad():
@@ -162,7 +163,11 @@ def poison(what: str, step: int, value: float) -> None:
 
         return change
 
-    places = {"gradient": gradient, "logit": first_of(loop, "forward"), "pixel": first_of(loop, "batch")}
+    places = {
+        "gradient": gradient,
+        "logit": first_of(one_step, "forward"),
+        "pixel": first_of(one_step, "selected"),
+    }
     if what in places:
         at_step(step, places[what], nothing)
     elif what == "evaluation":
