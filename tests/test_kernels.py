@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from kernel_cases import CASES
 from kilolayer import kernels
 from kilolayer.kernels import arithmetic, fused, library, reference
 from kilolayer.kernels import chain as chains
@@ -95,22 +96,6 @@ def test_the_reference_is_the_plain_unit(branch, arrangement, activated):
     torch.testing.assert_close(kept.y, y, rtol=1e-10, atol=1e-10)
     for one, other in zip([dx, *(found[p] for p in module.parameters())], expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
-
-
-CASES = {
-    "basic 16, 32×32": (BASIC, 16, (2, 32, 32)),
-    "basic 32, 16×16": (BASIC, 32, (3, 16, 16)),
-    "basic 64, 8×8": (BASIC, 64, (5, 8, 8)),
-    "basic 48, 28×28": (BASIC, 48, (1, 28, 28)),
-    "basic 32, 7×7": (BASIC, 32, (3, 7, 7)),
-    "basic 16, 5×9": (BASIC, 16, (3, 5, 9)),
-    "basic 16, 1×1": (BASIC, 16, (7, 1, 1)),
-    "one layer 16, 8×3": (ONE_LAYER, 16, (2, 8, 3)),
-    "bottleneck 64, 8×8": (BOTTLENECK, 64, (3, 8, 8)),
-    "bottleneck 128, 14×14": (BOTTLENECK, 128, (2, 14, 14)),
-    "bottleneck 192, 5×9": (BOTTLENECK, 192, (1, 5, 9)),
-    "bottleneck 256, 7×7": (BOTTLENECK, 256, (3, 7, 7)),
-}
 
 
 def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
