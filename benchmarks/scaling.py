@@ -74,7 +74,12 @@ def draw(rows: list[dict[str, Any]], along: str) -> str:
             axes.set_yscale("log")
             for number, variant in enumerate(variants):
                 points = [(row[along], row[key] / scale) for row in rows if row["variant"] == variant]
-                axes.plot(*zip(*points, strict=True), color=canvas.colour(number), marker="o", ms=3)
+                axes.plot(
+                    *zip(*points, strict=True),
+                    color=canvas.colour(number),
+                    marker=canvas.marker(number),
+                    ms=3,
+                )
             canvas.plain_ticks(axes.xaxis)
             canvas.plain_ticks(axes.yaxis)
         canvas.legend(figure, variants)

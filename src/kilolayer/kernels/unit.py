@@ -1,4 +1,4 @@
-"""A whole residual unit as one operation on a CPU with AVX512-BF16, forward and backward.
+"""A whole residual unit as one operation on a CPU with AVX-512, forward and backward.
 
 What BN and ReLU do happens while a convolution reads its input and writes its output (native/forward.h);
 only x and F's inner convolution outputs are kept, in bf16. `reference` has the same steps in plain PyTorch.
