@@ -44,6 +44,7 @@ from kilolayer.units.modules import running_statistics_kept
 needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
 
 BRANCHES = {"basic": BASIC, "bottleneck": BOTTLENECK, "one layer": ONE_LAYER}
+PREACT = replace(BASIC, arrangement=FULL_PREACT)
 ARRANGEMENTS = {"pre-activated": FULL_PREACT, "original": ORIGINAL}
 
 
@@ -117,38 +118,43 @@ def passes(
     return [y.double() - x.double(), dx.double() - dy, *rest]
 
 
-def mean_errors(module: nn.Module, *shape: int) -> tuple[list[float], list[float]]:
-    """Of autocast and of the kernel against double precision, for every tensor, over four draws.
+def mean_errors(
+    module: nn.Module, *shape: int, of_x: float = 1.0, of_dy: float = 1.0
+) -> tuple[list[float], list[float]]:
+    """Of autocast and of the kernel against double precision, for every tensor, over many draws.
 
-    Of one draw a ReLU opens here and not there, which on maps of a few pixels is most of the error.
+    Of one draw a ReLU opens here and not there, which is most of the error: the fewer pixels, the more draws.
     """
+    images, _, height, width = shape
     double = copy.deepcopy(module).double()
     autocast, kernel = [], []
-    for seed in range(4):
+    for seed in range(min(200, max(4, 2**14 // (images * height * width)))):
         x, dy = drawn(*shape, seed=seed)
+        x, dy = (x * of_x).bfloat16(), (dy * of_dy).bfloat16().float()
         exact = passes(double, x.double(), dy.double())
-        autocast.append(errors(passes(module, x.bfloat16(), dy), exact))
-        kernel.append(errors(passes(module, x.bfloat16(), dy, native=True), exact))
+        autocast.append(errors(passes(module, x, dy), exact))
+        kernel.append(errors(passes(module, x, dy, native=True), exact))
     mean = [[sum(each) / len(each) for each in zip(*rows, strict=True)] for rows in (autocast, kernel)]
     return mean[0], mean[1]
 
 
-@pytest.fixture(params=["chosen", pytest.param("other", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["fastest", *(pytest.param(name, marks=pytest.mark.slow) for name in arithmetic.PRODUCTS)]
+)
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """The arithmetic that the kernels multiply in: this processor's faster one, and the other."""
+    """The arithmetic that the kernels multiply in: this processor's fastest, and each of them."""
 
     def forget() -> None:
         for cached in (arithmetic.products, arithmetic._unit_library, library.native):
             cached.cache_clear()
 
-    if request.param == "other":
-        other = "fp32" if arithmetic.products() == "bf16" else "bf16"
-        monkeypatch.setenv("KILOLAYER_PRODUCTS", other)
+    if request.param != "fastest":
+        monkeypatch.setenv("KILOLAYER_PRODUCTS", request.param)
         forget()
         if why := kernels.refusal():
             pytest.skip(why)
     yield
-    if request.param == "other":
+    if request.param != "fastest":
         monkeypatch.undo()
         forget()
 
@@ -174,6 +180,46 @@ def test_the_first_unit_reads_its_input_as_it_is(arrangement):
         made(replace(BASIC, arrangement=arrangement), 32, activated=True), 2, 32, 6, 6
     )
     assert sum(kernel) <= 1.1 * sum(autocast)
+
+
+MAGNITUDES = {
+    "a large x, a small gradient": (1e6, 1e-9, 1.0),
+    "a small x, a large gradient": (1e-6, 1e7, 1.0),
+    "large weights": (1.0, 1.0, 1e5),
+    "small weights": (1.0, 1.0, 1e-5),
+    "a gradient at the end of what bf16 holds": (1.0, 1e-36, 1.0),
+}
+
+
+@needs_kernels
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("magnitudes", MAGNITUDES.values(), ids=MAGNITUDES)
+def test_magnitudes_cost_nothing(magnitudes, activated):
+    """Where the kernels multiply in fp16, whose numbers end at 65504, they scale what they multiply."""
+    of_x, of_dy, of_weights = magnitudes
+    module = made(PREACT, 32, activated=activated)
+    with torch.no_grad():
+        for conv in module.modules():
+            if isinstance(conv, nn.Conv2d):
+                conv.weight *= of_weights
+    autocast, kernel = mean_errors(module, 2, 32, 9, 9, of_x=of_x, of_dy=of_dy)
+    assert all(found <= 2 * allowed + 2e-3 for found, allowed in zip(kernel, autocast, strict=True))
+
+
+@needs_kernels
+@pytest.mark.usefixtures("products")
+def test_what_is_no_number_stays_none():
+    """A training that diverges shows it."""
+    module = made(PREACT, 16)
+    x, dy = drawn(2, 16, 6, 6)
+    x[1, 3, 2, 2] = float("inf")
+    assert not any(found.isfinite().all() for found in passes(module, x.bfloat16(), dy, native=True)[:2])
+    x, dy = drawn(2, 16, 6, 6)
+    dy[0, 5, 1, 1] = float("nan")
+    y, dx, *_ = passes(module, x.bfloat16(), dy, native=True)
+    assert y.isfinite().all()
+    assert not dx.isfinite().all()
 
 
 @needs_kernels
@@ -260,9 +306,6 @@ def test_an_activation_alone_is_as_exact_as_autocast(shape):
 
 def network(unit: Unit, units: int = 2) -> Network:
     return Network(Stem(16), (Stage(units, 16), Stage(units, 32, 2)), unit, image_size=8)
-
-
-PREACT = replace(BASIC, arrangement=FULL_PREACT)
 
 
 def trained(model: nn.Module) -> list[torch.Tensor]:

@@ -1,8 +1,9 @@
 """In which arithmetic the kernels multiply on this processor, and their library for it.
 
-Activations lie in memory in bf16 either way, and sums are fp32. Processors with AVX512-BF16 multiply two
-pairs of bf16 numbers per lane and instruction; some of them only once in two cycles, and so slower than they
-multiply fp32, twice a cycle. Then, and where there is no such instruction, the kernels widen what they read.
+Activations lie in memory in bf16 whichever it is, and what is added over a batch is fp32 and fp64. Processors
+with AVX512-BF16 multiply two pairs of bf16 numbers per lane and instruction; some of them only once in two
+cycles, and so slower than they multiply fp32, twice a cycle. Those with AVX512-FP16 multiply twice as many
+fp16 numbers as fp32 ones. The kernels convert what they read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from kilolayer import durable
 from kilolayer.kernels.compiled import Missing, built
 from kilolayer.kernels.processor import cpu_flags
@@ -23,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 NEEDED = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 """Of the processor, as /proc/cpuinfo calls them."""
-TERMS = {"fp32": 1, "bf16": 2}
-"""Products that one instruction adds to a lane, in each arithmetic."""
+PRODUCTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What the kernels can multiply, and the type of its numbers."""
 
 
 def unit_library() -> Path:
@@ -39,7 +42,7 @@ def unit_library() -> Path:
 def _unit_library() -> Path | str:
     try:
         _check_processor()
-        return built("unit", ("-fopenmp", f"-DKILOLAYER_TERMS={TERMS[products()]}"))
+        return built("unit", ("-fopenmp", f"-DKILOLAYER_{products().upper()}"))
     except Missing as missing:
         logger.info("no native kernels: %s", missing)
         return str(missing)
@@ -59,23 +62,24 @@ def _check_processor() -> None:
 
 @cache
 def products() -> str:
-    """ "bf16" or "fp32": what this processor multiplies faster, or KILOLAYER_PRODUCTS in the environment.
+    """One of `PRODUCTS`: what this processor multiplies fastest, or KILOLAYER_PRODUCTS in the environment.
 
     It is timed once, and noted beside the libraries, so that every process chooses alike. Raises `Missing`.
     """
     asked = os.environ.get("KILOLAYER_PRODUCTS", "")
-    allowed = ("fp32", "bf16") if "avx512_bf16" in cpu_flags() else ("fp32",)
+    allowed = ["fp32", *(name for name in PRODUCTS if f"avx512_{name}" in cpu_flags())]
     if asked:
         if asked not in allowed:
             raise Missing(f"KILOLAYER_PRODUCTS is {asked!r}; allowed here: {', '.join(allowed)}")
         return asked
-    if allowed == ("fp32",):
+    if allowed == ["fp32"]:
         return "fp32"
     library = built("probe")
     note = library.with_suffix(".products")
     if not note.exists():
-        terms = ctypes.CDLL(str(library)).kilolayer_terms()
-        durable.write(note, b"bf16" if terms == 2 else b"fp32")
+        fastest = ctypes.CDLL(str(library)).kilolayer_products
+        fastest.restype = ctypes.c_char_p
+        durable.write(note, fastest())
     return note.read_text(encoding="ascii")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.kernels import library
-from kilolayer.kernels.arithmetic import products
+from kilolayer.kernels.arithmetic import PRODUCTS, products
 from kilolayer.kernels.calls import batch_of
 from kilolayer.kernels.chain import Chain, Link, chain_of, links_of, no_kernel_for
 from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit
@@ -136,12 +136,12 @@ def _conv(conv: nn.Conv2d, norm: BatchNorm | None) -> dict[str, Any]:
     if norm is not None:
         scale, shift = scale_and_shift(norm)
         weight, bias = weight * scale.float().view(-1, 1, 1, 1), shift.float()
-    packed = torch.empty(weight.numel(), dtype=torch.float32 if products() == "fp32" else torch.bfloat16)
-    library.native().kilolayer_pack(byref(library.Weights.of(weight)), packed.data_ptr())
+    packed = torch.empty(weight.numel(), dtype=PRODUCTS[products()])
+    unscaled = library.native().kilolayer_pack(byref(library.Weights.of(weight)), packed.data_ptr())
     return {
         "packed": packed,
         "bias": bias,
-        "sizes": (conv.out_channels, conv.in_channels, conv.kernel_size[0]),
+        "sizes": (conv.out_channels, conv.in_channels, conv.kernel_size[0], unscaled),
     }
 
 

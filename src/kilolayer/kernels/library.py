@@ -6,7 +6,7 @@ No header of PyTorch is compiled, so a built library serves every release of it.
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 
 from torch import Tensor
@@ -57,11 +57,11 @@ class Unit(Structure):
 
 
 class FoldedConv(Structure):
-    """A convolution at inference: packed weights, bias in fp32, sizes."""
+    """A convolution at inference: packed weights, bias in fp32, sizes, what sums of products are multiplied by."""
 
     _fields_ = (
         ("packed", c_void_p), ("bias", c_void_p),
-        ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32),
+        ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32), ("unscaled", c_float),
     )  # fmt: skip
 
 
@@ -93,5 +93,6 @@ def native() -> ctypes.CDLL:
         activation.restype = getattr(library, f"kilolayer_unit_{name}").restype = None
     library.kilolayer_pack.argtypes = (POINTER(Weights), c_void_p)
     library.kilolayer_infer.argtypes = (POINTER(Batch), POINTER(FoldedUnit), c_int32, c_void_p, c_void_p)
-    library.kilolayer_pack.restype = library.kilolayer_infer.restype = None
+    library.kilolayer_pack.restype = c_float
+    library.kilolayer_infer.restype = None
     return library

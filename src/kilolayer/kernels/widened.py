@@ -21,7 +21,7 @@ _BOTH = torch.ops.aten.convolution_backward
 
 def pays(conv: nn.Conv2d) -> bool:
     """Whether this processor is faster so. Its 1×1 convolutions wait for memory, where it has bf16 at all."""
-    return products() == "fp32" and (conv.kernel_size != (1, 1) or "avx512_bf16" not in cpu_flags())
+    return products() != "bf16" and (conv.kernel_size != (1, 1) or "avx512_bf16" not in cpu_flags())
 
 
 class WidenedConv(nn.Conv2d):

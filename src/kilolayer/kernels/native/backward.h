@@ -35,7 +35,7 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
   const Weights& w = conv.weights;
   const Weights turned = w.transposed();
   num* packed = whole<0>().take<num>(w.size());
-  pack(turned, packed);
+  const float unscaled = pack(turned, packed);
   const Collected collected{w, b.threads, whole<1>().take<float>(b.threads * w.size())};
   std::memset(collected.sums, 0, b.threads * w.size() * sizeof(float));
   Partial partial(b.threads, w.inputs);
@@ -44,6 +44,7 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
     const auto out = store(piece.sums);
     Buffers& own = buffers();
     float* dw = collected.of(thread);
+    Range gradients(GRADIENTS), activations(ACTIVATIONS);
     if (w.kernel == 1) {
       num* room = own.g.take<num>(int64_t{CHUNK} * w.outputs);
       num* second = own.shifted.take<num>(int64_t{CHUNK} * w.outputs);
@@ -53,13 +54,14 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
         input.expect(p + CHUNK, count);
       };
       chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
-        const num* g = in_cache(gradient, pixel, count, room);
+        const num* g = in_cache(gradient, pixel, count, room, gradients);
         const num* g_groups = grouped(g, w.outputs, count, second);
-        fill_grouped(input, pixel, count, a_groups);
-        piece.run([&] { convolve_1x1(turned, packed, g, count, out, pixel, ahead); });
+        activations.fit([&](Scaling& scaled) { fill_grouped(input, pixel, count, a_groups, scaled); });
+        piece.run([&] { convolve_1x1(turned, packed, unscaled * gradients.back(), g, count, out, pixel, ahead); });
         const int groups = (count + TERMS - 1) / TERMS;
-        if (collected.outputs_in_vectors()) weigh_1x1(g_groups, w.outputs, a_groups, w.inputs, groups, dw);
-        else weigh_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, dw);
+        const float back = gradients.back() * activations.back();
+        if (collected.outputs_in_vectors()) weigh_1x1(g_groups, w.outputs, a_groups, w.inputs, groups, back, dw);
+        else weigh_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, back, dw);
       });
     } else {
       const Framed f{b.height, b.width, w.outputs};
@@ -70,11 +72,14 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
       num* a_groups = own.groups.take<num>(b.height * row);
       for (int n = from; n < to; ++n) {
         const int64_t pixel = int64_t{n} * b.area();
-        frame(gradient, f, pixel, g);
-        piece.run([&] { convolve_3x3(turned, packed, f, g, out, pixel); });
+        frame(gradient, f, pixel, g, gradients);
+        piece.run([&] { convolve_3x3(turned, packed, unscaled * gradients.back(), f, g, out, pixel); });
         shift(f, g, s, shifted);
-        for (int y = 0; y < b.height; ++y) fill_grouped(input, pixel + int64_t{y} * b.width, b.width, a_groups + y * row);
-        weigh_3x3(s, shifted, a_groups, w.inputs, dw);
+        activations.fit([&](Scaling& scaled) {
+          for (int y = 0; y < b.height; ++y)
+            fill_grouped(input, pixel + int64_t{y} * b.width, b.width, a_groups + y * row, scaled);
+        });
+        weigh_3x3(s, shifted, a_groups, w.inputs, gradients.back() * activations.back(), dw);
       }
     }
   });

@@ -16,8 +16,6 @@ struct Batch {
   double count() const { return double(images) * area(); }
 };
 
-constexpr int CHUNK = 128;  // pixels of a 1×1 convolution in the cache at once
-
 template <class Work>
 void parallel(const Batch& b, const Work& work) {
   const int threads = std::max(1, std::min(b.threads, b.images));
@@ -67,15 +65,18 @@ void chunks(int64_t first, int64_t last, const Work& work) {
 
 // A chunk as its convolution reads it: made in `room`, unless it lies so in memory.
 template <class Source>
-const num* in_cache(const Source& source, int64_t pixel, int count, num* room) {
-  if constexpr (std::is_same_v<Source, Plain> && TERMS == 2) return source.t + pixel * source.channels;
-  fill(source, pixel, count, room);
+const num* in_cache(const Source& source, int64_t pixel, int count, num* room, Range& range) {
+  if constexpr (std::is_same_v<Source, Plain> && std::is_same_v<num, bf16>) return source.t + pixel * source.channels;
+  range.fit([&](Scaling& scaled) { fill(source, pixel, count, room, scaled); });
   return room;
 }
 
 template <class Source>
-void frame(const Source& source, const Framed& f, int64_t pixel, num* image) {
-  for (int y = 0; y < f.height; ++y) fill(source, pixel + int64_t{y} * f.width, f.width, image + y * f.row() + f.channels);
+void frame(const Source& source, const Framed& f, int64_t pixel, num* image, Range& range) {
+  range.fit([&](Scaling& scaled) {
+    for (int y = 0; y < f.height; ++y)
+      fill(source, pixel + int64_t{y} * f.width, f.width, image + y * f.row() + f.channels, scaled);
+  });
 }
 
 inline num* framed(const Framed& f, Scratch& scratch) {

@@ -4,46 +4,94 @@
 
 namespace kilolayer {
 
-// P pixels by K vectors of outputs stay in registers while the inputs go by, TERMS at a time.
+// The sums of P pixels by K vectors of outputs, in registers while the inputs go by. Where they are not fp32, those of
+// more than LONGEST terms go over into fp32 ones in between.
+template <int P, int K>
+struct Block {
+  total now[P][K] = {};
+  vec before[P][K];
+  bool parts = false;
+  int terms = 0;
+
+  // Ahead of `more` terms.
+  [[gnu::always_inline]] void expect(int more) {
+    if constexpr (!SCALED) return;
+    if ((terms += more) <= LONGEST) return;
+    terms = more;
+    for (int p = 0; p < P; ++p)
+      for (int k = 0; k < K; ++k) {
+        before[p][k] = parts ? _mm512_add_ps(before[p][k], widened(now[p][k])) : widened(now[p][k]);
+        now[p][k] = total{};
+      }
+    parts = true;
+  }
+
+  template <class Store>
+  [[gnu::always_inline]] void write(float back, const Store& out, int64_t pixel, int c) {
+    if constexpr (SCALED) {
+      vec y[P][K];
+      const vec factor = _mm512_set1_ps(back);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+        for (int k = 0; k < K; ++k) y[p][k] = widened(now[p][k]);
+      if (parts)
+        for (int p = 0; p < P; ++p)
+          for (int k = 0; k < K; ++k) y[p][k] = _mm512_add_ps(before[p][k], y[p][k]);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+        for (int k = 0; k < K; ++k) y[p][k] = _mm512_mul_ps(y[p][k], factor);
+      out.template write<P, K>(y, pixel, c);
+    } else {
+      out.template write<P, K>(now, pixel, c);
+    }
+  }
+};
+
+// The sums are multiplied by `back` on their way out.
 template <int P, int K, class Store>
-inline void pointwise_block(const num* a, int inputs, const num* w, const Store& out, int64_t pixel, int c) {
-  vec y[P][K] = {};
+inline void pointwise_block(const num* a, int inputs, const num* w, float back, const Store& out, int64_t pixel, int c) {
+  Block<P, K> sum;
   for (int i = 0; i < inputs; i += TERMS, w += FACTOR * K) {
+    sum.expect(1);
     factor weight[K];
     for (int k = 0; k < K; ++k) weight[k] = load_factor(w + FACTOR * k);
 #pragma GCC unroll 32
     for (int p = 0; p < P; ++p) {
       const factor input = broadcast(a + p * inputs + i);
 #pragma GCC unroll 2
-      for (int k = 0; k < K; ++k) y[p][k] = multiply_add(weight[k], input, y[p][k]);
+      for (int k = 0; k < K; ++k) sum.now[p][k] = multiply_add(weight[k], input, sum.now[p][k]);
     }
   }
-  out.template write<P, K>(y, pixel, c);
+  sum.write(back, out, pixel, c);
 }
 
 template <int P, int K, class Store>
-void pointwise_blocks(const num* a, int inputs, int outputs, const num* packed, const Store& out, int64_t pixel) {
+void pointwise_blocks(const num* a, int inputs, int outputs, const num* packed, float back, const Store& out, int64_t pixel) {
   for (int c = 0; c < outputs; c += K * LANES, packed += inputs * K * LANES)
-    pointwise_block<P, K>(a, inputs, packed, out, pixel, c);
+    pointwise_block<P, K>(a, inputs, packed, back, out, pixel, c);
 }
 
 // `before(p, count)` is called ahead of the pixels from p on.
 template <int K, class Store, class Before>
-void pointwise(const num* a, int inputs, int outputs, const num* packed, int count, const Store& out, int64_t pixel, const Before& before) {
+void pointwise(const num* a, int inputs, int outputs, const num* packed, float back, int count, const Store& out, int64_t pixel,
+               const Before& before) {
   constexpr int P = K == 1 ? 16 : 8;
   int p = 0;
   for (; p + P <= count; p += P) {
     before(pixel + p, P);
-    pointwise_blocks<P, K>(a + p * inputs, inputs, outputs, packed, out, pixel + p);
+    pointwise_blocks<P, K>(a + p * inputs, inputs, outputs, packed, back, out, pixel + p);
   }
-  for (; p < count; ++p) pointwise_blocks<1, K>(a + p * inputs, inputs, outputs, packed, out, pixel + p);
+  for (; p < count; ++p) pointwise_blocks<1, K>(a + p * inputs, inputs, outputs, packed, back, out, pixel + p);
 }
 
 // `count` pixels through a 1×1 convolution.
 template <class Store, class Before>
-void convolve_1x1(const Weights& w, const num* packed, const num* a, int count, const Store& out, int64_t pixel, const Before& before) {
+void convolve_1x1(const Weights& w, const num* packed, float back, const num* a, int count, const Store& out, int64_t pixel,
+                  const Before& before) {
   const auto run = w.vectors() == 2 ? pointwise<2, Store, Before> : pointwise<1, Store, Before>;
-  run(a, w.inputs, w.outputs, packed, count, out, pixel, before);
+  run(a, w.inputs, w.outputs, packed, back, count, out, pixel, before);
 }
 
 // An image whose rows have a column of zeros on the left and two on the right: pixel (y, x) at column x + 1.
@@ -56,14 +104,15 @@ struct Framed {
 // A broadcast input serves the three columns of the kernel it meets; `Left`, `Right`: the block touches that edge,
 // whose zeros need no product.
 template <int P, int K, bool Left, bool Right, class Store>
-inline void spatial_block(const Framed& f, const num* image, const num* w, int y, int x, const Store& out,
+inline void spatial_block(const Framed& f, const num* image, const num* w, float back, int y, int x, const Store& out,
                           int64_t pixel, int c) {
-  vec sum[P][K] = {};
+  Block<P, K> sum;
   const int groups = f.channels / TERMS;
   for (int ky = y == 0 ? 1 : 0; ky < (y + 1 == f.height ? 2 : 3); ++ky) {
     const num* a = image + (y + ky - 1) * f.row() + x * f.channels;
     const num* weights = w + int64_t{ky} * groups * 3 * K * FACTOR;
     for (int i = 0; i < groups; ++i, weights += 3 * K * FACTOR) {
+      sum.expect(3);
       factor weight[3][K];
 #pragma GCC unroll 3
       for (int kx = 0; kx < 3; ++kx)
@@ -77,43 +126,45 @@ inline void spatial_block(const Framed& f, const num* image, const num* w, int y
           const int p = j - kx;
           if (p < 0 || p >= P) continue;
 #pragma GCC unroll 2
-          for (int k = 0; k < K; ++k) sum[p][k] = multiply_add(weight[kx][k], input, sum[p][k]);
+          for (int k = 0; k < K; ++k) sum.now[p][k] = multiply_add(weight[kx][k], input, sum.now[p][k]);
         }
       }
     }
   }
-  out.template write<P, K>(sum, pixel + int64_t{y} * f.width + x, c);
+  sum.write(back, out, pixel + int64_t{y} * f.width + x, c);
 }
 
 template <int P, int K, class Store>
-int spatial_blocks(const Framed& f, const num* image, const num* w, int y, int x, const Store& out, int64_t pixel, int c) {
+int spatial_blocks(const Framed& f, const num* image, const num* w, float back, int y, int x, const Store& out, int64_t pixel,
+                   int c) {
   for (; x + P <= f.width; x += P) {
     const bool left = x == 0, right = x + P == f.width;
     const auto block = left ? (right ? spatial_block<P, K, true, true, Store> : spatial_block<P, K, true, false, Store>)
                             : (right ? spatial_block<P, K, false, true, Store> : spatial_block<P, K, false, false, Store>);
-    block(f, image, w, y, x, out, pixel, c);
+    block(f, image, w, back, y, x, out, pixel, c);
   }
   return x;
 }
 
 template <int K, class Store>
-void spatial(const Framed& f, const num* image, const num* packed, int outputs, const Store& out, int64_t pixel) {
+void spatial(const Framed& f, const num* image, const num* packed, float back, int outputs, const Store& out, int64_t pixel) {
   constexpr int P = K == 1 ? 16 : 8;
   for (int c = 0; c < outputs; c += K * LANES, packed += int64_t{9} * f.channels * K * LANES)
     for (int y = 0; y < f.height; ++y) {
       const bool sevens = f.width % P && f.width % 7 == 0;  // 14 = 7 + 7, not 8 + 4 + 1 + 1
-      int x = sevens ? 0 : spatial_blocks<P, K>(f, image, packed, y, 0, out, pixel, c);
-      x = spatial_blocks<7, K>(f, image, packed, y, x, out, pixel, c);
-      x = spatial_blocks<4, K>(f, image, packed, y, x, out, pixel, c);
-      spatial_blocks<1, K>(f, image, packed, y, x, out, pixel, c);
+      int x = sevens ? 0 : spatial_blocks<P, K>(f, image, packed, back, y, 0, out, pixel, c);
+      x = spatial_blocks<7, K>(f, image, packed, back, y, x, out, pixel, c);
+      x = spatial_blocks<4, K>(f, image, packed, back, y, x, out, pixel, c);
+      spatial_blocks<1, K>(f, image, packed, back, y, x, out, pixel, c);
     }
 }
 
 // One framed image through a 3×3 convolution.
 template <class Store>
-void convolve_3x3(const Weights& w, const num* packed, const Framed& f, const num* image, const Store& out, int64_t pixel) {
+void convolve_3x3(const Weights& w, const num* packed, float back, const Framed& f, const num* image, const Store& out,
+                  int64_t pixel) {
   const auto run = w.vectors() == 2 ? spatial<2, Store> : spatial<1, Store>;
-  run(f, image, packed, w.outputs, out, pixel);
+  run(f, image, packed, back, w.outputs, out, pixel);
 }
 
 }  // namespace kilolayer

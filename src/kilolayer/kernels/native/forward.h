@@ -53,25 +53,26 @@ inline void moments(const Batch& b, const bf16* t, int channels, double* total) 
 template <class Source, class MakeStore>
 void convolve(const Batch& b, const Weights& w, const Source& source, const MakeStore& store, double* total) {
   num* packed = whole<0>().take<num>(w.size());
-  pack(w, packed);
+  const float unscaled = pack(w, packed);
   Partial partial(b.threads, w.outputs);
   parallel(b, [&](int thread, int from, int to) {
     Piece piece(partial, thread, w.outputs);
     const auto out = store(piece.sums);
+    Range range(ACTIVATIONS);
     if (w.kernel == 1) {
       num* room = buffers().a.take<num>(int64_t{CHUNK} * w.inputs);
       const auto ahead = [&](int64_t p, int count) { source.expect(p + CHUNK, count); };
       chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
-        const num* a = in_cache(source, pixel, count, room);
-        piece.run([&] { convolve_1x1(w, packed, a, count, out, pixel, ahead); });
+        const num* a = in_cache(source, pixel, count, room, range);
+        piece.run([&] { convolve_1x1(w, packed, unscaled * range.back(), a, count, out, pixel, ahead); });
       });
     } else {
       const Framed f{b.height, b.width, w.inputs};
       num* image = framed(f, buffers().a);
       for (int n = from; n < to; ++n) {
         const int64_t pixel = int64_t{n} * b.area();
-        frame(source, f, pixel, image);
-        piece.run([&] { convolve_3x3(w, packed, f, image, out, pixel); });
+        frame(source, f, pixel, image, range);
+        piece.run([&] { convolve_3x3(w, packed, unscaled * range.back(), f, image, out, pixel); });
       }
     }
   });

@@ -12,6 +12,7 @@ struct FoldedConv {
   const num* packed;
   const float* bias;
   int32_t outputs, inputs, kernel;
+  float unscaled;  // what sums of its products are multiplied by
   Weights sizes() const { return {nullptr, 0, 0, 0, 0, outputs, inputs, kernel}; }
 };
 
@@ -28,15 +29,17 @@ struct ToCache {  // ReLU(y + bias), as the next convolution reads it: pixel p a
   const int32_t* place;
   int channels;
   const float* bias;
+  Scaling& scaled;
   template <int P, int K>
-  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+  [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
     vec shift[K];
     for (int k = 0; k < K; ++k) shift[k] = _mm512_loadu_ps(bias + c + k * LANES);
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
       num* to = out + int64_t{place[pixel + p]} * channels + c;
 #pragma GCC unroll 2
-      for (int k = 0; k < K; ++k) store(to + k * LANES, _mm512_max_ps(_mm512_add_ps(y[p][k], shift[k]), _mm512_setzero_ps()));
+      for (int k = 0; k < K; ++k)
+        store(to + k * LANES, scaled(_mm512_max_ps(_mm512_add_ps(y[p][k], shift[k]), _mm512_setzero_ps())));
     }
   }
 };
@@ -46,7 +49,7 @@ struct Projected {  // y + bias
   int channels;
   const float* bias;
   template <int P, int K>
-  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+  [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
@@ -62,7 +65,7 @@ struct ToMap {  // x + y + bias, or ReLU of that
   int channels;
   const float* bias;
   template <int P, int K>
-  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+  [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
     vec shift[K];
     for (int k = 0; k < K; ++k) shift[k] = _mm512_loadu_ps(bias + c + k * LANES);
 #pragma GCC unroll 16
@@ -87,22 +90,24 @@ struct Places {
 
 // One convolution of an image that lies in the cache as this convolution reads it.
 template <class Store>
-void convolve_cached(const Batch& b, const FoldedConv& conv, const num* a, const Store& out) {
-  if (conv.kernel == 3) return convolve_3x3(conv.sizes(), conv.packed, {b.height, b.width, conv.inputs}, a, out, 0);
-  convolve_1x1(conv.sizes(), conv.packed, a, b.area(), out, 0, [](int64_t, int) {});
+void convolve_cached(const Batch& b, const FoldedConv& conv, const num* a, const Range& range, const Store& out) {
+  const float back = conv.unscaled * range.back();
+  if (conv.kernel == 3) return convolve_3x3(conv.sizes(), conv.packed, back, {b.height, b.width, conv.inputs}, a, out, 0);
+  convolve_1x1(conv.sizes(), conv.packed, back, a, b.area(), out, 0, [](int64_t, int) {});
 }
 
 // The first convolution, of an image in memory; a 1×1 convolution needs no more than a chunk of it at once.
 template <class Source, class Store>
 void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source, num* room, const Store& out) {
+  Range range(ACTIVATIONS);
   if (conv.kernel == 3) {
     const Framed f{b.height, b.width, conv.inputs};
-    frame(source, f, 0, room);
-    return convolve_3x3(conv.sizes(), conv.packed, f, room, out, 0);
+    frame(source, f, 0, room, range);
+    return convolve_3x3(conv.sizes(), conv.packed, conv.unscaled * range.back(), f, room, out, 0);
   }
   chunks(0, b.area(), [&](int64_t pixel, int count) {
-    const num* a = in_cache(source, pixel, count, room);
-    convolve_1x1(conv.sizes(), conv.packed, a, count, out, pixel, [](int64_t, int) {});
+    const num* a = in_cache(source, pixel, count, room, range);
+    convolve_1x1(conv.sizes(), conv.packed, conv.unscaled * range.back(), a, count, out, pixel, [](int64_t, int) {});
   });
 }
 
@@ -114,6 +119,7 @@ inline void infer(const Batch& b, const FoldedUnit& u, const Places& places, con
     size = std::max(size, Framed{b.height, b.width, std::max(u.convs[i].inputs, u.convs[i].outputs)}.size());
   if (u.projection) size = std::max(size, Framed{b.height, b.width, u.projection->inputs}.size());
   num* rooms[2] = {buffers().a.take<num>(size), buffers().g.take<num>(size)};
+  Range ranges[2] = {Range(ACTIVATIONS), Range(ACTIVATIONS)};  // of what lies in the rooms
   const auto first = [&](const FoldedConv& conv, const auto& out) {
     if (u.scale) convolve_first(b, conv, Activated{{x, conv.inputs, u.scale, u.shift}}, rooms[0], out);
     else convolve_first(b, conv, Plain{x, conv.inputs}, rooms[0], out);
@@ -124,10 +130,13 @@ inline void infer(const Batch& b, const FoldedUnit& u, const Places& places, con
     const FoldedConv& conv = u.convs[i];
     num *from = rooms[i % 2], *to = rooms[(i + 1) % 2];
     const auto through = [&](const auto& out) {
-      if (i) convolve_cached(b, conv, from, out);
+      if (i) convolve_cached(b, conv, from, ranges[i % 2], out);
       else first(conv, out);
     };
-    if (i < last) through(ToCache{to, places.of(u.convs[i + 1].kernel), conv.outputs, conv.bias});
+    if (i < last)
+      ranges[(i + 1) % 2].fit([&](Scaling& scaled) {
+        through(ToCache{to, places.of(u.convs[i + 1].kernel), conv.outputs, conv.bias, scaled});
+      });
     else if (u.rectified) through(ToMap<true>{shortcut, y, channels, conv.bias});
     else through(ToMap<false>{shortcut, y, channels, conv.bias});
   }

@@ -4,7 +4,7 @@
 #pragma once
 #include <algorithm>
 
-#include "simd.h"
+#include "products.h"
 
 namespace kilolayer {
 
@@ -87,52 +87,52 @@ void by_lanes(const Source& source, const Visit& visit) {
   else by_group<1>(source, visit);
 }
 
-// `count` pixels from `pixel` on → [pixel][channel]
-template <class Source, class Number>
-void fill(const Source& source, int64_t pixel, int count, Number* out) {
+// `count` pixels from `pixel` on → [pixel][channel]; change(vec) is what happens to each number before it is written.
+template <class Source, class Number, class Change>
+void fill(const Source& source, int64_t pixel, int count, Number* out, Change&& change) {
   by_lanes(source, [&](auto& lanes, int c) {
     for (int p = 0; p < count; ++p) {
       Number* to = out + p * source.channels + c;
-      for (auto& lane : lanes) store(to, lane(pixel + p)), to += LANES;
+      for (auto& lane : lanes) store(to, change(lane(pixel + p))), to += LANES;
     }
   });
 }
 
-#if KILOLAYER_TERMS == 2
+#ifndef KILOLAYER_FP32
 // → [pair of pixels][channel][2]; a last pixel without a neighbour gets zeros beside it.
 template <class Source>
-void fill_grouped(const Source& source, int64_t pixel, int count, num* out) {
+void fill_grouped(const Source& source, int64_t pixel, int count, num* out, Scaling& scaled) {
   by_lanes(source, [&](auto& lanes, int c) {
     for (int p = 0; p < count; p += 2) {
       num* to = out + p * source.channels + 2 * c;
       for (auto& lane : lanes) {
-        const vec second = p + 1 < count ? lane(pixel + p + 1) : _mm512_setzero_ps();
-        store_pairs(to, lane(pixel + p), second);
+        const vec second = p + 1 < count ? scaled(lane(pixel + p + 1)) : _mm512_setzero_ps();
+        store_pairs(to, scaled(lane(pixel + p)), second);
         to += FACTOR;
       }
     }
   });
 }
 
-// 16 channels of two neighbouring pixels, interleaved.
-inline void group(const num* pixel, int channels, num* out) {
+// 16 channels of two neighbouring pixels, or of one and zeros, interleaved.
+inline void group(const num* pixel, int channels, num* out, bool last = false) {
   const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
-  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel + channels));
+  const __m256i second = last ? _mm256_setzero_si256() : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel + channels));
   const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
   _mm512_storeu_si512(out, interleave(both));
 }
 
 // [pixel][channel] → [pair of pixels][channel][2], in `room`.
 inline const num* grouped(const num* in, int channels, int count, num* room) {
-  for (int p = 0; p + 1 < count; p += 2)
-    for (int c = 0; c < channels; c += LANES) group(in + p * channels + c, channels, room + p * channels + 2 * c);
-  if (count % 2) fill_grouped(Plain{in, channels}, count - 1, 1, room + (count - 1) * channels);
+  for (int p = 0; p < count; p += 2)
+    for (int c = 0; c < channels; c += LANES)
+      group(in + p * channels + c, channels, room + p * channels + 2 * c, p + 1 == count);
   return room;
 }
 #else  // a group is one pixel
 template <class Source>
-void fill_grouped(const Source& source, int64_t pixel, int count, num* out) {
-  fill(source, pixel, count, out);
+void fill_grouped(const Source& source, int64_t pixel, int count, num* out, Scaling& scaled) {
+  fill(source, pixel, count, out, scaled);
 }
 
 inline void group(const num* pixel, int, num* out) { store(out, load_factor(pixel)); }

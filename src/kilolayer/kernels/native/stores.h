@@ -37,7 +37,7 @@ struct WithStatistics {  // the numbers themselves; Σ y and Σ y² for the BN t
   int channels;
   Sums sums;
   template <int P, int K>
-  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+  [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
     accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& squares) {
       sum = _mm512_add_ps(sum, y[p][k]);
       squares = _mm512_fmadd_ps(y[p][k], y[p][k], squares);
@@ -52,7 +52,7 @@ struct Added {  // h(x) + F(x), with its statistics
   int channels;
   Sums sums;
   template <int P, int K>
-  void write(vec (&F)[P][K], int64_t pixel, int c) const {
+  [[gnu::always_inline]] void write(vec (&F)[P][K], int64_t pixel, int c) const {
     accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& squares) {
       const int64_t here = (pixel + p) * channels + c + k * LANES;
       const vec y = _mm512_add_ps(load(shortcut + here), F[p][k]);
@@ -70,7 +70,7 @@ struct Masked {  // the gradient where ReLU(scale·t + shift) let t through; Σ 
   const float *scale, *shift;
   Sums sums;
   template <int P, int K>
-  void write(vec (&y)[P][K], int64_t pixel, int c) const {
+  [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
     vec a[K], b[K];
     for (int k = 0; k < K; ++k) a[k] = _mm512_loadu_ps(scale + c + k * LANES), b[k] = _mm512_loadu_ps(shift + c + k * LANES);
     accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& products) {

@@ -27,7 +27,7 @@ void kilolayer_activation_backward(const kilolayer::Batch* batch, const kilolaye
   kilolayer::activation_backward(*batch, *norm, channels, t, da, dt);
 }
 
-void kilolayer_pack(const kilolayer::Weights* weights, kilolayer::num* packed) { kilolayer::pack(*weights, packed); }
+float kilolayer_pack(const kilolayer::Weights* weights, kilolayer::num* packed) { return kilolayer::pack(*weights, packed); }
 
 void kilolayer_infer(const kilolayer::Batch* batch, const kilolayer::FoldedUnit* units, int32_t count,
                      const kilolayer::bf16* x, kilolayer::bf16* y) {

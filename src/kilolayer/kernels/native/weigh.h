@@ -8,11 +8,19 @@
 
 namespace kilolayer {
 
+constexpr int CHUNK = 128;  // pixels of a 1×1 convolution in the cache at once
+
+// sums += back·sum; the sum begins again.
+[[gnu::always_inline]] inline void add_to(float* sums, total& sum, vec back) {
+  _mm512_storeu_ps(sums, SCALED ? _mm512_fmadd_ps(widened(sum), back, _mm512_loadu_ps(sums))
+                                : _mm512_add_ps(widened(sum), _mm512_loadu_ps(sums)));
+  sum = total{};
+}
+
 template <int V, int B>
-void weigh_block(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float* sums) {
-  vec sum[B][V];
-  for (int b = 0; b < B; ++b)
-    for (int v = 0; v < V; ++v) sum[b][v] = _mm512_loadu_ps(sums + b * nv + v * LANES);
+void weigh_block(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, float* sums) {
+  static_assert(CHUNK / TERMS <= LONGEST);
+  total sum[B][V] = {};
   for (int p = 0; p < groups; ++p, vectors += TERMS * nv, broadcasts += TERMS * nb) {
     factor vector[V];
     for (int v = 0; v < V; ++v) vector[v] = load_factor(vectors + v * FACTOR);
@@ -24,20 +32,20 @@ void weigh_block(const num* vectors, int nv, const num* broadcasts, int nb, int 
     }
   }
   for (int b = 0; b < B; ++b)
-    for (int v = 0; v < V; ++v) _mm512_storeu_ps(sums + b * nv + v * LANES, sum[b][v]);
+    for (int v = 0; v < V; ++v) add_to(sums + b * nv + v * LANES, sum[b][v], _mm512_set1_ps(back));
 }
 
 template <int V, int B>
-void weigh_blocks(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float* sums) {
+void weigh_blocks(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, float* sums) {
   for (int b = 0; b < nb; b += B)
     for (int v = 0; v < nv; v += V * LANES)
-      weigh_block<V, B>(vectors + TERMS * v, nv, broadcasts + TERMS * b, nb, groups, sums + b * nv + v);
+      weigh_block<V, B>(vectors + TERMS * v, nv, broadcasts + TERMS * b, nb, groups, back, sums + b * nv + v);
 }
 
-// sums[broadcast][vector] of a 1×1 convolution.
-inline void weigh_1x1(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float* sums) {
+// sums[broadcast][vector] of a 1×1 convolution, of at most a chunk.
+inline void weigh_1x1(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, float* sums) {
   const auto run = nv % 64 == 0 ? weigh_blocks<4, 4> : nv % 32 == 0 ? weigh_blocks<2, 8> : weigh_blocks<1, 16>;
-  run(vectors, nv, broadcasts, nb, groups, sums);
+  run(vectors, nv, broadcasts, nb, groups, back, sums);
 }
 
 // The gradient of a 3×3 convolution's output, for every row its groups that begin at −1, 0, 1 … in turn, so that a
@@ -60,12 +68,17 @@ inline void shift(const Framed& f, const num* image, const Shifted& s, num* out)
 
 constexpr int TALL = 8;  // inputs in a register block, by three columns
 
-inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs, int ky, float* sums, int64_t column) {
-  vec sum[3][TALL];
-  for (int x = 0; x < 3; ++x)
-    for (int i = 0; i < TALL; ++i) sum[x][i] = _mm512_loadu_ps(sums + x * column + i * s.channels);
+inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs, int ky, float back, float* sums,
+                       int64_t column) {
+  total sum[3][TALL] = {};
+  const auto settle = [&] {
+    for (int x = 0; x < 3; ++x)
+      for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * s.channels, sum[x][i], _mm512_set1_ps(back));
+  };
+  int terms = 0;
   const int first = ky == 2 ? 1 : 0, last = ky == 0 ? s.height - 1 : s.height;
   for (int y = first; y < last; ++y) {
+    if (SCALED && (terms += s.groups()) > LONGEST) settle(), terms = s.groups();
     // Input row y meets output row y − ky + 1.
     const num* to = g + (y - ky + 1) * s.row();
     const num* from = a + int64_t{y} * s.groups() * TERMS * inputs;
@@ -80,17 +93,16 @@ inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs,
       }
     }
   }
-  for (int x = 0; x < 3; ++x)
-    for (int i = 0; i < TALL; ++i) _mm512_storeu_ps(sums + x * column + i * s.channels, sum[x][i]);
+  settle();
 }
 
 // sums[row][column][input][output] of a 3×3 convolution; `a` is grouped row by row.
-inline void weigh_3x3(const Shifted& s, const num* g, const num* a, int inputs, float* sums) {
+inline void weigh_3x3(const Shifted& s, const num* g, const num* a, int inputs, float back, float* sums) {
   const int64_t column = int64_t{1} * inputs * s.channels;
   for (int o = 0; o < s.channels; o += LANES)
     for (int ky = 0; ky < 3; ++ky)
       for (int i = 0; i < inputs; i += TALL)
-        weigh_rows(s, g + o / LANES * s.vector(), a + TERMS * i, inputs, ky, sums + 3 * ky * column + i * s.channels + o, column);
+        weigh_rows(s, g + o / LANES * s.vector(), a + TERMS * i, inputs, ky, back, sums + 3 * ky * column + i * s.channels + o, column);
 }
 
 }  // namespace kilolayer
