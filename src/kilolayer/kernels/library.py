@@ -57,7 +57,7 @@ class Unit(Structure):
 
 
 class FoldedConv(Structure):
-    """A convolution at inference: packed weights, bias in fp32, sizes, what sums of products are multiplied by."""
+    """A convolution at inference: packed weights, bias in fp32, sizes, the factor of sums of products."""
 
     _fields_ = (
         ("packed", c_void_p), ("bias", c_void_p),
