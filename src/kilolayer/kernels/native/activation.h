@@ -14,7 +14,8 @@ inline void activation_forward(const Batch& b, const Norm& n, int channels, cons
   const Activated source{{t, channels, of.first.data(), of.second.data()}};
   parallel(b, [&](int, int from, int to) {
     chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
-      fill(source, pixel, count, a + pixel * channels, [](vec v) { return v; });
+      Unchanged unchanged;
+      fill(source, pixel, count, a + pixel * channels, unchanged);
     });
   });
 }

@@ -4,23 +4,37 @@
 
 namespace kilolayer {
 
-// The sums of P pixels by K vectors of outputs, in registers while the inputs go by. Where they are not fp32, those of
-// more than LONGEST terms go over into fp32 ones in between.
+// Where fp16 sums are taken to fp32 before they get too long. In memory: nearly always there are none, and the
+// compiler is kept from giving them registers.
+template <int P, int K>
+struct Kept {
+  vec sums[P][K];
+  vec* hidden() {
+    vec* first = sums[0];
+    asm volatile("" : "+r"(first) : : "memory");
+    return first;
+  }
+};
+
+// The sums of P pixels by K vectors of outputs, in registers while the inputs go by.
 template <int P, int K>
 struct Block {
   total now[P][K] = {};
-  vec before[P][K];
+  vec* kept;
   bool parts = false;
   int terms = 0;
+  explicit Block(Kept<P, K>& room) : kept(SCALED ? room.hidden() : nullptr) {}
 
   // Ahead of `more` terms.
   [[gnu::always_inline]] void expect(int more) {
     if constexpr (!SCALED) return;
-    if ((terms += more) <= LONGEST) return;
+    if (__builtin_expect((terms += more) <= LONGEST, 1)) return;
     terms = more;
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
       for (int k = 0; k < K; ++k) {
-        before[p][k] = parts ? _mm512_add_ps(before[p][k], widened(now[p][k])) : widened(now[p][k]);
+        kept[p * K + k] = parts ? _mm512_add_ps(kept[p * K + k], widened(now[p][k])) : widened(now[p][k]);
         now[p][k] = total{};
       }
     parts = true;
@@ -28,23 +42,25 @@ struct Block {
 
   template <class Store>
   [[gnu::always_inline]] void write(float back, const Store& out, int64_t pixel, int c) {
-    if constexpr (SCALED) {
+    if constexpr (!SCALED) return out.template write<P, K>(now, pixel, c);
+    else {
       vec y[P][K];
       const vec factor = _mm512_set1_ps(back);
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
         for (int k = 0; k < K; ++k) y[p][k] = widened(now[p][k]);
-      if (parts)
+      if (parts) {
+#pragma GCC unroll 16
         for (int p = 0; p < P; ++p)
-          for (int k = 0; k < K; ++k) y[p][k] = _mm512_add_ps(before[p][k], y[p][k]);
+#pragma GCC unroll 2
+          for (int k = 0; k < K; ++k) y[p][k] = _mm512_add_ps(kept[p * K + k], y[p][k]);
+      }
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
         for (int k = 0; k < K; ++k) y[p][k] = _mm512_mul_ps(y[p][k], factor);
       out.template write<P, K>(y, pixel, c);
-    } else {
-      out.template write<P, K>(now, pixel, c);
     }
   }
 };
@@ -52,7 +68,8 @@ struct Block {
 // The sums are multiplied by `back` on their way out.
 template <int P, int K, class Store>
 inline void pointwise_block(const num* a, int inputs, const num* w, float back, const Store& out, int64_t pixel, int c) {
-  Block<P, K> sum;
+  Kept<P, K> room;
+  Block<P, K> sum(room);
   for (int i = 0; i < inputs; i += TERMS, w += FACTOR * K) {
     sum.expect(1);
     factor weight[K];
@@ -106,7 +123,8 @@ struct Framed {
 template <int P, int K, bool Left, bool Right, class Store>
 inline void spatial_block(const Framed& f, const num* image, const num* w, float back, int y, int x, const Store& out,
                           int64_t pixel, int c) {
-  Block<P, K> sum;
+  Kept<P, K> room;
+  Block<P, K> sum(room);
   const int groups = f.channels / TERMS;
   for (int ky = y == 0 ? 1 : 0; ky < (y + 1 == f.height ? 2 : 3); ++ky) {
     const num* a = image + (y + ky - 1) * f.row() + x * f.channels;

@@ -53,8 +53,8 @@ struct Projected {  // y + bias
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
-      for (int k = 0; k < K; ++k)
-        store(out + (pixel + p) * channels + c + k * LANES, _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES)));
+      for (int k = 0; k < K; ++k) y[p][k] = _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES));
+    store_block(out + pixel * channels + c, channels, y);
   }
 };
 
@@ -74,8 +74,9 @@ struct ToMap {  // x + y + bias, or ReLU of that
       for (int k = 0; k < K; ++k) {
         const int64_t here = (pixel + p) * channels + c + k * LANES;
         const vec sum = _mm512_add_ps(load(x + here), _mm512_add_ps(y[p][k], shift[k]));
-        store(out + here, Rectified ? _mm512_max_ps(sum, _mm512_setzero_ps()) : sum);
+        y[p][k] = Rectified ? _mm512_max_ps(sum, _mm512_setzero_ps()) : sum;
       }
+    store_block(out + pixel * channels + c, channels, y);
   }
 };
 

@@ -70,7 +70,8 @@ struct Normalised {  // alpha·g + beta·t + gamma, with the batch's own coeffic
   }
 };
 
-// Calls visit(lanes, c) for the channels from c on, by 64, 32 or 16 of them: so many lie side by side in memory.
+// Calls visit(lanes, c) for the channels from c on, by 64, 32 or 16 of them: so many lie side by side in memory. A visitor
+// takes what it needs by value: what may lie where it writes would be read again for every number.
 template <int G, class Source, class Visit>
 void by_group(const Source& source, const Visit& visit) {
   for (int c = 0; c < source.channels; c += G * LANES) {
@@ -87,14 +88,24 @@ void by_lanes(const Source& source, const Visit& visit) {
   else by_group<1>(source, visit);
 }
 
-// `count` pixels from `pixel` on → [pixel][channel]; change(vec) is what happens to each number before it is written.
+struct Unchanged {
+  vec operator()(vec v, int) const { return v; }
+};
+
+// `count` pixels from `pixel` on → [pixel][channel]; change(vec, g) is what happens to each number before it is written.
 template <class Source, class Number, class Change>
-void fill(const Source& source, int64_t pixel, int count, Number* out, Change&& change) {
-  by_lanes(source, [&](auto& lanes, int c) {
-    for (int p = 0; p < count; ++p) {
-      Number* to = out + p * source.channels + c;
-      for (auto& lane : lanes) store(to, change(lane(pixel + p))), to += LANES;
+void fill(const Source& source, int64_t pixel, int count, Number* out, Change& change) {
+  by_lanes(source, [=, channels = source.channels, &change](const auto& lanes, int c) {
+    auto own = change;
+    Number* to = out + c;
+    for (int p = 0; p < count; ++p, to += channels) {
+      int g = 0;
+      for (const auto& lane : lanes) {
+        store(to + g * LANES, own(lane(pixel + p), g));
+        ++g;
+      }
     }
+    change = own;
   });
 }
 
@@ -102,15 +113,18 @@ void fill(const Source& source, int64_t pixel, int count, Number* out, Change&& 
 // → [pair of pixels][channel][2]; a last pixel without a neighbour gets zeros beside it.
 template <class Source>
 void fill_grouped(const Source& source, int64_t pixel, int count, num* out, Scaling& scaled) {
-  by_lanes(source, [&](auto& lanes, int c) {
-    for (int p = 0; p < count; p += 2) {
-      num* to = out + p * source.channels + 2 * c;
-      for (auto& lane : lanes) {
-        const vec second = p + 1 < count ? scaled(lane(pixel + p + 1)) : _mm512_setzero_ps();
-        store_pairs(to, scaled(lane(pixel + p)), second);
-        to += FACTOR;
+  by_lanes(source, [=, channels = source.channels, &scaled](const auto& lanes, int c) {
+    auto own = scaled;
+    num* to = out + 2 * c;
+    for (int p = 0; p < count; p += 2, to += 2 * channels) {
+      int g = 0;
+      for (const auto& lane : lanes) {
+        const vec second = p + 1 < count ? own(lane(pixel + p + 1), g + 1) : _mm512_setzero_ps();
+        store_pairs(to + g * FACTOR, own(lane(pixel + p), g), second);
+        ++g;
       }
     }
+    scaled = own;
   });
 }
 

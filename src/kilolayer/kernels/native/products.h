@@ -30,18 +30,9 @@ inline __m512i broadcast_pair(const void* p) {
   return _mm512_set1_epi32(pair);
 }
 
-struct Order {  // where each number of a register of 32 comes from
-  alignas(64) uint16_t from[32] = {};
-  constexpr Order(int step, int rows) {  // step by step from each of the rows in turn
-    for (int i = 0; i < 32; ++i) from[i] = static_cast<uint16_t>((i / rows * step + i % rows * LANES) % 32);
-  }
-  __m512i operator()(__m512i numbers) const { return _mm512_permutexvar_epi16(_mm512_load_si512(from), numbers); }
-};
-
 // 16 numbers of one pixel, then 16 of its neighbour → neighbours side by side.
 inline __m512i interleave(__m512i halves) {
-  static constexpr Order order(1, 2);
-  return order(halves);
+  return _mm512_permutexvar_epi16(INTERLEAVED.index(), halves);
 }
 #endif
 
@@ -75,11 +66,12 @@ inline void store_pairs(num* p, vec first, vec second) {
   _mm512_storeu_si512(p, interleave(_mm512_inserti64x4(halves, _mm512_cvtps_ph(second, NEAREST), 1)));
 }
 
+inline constexpr Order EVEN([](int i) { return 2 * i % 32; });
+
 // The two lanes of every channel, added.
 inline vec widened(total sum) {
-  static constexpr Order even(2, 1);
   const __m512h both = _mm512_add_ph(sum, (__m512h)_mm512_srli_epi32((__m512i)sum, 16));
-  return _mm512_cvtph_ps(_mm512_castsi512_si256(even((__m512i)both)));
+  return _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(EVEN.index(), (__m512i)both)));
 }
 constexpr bool SCALED = true;
 #else
@@ -99,16 +91,18 @@ constexpr float ACTIVATIONS = 32, GRADIENTS = 1, WEIGHTS = 1;
 class Scaling {
  public:
   explicit Scaling(float by) : by_(_mm512_set1_ps(by)) {}
-  vec operator()(vec v) {
+  // Neighbours in a loop differ in `g`, so that none waits for the one before it.
+  vec operator()(vec v, int g = 0) {
     if constexpr (!SCALED) return v;
     v = _mm512_mul_ps(v, by_);
-    largest_ = _mm512_range_ps(largest_, v, 0b1011);  // of the two magnitudes the larger
+    vec& largest = largest_[g % 2];
+    largest = _mm512_range_ps(largest, v, 0b1011);  // of the two magnitudes the larger
     return v;
   }
-  float largest() const { return _mm512_reduce_max_ps(largest_); }
+  float largest() const { return _mm512_reduce_max_ps(_mm512_max_ps(largest_[0], largest_[1])); }
 
  private:
-  vec by_, largest_ = _mm512_setzero_ps();
+  vec by_, largest_[2] = {};
 };
 
 // Numbers scaled alike: an image or a chunk of it, or a convolution's weights.

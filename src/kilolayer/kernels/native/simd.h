@@ -13,9 +13,21 @@ using bf16 = uint16_t;
 using vec = __m512;
 constexpr int LANES = 16;
 
+struct Order {  // where each number of a register of 32 comes from
+  alignas(64) uint16_t from[32] = {};
+  template <class From>
+  constexpr explicit Order(From of) {
+    for (int i = 0; i < 32; ++i) from[i] = static_cast<uint16_t>(of(i));
+  }
+  __m512i index() const { return _mm512_load_si512(from); }
+};
+inline constexpr Order INTERLEAVED([](int i) { return i / 2 + i % 2 * LANES; });  // 16 numbers, then 16 others → side by side
+inline constexpr Order TWICE([](int i) { return i / 2; });                     // each of the first 16 in both halves of its 32 bits
+
+// fp32 whose upper halves the bf16 numbers are: one instruction puts them there, and zeros below.
 inline vec load(const bf16* p) {
-  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  const __m512i numbers = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, TWICE.index(), numbers));
 }
 
 inline __m256i rounded(vec v) {  // to nearest, ties to even
@@ -31,6 +43,15 @@ inline __m256i rounded(vec v) {  // to nearest, ties to even
 }
 
 inline void store(bf16* p, vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded(v)); }
+
+inline void store_two(bf16* p, vec first, vec second) {
+#ifdef __AVX512BF16__
+  _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+#else
+  store(p, first);
+  store(p + LANES, second);
+#endif
+}
 
 inline void store(float* p, vec v) { _mm512_storeu_ps(p, v); }
 

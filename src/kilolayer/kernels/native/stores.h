@@ -32,6 +32,17 @@ inline void accumulate(const Sums& sums, int c, const Pixel& pixel) {
   }
 }
 
+// A block, as bf16: its K vectors of a pixel lie side by side.
+template <int P, int K>
+[[gnu::always_inline]] inline void store_block(bf16* out, int channels, const vec (&y)[P][K]) {
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+    bf16* to = out + int64_t{p} * channels;
+    if constexpr (K == 2) store_two(to, y[p][0], y[p][1]);
+    else store(to, y[p][0]);
+  }
+}
+
 struct WithStatistics {  // the numbers themselves; Σ y and Σ y² for the BN that follows
   bf16* out;
   int channels;
@@ -41,8 +52,8 @@ struct WithStatistics {  // the numbers themselves; Σ y and Σ y² for the BN t
     accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& squares) {
       sum = _mm512_add_ps(sum, y[p][k]);
       squares = _mm512_fmadd_ps(y[p][k], y[p][k], squares);
-      store(out + (pixel + p) * channels + c + k * LANES, y[p][k]);
     });
+    store_block(out + pixel * channels + c, channels, y);
   }
 };
 
@@ -55,11 +66,12 @@ struct Added {  // h(x) + F(x), with its statistics
   [[gnu::always_inline]] void write(vec (&F)[P][K], int64_t pixel, int c) const {
     accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& squares) {
       const int64_t here = (pixel + p) * channels + c + k * LANES;
-      const vec y = _mm512_add_ps(load(shortcut + here), F[p][k]);
+      vec& y = F[p][k];
+      y = _mm512_add_ps(load(shortcut + here), y);
       sum = _mm512_add_ps(sum, y);
       squares = _mm512_fmadd_ps(y, y, squares);
-      store(out + here, y);
     });
+    store_block(out + pixel * channels + c, channels, F);
   }
 };
 
@@ -79,8 +91,9 @@ struct Masked {  // the gradient where ReLU(scale·t + shift) let t through; Σ 
       const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(before, a[k], b[k]), _mm512_setzero_ps(), _CMP_GT_OQ);
       sum = _mm512_mask_add_ps(sum, open, sum, y[p][k]);
       products = _mm512_mask3_fmadd_ps(y[p][k], before, products, open);
-      store(out + here, _mm512_maskz_mov_ps(open, y[p][k]));
+      y[p][k] = _mm512_maskz_mov_ps(open, y[p][k]);
     });
+    store_block(out + pixel * channels + c, channels, y);
   }
 };
 

@@ -31,7 +31,9 @@ void weigh_block(const num* vectors, int nv, const num* broadcasts, int nb, int 
       for (int v = 0; v < V; ++v) sum[b][v] = multiply_add(vector[v], one, sum[b][v]);
     }
   }
+#pragma GCC unroll 16
   for (int b = 0; b < B; ++b)
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) add_to(sums + b * nv + v * LANES, sum[b][v], _mm512_set1_ps(back));
 }
 
@@ -71,8 +73,10 @@ constexpr int TALL = 8;  // inputs in a register block, by three columns
 inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs, int ky, float back, float* sums,
                        int64_t column) {
   total sum[3][TALL] = {};
-  const auto settle = [&] {
+  const auto settle = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 3
     for (int x = 0; x < 3; ++x)
+#pragma GCC unroll 16
       for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * s.channels, sum[x][i], _mm512_set1_ps(back));
   };
   int terms = 0;
