@@ -160,6 +160,21 @@ def test_whole_runs_of_units_err_no_more_than_autocast_does(case, threads):
     assert torch.equal(found, again)
 
 
+@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("case", ["pre-activated bottleneck, 12", "original basic, 8"])
+def test_whole_runs_take_any_magnitude(case, scale):
+    """Of images far from what its BNs know; where fp16 is multiplied, its numbers end at 65504."""
+    model = settled(*WHOLE[case])
+    x = scale * torch.randn(5, 3, WHOLE[case][2], WHOLE[case][2])
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(x.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            autocast = model(x).double()
+        found = fold(model, torch.bfloat16)(x.bfloat16()).double()
+    assert (found - exact).norm() < 1.2 * (autocast - exact).norm()
+
+
 def test_what_the_kernels_do_not_compute_is_folded_layer_by_layer():
     """Another precision, channels that are no multiples of 16, and units that change shape."""
     model = build(describe("preact_resnet20_cifar"))

@@ -34,13 +34,15 @@ struct ToCache {  // ReLU(y + bias), as the next convolution reads it: pixel p a
   [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
     vec shift[K];
     for (int k = 0; k < K; ++k) shift[k] = _mm512_loadu_ps(bias + c + k * LANES);
+    Scaling own = scaled;  // in registers
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
       num* to = out + int64_t{place[pixel + p]} * channels + c;
 #pragma GCC unroll 2
       for (int k = 0; k < K; ++k)
-        store(to + k * LANES, scaled(_mm512_max_ps(_mm512_add_ps(y[p][k], shift[k]), _mm512_setzero_ps())));
+        store(to + k * LANES, own(_mm512_max_ps(_mm512_add_ps(y[p][k], shift[k]), _mm512_setzero_ps()), p));
     }
+    scaled = own;
   }
 };
 
@@ -99,8 +101,7 @@ void convolve_cached(const Batch& b, const FoldedConv& conv, const num* a, const
 
 // The first convolution, of an image in memory; a 1×1 convolution needs no more than a chunk of it at once.
 template <class Source, class Store>
-void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source, num* room, const Store& out) {
-  Range range(ACTIVATIONS);
+void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source, num* room, Range& range, const Store& out) {
   if (conv.kernel == 3) {
     const Framed f{b.height, b.width, conv.inputs};
     frame(source, f, 0, room, range);
@@ -112,18 +113,20 @@ void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source
   });
 }
 
+// Of what each convolution of a unit reads; they hold from image to image.
+using Ranges = std::vector<Range>;
+
 // x and y may be the same: a pixel of x is read for the last time where that of y is written.
-inline void infer(const Batch& b, const FoldedUnit& u, const Places& places, const bf16* x, bf16* y) {
+inline void infer(const Batch& b, const FoldedUnit& u, const Places& places, Ranges& ranges, const bf16* x, bf16* y) {
   const int last = u.depth - 1, channels = u.convs[last].outputs;
   int64_t size = 0;
   for (int i = 0; i < u.depth; ++i)
     size = std::max(size, Framed{b.height, b.width, std::max(u.convs[i].inputs, u.convs[i].outputs)}.size());
   if (u.projection) size = std::max(size, Framed{b.height, b.width, u.projection->inputs}.size());
   num* rooms[2] = {buffers().a.take<num>(size), buffers().g.take<num>(size)};
-  Range ranges[2] = {Range(ACTIVATIONS), Range(ACTIVATIONS)};  // of what lies in the rooms
   const auto first = [&](const FoldedConv& conv, const auto& out) {
-    if (u.scale) convolve_first(b, conv, Activated{{x, conv.inputs, u.scale, u.shift}}, rooms[0], out);
-    else convolve_first(b, conv, Plain{x, conv.inputs}, rooms[0], out);
+    if (u.scale) convolve_first(b, conv, Activated{{x, conv.inputs, u.scale, u.shift}}, rooms[0], ranges[0], out);
+    else convolve_first(b, conv, Plain{x, conv.inputs}, rooms[0], ranges[0], out);
   };
   if (u.projection) first(*u.projection, Projected{y, channels, u.projection->bias});
   const bf16* shortcut = u.projection ? y : x;
@@ -131,11 +134,11 @@ inline void infer(const Batch& b, const FoldedUnit& u, const Places& places, con
     const FoldedConv& conv = u.convs[i];
     num *from = rooms[i % 2], *to = rooms[(i + 1) % 2];
     const auto through = [&](const auto& out) {
-      if (i) convolve_cached(b, conv, from, ranges[i % 2], out);
+      if (i) convolve_cached(b, conv, from, ranges[i], out);
       else first(conv, out);
     };
     if (i < last)
-      ranges[(i + 1) % 2].fit([&](Scaling& scaled) {
+      ranges[i + 1].fit([&](Scaling& scaled) {
         through(ToCache{to, places.of(u.convs[i + 1].kernel), conv.outputs, conv.bias, scaled});
       });
     else if (u.rectified) through(ToMap<true>{shortcut, y, channels, conv.bias});
@@ -151,10 +154,12 @@ inline void infer_run(const Batch& b, const FoldedUnit* units, int count, const 
   const int64_t before = int64_t{b.area()} * units->convs->inputs, image = int64_t{b.area()} * units->convs[units->depth - 1].outputs;
   const int together = int(std::max<int64_t>(1, NEAR / int64_t(image * sizeof(bf16))));
   parallel(b, [&](int, int from, int to) {
+    std::vector<Ranges> ranges;
+    for (int u = 0; u < count; ++u) ranges.emplace_back(units[u].depth, Range(ACTIVATIONS));
     for (int first = from; first < to; first += together)
       for (int u = 0; u < count; ++u)
         for (int n = first; n < std::min(to, first + together); ++n)
-          infer(b, units[u], places, u ? y + n * image : x + n * before, y + n * image);
+          infer(b, units[u], places, ranges[u], u ? y + n * image : x + n * before, y + n * image);
   });
 }
 
