@@ -257,6 +257,7 @@ def test_the_ceiling_is_the_fastest_product_whichever_that_is():
     found = {"bf16_flops": 86.0, "fp32_flops": 171.0, "int8_flops": 690.0, "copy_bytes": 1.0}
     assert fastest(found) == ("fp32", 171.0)
     assert fastest(found | {"bf16_flops": 235.0}) == ("bf16", 235.0)
+    assert fastest(found | {"fp16_flops": 380.0}) == ("fp16", 380.0)
     assert fastest(found, int8=True) == ("int8", 690.0)
     del found["int8_flops"]
     assert fastest(found, int8=True) == ("fp32", 171.0)
@@ -296,7 +297,7 @@ def test_a_race_is_run_in_turns_and_told(peer, tmp_path, capsys):
     written = json.loads(out.read_text())
     assert re.fullmatch(r".*peer.py:net@plain: [\d,]+ multiply-adds, .*", written["differences"][0])
     assert written["differences"][-1].endswith("so losses are not compared")
-    assert written["fastest_arithmetic"] in ("bf16", "fp32")
+    assert written["fastest_arithmetic"] in ("bf16", "fp16", "fp32")
     assert written["machine"]["name"]
     assert rows[0]["loss_as_run"] == pytest.approx(rows[0]["loss_with_equal_weights"], rel=0.05)
     assert rows[0]["loss_with_equal_weights"] == pytest.approx(rows[1]["loss_with_equal_weights"], rel=1e-4)

@@ -116,9 +116,26 @@ class TestProducts:
     def test_the_choice_is_noted_beside_the_libraries(self, monkeypatch, tmp_path):
         """And holds for every process from then on, whatever a second timing would say."""
         monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
-        monkeypatch.setattr(arithmetic, "built", lambda name: tmp_path / "probe-1.so")
+        monkeypatch.setattr(arithmetic, "built", lambda *_: tmp_path / "probe-1.so")
         (tmp_path / "probe-1.products").write_text("bf16")
         assert arithmetic.products() == "bf16"
+
+    @pytest.mark.parametrize("fastest", ["fp32", "bf16", "fp16"])
+    def test_what_is_multiplied_fastest_is_taken_and_noted(self, fastest, monkeypatch, tmp_path):
+        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16", "avx512_fp16"}))
+        monkeypatch.setattr(arithmetic, "built", lambda *_: tmp_path / "probe-1.so")
+        monkeypatch.setattr(arithmetic, "multiply_adds", lambda name: 2.0 if name == fastest else 1.0)
+        assert arithmetic.products() == fastest
+        assert (tmp_path / "probe-1.products").read_text() == fastest
+
+
+@pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
+def test_the_processor_multiplies_in_nothing_it_has_no_instruction_for():
+    assert arithmetic.multiply_adds("fp32") > 0
+    assert arithmetic.multiply_adds("fp32", threads=2) > 0
+    for name in ("bf16", "fp16"):
+        if f"avx512_{name}" not in arithmetic.cpu_flags():
+            assert arithmetic.multiply_adds(name) == 0
 
 
 def test_kernels_are_chosen_only_where_they_apply():

@@ -1,4 +1,4 @@
-"""What this machine can do at the most: multiplying in bf16, fp32 and int8, and moving memory."""
+"""What this machine can do at the most: multiplying in bf16, fp16, fp32 and int8, and moving memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from kilolayer.kernels.arithmetic import multiply_adds, products
+from kilolayer.kernels.compiled import Missing
 from kilolayer.runs.environment import processor
 
 SIZES = (512, 1024, 2048)
@@ -16,11 +18,12 @@ SECONDS = 0.4
 """For each size: long enough for a best of many."""
 
 
-FLOATING = ("bf16", "fp32")
+FLOATING = ("bf16", "fp16", "fp32")
 INSTRUCTIONS = (
     "avx2",
     "avx512f",
     "avx512_bf16",
+    "avx512_fp16",
     "avx512_vnni",
     "amx_bf16",
     "amx_int8",
@@ -33,22 +36,26 @@ INSTRUCTIONS = (
 def ceilings(device: torch.device) -> dict[str, float]:
     """FLOP/s of the fastest matrix product in each arithmetic, and bytes/s read plus written by a copy.
 
-    int8 is left out where this PyTorch cannot multiply it.
+    int8 is left out where this PyTorch cannot multiply it. fp16 is there where the kernels for CPUs multiply
+    in it: what the instruction can do, for PyTorch's own product takes fp32 ones.
     """
     found = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         found[f"{name}_flops"] = max(_product(size, dtype, device) for size in SIZES)
+    with suppress(Missing):
+        if device.type == "cpu" and products() == "fp16":
+            found["fp16_flops"] = 2 * multiply_adds("fp16", torch.get_num_threads())
     with suppress(RuntimeError, AttributeError):
         found["int8_flops"] = max(_whole_numbers(size, device) for size in SIZES)
     return found | {"copy_bytes": _copy(device)}
 
 
 def fastest(found: dict[str, float], *, int8: bool = False) -> tuple[str, float]:
-    """The fastest arithmetic and its FLOP/s. Which of bf16 and fp32 that is differs among processors.
+    """The fastest arithmetic and its FLOP/s. Which that is differs among processors.
 
     int8 counts for those alone who compute in it.
     """
-    names = [*FLOATING, *(["int8"] if int8 and "int8_flops" in found else [])]
+    names = [name for name in (*FLOATING, *(["int8"] if int8 else [])) if f"{name}_flops" in found]
     return max(((name, found[f"{name}_flops"]) for name in names), key=lambda pair: pair[1])
 
 

@@ -42,7 +42,9 @@ def draw(found: dict[str, Any], title: str) -> str:
         axes.set_xscale("log")
         axes.set_yscale("log")
         slope = ceilings["copy_bytes"]
-        for name, style in (("bf16", "-"), ("fp32", "--")):
+        for name, style in (("bf16", "-"), ("fp32", "--"), ("fp16", ":")):
+            if f"{name}_flops" not in ceilings:
+                continue
             top = ceilings[f"{name}_flops"]
             corners = [(top / slope / 30, top / 30), (top / slope, top), (top / slope * 30, top)]
             for (x0, y0), (x1, y1) in pairwise(corners):

@@ -135,7 +135,7 @@ def _print(found: dict[str, Any]) -> None:
     print(f"{found['work']}, batches of {conditions['batch_size']}, {threads}, {conditions['device']}")
     products = ", ".join(
         f"{name} {ceilings[f'{name}_flops'] / 1e9:,.0f} GFLOP/s"
-        for name in ("bf16", "fp32", "int8")
+        for name in ("bf16", "fp16", "fp32", "int8")
         if f"{name}_flops" in ceilings
     )
     print(f"{found['machine']['name']} ({' '.join(found['machine']['instructions'])})")

@@ -74,13 +74,24 @@ def products() -> str:
         return asked
     if allowed == ["fp32"]:
         return "fp32"
-    library = built("probe")
-    note = library.with_suffix(".products")
+    note = _probe().with_suffix(".products")
     if not note.exists():
-        fastest = ctypes.CDLL(str(library)).kilolayer_products
-        fastest.restype = ctypes.c_char_p
-        durable.write(note, fastest())
+        durable.write(note, max(allowed, key=multiply_adds).encode())
     return note.read_text(encoding="ascii")
+
+
+def multiply_adds(name: str, threads: int = 1) -> float:
+    """How many of them per second the processor can do at most in one of `PRODUCTS`, timed now; 0 where it
+    has no instruction for them. Raises `Missing`.
+    """
+    timed = ctypes.CDLL(str(_probe())).kilolayer_multiply_adds
+    timed.argtypes, timed.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_double
+    found: float = timed(name.encode(), threads)
+    return found
+
+
+def _probe() -> Path:
+    return built("probe", ("-fopenmp",))
 
 
 def multiplies_bf16_faster() -> bool:
