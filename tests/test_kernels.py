@@ -12,10 +12,11 @@ from torch import nn
 
 from kernel_cases import CASES
 from kilolayer import kernels
-from kilolayer.kernels import arithmetic, fused, library, reference
+from kilolayer.kernels import arithmetic, convolution, fused, library, reference
 from kilolayer.kernels import chain as chains
 from kilolayer.kernels.activation import FusedSequence
 from kilolayer.kernels.chain import Chain, chain_of
+from kilolayer.kernels.convolution import NativeConv
 from kilolayer.kernels.fused import FusedUnit
 from kilolayer.kernels.unit import unit as whole_unit
 from kilolayer.kernels.widened import WidenedConv
@@ -32,6 +33,7 @@ from kilolayer.units import (
     Aggregated,
     Basic,
     BatchNorm,
+    Projection,
     ResidualUnit,
     Scaled,
     ShortcutGate,
@@ -456,16 +458,78 @@ def test_a_widened_convolution_errs_less_than_autocast(conv):
     )
 
 
+ALONE = {
+    "1×1": nn.Conv2d(32, 80, 1, bias=False),
+    "1×1, stride 2": nn.Conv2d(64, 128, 1, stride=2, bias=False),
+    "1×1, stride 3, to fewer": nn.Conv2d(128, 16, 1, stride=3, bias=False),
+    "3×3": nn.Conv2d(48, 32, 3, padding=1, bias=False),
+    "3×3 with long sums": nn.Conv2d(256, 16, 3, padding=1, bias=False),
+    "1×1 with long sums": nn.Conv2d(1024, 32, 1, bias=False),
+}
+
+
 @needs_kernels
-def test_only_what_no_kernel_computes_is_widened(monkeypatch):
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("conv", ALONE.values(), ids=ALONE)
+def test_a_convolution_alone_is_as_exact_as_autocast(conv):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(5, conv.in_channels, 11, 9, generator=generator).bfloat16()
+
+    def passed(kind: type[nn.Conv2d], dtype: torch.dtype) -> list[torch.Tensor]:
+        layer = copy.deepcopy(conv).to(dtype if dtype is torch.float64 else torch.float32)
+        layer.__class__ = kind
+        own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
+            y = layer(own)
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(6)).bfloat16().to(dtype)
+        return [y, *torch.autograd.grad(y, [own, layer.weight], dy)]
+
+    exact = passed(nn.Conv2d, torch.float64)
+    found = passed(NativeConv, torch.bfloat16)
+    assert "_Convolution" in found[0].grad_fn.name()
+    allowed = errors(passed(nn.Conv2d, torch.bfloat16), exact)
+    assert all(one <= 1.1 * other for one, other in zip(errors(found, exact), allowed, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(16, 16, 3, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect", bias=False),
+        nn.Conv2d(16, 16, 3, padding=2, dilation=2, bias=False),
+        nn.Conv2d(16, 16, 1, padding=1, bias=False),
+        nn.Conv2d(16, 16, 1, stride=(1, 2), bias=False),
+        nn.Conv2d(16, 16, 1),
+        nn.Conv2d(3, 16, 1, bias=False),
+        nn.Conv2d(32, 32, 1, groups=2, bias=False),
+    ],
+    ids=str,
+)
+def test_other_convolutions_are_left_alone(conv, monkeypatch):
+    monkeypatch.setattr(convolution, "products", lambda: "fp16")
+    assert not convolution.pays(conv)
+
+
+@needs_kernels
+@pytest.mark.parametrize("products", ["bf16", "fp16"])
+def test_what_stands_outside_of_units_is_computed_alone_or_widened(products, monkeypatch):
+    monkeypatch.setattr(convolution, "products", lambda: products)
     monkeypatch.setattr(fused.widened, "pays", lambda conv: True)
-    model = fresh(PREACT)
+    model = fresh(replace(PREACT, resize=Projection()))
     kernels.fuse(model)
-    widened = [name for name, module in model.named_modules() if type(module) is WidenedConv]
-    assert widened == ["stem.conv1", "stage2.0.F.conv1", "stage2.0.F.conv2"]
+    alone, widened = (
+        [name for name, module in model.named_modules() if type(module) is kind]
+        for kind in (NativeConv, WidenedConv)
+    )
+    transition = ["stage2.0.h.conv1", "stage2.0.F.conv1", "stage2.0.F.conv2"]
+    own = ["stage2.0.h.conv1", "stage2.0.F.conv2"] if products == "fp16" else []
+    assert sorted(alone) == sorted(own)
+    assert sorted(widened) == sorted({"stem.conv1", *transition} - set(own))
     trained(model)
     kernels.unfuse(model)
-    assert not any(type(module) is WidenedConv for module in model.modules())
+    assert not any(type(module) in (NativeConv, WidenedConv) for module in model.modules())
 
 
 @pytest.mark.parametrize(

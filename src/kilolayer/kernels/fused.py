@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from kilolayer.kernels import widened
+from kilolayer.kernels import convolution, widened
 from kilolayer.kernels.activation import FusedSequence, has_activation
 from kilolayer.kernels.calls import applies
 from kilolayer.kernels.chain import Chain, chain_of
@@ -134,7 +134,7 @@ def unfuse(model: ResidualNetwork) -> None:
             module.__class__ = ResidualUnit  # type: ignore[assignment]
         elif isinstance(module, FusedSequence):
             module.__class__ = nn.Sequential  # type: ignore[assignment]
-        elif isinstance(module, widened.WidenedConv):
+        elif isinstance(module, convolution.NativeConv | widened.WidenedConv):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
 
 
@@ -165,13 +165,20 @@ def _fused(module: nn.Module, way: Way, missing: str | None) -> tuple[str, str]:
         return WORDS[way][0], ""
     if way == "native":
         for conv in module.modules():
-            if type(conv) is nn.Conv2d and widened.pays(conv):
-                conv.__class__ = widened.WidenedConv
+            if type(conv) is nn.Conv2d:
+                conv.__class__ = _alone(conv)
     sequences = list(filter(has_activation, module.modules()))
     for sequence in sequences:
         sequence.__class__ = FusedSequence
         sequence.way = way  # type: ignore[assignment]
     return (WORDS[way][1] if sequences else PLAIN), chain
+
+
+def _alone(conv: nn.Conv2d) -> type[nn.Conv2d]:
+    """What a convolution outside of whole units is computed by."""
+    if convolution.pays(conv):
+        return convolution.NativeConv
+    return widened.WidenedConv if widened.pays(conv) else nn.Conv2d
 
 
 def _grouped(found: list[tuple[str, str, str]]) -> Iterator[Choice]:

@@ -81,10 +81,10 @@ constexpr bool SCALED = false;
 
 constexpr int FACTOR = TERMS * LANES;  // numbers in a register that is multiplied
 
-// fp16 reaches from 6·10⁻⁸ to 65504, and a sum of it loses as much as bf16 numbers do by rounding when it has some 500
+// fp16 reaches from 6·10⁻⁸ to 65504, and a sum of it loses as much as bf16 factors do by rounding when it has some 256
 // terms a lane. So a sum is taken to fp32 after LONGEST terms, and what is multiplied is scaled by a power of two: the
 // largest numbers are brought below these, whose longest sums do not overflow.
-constexpr int LONGEST = 512;
+constexpr int LONGEST = 144;
 constexpr float ACTIVATIONS = 32, GRADIENTS = 1, WEIGHTS = 1;
 
 // What numbers are scaled by on their way into the cache, and the largest magnitude that came of it.

@@ -43,6 +43,15 @@ template <int P, int K>
   }
 }
 
+struct Written {  // the numbers themselves
+  bf16* out;
+  int channels;
+  template <int P, int K>
+  [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
+    store_block(out + pixel * channels + c, channels, y);
+  }
+};
+
 struct WithStatistics {  // the numbers themselves; Σ y and Σ y² for the BN that follows
   bf16* out;
   int channels;

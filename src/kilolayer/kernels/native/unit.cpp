@@ -1,9 +1,9 @@
-// What Python calls (library.py): the forward and the backward pass of a residual unit, and of BN with ReLU; runs of
-// units at inference.
+// What Python calls (library.py): the forward and the backward pass of a residual unit, of BN with ReLU, and of
+// a convolution; runs of units at inference.
 //
 // Activations and their gradients are bf16, channels last; parameters and their gradients fp32.
 #include "activation.h"
-#include "backward.h"
+#include "alone.h"
 #include "infer.h"
 
 extern "C" {
@@ -25,6 +25,15 @@ void kilolayer_activation_forward(const kilolayer::Batch* batch, const kilolayer
 void kilolayer_activation_backward(const kilolayer::Batch* batch, const kilolayer::Norm* norm, int32_t channels,
                                    const kilolayer::bf16* t, const kilolayer::bf16* da, kilolayer::bf16* dt) {
   kilolayer::activation_backward(*batch, *norm, channels, t, da, dt);
+}
+
+void kilolayer_convolution_forward(const kilolayer::Batch* batch, const kilolayer::Conv* conv) {
+  kilolayer::convolution_forward(*batch, *conv);
+}
+
+void kilolayer_convolution_backward(const kilolayer::Batch* batch, const kilolayer::Conv* conv, const kilolayer::bf16* dy,
+                                    kilolayer::bf16* dx) {
+  kilolayer::convolution_backward(*batch, *conv, dy, dx);
 }
 
 float kilolayer_pack(const kilolayer::Weights* weights, kilolayer::num* packed) { return kilolayer::pack(*weights, packed); }

@@ -1,0 +1,79 @@
+"""Convolutions by themselves in the kernels' arithmetic, where no unit can be computed whole: transitions.
+
+The plain reference is the same layer in bf16 autocast, which rounds the weights to bf16.
+"""
+
+from __future__ import annotations
+
+from ctypes import byref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from kilolayer.kernels import library
+from kilolayer.kernels.arithmetic import products
+from kilolayer.kernels.calls import applies, batch_of
+from kilolayer.kernels.chain import no_kernel_for
+
+_LAST = torch.channels_last
+
+
+def pays(conv: nn.Conv2d) -> bool:
+    """Whether the kernels compute this layer, and faster than PyTorch's in bf16.
+
+    A 1×1 convolution with a stride is one of every other pixel; a 3×3 one has to have none.
+    """
+    if (
+        products() == "bf16"
+        or no_kernel_for([conv])
+        or conv.dilation != (1, 1)
+        or conv.padding_mode != "zeros"
+    ):
+        return False
+    if conv.kernel_size == (1, 1):
+        return conv.padding == (0, 0) and conv.stride[0] == conv.stride[1]
+    return conv.padding == (1, 1) and conv.stride == (1, 1)
+
+
+class NativeConv(nn.Conv2d):
+    """y = W∗x in training, x and y (N, C, H, W) in bf16 and channels last, W and its gradient in fp32.
+
+    The backward pass keeps of x what the layer reads. Everywhere else it is the layer that it was.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not (self.training and applies("native", x, [self.weight], ())):
+            return super().forward(x)
+        y: Tensor = _Convolution.apply(x, self.weight, self.stride[0])  # type: ignore[no-untyped-call]
+        return y
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.size, ctx.stride = x.shape, stride
+        x = x[:, :, ::stride, ::stride].contiguous(memory_format=_LAST)
+        images, _, height, width = x.shape
+        y = torch.empty((images, len(weight), height, width), dtype=x.dtype, memory_format=_LAST)
+        conv = library.Conv(library.Weights.of(weight), None, None, x.data_ptr(), y.data_ptr())
+        library.native().kilolayer_convolution_forward(byref(batch_of(x)), byref(conv))
+        ctx.save_for_backward(x, weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
+        dx, dweight = torch.empty_like(x), torch.empty_like(weight)
+        conv = library.Conv(library.Weights.of(weight), dweight.data_ptr(), None, x.data_ptr(), None)
+        library.native().kilolayer_convolution_backward(
+            byref(batch_of(x)), byref(conv), dy.data_ptr(), dx.data_ptr()
+        )
+        if ctx.stride == 1:
+            return dx, dweight, None
+        whole = torch.zeros(ctx.size, dtype=x.dtype).contiguous(memory_format=_LAST)
+        whole[:, :, :: ctx.stride, :: ctx.stride] = dx
+        return whole, dweight, None
