@@ -434,28 +434,30 @@ CONVOLUTIONS = {
 }
 
 
+def computed(
+    conv: nn.Conv2d, kind: type[nn.Conv2d], x: torch.Tensor, dtype: torch.dtype
+) -> list[torch.Tensor]:
+    """The output of a layer of this kind, and the gradients of x and of its parameters."""
+    layer = copy.deepcopy(conv).to(dtype if dtype is torch.float64 else torch.float32)
+    layer.__class__ = kind
+    own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
+        y = layer(own)
+    assert y.dtype is dtype
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(6)).bfloat16().to(dtype)
+    return [y, *torch.autograd.grad(y, [own, *layer.parameters()], dy)]
+
+
 @needs_kernels
 @pytest.mark.parametrize("conv", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_a_widened_convolution_errs_less_than_autocast(conv):
     """Its products are of fp32 weights, which autocast rounds."""
     x = torch.randn(3, conv.in_channels, 9, 9, generator=torch.Generator().manual_seed(5)).bfloat16()
-
-    def passed(kind: type[nn.Conv2d], dtype: torch.dtype) -> list[torch.Tensor]:
-        layer = copy.deepcopy(conv).to(dtype if dtype is torch.float64 else torch.float32)
-        layer.__class__ = kind
-        own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
-            y = layer(own)
-        assert y.dtype is dtype
-        return [y, *torch.autograd.grad(y, [own, *layer.parameters()], torch.ones_like(y))]
-
-    exact = passed(nn.Conv2d, torch.float64)
-    found = passed(WidenedConv, torch.bfloat16)
+    exact = computed(conv, nn.Conv2d, x, torch.float64)
+    found = computed(conv, WidenedConv, x, torch.bfloat16)
     assert "_Conv" in found[0].grad_fn.name()
-    assert all(
-        a <= b + 1e-6
-        for a, b in zip(errors(found, exact), errors(passed(nn.Conv2d, torch.bfloat16), exact), strict=True)
-    )
+    allowed = errors(computed(conv, nn.Conv2d, x, torch.bfloat16), exact)
+    assert all(one <= other + 1e-6 for one, other in zip(errors(found, exact), allowed, strict=True))
 
 
 ALONE = {
@@ -472,22 +474,11 @@ ALONE = {
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("conv", ALONE.values(), ids=ALONE)
 def test_a_convolution_alone_is_as_exact_as_autocast(conv):
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(5, conv.in_channels, 11, 9, generator=generator).bfloat16()
-
-    def passed(kind: type[nn.Conv2d], dtype: torch.dtype) -> list[torch.Tensor]:
-        layer = copy.deepcopy(conv).to(dtype if dtype is torch.float64 else torch.float32)
-        layer.__class__ = kind
-        own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
-            y = layer(own)
-        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(6)).bfloat16().to(dtype)
-        return [y, *torch.autograd.grad(y, [own, layer.weight], dy)]
-
-    exact = passed(nn.Conv2d, torch.float64)
-    found = passed(NativeConv, torch.bfloat16)
+    x = torch.randn(5, conv.in_channels, 11, 9, generator=torch.Generator().manual_seed(5)).bfloat16()
+    exact = computed(conv, nn.Conv2d, x, torch.float64)
+    found = computed(conv, NativeConv, x, torch.bfloat16)
     assert "_Convolution" in found[0].grad_fn.name()
-    allowed = errors(passed(nn.Conv2d, torch.bfloat16), exact)
+    allowed = errors(computed(conv, nn.Conv2d, x, torch.bfloat16), exact)
     assert all(one <= 1.1 * other for one, other in zip(errors(found, exact), allowed, strict=True))
 
 

@@ -117,7 +117,7 @@ class Range {
     if constexpr (!SCALED) return;
     const float most = scaling.largest();
     if (!(most > 0) || !std::isfinite(most) || (most <= limit_ && most > limit_ / 1024)) return;
-    const int exponent = std::ilogb(limit_ / most) + std::ilogb(scale_);
+    const int exponent = std::ilogb(scale_) + std::ilogb(limit_) - std::ilogb(most) - 1;  // below a limit that is a power of two
     scale_ = std::ldexp(1.0f, std::max(-126, std::min(126, exponent)));
     Scaling other(scale_);
     write(other);
