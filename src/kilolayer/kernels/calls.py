@@ -41,6 +41,12 @@ def known_sums(x: Tensor) -> Tensor | None:
     return sums if version == x._version else None
 
 
+def map_like(x: Tensor, channels: int) -> Tensor:
+    """Room for a map of the size of `x`, channels last."""
+    images, _, height, width = x.shape
+    return torch.empty((images, channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
+
+
 def batch_of(x: Tensor) -> library.Batch:
     images, _, height, width = x.shape
     return library.Batch(images, height, width, torch.get_num_threads())

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import products
-from kilolayer.kernels.calls import applies, batch_of
+from kilolayer.kernels.calls import applies, batch_of, map_like
 from kilolayer.kernels.chain import no_kernel_for
 
 _LAST = torch.channels_last
@@ -55,8 +55,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.size, ctx.stride = x.shape, stride
         x = x[:, :, ::stride, ::stride].contiguous(memory_format=_LAST)
-        images, _, height, width = x.shape
-        y = torch.empty((images, len(weight), height, width), dtype=x.dtype, memory_format=_LAST)
+        y = map_like(x, len(weight))
         conv = library.Conv(library.Weights.of(weight), None, None, x.data_ptr(), y.data_ptr())
         library.native().kilolayer_convolution_forward(byref(batch_of(x)), byref(conv))
         ctx.save_for_backward(x, weight)
@@ -74,6 +73,6 @@ class _Convolution(torch.autograd.Function):
         )
         if ctx.stride == 1:
             return dx, dweight, None
-        whole = torch.zeros(ctx.size, dtype=x.dtype).contiguous(memory_format=_LAST)
+        whole = torch.empty(ctx.size, dtype=x.dtype, memory_format=_LAST).zero_()
         whole[:, :, :: ctx.stride, :: ctx.stride] = dx
         return whole, dweight, None

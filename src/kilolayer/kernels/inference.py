@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import PRODUCTS, products
-from kilolayer.kernels.calls import batch_of
+from kilolayer.kernels.calls import batch_of, map_like
 from kilolayer.kernels.chain import Chain, Link, chain_of, links_of, no_kernel_for
 from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit
 
@@ -102,7 +102,7 @@ class NativeRun(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride].contiguous(memory_format=torch.channels_last)
-        y = torch.empty(len(x), self.channels, *x.shape[2:], dtype=x.dtype, memory_format=torch.channels_last)
+        y = map_like(x, self.channels)
         # Addresses do not survive a copy or a pickle, so they are gathered anew: microseconds a unit.
         called = (library.FoldedUnit * len(self.units))(*map(_called, self.units))
         library.native().kilolayer_infer(byref(batch_of(x)), called, len(called), x.data_ptr(), y.data_ptr())

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
-from kilolayer.kernels.calls import batch_of, known_sums, norms_of
+from kilolayer.kernels.calls import batch_of, known_sums, map_like, norms_of
 from kilolayer.kernels.chain import Chain
 
 _LAST = torch.channels_last
@@ -41,7 +41,7 @@ class _Unit(torch.autograd.Function):
         ctx: Any, chain: Chain, known: Tensor | None, sums: Tensor, x: Tensor, *parameters: Tensor
     ) -> Tensor:
         inner = len(chain.links) - (chain.end is None)
-        outputs = [_map_like(x, link.conv.out_channels) for link in chain.links[:inner]]
+        outputs = [map_like(x, link.conv.out_channels) for link in chain.links[:inner]]
         y = torch.empty_like(x)
         measured = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
         call = _Call(chain, x, y, outputs, measured, parameters, tracked=True)
@@ -68,11 +68,6 @@ class _Unit(torch.autograd.Function):
             byref(call.batch), byref(call.unit), dy.data_ptr(), dx.data_ptr()
         )
         return None, None, None, dx, *gradients
-
-
-def _map_like(x: Tensor, channels: int) -> Tensor:
-    images, _, height, width = x.shape
-    return torch.empty((images, channels, height, width), dtype=x.dtype, memory_format=_LAST)
 
 
 class _Call:
