@@ -23,11 +23,24 @@ inline factor broadcast(const num* p) { return _mm512_set1_ps(*p); }
 inline total multiply_add(factor a, factor b, total sum) { return _mm512_fmadd_ps(a, b, sum); }
 #else
 constexpr int TERMS = 2;
+#ifdef KILOLAYER_BF16
+using num = bf16;
+using factor = __m512bh;
+using total = vec;
+#else
+struct half {
+  uint16_t bits;
+};
+using num = half;
+using factor = __m512h;
+using total = __m512h;
+#endif
 
-inline __m512i broadcast_pair(const void* p) {
+inline factor load_factor(const num* p) { return (factor)_mm512_loadu_si512(p); }
+inline factor broadcast(const num* p) {
   int32_t pair;
   std::memcpy(&pair, p, sizeof pair);
-  return _mm512_set1_epi32(pair);
+  return (factor)_mm512_set1_epi32(pair);
 }
 
 // 16 numbers of one pixel, then 16 of its neighbour → neighbours side by side.
@@ -37,11 +50,6 @@ inline __m512i interleave(__m512i halves) {
 #endif
 
 #ifdef KILOLAYER_BF16
-using num = bf16;
-using factor = __m512bh;
-using total = vec;
-inline factor load_factor(const num* p) { return (factor)_mm512_loadu_si512(p); }
-inline factor broadcast(const num* p) { return (factor)broadcast_pair(p); }
 inline total multiply_add(factor a, factor b, total sum) { return _mm512_dpbf16_ps(sum, a, b); }
 inline void store_pairs(num* p, vec first, vec second) {
   _mm512_storeu_si512(p, interleave((__m512i)_mm512_cvtne2ps_pbh(second, first)));
@@ -49,14 +57,6 @@ inline void store_pairs(num* p, vec first, vec second) {
 #endif
 
 #ifdef KILOLAYER_FP16
-struct half {
-  uint16_t bits;
-};
-using num = half;
-using factor = __m512h;
-using total = __m512h;
-inline factor load_factor(const num* p) { return (factor)_mm512_loadu_si512(p); }
-inline factor broadcast(const num* p) { return (factor)broadcast_pair(p); }
 inline total multiply_add(factor a, factor b, total sum) { return _mm512_fmadd_ph(a, b, sum); }
 
 constexpr int NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
