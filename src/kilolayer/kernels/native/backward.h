@@ -17,14 +17,18 @@ struct Collected {
     const int64_t size = w.size();
     for (int t = 1; t < threads; ++t)
       for (int64_t i = 0; i < size; ++i) sums[i] += of(t)[i];
-    const float* from = sums;
+    constexpr int TILE = LANES;  // a transposition's two sides stay in the cache
     const bool swapped = !outputs_in_vectors();
     const int rows = swapped ? w.outputs : w.inputs, columns = swapped ? w.inputs : w.outputs;
     const int64_t row = swapped ? w.out : w.in, column = swapped ? w.in : w.out;
+    const float* from = sums;
     for (int y = 0; y < w.kernel; ++y)
-      for (int x = 0; x < w.kernel; ++x)
-        for (int r = 0; r < rows; ++r)
-          for (int c = 0; c < columns; ++c) dweight[y * w.row + x * w.column + r * row + c * column] = *from++;
+      for (int x = 0; x < w.kernel; ++x, from += int64_t{1} * rows * columns)
+        for (int top = 0; top < rows; top += TILE)
+          for (int left = 0; left < columns; left += TILE)
+            for (int c = left; c < left + TILE; ++c)
+              for (int r = top; r < top + TILE; ++r)
+                dweight[y * w.row + x * w.column + r * row + c * column] = from[int64_t{r} * columns + c];
   }
 };
 
@@ -64,23 +68,23 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
         else weigh_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, back, dw);
       });
     } else {
-      const Framed f{b.height, b.width, w.outputs};
-      const Shifted s{b.height, b.width, w.outputs};
-      num* g = framed(f, own.g);
-      num* shifted = own.shifted.take<num>(s.size());
-      const int64_t row = int64_t{TERMS} * s.groups() * w.inputs;
-      num* a_groups = own.groups.take<num>(b.height * row);
-      for (int n = from; n < to; ++n) {
+      together(b, w, from, to, [&](int n, int images) {
+        const Framed f{b.height, b.width, w.outputs, images};
+        const Shifted s{b.height, b.width, w.outputs, images};
         const int64_t pixel = int64_t{n} * b.area();
+        num* g = framed(f, own.g);
+        num* shifted = own.shifted.take<num>(s.size());
+        const int64_t row = int64_t{TERMS} * s.groups() * w.inputs;
+        num* a_groups = own.groups.take<num>(s.rows() * row);
         frame(gradient, f, pixel, g, gradients);
         piece.run([&] { convolve_3x3(turned, packed, unscaled * gradients.back(), f, g, out, pixel); });
         shift(f, g, s, shifted);
         activations.fit([&](Scaling& scaled) {
-          for (int y = 0; y < b.height; ++y)
+          for (int y = 0; y < s.rows(); ++y)
             fill_grouped(input, pixel + int64_t{y} * b.width, b.width, a_groups + y * row, scaled);
         });
         weigh_3x3(s, shifted, a_groups, w.inputs, gradients.back() * activations.back(), dw);
-      }
+      });
     }
   });
   collected.write(conv.dweight);

@@ -74,14 +74,28 @@ const num* in_cache(const Source& source, int64_t pixel, int count, num* room, R
 template <class Source>
 void frame(const Source& source, const Framed& f, int64_t pixel, num* image, Range& range) {
   range.fit([&](Scaling& scaled) {
-    for (int y = 0; y < f.height; ++y)
+    for (int y = 0; y < f.rows(); ++y)
       fill(source, pixel + int64_t{y} * f.width, f.width, image + y * f.row() + f.channels, scaled);
   });
 }
 
+constexpr int64_t TOGETHER = 1 << 18;  // bytes
+constexpr int NEIGHBOURS = 512;  // pixels
+
+// Of small images several go through a 3×3 convolution together, so that its weights and their gradients are read once for all.
+template <class Work>
+void together(const Batch& b, const Weights& w, int from, int to, const Work& work) {
+  const int64_t bytes = int64_t{b.area()} * std::max(w.inputs, w.outputs) * sizeof(num);
+  const int most = int(std::clamp<int64_t>(TOGETHER / bytes, 1, std::max(1, NEIGHBOURS / b.area())));
+  for (int n = from; n < to; n += most) work(n, std::min(most, to - n));
+}
+
 inline num* framed(const Framed& f, Scratch& scratch) {
   num* image = scratch.take<num>(f.size());
-  std::memset(image, 0, f.size() * sizeof(num));
+  for (num* row = image; row < image + f.size(); row += f.row()) {
+    std::memset(row, 0, f.channels * sizeof(num));
+    std::memset(row + (f.width + 1) * f.channels, 0, 2 * f.channels * sizeof(num));
+  }
   return image;
 }
 

@@ -84,23 +84,28 @@ inline void pointwise_block(const num* a, int inputs, const num* w, float back, 
   sum.write(back, out, pixel, c);
 }
 
+// The outputs from `first` to `last`.
 template <int P, int K, class Store>
-void pointwise_blocks(const num* a, int inputs, int outputs, const num* packed, float back, const Store& out, int64_t pixel) {
-  for (int c = 0; c < outputs; c += K * LANES, packed += inputs * K * LANES)
-    pointwise_block<P, K>(a, inputs, packed, back, out, pixel, c);
+void pointwise_blocks(const num* a, int inputs, int first, int last, const num* packed, float back, const Store& out, int64_t pixel) {
+  for (int c = first; c < last; c += K * LANES) pointwise_block<P, K>(a, inputs, packed + inputs * c, back, out, pixel, c);
 }
+
+constexpr int64_t WIDE = 1 << 19;  // bytes of weights that do not stay in the cache from one block of pixels to the next
 
 // `before(p, count)` is called ahead of the pixels from p on.
 template <int K, class Store, class Before>
 void pointwise(const num* a, int inputs, int outputs, const num* packed, float back, int count, const Store& out, int64_t pixel,
                const Before& before) {
   constexpr int P = K == 1 ? 16 : 8;
-  int p = 0;
-  for (; p + P <= count; p += P) {
-    before(pixel + p, P);
-    pointwise_blocks<P, K>(a + p * inputs, inputs, outputs, packed, back, out, pixel + p);
+  const int together = int64_t{inputs} * outputs * sizeof(num) > WIDE ? K * LANES : outputs;
+  for (int c = 0; c < outputs; c += together) {
+    int p = 0;
+    for (; p + P <= count; p += P) {
+      if (c == 0) before(pixel + p, P);
+      pointwise_blocks<P, K>(a + p * inputs, inputs, c, c + together, packed, back, out, pixel + p);
+    }
+    for (; p < count; ++p) pointwise_blocks<1, K>(a + p * inputs, inputs, c, c + together, packed, back, out, pixel + p);
   }
-  for (; p < count; ++p) pointwise_blocks<1, K>(a + p * inputs, inputs, outputs, packed, back, out, pixel + p);
 }
 
 // `count` pixels through a 1×1 convolution.
@@ -111,11 +116,13 @@ void convolve_1x1(const Weights& w, const num* packed, float back, const num* a,
   run(a, w.inputs, w.outputs, packed, back, count, out, pixel, before);
 }
 
-// An image whose rows have a column of zeros on the left and two on the right: pixel (y, x) at column x + 1.
+// Images, one below the other, whose rows have a column of zeros on the left and two on the right: pixel (y, x) at
+// column x + 1.
 struct Framed {
-  int height, width, channels;
+  int height, width, channels, images = 1;
+  int rows() const { return images * height; }
   int row() const { return (width + 3) * channels; }
-  int64_t size() const { return int64_t{1} * height * row(); }
+  int64_t size() const { return int64_t{1} * rows() * row(); }
 };
 
 // A broadcast input serves the three columns of the kernel it meets; `Left`, `Right`: the block touches that edge,
@@ -126,7 +133,8 @@ inline void spatial_block(const Framed& f, const num* image, const num* w, float
   Kept<P, K> room;
   Block<P, K> sum(room);
   const int groups = f.channels / TERMS;
-  for (int ky = y == 0 ? 1 : 0; ky < (y + 1 == f.height ? 2 : 3); ++ky) {
+  const bool top = y % f.height == 0, bottom = (y + 1) % f.height == 0;
+  for (int ky = top ? 1 : 0; ky < (bottom ? 2 : 3); ++ky) {
     const num* a = image + (y + ky - 1) * f.row() + x * f.channels;
     const num* weights = w + int64_t{ky} * groups * 3 * K * FACTOR;
     for (int i = 0; i < groups; ++i, weights += 3 * K * FACTOR) {
@@ -168,7 +176,7 @@ template <int K, class Store>
 void spatial(const Framed& f, const num* image, const num* packed, float back, int outputs, const Store& out, int64_t pixel) {
   constexpr int P = K == 1 ? 16 : 8;
   for (int c = 0; c < outputs; c += K * LANES, packed += int64_t{9} * f.channels * K * LANES)
-    for (int y = 0; y < f.height; ++y) {
+    for (int y = 0; y < f.rows(); ++y) {
       const bool sevens = f.width % P && f.width % 7 == 0;  // 14 = 7 + 7, not 8 + 4 + 1 + 1
       int x = sevens ? 0 : spatial_blocks<P, K>(f, image, packed, back, y, 0, out, pixel, c);
       x = spatial_blocks<7, K>(f, image, packed, back, y, x, out, pixel, c);
@@ -177,7 +185,7 @@ void spatial(const Framed& f, const num* image, const num* packed, float back, i
     }
 }
 
-// One framed image through a 3×3 convolution.
+// Framed images through a 3×3 convolution.
 template <class Store>
 void convolve_3x3(const Weights& w, const num* packed, float back, const Framed& f, const num* image, const Store& out,
                   int64_t pixel) {

@@ -67,13 +67,13 @@ void convolve(const Batch& b, const Weights& w, const Source& source, const Make
         piece.run([&] { convolve_1x1(w, packed, unscaled * range.back(), a, count, out, pixel, ahead); });
       });
     } else {
-      const Framed f{b.height, b.width, w.inputs};
-      num* image = framed(f, buffers().a);
-      for (int n = from; n < to; ++n) {
+      together(b, w, from, to, [&](int n, int images) {
+        const Framed f{b.height, b.width, w.inputs, images};
         const int64_t pixel = int64_t{n} * b.area();
+        num* image = framed(f, buffers().a);
         frame(source, f, pixel, image, range);
         piece.run([&] { convolve_3x3(w, packed, unscaled * range.back(), f, image, out, pixel); });
-      }
+      });
     }
   });
   partial.total(total);

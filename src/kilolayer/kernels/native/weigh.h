@@ -39,8 +39,8 @@ void weigh_block(const num* vectors, int nv, const num* broadcasts, int nb, int 
 
 template <int V, int B>
 void weigh_blocks(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, float* sums) {
-  for (int b = 0; b < nb; b += B)
-    for (int v = 0; v < nv; v += V * LANES)
+  for (int v = 0; v < nv; v += V * LANES)
+    for (int b = 0; b < nb; b += B)
       weigh_block<V, B>(vectors + TERMS * v, nv, broadcasts + TERMS * b, nb, groups, back, sums + b * nv + v);
 }
 
@@ -53,17 +53,18 @@ inline void weigh_1x1(const num* vectors, int nv, const num* broadcasts, int nb,
 // The gradient of a 3×3 convolution's output, for every row its groups that begin at −1, 0, 1 … in turn, so that a
 // group of inputs meets all three columns of the kernel: of pairs (−1, 0), (0, 1), (1, 2) …
 struct Shifted {
-  int height, width, channels;
+  int height, width, channels, images = 1;
+  int rows() const { return images * height; }
   int groups() const { return (width + TERMS - 1) / TERMS; }
   int starts() const { return TERMS * groups() + 3 - TERMS; }
   int64_t row() const { return int64_t{starts()} * FACTOR; }
-  int64_t vector() const { return height * row(); }
+  int64_t vector() const { return rows() * row(); }
   int64_t size() const { return vector() * (channels / LANES); }
 };
 
 inline void shift(const Framed& f, const num* image, const Shifted& s, num* out) {
   for (int c = 0; c < f.channels; c += LANES)
-    for (int y = 0; y < f.height; ++y)
+    for (int y = 0; y < f.rows(); ++y)
       for (int j = 0; j < s.starts(); ++j, out += FACTOR)
         group(image + y * f.row() + j * f.channels + c, f.channels, out);
 }
@@ -80,8 +81,9 @@ inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs,
       for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * s.channels, sum[x][i], _mm512_set1_ps(back));
   };
   int terms = 0;
-  const int first = ky == 2 ? 1 : 0, last = ky == 0 ? s.height - 1 : s.height;
-  for (int y = first; y < last; ++y) {
+  const int outside = ky == 2 ? 0 : ky == 0 ? s.height - 1 : -1;  // the row of an image that meets none
+  for (int y = 0, inside = 0; y < s.rows(); ++y, inside = inside + 1 == s.height ? 0 : inside + 1) {
+    if (inside == outside) continue;
     if (SCALED && (terms += s.groups()) > LONGEST) settle(), terms = s.groups();
     // Input row y meets output row y − ky + 1.
     const num* to = g + (y - ky + 1) * s.row();
