@@ -12,12 +12,13 @@ from torch import nn
 
 from kernel_cases import CASES
 from kilolayer import kernels
-from kilolayer.kernels import arithmetic, convolution, fused, library, reference
+from kilolayer.kernels import arithmetic, convolution, fused, library, patches, reference
 from kilolayer.kernels import chain as chains
 from kilolayer.kernels.activation import FusedSequence
-from kilolayer.kernels.chain import Chain, chain_of
+from kilolayer.kernels.chain import Chain, chain_of, transition_of
 from kilolayer.kernels.convolution import NativeConv
 from kilolayer.kernels.fused import FusedUnit
+from kilolayer.kernels.patches import PatchConv
 from kilolayer.kernels.unit import unit as whole_unit
 from kilolayer.kernels.widened import WidenedConv
 from kilolayer.networks import Network, Stage, Stem, build, describe
@@ -31,6 +32,7 @@ from kilolayer.units import (
     RELU_BEFORE_ADDITION,
     RELU_ONLY_PREACT,
     Aggregated,
+    Arrangement,
     Basic,
     BatchNorm,
     Projection,
@@ -38,6 +40,7 @@ from kilolayer.units import (
     Scaled,
     ShortcutGate,
     Unit,
+    ZeroPad,
     build_unit,
     layout,
 )
@@ -54,7 +57,10 @@ def made(unit: Unit, channels: int, *, activated: bool = False) -> ResidualUnit:
     """A unit that keeps its shape, its BNs' parameters drawn at random."""
     torch.manual_seed(0)
     width = channels // unit.branch.out_channels(1)
-    module = build_unit(layout(unit, channels, width, activated=activated))
+    return drawn_norms(build_unit(layout(unit, channels, width, activated=activated)))
+
+
+def drawn_norms(module: ResidualUnit) -> ResidualUnit:
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.normal_(norm.weight, 1.0, 0.3)
@@ -63,7 +69,7 @@ def made(unit: Unit, channels: int, *, activated: bool = False) -> ResidualUnit:
 
 
 def chain(module: nn.Module) -> Chain:
-    found = chain_of(module)
+    found = transition_of(module) if len(module.h) else chain_of(module)
     assert isinstance(found, Chain), found
     return found
 
@@ -98,6 +104,40 @@ def test_the_reference_is_the_plain_unit(branch, arrangement, activated):
         dx, found = reference.backward(chain(module), kept, dy)
     torch.testing.assert_close(kept.y, y, rtol=1e-10, atol=1e-10)
     for one, other in zip([dx, *(found[p] for p in module.parameters())], expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+TRANSITIONS = {
+    "stride 2, to more channels": (64, 32, 2),
+    "stride 3, to fewer": (96, 16, 3),
+    "as behind the stem": (16, 16, 1),
+}
+"""Input channels, width and stride of a bottleneck that changes shape."""
+
+
+def transition(arrangement: Arrangement, place: tuple[int, int, int], *, activated: bool) -> ResidualUnit:
+    torch.manual_seed(0)
+    inputs, width, stride = place
+    unit = replace(BOTTLENECK, arrangement=arrangement)
+    return drawn_norms(build_unit(layout(unit, inputs, width, stride, activated=activated)))
+
+
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+@pytest.mark.parametrize("place", TRANSITIONS.values(), ids=TRANSITIONS)
+def test_the_reference_is_the_plain_transition(place, arrangement, activated):
+    module = transition(arrangement, place, activated=activated).double()
+    x, _ = (tensor.double() for tensor in drawn(3, place[0], 7, 5))
+    x = module.p(x).detach().requires_grad_()
+    y = module.f(module.h(x) + module.F(x))
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    own = [parameter for name, parameter in module.named_parameters() if not name.startswith("p.")]
+    expected = torch.autograd.grad(y, [x, *own], dy)
+    with torch.no_grad():
+        kept = reference.forward(chain(module), x)
+        dx, found = reference.backward(chain(module), kept, dy)
+    torch.testing.assert_close(kept.y, y, rtol=1e-10, atol=1e-10)
+    for one, other in zip([dx, *(found[p] for p in own)], expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
@@ -172,6 +212,39 @@ def test_the_kernel_is_as_exact_as_autocast(case, arrangement):
     autocast, kernel = mean_errors(module, images, channels, height, width)
     assert sum(kernel) <= 1.1 * sum(autocast)
     assert all(found <= 2 * allowed + 2e-3 for found, allowed in zip(kernel, autocast, strict=True))
+
+
+@needs_kernels
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+@pytest.mark.parametrize("place", TRANSITIONS.values(), ids=TRANSITIONS)
+def test_a_unit_that_changes_shape_is_as_exact_as_autocast(place, arrangement, activated):
+    """Output, gradients and running averages."""
+    plain = transition(arrangement, place, activated=activated)
+    double = copy.deepcopy(plain).double()
+    whole = copy.deepcopy(plain)
+    fused.fuse_part(whole, "native", None)
+    autocast, kernel = [], []
+    stride = place[2]
+    draws = 2**14 // (4 * -(-20 // stride) * -(-18 // stride))
+    for seed in range(draws):
+        x, _ = drawn(4, place[0], 20, 18, seed=seed)
+        rows = []
+        for module, dtype in ((double, torch.float64), (plain, torch.bfloat16), (whole, torch.bfloat16)):
+            own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
+                y = module(own)
+            dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).bfloat16().to(dtype)
+            rows.append([y, *gradients(module, y, own, dy), *module.buffers()])
+        assert "_Unit" in rows[2][0].grad_fn.name()
+        autocast.append(errors(rows[1], rows[0]))
+        kernel.append(errors(rows[2], rows[0]))
+    layers, found = (
+        [sum(each) / len(each) for each in zip(*rows, strict=True)] for rows in (autocast, kernel)
+    )
+    assert sum(found) <= 1.1 * sum(layers)
+    assert all(one <= 2 * other + 2e-3 for one, other in zip(found, layers, strict=True))
 
 
 @needs_kernels
@@ -324,11 +397,12 @@ def fresh(unit: Unit) -> nn.Module:
 
 
 @needs_kernels
+@pytest.mark.parametrize(("unit", "whole"), [(BASIC, 3), (BOTTLENECK, 4)], ids=["basic", "bottleneck"])
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
-def test_recomputation_changes_no_bit(arrangement):
-    plain, saving = (fresh(replace(BASIC, arrangement=arrangement)) for _ in range(2))
+def test_recomputation_changes_no_bit(arrangement, unit, whole):
+    plain, saving = (fresh(replace(unit, arrangement=arrangement)) for _ in range(2))
     for model in (plain, saving):
-        assert kernels.fuse(model).fused == 3
+        assert kernels.fuse(model).fused == whole
     saving.set_grad_checkpointing()
     for one, other in zip(trained(plain), trained(saving), strict=True):
         assert torch.equal(one, other)
@@ -384,6 +458,18 @@ def test_where_a_kernel_does_not_apply_the_layers_do(monkeypatch):
     assert used(monkeypatch, model.bfloat16(), x.bfloat16()) == 0
 
 
+@needs_kernels
+def test_a_batch_of_one_pixel_is_refused_as_pytorch_refuses_it():
+    module = transition(ORIGINAL, (64, 32, 2), activated=False)
+    fused.fuse_part(module, "native", None)
+    x = torch.randn(1, 64, 2, 2).bfloat16().to(memory_format=torch.channels_last)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(ValueError, match="more than 1 value per channel"),
+    ):
+        module(x)
+
+
 REFUSED = {
     "its paths are gated": Unit(h=ShortcutGate(-1.0)),
     "its shortcut is no identity": Unit(h=Scaled(0.5)),
@@ -397,6 +483,21 @@ def test_a_unit_that_is_no_chain_says_why(why):
     unit = REFUSED[why]
     module = build_unit(layout(unit, unit.branch.out_channels(64), 64))
     assert chain_of(module) == why
+
+
+NO_TRANSITIONS = {
+    "its paths are gated": (Unit(h=ShortcutGate(-1.0)), 2),
+    "its shortcut is no projection": (BASIC, 2),
+    "its 3×3 convolution has a stride": (replace(BASIC, resize=Projection()), 2),
+    "F is not convolutions with BN and ReLU between them": (replace(PREACT, resize=ZeroPad("raw")), 2),
+    "its convolution is grouped": (Unit(Aggregated(2, 32), resize=Projection()), 1),
+}
+
+
+@pytest.mark.parametrize("why", NO_TRANSITIONS)
+def test_a_change_of_shape_that_is_no_chain_says_why(why):
+    unit, stride = NO_TRANSITIONS[why]
+    assert transition_of(build_unit(layout(unit, 32, 64, stride))) == why
 
 
 @pytest.mark.parametrize("arrangement", [BN_AFTER_ADDITION, RELU_BEFORE_ADDITION])
@@ -435,17 +536,17 @@ CONVOLUTIONS = {
 
 
 def computed(
-    conv: nn.Conv2d, kind: type[nn.Conv2d], x: torch.Tensor, dtype: torch.dtype
+    conv: nn.Conv2d, kind: type[nn.Conv2d], x: torch.Tensor, dtype: torch.dtype, *, of_x: bool = True
 ) -> list[torch.Tensor]:
-    """The output of a layer of this kind, and the gradients of x and of its parameters."""
+    """The output of a layer of this kind, and the gradients of x, if asked for, and of its parameters."""
     layer = copy.deepcopy(conv).to(dtype if dtype is torch.float64 else torch.float32)
     layer.__class__ = kind
-    own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
+    own = x.to(dtype, memory_format=torch.channels_last).requires_grad_(of_x)
     with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
         y = layer(own)
     assert y.dtype is dtype
     dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(6)).bfloat16().to(dtype)
-    return [y, *torch.autograd.grad(y, [own, *layer.parameters()], dy)]
+    return [y, *torch.autograd.grad(y, [own, *layer.parameters()] if of_x else list(layer.parameters()), dy)]
 
 
 @needs_kernels
@@ -480,6 +581,61 @@ def test_a_convolution_alone_is_as_exact_as_autocast(conv):
     assert "_Convolution" in found[0].grad_fn.name()
     allowed = errors(computed(conv, nn.Conv2d, x, torch.bfloat16), exact)
     assert all(one <= 1.1 * other for one, other in zip(errors(found, exact), allowed, strict=True))
+
+
+STEMS = {
+    "7×7 of ImageNet": nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+    "5×5, grey": nn.Conv2d(1, 16, 5, padding=2, bias=False),
+    "5×5 of six, stride 3, no padding": nn.Conv2d(6, 48, 5, stride=3, bias=False),
+}
+
+
+@needs_kernels
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("conv", STEMS.values(), ids=STEMS)
+def test_a_stem_is_as_exact_as_autocast(conv):
+    x = torch.randn(5, conv.in_channels, 29, 18, generator=torch.Generator().manual_seed(5)).bfloat16()
+    exact, allowed, found = (
+        computed(conv, kind, x, dtype, of_x=False)
+        for kind, dtype in (
+            (nn.Conv2d, torch.float64),
+            (nn.Conv2d, torch.bfloat16),
+            (PatchConv, torch.bfloat16),
+        )
+    )
+    assert "_Patches" in found[0].grad_fn.name()
+    pairs = zip(errors(found, exact), errors(allowed, exact), strict=True)
+    assert all(one <= 1.1 * other for one, other in pairs)
+    y = found[0].double()
+    sums = torch.cat([y.sum((0, 2, 3)), y.square().sum((0, 2, 3))])
+    torch.testing.assert_close(found[0].channel_sums[0], sums, rtol=1e-2, atol=1.0)
+
+
+@needs_kernels
+def test_images_that_need_a_gradient_go_through_the_plain_stem():
+    """As saliency and Jacobians ask for one."""
+    x = torch.randn(2, 3, 9, 9).bfloat16()
+    found = computed(STEMS["7×7 of ImageNet"], PatchConv, x, torch.bfloat16)
+    plain = computed(STEMS["7×7 of ImageNet"], nn.Conv2d, x, torch.bfloat16)
+    assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
+
+
+def test_which_stems_pay(monkeypatch):
+    monkeypatch.setattr(patches, "products", lambda: "fp16")
+    assert all(map(patches.pays, STEMS.values()))
+    for conv in (
+        nn.Conv2d(3, 16, 3, bias=False),
+        nn.Conv2d(8, 16, 5, bias=False),
+        nn.Conv2d(3, 20, 5, bias=False),
+        nn.Conv2d(3, 16, 5),
+        nn.Conv2d(3, 16, (5, 7), bias=False),
+        nn.Conv2d(3, 48, 5, groups=3, bias=False),
+        nn.Conv2d(3, 16, 5, dilation=2, bias=False),
+        nn.Conv2d(3, 16, 5, padding=2, padding_mode="circular", bias=False),
+    ):
+        assert not patches.pays(conv), conv
+    monkeypatch.setattr(patches, "products", lambda: "bf16")
+    assert not any(map(patches.pays, STEMS.values()))
 
 
 @needs_kernels

@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from kilolayer import kernels
 from kilolayer.errors import InputError
 from kilolayer.kernels import compiled, pool
+from kilolayer.kernels.fused import FusedUnit
 from kilolayer.networks import Network, Stage, Stem, build, describe
 from kilolayer.networks.activations import kept_by_units
 from kilolayer.networks.recompute import Segment
@@ -25,6 +27,7 @@ from kilolayer.units import (
     BASIC,
     BOTTLENECK,
     FULL_PREACT,
+    ORIGINAL,
     Aggregated,
     Dropout,
     ExclusiveGate,
@@ -113,6 +116,31 @@ def test_the_prediction_is_what_autograd_keeps(unit):
         x = y.detach().requires_grad_()
 
 
+@pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
+@pytest.mark.parametrize("branch", [BASIC, BOTTLENECK], ids=["basic", "bottleneck"])
+@pytest.mark.parametrize("arrangement", [ORIGINAL, FULL_PREACT], ids=["original", "pre-activated"])
+def test_the_prediction_is_what_whole_units_keep(arrangement, branch):
+    unit = replace(branch, arrangement=arrangement)
+    described = Network(Stem(16), (Stage(2, 16), Stage(2, 32, 2)), unit, image_size=8)
+    model = build(described).to(memory_format=torch.channels_last)
+    kernels.fuse(model)
+    x = torch.randn(2, described.stem.channels, 8, 8).bfloat16().to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    whole = 0
+    for placed, kept in zip(described.units(), kernels.kept_by_units(model), strict=True):
+        module = model.get_submodule(placed.name)
+        with torch.autocast("cpu", torch.bfloat16):
+            sizes, y = kept_bytes(module, x)
+        read, gives = x.untyped_storage().data_ptr(), y.untyped_storage().data_ptr()
+        if isinstance(module, FusedUnit):
+            whole += 1
+            assert kept.keeps_input == (read in sizes)
+            inside = sum(size for address, size in sizes.items() if address not in (read, gives))
+            assert inside == 2 * 2 * kept.inside
+        x = y.detach().requires_grad_()
+    assert whole == (3 if branch is BASIC else 4)
+
+
 def test_more_levels_need_less():
     peaks = [
         plan(describe("preact_resnet164_cifar"), memory, 64, "bf16")
@@ -174,6 +202,7 @@ def test_an_older_experiment_is_read(before, now):
 POOLED = """
 import torch
 from kilolayer.kernels import compiled, pool
+from kilolayer.kernels.fused import FusedUnit
 said = pool.use()
 from kilolayer.training.memory import resident
 def mix():

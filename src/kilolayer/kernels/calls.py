@@ -47,6 +47,26 @@ def map_like(x: Tensor, channels: int) -> Tensor:
     return torch.empty((images, channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
 
 
+def of_several_pixels(x: Tensor, stride: int) -> bool:
+    """Whether a BN behind this stride has a variance to measure; PyTorch's layers refuse one pixel."""
+    images, _, height, width = x.shape
+    return images * -(-height // stride) * -(-width // stride) > 1
+
+
+def every(stride: int, x: Tensor) -> Tensor:
+    """The pixels of `x` that a 1×1 convolution with a stride reads, channels last."""
+    return x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+
+
+def spread(stride: int, dx: Tensor, size: torch.Size) -> Tensor:
+    """The gradient of a tensor of `size` from that of its pixels that were read."""
+    if stride == 1:
+        return dx
+    whole = torch.empty(size, dtype=dx.dtype, memory_format=torch.channels_last).zero_()
+    whole[:, :, ::stride, ::stride] = dx
+    return whole
+
+
 def batch_of(x: Tensor) -> library.Batch:
     images, _, height, width = x.shape
     return library.Batch(images, height, width, torch.get_num_threads())

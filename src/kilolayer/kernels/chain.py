@@ -27,20 +27,41 @@ class Link:
 
 @dataclass(frozen=True)
 class Chain:
-    """x' = x + F(x), or with a BN `end` behind the last convolution x' = ReLU(x + BN(t)): P1's unit."""
+    """x' = h + F(x), or with a BN `end` behind the last convolution x' = ReLU(h + BN(t)): P1's unit.
+
+    h is x, or where there is a `projection` its 1×1 convolution of x, with an `end` with the BN `behind`
+    it. That and F's first convolution may have a stride; the first reads x as it is then.
+    """
 
     links: tuple[Link, ...]
     end: BatchNorm | None = None
+    projection: nn.Conv2d | None = None
+    behind: BatchNorm | None = None
+
+    @property
+    def stride(self) -> int:
+        return self.links[0].conv.stride[0]
+
+    @property
+    def inner(self) -> tuple[Link, ...]:
+        """The convolutions whose outputs the backward pass needs."""
+        return self.links[: len(self.links) - (self.end is None)]
+
+    def convs(self) -> list[nn.Conv2d]:
+        own = [link.conv for link in self.links]
+        return own if self.projection is None else [*own, self.projection]
 
     def norms(self) -> Iterator[BatchNorm]:
         yield from (link.norm for link in self.links if link.norm is not None)
         if self.end is not None:
             yield self.end
+        if self.behind is not None:
+            yield self.behind
 
     def parameters(self) -> list[Tensor]:
         """Of every convolution its weights, then of every BN weight and bias."""
         # By the modules' own tables: attributes of modules are slow to look up, a step asks for thousands.
-        own = [link.conv._parameters["weight"] for link in self.links]
+        own = [conv._parameters["weight"] for conv in self.convs()]
         own += [norm._parameters[name] for norm in self.norms() for name in ("weight", "bias")]
         return [parameter for parameter in own if parameter is not None]
 
@@ -66,6 +87,32 @@ def chain_of(unit: nn.Module) -> Chain | str:
     return (
         "it has a stride" if any(conv.stride != (1, 1) for conv in convs) else no_kernel_for(convs) or chain
     )
+
+
+def transition_of(unit: nn.Module) -> Chain | str:
+    """The chain that a unit with a projection is, behind its `p`, or in words why it is none."""
+    if isinstance(unit, GatedUnit) or not isinstance(unit, ResidualUnit):
+        return "its paths are gated"
+    layers = list(unit.F)
+    links = links_of(layers)
+    if links is None or links[0].norm is not None:
+        return "F is not convolutions with BN and ReLU between them"
+    match [*unit.h], [*layers, *unit.f]:
+        case [nn.Conv2d() as projection], []:
+            chain = Chain(tuple(links), None, projection)
+        case [nn.Conv2d() as projection, BatchNorm() as behind], [BatchNorm() as end, nn.ReLU()] if (
+            len(unit.f) == 1
+        ):
+            chain = Chain(tuple(links), end, projection, behind)
+        case _:
+            return "its shortcut is no projection"
+    if projection.kernel_size != (1, 1) or chain.stride != projection.stride[0]:
+        return "its shortcut is no 1×1 convolution with F's stride"
+    if chain.stride != 1 and links[0].conv.kernel_size != (1, 1):
+        return "its 3×3 convolution has a stride"
+    if any(link.conv.stride != (1, 1) for link in links[1:]):
+        return "a convolution behind the first has a stride"
+    return no_kernel_for(chain.convs()) or chain
 
 
 def links_of(layers: list[nn.Module]) -> list[Link] | None:

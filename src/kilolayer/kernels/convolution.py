@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import products
-from kilolayer.kernels.calls import applies, batch_of, map_like
+from kilolayer.kernels.calls import applies, batch_of, every, map_like, spread
 from kilolayer.kernels.chain import no_kernel_for
 
 _LAST = torch.channels_last
@@ -54,7 +54,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.size, ctx.stride = x.shape, stride
-        x = x[:, :, ::stride, ::stride].contiguous(memory_format=_LAST)
+        x = every(stride, x)
         y = map_like(x, len(weight))
         conv = library.Conv(library.Weights.of(weight), None, None, x.data_ptr(), y.data_ptr())
         library.native().kilolayer_convolution_forward(byref(batch_of(x)), byref(conv))
@@ -71,8 +71,4 @@ class _Convolution(torch.autograd.Function):
         library.native().kilolayer_convolution_backward(
             byref(batch_of(x)), byref(conv), dy.data_ptr(), dx.data_ptr()
         )
-        if ctx.stride == 1:
-            return dx, dweight, None
-        whole = torch.empty(ctx.size, dtype=x.dtype, memory_format=_LAST).zero_()
-        whole[:, :, :: ctx.stride, :: ctx.stride] = dx
-        return whole, dweight, None
+        return spread(ctx.stride, dx, ctx.size), dweight, None

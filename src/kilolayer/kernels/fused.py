@@ -9,10 +9,10 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from kilolayer.kernels import convolution, widened
+from kilolayer.kernels import convolution, patches, widened
 from kilolayer.kernels.activation import FusedSequence, has_activation
-from kilolayer.kernels.calls import applies
-from kilolayer.kernels.chain import Chain, chain_of
+from kilolayer.kernels.calls import applies, of_several_pixels
+from kilolayer.kernels.chain import Chain, chain_of, transition_of
 from kilolayer.kernels.unit import unit
 from kilolayer.kernels.ways import Way, refusal, way_for
 from kilolayer.networks import Network, activations
@@ -78,9 +78,13 @@ class FusedUnit(ResidualUnit):
         if torch.compiler.is_compiling():
             return super().forward(x)
         parameters = self.chain.parameters()
-        if self.training and applies(self.way, x, parameters, self.inside):
+        if (
+            self.training
+            and applies(self.way, x, parameters, self.inside)
+            and of_several_pixels(x, self.chain.stride)
+        ):
             if self.way == "native":
-                return unit(self.chain, x, parameters)
+                return unit(self.chain, self.p(x), parameters)
             from kilolayer.kernels.gpu.unit import unit as of_gpu  # Triton need not be there
 
             return of_gpu(self.chain, x, parameters)
@@ -96,7 +100,7 @@ def fuse(model: ResidualNetwork, way: Way | None = None) -> Explanation:
     device = next(model.parameters()).device
     way = way or way_for(device)
     missing = refusal(device, way)
-    found = [(name, *_fused(module, way, missing)) for name, module in _parts(model)]
+    found = [(name, *fuse_part(module, way, missing)) for name, module in _parts(model)]
     return Explanation(tuple(_grouped(found)))
 
 
@@ -107,7 +111,7 @@ def fused_share(network: Network) -> float:
     for placed in network.units():
         if placed.layout not in fused:
             with torch.device("meta"):
-                fused[placed.layout] = isinstance(chain_of(build_unit(placed.layout)), Chain)
+                fused[placed.layout] = isinstance(_whole(build_unit(placed.layout), "native"), Chain)
         count = placed.layout.multiply_adds(placed.side)
         total += count
         done += count * fused[placed.layout]
@@ -118,13 +122,29 @@ def kept_by_units(model: ResidualNetwork) -> Iterator[Kept]:
     """What every unit of `model` keeps for its backward pass: a fused one x and F's inner outputs."""
     plain = activations.kept_by_units(model.description)
     for placed, kept, (_, module) in zip(model.description.units(), plain, _units(model), strict=True):
-        yield _kept(module.chain, kept, placed.side) if isinstance(module, FusedUnit) else kept
+        yield _kept(module, kept, placed.side) if isinstance(module, FusedUnit) else kept
 
 
-def _kept(chain: Chain, plain: Kept, side: int) -> Kept:
-    links = chain.links[: len(chain.links) - (chain.end is None)]
-    inside = sum(link.conv.out_channels for link in links) * side**2
-    return replace(plain, keeps_input=True, inside=inside)
+def _kept(module: FusedUnit, plain: Kept, side: int) -> Kept:
+    chain = module.chain
+    channels = [link.conv.out_channels for link in chain.inner]
+    if chain.behind is not None:
+        channels.append(chain.behind.num_features)
+    copied = chain.stride != 1 or len(module.p) > 0
+    if copied:
+        channels.append(chain.links[0].conv.in_channels)
+    across = -(-side // chain.stride)
+    keeps_input = not copied or len(module.p) > 0
+    return replace(plain, keeps_input=keeps_input, inside=sum(channels) * across**2)
+
+
+def _whole(unit: nn.Module, way: Way) -> Chain | str:
+    """The chain that kernels of this family compute whole, or in words why there is none."""
+    found = chain_of(unit)
+    if isinstance(found, Chain) or way == "triton":
+        return found
+    transition = transition_of(unit)
+    return transition if isinstance(transition, Chain) else found
 
 
 def unfuse(model: ResidualNetwork) -> None:
@@ -134,7 +154,7 @@ def unfuse(model: ResidualNetwork) -> None:
             module.__class__ = ResidualUnit  # type: ignore[assignment]
         elif isinstance(module, FusedSequence):
             module.__class__ = nn.Sequential  # type: ignore[assignment]
-        elif isinstance(module, convolution.NativeConv | widened.WidenedConv):
+        elif isinstance(module, convolution.NativeConv | patches.PatchConv | widened.WidenedConv):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
 
 
@@ -151,33 +171,40 @@ def _units(model: ResidualNetwork) -> Iterator[tuple[str, nn.Module]]:
             yield f"{stage}.{name}", module
 
 
-def _fused(module: nn.Module, way: Way, missing: str | None) -> tuple[str, str]:
+def fuse_part(module: nn.Module, way: Way, missing: str | None) -> tuple[str, str]:
     if missing is not None:
         return PLAIN, missing
-    unit = isinstance(module, ResidualUnit)
-    chain = chain_of(module) if unit else ""
+    chain = _whole(module, way) if isinstance(module, ResidualUnit) else ""
     # A class decides only what forward() does: children, parameters and pickles stay.
     if isinstance(chain, Chain):
         module.__class__ = FusedUnit
         module.way = way  # type: ignore[assignment]
         module.chain = chain  # type: ignore[assignment]
         module.inside = tuple(part for part in module.modules() if part is not module)  # type: ignore[assignment]
+        _activations_fused(module.get_submodule("p"), way)
         return WORDS[way][0], ""
     if way == "native":
         for conv in module.modules():
             if type(conv) is nn.Conv2d:
                 conv.__class__ = _alone(conv)
+    return (WORDS[way][1] if _activations_fused(module, way) else PLAIN), chain
+
+
+def _activations_fused(module: nn.Module, way: Way) -> bool:
+    """Puts BNs in `module` together with their ReLUs, where there are any."""
     sequences = list(filter(has_activation, module.modules()))
     for sequence in sequences:
         sequence.__class__ = FusedSequence
         sequence.way = way  # type: ignore[assignment]
-    return (WORDS[way][1] if sequences else PLAIN), chain
+    return bool(sequences)
 
 
 def _alone(conv: nn.Conv2d) -> type[nn.Conv2d]:
     """What a convolution outside of whole units is computed by."""
     if convolution.pays(conv):
         return convolution.NativeConv
+    if patches.pays(conv):
+        return patches.PatchConv
     return widened.WidenedConv if widened.pays(conv) else nn.Conv2d
 
 

@@ -48,11 +48,11 @@ class Conv(Structure):
 
 
 class Unit(Structure):
-    """F's convolutions, the BN behind the last (or null), x and x'."""
+    """F's convolutions, the BN behind the last (or null), x and x', the shortcut's convolution (or null)."""
 
     _fields_ = (
         ("depth", c_int32), ("convs", POINTER(Conv)), ("end", POINTER(Norm)),
-        ("x", c_void_p), ("y", c_void_p),
+        ("x", c_void_p), ("y", c_void_p), ("projection", POINTER(Conv)),
     )  # fmt: skip
 
 
@@ -77,6 +77,15 @@ class FoldedUnit(Structure):
     )  # fmt: skip
 
 
+class Images(Structure):
+    """What a convolution of few channels reads, and its kernel's side, stride and padding."""
+
+    _fields_ = (
+        ("data", c_void_p), ("height", c_int32), ("width", c_int32), ("channels", c_int32),
+        ("kernel", c_int32), ("stride", c_int32), ("padding", c_int32),
+    )  # fmt: skip
+
+
 class Batch(Structure):
     _fields_ = (("images", c_int32), ("height", c_int32), ("width", c_int32), ("threads", c_int32))
 
@@ -94,6 +103,10 @@ def native() -> ctypes.CDLL:
     library.kilolayer_convolution_forward.argtypes = (POINTER(Batch), POINTER(Conv))
     library.kilolayer_convolution_backward.argtypes = (POINTER(Batch), POINTER(Conv), c_void_p, c_void_p)
     library.kilolayer_convolution_forward.restype = library.kilolayer_convolution_backward.restype = None
+    for name in ("forward", "backward"):
+        patches = getattr(library, f"kilolayer_patches_{name}")
+        patches.argtypes = (POINTER(Batch), POINTER(Images), POINTER(Weights), c_void_p, c_void_p)
+        patches.restype = None
     library.kilolayer_pack.argtypes = (POINTER(Weights), c_void_p)
     library.kilolayer_infer.argtypes = (POINTER(Batch), POINTER(FoldedUnit), c_int32, c_void_p, c_void_p)
     library.kilolayer_pack.restype = c_float

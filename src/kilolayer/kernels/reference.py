@@ -1,7 +1,7 @@
 """The steps of the native unit in plain PyTorch, in any precision, to read and to test by.
 
-In the notation of native/forward.h: t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)), x' = x + t_L; in the
-original unit x' = ReLU(x + BN(t_L)).
+In the notation of native/forward.h: t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)), x' = h + t_L; in the
+original unit x' = ReLU(h + BN(t_L)). h is x or, in a unit that changes shape, a projection of x.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from kilolayer.kernels.calls import every, spread
 from kilolayer.kernels.chain import Chain
 from kilolayer.units.modules import BatchNorm
 
@@ -21,21 +22,28 @@ _ALL = (0, 2, 3)
 
 @dataclass(frozen=True)
 class Kept:
-    """What the forward pass leaves for the backward pass: t₀ … t_L and x'."""
+    """What the forward pass leaves for the backward pass: t₀ … t_L, x', x's size and its projection."""
 
     outputs: tuple[Tensor, ...]
     y: Tensor
+    size: torch.Size
+    projected: Tensor | None = None
 
 
 def forward(chain: Chain, x: Tensor) -> Kept:
     """The unit's output and what it keeps; BN takes the batch's statistics."""
+    size, x = x.shape, every(chain.stride, x)
     outputs = [x]
     for link in chain.links:
         a = outputs[-1] if link.norm is None else _normalised(link.norm, outputs[-1]).relu()
         outputs.append(conv2d(a, link.conv.weight, padding=link.conv.padding))
-    if chain.end is None:
-        return Kept(tuple(outputs), x + outputs[-1])
-    return Kept(tuple(outputs), (x + _normalised(chain.end, outputs[-1])).relu())
+    h = projected = None if chain.projection is None else conv2d(x, chain.projection.weight)
+    if h is None:
+        h = x
+    elif chain.behind is not None:
+        h = _normalised(chain.behind, h)
+    y = h + outputs[-1] if chain.end is None else (h + _normalised(chain.end, outputs[-1])).relu()
+    return Kept(tuple(outputs), y, size, projected)
 
 
 def backward(chain: Chain, kept: Kept, dy: Tensor) -> tuple[Tensor, dict[Tensor, Tensor]]:
@@ -52,7 +60,14 @@ def backward(chain: Chain, kept: Kept, dy: Tensor) -> tuple[Tensor, dict[Tensor,
         g = conv2d_input(t.shape, weight, g, padding=padding)  # type: ignore[no-untyped-call]
         if link.norm is not None:
             g = _before(link.norm, t, g * (z > 0), gradients)
-    return dy + g, gradients
+    if chain.projection is None:
+        return dy + g, gradients
+    assert kept.projected is not None  # noqa: S101 - of the same chain
+    through = dy if chain.behind is None else _before(chain.behind, kept.projected, dy, gradients)
+    x, weight = kept.outputs[0], chain.projection.weight
+    gradients[weight] = conv2d_weight(x, weight.shape, through)  # type: ignore[no-untyped-call]
+    g = g + conv2d_input(x.shape, weight, through)  # type: ignore[no-untyped-call]
+    return spread(chain.stride, g, kept.size), gradients
 
 
 def _statistics(norm: BatchNorm, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
-from kilolayer.kernels.calls import batch_of, known_sums, map_like, norms_of
+from kilolayer.kernels.calls import batch_of, every, known_sums, map_like, norms_of, spread
 from kilolayer.kernels.chain import Chain
+from kilolayer.units.modules import BatchNorm
 
 _LAST = torch.channels_last
 
@@ -28,7 +29,7 @@ def unit(chain: Chain, x: Tensor, parameters: list[Tensor]) -> Tensor:
     The running averages follow where the BN `tracks`. The sums that the next unit's first BN needs go
     with the output, as long as it is the same tensor, or one that shares its data and its notes.
     """
-    sums = torch.empty(2 * x.shape[1], dtype=torch.float64)
+    sums = torch.empty(2 * chain.links[-1].conv.out_channels, dtype=torch.float64)
     y: Tensor = _Unit.apply(chain, known_sums(x), sums, x, *parameters)  # type: ignore[no-untyped-call]
     if chain.end is None:
         y.channel_sums = (sums, y._version)  # type: ignore[attr-defined]
@@ -40,9 +41,11 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, chain: Chain, known: Tensor | None, sums: Tensor, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        inner = len(chain.links) - (chain.end is None)
-        outputs = [map_like(x, link.conv.out_channels) for link in chain.links[:inner]]
-        y = torch.empty_like(x)
+        ctx.size, x = x.shape, every(chain.stride, x)
+        outputs = [map_like(x, link.conv.out_channels) for link in chain.inner]
+        y = map_like(x, chain.links[-1].conv.out_channels)
+        if chain.behind is not None:
+            outputs.append(torch.empty_like(y))
         measured = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
         call = _Call(chain, x, y, outputs, measured, parameters, tracked=True)
         library.native().kilolayer_unit_forward(
@@ -58,8 +61,8 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         chain: Chain = ctx.chain
         x, y, measured, *rest = ctx.saved_tensors
-        inner = len(chain.links) - (chain.end is None)
-        outputs, parameters = rest[:inner], rest[inner:]
+        kept = len(chain.inner) + (chain.behind is not None)
+        outputs, parameters = rest[:kept], rest[kept:]
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         dx = torch.empty_like(x)
         dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
@@ -67,7 +70,7 @@ class _Unit(torch.autograd.Function):
         library.native().kilolayer_unit_backward(
             byref(call.batch), byref(call.unit), dy.data_ptr(), dx.data_ptr()
         )
-        return None, None, None, dx, *gradients
+        return None, None, None, spread(chain.stride, dx, ctx.size), *gradients
 
 
 class _Call:
@@ -85,20 +88,31 @@ class _Call:
         *,
         tracked: bool = False,
     ) -> None:
-        depth = len(chain.links)
-        affine, changes = parameters[depth:], (gradients or [])[depth:]
+        depth, products = len(chain.links), len(chain.convs())
+        affine, changes = parameters[products:], (gradients or [])[products:]
         self.norms = list(norms_of(chain.norms(), measured, affine, changes, tracked=tracked))
         ahead = iter(self.norms)
-        maps = [x, *outputs, y]
-        convs = (library.Conv * depth)()
-        for i, link in enumerate(chain.links):
-            convs[i] = library.Conv(
+        maps = [x, *outputs[: len(chain.inner)], y]
+
+        def norm_at(norm: BatchNorm | None) -> Any:
+            return POINTER(library.Norm)() if norm is None else pointer(next(ahead))
+
+        def conv(i: int, norm: BatchNorm | None, read: Tensor, written: Tensor) -> library.Conv:
+            return library.Conv(
                 library.Weights.of(parameters[i]),
                 gradients[i].data_ptr() if gradients else None,
-                POINTER(library.Norm)() if link.norm is None else pointer(next(ahead)),
-                maps[i].data_ptr(),
-                maps[i + 1].data_ptr(),
+                norm_at(norm),
+                read.data_ptr(),
+                written.data_ptr(),
             )
-        end = POINTER(library.Norm)() if chain.end is None else pointer(next(ahead))
-        self.unit = library.Unit(depth, convs, end, x.data_ptr(), y.data_ptr())
+
+        convs = (library.Conv * depth)()
+        for i, link in enumerate(chain.links):
+            convs[i] = conv(i, link.norm, maps[i], maps[i + 1])
+        end, projection = norm_at(chain.end), POINTER(library.Conv)()
+        if chain.projection is not None:
+            # Without a BN behind it, it writes where F is added to it.
+            h = y if chain.behind is None else outputs[-1]
+            projection = pointer(conv(depth, chain.behind, x, h))
+        self.unit = library.Unit(depth, convs, end, x.data_ptr(), y.data_ptr(), projection)
         self.batch = batch_of(x)

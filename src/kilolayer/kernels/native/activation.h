@@ -29,10 +29,11 @@ struct Opened {  // g where ReLU(scale·t + shift) let t through, and t itself
     int channels;
     vec scale, shift;
     vec before(int64_t pixel) const { return load(t + pixel * channels); }
-    vec operator()(int64_t pixel) const {
-      const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(before(pixel), scale, shift), _mm512_setzero_ps(), _CMP_GT_OQ);
-      return _mm512_maskz_mov_ps(open, load(g + pixel * channels));
+    vec through(vec before, vec gradient) const {
+      const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(before, scale, shift), _mm512_setzero_ps(), _CMP_GT_OQ);
+      return _mm512_maskz_mov_ps(open, gradient);
     }
+    vec operator()(int64_t pixel) const { return through(before(pixel), load(g + pixel * channels)); }
   };
   Lane lane(int c) const { return {g + c, t + c, channels, _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c)}; }
 };
@@ -45,16 +46,10 @@ inline void activation_backward(const Batch& b, const Norm& n, int channels, con
     Piece piece(partial, thread, channels);
     chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
       piece.run([&] {
-        for (int c = 0; c < channels; c += LANES) {
-          const auto lane = source.lane(c);
-          accumulate<1, 1>(piece.sums, c, [&](int, int, vec& sum, vec& products) {
-            for (int64_t p = pixel; p < pixel + count; ++p) {
-              const vec g = lane(p);
-              sum = _mm512_add_ps(sum, g);
-              products = _mm512_fmadd_ps(g, lane.before(p), products);
-            }
-          });
-        }
+        correlate(piece.sums, channels, pixel, count, [&](int64_t at, int c, vec& before) {
+          before = load(t + at);
+          return source.lane(c).through(before, load(da + at));
+        });
       });
     });
   });
@@ -62,16 +57,18 @@ inline void activation_backward(const Batch& b, const Norm& n, int channels, con
   partial.total(total.data());
   const Coefficients back = before(n, channels, total.data(), b.count());
   parallel(b, [&](int, int from, int to) {
-    by_lanes(source, [&](auto& lanes, int c) {
-      for (int64_t p = int64_t{from} * b.area(); p < int64_t{to} * b.area(); ++p) {
-        int at = c;
-        for (auto& lane : lanes) {
-          const vec alpha = _mm512_loadu_ps(&back.first[at]), beta = _mm512_loadu_ps(&back.second[at]);
-          const vec rest = _mm512_fmadd_ps(lane.before(p), beta, _mm512_loadu_ps(&back.third[at]));
-          store(dt + p * channels + at, _mm512_fmadd_ps(lane(p), alpha, rest));
-          at += LANES;
+    by_pixels(int64_t{from} * b.area(), int64_t{to} * b.area(), channels, [&](int64_t pixel, int count) {
+      by_lanes(source, [&](auto& lanes, int c) {
+        for (int64_t p = pixel; p < pixel + count; ++p) {
+          int at = c;
+          for (auto& lane : lanes) {
+            const vec alpha = _mm512_loadu_ps(&back.first[at]), beta = _mm512_loadu_ps(&back.second[at]);
+            const vec rest = _mm512_fmadd_ps(lane.before(p), beta, _mm512_loadu_ps(&back.third[at]));
+            store(dt + p * channels + at, _mm512_fmadd_ps(lane(p), alpha, rest));
+            at += LANES;
+          }
         }
-      }
+      });
     });
   });
 }

@@ -40,19 +40,19 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
   const Weights turned = w.transposed();
   num* packed = whole<0>().take<num>(w.size());
   const float unscaled = pack(turned, packed);
-  const Collected collected{w, b.threads, whole<1>().take<float>(b.threads * w.size())};
-  std::memset(collected.sums, 0, b.threads * w.size() * sizeof(float));
+  const Collected collected{w, b.workers(), whole<1>().take<float>(b.workers() * w.size())};
   Partial partial(b.threads, w.inputs);
   parallel(b, [&](int thread, int from, int to) {
     Piece piece(partial, thread, w.inputs);
     const auto out = store(piece.sums);
     Buffers& own = buffers();
     float* dw = collected.of(thread);
+    Sum so_far = Sum::BEGINS;
     Range gradients(GRADIENTS), activations(ACTIVATIONS);
     if (w.kernel == 1) {
-      num* room = own.g.take<num>(int64_t{CHUNK} * w.outputs);
-      num* second = own.shifted.take<num>(int64_t{CHUNK} * w.outputs);
-      num* a_groups = own.groups.take<num>(int64_t{CHUNK} * w.inputs);
+      num* room = own.g.take<num>(int64_t{chunk_of(w)} * w.outputs);
+      num* second = own.shifted.take<num>(int64_t{chunk_of(w)} * w.outputs);
+      num* a_groups = own.groups.take<num>(int64_t{chunk_of(w)} * w.inputs);
       const auto ahead = [&](int64_t p, int count) {
         gradient.expect(p + CHUNK, count);
         input.expect(p + CHUNK, count);
@@ -64,9 +64,10 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
         piece.run([&] { convolve_1x1(turned, packed, unscaled * gradients.back(), g, count, out, pixel, ahead); });
         const int groups = (count + TERMS - 1) / TERMS;
         const float back = gradients.back() * activations.back();
-        if (collected.outputs_in_vectors()) weigh_1x1(g_groups, w.outputs, a_groups, w.inputs, groups, back, dw);
-        else weigh_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, back, dw);
-      });
+        if (collected.outputs_in_vectors()) weigh_1x1(g_groups, w.outputs, a_groups, w.inputs, groups, back, so_far, dw);
+        else weigh_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, back, so_far, dw);
+        so_far = Sum::GOES_ON;
+      }, chunk_of(w));
     } else {
       together(b, w, from, to, [&](int n, int images) {
         const Framed f{b.height, b.width, w.outputs, images};
@@ -83,7 +84,8 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
           for (int y = 0; y < s.rows(); ++y)
             fill_grouped(input, pixel + int64_t{y} * b.width, b.width, a_groups + y * row, scaled);
         });
-        weigh_3x3(s, shifted, a_groups, w.inputs, gradients.back() * activations.back(), dw);
+        weigh_3x3(s, shifted, a_groups, w.inputs, gradients.back() * activations.back(), so_far, dw);
+        so_far = Sum::GOES_ON;
       });
     }
   });
@@ -96,7 +98,7 @@ inline void finish(const Batch& b, const Conv& conv, const bf16* dy, const Coeff
   const int channels = conv.weights.inputs;
   const Normalised source{out, conv.in, channels, of.first.data(), of.second.data(), of.third.data()};
   parallel(b, [&](int, int from, int to) {
-    chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
+    by_pixels(int64_t{from} * b.area(), int64_t{to} * b.area(), channels, [&](int64_t pixel, int count) {
       by_lanes(source, [&](auto& lanes, int c) {
         for (int64_t p = pixel; p < pixel + count; ++p) {
           int64_t at = p * channels + c;
@@ -107,39 +109,55 @@ inline void finish(const Batch& b, const Conv& conv, const bf16* dy, const Coeff
   });
 }
 
-// In an original unit: the gradient of x + BN(t), which is dy where x' > 0, with BN's two sums.
-inline void open(const Batch& b, const Unit& u, const bf16* dy, bf16* out, double* total) {
+// In an original unit: the gradient of h + BN(t), which is dy where x' > 0, with BN's two sums; and those of the
+// projection's BN.
+inline void open(const Batch& b, const Unit& u, const bf16* dy, bf16* out, double* total, double* of_projection) {
   const int channels = u.last().weights.outputs;
-  Partial partial(b.threads, channels);
+  Partial partial(b.threads, channels), second(b.threads, channels);
   parallel(b, [&](int thread, int from, int to) {
-    Piece piece(partial, thread, channels);
+    Piece piece(partial, thread, channels), other(second, thread, channels);
     chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
       piece.run([&] {
-        for (int c = 0; c < channels; c += LANES)
-          accumulate<1, 1>(piece.sums, c, [&](int, int, vec& sum, vec& products) {
-            for (int64_t at = pixel * channels + c; at < (pixel + count) * channels; at += channels) {
-              const __mmask16 open = _mm512_cmp_ps_mask(load(u.y + at), _mm512_setzero_ps(), _CMP_GT_OQ);
-              const vec g = _mm512_maskz_mov_ps(open, load(dy + at));
-              sum = _mm512_add_ps(sum, g);
-              products = _mm512_fmadd_ps(g, load(u.last().out + at), products);
-              store(out + at, g);
-            }
-          });
+        correlate(piece.sums, channels, pixel, count, [&](int64_t at, int, vec& t) {
+          const __mmask16 open = _mm512_cmp_ps_mask(load(u.y + at), _mm512_setzero_ps(), _CMP_GT_OQ);
+          const vec g = _mm512_maskz_mov_ps(open, load(dy + at));
+          t = load(u.last().out + at);
+          store(out + at, g);
+          return g;
+        });
+      });
+      if (!u.projection) return;
+      other.run([&] {
+        correlate(other.sums, channels, pixel, count, [&](int64_t at, int, vec& t) {
+          t = load(u.projection->out + at);
+          return load(out + at);
+        });
       });
     });
   });
   partial.total(total);
+  second.total(of_projection);
+}
+
+// The gradient of a convolution's output from `g`, which is that or, where there are coefficients, the gradient of the BN behind it.
+template <class Do>
+void with_gradient(const Conv& conv, const bf16* g, const Coefficients& of, const Do& act) {
+  const int channels = conv.weights.outputs;
+  if (of.first.empty()) act(Plain{g, channels});
+  else act(Normalised{g, conv.out, channels, of.first.data(), of.second.data(), of.third.data()});
 }
 
 inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
   Coefficients above(0);  // the backward pass of the BN behind the convolution at hand
-  std::vector<double> total;
+  Coefficients behind(0);  // and behind the projection
+  std::vector<double> total, second;
   if (u.end) {
     const int channels = u.last().weights.outputs;
     bf16* opened = whole<4>().take<bf16>(int64_t(b.count()) * channels);
-    total.resize(2 * channels);
-    open(b, u, dy, opened, total.data());
+    total.resize(2 * channels), second.resize(2 * channels);
+    open(b, u, dy, opened, total.data(), second.data());
     above = before(*u.end, channels, total.data(), b.count());
+    if (u.projection) behind = before(*u.projection->norm, channels, second.data(), b.count());
     dy = opened;
   }
   const bf16* g = dy;
@@ -153,17 +171,25 @@ inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
     const auto through = [&](const auto& gradient, const auto& input) {
       const auto masked = [&](Sums s) { return Masked{conv.in, out, inputs, of.first.data(), of.second.data(), s}; };
       const auto added = [&](Sums s) { return Added{dy, out, inputs, s}; };
-      if (conv.norm) differentiate(b, conv, gradient, input, masked, total.data());
+      const auto written = [&](Sums) { return Written{out, inputs}; };
+      if constexpr (std::is_same_v<std::decay_t<decltype(input)>, Activated>)
+        differentiate(b, conv, gradient, input, masked, total.data());
+      else if (u.projection) differentiate(b, conv, gradient, input, written, total.data());
       else differentiate(b, conv, gradient, input, added, total.data());
     };
-    with_input(conv, of, [&](const auto& input) {
-      if (above.first.empty()) through(Plain{g, outputs}, input);
-      else through(Normalised{g, conv.out, outputs, above.first.data(), above.second.data(), above.third.data()}, input);
-    });
+    with_input(conv, of, [&](const auto& input) { with_gradient(conv, g, above, [&](const auto& gradient) { through(gradient, input); }); });
     if (conv.norm) above = before(*conv.norm, inputs, total.data(), b.count());
     g = out;
   }
-  if (u.convs[0].norm) finish(b, u.convs[0], dy, above, dx);
+  if (u.convs[0].norm) return finish(b, u.convs[0], dy, above, dx);
+  if (!u.projection) return;
+  const Conv& conv = *u.projection;
+  const int inputs = conv.weights.inputs;
+  total.resize(2 * inputs);
+  with_gradient(conv, dy, behind, [&](const auto& gradient) {
+    const auto added = [&](Sums s) { return Added{dx, dx, inputs, s}; };
+    differentiate(b, conv, gradient, Plain{conv.in, inputs}, added, total.data());
+  });
 }
 
 }  // namespace kilolayer

@@ -13,12 +13,13 @@ namespace kilolayer {
 struct Batch {
   int32_t images, height, width, threads;
   int area() const { return height * width; }
+  int workers() const { return std::max(1, std::min(threads, images)); }
   double count() const { return double(images) * area(); }
 };
 
 template <class Work>
 void parallel(const Batch& b, const Work& work) {
-  const int threads = std::max(1, std::min(b.threads, b.images));
+  const int threads = b.workers();
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t) work(t, int(int64_t{b.images} * t / threads), int(int64_t{b.images} * (t + 1) / threads));
 }
@@ -59,8 +60,8 @@ class Piece {
 };
 
 template <class Work>
-void chunks(int64_t first, int64_t last, const Work& work) {
-  for (int64_t p = first; p < last; p += CHUNK) work(p, int(std::min<int64_t>(CHUNK, last - p)));
+void chunks(int64_t first, int64_t last, const Work& work, int size = CHUNK) {
+  for (int64_t p = first; p < last; p += size) work(p, int(std::min<int64_t>(size, last - p)));
 }
 
 // A chunk as its convolution reads it: made in `room`, unless it lies so in memory.

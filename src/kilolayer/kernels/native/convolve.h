@@ -90,18 +90,19 @@ void pointwise_blocks(const num* a, int inputs, int first, int last, const num* 
   for (int c = first; c < last; c += K * LANES) pointwise_block<P, K>(a, inputs, packed + inputs * c, back, out, pixel, c);
 }
 
-constexpr int64_t WIDE = 1 << 19;  // bytes of weights that do not stay in the cache from one block of pixels to the next
+// Whether a 1×1 convolution's weights do not stay in the cache from one block of pixels to the next.
+inline bool wide(const Weights& w) { return w.size() * sizeof(num) > 1 << 19; }
 
 // `before(p, count)` is called ahead of the pixels from p on.
 template <int K, class Store, class Before>
-void pointwise(const num* a, int inputs, int outputs, const num* packed, float back, int count, const Store& out, int64_t pixel,
+void pointwise(const Weights& w, const num* a, const num* packed, float back, int count, const Store& out, int64_t pixel,
                const Before& before) {
   constexpr int P = K == 1 ? 16 : 8;
-  const int together = int64_t{inputs} * outputs * sizeof(num) > WIDE ? K * LANES : outputs;
+  const int inputs = w.inputs, outputs = w.outputs, together = wide(w) ? K * LANES : outputs;
   for (int c = 0; c < outputs; c += together) {
     int p = 0;
     for (; p + P <= count; p += P) {
-      if (c == 0) before(pixel + p, P);
+      if (together == outputs) before(pixel + p, P);
       pointwise_blocks<P, K>(a + p * inputs, inputs, c, c + together, packed, back, out, pixel + p);
     }
     for (; p < count; ++p) pointwise_blocks<1, K>(a + p * inputs, inputs, c, c + together, packed, back, out, pixel + p);
@@ -113,7 +114,7 @@ template <class Store, class Before>
 void convolve_1x1(const Weights& w, const num* packed, float back, const num* a, int count, const Store& out, int64_t pixel,
                   const Before& before) {
   const auto run = w.vectors() == 2 ? pointwise<2, Store, Before> : pointwise<1, Store, Before>;
-  run(a, w.inputs, w.outputs, packed, back, count, out, pixel, before);
+  run(w, a, packed, back, count, out, pixel, before);
 }
 
 // Images, one below the other, whose rows have a column of zeros on the left and two on the right: pixel (y, x) at

@@ -1,7 +1,8 @@
 // The forward pass of a unit.
 //
 //   t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)) or, where no BN stands before convᵢ, tᵢ₋₁
-//   x' = x + t_L, or in the original unit, whose last convolution has a BN behind it, x' = ReLU(x + BN(t_L))
+//   x' = h + t_L, or in the original unit, whose last convolution has a BN behind it, x' = ReLU(h + BN(t_L))
+//   h = x, or where the unit changes shape a 1×1 convolution of x, in the original unit with a BN behind it
 //
 // A BN needs its input's sums over the whole batch, so there is one pass over the batch per convolution; all else
 // happens while that pass reads (loads.h) and writes (stores.h).
@@ -24,7 +25,9 @@ struct Unit {
   const Norm* end;  // of the BN behind the last convolution in an original unit, or null
   const bf16* x;
   bf16* y;  // x'
+  const Conv* projection;  // the shortcut's, or null; its BN stands behind it, and without one it writes where x' will be
   const Conv& last() const { return convs[depth - 1]; }
+  const bf16* shortcut() const { return projection ? projection->out : x; }
 };
 
 inline void moments(const Batch& b, const bf16* t, int channels, double* total) {
@@ -33,16 +36,7 @@ inline void moments(const Batch& b, const bf16* t, int channels, double* total) 
     Piece piece(partial, thread, channels);
     chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
       piece.run([&] {
-        for (int c = 0; c < channels; c += LANES) {
-          const auto lane = Plain{t, channels}.lane(c);
-          accumulate<1, 1>(piece.sums, c, [&](int, int, vec& sum, vec& squares) {
-            for (int p = 0; p < count; ++p) {
-              const vec y = lane(pixel + p);
-              sum = _mm512_add_ps(sum, y);
-              squares = _mm512_fmadd_ps(y, y, squares);
-            }
-          });
-        }
+        correlate(piece.sums, channels, pixel, count, [&](int64_t at, int, vec& y) { return y = load(t + at); });
       });
     });
   });
@@ -60,12 +54,12 @@ void convolve(const Batch& b, const Weights& w, const Source& source, const Make
     const auto out = store(piece.sums);
     Range range(ACTIVATIONS);
     if (w.kernel == 1) {
-      num* room = buffers().a.take<num>(int64_t{CHUNK} * w.inputs);
+      num* room = buffers().a.take<num>(int64_t{chunk_of(w)} * w.inputs);
       const auto ahead = [&](int64_t p, int count) { source.expect(p + CHUNK, count); };
       chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
         const num* a = in_cache(source, pixel, count, room, range);
         piece.run([&] { convolve_1x1(w, packed, unscaled * range.back(), a, count, out, pixel, ahead); });
-      });
+      }, chunk_of(w));
     } else {
       together(b, w, from, to, [&](int n, int images) {
         const Framed f{b.height, b.width, w.inputs, images};
@@ -86,19 +80,22 @@ void with_input(const Conv& conv, const Coefficients& of, const Do& act) {
   else act(Plain{conv.in, channels});
 }
 
-// x' = ReLU(x + BN(t))
-inline void activate(const Batch& b, const Unit& u, const Coefficients& of) {
+// x' = ReLU(h + BN(t))
+template <class Shortcut>
+void activate(const Batch& b, const Unit& u, const Coefficients& of, const Shortcut& h) {
   const int channels = u.last().weights.outputs;
   const Affine source{u.last().out, channels, of.first.data(), of.second.data()};
   parallel(b, [&](int, int from, int to) {
-    by_lanes(source, [&](auto& lanes, int c) {
-      for (int64_t p = int64_t{from} * b.area(); p < int64_t{to} * b.area(); ++p) {
-        int64_t at = p * channels + c;
-        for (auto& lane : lanes) {
-          store(u.y + at, _mm512_max_ps(_mm512_add_ps(load(u.x + at), lane(p)), _mm512_setzero_ps()));
-          at += LANES;
+    by_pixels(int64_t{from} * b.area(), int64_t{to} * b.area(), channels, [&](int64_t pixel, int count) {
+      by_lanes(source, [&](auto& lanes, int c) {
+        for (int64_t p = pixel; p < pixel + count; ++p) {
+          int here = c;
+          for (auto& lane : lanes) {
+            store(u.y + p * channels + here, _mm512_max_ps(_mm512_add_ps(h.lane(here)(p), lane(p)), _mm512_setzero_ps()));
+            here += LANES;
+          }
         }
-      }
+      });
     });
   });
 }
@@ -106,6 +103,14 @@ inline void activate(const Batch& b, const Unit& u, const Coefficients& of) {
 // `known`: Σ x and Σ x², where the unit before has left them; `sums`: those of x', of a pre-activation unit.
 inline void forward(const Batch& b, const Unit& u, const double* known, double* sums) {
   std::vector<double> total;
+  if (u.projection) {
+    const Conv& conv = *u.projection;
+    const int outputs = conv.weights.outputs;
+    total.resize(2 * outputs);
+    const auto plain = [&](Sums s) { return WithStatistics{conv.out, outputs, s}; };
+    convolve(b, conv.weights, Plain{conv.in, conv.weights.inputs}, plain, total.data());
+    if (conv.norm) measure(*conv.norm, outputs, total.data(), b.count());
+  }
   for (int i = 0; i < u.depth; ++i) {
     const Conv& conv = u.convs[i];
     const int inputs = conv.weights.inputs, outputs = conv.weights.outputs;
@@ -119,7 +124,7 @@ inline void forward(const Batch& b, const Unit& u, const double* known, double* 
     total.resize(2 * outputs);
     with_input(conv, of, [&](const auto& source) {
       const auto plain = [&](Sums s) { return WithStatistics{conv.out, outputs, s}; };
-      const auto added = [&](Sums s) { return Added{u.x, u.y, outputs, s}; };
+      const auto added = [&](Sums s) { return Added{u.shortcut(), u.y, outputs, s}; };
       if (i + 1 < u.depth || u.end) convolve(b, conv.weights, source, plain, total.data());
       else convolve(b, conv.weights, source, added, sums);
     });
@@ -127,7 +132,10 @@ inline void forward(const Batch& b, const Unit& u, const double* known, double* 
   if (!u.end) return;
   const int channels = u.last().weights.outputs;
   measure(*u.end, channels, total.data(), b.count());
-  activate(b, u, affine(*u.end, channels));
+  const Coefficients of = affine(*u.end, channels);
+  if (!u.projection) return activate(b, u, of, Plain{u.x, channels});
+  const Coefficients behind = affine(*u.projection->norm, channels);
+  activate(b, u, of, Affine{u.projection->out, channels, behind.first.data(), behind.second.data()});
 }
 
 }  // namespace kilolayer

@@ -88,6 +88,13 @@ void by_lanes(const Source& source, const Visit& visit) {
   else by_group<1>(source, visit);
 }
 
+// act(pixel, count) for as many pixels at a time as stay in the cache while their channels are gone through.
+template <class Act>
+void by_pixels(int64_t first, int64_t last, int channels, const Act& act) {
+  const int size = std::max(8, 8192 / channels / 2 * 2);
+  for (int64_t p = first; p < last; p += size) act(p, int(std::min<int64_t>(size, last - p)));
+}
+
 struct Unchanged {
   vec operator()(vec v, int) const { return v; }
 };
@@ -95,17 +102,19 @@ struct Unchanged {
 // `count` pixels from `pixel` on → [pixel][channel]; change(vec, g) is what happens to each number before it is written.
 template <class Source, class Number, class Change>
 void fill(const Source& source, int64_t pixel, int count, Number* out, Change& change) {
-  by_lanes(source, [=, channels = source.channels, &change](const auto& lanes, int c) {
-    auto own = change;
-    Number* to = out + c;
-    for (int p = 0; p < count; ++p, to += channels) {
-      int g = 0;
-      for (const auto& lane : lanes) {
-        store(to + g * LANES, own(lane(pixel + p), g));
-        ++g;
+  by_pixels(0, count, source.channels, [&](int first, int some) {
+    by_lanes(source, [=, channels = source.channels, &change](const auto& lanes, int c) {
+      auto own = change;
+      Number* to = out + first * channels + c;
+      for (int p = first; p < first + some; ++p, to += channels) {
+        int g = 0;
+        for (const auto& lane : lanes) {
+          store(to + g * LANES, own(lane(pixel + p), g));
+          ++g;
+        }
       }
-    }
-    change = own;
+      change = own;
+    });
   });
 }
 
@@ -113,18 +122,20 @@ void fill(const Source& source, int64_t pixel, int count, Number* out, Change& c
 // → [pair of pixels][channel][2]; a last pixel without a neighbour gets zeros beside it.
 template <class Source>
 void fill_grouped(const Source& source, int64_t pixel, int count, num* out, Scaling& scaled) {
-  by_lanes(source, [=, channels = source.channels, &scaled](const auto& lanes, int c) {
-    auto own = scaled;
-    num* to = out + 2 * c;
-    for (int p = 0; p < count; p += 2, to += 2 * channels) {
-      int g = 0;
-      for (const auto& lane : lanes) {
-        const vec second = p + 1 < count ? own(lane(pixel + p + 1), g + 1) : _mm512_setzero_ps();
-        store_pairs(to + g * FACTOR, own(lane(pixel + p), g), second);
-        ++g;
+  by_pixels(0, count, source.channels, [&](int first, int some) {
+    by_lanes(source, [=, channels = source.channels, &scaled](const auto& lanes, int c) {
+      auto own = scaled;
+      num* to = out + first * channels + 2 * c;
+      for (int p = first; p < first + some; p += 2, to += 2 * channels) {
+        int g = 0;
+        for (const auto& lane : lanes) {
+          const vec second = p + 1 < count ? own(lane(pixel + p + 1), g + 1) : _mm512_setzero_ps();
+          store_pairs(to + g * FACTOR, own(lane(pixel + p), g), second);
+          ++g;
+        }
       }
-    }
-    scaled = own;
+      scaled = own;
+    });
   });
 }
 

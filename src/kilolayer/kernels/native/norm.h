@@ -17,6 +17,22 @@ struct Norm {
   double momentum, epsilon;
 };
 
+// Σ a and Σ a·b of every channel over `count` pixels; a = both(at, c, b) sets b too, for the channels from c on.
+template <class Both>
+void correlate(const Sums& sums, int channels, int64_t pixel, int count, const Both& both) {
+  by_pixels(pixel, pixel + count, channels, [&](int64_t from, int some) {
+    for (int c = 0; c < channels; c += LANES)
+      accumulate<1, 1>(sums, c, [&](int, int, vec& sum, vec& products) {
+        for (int64_t at = from * channels + c; at < (from + some) * channels; at += channels) {
+          vec b;
+          const vec a = both(at, c, b);
+          sum = _mm512_add_ps(sum, a);
+          products = _mm512_fmadd_ps(a, b, products);
+        }
+      });
+  });
+}
+
 // Every thread's two sums per channel, in fp64.
 class Partial {
  public:

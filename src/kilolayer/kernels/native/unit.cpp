@@ -5,6 +5,7 @@
 #include "activation.h"
 #include "alone.h"
 #include "infer.h"
+#include "patches.h"
 
 extern "C" {
 
@@ -34,6 +35,16 @@ void kilolayer_convolution_forward(const kilolayer::Batch* batch, const kilolaye
 void kilolayer_convolution_backward(const kilolayer::Batch* batch, const kilolayer::Conv* conv, const kilolayer::bf16* dy,
                                     kilolayer::bf16* dx) {
   kilolayer::convolution_backward(*batch, *conv, dy, dx);
+}
+
+void kilolayer_patches_forward(const kilolayer::Batch* batch, const kilolayer::Images* images, const kilolayer::Weights* weights,
+                               kilolayer::bf16* y, double* sums) {
+  kilolayer::patches_forward(*batch, *images, *weights, y, sums);
+}
+
+void kilolayer_patches_backward(const kilolayer::Batch* batch, const kilolayer::Images* images, const kilolayer::Weights* weights,
+                                const kilolayer::bf16* dy, float* dweight) {
+  kilolayer::patches_backward(*batch, *images, *weights, dy, dweight);
 }
 
 float kilolayer_pack(const kilolayer::Weights* weights, kilolayer::num* packed) { return kilolayer::pack(*weights, packed); }

@@ -10,16 +10,22 @@ namespace kilolayer {
 
 constexpr int CHUNK = 128;  // pixels of a 1×1 convolution in the cache at once
 
-// sums += back·sum; the sum begins again.
-[[gnu::always_inline]] inline void add_to(float* sums, total& sum, vec back) {
-  _mm512_storeu_ps(sums, SCALED ? _mm512_fmadd_ps(widened(sum), back, _mm512_loadu_ps(sums))
-                                : _mm512_add_ps(widened(sum), _mm512_loadu_ps(sums)));
+// Of one whose weights and their gradients do not stay there from chunk to chunk.
+inline int chunk_of(const Weights& w) { return wide(w) ? 2 * CHUNK : CHUNK; }
+
+// Whether sums in memory are added to, or begin.
+enum class Sum : __mmask16 { BEGINS = 0, GOES_ON = 0xffff };
+
+// sums += back·sum, or = where they begin; the sum begins again.
+[[gnu::always_inline]] inline void add_to(float* sums, total& sum, vec back, Sum so_far) {
+  const vec before = _mm512_maskz_loadu_ps(static_cast<__mmask16>(so_far), sums);
+  _mm512_storeu_ps(sums, SCALED ? _mm512_fmadd_ps(widened(sum), back, before) : _mm512_add_ps(widened(sum), before));
   sum = total{};
 }
 
 template <int V, int B>
-void weigh_block(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, float* sums) {
-  static_assert(CHUNK / TERMS <= LONGEST);
+void weigh_block(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, Sum so_far, float* sums) {
+  static_assert(2 * CHUNK / TERMS <= LONGEST || !SCALED);
   total sum[B][V] = {};
   for (int p = 0; p < groups; ++p, vectors += TERMS * nv, broadcasts += TERMS * nb) {
     factor vector[V];
@@ -34,20 +40,20 @@ void weigh_block(const num* vectors, int nv, const num* broadcasts, int nb, int 
 #pragma GCC unroll 16
   for (int b = 0; b < B; ++b)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) add_to(sums + b * nv + v * LANES, sum[b][v], _mm512_set1_ps(back));
+    for (int v = 0; v < V; ++v) add_to(sums + b * nv + v * LANES, sum[b][v], _mm512_set1_ps(back), so_far);
 }
 
 template <int V, int B>
-void weigh_blocks(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, float* sums) {
+void weigh_blocks(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, Sum so_far, float* sums) {
   for (int v = 0; v < nv; v += V * LANES)
     for (int b = 0; b < nb; b += B)
-      weigh_block<V, B>(vectors + TERMS * v, nv, broadcasts + TERMS * b, nb, groups, back, sums + b * nv + v);
+      weigh_block<V, B>(vectors + TERMS * v, nv, broadcasts + TERMS * b, nb, groups, back, so_far, sums + b * nv + v);
 }
 
 // sums[broadcast][vector] of a 1×1 convolution, of at most a chunk.
-inline void weigh_1x1(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, float* sums) {
+inline void weigh_1x1(const num* vectors, int nv, const num* broadcasts, int nb, int groups, float back, Sum so_far, float* sums) {
   const auto run = nv % 64 == 0 ? weigh_blocks<4, 4> : nv % 32 == 0 ? weigh_blocks<2, 8> : weigh_blocks<1, 16>;
-  run(vectors, nv, broadcasts, nb, groups, back, sums);
+  run(vectors, nv, broadcasts, nb, groups, back, so_far, sums);
 }
 
 // The gradient of a 3×3 convolution's output, for every row its groups that begin at −1, 0, 1 … in turn, so that a
@@ -71,14 +77,15 @@ inline void shift(const Framed& f, const num* image, const Shifted& s, num* out)
 
 constexpr int TALL = 8;  // inputs in a register block, by three columns
 
-inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs, int ky, float back, float* sums,
-                       int64_t column) {
+inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs, int ky, float back, Sum so_far,
+                       float* sums, int64_t column) {
   total sum[3][TALL] = {};
   const auto settle = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 3
     for (int x = 0; x < 3; ++x)
 #pragma GCC unroll 16
-      for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * s.channels, sum[x][i], _mm512_set1_ps(back));
+      for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * s.channels, sum[x][i], _mm512_set1_ps(back), so_far);
+    so_far = Sum::GOES_ON;
   };
   int terms = 0;
   const int outside = ky == 2 ? 0 : ky == 0 ? s.height - 1 : -1;  // the row of an image that meets none
@@ -103,12 +110,12 @@ inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs,
 }
 
 // sums[row][column][input][output] of a 3×3 convolution; `a` is grouped row by row.
-inline void weigh_3x3(const Shifted& s, const num* g, const num* a, int inputs, float back, float* sums) {
+inline void weigh_3x3(const Shifted& s, const num* g, const num* a, int inputs, float back, Sum so_far, float* sums) {
   const int64_t column = int64_t{1} * inputs * s.channels;
   for (int o = 0; o < s.channels; o += LANES)
     for (int ky = 0; ky < 3; ++ky)
       for (int i = 0; i < inputs; i += TALL)
-        weigh_rows(s, g + o / LANES * s.vector(), a + TERMS * i, inputs, ky, back, sums + 3 * ky * column + i * s.channels + o, column);
+        weigh_rows(s, g + o / LANES * s.vector(), a + TERMS * i, inputs, ky, back, so_far, sums + 3 * ky * column + i * s.channels + o, column);
 }
 
 }  // namespace kilolayer

@@ -1,0 +1,95 @@
+"""A stem's convolution, of images with few channels, in the kernels' arithmetic.
+
+The plain reference is the same layer in bf16 autocast, which rounds the weights to bf16.
+"""
+
+from __future__ import annotations
+
+from ctypes import byref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from kilolayer.kernels import library
+from kilolayer.kernels.arithmetic import products
+from kilolayer.kernels.calls import applies, batch_of
+from kilolayer.kernels.chain import LANES
+
+_LAST = torch.channels_last
+SIDE = 32
+"""Numbers of one row of a patch, which one instruction copies."""
+
+
+def pays(conv: nn.Conv2d) -> bool:
+    """Whether the kernels compute this layer, and faster than PyTorch's: from a side of 5 on.
+
+    Of a 3×3 kernel the patches take longer to lay out than is saved (docs/log.md).
+    """
+    same = all(len(set(sizes)) == 1 for sizes in (conv.kernel_size, conv.stride, conv.padding))
+    return (
+        products() != "bf16"
+        and same
+        and conv.kernel_size[0] >= 5
+        and conv.kernel_size[0] * conv.in_channels <= SIDE
+        and conv.out_channels % LANES == 0
+        and conv.groups == 1
+        and conv.dilation == (1, 1)
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+    )
+
+
+class PatchConv(nn.Conv2d):
+    """y = W∗x in training, x and y (N, C, H, W) in bf16 and channels last, W and its gradient in fp32.
+
+    Where x needs a gradient, and everywhere else, it is the layer that it was. The sums that a BN behind it
+    needs go with the output.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (
+            torch.compiler.is_compiling()
+            or not self.training
+            or (x.requires_grad and torch.is_grad_enabled())
+        ):
+            return super().forward(x)
+        # Images come in fp32; in autocast they would be rounded first, and so they are here.
+        low = x.to(torch.bfloat16, memory_format=_LAST) if x.dtype is torch.float32 else x
+        if not applies("native", low, [self.weight], ()):
+            return super().forward(x)
+        sums = torch.empty(2 * self.out_channels, dtype=torch.float64)
+        y: Tensor = _Patches.apply(low, self.weight, sums, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
+        y.channel_sums = (sums, y._version)  # type: ignore[attr-defined]
+        return y
+
+
+class _Patches(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, sums: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.sizes = stride, padding
+        height, width = ((side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[2:])
+        y = torch.empty((len(x), len(weight), height, width), dtype=x.dtype, memory_format=_LAST)
+        library.native().kilolayer_patches_forward(
+            *_call(x, weight, y, *ctx.sizes), y.data_ptr(), sums.data_ptr()
+        )
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
+        dweight = torch.empty_like(weight)
+        library.native().kilolayer_patches_backward(
+            *_call(x, weight, dy, *ctx.sizes), dy.data_ptr(), dweight.data_ptr()
+        )
+        return None, dweight, None, None, None
+
+
+def _call(x: Tensor, weight: Tensor, y: Tensor, stride: int, padding: int) -> tuple[Any, Any, Any]:
+    _, channels, height, width = x.shape
+    images = library.Images(x.data_ptr(), height, width, channels, weight.shape[2], stride, padding)
+    return byref(batch_of(y)), byref(images), byref(library.Weights.of(weight))
