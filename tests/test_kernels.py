@@ -566,6 +566,9 @@ ALONE = {
     "1×1, stride 2": nn.Conv2d(64, 128, 1, stride=2, bias=False),
     "1×1, stride 3, to fewer": nn.Conv2d(128, 16, 1, stride=3, bias=False),
     "3×3": nn.Conv2d(48, 32, 3, padding=1, bias=False),
+    "3×3, stride 2": nn.Conv2d(48, 32, 3, stride=2, padding=1, bias=False),
+    "3×3, stride 2, 16 outputs": nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False),
+    "3×3, stride 2, long sums": nn.Conv2d(256, 64, 3, stride=2, padding=1, bias=False),
     "3×3 with long sums": nn.Conv2d(256, 16, 3, padding=1, bias=False),
     "1×1 with long sums": nn.Conv2d(1024, 32, 1, bias=False),
 }
@@ -581,6 +584,17 @@ def test_a_convolution_alone_is_as_exact_as_autocast(conv):
     assert "_Convolution" in found[0].grad_fn.name()
     allowed = errors(computed(conv, nn.Conv2d, x, torch.bfloat16), exact)
     assert all(one <= 1.1 * other for one, other in zip(errors(found, exact), allowed, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (5, 18), (34, 33)], ids=str)
+def test_a_stride_of_two_at_any_size(size):
+    conv = nn.Conv2d(16, 48, 3, stride=2, padding=1, bias=False)
+    x = torch.randn(3, 16, *size, generator=torch.Generator().manual_seed(5)).bfloat16()
+    exact = computed(conv, nn.Conv2d, x, torch.float64)
+    found = errors(computed(conv, NativeConv, x, torch.bfloat16), exact)
+    allowed = errors(computed(conv, nn.Conv2d, x, torch.bfloat16), exact)
+    assert all(one <= 1.2 * other + 1e-4 for one, other in zip(found, allowed, strict=True))
 
 
 STEMS = {
@@ -642,7 +656,8 @@ def test_which_stems_pay(monkeypatch):
 @pytest.mark.parametrize(
     "conv",
     [
-        nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(16, 16, 3, stride=3, padding=1, bias=False),
+        nn.Conv2d(16, 16, 3, stride=2, bias=False),
         nn.Conv2d(16, 16, 3, bias=False),
         nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect", bias=False),
         nn.Conv2d(16, 16, 3, padding=2, dilation=2, bias=False),

@@ -23,7 +23,7 @@ _LAST = torch.channels_last
 def pays(conv: nn.Conv2d) -> bool:
     """Whether the kernels compute this layer, and faster than PyTorch's in bf16.
 
-    A 1×1 convolution with a stride is one of every other pixel; a 3×3 one has to have none.
+    A 1×1 convolution with a stride is one of fewer pixels; that of a 3×3 one may be 2.
     """
     if (
         products() == "bf16"
@@ -34,7 +34,7 @@ def pays(conv: nn.Conv2d) -> bool:
         return False
     if conv.kernel_size == (1, 1):
         return conv.padding == (0, 0) and conv.stride[0] == conv.stride[1]
-    return conv.padding == (1, 1) and conv.stride == (1, 1)
+    return conv.padding == (1, 1) and conv.stride in ((1, 1), (2, 2))
 
 
 class NativeConv(nn.Conv2d):
@@ -53,11 +53,12 @@ class NativeConv(nn.Conv2d):
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        ctx.size, ctx.stride = x.shape, stride
-        x = every(stride, x)
-        y = map_like(x, len(weight))
+        # Which pixels a 1×1 convolution skips is settled here; a 3×3 one reads all.
+        ctx.size, ctx.skips, ctx.stride = x.shape, *((stride, 1) if weight.shape[2] == 1 else (1, stride))
+        x = every(ctx.skips, x)
+        y = map_like(x[:, :, :: ctx.stride, :: ctx.stride], len(weight))
         conv = library.Conv(library.Weights.of(weight), None, None, x.data_ptr(), y.data_ptr())
-        library.native().kilolayer_convolution_forward(byref(batch_of(x)), byref(conv))
+        library.native().kilolayer_convolution_forward(byref(batch_of(x)), byref(conv), ctx.stride)
         ctx.save_for_backward(x, weight)
         return y
 
@@ -69,6 +70,6 @@ class _Convolution(torch.autograd.Function):
         dx, dweight = torch.empty_like(x), torch.empty_like(weight)
         conv = library.Conv(library.Weights.of(weight), dweight.data_ptr(), None, x.data_ptr(), None)
         library.native().kilolayer_convolution_backward(
-            byref(batch_of(x)), byref(conv), dy.data_ptr(), dx.data_ptr()
+            byref(batch_of(x)), byref(conv), ctx.stride, dy.data_ptr(), dx.data_ptr()
         )
-        return spread(ctx.stride, dx, ctx.size), dweight, None
+        return spread(ctx.skips, dx, ctx.size), dweight, None

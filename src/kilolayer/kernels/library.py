@@ -100,8 +100,10 @@ def native() -> ctypes.CDLL:
         activation = getattr(library, f"kilolayer_activation_{name}")
         activation.argtypes = (POINTER(Batch), POINTER(Norm), c_int32, c_void_p, c_void_p, c_void_p)
         activation.restype = getattr(library, f"kilolayer_unit_{name}").restype = None
-    library.kilolayer_convolution_forward.argtypes = (POINTER(Batch), POINTER(Conv))
-    library.kilolayer_convolution_backward.argtypes = (POINTER(Batch), POINTER(Conv), c_void_p, c_void_p)
+    library.kilolayer_convolution_forward.argtypes = (POINTER(Batch), POINTER(Conv), c_int32)
+    library.kilolayer_convolution_backward.argtypes = (
+        POINTER(Batch), POINTER(Conv), c_int32, c_void_p, c_void_p,
+    )  # fmt: skip
     library.kilolayer_convolution_forward.restype = library.kilolayer_convolution_backward.restype = None
     for name in ("forward", "backward"):
         patches = getattr(library, f"kilolayer_patches_{name}")

@@ -1,0 +1,226 @@
+// 3×3 convolutions with a stride of 2: y[Y][X] = Σ W[ky][kx]·x[2Y + ky − 1][2X + kx − 1].
+//
+// Of what a pixel of x gives to y, every other column of the kernel falls out; so an even column meets the middle one
+// only, an odd column the other two. Rows alike.
+#pragma once
+#include "backward.h"
+
+namespace kilolayer {
+
+inline int halved(int side) { return (side + 1) / 2; }
+
+// P pixels of y from (Y, X) on.
+template <int P, int K, class Store>
+void halving_block(const Framed& f, const num* image, const num* w, float back, int Y, int X, const Store& out, int64_t pixel, int c) {
+  Kept<P, K> room;
+  Block<P, K> sum(room);
+  const int groups = f.channels / TERMS;
+  for (int ky = 0; ky < 3; ++ky) {
+    const int y = 2 * Y + ky - 1;
+    if (y < 0 || y >= f.height) continue;
+    const num* a = image + y * f.row() + 2 * X * f.channels;
+    const num* weights = w + int64_t{ky} * groups * 3 * K * FACTOR;
+    for (int i = 0; i < groups; ++i, weights += 3 * K * FACTOR) {
+      sum.expect(3);
+      factor weight[3][K];
+#pragma GCC unroll 3
+      for (int kx = 0; kx < 3; ++kx)
+#pragma GCC unroll 2
+        for (int k = 0; k < K; ++k) weight[kx][k] = load_factor(weights + (kx * K + k) * FACTOR);
+#pragma GCC unroll 40
+      for (int j = 0; j <= 2 * P; ++j) {
+        const factor input = broadcast(a + j * f.channels + TERMS * i);
+#pragma GCC unroll 3
+        for (int kx = j % 2; kx < 3; kx += 2) {
+          const int p = (j - kx) / 2;
+          if (j < kx || p >= P) continue;
+#pragma GCC unroll 2
+          for (int k = 0; k < K; ++k) sum.now[p][k] = multiply_add(weight[kx][k], input, sum.now[p][k]);
+        }
+      }
+    }
+  }
+  sum.write(back, out, pixel, c);
+}
+
+// P pixels of the gradient of x from (y, x) on, x even; `f` frames the gradient of y, `w` is turned.
+template <int P, int K, class Store>
+void doubling_block(const Framed& f, const num* image, const num* w, float back, int y, int x, const Store& out, int64_t pixel, int c) {
+  Kept<P, K> room;
+  Block<P, K> sum(room);
+  const int groups = f.channels / TERMS;
+  for (int ky = y % 2 ? 0 : 1; ky < 3; ky += 2) {
+    const int Y = (y + ky - 1) / 2;
+    if (Y >= f.height) continue;
+    const num* g = image + Y * f.row() + (x / 2 + 1) * f.channels;
+    const num* weights = w + int64_t{ky} * groups * 3 * K * FACTOR;
+    for (int i = 0; i < groups; ++i, weights += 3 * K * FACTOR) {
+      sum.expect(2);
+      factor weight[3][K];
+#pragma GCC unroll 3
+      for (int kx = 0; kx < 3; ++kx)
+#pragma GCC unroll 2
+        for (int k = 0; k < K; ++k) weight[kx][k] = load_factor(weights + (kx * K + k) * FACTOR);
+#pragma GCC unroll 10
+      for (int j = 0; j <= P / 2; ++j) {
+        const factor input = broadcast(g + j * f.channels + TERMS * i);
+#pragma GCC unroll 3
+        for (int kx = 0; kx < 3; ++kx) {
+          const int p = 2 * j + (kx == 0 ? 1 : kx == 1 ? 0 : -1);
+          if (p < 0 || p >= P) continue;
+#pragma GCC unroll 2
+          for (int k = 0; k < K; ++k) sum.now[p][k] = multiply_add(weight[kx][k], input, sum.now[p][k]);
+        }
+      }
+    }
+  }
+  sum.write(back, out, pixel, c);
+}
+
+template <int K, class Store>
+void halve(const Framed& f, const num* image, const num* packed, float back, int outputs, const Store& out, int64_t pixel) {
+  constexpr int P = K == 1 ? 16 : 8;
+  const int height = halved(f.height), width = halved(f.width);
+  for (int c = 0; c < outputs; c += K * LANES, packed += int64_t{9} * f.channels * K * LANES)
+    for (int y = 0; y < height; ++y) {
+      const int64_t row = pixel + int64_t{y} * width;
+      int x = 0;
+      for (; x + P <= width; x += P) halving_block<P, K>(f, image, packed, back, y, x, out, row + x, c);
+      for (; x + 7 <= width; x += 7) halving_block<7, K>(f, image, packed, back, y, x, out, row + x, c);
+      for (; x < width; ++x) halving_block<1, K>(f, image, packed, back, y, x, out, row + x, c);
+    }
+}
+
+// To `height` rows of `width` pixels.
+template <int K, class Store>
+void double_up(const Framed& f, const num* image, const num* packed, float back, int outputs, int height, int width, const Store& out,
+               int64_t pixel) {
+  constexpr int P = K == 1 ? 16 : 8;
+  for (int c = 0; c < outputs; c += K * LANES, packed += int64_t{9} * f.channels * K * LANES)
+    for (int y = 0; y < height; ++y) {
+      const int64_t row = pixel + int64_t{y} * width;
+      int x = 0;
+      for (; x + P <= width; x += P) doubling_block<P, K>(f, image, packed, back, y, x, out, row + x, c);
+      for (; x + 2 <= width; x += 2) doubling_block<2, K>(f, image, packed, back, y, x, out, row + x, c);
+      if (x < width) doubling_block<1, K>(f, image, packed, back, y, x, out, row + x, c);
+    }
+}
+
+template <class Source>
+struct EveryOther {  // pixels first, first + 2 …
+  Source source;
+  int64_t first;
+  int channels = source.channels;
+  struct Lane {
+    typename Source::Lane lane;
+    int64_t first;
+    vec operator()(int64_t pixel) const { return lane(first + 2 * pixel); }
+  };
+  Lane lane(int c) const { return {source.lane(c), first}; }
+};
+
+// Rows of x in groups: its even columns, then its odd ones.
+struct Parted {
+  int width, channels;
+  int groups() const { return (halved(width) + TERMS - 1) / TERMS; }
+  int64_t half() const { return int64_t{groups()} * TERMS * channels; }
+};
+
+template <class Source>
+void part(const Source& source, int64_t pixel, int rows, const Parted& parted, num* out, Scaling& scaled) {
+  for (int y = 0; y < rows; ++y, pixel += parted.width)
+    for (int odd = 0; odd < 2; ++odd, out += parted.half()) {
+      // Where there are fewer odd columns than even ones, the last group is not reached.
+      std::memset(out + parted.half() - TERMS * parted.channels, 0, TERMS * parted.channels * sizeof(num));
+      fill_grouped(EveryOther<Source>{source, pixel + odd}, 0, odd ? parted.width / 2 : halved(parted.width), out, scaled);
+    }
+}
+
+// Row ky of the gradient of W, for the outputs of a vector and TALL inputs; a group of the odd columns meets two columns of W.
+inline void weigh_rows_halved(const Shifted& s, const num* g, const Parted& parted, const num* a, int height, int ky, float back,
+                              Sum so_far, float* sums, int64_t column) {
+  total sum[3][TALL] = {};
+  int terms = 0;
+  const auto settle = [&]() __attribute__((always_inline)) {
+#pragma GCC unroll 3
+    for (int x = 0; x < 3; ++x)
+#pragma GCC unroll 16
+      for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * s.channels, sum[x][i], _mm512_set1_ps(back), so_far);
+    so_far = Sum::GOES_ON;
+  };
+  for (int Y = 0; Y < s.height; ++Y) {
+    const int y = 2 * Y + ky - 1;
+    if (y < 0 || y >= height) continue;
+    if (SCALED && (terms += s.groups()) > LONGEST) settle(), terms = s.groups();
+    const num* to = g + Y * s.row() + FACTOR;
+    const num *even = a + 2 * y * parted.half(), *odd = even + parted.half();
+    for (int j = 0; j < s.groups(); ++j, to += TERMS * FACTOR, even += TERMS * parted.channels, odd += TERMS * parted.channels) {
+      const factor here = load_factor(to), next = load_factor(to + FACTOR);
+#pragma GCC unroll 16
+      for (int i = 0; i < TALL; ++i) {
+        const factor one = broadcast(even + TERMS * i), other = broadcast(odd + TERMS * i);
+        sum[0][i] = multiply_add(next, other, sum[0][i]);
+        sum[1][i] = multiply_add(here, one, sum[1][i]);
+        sum[2][i] = multiply_add(here, other, sum[2][i]);
+      }
+    }
+  }
+  settle();
+}
+
+// `b` is x's.
+template <class Source, class Store>
+void convolve_halving(const Batch& b, const Weights& w, const Source& source, const Store& out) {
+  num* packed = whole<0>().take<num>(w.size());
+  const float unscaled = pack(w, packed);
+  parallel(b, [&](int, int from, int to) {
+    Range range(ACTIVATIONS);
+    const Framed f{b.height, b.width, w.inputs};
+    num* image = framed(f, buffers().a);
+    const int64_t area = int64_t{halved(b.height)} * halved(b.width);
+    const auto run = w.vectors() == 2 ? halve<2, Store> : halve<1, Store>;
+    for (int n = from; n < to; ++n) {
+      frame(source, f, int64_t{n} * b.area(), image, range);
+      run(f, image, packed, unscaled * range.back(), w.outputs, out, n * area);
+    }
+  });
+}
+
+template <class Gradient, class Input, class Store>
+void differentiate_halving(const Batch& b, const Conv& conv, const Gradient& gradient, const Input& input, const Store& out) {
+  const Weights& w = conv.weights;
+  const Weights turned = w.transposed();
+  num* packed = whole<0>().take<num>(w.size());
+  const float unscaled = pack(turned, packed);
+  const Collected collected{w, b.workers(), whole<1>().take<float>(b.workers() * w.size())};
+  const int height = halved(b.height), width = halved(b.width);
+  const int64_t column = int64_t{w.inputs} * w.outputs;
+  parallel(b, [&](int thread, int from, int to) {
+    Buffers& own = buffers();
+    Range gradients(GRADIENTS), activations(ACTIVATIONS);
+    const Framed f{height, width, w.outputs};
+    const Shifted s{height, width, w.outputs};
+    const Parted parted{b.width, w.inputs};
+    num* g = framed(f, own.g);
+    num* shifted = own.shifted.take<num>(s.size());
+    num* a = own.groups.take<num>(2 * b.height * parted.half());
+    Sum so_far = Sum::BEGINS;
+    const auto run = turned.vectors() == 2 ? double_up<2, Store> : double_up<1, Store>;
+    for (int n = from; n < to; ++n, so_far = Sum::GOES_ON) {
+      const int64_t pixel = int64_t{n} * b.area();
+      frame(gradient, f, int64_t{n} * height * width, g, gradients);
+      run(f, g, packed, unscaled * gradients.back(), w.inputs, b.height, b.width, out, pixel);
+      shift(f, g, s, shifted);
+      activations.fit([&](Scaling& scaled) { part(input, pixel, b.height, parted, a, scaled); });
+      const float back = gradients.back() * activations.back();
+      for (int o = 0; o < w.outputs; o += LANES)
+        for (int ky = 0; ky < 3; ++ky)
+          for (int i = 0; i < w.inputs; i += TALL)
+            weigh_rows_halved(s, shifted + o / LANES * s.vector(), parted, a + TERMS * i, b.height, ky, back, so_far,
+                              collected.of(thread) + 3 * ky * column + int64_t{i} * w.outputs + o, column);
+    }
+  });
+  collected.write(conv.dweight);
+}
+
+}  // namespace kilolayer
