@@ -29,12 +29,14 @@ from kilolayer.units import (
     FULL_PREACT,
     ORIGINAL,
     Aggregated,
+    Bottleneck,
     Dropout,
     ExclusiveGate,
     Projection,
     Scaled,
     Unit,
     Zero,
+    ZeroPad,
 )
 from kilolayer.values import from_json, to_json
 from tiny_runs import tiny
@@ -50,6 +52,12 @@ UNITS = {
     "projections": replace(BOTTLENECK, h=Projection()),
     "paths": Unit(Aggregated(2, 32, form="split"), resize=Projection()),
 }  # fmt: skip
+WHOLE = {
+    "basic": BASIC,
+    "basic with projections": replace(BASIC, resize=Projection()),
+    "bottleneck": BOTTLENECK,
+    "bottleneck, stride on the 3×3": replace(BOTTLENECK, branch=Bottleneck(stride_on="3x3")),
+}
 DIVISIONS = {
     "each unit": (Segment(1),) * 6,
     "two segments": (Segment(4), Segment(2, recomputed=False)),
@@ -117,10 +125,10 @@ def test_the_prediction_is_what_autograd_keeps(unit):
 
 
 @pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
-@pytest.mark.parametrize("branch", [BASIC, BOTTLENECK], ids=["basic", "bottleneck"])
+@pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("arrangement", [ORIGINAL, FULL_PREACT], ids=["original", "pre-activated"])
-def test_the_prediction_is_what_whole_units_keep(arrangement, branch):
-    unit = replace(branch, arrangement=arrangement)
+def test_the_prediction_is_what_whole_units_keep(arrangement, name):
+    unit = replace(WHOLE[name], arrangement=arrangement)
     described = Network(Stem(16), (Stage(2, 16), Stage(2, 32, 2)), unit, image_size=8)
     model = build(described).to(memory_format=torch.channels_last)
     kernels.fuse(model)
@@ -138,7 +146,7 @@ def test_the_prediction_is_what_whole_units_keep(arrangement, branch):
             inside = sum(size for address, size in sizes.items() if address not in (read, gives))
             assert inside == 2 * 2 * kept.inside
         x = y.detach().requires_grad_()
-    assert whole == (3 if branch is BASIC else 4)
+    assert whole == (3 if unit.resize == ZeroPad() else 4)
 
 
 def test_more_levels_need_less():

@@ -30,7 +30,8 @@ class Chain:
     """x' = h + F(x), or with a BN `end` behind the last convolution x' = ReLU(h + BN(t)): P1's unit.
 
     h is x, or where there is a `projection` its 1×1 convolution of x, with an `end` with the BN `behind`
-    it. That and F's first convolution may have a stride; the first reads x as it is then.
+    it; F's first convolution reads x as it is then. Of F either that, if it is 1×1, has the projection's
+    stride, or a 3×3 one has it.
     """
 
     links: tuple[Link, ...]
@@ -40,7 +41,17 @@ class Chain:
 
     @property
     def stride(self) -> int:
-        return self.links[0].conv.stride[0]
+        return 1 if self.projection is None else self.projection.stride[0]
+
+    @property
+    def skips(self) -> int:
+        """The stride of F's first convolution, where it is 1×1: of fewer pixels it is one without."""
+        first = self.links[0].conv
+        return first.stride[0] if first.kernel_size == (1, 1) else 1
+
+    def strides(self) -> list[int]:
+        """Of every convolution of F behind those skipped pixels."""
+        return [link.conv.stride[0] if link.conv.kernel_size == (3, 3) else 1 for link in self.links]
 
     @property
     def inner(self) -> tuple[Link, ...]:
@@ -106,12 +117,11 @@ def transition_of(unit: nn.Module) -> Chain | str:
             chain = Chain(tuple(links), end, projection, behind)
         case _:
             return "its shortcut is no projection"
-    if projection.kernel_size != (1, 1) or chain.stride != projection.stride[0]:
-        return "its shortcut is no 1×1 convolution with F's stride"
-    if chain.stride != 1 and links[0].conv.kernel_size != (1, 1):
-        return "its 3×3 convolution has a stride"
-    if any(link.conv.stride != (1, 1) for link in links[1:]):
-        return "a convolution behind the first has a stride"
+    has = [conv.stride[0] for conv in chain.convs() if conv.stride != (1, 1)]
+    if any(conv.stride[0] not in (1, 2) for conv in chain.convs() if conv.kernel_size == (3, 3)):
+        return "the stride of its 3×3 convolution is not 2"
+    if has and (len(has) != 2 or has[0] != has[1] or chain.stride not in (chain.skips, *chain.strides())):
+        return "its strides are not one of F's and the shortcut's"
     return no_kernel_for(chain.convs()) or chain
 
 

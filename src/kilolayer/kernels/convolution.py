@@ -57,8 +57,8 @@ class _Convolution(torch.autograd.Function):
         ctx.size, ctx.skips, ctx.stride = x.shape, *((stride, 1) if weight.shape[2] == 1 else (1, stride))
         x = every(ctx.skips, x)
         y = map_like(x[:, :, :: ctx.stride, :: ctx.stride], len(weight))
-        conv = library.Conv(library.Weights.of(weight), None, None, x.data_ptr(), y.data_ptr())
-        library.native().kilolayer_convolution_forward(byref(batch_of(x)), byref(conv), ctx.stride)
+        conv = library.Conv(library.Weights.of(weight), None, None, x.data_ptr(), y.data_ptr(), ctx.stride)
+        library.native().kilolayer_convolution_forward(byref(batch_of(x)), byref(conv))
         ctx.save_for_backward(x, weight)
         return y
 
@@ -68,8 +68,10 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
         dx, dweight = torch.empty_like(x), torch.empty_like(weight)
-        conv = library.Conv(library.Weights.of(weight), dweight.data_ptr(), None, x.data_ptr(), None)
+        conv = library.Conv(
+            library.Weights.of(weight), dweight.data_ptr(), None, x.data_ptr(), None, ctx.stride
+        )
         library.native().kilolayer_convolution_backward(
-            byref(batch_of(x)), byref(conv), ctx.stride, dy.data_ptr(), dx.data_ptr()
+            byref(batch_of(x)), byref(conv), dy.data_ptr(), dx.data_ptr()
         )
         return spread(ctx.skips, dx, ctx.size), dweight, None

@@ -127,15 +127,21 @@ def kept_by_units(model: ResidualNetwork) -> Iterator[Kept]:
 
 def _kept(module: FusedUnit, plain: Kept, side: int) -> Kept:
     chain = module.chain
-    channels = [link.conv.out_channels for link in chain.inner]
+    inputs, side_of_read = chain.links[0].conv.in_channels, -(-side // chain.stride)
+    inside, activated = 0, len(module.p) > 0
+    # Pixels that a stride leaves are copied; where there is none, what is read is x or its activation.
+    if chain.stride != 1:
+        inside += inputs * side_of_read**2
+    if activated and chain.skips == 1:
+        inside += inputs * side**2
+    side = -(-side // chain.skips)
+    for link, stride in zip(chain.links, chain.strides(), strict=True):
+        side = -(-side // stride)
+        if link in chain.inner:
+            inside += link.conv.out_channels * side**2
     if chain.behind is not None:
-        channels.append(chain.behind.num_features)
-    copied = chain.stride != 1 or len(module.p) > 0
-    if copied:
-        channels.append(chain.links[0].conv.in_channels)
-    across = -(-side // chain.stride)
-    keeps_input = not copied or len(module.p) > 0
-    return replace(plain, keeps_input=keeps_input, inside=sum(channels) * across**2)
+        inside += chain.behind.num_features * side**2
+    return replace(plain, keeps_input=activated or chain.skips == 1, inside=inside)
 
 
 def _whole(unit: nn.Module, way: Way) -> Chain | str:

@@ -39,20 +39,24 @@ class Norm(Structure):
 
 
 class Conv(Structure):
-    """A convolution, the BN before it (or null), its input and its output."""
+    """A convolution, the BN before it (or null), its input and its output, its stride where it is 3×3."""
 
     _fields_ = (
         ("weights", Weights), ("dweight", c_void_p), ("norm", POINTER(Norm)),
-        ("input", c_void_p), ("output", c_void_p),
+        ("input", c_void_p), ("output", c_void_p), ("stride", c_int32),
     )  # fmt: skip
 
 
 class Unit(Structure):
-    """F's convolutions, the BN behind the last (or null), x and x', the shortcut's convolution (or null)."""
+    """F's convolutions, the BN behind the last (or null), x and x', the shortcut's convolution (or null).
+
+    `dread` is for the gradient of what that reads, where that is not x.
+    """
 
     _fields_ = (
         ("depth", c_int32), ("convs", POINTER(Conv)), ("end", POINTER(Norm)),
         ("x", c_void_p), ("y", c_void_p), ("projection", POINTER(Conv)),
+        ("dread", c_void_p),
     )  # fmt: skip
 
 
@@ -100,10 +104,8 @@ def native() -> ctypes.CDLL:
         activation = getattr(library, f"kilolayer_activation_{name}")
         activation.argtypes = (POINTER(Batch), POINTER(Norm), c_int32, c_void_p, c_void_p, c_void_p)
         activation.restype = getattr(library, f"kilolayer_unit_{name}").restype = None
-    library.kilolayer_convolution_forward.argtypes = (POINTER(Batch), POINTER(Conv), c_int32)
-    library.kilolayer_convolution_backward.argtypes = (
-        POINTER(Batch), POINTER(Conv), c_int32, c_void_p, c_void_p,
-    )  # fmt: skip
+    library.kilolayer_convolution_forward.argtypes = (POINTER(Batch), POINTER(Conv))
+    library.kilolayer_convolution_backward.argtypes = (POINTER(Batch), POINTER(Conv), c_void_p, c_void_p)
     library.kilolayer_convolution_forward.restype = library.kilolayer_convolution_backward.restype = None
     for name in ("forward", "backward"):
         patches = getattr(library, f"kilolayer_patches_{name}")

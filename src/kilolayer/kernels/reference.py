@@ -22,28 +22,32 @@ _ALL = (0, 2, 3)
 
 @dataclass(frozen=True)
 class Kept:
-    """What the forward pass leaves for the backward pass: t₀ … t_L, x', x's size and its projection."""
+    """What the forward pass leaves for the backward pass: t₀ … t_L, x', x's size.
+
+    And for a projection what it reads and what it gives.
+    """
 
     outputs: tuple[Tensor, ...]
     y: Tensor
     size: torch.Size
+    read: Tensor
     projected: Tensor | None = None
 
 
 def forward(chain: Chain, x: Tensor) -> Kept:
     """The unit's output and what it keeps; BN takes the batch's statistics."""
-    size, x = x.shape, every(chain.stride, x)
+    size, read, x = x.shape, every(chain.stride, x), every(chain.skips, x)
     outputs = [x]
-    for link in chain.links:
+    for link, stride in zip(chain.links, chain.strides(), strict=True):
         a = outputs[-1] if link.norm is None else _normalised(link.norm, outputs[-1]).relu()
-        outputs.append(conv2d(a, link.conv.weight, padding=link.conv.padding))
-    h = projected = None if chain.projection is None else conv2d(x, chain.projection.weight)
+        outputs.append(conv2d(a, link.conv.weight, None, stride, link.conv.padding))
+    h = projected = None if chain.projection is None else conv2d(read, chain.projection.weight)
     if h is None:
         h = x
     elif chain.behind is not None:
         h = _normalised(chain.behind, h)
     y = h + outputs[-1] if chain.end is None else (h + _normalised(chain.end, outputs[-1])).relu()
-    return Kept(tuple(outputs), y, size, projected)
+    return Kept(tuple(outputs), y, size, read, projected)
 
 
 def backward(chain: Chain, kept: Kept, dy: Tensor) -> tuple[Tensor, dict[Tensor, Tensor]]:
@@ -52,22 +56,24 @@ def backward(chain: Chain, kept: Kept, dy: Tensor) -> tuple[Tensor, dict[Tensor,
     if chain.end is not None:
         dy = dy * (kept.y > 0)
     g = dy if chain.end is None else _before(chain.end, kept.outputs[-1], dy, gradients)
-    for link, t in zip(reversed(chain.links), reversed(kept.outputs[:-1]), strict=True):
+    strides = reversed(chain.strides())
+    for link, t, stride in zip(reversed(chain.links), reversed(kept.outputs[:-1]), strides, strict=True):
         z = t if link.norm is None else _normalised(link.norm, t)
         a = t if link.norm is None else z.relu()
         weight, padding = link.conv.weight, link.conv.padding
-        gradients[weight] = conv2d_weight(a, weight.shape, g, padding=padding)  # type: ignore[no-untyped-call]
-        g = conv2d_input(t.shape, weight, g, padding=padding)  # type: ignore[no-untyped-call]
+        gradients[weight] = conv2d_weight(a, weight.shape, g, stride, padding)  # type: ignore[no-untyped-call]
+        g = conv2d_input(t.shape, weight, g, stride, padding)  # type: ignore[no-untyped-call]
         if link.norm is not None:
             g = _before(link.norm, t, g * (z > 0), gradients)
     if chain.projection is None:
         return dy + g, gradients
     assert kept.projected is not None  # noqa: S101 - of the same chain
     through = dy if chain.behind is None else _before(chain.behind, kept.projected, dy, gradients)
-    x, weight = kept.outputs[0], chain.projection.weight
-    gradients[weight] = conv2d_weight(x, weight.shape, through)  # type: ignore[no-untyped-call]
-    g = g + conv2d_input(x.shape, weight, through)  # type: ignore[no-untyped-call]
-    return spread(chain.stride, g, kept.size), gradients
+    weight = chain.projection.weight
+    gradients[weight] = conv2d_weight(kept.read, weight.shape, through)  # type: ignore[no-untyped-call]
+    dread = conv2d_input(kept.read.shape, weight, through)  # type: ignore[no-untyped-call]
+    dx = spread(chain.skips, g, kept.size) + spread(chain.stride, dread, kept.size)
+    return dx, gradients
 
 
 def _statistics(norm: BatchNorm, t: Tensor) -> tuple[Tensor, Tensor]:

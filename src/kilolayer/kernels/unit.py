@@ -41,36 +41,45 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, chain: Chain, known: Tensor | None, sums: Tensor, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.size, x = x.shape, every(chain.stride, x)
-        outputs = [map_like(x, link.conv.out_channels) for link in chain.inner]
-        y = map_like(x, chain.links[-1].conv.out_channels)
+        ctx.size, read = x.shape, every(chain.stride, x)
+        x = read if chain.skips == chain.stride else x
+        outputs, like = [], x
+        for link, stride in zip(chain.links, chain.strides(), strict=True):
+            like = map_like(like[:, :, ::stride, ::stride], link.conv.out_channels)
+            outputs.append(like)
+        y = torch.empty_like(like)
+        if chain.end is None:
+            outputs.pop()
         if chain.behind is not None:
             outputs.append(torch.empty_like(y))
         measured = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
-        call = _Call(chain, x, y, outputs, measured, parameters, tracked=True)
+        call = _Call(chain, x, read, y, outputs, measured, parameters, tracked=True)
         library.native().kilolayer_unit_forward(
             byref(call.batch), byref(call.unit), None if known is None else known.data_ptr(), sums.data_ptr()
         )
         ctx.chain = chain
         # An original unit's x' says where its last ReLU was open; of the others nothing needs it.
-        ctx.save_for_backward(x, x if chain.end is None else y, measured, *outputs, *parameters)
+        ctx.save_for_backward(x, read, x if chain.end is None else y, measured, *outputs, *parameters)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         chain: Chain = ctx.chain
-        x, y, measured, *rest = ctx.saved_tensors
+        x, read, y, measured, *rest = ctx.saved_tensors
         kept = len(chain.inner) + (chain.behind is not None)
         outputs, parameters = rest[:kept], rest[kept:]
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         dx = torch.empty_like(x)
+        dread = None if read.shape == x.shape else torch.empty_like(read)
         dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
-        call = _Call(chain, x, y, outputs, measured, parameters, gradients)
+        call = _Call(chain, x, read, y, outputs, measured, parameters, gradients, dread)
         library.native().kilolayer_unit_backward(
             byref(call.batch), byref(call.unit), dy.data_ptr(), dx.data_ptr()
         )
-        return None, None, None, spread(chain.stride, dx, ctx.size), *gradients
+        if dread is not None:
+            dx[:, :, :: chain.stride, :: chain.stride] += dread
+        return None, None, None, spread(chain.skips, dx, ctx.size), *gradients
 
 
 class _Call:
@@ -80,11 +89,13 @@ class _Call:
         self,
         chain: Chain,
         x: Tensor,
+        read: Tensor,
         y: Tensor,
         outputs: list[Tensor],
         measured: Tensor,
         parameters: Any,
         gradients: list[Tensor] | None = None,
+        dread: Tensor | None = None,
         *,
         tracked: bool = False,
     ) -> None:
@@ -97,22 +108,26 @@ class _Call:
         def norm_at(norm: BatchNorm | None) -> Any:
             return POINTER(library.Norm)() if norm is None else pointer(next(ahead))
 
-        def conv(i: int, norm: BatchNorm | None, read: Tensor, written: Tensor) -> library.Conv:
+        def conv(
+            i: int, norm: BatchNorm | None, read: Tensor, written: Tensor, stride: int = 1
+        ) -> library.Conv:
             return library.Conv(
                 library.Weights.of(parameters[i]),
                 gradients[i].data_ptr() if gradients else None,
                 norm_at(norm),
                 read.data_ptr(),
                 written.data_ptr(),
+                stride,
             )
 
         convs = (library.Conv * depth)()
-        for i, link in enumerate(chain.links):
-            convs[i] = conv(i, link.norm, maps[i], maps[i + 1])
+        for i, (link, stride) in enumerate(zip(chain.links, chain.strides(), strict=True)):
+            convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
         end, projection = norm_at(chain.end), POINTER(library.Conv)()
         if chain.projection is not None:
             # Without a BN behind it, it writes where F is added to it.
             h = y if chain.behind is None else outputs[-1]
-            projection = pointer(conv(depth, chain.behind, x, h))
-        self.unit = library.Unit(depth, convs, end, x.data_ptr(), y.data_ptr(), projection)
+            projection = pointer(conv(depth, chain.behind, read, h))
+        to_read = None if dread is None else dread.data_ptr()
+        self.unit = library.Unit(depth, convs, end, x.data_ptr(), y.data_ptr(), projection, to_read)
         self.batch = batch_of(x)

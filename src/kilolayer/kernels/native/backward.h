@@ -32,7 +32,8 @@ struct Collected {
   }
 };
 
-// The gradient through one convolution, and of its weights: `gradient` is that of its output, `input` what it read.
+// The gradient through one convolution, and of its weights: `gradient` is that of its output, `input` what it read, `b` of
+// that.
 template <class Gradient, class Input, class MakeStore>
 void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, const Input& input,
                    const MakeStore& store, double* total) {
@@ -68,6 +69,22 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
         else weigh_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, back, so_far, dw);
         so_far = Sum::GOES_ON;
       }, chunk_of(w));
+    } else if (conv.stride == 2) {
+      const Batch behind = b.behind(2);
+      const Framed f{behind.height, behind.width, w.outputs};
+      const Shifted s{behind.height, behind.width, w.outputs};
+      const Parted parted{b.width, w.inputs};
+      num* g = framed(f, own.g);
+      num* shifted = own.shifted.take<num>(s.size());
+      num* a = own.groups.take<num>(2 * b.height * parted.half());
+      for (int n = from; n < to; ++n, so_far = Sum::GOES_ON) {
+        const int64_t pixel = int64_t{n} * b.area();
+        frame(gradient, f, int64_t{n} * behind.area(), g, gradients);
+        piece.run([&] { double_up(turned, packed, unscaled * gradients.back(), f, g, b.height, b.width, out, pixel); });
+        shift(f, g, s, shifted);
+        activations.fit([&](Scaling& scaled) { part(input, pixel, b.height, parted, a, scaled); });
+        weigh_halved(s, shifted, parted, a, b.height, gradients.back() * activations.back(), so_far, dw);
+      }
     } else {
       together(b, w, from, to, [&](int n, int images) {
         const Framed f{b.height, b.width, w.outputs, images};
@@ -148,16 +165,19 @@ void with_gradient(const Conv& conv, const bf16* g, const Coefficients& of, cons
 }
 
 inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
+  std::vector<Batch> at{b};  // of what each convolution reads, and of x'
+  for (int i = 0; i < u.depth; ++i) at.push_back(at.back().behind(u.convs[i].stride));
+  const Batch& last = at.back();
   Coefficients above(0);  // the backward pass of the BN behind the convolution at hand
   Coefficients behind(0);  // and behind the projection
   std::vector<double> total, second;
   if (u.end) {
     const int channels = u.last().weights.outputs;
-    bf16* opened = whole<4>().take<bf16>(int64_t(b.count()) * channels);
+    bf16* opened = whole<4>().take<bf16>(int64_t(last.count()) * channels);
     total.resize(2 * channels), second.resize(2 * channels);
-    open(b, u, dy, opened, total.data(), second.data());
-    above = before(*u.end, channels, total.data(), b.count());
-    if (u.projection) behind = before(*u.projection->norm, channels, second.data(), b.count());
+    open(last, u, dy, opened, total.data(), second.data());
+    above = before(*u.end, channels, total.data(), last.count());
+    if (u.projection) behind = before(*u.projection->norm, channels, second.data(), last.count());
     dy = opened;
   }
   const bf16* g = dy;
@@ -166,19 +186,19 @@ inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
     const int inputs = conv.weights.inputs, outputs = conv.weights.outputs;
     const Coefficients of = conv.norm ? affine(*conv.norm, inputs) : Coefficients(0);
     total.resize(2 * inputs);
-    const int64_t size = int64_t(b.count()) * inputs;
+    const int64_t size = int64_t(at[i].count()) * inputs;
     bf16* out = i == 0 ? dx : i % 2 ? whole<2>().take<bf16>(size) : whole<3>().take<bf16>(size);
     const auto through = [&](const auto& gradient, const auto& input) {
       const auto masked = [&](Sums s) { return Masked{conv.in, out, inputs, of.first.data(), of.second.data(), s}; };
       const auto added = [&](Sums s) { return Added{dy, out, inputs, s}; };
       const auto written = [&](Sums) { return Written{out, inputs}; };
       if constexpr (std::is_same_v<std::decay_t<decltype(input)>, Activated>)
-        differentiate(b, conv, gradient, input, masked, total.data());
-      else if (u.projection) differentiate(b, conv, gradient, input, written, total.data());
-      else differentiate(b, conv, gradient, input, added, total.data());
+        differentiate(at[i], conv, gradient, input, masked, total.data());
+      else if (u.projection) differentiate(at[i], conv, gradient, input, written, total.data());
+      else differentiate(at[i], conv, gradient, input, added, total.data());
     };
     with_input(conv, of, [&](const auto& input) { with_gradient(conv, g, above, [&](const auto& gradient) { through(gradient, input); }); });
-    if (conv.norm) above = before(*conv.norm, inputs, total.data(), b.count());
+    if (conv.norm) above = before(*conv.norm, inputs, total.data(), at[i].count());
     g = out;
   }
   if (u.convs[0].norm) return finish(b, u.convs[0], dy, above, dx);
@@ -187,8 +207,11 @@ inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
   const int inputs = conv.weights.inputs;
   total.resize(2 * inputs);
   with_gradient(conv, dy, behind, [&](const auto& gradient) {
+    const Plain input{conv.in, inputs};
     const auto added = [&](Sums s) { return Added{dx, dx, inputs, s}; };
-    differentiate(b, conv, gradient, Plain{conv.in, inputs}, added, total.data());
+    const auto written = [&](Sums) { return Written{u.dread, inputs}; };
+    if (u.dread) differentiate(last, conv, gradient, input, written, total.data());
+    else differentiate(last, conv, gradient, input, added, total.data());
   });
 }
 

@@ -10,8 +10,12 @@
 
 namespace kilolayer {
 
+inline int halved(int side) { return (side + 1) / 2; }
+
 struct Batch {
   int32_t images, height, width, threads;
+  // Of what a convolution writes that reads this.
+  Batch behind(int stride) const { return stride == 2 ? Batch{images, halved(height), halved(width), threads} : *this; }
   int area() const { return height * width; }
   int workers() const { return std::max(1, std::min(threads, images)); }
   double count() const { return double(images) * area(); }

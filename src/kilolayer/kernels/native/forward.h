@@ -7,7 +7,7 @@
 // A BN needs its input's sums over the whole batch, so there is one pass over the batch per convolution; all else
 // happens while that pass reads (loads.h) and writes (stores.h).
 #pragma once
-#include "batch.h"
+#include "strided.h"
 
 namespace kilolayer {
 
@@ -17,6 +17,7 @@ struct Conv {
   const Norm* norm;  // of the BN before it, or null
   const bf16* in;
   bf16* out;
+  int32_t stride;  // 1, or of a 3×3 convolution 2
 };
 
 struct Unit {
@@ -26,6 +27,7 @@ struct Unit {
   const bf16* x;
   bf16* y;  // x'
   const Conv* projection;  // the shortcut's, or null; its BN stands behind it, and without one it writes where x' will be
+  bf16* dread;  // for the gradient of what that reads, where that is not x but the pixels of x that a stride leaves
   const Conv& last() const { return convs[depth - 1]; }
   const bf16* shortcut() const { return projection ? projection->out : x; }
 };
@@ -43,9 +45,10 @@ inline void moments(const Batch& b, const bf16* t, int channels, double* total) 
   partial.total(total);
 }
 
-// One convolution over the batch; `store(sums)` makes its store for a piece of work.
+// One convolution over the batch, `b` its input's; `store(sums)` makes its store for a piece of work.
 template <class Source, class MakeStore>
-void convolve(const Batch& b, const Weights& w, const Source& source, const MakeStore& store, double* total) {
+void convolve(const Batch& b, const Conv& conv, const Source& source, const MakeStore& store, double* total) {
+  const Weights& w = conv.weights;
   num* packed = whole<0>().take<num>(w.size());
   const float unscaled = pack(w, packed);
   Partial partial(b.threads, w.outputs);
@@ -60,6 +63,13 @@ void convolve(const Batch& b, const Weights& w, const Source& source, const Make
         const num* a = in_cache(source, pixel, count, room, range);
         piece.run([&] { convolve_1x1(w, packed, unscaled * range.back(), a, count, out, pixel, ahead); });
       }, chunk_of(w));
+    } else if (conv.stride == 2) {
+      const Framed f{b.height, b.width, w.inputs};
+      num* image = framed(f, buffers().a);
+      for (int n = from; n < to; ++n) {
+        frame(source, f, int64_t{n} * b.area(), image, range);
+        piece.run([&] { halve(w, packed, unscaled * range.back(), f, image, out, int64_t{n} * b.behind(2).area()); });
+      }
     } else {
       together(b, w, from, to, [&](int n, int images) {
         const Framed f{b.height, b.width, w.inputs, images};
@@ -102,16 +112,20 @@ void activate(const Batch& b, const Unit& u, const Coefficients& of, const Short
 
 // `known`: Σ x and Σ x², where the unit before has left them; `sums`: those of x', of a pre-activation unit.
 inline void forward(const Batch& b, const Unit& u, const double* known, double* sums) {
+  Batch at = b;  // of what the convolution at hand reads
+  for (int i = 0; i < u.depth; ++i) at = at.behind(u.convs[i].stride);
+  const Batch last = at;
   std::vector<double> total;
   if (u.projection) {
     const Conv& conv = *u.projection;
     const int outputs = conv.weights.outputs;
     total.resize(2 * outputs);
     const auto plain = [&](Sums s) { return WithStatistics{conv.out, outputs, s}; };
-    convolve(b, conv.weights, Plain{conv.in, conv.weights.inputs}, plain, total.data());
-    if (conv.norm) measure(*conv.norm, outputs, total.data(), b.count());
+    convolve(last, conv, Plain{conv.in, conv.weights.inputs}, plain, total.data());
+    if (conv.norm) measure(*conv.norm, outputs, total.data(), last.count());
   }
-  for (int i = 0; i < u.depth; ++i) {
+  at = b;
+  for (int i = 0; i < u.depth; at = at.behind(u.convs[i++].stride)) {
     const Conv& conv = u.convs[i];
     const int inputs = conv.weights.inputs, outputs = conv.weights.outputs;
     if (i == 0 && conv.norm) {
@@ -119,23 +133,23 @@ inline void forward(const Batch& b, const Unit& u, const double* known, double* 
       if (known) std::copy(known, known + 2 * inputs, total.data());
       else moments(b, u.x, inputs, total.data());
     }
-    if (conv.norm) measure(*conv.norm, inputs, total.data(), b.count());
+    if (conv.norm) measure(*conv.norm, inputs, total.data(), at.count());
     const Coefficients of = conv.norm ? affine(*conv.norm, inputs) : Coefficients(0);
     total.resize(2 * outputs);
     with_input(conv, of, [&](const auto& source) {
       const auto plain = [&](Sums s) { return WithStatistics{conv.out, outputs, s}; };
       const auto added = [&](Sums s) { return Added{u.shortcut(), u.y, outputs, s}; };
-      if (i + 1 < u.depth || u.end) convolve(b, conv.weights, source, plain, total.data());
-      else convolve(b, conv.weights, source, added, sums);
+      if (i + 1 < u.depth || u.end) convolve(at, conv, source, plain, total.data());
+      else convolve(at, conv, source, added, sums);
     });
   }
   if (!u.end) return;
   const int channels = u.last().weights.outputs;
-  measure(*u.end, channels, total.data(), b.count());
+  measure(*u.end, channels, total.data(), last.count());
   const Coefficients of = affine(*u.end, channels);
-  if (!u.projection) return activate(b, u, of, Plain{u.x, channels});
+  if (!u.projection) return activate(last, u, of, Plain{u.x, channels});
   const Coefficients behind = affine(*u.projection->norm, channels);
-  activate(b, u, of, Affine{u.projection->out, channels, behind.first.data(), behind.second.data()});
+  activate(last, u, of, Affine{u.projection->out, channels, behind.first.data(), behind.second.data()});
 }
 
 }  // namespace kilolayer

@@ -3,11 +3,9 @@
 // Of what a pixel of x gives to y, every other column of the kernel falls out; so an even column meets the middle one
 // only, an odd column the other two. Rows alike.
 #pragma once
-#include "backward.h"
+#include "batch.h"
 
 namespace kilolayer {
-
-inline int halved(int side) { return (side + 1) / 2; }
 
 // P pixels of y from (Y, X) on.
 template <int P, int K, class Store>
@@ -78,7 +76,7 @@ void doubling_block(const Framed& f, const num* image, const num* w, float back,
 }
 
 template <int K, class Store>
-void halve(const Framed& f, const num* image, const num* packed, float back, int outputs, const Store& out, int64_t pixel) {
+void halve_by(const Framed& f, const num* image, const num* packed, float back, int outputs, const Store& out, int64_t pixel) {
   constexpr int P = K == 1 ? 16 : 8;
   const int height = halved(f.height), width = halved(f.width);
   for (int c = 0; c < outputs; c += K * LANES, packed += int64_t{9} * f.channels * K * LANES)
@@ -91,9 +89,8 @@ void halve(const Framed& f, const num* image, const num* packed, float back, int
     }
 }
 
-// To `height` rows of `width` pixels.
 template <int K, class Store>
-void double_up(const Framed& f, const num* image, const num* packed, float back, int outputs, int height, int width, const Store& out,
+void double_by(const Framed& f, const num* image, const num* packed, float back, int outputs, int height, int width, const Store& out,
                int64_t pixel) {
   constexpr int P = K == 1 ? 16 : 8;
   for (int c = 0; c < outputs; c += K * LANES, packed += int64_t{9} * f.channels * K * LANES)
@@ -104,6 +101,21 @@ void double_up(const Framed& f, const num* image, const num* packed, float back,
       for (; x + 2 <= width; x += 2) doubling_block<2, K>(f, image, packed, back, y, x, out, row + x, c);
       if (x < width) doubling_block<1, K>(f, image, packed, back, y, x, out, row + x, c);
     }
+}
+
+// A framed image through a 3×3 convolution with a stride of 2.
+template <class Store>
+void halve(const Weights& w, const num* packed, float back, const Framed& f, const num* image, const Store& out, int64_t pixel) {
+  const auto run = w.vectors() == 2 ? halve_by<2, Store> : halve_by<1, Store>;
+  run(f, image, packed, back, w.outputs, out, pixel);
+}
+
+// And back, to `height` rows of `width` pixels.
+template <class Store>
+void double_up(const Weights& turned, const num* packed, float back, const Framed& f, const num* image, int height, int width,
+               const Store& out, int64_t pixel) {
+  const auto run = turned.vectors() == 2 ? double_by<2, Store> : double_by<1, Store>;
+  run(f, image, packed, back, turned.outputs, height, width, out, pixel);
 }
 
 template <class Source>
@@ -168,59 +180,15 @@ inline void weigh_rows_halved(const Shifted& s, const num* g, const Parted& part
   settle();
 }
 
-// `b` is x's.
-template <class Source, class Store>
-void convolve_halving(const Batch& b, const Weights& w, const Source& source, const Store& out) {
-  num* packed = whole<0>().take<num>(w.size());
-  const float unscaled = pack(w, packed);
-  parallel(b, [&](int, int from, int to) {
-    Range range(ACTIVATIONS);
-    const Framed f{b.height, b.width, w.inputs};
-    num* image = framed(f, buffers().a);
-    const int64_t area = int64_t{halved(b.height)} * halved(b.width);
-    const auto run = w.vectors() == 2 ? halve<2, Store> : halve<1, Store>;
-    for (int n = from; n < to; ++n) {
-      frame(source, f, int64_t{n} * b.area(), image, range);
-      run(f, image, packed, unscaled * range.back(), w.outputs, out, n * area);
-    }
-  });
-}
-
-template <class Gradient, class Input, class Store>
-void differentiate_halving(const Batch& b, const Conv& conv, const Gradient& gradient, const Input& input, const Store& out) {
-  const Weights& w = conv.weights;
-  const Weights turned = w.transposed();
-  num* packed = whole<0>().take<num>(w.size());
-  const float unscaled = pack(turned, packed);
-  const Collected collected{w, b.workers(), whole<1>().take<float>(b.workers() * w.size())};
-  const int height = halved(b.height), width = halved(b.width);
-  const int64_t column = int64_t{w.inputs} * w.outputs;
-  parallel(b, [&](int thread, int from, int to) {
-    Buffers& own = buffers();
-    Range gradients(GRADIENTS), activations(ACTIVATIONS);
-    const Framed f{height, width, w.outputs};
-    const Shifted s{height, width, w.outputs};
-    const Parted parted{b.width, w.inputs};
-    num* g = framed(f, own.g);
-    num* shifted = own.shifted.take<num>(s.size());
-    num* a = own.groups.take<num>(2 * b.height * parted.half());
-    Sum so_far = Sum::BEGINS;
-    const auto run = turned.vectors() == 2 ? double_up<2, Store> : double_up<1, Store>;
-    for (int n = from; n < to; ++n, so_far = Sum::GOES_ON) {
-      const int64_t pixel = int64_t{n} * b.area();
-      frame(gradient, f, int64_t{n} * height * width, g, gradients);
-      run(f, g, packed, unscaled * gradients.back(), w.inputs, b.height, b.width, out, pixel);
-      shift(f, g, s, shifted);
-      activations.fit([&](Scaling& scaled) { part(input, pixel, b.height, parted, a, scaled); });
-      const float back = gradients.back() * activations.back();
-      for (int o = 0; o < w.outputs; o += LANES)
-        for (int ky = 0; ky < 3; ++ky)
-          for (int i = 0; i < w.inputs; i += TALL)
-            weigh_rows_halved(s, shifted + o / LANES * s.vector(), parted, a + TERMS * i, b.height, ky, back, so_far,
-                              collected.of(thread) + 3 * ky * column + int64_t{i} * w.outputs + o, column);
-    }
-  });
-  collected.write(conv.dweight);
+// sums[row][column][input][output]; `a` is parted.
+inline void weigh_halved(const Shifted& s, const num* g, const Parted& parted, const num* a, int height, float back, Sum so_far,
+                         float* sums) {
+  const int64_t column = int64_t{parted.channels} * s.channels;
+  for (int o = 0; o < s.channels; o += LANES)
+    for (int ky = 0; ky < 3; ++ky)
+      for (int i = 0; i < parted.channels; i += TALL)
+        weigh_rows_halved(s, g + o / LANES * s.vector(), parted, a + TERMS * i, height, ky, back, so_far,
+                          sums + 3 * ky * column + int64_t{i} * s.channels + o, column);
 }
 
 }  // namespace kilolayer

@@ -28,13 +28,13 @@ void kilolayer_activation_backward(const kilolayer::Batch* batch, const kilolaye
   kilolayer::activation_backward(*batch, *norm, channels, t, da, dt);
 }
 
-void kilolayer_convolution_forward(const kilolayer::Batch* batch, const kilolayer::Conv* conv, int32_t stride) {
-  kilolayer::convolution_forward(*batch, *conv, stride);
+void kilolayer_convolution_forward(const kilolayer::Batch* batch, const kilolayer::Conv* conv) {
+  kilolayer::convolution_forward(*batch, *conv);
 }
 
-void kilolayer_convolution_backward(const kilolayer::Batch* batch, const kilolayer::Conv* conv, int32_t stride,
-                                    const kilolayer::bf16* dy, kilolayer::bf16* dx) {
-  kilolayer::convolution_backward(*batch, *conv, stride, dy, dx);
+void kilolayer_convolution_backward(const kilolayer::Batch* batch, const kilolayer::Conv* conv, const kilolayer::bf16* dy,
+                                    kilolayer::bf16* dx) {
+  kilolayer::convolution_backward(*batch, *conv, dy, dx);
 }
 
 void kilolayer_patches_forward(const kilolayer::Batch* batch, const kilolayer::Images* images, const kilolayer::Weights* weights,
