@@ -55,7 +55,7 @@ def of_several_pixels(x: Tensor, stride: int) -> bool:
 
 def every(stride: int, x: Tensor) -> Tensor:
     """The pixels of `x` that a 1×1 convolution with a stride reads, channels last."""
-    return x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+    return x if stride == 1 else x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
 
 
 def spread(stride: int, dx: Tensor, size: torch.Size) -> Tensor:

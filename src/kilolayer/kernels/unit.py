@@ -47,9 +47,8 @@ class _Unit(torch.autograd.Function):
         for link, stride in zip(chain.links, chain.strides(), strict=True):
             like = map_like(like[:, :, ::stride, ::stride], link.conv.out_channels)
             outputs.append(like)
-        y = torch.empty_like(like)
-        if chain.end is None:
-            outputs.pop()
+        # The last convolution writes x' itself, where no BN stands behind it.
+        y = outputs.pop() if chain.end is None else torch.empty_like(like)
         if chain.behind is not None:
             outputs.append(torch.empty_like(y))
         measured = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
