@@ -12,18 +12,28 @@ from kilolayer.kernels.ways import Way, serves
 from kilolayer.units.modules import BatchNorm
 
 
-def applies(way: Way, x: Tensor, parameters: Iterable[Tensor], layers: Iterable[nn.Module]) -> bool:
-    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, and none of them is listened to."""
+def applies(
+    way: Way, x: Tensor, parameters: Iterable[Tensor], layers: Iterable[nn.Module], stride: int = 1
+) -> bool:
+    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, and none of them is listened to.
+
+    Behind `stride` a BN has to have a variance to measure: PyTorch's layers refuse one pixel.
+    """
     return (
         x.dtype is torch.bfloat16
         and serves(way, x.device)
         and torch.is_autocast_enabled(x.device.type)
         and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
         and x.is_contiguous(memory_format=torch.channels_last)
-        and x.numel() > x.shape[1]
+        and _pixels(x, stride) > 1
         and all(parameter.dtype is torch.float32 for parameter in parameters)
         and not any(map(_listened_to, layers))
     )
+
+
+def _pixels(x: Tensor, stride: int) -> int:
+    images, _, height, width = x.shape
+    return images * -(-height // stride) * -(-width // stride)
 
 
 def _listened_to(module: nn.Module) -> bool:
@@ -45,12 +55,6 @@ def map_like(x: Tensor, channels: int) -> Tensor:
     """Room for a map of the size of `x`, channels last."""
     images, _, height, width = x.shape
     return torch.empty((images, channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
-
-
-def of_several_pixels(x: Tensor, stride: int) -> bool:
-    """Whether a BN behind this stride has a variance to measure; PyTorch's layers refuse one pixel."""
-    images, _, height, width = x.shape
-    return images * -(-height // stride) * -(-width // stride) > 1
 
 
 def every(stride: int, x: Tensor) -> Tensor:

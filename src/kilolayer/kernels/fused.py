@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kilolayer.kernels import convolution, patches, widened
 from kilolayer.kernels.activation import FusedSequence, has_activation
-from kilolayer.kernels.calls import applies, of_several_pixels
+from kilolayer.kernels.calls import applies
 from kilolayer.kernels.chain import Chain, chain_of, transition_of
 from kilolayer.kernels.unit import unit
 from kilolayer.kernels.ways import Way, refusal, way_for
@@ -78,11 +78,7 @@ class FusedUnit(ResidualUnit):
         if torch.compiler.is_compiling():
             return super().forward(x)
         parameters = self.chain.parameters()
-        if (
-            self.training
-            and applies(self.way, x, parameters, self.inside)
-            and of_several_pixels(x, self.chain.stride)
-        ):
+        if self.training and applies(self.way, x, parameters, self.inside, self.chain.stride):
             if self.way == "native":
                 return unit(self.chain, self.p(x), parameters)
             from kilolayer.kernels.gpu.unit import unit as of_gpu  # Triton need not be there

@@ -93,7 +93,7 @@ void pointwise_blocks(const num* a, int inputs, int first, int last, const num* 
 // Whether a 1×1 convolution's weights do not stay in the cache from one block of pixels to the next.
 inline bool wide(const Weights& w) { return w.size() * sizeof(num) > 1 << 19; }
 
-// `before(p, count)` is called ahead of the pixels from p on.
+// `before(p, count)` is called ahead of the pixels from p on, where weights leave room for what it asks for.
 template <int K, class Store, class Before>
 void pointwise(const Weights& w, const num* a, const num* packed, float back, int count, const Store& out, int64_t pixel,
                const Before& before) {
@@ -126,6 +126,15 @@ struct Framed {
   int64_t size() const { return int64_t{1} * rows() * row(); }
 };
 
+// The three columns of a row of a 3×3 kernel, for a group of inputs.
+template <int K>
+[[gnu::always_inline]] inline void load_columns(const num* packed, factor (&weight)[3][K]) {
+#pragma GCC unroll 3
+  for (int kx = 0; kx < 3; ++kx)
+#pragma GCC unroll 2
+    for (int k = 0; k < K; ++k) weight[kx][k] = load_factor(packed + (kx * K + k) * FACTOR);
+}
+
 // A broadcast input serves the three columns of the kernel it meets; `Left`, `Right`: the block touches that edge,
 // whose zeros need no product.
 template <int P, int K, bool Left, bool Right, class Store>
@@ -141,10 +150,7 @@ inline void spatial_block(const Framed& f, const num* image, const num* w, float
     for (int i = 0; i < groups; ++i, weights += 3 * K * FACTOR) {
       sum.expect(3);
       factor weight[3][K];
-#pragma GCC unroll 3
-      for (int kx = 0; kx < 3; ++kx)
-#pragma GCC unroll 2
-        for (int k = 0; k < K; ++k) weight[kx][k] = load_factor(weights + (kx * K + k) * FACTOR);
+      load_columns(weights, weight);
 #pragma GCC unroll 32
       for (int j = Left; j < P + 2 - Right; ++j) {
         const factor input = broadcast(a + j * f.channels + TERMS * i);

@@ -21,10 +21,7 @@ void halving_block(const Framed& f, const num* image, const num* w, float back, 
     for (int i = 0; i < groups; ++i, weights += 3 * K * FACTOR) {
       sum.expect(3);
       factor weight[3][K];
-#pragma GCC unroll 3
-      for (int kx = 0; kx < 3; ++kx)
-#pragma GCC unroll 2
-        for (int k = 0; k < K; ++k) weight[kx][k] = load_factor(weights + (kx * K + k) * FACTOR);
+      load_columns(weights, weight);
 #pragma GCC unroll 40
       for (int j = 0; j <= 2 * P; ++j) {
         const factor input = broadcast(a + j * f.channels + TERMS * i);
@@ -55,10 +52,7 @@ void doubling_block(const Framed& f, const num* image, const num* w, float back,
     for (int i = 0; i < groups; ++i, weights += 3 * K * FACTOR) {
       sum.expect(2);
       factor weight[3][K];
-#pragma GCC unroll 3
-      for (int kx = 0; kx < 3; ++kx)
-#pragma GCC unroll 2
-        for (int k = 0; k < K; ++k) weight[kx][k] = load_factor(weights + (kx * K + k) * FACTOR);
+      load_columns(weights, weight);
 #pragma GCC unroll 10
       for (int j = 0; j <= P / 2; ++j) {
         const factor input = broadcast(g + j * f.channels + TERMS * i);
@@ -153,13 +147,7 @@ inline void weigh_rows_halved(const Shifted& s, const num* g, const Parted& part
                               Sum so_far, float* sums, int64_t column) {
   total sum[3][TALL] = {};
   int terms = 0;
-  const auto settle = [&]() __attribute__((always_inline)) {
-#pragma GCC unroll 3
-    for (int x = 0; x < 3; ++x)
-#pragma GCC unroll 16
-      for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * s.channels, sum[x][i], _mm512_set1_ps(back), so_far);
-    so_far = Sum::GOES_ON;
-  };
+  const auto settle = [&]() __attribute__((always_inline)) { add_rows_to(sums, column, s.channels, sum, back, so_far); };
   for (int Y = 0; Y < s.height; ++Y) {
     const int y = 2 * Y + ky - 1;
     if (y < 0 || y >= height) continue;

@@ -77,16 +77,19 @@ inline void shift(const Framed& f, const num* image, const Shifted& s, num* out)
 
 constexpr int TALL = 8;  // inputs in a register block, by three columns
 
+// The block, added to sums that lie `column` apart from column to column and `outputs` from input to input.
+[[gnu::always_inline]] inline void add_rows_to(float* sums, int64_t column, int outputs, total (&sum)[3][TALL], float back, Sum& so_far) {
+#pragma GCC unroll 3
+  for (int x = 0; x < 3; ++x)
+#pragma GCC unroll 16
+    for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * outputs, sum[x][i], _mm512_set1_ps(back), so_far);
+  so_far = Sum::GOES_ON;
+}
+
 inline void weigh_rows(const Shifted& s, const num* g, const num* a, int inputs, int ky, float back, Sum so_far,
                        float* sums, int64_t column) {
   total sum[3][TALL] = {};
-  const auto settle = [&]() __attribute__((always_inline)) {
-#pragma GCC unroll 3
-    for (int x = 0; x < 3; ++x)
-#pragma GCC unroll 16
-      for (int i = 0; i < TALL; ++i) add_to(sums + x * column + i * s.channels, sum[x][i], _mm512_set1_ps(back), so_far);
-    so_far = Sum::GOES_ON;
-  };
+  const auto settle = [&]() __attribute__((always_inline)) { add_rows_to(sums, column, s.channels, sum, back, so_far); };
   int terms = 0;
   const int outside = ky == 2 ? 0 : ky == 0 ? s.height - 1 : -1;  // the row of an image that meets none
   for (int y = 0, inside = 0; y < s.rows(); ++y, inside = inside + 1 == s.height ? 0 : inside + 1) {
