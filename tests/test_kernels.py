@@ -114,6 +114,16 @@ TRANSITIONS = {
     "as behind the stem": (BOTTLENECK, 16, 16, 1),
     "stride on the 3×3": (replace(BOTTLENECK, branch=Bottleneck(stride_on="3x3")), 64, 16, 2),
     "basic": (replace(BASIC, resize=Projection()), 16, 32, 2),
+    "basic, padded": (BASIC, 16, 48, 2),
+    "padded, no stride": (BASIC, 32, 64, 1),
+    "both read an activation, padded": (replace(BASIC, resize=ZeroPad("preactivated")), 16, 32, 2),
+    "padded, stride 3 on the first 1×1": (replace(BOTTLENECK, resize=ZeroPad("preactivated")), 32, 16, 3),
+    "padded, stride on the 3×3": (
+        replace(BOTTLENECK, resize=ZeroPad(), branch=Bottleneck(stride_on="3x3")),
+        32,
+        16,
+        2,
+    ),
 }
 """A unit that changes shape, its input channels, width and stride."""
 
@@ -402,12 +412,12 @@ def fresh(unit: Unit) -> nn.Module:
 
 
 @needs_kernels
-@pytest.mark.parametrize(("unit", "whole"), [(BASIC, 3), (BOTTLENECK, 4)], ids=["basic", "bottleneck"])
+@pytest.mark.parametrize("unit", [BASIC, BOTTLENECK], ids=["basic", "bottleneck"])
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
-def test_recomputation_changes_no_bit(arrangement, unit, whole):
+def test_recomputation_changes_no_bit(arrangement, unit):
     plain, saving = (fresh(replace(unit, arrangement=arrangement)) for _ in range(2))
     for model in (plain, saving):
-        assert kernels.fuse(model).fused == whole
+        assert kernels.fuse(model).fused == 4
     saving.set_grad_checkpointing()
     for one, other in zip(trained(plain), trained(saving), strict=True):
         assert torch.equal(one, other)
@@ -419,8 +429,7 @@ def test_a_fused_network_is_the_network_that_it_was():
     before, names = model.state_dict(), [name for name, _ in model.named_modules()]
     assert str(kernels.fuse(model)) == (
         "stem: BN and ReLU in one kernel; stage1.0 … stage1.1: whole unit in one kernel; "
-        "stage2.0: BN and ReLU in one kernel, its shortcut is no identity; "
-        "stage2.1: whole unit in one kernel; final: BN and ReLU in one kernel"
+        "stage2.0 … stage2.1: whole unit in one kernel; final: BN and ReLU in one kernel"
     )
     assert model.state_dict().keys() == before.keys()
     assert [name for name, _ in model.named_modules()] == names
@@ -451,14 +460,14 @@ def used(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: torch.Tensor, *, 
 @needs_kernels
 def test_where_a_kernel_does_not_apply_the_layers_do(monkeypatch):
     model = fresh(PREACT)
-    assert kernels.fuse(model).fused == 3
+    assert kernels.fuse(model).fused == 4
     x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
-    assert used(monkeypatch, model, x) == 3
+    assert used(monkeypatch, model, x) == 4
     assert used(monkeypatch, model, x, autocast=False) == 0
     assert used(monkeypatch, model.eval(), x) == 0
     model.train()
     handle = model.stage1[0].F.conv1.register_forward_hook(lambda *_: None)
-    assert used(monkeypatch, model, x) == 2
+    assert used(monkeypatch, model, x) == 3
     handle.remove()
     assert used(monkeypatch, model.bfloat16(), x.bfloat16()) == 0
 
@@ -492,9 +501,14 @@ def test_a_unit_that_is_no_chain_says_why(why):
 
 NO_TRANSITIONS = {
     "its paths are gated": (Unit(h=ShortcutGate(-1.0)), 2),
-    "its shortcut is no projection": (BASIC, 2),
+    "its shortcut is no projection and not padded": (Unit(h=Scaled(0.5)), 2),
     "the stride of its 3×3 convolution is not 2": (replace(BASIC, resize=Projection()), 3),
-    "F is not convolutions with BN and ReLU between them": (replace(PREACT, resize=ZeroPad("raw")), 2),
+    "its first BN counts pixels that no convolution reads": (
+        replace(BOTTLENECK, arrangement=FULL_PREACT, resize=ZeroPad("raw")),
+        2,
+    ),
+    "of its arrangement": (replace(BASIC, arrangement=BN_AFTER_ADDITION), 2),
+    "F is not BN-ReLU-convolution in turn": (replace(BASIC, arrangement=RELU_ONLY_PREACT), 2),
     "its convolution is grouped": (Unit(Aggregated(2, 32), resize=Projection()), 1),
 }
 
@@ -594,12 +608,11 @@ def test_a_convolution_alone_is_as_exact_as_autocast(conv):
 @needs_kernels
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (5, 18), (34, 33)], ids=str)
 def test_a_stride_of_two_at_any_size(size):
+    """Compared with bf16's rounding, for PyTorch's weight gradient of a 1×1 image is not even finite."""
     conv = nn.Conv2d(16, 48, 3, stride=2, padding=1, bias=False)
     x = torch.randn(3, 16, *size, generator=torch.Generator().manual_seed(5)).bfloat16()
     exact = computed(conv, nn.Conv2d, x, torch.float64)
-    found = errors(computed(conv, NativeConv, x, torch.bfloat16), exact)
-    allowed = errors(computed(conv, nn.Conv2d, x, torch.bfloat16), exact)
-    assert all(one <= 1.2 * other + 1e-4 for one, other in zip(found, allowed, strict=True))
+    assert max(errors(computed(conv, NativeConv, x, torch.bfloat16), exact)) <= 2**-8
 
 
 STEMS = {
@@ -684,16 +697,17 @@ def test_other_convolutions_are_left_alone(conv, monkeypatch):
 def test_what_stands_outside_of_units_is_computed_alone_or_widened(products, monkeypatch):
     monkeypatch.setattr(convolution, "products", lambda: products)
     monkeypatch.setattr(fused.widened, "pays", lambda conv: True)
-    model = fresh(PREACT)
-    kernels.fuse(model)
+    model = fresh(replace(PREACT, branch=Basic(dropout=0.5)))
+    assert kernels.fuse(model).fused == 0
     alone, widened = (
         [name for name, module in model.named_modules() if type(module) is kind]
         for kind in (NativeConv, WidenedConv)
     )
-    transition = ["stage2.0.F.conv1", "stage2.0.F.conv2"]
-    own = transition if products == "fp16" else []
-    assert sorted(alone) == sorted(own)
-    assert sorted(widened) == sorted({"stem.conv1", *transition} - set(own))
+    units = [name for name, module in model.named_modules() if "F.conv" in name]
+    own = units if products == "fp16" else []
+    assert len(units) == 8
+    assert alone == own
+    assert sorted(widened) == sorted({"stem.conv1", *units} - set(own))
     trained(model)
     kernels.unfuse(model)
     assert not any(type(module) in (NativeConv, WidenedConv) for module in model.modules())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from kilolayer.kernels.arithmetic import multiplies_bf16_faster
-from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit
+from kilolayer.units.modules import BatchNorm, GatedUnit, PadChannels, ResidualUnit
 
 LANES = 16
 """Channels in one vector register; the kernels take multiples of it."""
@@ -29,18 +29,23 @@ class Link:
 class Chain:
     """x' = h + F(x), or with a BN `end` behind the last convolution x' = ReLU(h + BN(t)): P1's unit.
 
-    h is x, or where there is a `projection` its 1×1 convolution of x, with an `end` with the BN `behind`
-    it; F's first convolution reads x as it is then. Of F either that, if it is 1×1, has the projection's
-    stride, or a 3×3 one has it.
+    h is x. In a unit that changes shape it is x with its `padding` of zero channels, or x through a 1×1
+    `projection`, with an `end` with the BN `behind` it, and F's first convolution reads x as it is. Of F
+    then either the first convolution, if it is 1×1 and reads x as it is, has the shortcut's stride, or a
+    3×3 one.
     """
 
     links: tuple[Link, ...]
     end: BatchNorm | None = None
     projection: nn.Conv2d | None = None
     behind: BatchNorm | None = None
+    padding: PadChannels | None = None
 
     @property
     def stride(self) -> int:
+        """The shortcut's."""
+        if self.padding is not None:
+            return self.padding.stride
         return 1 if self.projection is None else self.projection.stride[0]
 
     @property
@@ -101,27 +106,36 @@ def chain_of(unit: nn.Module) -> Chain | str:
 
 
 def transition_of(unit: nn.Module) -> Chain | str:
-    """The chain that a unit with a projection is, behind its `p`, or in words why it is none."""
+    """The chain that a unit which changes shape is, behind its `p`, or in words why it is none."""
     if isinstance(unit, GatedUnit) or not isinstance(unit, ResidualUnit):
         return "its paths are gated"
     layers = list(unit.F)
     links = links_of(layers)
-    if links is None or links[0].norm is not None:
-        return "F is not convolutions with BN and ReLU between them"
+    if links is None:
+        return "F is not BN-ReLU-convolution in turn"
+    raw = links[0].norm is None
     match [*unit.h], [*layers, *unit.f]:
-        case [nn.Conv2d() as projection], []:
+        case [PadChannels() as padding], []:
+            chain = Chain(tuple(links), padding=padding)
+        case [PadChannels() as padding], [BatchNorm() as end, nn.ReLU()] if raw and len(unit.f) == 1:
+            chain = Chain(tuple(links), end, padding=padding)
+        case [nn.Conv2d() as projection], [] if raw:
             chain = Chain(tuple(links), None, projection)
         case [nn.Conv2d() as projection, BatchNorm() as behind], [BatchNorm() as end, nn.ReLU()] if (
-            len(unit.f) == 1
+            raw and len(unit.f) == 1
         ):
             chain = Chain(tuple(links), end, projection, behind)
+        case [PadChannels()] | [nn.Conv2d(), *_], _:
+            return "of its arrangement"
         case _:
-            return "its shortcut is no projection"
-    has = [conv.stride[0] for conv in chain.convs() if conv.stride != (1, 1)]
+            return "its shortcut is no projection and not padded"
+    own = [link.conv.stride[0] for link in links if link.conv.stride != (1, 1)]
     if any(conv.stride[0] not in (1, 2) for conv in chain.convs() if conv.kernel_size == (3, 3)):
         return "the stride of its 3×3 convolution is not 2"
-    if has and (len(has) != 2 or has[0] != has[1] or chain.stride not in (chain.skips, *chain.strides())):
+    if own != [chain.stride] * (chain.stride != 1) or chain.stride not in (chain.skips, *chain.strides()):
         return "its strides are not one of F's and the shortcut's"
+    if chain.skips != 1 and not raw:
+        return "its first BN counts pixels that no convolution reads"
     return no_kernel_for(chain.convs()) or chain
 
 

@@ -126,7 +126,7 @@ def _kept(module: FusedUnit, plain: Kept, side: int) -> Kept:
     inputs, side_of_read = chain.links[0].conv.in_channels, -(-side // chain.stride)
     inside, activated = 0, len(module.p) > 0
     # Pixels that a stride leaves are copied; where there is none, what is read is x or its activation.
-    if chain.stride != 1:
+    if chain.skips != 1 or (chain.projection is not None and chain.stride != 1):
         inside += inputs * side_of_read**2
     if activated and chain.skips == 1:
         inside += inputs * side**2

@@ -48,15 +48,15 @@ class Conv(Structure):
 
 
 class Unit(Structure):
-    """F's convolutions, the BN behind the last (or null), x and x', the shortcut's convolution (or null).
+    """F's convolutions, the BN behind the last (or null), h and x', the shortcut's convolution (or null).
 
-    `dread` is for the gradient of what that reads, where that is not x.
+    `dread` is for the gradient of what that reads, where that is not x; `padded` a padded shortcut's stride.
     """
 
     _fields_ = (
         ("depth", c_int32), ("convs", POINTER(Conv)), ("end", POINTER(Norm)),
-        ("x", c_void_p), ("y", c_void_p), ("projection", POINTER(Conv)),
-        ("dread", c_void_p),
+        ("h", c_void_p), ("y", c_void_p), ("projection", POINTER(Conv)),
+        ("dread", c_void_p), ("padded", c_int32),
     )  # fmt: skip
 
 

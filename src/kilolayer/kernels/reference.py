@@ -1,7 +1,7 @@
 """The steps of the native unit in plain PyTorch, in any precision, to read and to test by.
 
 In the notation of native/forward.h: t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)), x' = h + t_L; in the
-original unit x' = ReLU(h + BN(t_L)). h is x or, in a unit that changes shape, a projection of x.
+original unit x' = ReLU(h + BN(t_L)). h is x or, in a unit that changes shape, a projection of x or x padded.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Kept:
 
 def forward(chain: Chain, x: Tensor) -> Kept:
     """The unit's output and what it keeps; BN takes the batch's statistics."""
-    size, read, x = x.shape, every(chain.stride, x), every(chain.skips, x)
+    size, read, whole, x = x.shape, every(chain.stride, x), x, every(chain.skips, x)
     outputs = [x]
     for link, stride in zip(chain.links, chain.strides(), strict=True):
         a = outputs[-1] if link.norm is None else _normalised(link.norm, outputs[-1]).relu()
         outputs.append(conv2d(a, link.conv.weight, None, stride, link.conv.padding))
     h = projected = None if chain.projection is None else conv2d(read, chain.projection.weight)
     if h is None:
-        h = x
+        h = x if chain.padding is None else chain.padding(whole)
     elif chain.behind is not None:
         h = _normalised(chain.behind, h)
     y = h + outputs[-1] if chain.end is None else (h + _normalised(chain.end, outputs[-1])).relu()
@@ -65,6 +65,10 @@ def backward(chain: Chain, kept: Kept, dy: Tensor) -> tuple[Tensor, dict[Tensor,
         g = conv2d_input(t.shape, weight, g, stride, padding)  # type: ignore[no-untyped-call]
         if link.norm is not None:
             g = _before(link.norm, t, g * (z > 0), gradients)
+    if chain.padding is not None:
+        return spread(chain.skips, g, kept.size) + spread(
+            chain.stride, dy[:, : kept.size[1]], kept.size
+        ), gradients
     if chain.projection is None:
         return dy + g, gradients
     assert kept.projected is not None  # noqa: S101 - of the same chain

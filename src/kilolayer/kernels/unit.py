@@ -41,14 +41,17 @@ class _Unit(torch.autograd.Function):
     def forward(
         ctx: Any, chain: Chain, known: Tensor | None, sums: Tensor, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.size, read = x.shape, every(chain.stride, x)
-        x = read if chain.skips == chain.stride else x
+        ctx.size, whole = x.shape, x
+        x = every(chain.skips, whole)
+        read = x if chain.projection is None or chain.skips == chain.stride else every(chain.stride, whole)
         outputs, like = [], x
         for link, stride in zip(chain.links, chain.strides(), strict=True):
             like = map_like(like[:, :, ::stride, ::stride], link.conv.out_channels)
             outputs.append(like)
         # The last convolution writes x' itself, where no BN stands behind it.
         y = outputs.pop() if chain.end is None else torch.empty_like(like)
+        if chain.padding is not None:
+            y.zero_()[:, : ctx.size[1]] = whole[:, :, :: chain.stride, :: chain.stride]
         if chain.behind is not None:
             outputs.append(torch.empty_like(y))
         measured = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
@@ -123,10 +126,12 @@ class _Call:
         for i, (link, stride) in enumerate(zip(chain.links, chain.strides(), strict=True)):
             convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
         end, projection = norm_at(chain.end), POINTER(library.Conv)()
+        # Where h is not x it lies where x' will be, unless a BN stands behind it.
+        h = x if chain.projection is None and chain.padding is None else y
         if chain.projection is not None:
-            # Without a BN behind it, it writes where F is added to it.
-            h = y if chain.behind is None else outputs[-1]
-            projection = pointer(conv(depth, chain.behind, read, h))
+            written = h if chain.behind is None else outputs[-1]
+            projection = pointer(conv(depth, chain.behind, read, written))
         to_read = None if dread is None else dread.data_ptr()
-        self.unit = library.Unit(depth, convs, end, x.data_ptr(), y.data_ptr(), projection, to_read)
+        padded = 0 if chain.padding is None else chain.stride // chain.skips
+        self.unit = library.Unit(depth, convs, end, h.data_ptr(), y.data_ptr(), projection, to_read, padded)
         self.batch = batch_of(x)

@@ -110,19 +110,38 @@ void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, c
   partial.total(total);
 }
 
-// dx = dx' + BN's backward pass of what lies in `out`, which it replaces.
-inline void finish(const Batch& b, const Conv& conv, const bf16* dy, const Coefficients& of, bf16* out) {
+// dx = dh + BN's backward pass of what lies in `out`, which it replaces.
+template <class Shortcut>
+void finish(const Batch& b, const Conv& conv, const Shortcut& dh, const Coefficients& of, bf16* out) {
   const int channels = conv.weights.inputs;
   const Normalised source{out, conv.in, channels, of.first.data(), of.second.data(), of.third.data()};
   parallel(b, [&](int, int from, int to) {
     by_pixels(int64_t{from} * b.area(), int64_t{to} * b.area(), channels, [&](int64_t pixel, int count) {
       by_lanes(source, [&](auto& lanes, int c) {
         for (int64_t p = pixel; p < pixel + count; ++p) {
-          int64_t at = p * channels + c;
-          for (auto& lane : lanes) store(out + at, _mm512_add_ps(load(dy + at), lane(p))), at += LANES;
+          int here = c;
+          for (auto& lane : lanes) {
+            store(out + p * channels + here, _mm512_add_ps(dh.lane(here)(p), lane(p)));
+            here += LANES;
+          }
         }
       });
     });
+  });
+}
+
+// Adds what the pixels that a padded shortcut took of x get from `dy`, the gradient of h.
+inline void pass_padded(const Batch& b, const Batch& last, const Unit& u, const bf16* dy, bf16* dx) {
+  const int inputs = u.convs[0].weights.inputs, outputs = u.last().weights.outputs;
+  parallel(last, [&](int, int from, int to) {
+    for (int64_t row = int64_t{from} * last.height; row < int64_t{to} * last.height; ++row) {
+      const int64_t above = row / last.height * b.height + row % last.height * u.padded;
+      for (int x = 0; x < last.width; ++x)
+        for (int c = 0; c < inputs; c += LANES) {
+          bf16* at = dx + (above * b.width + x * u.padded) * inputs + c;
+          store(at, _mm512_add_ps(load(at), load(dy + (row * last.width + x) * outputs + c)));
+        }
+    }
   });
 }
 
@@ -194,14 +213,19 @@ inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
       const auto written = [&](Sums) { return Written{out, inputs}; };
       if constexpr (std::is_same_v<std::decay_t<decltype(input)>, Activated>)
         differentiate(at[i], conv, gradient, input, masked, total.data());
-      else if (u.projection) differentiate(at[i], conv, gradient, input, written, total.data());
-      else differentiate(at[i], conv, gradient, input, added, total.data());
+      else if (u.identity()) differentiate(at[i], conv, gradient, input, added, total.data());
+      else differentiate(at[i], conv, gradient, input, written, total.data());
     };
     with_input(conv, of, [&](const auto& input) { with_gradient(conv, g, above, [&](const auto& gradient) { through(gradient, input); }); });
     if (conv.norm) above = before(*conv.norm, inputs, total.data(), at[i].count());
     g = out;
   }
-  if (u.convs[0].norm) return finish(b, u.convs[0], dy, above, dx);
+  const Conv& first = u.convs[0];
+  if (first.norm) {
+    if (u.identity()) finish(b, first, Plain{dy, first.weights.inputs}, above, dx);
+    else finish(b, first, Nothing{}, above, dx);
+  }
+  if (u.padded) pass_padded(b, last, u, dy, dx);
   if (!u.projection) return;
   const Conv& conv = *u.projection;
   const int inputs = conv.weights.inputs;

@@ -2,7 +2,8 @@
 //
 //   t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)) or, where no BN stands before convᵢ, tᵢ₋₁
 //   x' = h + t_L, or in the original unit, whose last convolution has a BN behind it, x' = ReLU(h + BN(t_L))
-//   h = x, or where the unit changes shape a 1×1 convolution of x, in the original unit with a BN behind it
+//   h = x, or where the unit changes shape a 1×1 convolution of x, in the original unit with a BN behind it, or pixels of
+//   x with zeros in its further channels
 //
 // A BN needs its input's sums over the whole batch, so there is one pass over the batch per convolution; all else
 // happens while that pass reads (loads.h) and writes (stores.h).
@@ -24,12 +25,13 @@ struct Unit {
   int32_t depth;
   const Conv* convs;
   const Norm* end;  // of the BN behind the last convolution in an original unit, or null
-  const bf16* x;
+  const bf16* h;  // what is added to F: x, or where x' will be, which holds it until then
   bf16* y;  // x'
-  const Conv* projection;  // the shortcut's, or null; its BN stands behind it, and without one it writes where x' will be
+  const Conv* projection;  // the shortcut's, or null; its BN stands behind it, and without one it writes h
   bf16* dread;  // for the gradient of what that reads, where that is not x but the pixels of x that a stride leaves
+  int32_t padded;  // where h is padded with channels, the stride of its pixels in x, otherwise 0
   const Conv& last() const { return convs[depth - 1]; }
-  const bf16* shortcut() const { return projection ? projection->out : x; }
+  bool identity() const { return !projection && !padded; }
 };
 
 inline void moments(const Batch& b, const bf16* t, int channels, double* total) {
@@ -131,14 +133,14 @@ inline void forward(const Batch& b, const Unit& u, const double* known, double* 
     if (i == 0 && conv.norm) {
       total.resize(2 * inputs);
       if (known) std::copy(known, known + 2 * inputs, total.data());
-      else moments(b, u.x, inputs, total.data());
+      else moments(b, conv.in, inputs, total.data());
     }
     if (conv.norm) measure(*conv.norm, inputs, total.data(), at.count());
     const Coefficients of = conv.norm ? affine(*conv.norm, inputs) : Coefficients(0);
     total.resize(2 * outputs);
     with_input(conv, of, [&](const auto& source) {
       const auto plain = [&](Sums s) { return WithStatistics{conv.out, outputs, s}; };
-      const auto added = [&](Sums s) { return Added{u.shortcut(), u.y, outputs, s}; };
+      const auto added = [&](Sums s) { return Added{u.h, u.y, outputs, s}; };
       if (i + 1 < u.depth || u.end) convolve(at, conv, source, plain, total.data());
       else convolve(at, conv, source, added, sums);
     });
@@ -147,7 +149,7 @@ inline void forward(const Batch& b, const Unit& u, const double* known, double* 
   const int channels = u.last().weights.outputs;
   measure(*u.end, channels, total.data(), last.count());
   const Coefficients of = affine(*u.end, channels);
-  if (!u.projection) return activate(last, u, of, Plain{u.x, channels});
+  if (!u.projection) return activate(last, u, of, Plain{u.h, channels});
   const Coefficients behind = affine(*u.projection->norm, channels);
   activate(last, u, of, Affine{u.projection->out, channels, behind.first.data(), behind.second.data()});
 }

@@ -26,6 +26,13 @@ struct Plain {  // t
   void expect(int64_t pixel, int count) const { fetch(t + pixel * channels, count * channels); }
 };
 
+struct Nothing {  // zeros
+  struct Lane {
+    vec operator()(int64_t) const { return _mm512_setzero_ps(); }
+  };
+  Lane lane(int) const { return {}; }
+};
+
 struct Affine {  // scale·t + shift
   const bf16* t;
   int channels;
