@@ -8,7 +8,7 @@ import torch
 
 from kilolayer.data import remembered
 
-pytest_plugins = ["fault_counts"]
+pytest_plugins = ["fault_counts", "kernel_products"]
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     # Read when Triton is imported: its kernels run on the CPU then.

@@ -1,6 +1,25 @@
-"""Units that kernels compute whole, with widths and shapes (images, height, width) that try their edges."""
+"""Units that kernels compute whole, and what the tests of kernels draw and compare."""
 
-from kilolayer.units import BASIC, BOTTLENECK, ONE_LAYER
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from kilolayer import kernels
+from kilolayer.units import (
+    BASIC,
+    BOTTLENECK,
+    FULL_PREACT,
+    ONE_LAYER,
+    ORIGINAL,
+    ResidualUnit,
+    Unit,
+    build_unit,
+    layout,
+)
 
 CASES = {
     "basic 16, 32×32": (BASIC, 16, (2, 32, 32)),
@@ -16,3 +35,38 @@ CASES = {
     "bottleneck 192, 5×9": (BOTTLENECK, 192, (1, 5, 9)),
     "bottleneck 256, 7×7": (BOTTLENECK, 256, (3, 7, 7)),
 }
+"""Widths and shapes (images, height, width) that try the edges."""
+
+needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
+PREACT = replace(BASIC, arrangement=FULL_PREACT)
+ARRANGEMENTS = {"pre-activated": FULL_PREACT, "original": ORIGINAL}
+
+
+def made(unit: Unit, channels: int, *, activated: bool = False) -> ResidualUnit:
+    """A unit that keeps its shape, its BNs' parameters drawn at random."""
+    torch.manual_seed(0)
+    width = channels // unit.branch.out_channels(1)
+    return drawn_norms(build_unit(layout(unit, channels, width, activated=activated)))
+
+
+def drawn_norms(module: ResidualUnit) -> ResidualUnit:
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.normal_(norm.weight, 1.0, 0.3)
+            nn.init.normal_(norm.bias, 0.0, 0.3)
+    return module
+
+
+def drawn(*shape: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and the gradient of x', each a number that bf16 holds."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=generator).bfloat16().float() for _ in range(2))
+
+
+def gradients(module: nn.Module, y: torch.Tensor, x: torch.Tensor, dy: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(y, [x, *module.parameters()], dy))
+
+
+def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
+    pairs = zip(found, exact, strict=True)
+    return [((one.double() - other).norm() / other.norm()).item() for one, other in pairs]

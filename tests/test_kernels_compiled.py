@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+from kernel_cases import needs_kernels
 from kilolayer import kernels
 from kilolayer.errors import InputError
 from kilolayer.kernels import arithmetic, compiled, library, processor
@@ -129,7 +130,7 @@ class TestProducts:
         assert (tmp_path / "probe-1.products").read_text() == fastest
 
 
-@pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
+@needs_kernels
 def test_the_processor_multiplies_in_nothing_it_has_no_instruction_for():
     assert arithmetic.multiply_adds("fp32") > 0
     assert arithmetic.multiply_adds("fp32", threads=2) > 0
@@ -150,7 +151,7 @@ def test_kernels_are_chosen_only_where_they_apply():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
+@needs_kernels
 def test_of_many_processes_one_compiles(tmp_path):
     """All of them get the library, and only one of them says that it compiles."""
     code = (

@@ -8,6 +8,7 @@ from itertools import cycle, islice
 
 import pytest
 
+from kernel_cases import needs_kernels
 from kilolayer import kernels
 from kilolayer.commands.assemble import assemble
 from kilolayer.commands.options import ComputeOptions, Settings
@@ -19,8 +20,6 @@ from kilolayer.training import Experiment, Training, recipe
 from kilolayer.units import BASIC, BOTTLENECK, FULL_PREACT
 from kilolayer.values import from_json, to_json
 from tiny_runs import HERE, PREACT, Poll, outcome, splits_of, tiny, train, training_of
-
-needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
 
 NETWORK = Network(
     Stem(16), (Stage(2, 16), Stage(2, 32, stride=2)), PREACT, in_chans=1, image_size=8

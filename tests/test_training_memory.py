@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from kernel_cases import needs_kernels
 from kilolayer import kernels
 from kilolayer.errors import InputError
 from kilolayer.kernels import compiled, pool
@@ -125,7 +126,7 @@ def test_the_prediction_is_what_autograd_keeps(unit):
         x = y.detach().requires_grad_()
 
 
-@pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
+@needs_kernels
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("arrangement", [ORIGINAL, FULL_PREACT], ids=["original", "pre-activated"])
 def test_the_prediction_is_what_whole_units_keep(arrangement, name):

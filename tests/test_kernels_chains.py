@@ -1,0 +1,89 @@
+"""Which units are chains, and why others are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kernel_cases import PREACT, made
+from kilolayer.kernels import chain as chains
+from kilolayer.kernels.chain import Chain, chain_of, transition_of
+from kilolayer.units import (
+    BASIC,
+    BN_AFTER_ADDITION,
+    BOTTLENECK,
+    FULL_PREACT,
+    RELU_BEFORE_ADDITION,
+    RELU_ONLY_PREACT,
+    Aggregated,
+    Basic,
+    Projection,
+    Scaled,
+    ShortcutGate,
+    Unit,
+    ZeroPad,
+    build_unit,
+    layout,
+)
+
+REFUSED = {
+    "its paths are gated": Unit(h=ShortcutGate(-1.0)),
+    "its shortcut is no identity": Unit(h=Scaled(0.5)),
+    "F is not BN-ReLU-convolution in turn": Unit(arrangement=RELU_ONLY_PREACT),
+    "its convolution is grouped": replace(Unit(Aggregated(2, 32)), arrangement=FULL_PREACT),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_unit_that_is_no_chain_says_why(why):
+    unit = REFUSED[why]
+    module = build_unit(layout(unit, unit.branch.out_channels(64), 64))
+    assert chain_of(module) == why
+
+
+NO_TRANSITIONS = {
+    "its paths are gated": (Unit(h=ShortcutGate(-1.0)), 2),
+    "its shortcut is no projection and not padded": (Unit(h=Scaled(0.5)), 2),
+    "the stride of its 3×3 convolution is not 2": (replace(BASIC, resize=Projection()), 3),
+    "its first BN counts pixels that no convolution reads": (
+        replace(BOTTLENECK, arrangement=FULL_PREACT, resize=ZeroPad("raw")),
+        2,
+    ),
+    "of its arrangement": (replace(BASIC, arrangement=BN_AFTER_ADDITION), 2),
+    "F is not BN-ReLU-convolution in turn": (replace(BASIC, arrangement=RELU_ONLY_PREACT), 2),
+    "its convolution is grouped": (Unit(Aggregated(2, 32), resize=Projection()), 1),
+}
+
+
+@pytest.mark.parametrize("why", NO_TRANSITIONS)
+def test_a_change_of_shape_that_is_no_chain_says_why(why):
+    unit, stride = NO_TRANSITIONS[why]
+    assert transition_of(build_unit(layout(unit, 32, 64, stride))) == why
+
+
+@pytest.mark.parametrize("arrangement", [BN_AFTER_ADDITION, RELU_BEFORE_ADDITION])
+def test_other_arrangements_are_refused(arrangement):
+    assert chain_of(made(Unit(arrangement=arrangement), 16)) == "of its arrangement"
+
+
+def test_odd_channels_are_refused():
+    assert chain_of(made(BASIC, 24)) == "its channels are no multiples of 16"
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_convolution_that_outgrows_the_cache_is_refused_where_pytorch_is_faster(bf16, monkeypatch):
+    monkeypatch.setattr(chains, "multiplies_bf16_faster", lambda: bf16)
+    assert isinstance(chain_of(made(BASIC, 256)), Chain)
+    why = "PyTorch's 3×3 convolution is faster for more than 256 channels"
+    assert chain_of(made(BASIC, 512)) == why if bf16 else isinstance(chain_of(made(BASIC, 512)), Chain)
+
+
+def test_a_stride_is_refused():
+    strided = build_unit(layout(replace(PREACT, h=Scaled(1.0)), 16, 16, 2))
+    assert chain_of(strided) == "its shortcut is no identity"
+
+
+def test_dropout_is_refused():
+    module = made(replace(PREACT, branch=Basic(dropout=0.5)), 16)
+    assert chain_of(module) == "F is not BN-ReLU-convolution in turn"
