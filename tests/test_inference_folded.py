@@ -2,13 +2,13 @@
 
 import copy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from torch import nn
 
 from kilolayer.inference import fold
-from kilolayer.inference.folded import FoldedUnit
 from kilolayer.inference.layers import FoldedConv, FoldedNorm
 from kilolayer.kernels import refusal
 from kilolayer.kernels.inference import NativeRun
@@ -23,6 +23,7 @@ from kilolayer.units import (
     ORIGINAL,
     Aggregated,
     BatchNorm,
+    Bottleneck,
     Dropout,
     ExclusiveGate,
     Projection,
@@ -119,14 +120,20 @@ WHOLE = {
         ("one-layer", ONE_LAYER, (16, 32), 9),
         ("projected", replace(BOTTLENECK, resize=Projection()), (16, 32), 8),
         ("projected basic", replace(BASIC, resize=Projection()), (32, 48), 8),
+        ("stride on the 3×3", replace(BOTTLENECK, branch=Bottleneck(stride_on="3x3")), (16, 32), 9),
+        ("padding of an activation", replace(BASIC, resize=ZeroPad("preactivated")), (16, 32), 10),
+        ("padded bottleneck", replace(BOTTLENECK, resize=ZeroPad("preactivated")), (16, 32), 8),
     )
 }
 
 
-def settled(unit, widths, size):
-    """A network of three units a stage, whose BNs know its own activations."""
-    torch.manual_seed(2)
-    model = build(Network(Stem(16), tuple(Stage(3, width) for width in widths), unit, image_size=size))
+@cache
+def settled(name, seed):
+    """A network of three units a stage, the second with a stride, whose BNs know its own activations."""
+    unit, widths, size = WHOLE[name]
+    torch.manual_seed(seed)
+    stages = tuple(Stage(3, width, stride) for width, stride in zip(widths, (1, 2), strict=True))
+    model = build(Network(Stem(16), stages, unit, image_size=size))
     for norm in model.modules():
         if isinstance(norm, BatchNorm):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -136,53 +143,57 @@ def settled(unit, widths, size):
     return model.eval()
 
 
-@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("case", WHOLE.values(), ids=WHOLE)
-def test_whole_runs_of_units_err_no_more_than_autocast_does(case, threads):
-    model = settled(*case)
-    folded = fold(model, torch.bfloat16)
-    runs = [module for module in folded.modules() if isinstance(module, NativeRun)]
-    assert sum(len(run.units) for run in runs) >= 4
-    x = torch.randn(5, 3, case[2], case[2])
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+def excess(name, scale=1.0):
+    """By how much whole runs err more than autocast, on average: of one network's few figures it is luck."""
+    ratios = []
+    for seed in range(4):
+        model = settled(name, seed)
+        x = scale * torch.randn(16, 3, WHOLE[name][2], WHOLE[name][2])
         with torch.no_grad():
             exact = copy.deepcopy(model).double()(x.double())
             with torch.autocast("cpu", torch.bfloat16):
                 autocast = model(x).double()
-            found = folded(x.bfloat16()).double()
-            again = copy.deepcopy(folded)(x.bfloat16()).double()
-    finally:
-        torch.set_num_threads(before)
-    assert (found - exact).norm() < 1.2 * (autocast - exact).norm()
-    assert torch.equal(found, again)
+            found = fold(model, torch.bfloat16)(x.bfloat16()).double()
+        ratios.append((found - exact).norm() / (autocast - exact).norm())
+    return sum(ratios) / len(ratios)
+
+
+@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_runs_of_units_err_no_more_than_autocast_does(name):
+    assert excess(name) < 1.2
 
 
 @pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
-@pytest.mark.parametrize("case", ["pre-activated bottleneck, 12", "original basic, 8"])
-def test_whole_runs_take_any_magnitude(case, scale):
+@pytest.mark.parametrize("name", ["pre-activated bottleneck, 12", "original basic, 8"])
+def test_whole_runs_take_any_magnitude(name, scale):
     """Of images far from what its BNs know; where fp16 is multiplied, its numbers end at 65504."""
-    model = settled(*WHOLE[case])
-    x = scale * torch.randn(5, 3, WHOLE[case][2], WHOLE[case][2])
+    assert excess(name, scale) < 1.2
+
+
+@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_runs_by_threads_and_of_a_copy(name):
+    folded = fold(settled(name, 0), torch.bfloat16)
+    assert [len(m.units) for m in folded.modules() if isinstance(m, NativeRun)] == [3, 3]
+    x = torch.randn(5, 3, WHOLE[name][2], WHOLE[name][2]).bfloat16()
     with torch.no_grad():
-        exact = copy.deepcopy(model).double()(x.double())
-        with torch.autocast("cpu", torch.bfloat16):
-            autocast = model(x).double()
-        found = fold(model, torch.bfloat16)(x.bfloat16()).double()
-    assert (found - exact).norm() < 1.2 * (autocast - exact).norm()
+        one, copied = folded(x), copy.deepcopy(folded)(x)
+        try:
+            torch.set_num_threads(2)
+            two = folded(x)
+        finally:
+            torch.set_num_threads(1)
+    assert torch.equal(one, copied)
+    torch.testing.assert_close(two, one, rtol=2e-2, atol=2e-2)
 
 
 def test_what_the_kernels_do_not_compute_is_folded_layer_by_layer():
-    """Another precision, channels that are no multiples of 16, and units that change shape."""
+    """Another precision, channels that are no multiples of 16, gates."""
     model = build(describe("preact_resnet20_cifar"))
     assert not any(isinstance(module, NativeRun) for module in fold(model).modules())
     narrow = build(Network(Stem(4), (Stage(3, 4),), BASIC, image_size=8))
     assert not any(isinstance(module, NativeRun) for module in fold(narrow, torch.bfloat16).modules())
-    if refusal() is None:
-        stages = [
-            list(stage) for stage in map(fold(model, torch.bfloat16).get_submodule, ("stage1", "stage2"))
-        ]
-        assert [[type(part) for part in stage] for stage in stages] == [[NativeRun], [FoldedUnit, NativeRun]]
+    gated = build(Network(Stem(16), (Stage(3, 16),), Unit(h=ExclusiveGate(-1.0)), image_size=8))
+    assert not any(isinstance(module, NativeRun) for module in fold(gated, torch.bfloat16).modules())

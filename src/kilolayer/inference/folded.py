@@ -28,8 +28,8 @@ def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNe
     """A copy of `model` for inference alone, in `dtype` if one is given: equal to rounding, in fewer passes.
 
     Its weights are those of `model` now. It is meant for channels-last input of its own dtype, and gives
-    logits of that dtype. In bf16 on a CPU that has the kernels, units that keep their shape are computed
-    whole, run by run, an image at a time.
+    logits of that dtype. In bf16 on a CPU that has the kernels, units are computed whole, run by run, an
+    image at a time.
     """
     found = copy.deepcopy(model).eval().requires_grad_(False)
     on_cpu = next(found.parameters()).device.type == "cpu"

@@ -14,95 +14,61 @@ from torch import Tensor, nn
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import PRODUCTS, products
 from kilolayer.kernels.calls import batch_of, map_like
-from kilolayer.kernels.chain import Chain, Link, chain_of, links_of, no_kernel_for
-from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit
+from kilolayer.kernels.chain import Chain, chain_of, transition_of
+from kilolayer.units.modules import BatchNorm, ResidualUnit
 
 
 @dataclass(frozen=True)
 class Step:
-    """A unit as a run computes it: F's links, the BN behind them, the shortcut's convolution and its BN.
+    """A unit as a run computes it, and the BN `before` it; its ReLU gives what F's first convolution reads.
 
-    That convolution and F's first one read the same, behind the BN `before` and ReLU where there is one.
+    Where `activated`, the shortcut reads that too.
     """
 
-    links: tuple[Link, ...]
-    end: BatchNorm | None
+    chain: Chain
     before: BatchNorm | None
-    projection: nn.Conv2d | None = None
-    behind: BatchNorm | None = None
-
-    @property
-    def stride(self) -> int:
-        return self.links[0].conv.stride[0]
+    activated: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether its output has another shape, so that a run can only begin with it."""
-        return self.projection is not None
+        return self.chain.projection is not None or self.chain.padding is not None
 
 
 def step_of(unit: nn.Module) -> Step | None:
     """The unit as a step of a run, or None where it is none."""
     chain = chain_of(unit)
     if isinstance(chain, Chain):
-        return Step(chain.links, chain.end, chain.links[0].norm)
-    if isinstance(unit, GatedUnit) or not isinstance(unit, ResidualUnit):
-        return None
-    layers = list(unit.F)
-    links = links_of(layers)
-    before: BatchNorm | None = None
-    end: BatchNorm | None = None
-    behind: BatchNorm | None = None
-    match list(unit.p):
-        case []:
-            pass
-        case [BatchNorm() as before, nn.ReLU()]:
-            pass
-        case _:
-            return None
-    match list(unit.h):
-        case [nn.Conv2d() as h]:
-            pass
-        case [nn.Conv2d() as h, BatchNorm() as behind]:
-            pass
-        case _:
-            return None
-    match [*layers, *unit.f]:
-        case []:
-            pass
-        case [BatchNorm() as end, nn.ReLU()] if len(unit.f) == 1:
-            pass
-        case _:
-            return None
-    if links is None or links[0].norm is not None:
-        return None
-    first, *rest = links
-    convs = [first.conv, *(link.conv for link in rest)]
-    if no_kernel_for([*convs, h]) or h.kernel_size != (1, 1) or h.stride != first.conv.stride:
-        return None
-    # A convolution of one pixel sees no others: with a stride it is one of every other pixel.
-    if any(conv.stride != (1, 1) for conv in convs[first.conv.kernel_size == (1, 1) :]):
-        return None
-    return Step((first, *rest), end, before, h, behind)
+        return Step(chain, chain.links[0].norm)
+    chain = transition_of(unit)
+    if isinstance(chain, Chain):
+        assert isinstance(unit, ResidualUnit)  # noqa: S101 - what transition_of found one in
+        match list(unit.p):
+            case []:
+                return Step(chain, chain.links[0].norm)
+            case [BatchNorm() as before, nn.ReLU()]:
+                return Step(chain, before, activated=True)
+    return None
 
 
 class NativeRun(nn.Module):
     """Units one behind the other, their BNs folded where a convolution stands before them.
 
     Takes and gives (N, C, H, W) in bf16 and channels last, on a CPU. All keep the shape, but for the first,
-    which may have a convolution on its shortcut and a stride. Its tensors are its own, in the kernels'
-    order, and no parameters.
+    which may change it. Its tensors are its own, in the kernels' order, and no parameters.
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:
         super().__init__()
-        self.stride = steps[0].stride
-        self.channels = steps[0].links[-1].conv.out_channels
+        first = steps[0].chain
+        # Of the pixels that a first 1×1 convolution skips nobody sees anything.
+        self.skips, self.stride = first.skips, first.stride // first.skips
+        self.channels = first.links[-1].conv.out_channels
         self.units = [_folded(step) for step in steps]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride].contiguous(memory_format=torch.channels_last)
-        y = map_like(x, self.channels)
+        x = x[:, :, :: self.skips, :: self.skips].contiguous(memory_format=torch.channels_last)
+        y = map_like(x[:, :, :: self.stride, :: self.stride], self.channels)
         # Addresses do not survive a copy or a pickle, so they are gathered anew: microseconds a unit.
         called = (library.FoldedUnit * len(self.units))(*map(_called, self.units))
         library.native().kilolayer_infer(byref(batch_of(x)), called, len(called), x.data_ptr(), y.data_ptr())
@@ -121,16 +87,18 @@ def scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
 def _folded(step: Step) -> dict[str, Any]:
     """The tensors of a unit: packed weights and biases, and the first BN's scale and shift."""
-    behind = [*(link.norm for link in step.links[1:]), step.end]
+    chain = step.chain
+    behind = [*(link.norm for link in chain.links[1:]), chain.end]
+    own = zip(chain.links, behind, chain.strides(), strict=True)
     return {
-        "convs": [_conv(link.conv, norm) for link, norm in zip(step.links, behind, strict=True)],
-        "projection": None if step.projection is None else _conv(step.projection, step.behind),
+        "convs": [_conv(link.conv, norm, stride) for link, norm, stride in own],
+        "projection": None if chain.projection is None else _conv(chain.projection, chain.behind),
         "before": None if step.before is None else [part.float() for part in scale_and_shift(step.before)],
-        "rectified": step.end is not None,
+        "flags": (chain.end is not None, step.activated, chain.padding is not None),
     }
 
 
-def _conv(conv: nn.Conv2d, norm: BatchNorm | None) -> dict[str, Any]:
+def _conv(conv: nn.Conv2d, norm: BatchNorm | None, stride: int = 1) -> dict[str, Any]:
     weight = conv.weight.detach().float()
     bias = torch.zeros(conv.out_channels)
     if norm is not None:
@@ -141,7 +109,7 @@ def _conv(conv: nn.Conv2d, norm: BatchNorm | None) -> dict[str, Any]:
     return {
         "packed": packed,
         "bias": bias,
-        "sizes": (conv.out_channels, conv.in_channels, conv.kernel_size[0], unscaled),
+        "sizes": (conv.out_channels, conv.in_channels, conv.kernel_size[0], stride, unscaled),
     }
 
 
@@ -149,7 +117,7 @@ def _called(unit: dict[str, Any]) -> library.FoldedUnit:
     convs = (library.FoldedConv * len(unit["convs"]))(*map(_called_conv, unit["convs"]))
     projection = unit["projection"] and pointer(_called_conv(unit["projection"]))
     before = [part.data_ptr() for part in unit["before"] or ()] or [None, None]
-    return library.FoldedUnit(len(convs), convs, projection, *before, unit["rectified"])
+    return library.FoldedUnit(len(convs), convs, projection, *before, *unit["flags"])
 
 
 def _called_conv(conv: dict[str, Any]) -> library.FoldedConv:

@@ -61,23 +61,26 @@ class Unit(Structure):
 
 
 class FoldedConv(Structure):
-    """A convolution at inference: packed weights, bias in fp32, sizes, the factor of sums of products."""
+    """A convolution at inference: packed weights, bias in fp32, sizes, stride, the factor of its sums."""
 
     _fields_ = (
         ("packed", c_void_p), ("bias", c_void_p),
-        ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32), ("unscaled", c_float),
+        ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32), ("stride", c_int32),
+        ("unscaled", c_float),
     )  # fmt: skip
 
 
 class FoldedUnit(Structure):
-    """A unit at inference: F's convolutions, the shortcut's, the BN before them; whether it ends in ReLU.
+    """A unit at inference: F's convolutions, the shortcut's, the scale and shift of the BN before them.
 
-    The shortcut's convolution and the BN's scale and shift may be null.
+    The shortcut's convolution and that BN may be null. Whether the unit ends in ReLU, whether its shortcut
+    reads what is behind that BN and ReLU, and whether it pads its channels.
     """
 
     _fields_ = (
         ("depth", c_int32), ("convs", POINTER(FoldedConv)), ("projection", POINTER(FoldedConv)),
-        ("scale", c_void_p), ("shift", c_void_p), ("rectified", c_int32),
+        ("scale", c_void_p), ("shift", c_void_p),
+        ("rectified", c_int32), ("activated", c_int32), ("padded", c_int32),
     )  # fmt: skip
 
 

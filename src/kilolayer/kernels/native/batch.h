@@ -95,12 +95,16 @@ void together(const Batch& b, const Weights& w, int from, int to, const Work& wo
   for (int n = from; n < to; n += most) work(n, std::min(most, to - n));
 }
 
-inline num* framed(const Framed& f, Scratch& scratch) {
-  num* image = scratch.take<num>(f.size());
+inline void clear_edges(const Framed& f, num* image) {
   for (num* row = image; row < image + f.size(); row += f.row()) {
     std::memset(row, 0, f.channels * sizeof(num));
     std::memset(row + (f.width + 1) * f.channels, 0, 2 * f.channels * sizeof(num));
   }
+}
+
+inline num* framed(const Framed& f, Scratch& scratch) {
+  num* image = scratch.take<num>(f.size());
+  clear_edges(f, image);
   return image;
 }
 

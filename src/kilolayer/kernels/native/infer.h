@@ -2,16 +2,17 @@
 //
 //   a₁ = ReLU(scale·x + shift), where a BN stands before the first convolution, else x
 //   aᵢ₊₁ = ReLU(convᵢ(aᵢ) + biasᵢ),  x' = h + conv_L(a_L) + bias_L, in an original unit ReLU of that
-//   h = x, or a 1×1 convolution of a₁ with its bias
+//   h = x, or where the unit changes shape a 1×1 convolution of a₁ or x with its bias, or either with zeros in its further
+//   channels; of every other pixel where a 3×3 convolution of F has a stride of 2
 #pragma once
-#include "batch.h"
+#include "strided.h"
 
 namespace kilolayer {
 
 struct FoldedConv {
   const num* packed;
   const float* bias;
-  int32_t outputs, inputs, kernel;
+  int32_t outputs, inputs, kernel, stride;
   float unscaled;  // what sums of its products are multiplied by
   Weights sizes() const { return {nullptr, 0, 0, 0, 0, outputs, inputs, kernel}; }
 };
@@ -19,9 +20,14 @@ struct FoldedConv {
 struct FoldedUnit {
   int32_t depth;
   const FoldedConv* convs;
-  const FoldedConv* projection;  // null where the shortcut is x itself
+  const FoldedConv* projection;  // or null
   const float *scale, *shift;  // null where the first convolution reads x as it is
-  int32_t rectified;           // whether a ReLU stands behind the addition
+  int32_t rectified;  // whether a ReLU stands behind the addition
+  int32_t activated;  // whether the shortcut reads a₁, not x
+  int32_t padded;     // whether the shortcut pads its channels
+  int stride() const {
+    return std::any_of(convs, convs + depth, [](const FoldedConv& conv) { return conv.stride == 2; }) ? 2 : 1;
+  }
 };
 
 struct ToCache {  // ReLU(y + bias), as the next convolution reads it: pixel p at place[p]
@@ -82,30 +88,32 @@ struct ToMap {  // x + y + bias, or ReLU of that
   }
 };
 
-// Where a convolution of this kernel looks for the pixels of an image of this width: side by side, or framed.
-struct Places {
+// A size of images, and where a convolution of this kernel looks for their pixels: side by side, or framed.
+struct Geometry : Batch {
   std::vector<int32_t> plain, framed;
-  explicit Places(const Batch& b) : plain(b.area()), framed(b.area()) {
+  explicit Geometry(const Batch& b) : Batch(b), plain(b.area()), framed(b.area()) {
     for (int p = 0; p < b.area(); ++p) plain[p] = p, framed[p] = p / b.width * (b.width + 3) + p % b.width + 1;
   }
-  const int32_t* of(int kernel) const { return (kernel == 1 ? plain : framed).data(); }
+  const int32_t* places(int kernel) const { return (kernel == 1 ? plain : framed).data(); }
 };
 
 // One convolution of an image that lies in the cache as this convolution reads it.
 template <class Store>
-void convolve_cached(const Batch& b, const FoldedConv& conv, const num* a, const Range& range, const Store& out) {
+void convolve_cached(const Batch& b, const FoldedConv& conv, num* a, const Range& range, const Store& out) {
   const float back = conv.unscaled * range.back();
-  if (conv.kernel == 3) return convolve_3x3(conv.sizes(), conv.packed, back, {b.height, b.width, conv.inputs}, a, out, 0);
-  convolve_1x1(conv.sizes(), conv.packed, back, a, b.area(), out, 0, [](int64_t, int) {});
+  if (conv.kernel == 1) return convolve_1x1(conv.sizes(), conv.packed, back, a, b.area(), out, 0, [](int64_t, int) {});
+  const Framed f{b.height, b.width, conv.inputs};
+  if (conv.stride == 1) return convolve_3x3(conv.sizes(), conv.packed, back, f, a, out, 0);
+  clear_edges(f, a);
+  halve(conv.sizes(), conv.packed, back, f, a, out, 0);
 }
 
 // The first convolution, of an image in memory; a 1×1 convolution needs no more than a chunk of it at once.
 template <class Source, class Store>
 void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source, num* room, Range& range, const Store& out) {
   if (conv.kernel == 3) {
-    const Framed f{b.height, b.width, conv.inputs};
-    frame(source, f, 0, room, range);
-    return convolve_3x3(conv.sizes(), conv.packed, conv.unscaled * range.back(), f, room, out, 0);
+    frame(source, {b.height, b.width, conv.inputs}, 0, room, range);
+    return convolve_cached(b, conv, room, range, out);
   }
   chunks(0, b.area(), [&](int64_t pixel, int count) {
     const num* a = in_cache(source, pixel, count, room, range);
@@ -113,45 +121,75 @@ void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source
   });
 }
 
+// h of a unit that changes shape: x or a₁ through its 1×1 convolution.
+template <class Source>
+void project(const Batch& b, const Batch& behind, const FoldedUnit& u, const Source& source, num* room, Range& range, bf16* h) {
+  const FoldedConv& conv = *u.projection;
+  if (u.stride() == 1) return convolve_first(b, conv, source, room, range, Projected{h, conv.outputs, conv.bias});
+  const Batch row{1, 1, behind.width, 1};
+  for (int y = 0; y < behind.height; ++y, h += int64_t{behind.width} * conv.outputs) {
+    const EveryOther<Source> pixels{source, int64_t{2} * y * b.width};
+    convolve_first(row, conv, pixels, room, range, Projected{h, conv.outputs, conv.bias});
+  }
+}
+
+// Or those with zeros in its further channels.
+template <class Source>
+void pad(const Batch& b, const Batch& behind, const FoldedUnit& u, const Source& source, bf16* h) {
+  const int inputs = source.channels, outputs = u.convs[u.depth - 1].outputs, stride = u.stride();
+  by_lanes(source, [&](const auto& lanes, int c) {
+    bf16* to = h + c;
+    for (int y = 0; y < behind.height; ++y)
+      for (int x = 0; x < behind.width; ++x, to += outputs) {
+        int g = 0;
+        for (const auto& lane : lanes) store(to + g++ * LANES, lane(int64_t{stride} * (y * b.width + x)));
+      }
+  });
+  for (bf16* to = h; to < h + int64_t{behind.area()} * outputs; to += outputs) std::memset(to + inputs, 0, (outputs - inputs) * sizeof(bf16));
+}
+
 // Of what each convolution of a unit reads; they hold from image to image.
 using Ranges = std::vector<Range>;
 
-// x and y may be the same: a pixel of x is read for the last time where that of y is written.
-inline void infer(const Batch& b, const FoldedUnit& u, const Places& places, Ranges& ranges, const bf16* x, bf16* y) {
-  const int last = u.depth - 1, channels = u.convs[last].outputs;
+// Of images of size `b`, `behind` of the unit. Where it keeps the shape x and y may be the same: a pixel of x is read for the
+// last time where that of y is written.
+inline void infer(const Geometry& b, const Geometry& behind, const FoldedUnit& u, Ranges& ranges, const bf16* x, bf16* y) {
+  const int last = u.depth - 1, inputs = u.convs[0].inputs, channels = u.convs[last].outputs;
   int64_t size = 0;
-  for (int i = 0; i < u.depth; ++i)
-    size = std::max(size, Framed{b.height, b.width, std::max(u.convs[i].inputs, u.convs[i].outputs)}.size());
-  if (u.projection) size = std::max(size, Framed{b.height, b.width, u.projection->inputs}.size());
+  for (int i = 0; i < u.depth; ++i) size = std::max(size, Framed{b.height, b.width, u.convs[i].inputs}.size());
   num* rooms[2] = {buffers().a.take<num>(size), buffers().g.take<num>(size)};
-  const auto first = [&](const FoldedConv& conv, const auto& out) {
-    if (u.scale) convolve_first(b, conv, Activated{{x, conv.inputs, u.scale, u.shift}}, rooms[0], ranges[0], out);
-    else convolve_first(b, conv, Plain{x, conv.inputs}, rooms[0], ranges[0], out);
+  const auto read = [&](bool activated, const auto& act) {
+    if (activated) act(Activated{{x, inputs, u.scale, u.shift}});
+    else act(Plain{x, inputs});
   };
-  if (u.projection) first(*u.projection, Projected{y, channels, u.projection->bias});
-  const bf16* shortcut = u.projection ? y : x;
+  if (u.projection) read(u.activated, [&](const auto& source) { project(b, behind, u, source, rooms[0], ranges[0], y); });
+  if (u.padded) read(u.activated, [&](const auto& source) { pad(b, behind, u, source, y); });
+  const bf16* shortcut = u.projection || u.padded ? y : x;
+  const Geometry* at = &b;  // of what the convolution at hand reads
   for (int i = 0; i < u.depth; ++i) {
     const FoldedConv& conv = u.convs[i];
+    const Geometry* next = conv.stride == 2 ? &behind : at;
     num *from = rooms[i % 2], *to = rooms[(i + 1) % 2];
     const auto through = [&](const auto& out) {
-      if (i) convolve_cached(b, conv, from, ranges[i], out);
-      else first(conv, out);
+      if (i) convolve_cached(*at, conv, from, ranges[i], out);
+      else read(u.scale, [&](const auto& source) { convolve_first(*at, conv, source, rooms[0], ranges[0], out); });
     };
     if (i < last)
       ranges[i + 1].fit([&](Scaling& scaled) {
-        through(ToCache{to, places.of(u.convs[i + 1].kernel), conv.outputs, conv.bias, scaled});
+        through(ToCache{to, next->places(u.convs[i + 1].kernel), conv.outputs, conv.bias, scaled});
       });
     else if (u.rectified) through(ToMap<true>{shortcut, y, channels, conv.bias});
     else through(ToMap<false>{shortcut, y, channels, conv.bias});
+    at = next;
   }
 }
 
 constexpr int64_t NEAR = 1 << 18;  // bytes of images that go through a unit together, so that its weights are read once
 
-// A run of units that keep the shape; the first may change the number of channels.
-inline void infer_run(const Batch& b, const FoldedUnit* units, int count, const bf16* x, bf16* y) {
-  const Places places(b);
-  const int64_t before = int64_t{b.area()} * units->convs->inputs, image = int64_t{b.area()} * units->convs[units->depth - 1].outputs;
+// A run of units that keep the shape; the first may change it.
+inline void infer_run(const Batch& batch, const FoldedUnit* units, int count, const bf16* x, bf16* y) {
+  const Geometry b(batch), behind(batch.behind(units->stride()));
+  const int64_t before = int64_t{b.area()} * units->convs->inputs, image = int64_t{behind.area()} * units->convs[units->depth - 1].outputs;
   const int together = int(std::max<int64_t>(1, NEAR / int64_t(image * sizeof(bf16))));
   parallel(b, [&](int, int from, int to) {
     std::vector<Ranges> ranges;
@@ -159,7 +197,7 @@ inline void infer_run(const Batch& b, const FoldedUnit* units, int count, const 
     for (int first = from; first < to; first += together)
       for (int u = 0; u < count; ++u)
         for (int n = first; n < std::min(to, first + together); ++n)
-          infer(b, units[u], places, ranges[u], u ? y + n * image : x + n * before, y + n * image);
+          infer(u ? behind : b, behind, units[u], ranges[u], u ? y + n * image : x + n * before, y + n * image);
   });
 }
 
