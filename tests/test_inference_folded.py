@@ -10,8 +10,9 @@ from torch import nn
 
 from kilolayer.inference import fold
 from kilolayer.inference.layers import FoldedConv, FoldedNorm
-from kilolayer.kernels import refusal
+from kilolayer.kernels import patches, refusal
 from kilolayer.kernels.inference import NativeRun
+from kilolayer.kernels.patches import FoldedStem
 from kilolayer.networks import Network, Stage, Stem, build, describe
 from kilolayer.units import (
     AGGREGATED,
@@ -187,6 +188,28 @@ def test_whole_runs_by_threads_and_of_a_copy(name):
             torch.set_num_threads(1)
     assert torch.equal(one, copied)
     torch.testing.assert_close(two, one, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.parametrize("arrangement", [ORIGINAL, FULL_PREACT], ids=["original", "pre-activated"])
+@pytest.mark.parametrize("kernel", [5, 7])
+def test_a_stem_of_many_pixels_is_the_kernels(kernel, arrangement, monkeypatch):
+    """Its error is autocast's at most, where it is computed by them: not where they multiply bf16."""
+    monkeypatch.setattr(patches, "products", lambda: "fp32")
+    torch.manual_seed(0)
+    unit = replace(BASIC, arrangement=arrangement)
+    model = build(Network(Stem(16, kernel, 2, pool=True), (Stage(1, 16),), unit, image_size=21))
+    for _ in range(30):
+        model(torch.randn(16, 3, 21, 21))
+    stem = fold(model.eval(), torch.bfloat16).stem
+    assert isinstance(stem[0], FoldedStem)
+    x = torch.randn(9, 3, 21, 21).bfloat16()
+    with torch.no_grad():
+        exact = copy.deepcopy(model.stem).double()(x.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            autocast = model.stem(x).double()
+        found = stem(x).double()
+    assert (found - exact).norm() < 1.1 * (autocast - exact).norm()
 
 
 def test_what_the_kernels_do_not_compute_is_folded_layer_by_layer():

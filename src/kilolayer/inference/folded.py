@@ -14,9 +14,10 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from kilolayer.inference.layers import FoldedConv, FoldedNorm
+from kilolayer.inference.layers import FoldedConv, FoldedNorm, folded_weights
 from kilolayer.kernels import refusal
 from kilolayer.kernels.inference import NativeRun, Step, step_of
+from kilolayer.kernels.patches import FoldedStem, pays
 from kilolayer.networks import ResidualNetwork
 from kilolayer.units import BatchNorm, GatedUnit, ResidualUnit
 from kilolayer.units.modules import Paths
@@ -37,7 +38,7 @@ def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNe
     for name in found.stage_names:
         stage = cast(nn.Sequential, found.get_submodule(name))
         found.set_submodule(name, nn.Sequential(OrderedDict(_runs(stage, native=native))))
-    found.stem, found.final = _folded(found.stem), _folded(found.final)
+    found.stem, found.final = _folded(found.stem, native=native), _folded(found.final)
     return found.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -93,15 +94,22 @@ class FoldedUnit(nn.Module):
         return F if self.last is None else cast(Tensor, self.last(F))
 
 
-def _folded(layers: nn.Sequential) -> nn.Sequential:
-    """The same layers with each conv-BN-ReLU, conv-BN, conv-ReLU, BN-ReLU or BN as one."""
+def _folded(layers: nn.Sequential, *, native: bool = False) -> nn.Sequential:
+    """The same layers with each conv-BN-ReLU, conv-BN, conv-ReLU, BN-ReLU or BN as one.
+
+    Where `native`, a stem's convolution is the kernels' if they compute it.
+    """
     found: OrderedDict[str, nn.Module] = OrderedDict()
     left = list(layers.named_children())
     while left:
         name, layer = left.pop(0)
         norm = _next(left, BatchNorm) if isinstance(layer, nn.Conv2d) else None
         if isinstance(layer, nn.Conv2d):
-            found[name] = FoldedConv(layer, norm, relu=_next(left, nn.ReLU) is not None)
+            relu = _next(left, nn.ReLU) is not None
+            if native and pays(layer):
+                found[name] = FoldedStem(layer, *folded_weights(layer, norm), relu=relu)
+            else:
+                found[name] = FoldedConv(layer, norm, relu)
         elif isinstance(layer, BatchNorm):
             found[name] = FoldedNorm(layer, relu=_next(left, nn.ReLU) is not None)
         else:

@@ -21,11 +21,7 @@ class FoldedConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, norm: BatchNorm | None, relu: bool) -> None:
         super().__init__()
-        weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-        if norm is not None:
-            scale, shift = scale_and_shift(norm)
-            weight = weight * scale.view(-1, 1, 1, 1)
-            bias = shift if bias is None else bias * scale + shift
+        weight, bias = folded_weights(conv, norm)
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
         self.relu = relu
@@ -77,6 +73,15 @@ class FoldedNorm(FoldedConv):
         each = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
         nn.init.ones_(each.weight)
         super().__init__(each.to(norm.weight), norm, relu)
+
+
+def folded_weights(conv: nn.Conv2d, norm: BatchNorm | None) -> tuple[Tensor, Tensor | None]:
+    """W and b of BN(W∗x + b), and of the convolution itself where there is no BN."""
+    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+    if norm is None:
+        return weight, bias
+    scale, shift = scale_and_shift(norm)
+    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
 
 
 def _two(sizes: object) -> list[int]:

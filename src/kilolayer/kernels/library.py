@@ -114,6 +114,10 @@ def native() -> ctypes.CDLL:
         patches = getattr(library, f"kilolayer_patches_{name}")
         patches.argtypes = (POINTER(Batch), POINTER(Images), POINTER(Weights), c_void_p, c_void_p)
         patches.restype = None
+    library.kilolayer_patches_infer.argtypes = (
+        POINTER(Batch), POINTER(Images), POINTER(Weights), c_void_p, c_int32, c_void_p,
+    )  # fmt: skip
+    library.kilolayer_patches_infer.restype = None
     library.kilolayer_pack.argtypes = (POINTER(Weights), c_void_p)
     library.kilolayer_infer.argtypes = (POINTER(Batch), POINTER(FoldedUnit), c_int32, c_void_p, c_void_p)
     library.kilolayer_pack.restype = c_float

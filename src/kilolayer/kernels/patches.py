@@ -70,8 +70,7 @@ class _Patches(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, sums: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.sizes = stride, padding
-        height, width = ((side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[2:])
-        y = torch.empty((len(x), len(weight), height, width), dtype=x.dtype, memory_format=_LAST)
+        y = _map_for(x, weight, stride, padding)
         library.native().kilolayer_patches_forward(
             *_call(x, weight, y, *ctx.sizes), y.data_ptr(), sums.data_ptr()
         )
@@ -87,6 +86,33 @@ class _Patches(torch.autograd.Function):
             *_call(x, weight, dy, *ctx.sizes), dy.data_ptr(), dweight.data_ptr()
         )
         return None, dweight, None, None, None
+
+
+class FoldedStem(nn.Module):
+    """ReLU(W∗x + b), or without the ReLU, at inference: x and y in bf16, W and b in fp32.
+
+    `layer` is the convolution, `weight` and `bias` what it became with the BN behind it.
+    """
+
+    def __init__(self, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, *, relu: bool) -> None:
+        super().__init__()
+        # No buffers, for a network's dtype is not theirs.
+        self.weight = weight.float()
+        self.bias = torch.zeros(len(weight)) if bias is None else bias.float()
+        self.sizes = layer.stride[0], int(layer.padding[0])
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=_LAST)
+        y = _map_for(x, self.weight, *self.sizes)
+        call = _call(x, self.weight, y, *self.sizes)
+        library.native().kilolayer_patches_infer(*call, self.bias.data_ptr(), self.relu, y.data_ptr())
+        return y
+
+
+def _map_for(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    height, width = ((side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[2:])
+    return torch.empty((len(x), len(weight), height, width), dtype=x.dtype, memory_format=_LAST)
 
 
 def _call(x: Tensor, weight: Tensor, y: Tensor, stride: int, padding: int) -> tuple[Any, Any, Any]:

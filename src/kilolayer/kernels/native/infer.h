@@ -52,20 +52,6 @@ struct ToCache {  // ReLU(y + bias), as the next convolution reads it: pixel p a
   }
 };
 
-struct Projected {  // y + bias
-  bf16* out;
-  int channels;
-  const float* bias;
-  template <int P, int K>
-  [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p)
-#pragma GCC unroll 2
-      for (int k = 0; k < K; ++k) y[p][k] = _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES));
-    store_block(out + pixel * channels + c, channels, y);
-  }
-};
-
 template <bool Rectified>
 struct ToMap {  // x + y + bias, or ReLU of that
   const bf16* x;
@@ -125,11 +111,11 @@ void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source
 template <class Source>
 void project(const Batch& b, const Batch& behind, const FoldedUnit& u, const Source& source, num* room, Range& range, bf16* h) {
   const FoldedConv& conv = *u.projection;
-  if (u.stride() == 1) return convolve_first(b, conv, source, room, range, Projected{h, conv.outputs, conv.bias});
+  if (u.stride() == 1) return convolve_first(b, conv, source, room, range, Biased<false>{h, conv.outputs, conv.bias});
   const Batch row{1, 1, behind.width, 1};
   for (int y = 0; y < behind.height; ++y, h += int64_t{behind.width} * conv.outputs) {
     const EveryOther<Source> pixels{source, int64_t{2} * y * b.width};
-    convolve_first(row, conv, pixels, room, range, Projected{h, conv.outputs, conv.bias});
+    convolve_first(row, conv, pixels, room, range, Biased<false>{h, conv.outputs, conv.bias});
   }
 }
 

@@ -88,19 +88,35 @@ void by_patches(const Batch& b, const Images& of, const Start& start, const Act&
   });
 }
 
-// `b` is the output's; Σ y and Σ y² for a BN behind it.
-inline void patches_forward(const Batch& b, const Images& of, const Weights& w, bf16* y, double* sums) {
+// run(own, through) for every chunk of them; through(store) multiplies it. `b` is the output's.
+template <class Start, class Run>
+void convolve_patches(const Batch& b, const Images& of, const Weights& w, const Start& start, const Run& run) {
   Flat flat(of, w);
   Flat::each(of, w, [&](int64_t here, int64_t there) { flat.data[here] = w.data[there]; });
   num* packed = whole<0>().take<num>(flat.weights.size());
   const float unscaled = pack(flat.weights, packed);
+  by_patches(b, of, start, [&](auto& own, int64_t pixel, int count, const num* patches, float back) {
+    run(own, [&](const auto& out) {
+      convolve_1x1(flat.weights, packed, unscaled * back, patches, count, out, pixel, [](int64_t, int) {});
+    });
+  });
+}
+
+// With Σ y and Σ y² for a BN behind it.
+inline void patches_forward(const Batch& b, const Images& of, const Weights& w, bf16* y, double* sums) {
   Partial partial(b.threads, w.outputs);
-  by_patches(b, of, [&](int thread) { return Piece(partial, thread, w.outputs); },
-             [&](Piece& piece, int64_t pixel, int count, const num* patches, float back) {
-    const WithStatistics out{y, w.outputs, piece.sums};
-    piece.run([&] { convolve_1x1(flat.weights, packed, unscaled * back, patches, count, out, pixel, [](int64_t, int) {}); });
+  convolve_patches(b, of, w, [&](int thread) { return Piece(partial, thread, w.outputs); }, [&](Piece& piece, const auto& through) {
+    piece.run([&] { through(WithStatistics{y, w.outputs, piece.sums}); });
   });
   partial.total(sums);
+}
+
+// At inference: y + bias, or ReLU of that.
+inline void patches_infer(const Batch& b, const Images& of, const Weights& w, const float* bias, bool rectified, bf16* y) {
+  convolve_patches(b, of, w, [](int) { return 0; }, [&](int, const auto& through) {
+    if (rectified) through(Biased<true>{y, w.outputs, bias});
+    else through(Biased<false>{y, w.outputs, bias});
+  });
 }
 
 inline void patches_backward(const Batch& b, const Images& of, const Weights& w, const bf16* dy, float* dweight) {

@@ -52,6 +52,24 @@ struct Written {  // the numbers themselves
   }
 };
 
+template <bool Rectified>
+struct Biased {  // y + bias, or ReLU of that
+  bf16* out;
+  int channels;
+  const float* bias;
+  template <int P, int K>
+  [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+      for (int k = 0; k < K; ++k) {
+        const vec sum = _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES));
+        y[p][k] = Rectified ? _mm512_max_ps(sum, _mm512_setzero_ps()) : sum;
+      }
+    store_block(out + pixel * channels + c, channels, y);
+  }
+};
+
 struct WithStatistics {  // the numbers themselves; Σ y and Σ y² for the BN that follows
   bf16* out;
   int channels;

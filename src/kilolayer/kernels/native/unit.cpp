@@ -47,6 +47,11 @@ void kilolayer_patches_backward(const kilolayer::Batch* batch, const kilolayer::
   kilolayer::patches_backward(*batch, *images, *weights, dy, dweight);
 }
 
+void kilolayer_patches_infer(const kilolayer::Batch* batch, const kilolayer::Images* images, const kilolayer::Weights* weights,
+                             const float* bias, int32_t rectified, kilolayer::bf16* y) {
+  kilolayer::patches_infer(*batch, *images, *weights, bias, rectified, y);
+}
+
 float kilolayer_pack(const kilolayer::Weights* weights, kilolayer::num* packed) { return kilolayer::pack(*weights, packed); }
 
 void kilolayer_infer(const kilolayer::Batch* batch, const kilolayer::FoldedUnit* units, int32_t count,
