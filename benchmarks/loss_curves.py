@@ -92,7 +92,9 @@ def main() -> int:
     asked = options.parse_args()
     torch.set_num_threads(1)
     found = curves(asked.model, asked.steps)
-    record = {"environment": environment(HERE, "bf16"), "model": asked.model, "steps": asked.steps, **found}
+    fast = experiment(asked.model, asked.steps, 0, fast=True)
+    where = environment(HERE, fast.precision, channels_last=fast.channels_last, kernels=fast.kernels)
+    record = {"environment": where, "model": asked.model, "steps": asked.steps, **found}
     durable.write(asked.out, json.dumps(record, indent=1).encode())
     gap, error, plain = found["mean_gap"], found["standard_error"], found["plain"]
     print(f"the fast path ends {gap:+.4f} ± {error:.4f} from plain's {plain:.4f}")
