@@ -21,7 +21,7 @@ from kernel_cases import (
     needs_kernels,
 )
 from kilolayer.kernels import fused, reference
-from kilolayer.kernels.chain import Chain, chain_of, transition_of
+from kilolayer.kernels.chain import Chain, any_chain_of
 from kilolayer.kernels.unit import unit as whole_unit
 from kilolayer.units import (
     BASIC,
@@ -44,7 +44,7 @@ BRANCHES = {"basic": BASIC, "bottleneck": BOTTLENECK, "one layer": ONE_LAYER}
 
 
 def chain(module: nn.Module) -> Chain:
-    found = transition_of(module) if len(module.h) else chain_of(module)
+    found = any_chain_of(module)
     assert isinstance(found, Chain), found
     return found
 

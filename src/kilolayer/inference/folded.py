@@ -14,9 +14,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from kilolayer.inference.layers import FoldedConv, FoldedNorm, folded_weights
+from kilolayer.inference.layers import FoldedConv, FoldedNorm
 from kilolayer.kernels import refusal
-from kilolayer.kernels.inference import NativeRun, Step, step_of
+from kilolayer.kernels.inference import NativeRun, Step, folded_weights, step_of
 from kilolayer.kernels.patches import FoldedStem, pays
 from kilolayer.networks import ResidualNetwork
 from kilolayer.units import BatchNorm, GatedUnit, ResidualUnit
@@ -53,7 +53,8 @@ def _runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, nn.Modul
 
     for name, unit in stage.named_children():
         step = step_of(unit) if native else None
-        if step is None or step.changes:
+        # A run can only begin with a unit that changes shape.
+        if step is None or not step.chain.identity:
             yield from ended()
         if step is None:
             yield name, _folded_unit(cast(ResidualUnit, unit))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kilolayer.kernels.inference import scale_and_shift
+from kilolayer.kernels.inference import folded_weights
 from kilolayer.units import BatchNorm
 
 
@@ -73,15 +73,6 @@ class FoldedNorm(FoldedConv):
         each = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
         nn.init.ones_(each.weight)
         super().__init__(each.to(norm.weight), norm, relu)
-
-
-def folded_weights(conv: nn.Conv2d, norm: BatchNorm | None) -> tuple[Tensor, Tensor | None]:
-    """W and b of BN(W∗x + b), and of the convolution itself where there is no BN."""
-    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-    if norm is None:
-        return weight, bias
-    scale, shift = scale_and_shift(norm)
-    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
 
 
 def _two(sizes: object) -> list[int]:

@@ -42,6 +42,11 @@ class Chain:
     padding: PadChannels | None = None
 
     @property
+    def identity(self) -> bool:
+        """Whether h is x."""
+        return self.projection is None and self.padding is None
+
+    @property
     def stride(self) -> int:
         """The shortcut's."""
         if self.padding is not None:
@@ -137,6 +142,15 @@ def transition_of(unit: nn.Module) -> Chain | str:
     if chain.skips != 1 and not raw:
         return "its first BN counts pixels that no convolution reads"
     return no_kernel_for(chain.convs()) or chain
+
+
+def any_chain_of(unit: nn.Module) -> Chain | str:
+    """The chain that a unit is, whether it changes shape or not, or in words why it is none."""
+    found = chain_of(unit)
+    if isinstance(found, Chain):
+        return found
+    transition = transition_of(unit)
+    return transition if isinstance(transition, Chain) else found
 
 
 def links_of(layers: list[nn.Module]) -> list[Link] | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kilolayer.kernels import convolution, patches, widened
 from kilolayer.kernels.activation import FusedSequence, has_activation
 from kilolayer.kernels.calls import applies
-from kilolayer.kernels.chain import Chain, chain_of, transition_of
+from kilolayer.kernels.chain import Chain, any_chain_of, chain_of
 from kilolayer.kernels.unit import unit
 from kilolayer.kernels.ways import Way, refusal, way_for
 from kilolayer.networks import Network, activations
@@ -142,11 +142,7 @@ def _kept(module: FusedUnit, plain: Kept, side: int) -> Kept:
 
 def _whole(unit: nn.Module, way: Way) -> Chain | str:
     """The chain that kernels of this family compute whole, or in words why there is none."""
-    found = chain_of(unit)
-    if isinstance(found, Chain) or way == "triton":
-        return found
-    transition = transition_of(unit)
-    return transition if isinstance(transition, Chain) else found
+    return chain_of(unit) if way == "triton" else any_chain_of(unit)
 
 
 def unfuse(model: ResidualNetwork) -> None:

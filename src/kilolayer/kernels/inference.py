@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import PRODUCTS, products
 from kilolayer.kernels.calls import batch_of, map_like
-from kilolayer.kernels.chain import Chain, chain_of, transition_of
+from kilolayer.kernels.chain import Chain, any_chain_of
 from kilolayer.units.modules import BatchNorm, ResidualUnit
 
 
@@ -29,20 +29,12 @@ class Step:
     before: BatchNorm | None
     activated: bool = False
 
-    @property
-    def changes(self) -> bool:
-        """Whether its output has another shape, so that a run can only begin with it."""
-        return self.chain.projection is not None or self.chain.padding is not None
-
 
 def step_of(unit: nn.Module) -> Step | None:
     """The unit as a step of a run, or None where it is none."""
-    chain = chain_of(unit)
+    chain = any_chain_of(unit)
     if isinstance(chain, Chain):
-        return Step(chain, chain.links[0].norm)
-    chain = transition_of(unit)
-    if isinstance(chain, Chain):
-        assert isinstance(unit, ResidualUnit)  # noqa: S101 - what transition_of found one in
+        assert isinstance(unit, ResidualUnit)  # noqa: S101 - no other has a chain
         match list(unit.p):
             case []:
                 return Step(chain, chain.links[0].norm)
@@ -85,6 +77,15 @@ def scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, norm.bias.detach() - norm.running_mean * scale
 
 
+def folded_weights(conv: nn.Conv2d, norm: BatchNorm | None) -> tuple[Tensor, Tensor | None]:
+    """W and b of BN(W∗x + b), and of the convolution itself where there is no BN."""
+    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+    if norm is None:
+        return weight, bias
+    scale, shift = scale_and_shift(norm)
+    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
+
+
 def _folded(step: Step) -> dict[str, Any]:
     """The tensors of a unit: packed weights and biases, and the first BN's scale and shift."""
     chain = step.chain
@@ -99,11 +100,8 @@ def _folded(step: Step) -> dict[str, Any]:
 
 
 def _conv(conv: nn.Conv2d, norm: BatchNorm | None, stride: int = 1) -> dict[str, Any]:
-    weight = conv.weight.detach().float()
-    bias = torch.zeros(conv.out_channels)
-    if norm is not None:
-        scale, shift = scale_and_shift(norm)
-        weight, bias = weight * scale.float().view(-1, 1, 1, 1), shift.float()
+    folded, shift = folded_weights(conv, norm)
+    weight, bias = folded.float(), torch.zeros(conv.out_channels) if shift is None else shift.float()
     packed = torch.empty(weight.numel(), dtype=PRODUCTS[products()])
     unscaled = library.native().kilolayer_pack(byref(library.Weights.of(weight)), packed.data_ptr())
     return {

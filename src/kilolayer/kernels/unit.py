@@ -127,7 +127,7 @@ class _Call:
             convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
         end, projection = norm_at(chain.end), POINTER(library.Conv)()
         # Where h is not x it lies where x' will be, unless a BN stands behind it.
-        h = x if chain.projection is None and chain.padding is None else y
+        h = x if chain.identity else y
         if chain.projection is not None:
             written = h if chain.behind is None else outputs[-1]
             projection = pointer(conv(depth, chain.behind, read, written))
