@@ -80,7 +80,9 @@ TRIALS: dict[str, Trial] = {
     "test/20, 5 epochs, seed 2": Trial(20, 5, SPRINT, seed=2, pad=2),
     "test/20, 15 epochs": Trial(20, 15, SPRINT, pad=2),
     "test/20, 40 epochs": Trial(20, 40, SPRINT, pad=2),
+    "test/20, 80 epochs": Trial(20, 80, SPRINT, pad=2),
     "test/56, 3 epochs": Trial(56, 3, SPRINT, pad=2),
+    "test/56, 15 epochs": Trial(56, 15, SPRINT, pad=2),
     "test/110, 3 epochs": Trial(110, 3, SPRINT, pad=2),
     "test/164, 3 epochs": Trial(164, 3, SPRINT, pad=2),
 }
