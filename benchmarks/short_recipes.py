@@ -82,7 +82,6 @@ TRIALS: dict[str, Trial] = {
     "test/20, 40 epochs": Trial(20, 40, SPRINT, pad=2),
     "test/20, 80 epochs": Trial(20, 80, SPRINT, pad=2),
     "test/56, 3 epochs": Trial(56, 3, SPRINT, pad=2),
-    "test/56, 15 epochs": Trial(56, 15, SPRINT, pad=2),
     "test/110, 3 epochs": Trial(110, 3, SPRINT, pad=2),
     "test/164, 3 epochs": Trial(164, 3, SPRINT, pad=2),
 }

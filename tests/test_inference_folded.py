@@ -189,6 +189,21 @@ def test_a_stage_is_one_run_and_a_copy_of_it_gives_its_bits(name):
 
 
 @pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_nan_goes_where_it_goes_in_plain_layers(name):
+    model, side = settled(name, 0), WHOLE[name][2]
+    folded = fold(model, torch.bfloat16)
+    with torch.no_grad():
+        x = model.stem(torch.randn(3, 3, side, side))
+        x[1, :, side // 2, side // 2] = torch.nan
+        plain, whole = x, x.bfloat16().contiguous(memory_format=torch.channels_last)
+        for stage in model.stage_names:
+            plain, whole = model.get_submodule(stage)(plain), folded.get_submodule(stage)(whole)
+            assert plain[1].isnan().any()
+            assert torch.equal(whole.isnan(), plain.isnan())
+
+
+@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
 @pytest.mark.parametrize("arrangement", [ORIGINAL, FULL_PREACT], ids=["original", "pre-activated"])
 @pytest.mark.parametrize("kernel", [5, 7])
 def test_a_stem_of_many_pixels_is_the_kernels(kernel, arrangement, monkeypatch):

@@ -28,6 +28,8 @@ NEEDED = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 """Of the processor, as /proc/cpuinfo calls them."""
 PRODUCTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the kernels can multiply, and the type of its numbers."""
+PARTS = ("forward", "backward", "infer")
+"""The sources of the kernels of whole units."""
 
 
 def unit_library() -> Path:
@@ -42,7 +44,7 @@ def unit_library() -> Path:
 def _unit_library() -> Path | str:
     try:
         _check_processor()
-        return built("unit", ("-fopenmp", f"-DKILOLAYER_{products().upper()}"))
+        return built("unit", ("-fopenmp", f"-DKILOLAYER_{products().upper()}"), parts=PARTS)
     except Missing as missing:
         logger.info("no native kernels: %s", missing)
         return str(missing)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,7 +20,7 @@ from kilolayer.kernels.processor import cpu_flags
 logger = logging.getLogger(__name__)
 
 NATIVE = Path(__file__).parent / "native"
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC")
 SECONDS = 300
 
 
@@ -27,18 +28,19 @@ class Missing(Exception):
     """Why there is no native code here, in words; the plain path serves."""
 
 
-def built(name: str, flags: Sequence[str] = (), *, of: str = "") -> Path:
+def built(name: str, flags: Sequence[str] = (), *, parts: Sequence[str] = (), of: str = "") -> Path:
     """The library of `native/<name>.cpp`, for these sources, flags, this compiler and this processor.
 
-    `of` says what else it was built for, as PyTorch's version. Raises `Missing`.
+    `parts` are its sources' names where they are several, compiled side by side; `of` says what else it was
+    built for, as PyTorch's version. Raises `Missing`.
     """
     if sys.platform != "linux":
         raise Missing(f"native code is for Linux, and this is {sys.platform}")
     compiler = _compiler()
-    sources = [NATIVE / f"{name}.cpp", *sorted(NATIVE.glob("*.h"))]
+    sources = [NATIVE / f"{part}.cpp" for part in parts or (name,)]
     words = [_version(compiler), *FLAGS, *flags, of, *sorted(cpu_flags())]
-    parts = [path.read_bytes() for path in sources] + [word.encode() for word in words]
-    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    read = [path.read_bytes() for path in (*sources, *sorted(NATIVE.glob("*.h")))]
+    key = hashlib.sha256(b"\0".join([*read, *(word.encode() for word in words)])).hexdigest()[:16]
     target = folder() / f"{name}-{key}.so"
     if target.exists():
         return target
@@ -47,7 +49,7 @@ def built(name: str, flags: Sequence[str] = (), *, of: str = "") -> Path:
         # Of many processes that begin at once, one compiles and the others wait for it.
         with FileLock(target.with_suffix(".lock"), timeout=2 * SECONDS):
             if not target.exists():
-                _compile([compiler, *FLAGS, str(sources[0]), *flags], target)
+                _compile([compiler, *FLAGS], sources, flags, target)
     except OSError as error:  # a lock that is not had in time is one too
         raise Missing(f"{target.parent} cannot be written ({error})") from None
     return target
@@ -76,18 +78,36 @@ def _version(compiler: str) -> str:
         raise Missing(f"{compiler} does not run ({error})") from None
 
 
-def _compile(command: list[str], target: Path) -> None:
-    compiler, source = command[0], next(word for word in command if word.endswith(".cpp"))
+def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path) -> None:
+    if len(sources) > 1:  # nobody shall wait that long in silence
+        logger.warning("compiling native kernels for this processor, once; it takes up to a minute")
+    else:
+        logger.info("compiling %s, once", sources[0].name)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        logger.info("compiling %s, once", Path(source).name)
-        try:
-            done = subprocess.run(  # noqa: S603
-                [*command, "-o", str(made)], capture_output=True, text=True, timeout=SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            raise Missing(f"{compiler} was not done after {SECONDS} s") from None
-        if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), "no reason given")
-            raise Missing(f"{compiler} cannot compile them: {first}")
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
+        pairs = zip(sources, objects, strict=True)
+        _run(*([*command, "-c", str(source), "-o", written, *flags] for source, written in pairs))
+        _run([*command, "-shared", *objects, "-o", str(made), *flags])
         os.replace(made, target)
+
+
+def _run(*commands: list[str]) -> None:
+    """All at once; whatever ends this early ends them."""
+    with ExitStack() as held:
+        running = []
+        for command in commands:
+            process = subprocess.Popen(  # noqa: S603
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            held.enter_context(process)
+            held.callback(process.kill)
+            running.append(process)
+        for process, (compiler, *_) in zip(running, commands, strict=True):
+            try:
+                _, said = process.communicate(timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                raise Missing(f"{compiler} was not done after {SECONDS} s") from None
+            if process.returncode:
+                first = next((line for line in said.splitlines() if "error" in line), "no reason given")
+                raise Missing(f"{compiler} cannot compile them: {first}")

@@ -202,7 +202,7 @@ inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
   const bf16* g = dy;
   for (int i = u.depth - 1; i >= 0; --i) {
     const Conv& conv = u.convs[i];
-    const int inputs = conv.weights.inputs, outputs = conv.weights.outputs;
+    const int inputs = conv.weights.inputs;
     const Coefficients of = conv.norm ? affine(*conv.norm, inputs) : Coefficients(0);
     total.resize(2 * inputs);
     const int64_t size = int64_t(at[i].count()) * inputs;

@@ -167,15 +167,20 @@ inline void spatial_block(const Framed& f, const num* image, const num* w, float
   sum.write(back, out, pixel + int64_t{y} * f.width + x, c);
 }
 
+// The block for a place in its row. Narrow ones have few products to spare at the edges, and each variant takes its time to
+// compile: they multiply the frame's zeros.
+template <int P, int K, class Store>
+auto spatial_block_at(bool left, bool right) {
+  if constexpr (P <= 4) return &spatial_block<P, K, false, false, Store>;
+  else return left ? (right ? &spatial_block<P, K, true, true, Store> : &spatial_block<P, K, true, false, Store>)
+                   : (right ? &spatial_block<P, K, false, true, Store> : &spatial_block<P, K, false, false, Store>);
+}
+
 template <int P, int K, class Store>
 int spatial_blocks(const Framed& f, const num* image, const num* w, float back, int y, int x, const Store& out, int64_t pixel,
                    int c) {
-  for (; x + P <= f.width; x += P) {
-    const bool left = x == 0, right = x + P == f.width;
-    const auto block = left ? (right ? spatial_block<P, K, true, true, Store> : spatial_block<P, K, true, false, Store>)
-                            : (right ? spatial_block<P, K, false, true, Store> : spatial_block<P, K, false, false, Store>);
-    block(f, image, w, back, y, x, out, pixel, c);
-  }
+  for (; x + P <= f.width; x += P)
+    spatial_block_at<P, K, Store>(x == 0, x + P == f.width)(f, image, w, back, y, x, out, pixel, c);
   return x;
 }
 
@@ -191,6 +196,9 @@ void spatial(const Framed& f, const num* image, const num* packed, float back, i
       spatial_blocks<1, K>(f, image, packed, back, y, x, out, pixel, c);
     }
 }
+
+// Whether the zeros beside the rows are read.
+inline bool reads_frame(const Framed& f) { return f.width % 16; }
 
 // Framed images through a 3×3 convolution.
 template <class Store>

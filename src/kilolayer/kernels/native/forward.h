@@ -103,7 +103,7 @@ void activate(const Batch& b, const Unit& u, const Coefficients& of, const Short
         for (int64_t p = pixel; p < pixel + count; ++p) {
           int here = c;
           for (auto& lane : lanes) {
-            store(u.y + p * channels + here, _mm512_max_ps(_mm512_add_ps(h.lane(here)(p), lane(p)), _mm512_setzero_ps()));
+            store(u.y + p * channels + here, relu(_mm512_add_ps(h.lane(here)(p), lane(p))));
             here += LANES;
           }
         }

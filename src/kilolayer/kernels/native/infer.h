@@ -46,18 +46,18 @@ struct ToCache {  // ReLU(y + bias), as the next convolution reads it: pixel p a
       num* to = out + int64_t{place[pixel + p]} * channels + c;
 #pragma GCC unroll 2
       for (int k = 0; k < K; ++k)
-        store(to + k * LANES, own(_mm512_max_ps(_mm512_add_ps(y[p][k], shift[k]), _mm512_setzero_ps()), p));
+        store(to + k * LANES, own(relu(_mm512_add_ps(y[p][k], shift[k])), p));
     }
     scaled = own;
   }
 };
 
-template <bool Rectified>
 struct ToMap {  // x + y + bias, or ReLU of that
   const bf16* x;
   bf16* out;
   int channels;
   const float* bias;
+  vec least;
   template <int P, int K>
   [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
     vec shift[K];
@@ -67,8 +67,7 @@ struct ToMap {  // x + y + bias, or ReLU of that
 #pragma GCC unroll 2
       for (int k = 0; k < K; ++k) {
         const int64_t here = (pixel + p) * channels + c + k * LANES;
-        const vec sum = _mm512_add_ps(load(x + here), _mm512_add_ps(y[p][k], shift[k]));
-        y[p][k] = Rectified ? _mm512_max_ps(sum, _mm512_setzero_ps()) : sum;
+        y[p][k] = _mm512_max_ps(least, _mm512_add_ps(load(x + here), _mm512_add_ps(y[p][k], shift[k])));
       }
     store_block(out + pixel * channels + c, channels, y);
   }
@@ -89,34 +88,37 @@ void convolve_cached(const Batch& b, const FoldedConv& conv, num* a, const Range
   const float back = conv.unscaled * range.back();
   if (conv.kernel == 1) return convolve_1x1(conv.sizes(), conv.packed, back, a, b.area(), out, 0, [](int64_t, int) {});
   const Framed f{b.height, b.width, conv.inputs};
-  if (conv.stride == 1) return convolve_3x3(conv.sizes(), conv.packed, back, f, a, out, 0);
-  clear_edges(f, a);
-  halve(conv.sizes(), conv.packed, back, f, a, out, 0);
+  if (conv.stride == 2 || reads_frame(f)) clear_edges(f, a);
+  if (conv.stride == 1) convolve_3x3(conv.sizes(), conv.packed, back, f, a, out, 0);
+  else halve(conv.sizes(), conv.packed, back, f, a, out, 0);
 }
 
-// The first convolution, of an image in memory; a 1×1 convolution needs no more than a chunk of it at once.
+// A 1×1 convolution of pixels in memory, of which it needs no more than a chunk at once.
 template <class Source, class Store>
-void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source, num* room, Range& range, const Store& out) {
-  if (conv.kernel == 3) {
-    frame(source, {b.height, b.width, conv.inputs}, 0, room, range);
-    return convolve_cached(b, conv, room, range, out);
-  }
+void convolve_chunks(const Batch& b, const FoldedConv& conv, const Source& source, num* room, Range& range, const Store& out) {
   chunks(0, b.area(), [&](int64_t pixel, int count) {
     const num* a = in_cache(source, pixel, count, room, range);
     convolve_1x1(conv.sizes(), conv.packed, conv.unscaled * range.back(), a, count, out, pixel, [](int64_t, int) {});
   });
 }
 
+// The first convolution, of an image in memory.
+template <class Source, class Store>
+void convolve_first(const Batch& b, const FoldedConv& conv, const Source& source, num* room, Range& range, const Store& out) {
+  if (conv.kernel == 1) return convolve_chunks(b, conv, source, room, range, out);
+  frame(source, {b.height, b.width, conv.inputs}, 0, room, range);
+  convolve_cached(b, conv, room, range, out);
+}
+
 // h of a unit that changes shape: x or a₁ through its 1×1 convolution.
 template <class Source>
 void project(const Batch& b, const Batch& behind, const FoldedUnit& u, const Source& source, num* room, Range& range, bf16* h) {
   const FoldedConv& conv = *u.projection;
-  if (u.stride() == 1) return convolve_first(b, conv, source, room, range, Biased<false>{h, conv.outputs, conv.bias});
+  const auto out = [&](bf16* to) { return Biased{to, conv.outputs, conv.bias, least(false)}; };
+  if (u.stride() == 1) return convolve_chunks(b, conv, source, room, range, out(h));
   const Batch row{1, 1, behind.width, 1};
-  for (int y = 0; y < behind.height; ++y, h += int64_t{behind.width} * conv.outputs) {
-    const EveryOther<Source> pixels{source, int64_t{2} * y * b.width};
-    convolve_first(row, conv, pixels, room, range, Biased<false>{h, conv.outputs, conv.bias});
-  }
+  for (int y = 0; y < behind.height; ++y, h += int64_t{behind.width} * conv.outputs)
+    convolve_chunks(row, conv, EveryOther<Source>{source, int64_t{2} * y * b.width}, room, range, out(h));
 }
 
 // Or those with zeros in its further channels.
@@ -164,8 +166,7 @@ inline void infer(const Geometry& b, const Geometry& behind, const FoldedUnit& u
       ranges[i + 1].fit([&](Scaling& scaled) {
         through(ToCache{to, next->places(u.convs[i + 1].kernel), conv.outputs, conv.bias, scaled});
       });
-    else if (u.rectified) through(ToMap<true>{shortcut, y, channels, conv.bias});
-    else through(ToMap<false>{shortcut, y, channels, conv.bias});
+    else through(ToMap{shortcut, y, channels, conv.bias, least(u.rectified)});
     at = next;
   }
 }

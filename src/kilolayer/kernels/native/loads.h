@@ -50,7 +50,7 @@ struct Affine {  // scale·t + shift
 struct Activated : Affine {  // ReLU(scale·t + shift)
   struct Lane {
     Affine::Lane affine;
-    vec operator()(int64_t pixel) const { return _mm512_max_ps(affine(pixel), _mm512_setzero_ps()); }
+    vec operator()(int64_t pixel) const { return relu(affine(pixel)); }
   };
   Lane lane(int c) const { return {Affine::lane(c)}; }
 };

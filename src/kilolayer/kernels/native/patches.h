@@ -113,10 +113,8 @@ inline void patches_forward(const Batch& b, const Images& of, const Weights& w, 
 
 // At inference: y + bias, or ReLU of that.
 inline void patches_infer(const Batch& b, const Images& of, const Weights& w, const float* bias, bool rectified, bf16* y) {
-  convolve_patches(b, of, w, [](int) { return 0; }, [&](int, const auto& through) {
-    if (rectified) through(Biased<true>{y, w.outputs, bias});
-    else through(Biased<false>{y, w.outputs, bias});
-  });
+  const Biased out{y, w.outputs, bias, least(rectified)};
+  convolve_patches(b, of, w, [](int) { return 0; }, [&](int, const auto& through) { through(out); });
 }
 
 inline void patches_backward(const Batch& b, const Images& of, const Weights& w, const bf16* dy, float* dweight) {

@@ -30,6 +30,9 @@ inline vec load(const bf16* p) {
   return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, TWICE.index(), numbers));
 }
 
+// A NaN stays one, as PyTorch's: of two operands the maximum is the second where either is NaN.
+inline vec relu(vec v) { return _mm512_max_ps(_mm512_setzero_ps(), v); }
+
 inline __m256i rounded(vec v) {  // to nearest, ties to even
 #ifdef __AVX512BF16__
   return (__m256i)_mm512_cvtneps_pbh(v);

@@ -1,6 +1,8 @@
 // What happens to a convolution's fp32 sums while they are written: a register block of P pixels by K
 // vectors of channels, the first at (pixel, c).
 #pragma once
+#include <cmath>
+
 #include "simd.h"
 
 namespace kilolayer {
@@ -52,19 +54,21 @@ struct Written {  // the numbers themselves
   }
 };
 
-template <bool Rectified>
+// What ReLU lets through at least, or what no ReLU does: the first operand of a maximum, as in relu().
+inline vec least(bool rectified) { return _mm512_set1_ps(rectified ? 0.0f : -INFINITY); }
+
 struct Biased {  // y + bias, or ReLU of that
   bf16* out;
   int channels;
   const float* bias;
+  vec least;
   template <int P, int K>
   [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
       for (int k = 0; k < K; ++k) {
-        const vec sum = _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES));
-        y[p][k] = Rectified ? _mm512_max_ps(sum, _mm512_setzero_ps()) : sum;
+        y[p][k] = _mm512_max_ps(least, _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES)));
       }
     store_block(out + pixel * channels + c, channels, y);
   }
