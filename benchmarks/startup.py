@@ -1,17 +1,19 @@
-"""What one waits for beside the training steps: start, build, first step, data, checkpoint, evaluation.
+"""What one waits for beside the steps: compiling, start, build, first step, data, checkpoint, evaluation.
 
     python benchmarks/startup.py [--out FILE]
 
-Processor seconds of one thread, medians. Augmentation is random crop, flip and normalisation of images of 32
-pixels, a whole epoch of them, in batches of 128; beside it torchvision's, where it can be imported (it
-needs the build of PyTorch that it is for): as scripts have it, image by image through a DataLoader, and
-v2 on whole batches, which gives all images of a batch the same crop and flip. Writes results/startup.json.
+Processor seconds of one thread, medians; the kernels are compiled once, on all cores. Augmentation is random
+crop, flip and normalisation of images of 32 pixels, a whole epoch of them, in batches of 128; beside it
+torchvision's, where it can be imported (it needs the build of PyTorch that it is for): as scripts have it,
+image by image through a DataLoader, and v2 on whole batches, which gives all images of a batch the same crop
+and flip. Writes results/startup.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -58,6 +60,28 @@ def program_once(*words: str) -> float:
     subprocess.run([sys.executable, "-m", "kilolayer", *words], check=True, capture_output=True)  # noqa: S603
     after = getrusage(RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+COMPILE = """
+import os, time
+from kilolayer.kernels import arithmetic
+arithmetic.products()
+wall, before = time.perf_counter(), os.times()
+arithmetic.unit_library()
+print(time.perf_counter() - wall, os.times().children_user - before.children_user)
+"""
+
+
+def compiling() -> dict[str, float]:
+    """The kernels at their first use, on all cores."""
+    with tempfile.TemporaryDirectory() as cache:
+        told = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", COMPILE],
+            env=os.environ | {"XDG_CACHE_HOME": cache},
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    wall, processor = map(float, told.stdout.split())
+    return {"wall_seconds": wall, "processor_seconds": processor}
 
 
 def pictures(count: int = 10_000) -> Images:
@@ -138,21 +162,14 @@ def evaluation(images: Images) -> dict[str, float]:
 def found() -> dict[str, Any]:
     images = pictures()
     with tempfile.TemporaryDirectory() as folder:
-        first = [
-            "--iterations",
-            "1",
-            "--subset",
-            "64",
-            "--batch-size",
-            "16",
-            "--threads",
-            "1",
-            "--no-tensorboard",
-        ]
+        small = ("--iterations", "1", "--subset", "64", "--batch-size", "16", "--threads", "1")
         return {
+            "compiling_kernels": compiling(),
             "help_seconds": program("--help"),
             "train_help_seconds": program("train", "--help"),
-            "one_step_of_20_layers_and_out_seconds": program_once("train", *first, "--out", f"{folder}/run"),
+            "one_step_of_20_layers_and_out_seconds": program_once(
+                "train", *small, "--no-tensorboard", "--out", f"{folder}/run"
+            ),
             "build_1001_layers_seconds": seconds(lambda: build(describe(DEEP))),
             "describe_1001_layers_seconds": seconds(lambda: describe(DEEP).parameters),
             "augmentation": augmentation(images),
