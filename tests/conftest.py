@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from kilolayer import kernels
 from kilolayer.data import remembered
 
 pytest_plugins = ["fault_counts", "kernel_products"]
@@ -22,3 +23,9 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(remembered, "place", lambda: place)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kernels_compiled() -> None:
+    """A command that a test starts says nothing of compiling them."""
+    kernels.refusal()
