@@ -12,12 +12,13 @@ from pathlib import Path
 
 
 def collected(run: Path) -> dict[str, object]:
-    """Everything in a run's folder that is a figure or says where it comes from."""
+    """Everything in a run's folder that is a figure or says where it comes from; no result before its end."""
+    result = run / "result.json"
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {
         "environment": json.loads((run / "environment.json").read_text(encoding="utf-8")),
         "experiment": json.loads((run / "config.json").read_text(encoding="utf-8")),
-        "result": json.loads((run / "result.json").read_text(encoding="utf-8")),
+        "result": json.loads(result.read_text(encoding="utf-8")) if result.exists() else None,
         "metrics": [json.loads(line) for line in lines],
     }
 
