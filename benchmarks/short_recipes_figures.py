@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from kilolayer.networks import describe
@@ -87,12 +86,4 @@ def figure(found: Figures) -> str:
 def spent(one: dict[str, Any]) -> list[float]:
     """The PFLOP up to the end of every epoch."""
     experiment = from_json(json.dumps(one["experiment"]), Experiment)
-    recipe, network = experiment.recipe, experiment.network
-    sides = [
-        recipe.resolution.side(network.image_size, at, recipe.iterations) for at in range(recipe.iterations)
-    ]
-    each = {side: replace(network, image_size=side).multiply_adds for side in set(sides)}
-    return [
-        6e-15 * recipe.batch_size * sum(each[side] for side in sides[: row["iteration"]])
-        for row in one["curve"]
-    ]
+    return [6e-15 * experiment.multiply_adds_until(row["iteration"]) for row in one["curve"]]

@@ -95,6 +95,8 @@ def picture(path: Path, mode: str = "RGB") -> Path:
         ("train --resolution 0.5,1", "--resolution is '0.5,1'; allowed"),
         ("train --resolution 0.5,2@0.5", "a scale of Resolution is 2.0; allowed: above 0, up to 1"),
         ("train --resolution 0.1,1@0.5", "images of 1 of 8 pixels a side are too small"),
+        ("train --growth half", "--growth is 'half'; allowed: SCALE, or SCALE,SCALE@SHARE,…"),
+        ("train --growth 0.5", "the scales of Growth are [0.5]; allowed: rising, to 1 at the end"),
         ("train --arrangement backwards", "full_preactivation"),
         ("train --epochs", "--epochs"),
         ("train digits", "digits"),

@@ -16,9 +16,9 @@ import torch
 from kilolayer.data import Images
 from kilolayer.errors import InputError
 from kilolayer.runs import Run, record
-from kilolayer.training import Experiment, Resolution, Training
+from kilolayer.training import Experiment, Growth, Resolution, Training
 from kilolayer.units import Dropout
-from tiny_runs import HERE, PREACT, Poll, outcome, splits_of, tiny, train, training_of, with_recipe
+from tiny_runs import HERE, PREACT, Poll, network, outcome, splits_of, tiny, train, training_of, with_recipe
 
 POLLS = 7 + 3 + 1
 """How often the tiny run asks whether to stop: before each step, in each evaluation, in the final one."""
@@ -33,6 +33,9 @@ VARIANTS = {
     "no momentum": with_recipe(tiny(), momentum=0.0),
     "averaged": with_recipe(tiny(validation=20), averaged=0.5),
     "growing images": with_recipe(tiny(), resolution=Resolution(0.5, ((0.2, 0.75), (0.5, 1.0)))),
+    "growing depth": with_recipe(
+        tiny(network=network(units=3)), growth=Growth(0.3, ((0.2, 0.6), (0.5, 1.0)))
+    ),
 }
 
 
@@ -87,7 +90,7 @@ def test_the_variants_are_not_the_same_run(whole: Any) -> None:
     # Looking seldom and holding images back from a larger set change no step.
     assert figures["seldom evaluated"] == figures["plain"]
     assert figures["recomputed"] == figures["dropout"]
-    assert len(set(figures.values())) == 7
+    assert len(set(figures.values())) == len(VARIANTS) - 2
 
 
 def test_stopped_before_the_first_step_nothing_is_lost_or_begun(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from kilolayer.commands.options import ComputeOptions, Settings
 from kilolayer.data import Augmentation, select
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
-from kilolayer.training import Experiment, Place, Resolution, Training, choose_graph
+from kilolayer.training import Experiment, Growth, Place, Resolution, Training, choose_graph
 from kilolayer.training.compiling import CompiledGatedUnit, CompiledUnit
 from kilolayer.training.explain import choices
 from kilolayer.training.graph import Replay, Step, refusal
 from kilolayer.units import BASIC, FULL_PREACT, Dropout, ExclusiveGate
 from kilolayer.values import from_json, to_json
-from tiny_runs import HERE, PREACT, tiny, training_of, with_recipe
+from tiny_runs import HERE, PREACT, network, tiny, training_of, with_recipe
 
 EVERYTHING = Augmentation(pad=1, flip=True, cutout=3)
 
@@ -92,9 +92,13 @@ def test_the_optimiser_of_a_graph_takes_the_same_steps() -> None:
             torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-5)
 
 
-def test_where_what_is_fixed_changes_a_new_graph_is_captured() -> None:
-    recipe = {"iterations": 12, "resolution": Resolution(0.5, ((0.5, 1.0),))}
-    experiment = with_recipe(tiny(graph=True), **recipe)
+@pytest.mark.parametrize(
+    "changing",
+    [{"resolution": Resolution(0.5, ((0.5, 1.0),))}, {"growth": Growth(0.5, ((0.5, 1.0),))}],
+    ids=["images", "depth"],
+)
+def test_where_what_is_fixed_changes_a_new_graph_is_captured(changing: dict[str, Any]) -> None:
+    experiment = with_recipe(tiny(graph=True, network=network(units=2)), iterations=12, **changing)
     training, recorder = replaying(experiment)
     for replayed, plain in zip(steps_taken(training), steps_taken(training_of(experiment)), strict=True):
         assert same(replayed, plain)

@@ -17,10 +17,10 @@ import torch
 
 from kilolayer.data import batch, measure, selected
 from kilolayer.runs import Run, record
-from kilolayer.training import Experiment, NonFinite, Training, evaluate, place
+from kilolayer.training import Experiment, Growth, NonFinite, Training, evaluate, place
 from kilolayer.training import step as step_module
-from kilolayer.units import Dropout, Unit
-from tiny_runs import HERE, PREACT, outcome, splits_of, tiny, with_recipe
+from kilolayer.units import Basic, Unit
+from tiny_runs import HERE, PREACT, network, outcome, splits_of, tiny, with_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +28,10 @@ STEPS = 12
 
 
 def experiment() -> Experiment:
-    """Twelve steps: more than the eight after which the processes ask one another."""
-    unit: Unit = replace(PREACT, h=Dropout(0.5))
-    return with_recipe(tiny(unit, validation=20), iterations=STEPS, averaged=0.5)
+    """Twelve steps, more than the eight after which the processes ask one another; some units rest."""
+    unit: Unit = replace(PREACT, branch=Basic(dropout=0.5))
+    chosen = tiny(unit, validation=20, network=network(unit, 2))
+    return with_recipe(chosen, iterations=STEPS, averaged=0.5, growth=Growth(0.5, ((0.5, 1.0),)))
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -13,7 +13,7 @@ from kilolayer.commands.options import ComputeOptions, DataOptions, RecipeOption
 from kilolayer.data.describe import Data
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, describe
-from kilolayer.training import Experiment, Recipe, Resolution, fitted, recipe, with_data
+from kilolayer.training import Experiment, Growth, Recipe, Resolution, fitted, recipe, with_data
 from kilolayer.training.budget import budget
 from kilolayer.units import ARRANGEMENTS, Projection, ZeroPad, parse_shortcut
 
@@ -129,13 +129,15 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
     given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing", "averaged")}
     made = replace(made, **{name: value for name, value in given.items() if value is not None})
     if options.resolution is not None:
-        made = replace(made, resolution=_resolution(options.resolution))
+        made = replace(made, resolution=Resolution(*_shares("resolution", options.resolution)))
+    if options.growth is not None:
+        made = replace(made, growth=Growth(*_shares("growth", options.growth)))
     if options.lr is not None:
         made = replace(made, rate=made.rate.times(_rate(options.lr) / made.rate.peak))
     return made.shortened(_iterations(options, base, made, images))
 
 
-def _resolution(text: str) -> Resolution:
+def _shares(option: str, text: str) -> tuple[float, tuple[tuple[float, float], ...]]:
     """0.5,0.75@0.4,1@0.7: a scale, and each further one from its share of the run on."""
     try:
         first, *later = text.split(",")
@@ -143,9 +145,9 @@ def _resolution(text: str) -> Resolution:
         changes = tuple((share, scale) for scale, share in pairs)
     except ValueError:
         raise InputError(
-            f"--resolution is {text!r}; allowed: SCALE, or SCALE,SCALE@SHARE,… as 0.5,0.75@0.4,1@0.7"
+            f"--{option} is {text!r}; allowed: SCALE, or SCALE,SCALE@SHARE,… as 0.5,0.75@0.4,1@0.7"
         ) from None
-    return Resolution(start, changes)
+    return start, changes
 
 
 def _iterations(options: RecipeOptions, base: Recipe, made: Recipe, images: int) -> int:

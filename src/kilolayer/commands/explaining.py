@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import islice
 
 from kilolayer.commands import summary
 from kilolayer.runs.environment import peak_memory
-from kilolayer.training import Training
+from kilolayer.training import Growth, Resolution, Training
 from kilolayer.training.budget import in_words
 from kilolayer.training.explain import choices
 
@@ -15,10 +16,17 @@ STEPS = 3
 
 
 def explain(training: Training) -> int:
-    """Prints, takes a few steps of the training to measure them, and writes nothing."""
+    """Prints, takes a few steps of the training to measure them, and writes nothing.
+
+    Where images or depth grow, the steps are as in the last part of the run, which the prediction is of.
+    """
     rows = choices(training)
     if training.place.leads:
         summary.show(rows)
+    recipe = training.experiment.recipe
+    size = recipe.resolution.at(recipe.iterations, recipe.iterations)
+    last = replace(recipe, resolution=Resolution(size), growth=Growth())
+    training.experiment = replace(training.experiment, recipe=last)
     seconds: list[float] = []
     steps = training.steps()
     while len(seconds) < min(STEPS, training.experiment.recipe.iterations):
@@ -28,6 +36,6 @@ def explain(training: Training) -> int:
     if training.place.leads:
         speed = training.experiment.recipe.batch_size / min(seconds)
         measured = in_words(peak_memory(training.place))
-        steps_taken = f"{len(seconds)} steps"
+        steps_taken = f"{len(seconds)} steps{'' if last == recipe else ' as in the last part'}"
         summary.show({"measured": f"{measured} at the peak of {steps_taken}, {speed:,.0f} images/s"})
     return 0

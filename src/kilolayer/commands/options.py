@@ -97,6 +97,9 @@ class RecipeOptions:
     resolution: OptionalText = None
     """Sides of the training images as shares of the full one, each with the share of the run from which it
     holds: 0.5,0.75@0.4,1@0.7. Evaluation is at full size."""
+    growth: OptionalText = None
+    """Shares of every stage's units that are at work, written alike, up to 1: 0.33,0.67@0.4,1@0.7. The others
+    rest, as identities, and cost nothing."""
 
 
 @dataclass(frozen=True)

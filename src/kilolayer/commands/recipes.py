@@ -7,7 +7,7 @@ from typing import Any
 
 from kilolayer.commands.flags import OptionalNames, Switch, Whole
 from kilolayer.errors import InputError
-from kilolayer.training import RECIPES, OneCycle, Recipe, Resolution, Steps, Warmup, recipe
+from kilolayer.training import RECIPES, Growth, OneCycle, Recipe, Resolution, Steps, Warmup, recipe
 from kilolayer.values import to_json
 
 
@@ -44,7 +44,7 @@ def in_words(value: Any) -> str:
             return f"{rate:g} up to {until:,}, then {in_words(then)}"
         case OneCycle(peak, _, rise):
             return f"linear 0 to {peak:g} in {rise:.0%} of the steps, then to 0"
-        case Resolution(start, changes):
+        case Resolution(start, changes) | Growth(start, changes):
             later = (f", {scale:g} from {share:.0%} of the steps" for share, scale in changes)
             return "".join([f"{start:g}", *later])
         case bool():

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kilolayer.networks.description import Network
+from kilolayer.networks.growth import working
 from kilolayer.networks.recompute import Segment, Segments, through
 from kilolayer.units import modules as units
 from kilolayer.units.modules import GatedUnit
@@ -44,6 +45,7 @@ class ResidualNetwork(nn.Module):
         self.final = units.sequence(description.final_ops)
         self.classifier: nn.Module = nn.Linear(description.channels, description.num_classes)
         self.segments: dict[str, Segments] = {}
+        self.let_work(1.0)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -77,9 +79,26 @@ class ResidualNetwork(nn.Module):
         """The output of every stage in turn; the last one behind the final activation."""
         x = self.stem(x)
         for name in self.stage_names:
-            chain = list(self.get_submodule(name).children())
+            chain = self._at_work(name) if self.training else list(self.get_submodule(name).children())
             x = through(chain, x, self.segments.get(name, ()) if self.training else ())
             yield self.final(x) if name == self.stage_names[-1] else x
+
+    def _at_work(self, name: str) -> list[nn.Module]:
+        """The units of a stage in training: those that rest are identities."""
+        chain, count = list(self.get_submodule(name).children()), self.working[name]
+        return [*chain[:count], *[nn.Identity()] * (len(chain) - count)]
+
+    def let_work(self, share: float) -> None:
+        """From now on this share of every stage's units works in training (`kilolayer.networks.growth`)."""
+        stages = zip(self.stage_names, self.description.stages, strict=True)
+        self.working = {name: working(stage, share) for name, stage in stages}
+
+    def silence_resting(self) -> None:
+        """Sets F of every unit that rests to 0, by the weights of its last layer."""
+        for name, count in self.working.items():
+            for unit in list(self.get_submodule(name).children())[count:]:
+                *_, last = unit.get_submodule("F").children()
+                nn.init.zeros_(last.get_parameter("weight"))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (N, channels, H', W')."""

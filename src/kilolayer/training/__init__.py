@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kilolayer.lazy import lazily
 from kilolayer.training.experiment import Experiment, fitted, with_data
 from kilolayer.training.recipes import RECIPES, Recipe, differences, recipe
-from kilolayer.training.schedule import OneCycle, Resolution, Schedule, Steps, Warmup
+from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup
 
 if TYPE_CHECKING:
     from kilolayer.training.device import (
@@ -40,6 +40,7 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "Final",
+    "Growth",
     "NonFinite",
     "OneCycle",
     "Place",

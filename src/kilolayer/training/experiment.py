@@ -10,6 +10,7 @@ from typing import Literal
 from kilolayer.data.describe import Augmentation, Data, default_augmentation
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
+from kilolayer.networks.growth import at_work, check_can_rest
 from kilolayer.training.budget import budget
 from kilolayer.training.recipes import Recipe
 
@@ -74,10 +75,15 @@ class Experiment:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"evaluate_every is {self.evaluate_every!r}; allowed: a whole number from 1")
         self._check_resolution()
+        if self.recipe.growth.changes:
+            check_can_rest(self.network)
+            if self.init is not None:
+                raise InputError("growth begins with F = 0 where init gives weights; use one of them")
 
     def _check_resolution(self) -> None:
-        full, least = self.network.image_size, self.network.total_stride
-        for _, side in self.recipe.resolution.sides(full, self.recipe.iterations):
+        full, least, recipe = self.network.image_size, self.network.total_stride, self.recipe
+        for first, _ in recipe.resolution.parts(recipe.iterations):
+            side = recipe.resolution.side(full, first, recipe.iterations)
             if side < least:
                 raise InputError(
                     f"resolution: images of {side} of {full} pixels a side are too small for a network that "
@@ -86,12 +92,19 @@ class Experiment:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one forward pass over all images of the run, each at the size of its step."""
-        recipe, each = self.recipe, 0
-        parts = [*recipe.resolution.sides(self.network.image_size, recipe.iterations), (recipe.iterations, 0)]
-        for (first, side), (end, _) in pairwise(parts):
-            each += (end - first) * replace(self.network, image_size=side).multiply_adds
-        return recipe.batch_size * each
+        """Multiply-adds of one forward pass over all images of the run, each as its step computes it."""
+        return self.multiply_adds_until(self.recipe.iterations)
+
+    def multiply_adds_until(self, iteration: int) -> int:
+        """Those of the steps before `iteration`."""
+        recipe, total = self.recipe, 0
+        schedules = recipe.resolution, recipe.growth
+        starts = {first for one in schedules for first, _ in one.parts(recipe.iterations)}
+        for first, end in pairwise(sorted({start for start in starts if start < iteration} | {iteration})):
+            side = recipe.resolution.side(self.network.image_size, first, recipe.iterations)
+            network = at_work(self.network, recipe.growth.at(first, recipe.iterations))
+            total += (end - first) * replace(network, image_size=side).multiply_adds
+        return recipe.batch_size * total
 
 
 def fitted(network: Network, *, classes: int, in_chans: int, image_size: int) -> Network:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from kilolayer.data.describe import Augmentation, Normalization
 from kilolayer.errors import InputError
-from kilolayer.training.schedule import OneCycle, Resolution, Schedule, Steps, Warmup
+from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Recipe:
     label_smoothing: float = 0.0
     averaged: float = 0.0
     resolution: Resolution = field(default_factory=Resolution)
+    growth: Growth = field(default_factory=Growth)
     augmentation: Augmentation = field(default_factory=Augmentation)
     normalization: Normalization = "per_pixel_mean"
 

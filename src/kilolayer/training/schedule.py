@@ -1,6 +1,6 @@
-"""Learning rates as values that can be called: `Steps(0.1, ((32_000, 0.01),))(t)`; and image sizes likewise.
+"""Learning rates as values that can be called: `Steps(0.1, ((32_000, 0.01),))(t)`; sizes and depths too.
 
-Every schedule has its highest rate as `peak`; `stretched(f)` is f times as long, `times(f)` f times as high.
+Every rate has its highest value as `peak`; `stretched(f)` is f times as long, `times(f)` f times as high.
 """
 
 from __future__ import annotations
@@ -114,40 +114,62 @@ Schedule = Steps | Warmup | OneCycle
 
 
 @dataclass(frozen=True)
-class Resolution:
-    """The side of the training images as a share of their own: `start`, then each of `changes` from its share
-    of the steps on.
-
-    Resolution(0.5, ((0.4, 0.75), (0.7, 1.0))) trains images of 32 pixels at 16, from 40 % of the steps on at
-    24, and from 70 % on whole. Evaluation is always at full size. Sides are rounded to whole pixels.
-    """
+class _Shares:
+    """A share of something whole: `start`, then each of `changes` from its share of the steps on."""
 
     start: float = 1.0
     changes: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
+        name = type(self).__name__
         for scale in (self.start, *(scale for _, scale in self.changes)):
             if not _is_number(scale) or not 0 < scale <= 1:
-                raise InputError(f"a scale of Resolution is {scale!r}; allowed: above 0, up to 1")
+                raise InputError(f"a scale of {name} is {scale!r}; allowed: above 0, up to 1")
         for share, _ in self.changes:
             if not _is_number(share) or not 0 < share < 1:
-                raise InputError(f"a share of Resolution.changes is {share!r}; allowed: between 0 and 1")
+                raise InputError(f"a share of {name}.changes is {share!r}; allowed: between 0 and 1")
         if any(first >= second for (first, _), (second, _) in pairwise(self.changes)):
-            raise InputError("Resolution.changes are not in the order of their shares")
+            raise InputError(f"{name}.changes are not in the order of their shares")
 
-    def sides(self, full: int, iterations: int) -> Iterator[tuple[int, int]]:
-        """(first iteration, side in pixels) of every part of a run, for images of `full` pixels a side."""
-        yield 0, _side(self.start, full)
+    def parts(self, iterations: int) -> Iterator[tuple[int, float]]:
+        """(first iteration, share) of every part of a run."""
+        yield 0, self.start
         for share, scale in self.changes:
-            yield round(share * iterations), _side(scale, full)
+            yield round(share * iterations), scale
+
+    def at(self, iteration: int, iterations: int) -> float:
+        """The share at one iteration."""
+        return [scale for first, scale in self.parts(iterations) if first <= iteration][-1]
+
+
+@dataclass(frozen=True)
+class Resolution(_Shares):
+    """The side of the training images as a share of their own.
+
+    Resolution(0.5, ((0.4, 0.75), (0.7, 1.0))) trains images of 32 pixels at 16, from 40 % of the steps on at
+    24, and from 70 % on whole. Evaluation is always at full size. Sides are rounded to whole pixels.
+    """
 
     def side(self, full: int, iteration: int, iterations: int) -> int:
-        """The side in pixels at one iteration."""
-        return [side for first, side in self.sides(full, iterations) if first <= iteration][-1]
+        """The side in pixels at one iteration, of images of `full` pixels a side."""
+        return max(1, round(self.at(iteration, iterations) * full))
 
 
-def _side(scale: float, full: int) -> int:
-    return max(1, round(scale * full))
+@dataclass(frozen=True)
+class Growth(_Shares):
+    """The share of every stage's units that are at work in training; the others rest, and are identities.
+
+    Growth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0))) trains the first third of every stage's units, from 40 % of the
+    steps on two thirds, and from 70 % on all. Unit counts are rounded, and are at least 1. A unit's F is 0
+    until it is at work, so the network computes the same function in the step before it and the step after.
+    Shares do not fall, for a unit does not unlearn.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares = [self.start, *(share for _, share in self.changes)]
+        if shares != sorted(shares) or shares[-1] != 1:
+            raise InputError(f"the scales of Growth are {shares}; allowed: rising, to 1 at the end")
 
 
 def _is_number(value: object) -> bool:

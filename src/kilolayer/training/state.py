@@ -198,10 +198,15 @@ def _optimizer(
         {"params": weights, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [group for group in groups if group["params"]],
         lr=0.1 if captured is None else torch.tensor(0.1, device=captured),
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         fused=None if captured is None else True,
     )
+    if captured is not None and recipe.growth.changes and recipe.momentum:
+        # The fused one wants a buffer of every weight or of none; from 0 the first step is the same.
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

@@ -37,7 +37,10 @@ class Stepping(State):
         repeatable(place.device)
         allocate(place.device)
         torch.manual_seed(experiment.seed)
-        model = build(experiment.network).to(place.device)
+        model = build(experiment.network)
+        model.let_work(recipe.growth.start)
+        model.silence_resting()
+        model = model.to(place.device)
         if experiment.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(experiment, splits, place, model)
@@ -61,7 +64,9 @@ class Stepping(State):
         elif self.experiment.compile == "units":
             compile_units(self.model)
         if self.place.world > 1:
-            module = DistributedDataParallel(module)
+            # What rests has no gradient.
+            growing = bool(self.experiment.recipe.growth.changes)
+            module = DistributedDataParallel(module, find_unused_parameters=growing)
         return module
 
     def _replayed(self) -> graph.Replay | None:
@@ -113,6 +118,7 @@ class Stepping(State):
         if self._dropout:
             torch.manual_seed(_hash(self.experiment.seed, self.iteration, self.place.rank))
         self._side = recipe.resolution.side(self.splits.image_size, self.iteration, recipe.iterations)
+        self.model.let_work(recipe.growth.at(self.iteration, recipe.iterations))
         rate = recipe.rate(self.iteration)
         for group in self.optimizer.param_groups:
             # What a graph reads stays where it is.
@@ -121,7 +127,7 @@ class Stepping(State):
     @property
     def _fixed(self) -> Hashable:
         """What `_advance` takes from the host: a graph holds it fixed."""
-        return self._side
+        return self._side, *self.model.working.values()
 
     def _advance(self) -> None:
         """A step on the device: a function of tensors there and of nothing that changes on the host."""
