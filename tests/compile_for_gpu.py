@@ -48,6 +48,7 @@ def main() -> None:
         def call(*args: Any, **options: Any) -> None:
             code = kernel.warmup(*args, grid=grid, **options).asm
             assert code["cubin"]
+            assert "max.f32" not in code["ptx"], f"{kernel.__name__} drops a NaN: PTX's max.NaN keeps it"
             compiled[kernel.__name__] = code["ptx"]
 
         return call

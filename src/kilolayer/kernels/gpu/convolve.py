@@ -7,7 +7,7 @@ from it, or zeros beyond the border.
 import triton
 import triton.language as tl
 
-from kilolayer.kernels.gpu.numbers import bf16, multiply
+from kilolayer.kernels.gpu.numbers import at_least_zero, bf16, multiply
 from kilolayer.kernels.gpu.sums import keep
 
 PLAIN = tl.constexpr(0)
@@ -32,7 +32,7 @@ def _read(first, second, coefficients, rows, there, channels, C, LOAD: tl.conste
     if LOAD == ACTIVATED:
         scale = tl.load(coefficients + 2 * C + channels, inside, 0.0)
         shift = tl.load(coefficients + 3 * C + channels, inside, 0.0)
-        z = tl.maximum(value.to(tl.float32) * scale[None, :] + shift[None, :], 0.0)
+        z = at_least_zero(value.to(tl.float32) * scale[None, :] + shift[None, :])
         value = bf16(tl.where(taken, z, 0.0))
     if LOAD == SPREAD:
         alpha = tl.load(coefficients + channels, inside, 0.0)

@@ -22,6 +22,12 @@ def bf16(value):
 
 
 @triton.jit
+def at_least_zero(value):
+    """max(value, 0), and a NaN where `value` is one, which a GPU's own maximum drops."""
+    return tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def multiply(a, b, total):
     """total + a·b, in fp32 from bf16."""
     if INTERPRETED:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kilolayer.kernels.gpu.numbers import bf16
+from kilolayer.kernels.gpu.numbers import at_least_zero, bf16
 from kilolayer.kernels.gpu.sums import keep
 
 
@@ -23,7 +23,7 @@ def activate(
     z = tl.load(t + at, there, 0.0).to(tl.float32) * scale[None, :] + shift[None, :]
     if RESIDUAL:
         z += tl.load(residual + at, there, 0.0).to(tl.float32)
-    tl.store(out + at, bf16(tl.maximum(z, 0.0)), there)
+    tl.store(out + at, bf16(at_least_zero(z)), there)
 
 
 @triton.jit

@@ -6,6 +6,8 @@ No atomics, and the number of programs depends on shapes alone, so that equal te
 import triton
 import triton.language as tl
 
+from kilolayer.kernels.gpu.numbers import at_least_zero
+
 
 @triton.jit
 def measure(t, partials, M, C, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
@@ -57,7 +59,7 @@ def settle(
     inside = channels < C
     one, two = _totals(partials, programs, C, channels, inside, BLOCK_P, BLOCK_C)
     wide = one / count
-    var = tl.maximum(two / count - wide * wide, 0.0)
+    var = at_least_zero(two / count - wide * wide)
     mean = wide.to(tl.float32)
     inverse = (1.0 / tl.sqrt(var + epsilon)).to(tl.float32)
     scale = tl.load(weight + channels, inside, 0.0) * inverse
