@@ -31,6 +31,7 @@ from kilolayer.runs.environment import environment
 from kilolayer.training import (
     Evaluation,
     Experiment,
+    Growth,
     OneCycle,
     Place,
     Recipe,
@@ -65,6 +66,8 @@ SMALL_BATCH = {"batch_size": 64, "peak": 0.1}
 # The mean changes no step, so each of these tells the error with and without it.
 MEAN = {"averaged": 0.05}
 SPRINT = GROWING | SMALL_BATCH
+THIRD = {"growth": Growth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0)))}
+NINTH = {"growth": Growth(1 / 9, ((0.4, 1 / 3), (0.7, 1.0)))}
 
 TRIALS: dict[str, Trial] = {
     "tune/20, 3 epochs, short": Trial(20, 3),
@@ -81,9 +84,14 @@ TRIALS: dict[str, Trial] = {
     "test/20, 15 epochs": Trial(20, 15, SPRINT, pad=2),
     "test/20, 40 epochs": Trial(20, 40, SPRINT, pad=2),
     "test/20, 80 epochs": Trial(20, 80, SPRINT, pad=2),
+    "tune/110, 3 epochs": Trial(110, 3, SPRINT, pad=2),
+    "tune/110, 3 epochs, from a third of the units": Trial(110, 3, SPRINT | THIRD, pad=2),
+    "tune/110, 3 epochs, from a ninth of the units": Trial(110, 3, SPRINT | NINTH, pad=2),
     "test/56, 3 epochs": Trial(56, 3, SPRINT, pad=2),
     "test/110, 3 epochs": Trial(110, 3, SPRINT, pad=2),
     "test/164, 3 epochs": Trial(164, 3, SPRINT, pad=2),
+    "test/56, 15 epochs": Trial(56, 15, SPRINT, pad=2),
+    "test/110, 15 epochs, from a ninth of the units": Trial(110, 15, SPRINT | NINTH, pad=2),
 }
 
 
