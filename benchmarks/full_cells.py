@@ -1,12 +1,13 @@
 """Full-length cells of P2 on one GPU, the most telling first, for as long as it is lent.
 
-    python benchmarks/full_cells.py --data DIR --out runs/full --minutes 9
+    python benchmarks/full_cells.py --data DIR --out runs/full --results full-cells.json --minutes 8
 
 Called again with the same --out it goes on where it was; a run in the middle continues from its checkpoint.
-Every finished cell is written to OUT/full-cells.json at once, with its error, images/s, wall time and
-machine. Needs neither tyro nor rich, only the Python API (with cattrs). What docs/gpu.md has for speed is
-asked for with --kernels fused, --graph on and --compile units. `--iterations 20` tries it out on a CPU; such
-runs bear "proxy" in their recipe's name.
+Every cell is written to RESULTS at once, with its error, images/s, wall time and machine, and with its curve
+so far where the time is over. A cell that cannot be run says why, and the next one follows. Needs neither
+tyro nor rich, only the Python API (with cattrs). What docs/gpu.md has for speed is asked for with --kernels
+fused, --graph on and --compile units. `--iterations 20` tries it out on a CPU; such runs bear "proxy" in
+their recipe's name.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from pathlib import Path
 from collect import collected
 
 from kilolayer.data import Data
+from kilolayer.errors import InputError
 from kilolayer.papers import Cell, Scale, table
 from kilolayer.papers import experiment as experiment_of
+from kilolayer.runs import Run
 from kilolayer.sweep.reproduction import run_name
 from kilolayer.sweep.worker import execute
 from kilolayer.training import choose_device, choose_graph, choose_kernels, choose_precision
+from kilolayer.units import Dropout
 from kilolayer.values import to_json
 
 
@@ -44,7 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True, help="CIFAR-10, in any form that kilolayer reads")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--results", type=Path, help="otherwise OUT/full-cells.json")
+    parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kernels", choices=("plain", "fused"), default="plain", help="fused: Triton's")
@@ -70,23 +75,29 @@ def main() -> None:
             channels_last=last,
         )
         made = replace(made, **ways)
+        if isinstance(made.network.unit.h, Dropout):
+            made = replace(made, graph=False)  # what a graph would hold fixed
         folder = options.out / run_name(made)
-        outcome = execute(str(folder), to_json(made), stop=lambda: time.monotonic() > deadline)
+        try:
+            outcome = execute(str(folder), to_json(made), stop=lambda: time.monotonic() > deadline)
+        except InputError as error:
+            print(f"{cell.table}, {cell.row}, {cell.column}: not run: {error}", flush=True)
+            continue
         print(f"{cell.table}, {cell.row}, {cell.column}: {outcome}", flush=True)
+        note(options.results or options.out / "full-cells.json", cell, folder, outcome)
         if outcome == "stopped":
             return
-        note(options.out / "full-cells.json", cell, folder)
 
 
-def note(path: Path, cell: Cell, folder: Path) -> None:
-    """Adds a finished cell, with everything that says where its figure comes from."""
+def note(path: Path, cell: Cell, folder: Path, outcome: str) -> None:
+    """Adds a cell, with everything that says where its figure comes from."""
     noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     reported = "fail" if cell.failed else cell.reported
-    # A cell that diverged in its first epoch has a result and no curve.
-    whole = (folder / "metrics.jsonl").exists()
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    found = collected(folder) if whole else {"result": result}
-    noted[cell.slug] = {"row": cell.row, "column": cell.column, "reported": reported, **found}
+    # A cell that ended in its first epoch has no curve.
+    curve = (folder / "metrics.jsonl").exists()
+    found = collected(folder) if curve else {"result": Run(folder).result()}
+    head = {"row": cell.row, "column": cell.column, "reported": reported, "outcome": outcome}
+    noted[cell.slug] = head | found
     path.write_text(json.dumps(noted, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

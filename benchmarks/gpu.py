@@ -1,12 +1,15 @@
 """Everything that is to be measured on a GPU, in one script: checks, kernels, training steps, a short recipe.
 
-    python benchmarks/gpu.py --only check kernels --out $OUT
+    python benchmarks/gpu.py --only check --out $OUT
+    python benchmarks/gpu.py --only kernels --out $OUT
     python benchmarks/gpu.py --only steps --out $OUT
     python benchmarks/gpu.py --only recipe --out $OUT
     python benchmarks/gpu.py --rehearse --out /tmp/rehearsal     # tiny, on a CPU, no timing means anything
 
-Each part writes OUT/gpu-PART.json after every row, and ends where its minutes (--minutes, of the whole call)
-are over; what was left out says "not run". Needs PyTorch, Triton and NumPy alone, with src on PYTHONPATH.
+Each part writes OUT/gpu-PART.json after every row, and begins no row when its minutes (--minutes, of the
+whole call) are over; what was left out says "not run". After an illegal access all else in a process fails,
+so checks and kernels want calls of their own. Needs PyTorch, Triton, NumPy, Pillow and safetensors, with src
+on PYTHONPATH.
 """
 
 # ruff: noqa: E402 - Triton reads the environment when it is imported
@@ -110,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -245,9 +248,11 @@ def _warmed(
         "start_seconds": time.monotonic() - started,
         "peak_memory_bytes": _memory(session, peak=True) - base,
     }
-    row |= _profiled(session, step)
     turns[name] = step
-    return row
+    try:
+        return row | _profiled(session, step)
+    except Exception as error:  # its time can be taken all the same
+        return row | {"kernels_per_step": f"not run: {_said(error)}"}
 
 
 def _profiled(session: Session, step: Callable[[], None]) -> dict[str, Any]:
@@ -269,10 +274,15 @@ def _in_turns(session: Session, network: Network, turns: dict[str, Any]) -> Iter
     took: dict[str, list[float]] = {name: [] for name in turns}
     size = 4 if session.rehearse else session.options.batch_size
     for _ in range(2 if session.rehearse else 9):
-        for name, step in turns.items():
+        for name, step in list(turns.items()):
             if not session.going_on() and all(took.values()):
                 continue
-            took[name].append(_turn(session, step))
+            try:
+                took[name].append(_turn(session, step))
+            except Exception as error:  # one way that fails does not end the others
+                traceback.print_exc()
+                del turns[name], took[name]
+                yield {"network": network.depth, "way": name, "not run": _said(error)}
     operations = 6 * network.multiply_adds
     for name, times in took.items():
         speed = size / median(times)
@@ -313,6 +323,7 @@ def short_recipe(session: Session) -> Iterator[dict[str, Any]]:
     network = fitted(base, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size)
     for name in ("bf16, channels last, eager", "Triton, graph"):
         experiment = Experiment(network, data, made, **WAYS[name].changes)
+        gpu_unit.THREE_BY_THREE = WAYS[name].three_by_three  # type: ignore[assignment]
         row = _or_why(session, lambda e=experiment: _to_the_end(session, e, splits), WAYS[name])
         yield {"network": network.depth, "way": name, "data": splits.name, **row}
 
@@ -333,6 +344,7 @@ def _to_the_end(session: Session, experiment: Experiment, splits: Splits) -> dic
 
 def trained_on_noise(session: Session, network: Network, way: Way) -> Training:
     """A training on random images of the network's size, which lie on the device."""
+    gpu_unit.THREE_BY_THREE = way.three_by_three  # type: ignore[assignment]
     size = 4 if session.rehearse else session.options.batch_size
     count, side = (16 if session.rehearse else 10_000), network.image_size
     generator = torch.Generator().manual_seed(0)
@@ -354,7 +366,11 @@ def _or_why(session: Session, call: Callable[[], dict[str, Any]], way: Way | Non
         return call()
     except Exception as error:
         traceback.print_exc()
-        return {"not run": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+        return {"not run": _said(error)}
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _memory(session: Session, *, peak: bool = False) -> int:

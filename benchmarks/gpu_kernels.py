@@ -19,7 +19,7 @@ from kilolayer.kernels.gpu.launch import Read
 from kilolayer.units import BatchNorm
 
 CACHE = 200e6
-"""Bytes over which inputs are rotated: more than a GPU's cache holds."""
+"""Bytes over which the smaller of a convolution's maps is rotated: more than a GPU's cache holds."""
 Calls = Callable[[], object]
 
 
@@ -127,9 +127,7 @@ def rows(device: torch.device, *, rehearse: bool, going_on: Callable[[], bool]) 
     for place in places(rehearse):
         sets = [drawn(place, device) for _ in range(_sets(place, device))]
         for name, size, operations, call in kernels(place):
-            if not going_on():
-                return
-            yield _row(place, name, size, operations, call, sets)
+            yield _row(place, name, size, operations, call, sets, going_on)
     for place in places(rehearse):
         sets = [drawn(place, device) for _ in range(_sets(place, device))]
         for changes in variants(rehearse):
@@ -138,9 +136,8 @@ def rows(device: torch.device, *, rehearse: bool, going_on: Callable[[], bool]) 
             try:
                 for name, size, operations, call in kernels(place):
                     if name.startswith("convolution"):
-                        if not going_on():
-                            return
-                        yield _row(place, name, size, operations, call, sets) | {"with": changes}
+                        row = _row(place, name, size, operations, call, sets, going_on)
+                        yield row | {"with": changes}
             finally:
                 vars(launch).update(before)
 
@@ -152,9 +149,17 @@ def variants(rehearse: bool) -> list[dict[str, int]]:
 
 
 def _row(
-    place: Place, name: str, size: int, operations: int, call: Callable[[Maps], object], sets: list[Maps]
+    place: Place,
+    name: str,
+    size: int,
+    operations: int,
+    call: Callable[[Maps], object],
+    sets: list[Maps],
+    going_on: Callable[[], bool],
 ) -> dict[str, Any]:
     head = {"place": str(place), "kernel": name, "bytes": size}
+    if not going_on():
+        return head | {"not run": "the minutes were over"}
     try:
         took = seconds(call, sets)
     except Exception as error:  # one kernel that does not run does not end the others
@@ -166,7 +171,7 @@ def _row(
 def _sets(place: Place, device: torch.device) -> int:
     if device.type == "cpu":
         return 1
-    return math.ceil(CACHE / (2 * place.pixels * (place.inputs + 2 * place.outputs)))
+    return math.ceil(CACHE / (2 * place.pixels * min(place.inputs, place.outputs)))
 
 
 def seconds(call: Callable[[Maps], object], sets: list[Maps]) -> float:
@@ -180,8 +185,8 @@ def seconds(call: Callable[[Maps], object], sets: list[Maps]) -> float:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for each in sets:
-            call(each)
+        # Held, or all of them would be written to one place, which stays in the cache.
+        written = [call(each) for each in sets]
     times = []
     for _ in range(12):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -190,6 +195,7 @@ def seconds(call: Callable[[Maps], object], sets: list[Maps]) -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end) / 1e3 / len(sets))
+    del written
     return median(times[2:])
 
 

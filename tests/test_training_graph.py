@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +22,7 @@ from kilolayer.networks import cifar
 from kilolayer.training import Experiment, Growth, Place, Resolution, Training, choose_graph
 from kilolayer.training.compiling import CompiledGatedUnit, CompiledUnit
 from kilolayer.training.explain import choices
-from kilolayer.training.graph import Replay, Step, refusal
+from kilolayer.training.graph import CudaRecorder, Replay, Step, refusal
 from kilolayer.units import BASIC, FULL_PREACT, Dropout, ExclusiveGate
 from kilolayer.values import from_json, to_json
 from tiny_runs import HERE, PREACT, network, tiny, training_of, with_recipe
@@ -118,6 +120,37 @@ def test_a_restored_training_lets_its_graph_go() -> None:
         training._step()
         assert same(training.tensors(), wanted)
     assert recorder.log.count("captured") == 2
+
+
+def test_a_capture_that_fails_says_what_failed_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PyTorch ends a capture behind the error in it, which fails too, and leaves its own stream in place."""
+    seen = list[Any]()
+
+    @contextmanager
+    def capture(graph: object, stream: object) -> Iterator[None]:
+        seen.append(gc.isenabled())
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def fails() -> None:
+        raise RuntimeError("Cannot copy between CPU and CUDA tensors\nand more")
+
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "outside")
+    monkeypatch.setattr(torch.cuda, "set_stream", seen.append)
+    recorder = CudaRecorder.__new__(CudaRecorder)
+    recorder._stream = object()  # type: ignore[assignment]
+    with pytest.raises(InputError) as refused:
+        recorder.captured(fails)
+    why = "Cannot copy between CPU and CUDA tensors"
+    assert str(refused.value) == f"a CUDA graph cannot hold the step ({why}); use --graph off"
+    assert seen == [False, "outside"]
+    assert gc.isenabled()
 
 
 def test_a_graph_that_holds_something_stale_is_found_out() -> None:

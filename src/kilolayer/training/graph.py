@@ -9,7 +9,9 @@ are its key: where the key changes, a new graph is captured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import gc
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -109,14 +111,29 @@ class CudaRecorder:
         outside.wait_stream(self._stream)
 
     def captured(self, step: Step) -> Step:
-        graph = torch.cuda.CUDAGraph()
+        outside, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with _no_collection(), torch.cuda.graph(graph, stream=self._stream):
                 step()
         except RuntimeError as error:
-            first = str(error).partition("\n")[0]
-            raise InputError(f"a CUDA graph cannot hold the step ({first}); use --graph off") from None
+            torch.cuda.set_stream(outside)
+            # The end of a capture that failed raises an error of its own over the reason.
+            first = str(error.__context__ or error).partition("\n")[0]
+            raise InputError(f"a CUDA graph cannot hold the step ({first}); use --graph off") from error
         return graph.replay
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Within, no cycle of garbage is let go: an older graph among it cannot free its memory in a capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _off(found: Tensor, wanted: Tensor, before: Tensor) -> Tensor:

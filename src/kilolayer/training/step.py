@@ -34,6 +34,8 @@ class Stepping(State):
 
     def __init__(self, experiment: Experiment, splits: Splits, place: Place) -> None:
         recipe = experiment.recipe
+        if place.device.type == "cuda" and place.device.index is not None:
+            torch.cuda.set_device(place.device)  # Triton and graphs ask for the current one
         repeatable(place.device)
         allocate(place.device)
         torch.manual_seed(experiment.seed)
