@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from kilolayer.errors import InputError
 from kilolayer.kernels import arithmetic, compiled, library, processor
 from kilolayer.networks import build, describe
 from kilolayer.training import choose_kernels
+from kilolayer.training.explain import choices
+from tiny_runs import tiny, training_of
 
 CPU = torch.device("cpu")
 
@@ -54,6 +57,13 @@ class TestMissing:
     def test_switched_off(self, monkeypatch, caplog):
         monkeypatch.setenv("KILOLAYER_NATIVE", "0")
         says(caplog, "KILOLAYER_NATIVE is 0")
+        why = choices(training_of(tiny()))["kernels"]
+        assert why == "plain layers, without kernels: KILOLAYER_NATIVE is 0"
+
+    def test_what_switches_nothing_is_refused(self, monkeypatch):
+        monkeypatch.setenv("KILOLAYER_NATIVE", "no")
+        with pytest.raises(InputError, match="KILOLAYER_NATIVE is 'no' in the environment; allowed: 0, 1"):
+            kernels.refusal()
 
     def test_instructions(self, monkeypatch, caplog):
         monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512f"}))
@@ -70,6 +80,13 @@ class TestMissing:
         monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
         says(caplog, "no C.. compiler is here")
 
+    def test_the_compiler_that_was_asked_for(self, monkeypatch, caplog):
+        """Another one would not be what was asked for."""
+        self.able(monkeypatch)
+        monkeypatch.setenv("CXX", "ccache no-such-g++")
+        monkeypatch.setattr(compiled.shutil, "which", lambda name: None if name == "ccache" else name)
+        says(caplog, "CXX is ccache no-such-g.., and there is no ccache here")
+
     def test_broken_compiler(self, monkeypatch, caplog, tmp_path):
         self.able(monkeypatch)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -78,7 +95,7 @@ class TestMissing:
             '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "error: no such flag" >&2\nexit 1\n'
         )
         broken.chmod(0o755)
-        monkeypatch.setenv("CXX", str(broken))
+        monkeypatch.setenv("CXX", f"env {broken}")
         says(caplog, "cannot compile them: error: no such flag")
         assert not list(tmp_path.rglob("*.so"))
 
@@ -111,7 +128,7 @@ class TestProducts:
     def test_asked_for_what_there_is_not(self, monkeypatch):
         monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset(arithmetic.NEEDED))
         monkeypatch.setenv("KILOLAYER_PRODUCTS", "bf16")
-        with pytest.raises(compiled.Missing, match="KILOLAYER_PRODUCTS is 'bf16'; allowed here: fp32"):
+        with pytest.raises(InputError, match="KILOLAYER_PRODUCTS is 'bf16'; allowed here: fp32"):
             arithmetic.products()
 
     def test_the_choice_is_noted_beside_the_libraries(self, monkeypatch, tmp_path):
@@ -122,12 +139,27 @@ class TestProducts:
         assert arithmetic.products() == "bf16"
 
     @pytest.mark.parametrize("fastest", ["fp32", "bf16", "fp16"])
-    def test_what_is_multiplied_fastest_is_taken_and_noted(self, fastest, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("before", [None, b"", b"fp1", b"\xff"], ids=repr)
+    def test_what_is_multiplied_fastest_is_taken_and_noted(self, before, fastest, monkeypatch, tmp_path):
+        """In place of a note that is damaged too."""
+        if before is not None:
+            (tmp_path / "probe-1.products").write_bytes(before)
         monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16", "avx512_fp16"}))
         monkeypatch.setattr(arithmetic, "built", lambda *_: tmp_path / "probe-1.so")
         monkeypatch.setattr(arithmetic, "multiply_adds", lambda name: 2.0 if name == fastest else 1.0)
         assert arithmetic.products() == fastest
         assert (tmp_path / "probe-1.products").read_text() == fastest
+
+
+def test_a_compiler_that_is_ended_takes_with_it_what_it_has_started(tmp_path):
+    note = tmp_path / "child"
+    driver = ["sh", "-c", f"sleep 100 & echo $! > {note}.new; mv {note}.new {note}; wait"]
+    fails = ["sh", "-c", f"while [ ! -e {note} ]; do sleep 0.01; done; echo error: none >&2; exit 1"]
+    with pytest.raises(compiled.Missing, match="sh cannot compile them: error: none"):
+        compiled._run(fails, driver)
+    child = Path(f"/proc/{note.read_text().strip()}/stat")
+    # Gone, or dead and not yet buried by whoever took it over.
+    assert not child.exists() or child.read_text().split(") ")[1][0] == "Z"
 
 
 @needs_kernels

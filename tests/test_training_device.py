@@ -73,7 +73,7 @@ def timed_anew():
         ("sse avx2", None, "fp32"),
         ("avx2 avx512_bf16", "bf16", "bf16"),
         ("avx2 avx512_bf16", "fp32", "fp32"),
-        ("avx2 avx512_bf16", None, "bf16"),
+        ("avx2 avx512_bf16", None, "fp32"),
         ("amx_bf16", "fp32", "bf16"),
         ("", None, "fp32"),
         (None, None, "fp32"),

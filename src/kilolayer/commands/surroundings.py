@@ -17,10 +17,15 @@ import torch
 from kilolayer.data import remembered
 from kilolayer.data.memory import available_memory
 from kilolayer.data.wording import gigabytes
+from kilolayer.kernels.arithmetic import products
+from kilolayer.kernels.ways import refusal
 from kilolayer.runs.environment import environment
 from kilolayer.training import Place, choose_precision
 
-LEFT_OUT = ("command", "format", "device", "gpu", "precision", "processes", "memory format", "cudnn")
+LEFT_OUT = (
+    *("command", "format", "device", "gpu", "precision", "processes", "memory format", "cudnn"),
+    *("kernels", "products"),
+)
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at only
 
 
@@ -43,6 +48,7 @@ def _cpu() -> dict[str, Any]:
         "device": "cpu",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "native_bf16": choose_precision("auto", cpu) == "bf16",
+        "kernels": f"none: {why}" if (why := refusal(cpu)) else f"of whole units, in {products()}",
         "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
         "deterministic": "bit for bit, with the same number of threads",
     }

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from kilolayer import durable
-from kilolayer.kernels.compiled import Missing, built
+from kilolayer.errors import InputError
+from kilolayer.kernels.compiled import Missing, built, switched_off
 from kilolayer.kernels.processor import cpu_flags
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def _unit_library() -> Path | str:
 
 
 def _check_processor() -> None:
-    if os.environ.get("KILOLAYER_NATIVE") == "0":
+    if switched_off("KILOLAYER_NATIVE"):
         raise Missing("KILOLAYER_NATIVE is 0")
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise Missing(
@@ -66,20 +67,26 @@ def _check_processor() -> None:
 def products() -> str:
     """One of `PRODUCTS`: what this processor multiplies fastest, or KILOLAYER_PRODUCTS in the environment.
 
-    It is timed once, and noted beside the libraries, so that every process chooses alike. Raises `Missing`.
+    It is timed once, and noted beside the libraries, so that every process chooses alike. Raises `Missing`,
+    and `InputError` where the environment asks for what there is not.
     """
     asked = os.environ.get("KILOLAYER_PRODUCTS", "")
     allowed = ["fp32", *(name for name in PRODUCTS if f"avx512_{name}" in cpu_flags())]
     if asked:
         if asked not in allowed:
-            raise Missing(f"KILOLAYER_PRODUCTS is {asked!r}; allowed here: {', '.join(allowed)}")
+            raise InputError(f"KILOLAYER_PRODUCTS is {asked!r}; allowed here: {', '.join(allowed)}")
         return asked
     if allowed == ["fp32"]:
         return "fp32"
     note = _probe().with_suffix(".products")
-    if not note.exists():
-        durable.write(note, max(allowed, key=multiply_adds).encode())
-    return note.read_text(encoding="ascii")
+    noted = note.read_text(encoding="utf-8", errors="replace") if note.exists() else ""
+    if noted not in allowed:
+        noted = max(allowed, key=multiply_adds)
+        try:
+            durable.write(note, noted.encode())
+        except InputError as error:
+            raise Missing(str(error)) from None
+    return noted
 
 
 def multiply_adds(name: str, threads: int = 1) -> float:
@@ -97,13 +104,13 @@ def _probe() -> Path:
 
 
 def multiplies_bf16_faster() -> bool:
-    """Whether this CPU multiplies bf16 faster than fp32.
+    """Whether this CPU multiplies bf16 faster than fp32: what was timed, for some with AVX512-BF16 do not.
 
-    Where there is no compiler to time it with: whether it has instructions for it.
+    Without a compiler to time it with: whether it has AMX.
     """
     if "amx_bf16" in cpu_flags():
         return True
     try:
         return products() == "bf16"
     except Missing:
-        return "avx512_bf16" in cpu_flags()
+        return False

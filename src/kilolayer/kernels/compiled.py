@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from kilolayer import durable
+from kilolayer.errors import InputError
 from kilolayer.kernels.processor import cpu_flags
 
 logger = logging.getLogger(__name__)
@@ -26,6 +30,14 @@ SECONDS = 300
 
 class Missing(Exception):
     """Why there is no native code here, in words; the plain path serves."""
+
+
+def switched_off(name: str) -> bool:
+    """Whether `name` is 0 in the environment. Raises `InputError` for anything but 0 and 1."""
+    found = os.environ.get(name) or "1"
+    if found not in ("0", "1"):
+        raise InputError(f"{name} is {found!r} in the environment; allowed: 0, 1")
+    return found == "0"
 
 
 def built(name: str, flags: Sequence[str] = (), *, parts: Sequence[str] = (), of: str = "") -> Path:
@@ -49,7 +61,7 @@ def built(name: str, flags: Sequence[str] = (), *, parts: Sequence[str] = (), of
         # Of many processes that begin at once, one compiles and the others wait for it.
         with FileLock(target.with_suffix(".lock"), timeout=2 * SECONDS):
             if not target.exists():
-                _compile([compiler, *FLAGS], sources, flags, target)
+                _compile([*compiler, *FLAGS], sources, flags, target)
     except OSError as error:  # a lock that is not had in time is one too
         raise Missing(f"{target.parent} cannot be written ({error})") from None
     return target
@@ -61,21 +73,24 @@ def folder() -> Path:
     return Path(home) / "kilolayer" / "native"
 
 
-def _compiler() -> str:
-    wanted = os.environ.get("CXX", "g++"), "c++", "clang++"
-    found = next(filter(None, map(shutil.which, wanted)), None)
-    if found is None:
+def _compiler() -> list[str]:
+    """$CXX, which may be several words, or the first that is here."""
+    asked = shlex.split(os.environ.get("CXX", ""))
+    if asked and shutil.which(asked[0]) is None:
+        raise Missing(f"$CXX is {' '.join(asked)}, and there is no {asked[0]} here")
+    found = asked[:1] or [name for name in ("g++", "c++", "clang++") if shutil.which(name)][:1]
+    if not found:
         raise Missing("no C++ compiler is here")
-    return found
+    return [str(shutil.which(found[0])), *asked[1:]]
 
 
-def _version(compiler: str) -> str:
+def _version(compiler: list[str]) -> str:
     try:
         return subprocess.run(  # noqa: S603
-            [compiler, "--version"], capture_output=True, timeout=60, check=True, text=True
+            [*compiler, "--version"], capture_output=True, timeout=60, check=True, text=True
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise Missing(f"{compiler} does not run ({error})") from None
+        raise Missing(f"{' '.join(compiler)} does not run ({error})") from None
 
 
 def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path) -> None:
@@ -89,19 +104,27 @@ def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[st
         pairs = zip(sources, objects, strict=True)
         _run(*([*command, "-c", str(source), "-o", written, *flags] for source, written in pairs))
         _run([*command, "-shared", *objects, "-o", str(made), *flags])
+        # A library that lost its end with the machine's power would end every process that loads it.
+        with made.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(made, target)
+        durable.sync_folder(target.parent)
 
 
 def _run(*commands: list[str]) -> None:
-    """All at once; whatever ends this early ends them."""
+    """All at once; whatever ends this early ends them, and what they have started."""
     with ExitStack() as held:
         running = []
         for command in commands:
             process = subprocess.Popen(  # noqa: S603
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
             )
             held.enter_context(process)
-            held.callback(process.kill)
+            held.callback(_end, process)
             running.append(process)
         for process, (compiler, *_) in zip(running, commands, strict=True):
             try:
@@ -111,3 +134,8 @@ def _run(*commands: list[str]) -> None:
             if process.returncode:
                 first = next((line for line in said.splitlines() if "error" in line), "no reason given")
                 raise Missing(f"{compiler} cannot compile them: {first}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)

@@ -6,13 +6,12 @@ The plain reference is malloc itself: both hand out memory and change no number.
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from kilolayer.kernels.compiled import Missing, built
+from kilolayer.kernels.compiled import Missing, built, switched_off
 
 
 @cache
@@ -21,7 +20,7 @@ def use() -> str:
 
     Says in words what was chosen and why. `KILOLAYER_POOL=0` in the environment leaves malloc in place.
     """
-    if os.environ.get("KILOLAYER_POOL") == "0":
+    if switched_off("KILOLAYER_POOL"):
         return "malloc: KILOLAYER_POOL is 0"
     try:
         library = ctypes.CDLL(str(_built()))

@@ -105,7 +105,7 @@ def choose_kernels(
         return "plain"
     if name == "auto" and device.type == "cuda":
         return "plain"  # until Triton's kernels have been measured on a GPU
-    why = _no_kernels(device, precision, channels_last, compiled)
+    why = no_kernels(device, precision, channels_last, compiled)
     if why and name == "fused":
         raise InputError(f"there are no fused kernels here: {why}; use --kernels plain")
     return "plain" if why else "fused"
@@ -129,9 +129,8 @@ def computing(device: torch.device, precision: str = "auto", kernels: str = "aut
     }
 
 
-def _no_kernels(
-    device: torch.device, precision: Precision, channels_last: bool, compiled: bool
-) -> str | None:
+def no_kernels(device: torch.device, precision: Precision, channels_last: bool, compiled: bool) -> str | None:
+    """Why no kernels can compute a training there, or None where they can."""
     if precision != "bf16" or not channels_last:
         return "they compute in bf16 with channels last"
     return "torch.compile makes its own" if compiled else refusal(device)

@@ -8,8 +8,9 @@ import torch
 
 from kilolayer.kernels import pool
 from kilolayer.kernels.arithmetic import products
+from kilolayer.kernels.ways import refusal
 from kilolayer.training.budget import in_words
-from kilolayer.training.device import choose_precision
+from kilolayer.training.device import choose_precision, no_kernels
 from kilolayer.training.experiment import Compile, Evaluated
 from kilolayer.training.loop import Training
 from kilolayer.training.memory import MemoryPlan
@@ -22,7 +23,7 @@ def choices(training: Training) -> dict[str, str]:
         "device": _device(training),
         "precision": _precision(training),
         "format": _format(experiment.channels_last, experiment.precision),
-        "kernels": str(training.kernels) if training.kernels else "plain layers",
+        "kernels": str(training.kernels) if training.kernels else f"plain layers, {_why_plain(training)}",
         "compiler": COMPILERS[experiment.compile],
         "evaluation": EVALUATIONS[experiment.evaluation],
     }
@@ -42,6 +43,14 @@ COMPILERS: dict[Compile, str] = {
     "units": "torch.compile on each kind of unit, as asked",
     "model": "torch.compile, as asked",
 }
+
+
+def _why_plain(training: Training) -> str:
+    device, experiment = training.place.device, training.experiment
+    why = refusal(device) or no_kernels(
+        device, experiment.precision, experiment.channels_last, experiment.compile != "off"
+    )
+    return f"without kernels: {why}" if why else "as asked"
 
 
 def _kernels(training: Training) -> str:
