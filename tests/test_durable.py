@@ -56,6 +56,29 @@ def test_where_the_system_refuses_the_older_file_is_whole(
     assert files_in(tmp_path) == {"file": b"older"}
 
 
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [("folder", errno.EISDIR), ("file/new", errno.ENOTDIR), ("file/deep/new", errno.ENOTDIR)],
+)
+def test_a_place_where_nothing_can_be_written_is_seen_before(place: str, number: int, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    before = files_in(tmp_path)
+    with pytest.raises(InputError) as refused:
+        durable.check_place(tmp_path / place)
+    assert str(refused.value) == f"cannot write {tmp_path / place}: {os.strerror(number)}"
+    for good in ("file", "folder/new", "folder/deep/new"):
+        durable.check_place(tmp_path / good)
+    assert files_in(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_not_ours_is_seen_before(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match=os.strerror(errno.EACCES)):
+        durable.check_place(tmp_path / "file")
+
+
 def test_a_ctrl_c_while_writing_leaves_the_older_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,28 @@ def test_the_network_that_is_exported_stays_as_it_was(tmp_path):
     assert next(model.parameters()).dtype == torch.float64
 
 
+@pytest.mark.parametrize("write", [onnx.export, onnx.quantize])
+def test_what_cannot_be_written_or_has_no_image_is_refused(write, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    model, x = lived(BASIC), torch.randn(2, 3, 8, 8)
+    (tmp_path / "file").write_text("")
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "n.onnx", "Not a directory")):
+        with pytest.raises(InputError, match=f"cannot write {path}: {why}"):
+            write(model, x, path)
+    for none in (x[:0], x[0]):
+        with pytest.raises(InputError, match=r"is of shape .*; allowed: one or more images, N×C×H×W"):
+            write(model, none, tmp_path / "n.onnx")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    write(model, x, tmp_path / "deep" / "n.onnx")
+    assert [each.name for each in (tmp_path / "deep").iterdir()] == ["n.onnx"]
+
+
+def test_no_image_to_check_on_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"check is of shape \(0, 3, 8, 8\)"):
+        onnx.quantize(lived(BASIC), torch.ones(1, 3, 8, 8), tmp_path / "n.onnx", torch.ones(0, 3, 8, 8))
+
+
 def test_in_int8_a_trained_network_names_the_same_classes(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")

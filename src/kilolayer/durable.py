@@ -28,6 +28,18 @@ def write(path: Path, content: bytes) -> None:
         raise refusal(f"cannot write {path} ({len(content):,} bytes)", error, path.parent) from error
 
 
+def check_place(path: Path) -> None:
+    """Raises `InputError` where it can be seen without writing that `write` would be refused `path`."""
+    there = next(each for each in path.absolute().parents if each.exists())
+    for wrong, number in (
+        (path.is_dir(), errno.EISDIR),
+        (not there.is_dir(), errno.ENOTDIR),
+        (not os.access(there, os.W_OK | os.X_OK), errno.EACCES),
+    ):
+        if wrong:
+            raise refusal(f"cannot write {path}", OSError(number, os.strerror(number)))
+
+
 def append(path: Path, content: bytes) -> None:
     """Adds `content` to the end of `path` durably, though a crash may leave only its beginning there."""
     new = not path.exists()

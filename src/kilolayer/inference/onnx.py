@@ -16,6 +16,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from kilolayer import durable
 from kilolayer.errors import InputError
 from kilolayer.inference.folded import fold
 from kilolayer.networks import ResidualNetwork
@@ -33,30 +34,40 @@ def export(module: nn.Module, x: Tensor, path: Path) -> float:
     """Writes `module` for inputs shaped as `x`, any batch size, and returns its error in ONNX Runtime.
 
     A network of ours is folded first (`kilolayer.inference.fold`). The error is relative to the largest
-    logit. Raises `InputError` where the packages are missing or the exported network does not compute
-    the same; then no file is left.
+    logit. Raises `InputError` where the packages are missing, `x` has no image, `path` cannot be written or
+    the exported network does not compute the same; then no file is left.
     """
+    _check_images("x", x)
+    path = Path(path)
+    durable.check_place(path)
     example = x.detach().float().cpu().contiguous()
     _check_installed()
     module = _for_inference(module)
-    with _quietly(), torch.no_grad():
-        # PyTorch's newer exporter traces a network three times in Python: 48 s for 164 layers, this one 1 s.
-        torch.onnx.export(
-            module,
-            (example,),
-            str(path),
-            dynamo=False,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
-        )
-        expected = module(example).numpy()
-    found = run_file(path, 1)(example)
-    error = float(numpy.abs(found - expected).max() / numpy.abs(expected).max())
-    if not error < TOLERANCE:
-        path.unlink(missing_ok=True)
-        raise InputError(f"the exported network differs from its own by {error:.1e}; nothing was written")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "network.onnx"
+        with _quietly(), torch.no_grad():
+            # PyTorch's newer exporter traces three times in Python: 48 s for 164 layers, this one 1 s.
+            torch.onnx.export(
+                module,
+                (example,),
+                str(made),
+                dynamo=False,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+            )
+            expected = module(example).numpy()
+        found = run_file(made, 1)(example)
+        error = float(numpy.abs(found - expected).max() / numpy.abs(expected).max())
+        if not error < TOLERANCE:
+            raise InputError(f"the exported network differs from its own by {error:.1e}; nothing was written")
+        durable.write(path, made.read_bytes())
     return error
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    if images.ndim != 4 or not len(images):
+        raise InputError(f"{name} is of shape {tuple(images.shape)}; allowed: one or more images, N×C×H×W")
 
 
 def _check_installed() -> None:
@@ -104,15 +115,20 @@ def quantize(module: nn.Module, calibration: Tensor, path: Path, check: Tensor |
     random initialisation give errors that mean nothing.
 
     ONNX Runtime's static quantisation, in pairs of QuantizeLinear and DequantizeLinear, which OpenVINO
-    reads too. Raises `InputError` where packages are missing.
+    reads too. Raises `InputError` where packages are missing, there is no image or `path` cannot be written.
     """
+    seen = calibration if check is None else check
+    _check_images("calibration", calibration)
+    _check_images("check", seen)
+    path = Path(path)
+    durable.check_place(path)
     _check_installed()
     with tempfile.TemporaryDirectory() as folder:
-        exact = Path(folder) / "fp32.onnx"
+        exact, whole = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         export(module, calibration[:1], exact)
-        _quantize_file(exact, path, calibration)
-        seen = calibration if check is None else check
-        return agreement(_in_parts(run_file(path, 1), seen), _in_parts(run_file(exact, 1), seen))
+        _quantize_file(exact, whole, calibration)
+        durable.write(path, whole.read_bytes())
+        return agreement(_in_parts(run_file(whole, 1), seen), _in_parts(run_file(exact, 1), seen))
 
 
 def _quantize_file(exact: Path, path: Path, calibration: Tensor) -> None:
