@@ -69,11 +69,20 @@ def test_a_name_says_who_and_how(name, source, model, variant, memory):
         "timm:resnet50@fast",
         "timm:x@2GB",
         ":x",
+        "resnet20_cifar@",
+        "resnet20_cifar@balanced+plain",
+        "resnet20_cifar@plain+eager",
+        "resnet20_cifar@balanced+2GB",
     ],
 )
 def test_a_name_that_says_nothing_is_refused(name):
     with pytest.raises(InputError):
         contestant(name)
+
+
+def test_a_file_without_a_function_is_no_unknown_network(peer):
+    with pytest.raises(InputError, match=r"names no function in the file; allowed: FILE\.py:CALLABLE"):
+        contestant(str(peer))
 
 
 def test_depth_is_the_name_s_number():
@@ -150,7 +159,7 @@ def same_loss(mine, other, folder, side, training=True):
     torch.manual_seed(1)
     x, labels = torch.randn(4, 3, side, side), torch.randint(10, (4,))
     paired = [share_weights(module, str(folder / "weights"), x) for module in (mine, other)]
-    losses = [loss_of(module, x, labels, training=training)["loss"] for module in (mine, other)]
+    losses = [loss_of(module, x, labels, training=training) for module in (mine, other)]
     return losses if all(paired) else None
 
 
@@ -188,9 +197,9 @@ def test_in_evaluation_the_signal_is_that_of_training_not_of_untouched_norms():
     with torch.no_grad():
         untouched = functional.cross_entropy(model.eval()(x), labels).item()
     model.train()
-    step = loss_of(model, x, labels, training=True)["loss"]
+    step = loss_of(model, x, labels, training=True)
     assert untouched > 10 * step
-    assert loss_of(model, x, labels, training=False)["loss"] == pytest.approx(step, rel=0.05)
+    assert loss_of(model, x, labels, training=False) == pytest.approx(step, rel=0.05)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -227,7 +236,9 @@ def test_packages_networks_are_ours_with_equal_weights(tmp_path, ours, peer, sid
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
-        (ImportError("none"), "timm:resnet50 needs timm: pip install timm"),
+        (ModuleNotFoundError(name="timm"), "timm:resnet50 needs timm: pip install timm"),
+        (ModuleNotFoundError(name="torchvision.ops"),
+         "timm:resnet50 needs torchvision, which timm imports: pip install torchvision"),
         (RuntimeError("operator torchvision::nms does not exist\nmore"),
          "timm:resnet50: timm cannot be imported (operator torchvision::nms does not exist); "
          f"install the torchvision that was built for PyTorch {torch.__version__}"),
@@ -289,6 +300,9 @@ def test_a_race_is_run_in_turns_and_told(peer, tmp_path, capsys):
     assert main([*words, "--repeats", "2", "--json", "--out", str(out), "--plot", str(plot)]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in rows] == ["resnet20_cifar", "resnet20_cifar@plain", f"{peer}:net@plain"]
+    assert [one["image_side"] for one in rows] == [32, 32, 32]
+    # What a contestant's process imports is in the prediction.
+    assert rows[0]["predicted_memory_bytes"] == pytest.approx(rows[0]["peak_memory_bytes"], rel=0.2)
     for one in rows:
         assert one["images_per_second"] > 0
         assert one["peak_memory_bytes"] > 10**8
@@ -314,6 +328,14 @@ def test_a_peer_that_is_none_is_refused(peer, function, why):
         race([contestant(f"{peer}:{function}")], Conditions(batch_size=2, repeats=1, warm_up=0))
 
 
-def test_conditions_are_checked():
-    with pytest.raises(InputError, match="--batch-size is 0; allowed: a whole number from 1"):
-        Conditions(batch_size=0)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"batch_size": 0}, "--batch-size is 0; allowed: a whole number from 1"),
+        ({"threads": 1025}, "--threads is 1025; allowed: a whole number from 1 to 1024"),
+        ({"image_size": 0}, "--image-size is 0; allowed: a whole number from 1"),
+    ],
+)
+def test_conditions_are_checked(words, said):
+    with pytest.raises(InputError, match=said):
+        Conditions(**words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kilolayer.bench.order import in_order_of_use
+from kilolayer.errors import InputError
 
 TOLERANCE = 1e-3
 """Relative, of losses computed in fp32 in other orders of addition."""
@@ -61,8 +63,17 @@ def _size(tensor: Tensor) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def loss_of(module: nn.Module, x: Tensor, labels: Tensor, *, training: bool) -> dict[str, Any]:
-    """`loss` in fp32 of the first few images, and `classes`; with `training` by the batch's statistics.
+def logits(module: nn.Module, x: Tensor) -> Tensor:
+    """Of the images `x`. Raises `InputError` where what comes out is no row of logits for each."""
+    found = module(x)
+    if isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(x):
+        return found
+    what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    raise InputError(f"for {len(x)} of the images it gives {what}; allowed: a tensor of images × classes")
+
+
+def loss_of(module: nn.Module, x: Tensor, labels: Tensor, *, training: bool) -> float:
+    """In fp32, of the first few images; with `training` by the batch's statistics.
 
     Else with BN's running statistics, which are those of the same images then: the untouched ones of a fresh
     network normalise nothing, and its signal would grow from unit to unit.
@@ -71,17 +82,26 @@ def loss_of(module: nn.Module, x: Tensor, labels: Tensor, *, training: bool) -> 
     was_training = module.training
     with torch.no_grad(), _channels_first(module):
         with _remembering(module):
-            logits = module.train()(x)
+            found = logits(module.train(), x)
         if not training:
-            logits = module.eval()(x)
+            found = logits(module.eval(), x)
     module.train(was_training)
-    return {"loss": cross_entropy(logits, labels), "classes": int(logits.shape[1])}
+    return cross_entropy(found, labels)
 
 
-def cross_entropy(logits: Any, labels: Tensor) -> float:
-    """The mean over the images that both have."""
-    found = torch.as_tensor(logits).float()
-    return functional.cross_entropy(found[: len(labels)], labels[: len(found)].to(found.device)).item()
+def cross_entropy(given: Any, labels: Tensor) -> float:
+    """The mean over the images that both have. Raises `InputError` where it is not finite."""
+    found = torch.as_tensor(given).float()
+    loss = functional.cross_entropy(found[: len(labels)], labels[: len(found)].to(found.device))
+    return finite(loss)
+
+
+def finite(loss: Tensor) -> float:
+    """Its value. Raises `InputError` where that is no number to compare or to go on with."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise InputError(f"its loss is {value}, not finite")
+    return value
 
 
 @contextmanager

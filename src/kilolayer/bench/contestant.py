@@ -14,6 +14,7 @@ PACKAGES = ("timm", "torchvision", "pytorchcv")
 QUANTISED = {"onnxruntime-int8": "onnxruntime", "openvino-int8": "openvino"}
 """Variants of which weights and activations are whole numbers of 8 bits, and what runs them."""
 ENGINES = ("onnxruntime", "openvino", *QUANTISED)
+OF_INFERENCE = ("folded", *ENGINES)
 VARIANTS = {
     "plain": "fp32, channels first, PyTorch's own layers and memory: what one gets without asking",
     "eager": "bf16 where the hardware has it, channels last, PyTorch's own layers and memory",
@@ -49,30 +50,49 @@ def contestant(name: str) -> Contestant:
     are `plain`; a file's may be `fast` where its function gives a network of ours. Raises `InputError` for
     what cannot be understood; a file is looked for, a package is not.
     """
-    head, _, tail = name.partition("@")
+    head, mark, tail = name.partition("@")
     source, _, model = head.rpartition(":")
     source = source or "kilolayer"
     if source == "kilolayer":
+        if model.endswith(".py"):
+            raise InputError(f"{name!r} names no function in the file; allowed: FILE.py:CALLABLE")
         describe(model)
     elif source not in PACKAGES:
         _check_file(name, source, model)
-    variant, memory = _how(name, tail, source == "kilolayer", source in PACKAGES)
+    words = tail.split("+") if mark else []
+    variant, memory = _how(name, words, source == "kilolayer", source in PACKAGES)
     return Contestant(name, source, model, variant, memory)
 
 
-def _how(name: str, tail: str, ours: bool, package: bool) -> tuple[str, str]:
-    variant, memory = ("fast" if ours else "plain"), "fastest"
-    for word in tail.split("+") if tail else ():
-        if word in VARIANTS:
-            variant = word
-        elif word in CHOICES or re.match(r"\d", word):
-            budget(word)
-            memory = word
-        else:
+def check_work(one: Contestant, *, infer: bool) -> None:
+    """Raises `InputError` where its variant is none of this work."""
+    if one.variant in OF_INFERENCE and not infer:
+        allowed = ", ".join(f"@{name}" for name in VARIANTS if name not in OF_INFERENCE)
+        raise InputError(
+            f"{one.name!r}: {one.variant} is for inference: add --infer; for training: {allowed}"
+        )
+    if one.memory != "fastest" and infer:
+        raise InputError(
+            f"{one.name!r}: {one.memory} is a choice of memory for training; leave it out with --infer"
+        )
+
+
+def _how(name: str, words: list[str], ours: bool, package: bool) -> tuple[str, str]:
+    variants = [word for word in words if word in VARIANTS]
+    memories = [word for word in words if word in CHOICES or re.match(r"\d", word)]
+    for word in words:
+        if word not in (*variants, *memories):
             allowed = ", ".join((*VARIANTS, *CHOICES))
             raise InputError(f"{name!r} asks for the variant {word!r}; allowed: {allowed}, or bytes as 2GB")
+    variant, *others = variants or ["fast" if ours else "plain"]
+    memory, *more = memories or ["fastest"]
+    budget(memory)
     if package and (variant in OURS_ALONE or memory != "fastest"):
         raise InputError(f"{name!r} is not ours; allowed for others: @plain, @eager, @{', @'.join(ENGINES)}")
+    if others or more or (memory != "fastest" and variant != "fast"):
+        raise InputError(
+            f"{name!r}: allowed is one variant, and a choice of memory beside fast alone: @fast+{memory}"
+        )
     return variant, memory
 
 

@@ -48,6 +48,8 @@ def _run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, dic
     try:
         with torch.enable_grad():
             logits = functional_call(module.eval(), state | buffers, (image,))
+    except Exception as error:  # the code of others fails in its own ways
+        raise RuntimeError(f"cannot be run without computing: {error}") from error
     finally:
         for part, training in modes:
             part.training = training

@@ -16,16 +16,23 @@ from typing import Any
 
 from kilolayer.bench.ceilings import fastest
 from kilolayer.bench.checks import differences
-from kilolayer.bench.contestant import QUANTISED, Contestant
+from kilolayer.bench.contestant import QUANTISED, Contestant, check_work
 from kilolayer.errors import InputError
+from kilolayer.training.device import check_threads
 
 FLOPS_OF_A_MULTIPLY_ADD = {"inference": 2, "training": 6}
 """Training computes, besides the forward pass, the gradients of every layer's input and of its weights."""
 
+SHARED = ("image_side", "channels", "classes")
+"""What the first contestant says of the batch that all are given."""
+
 
 @dataclass(frozen=True)
 class Conditions:
-    """The same for all: images per step, threads, device, training or inference, and how many repeats."""
+    """The same for all: images per step, threads, device, training or inference, and how many repeats.
+
+    `image_size` is the side of the images; without it they are those that the first contestant is for.
+    """
 
     batch_size: int = 64
     threads: int = 1
@@ -33,11 +40,13 @@ class Conditions:
     infer: bool = False
     repeats: int = 5
     warm_up: int = 2
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "threads", "repeats"):
+        check_threads(self.threads)
+        for name in ("batch_size", "repeats", "image_size"):
             value = getattr(self, name)
-            if not 1 <= value <= 65_536:
+            if value is not None and not 1 <= value <= 65_536:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} is {value}; allowed: a whole number from 1 to 65536")
 
@@ -58,8 +67,10 @@ def race(
 ) -> dict[str, Any]:
     """Everyone's figures, the machine's ceilings, and where the work differs, as JSON can hold it.
 
-    Raises `InputError` where a contestant cannot be built or its process dies.
+    Raises `InputError` where a contestant does not do this work, cannot be built, or its process dies.
     """
+    for one in contestants:
+        check_work(one, infer=conditions.infer)
     with ExitStack() as held:
         folder = held.enter_context(tempfile.TemporaryDirectory())
         place = {"device": conditions.device, "threads": conditions.threads}
@@ -68,12 +79,14 @@ def race(
             ceilings = process.ask("ceilings", **place)
             environment = process.ask("environment", **place, precision="fp32")
             machine = process.ask("machine")
-        processes, facts = [], []
+        processes: list[_Process] = []
+        facts: list[dict[str, Any]] = []
         weights = str(Path(folder) / "weights") if len(contestants) > 1 else ""
         for one in contestants:
             say(f"building {one.name}")
             process = held.enter_context(_Process(conditions, one.name))
-            facts.append(_built(process, one, conditions, weights))
+            first = {"name": contestants[0].name} | {key: facts[0][key] for key in SHARED} if facts else None
+            facts.append(_built(process, one, conditions, weights, first))
             processes.append(process)
         samples = _take_turns(processes, conditions, say)
         rows = [
@@ -82,7 +95,8 @@ def race(
         ]
     return {
         "work": conditions.work,
-        "conditions": asdict(conditions) | {"clock": conditions.clock},
+        "conditions": asdict(conditions)
+        | {"clock": conditions.clock, "image_size": facts[0]["image_side"], "channels": facts[0]["channels"]},
         "ceilings": ceilings,
         "fastest_arithmetic": fastest(ceilings)[0],
         "machine": machine,
@@ -92,7 +106,9 @@ def race(
     }
 
 
-def _built(process: _Process, one: Contestant, conditions: Conditions, weights: str) -> dict[str, Any]:
+def _built(
+    process: _Process, one: Contestant, conditions: Conditions, weights: str, first: dict[str, Any] | None
+) -> dict[str, Any]:
     return process.ask(
         "build",
         contestant=asdict(one),
@@ -101,6 +117,8 @@ def _built(process: _Process, one: Contestant, conditions: Conditions, weights: 
         device=conditions.device,
         infer=conditions.infer,
         weights=weights,
+        image_size=conditions.image_size,
+        first=first,
     )
 
 
@@ -158,15 +176,18 @@ class _Process:
     """A worker at the other end of a pipe; it ends when the pipe does."""
 
     def __init__(self, conditions: Conditions, name: str) -> None:
+        from kilolayer.sweep.pool import deaf_to_ctrl_c
+
         self.name = name
         threads = str(conditions.threads)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kilolayer.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": threads},
-        )
+        with deaf_to_ctrl_c():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kilolayer.bench.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": threads},
+            )
 
     def __enter__(self) -> _Process:
         return self

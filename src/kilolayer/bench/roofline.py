@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ def draw(found: dict[str, Any], title: str) -> str:
             axes.annotate(name, (corners[-1][0], top / 1e9), ha="right", va="bottom")
         for number, row in enumerate(rows):
             named = row["name"].partition("@")[0] if row["source"] == "kilolayer" else first
-            x = intensity(describe(named), found["work"], 2 if row["precision"] == "bf16" else 4)
+            network = replace(describe(named), image_size=row["image_side"])
+            x = intensity(network, found["work"], 2 if row["precision"] == "bf16" else 4)
             axes.plot([x], [row["flops"] / 1e9], marker="o", color=canvas.colour(number), markersize=5)
         canvas.plain_ticks(axes.xaxis)
         canvas.plain_ticks(axes.yaxis)

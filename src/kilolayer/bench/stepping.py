@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from kilolayer.bench.building import Built
-from kilolayer.bench.checks import IMAGES, cross_entropy
+from kilolayer.bench.checks import IMAGES, cross_entropy, finite, logits
 from kilolayer.bench.contestant import ENGINES, OURS_ALONE, QUANTISED, Contestant
+from kilolayer.errors import InputError
 from kilolayer.networks import ResidualNetwork
 
 
-def inputs(found: Built, batch_size: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch of normally distributed images and labels of ten classes: the same for everyone."""
+def inputs(found: Built, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A batch of normally distributed images and labels of ten classes, the same for everyone."""
     source = torch.Generator().manual_seed(0)
-    channels = next(p for p in found.module.parameters() if p.ndim == 4).shape[1]
-    x = torch.randn(batch_size, channels, side, side, generator=source)
+    x = torch.randn(batch_size, found.channels, found.image_side, found.image_side, generator=source)
     labels = torch.randint(10, (batch_size,), generator=source)
     if found.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -37,21 +37,21 @@ class Work:
 
 def training(one: Contestant, found: Built, x: Tensor, labels: Tensor) -> Work:
     """Forward, mean cross-entropy, backward, SGD with momentum and weight decay: as `Training` steps."""
+    if not any(parameter.requires_grad for parameter in found.module.parameters()):
+        raise InputError("no parameter of it requires a gradient, so it has nothing to train; add --infer")
     optimizer = torch.optim.SGD(found.module.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:
         with _precision(found, x):
-            logits = found.module(x)
-        loss = functional.cross_entropy(logits.float(), labels)
+            out = logits(found.module, x)
+        loss = functional.cross_entropy(out.float(), labels)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
-        # Reading the loss waits for a GPU to be done.
-        if not loss.isfinite().item():
-            raise ValueError(f"{one.name}: the loss is not finite")
+        finite(loss)  # reading it waits for a GPU to be done
 
     with _precision(found, x):
-        first = found.module(x[:IMAGES])
+        first = logits(found.module, x[:IMAGES])
     return Work(step, cross_entropy(first.detach(), labels[:IMAGES]))
 
 
@@ -85,9 +85,9 @@ def _ours_or_eager(one: Contestant, found: Built, x: Tensor) -> tuple[Run, Tenso
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
         with _precision(found, images):
-            logits: Tensor = module(images)
-        logits.sum().item()
-        return logits
+            out = logits(module, images)
+        out.sum().item()
+        return out
 
     return run, x
 

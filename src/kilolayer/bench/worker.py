@@ -10,11 +10,17 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from kilolayer.bench.clock import timed
 from kilolayer.bench.contestant import Contestant
 from kilolayer.errors import InputError
+
+if TYPE_CHECKING:
+    from kilolayer.bench.building import First
+
+LABELS = 10
 
 
 class Worker:
@@ -43,31 +49,50 @@ class Worker:
         device: str,
         infer: bool,
         weights: str,
+        image_size: int | None,
+        first: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Builds it, on the weights at `weights` where they fit, and says what it is and what its loss."""
-        from kilolayer.bench.building import built, counts, image_side
+        # Optimisers and counting need these: everyone's memory is looked at, and predicted, with them there.
+        import torch._dynamo
+        import torch.utils.flop_counter  # noqa: F401
+
+        from kilolayer.bench.building import First, blamed, built, counts
         from kilolayer.bench.checks import loss_of, share_weights
         from kilolayer.bench.stepping import inference, inputs, training
+        from kilolayer.networks import ResidualNetwork
 
         one, place = Contestant(**contestant), _device(device, threads)
         before = self.memory()["peak_memory_bytes"]
-        found = built(one, place, batch_size, infer=infer)
-        side = image_side(one, found.module)
-        x, labels = inputs(found, batch_size, side, place)
-        parameters, multiply_adds = counts(found.module, x)
+        others = First(**first) if first else None
+        found = built(one, place, batch_size, infer=infer, image_size=image_size, first=others)
+        running = partial(blamed, one.name, ours=isinstance(found.module, ResidualNetwork))
+        x, labels = inputs(found, batch_size, place)
+        with running("its forward pass"):
+            parameters, multiply_adds, classes = counts(found.module, x)
+            labels %= _known(classes, others)
         equal = share_weights(found.module, weights, x)
-        checked = loss_of(found.module, x, labels, training=not infer)
-        work = (inference if infer else training)(one, found, x, labels)
-        self.take = work.step
+        with running("its forward pass"):
+            loss = loss_of(found.module, x, labels, training=not infer)
+        work_is = "inference" if infer else "a training step"
+        with running(work_is):
+            work = (inference if infer else training)(one, found, x, labels)
+
+        def take() -> None:
+            with running(work_is):
+                work.step()
+
+        self.take = take
         plan = found.plan
         return {
             "parameters": parameters,
             "multiply_adds": multiply_adds,
-            "image_side": side,
-            "classes": checked["classes"],
+            "image_side": found.image_side,
+            "channels": found.channels,
+            "classes": classes,
             "precision": found.precision,
             "choices": list(found.choices),
-            "loss_with_equal_weights": checked["loss"] if equal else None,
+            "loss_with_equal_weights": loss if equal else None,
             "loss_as_run": work.loss if equal else None,
             "memory_bytes_before": before,
             "predicted_memory_bytes": plan.peak.total if plan else None,
@@ -94,6 +119,16 @@ class Worker:
         from kilolayer.training import Place
 
         return environment(Place(_device(device, threads)), precision)
+
+
+def _known(classes: int, first: First | None) -> int:
+    """Of how many classes the labels are: ten, or all that the first contestant has."""
+    known = min(LABELS, first.classes if first else classes)
+    if classes < known:
+        raise InputError(
+            f"it has {classes} classes, and the labels are of {known}; allowed: at least {known}"
+        )
+    return known
 
 
 def _device(name: str, threads: int) -> Any:

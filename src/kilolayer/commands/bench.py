@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from kilolayer.commands.flags import Device, OptionalFile, Switch, Text, Whole
+from kilolayer.commands.flags import Device, OptionalFile, OptionalWhole, Switch, Text, Whole
+from kilolayer.commands.stopping import STATUS
 from kilolayer.errors import InputError
 
 Models = Annotated[
@@ -37,12 +38,14 @@ class Bench:
     """Inference in place of training."""
     batch_size: Whole = 64
     """Images per step, for all alike."""
+    image_size: OptionalWhole = None
+    """Side of the images, for all alike. Without it the first network's own."""
     threads: Whole = 1
     """CPU threads, for all alike."""
     repeats: Whole = 5
     """Turns that count, after two to warm up; medians are told."""
     depths: tuple[int, ...] = ()
-    """Measure every MODEL at these depths too, one depth after another."""
+    """Measure every MODEL at these depths in place of its own, one depth after another."""
     memory: Text = "fastest"
     """How MODELs without @ train: fastest, balanced, smallest, or bytes as 2GB."""
     device: Device = "cpu"
@@ -57,35 +60,55 @@ class Bench:
 
 def bench(options: Bench) -> int:
     """Measures, prints, and writes where asked to."""
+    try:
+        found = _measured(options)
+    except KeyboardInterrupt:
+        print("kilolayer: stopped before all was measured; nothing was written", file=sys.stderr)
+        return STATUS
+    if options.json:
+        print(json.dumps(found["contestants"], indent=2), flush=True)
+    else:
+        _print(found)
+    _write(options, found)
+    return 0
+
+
+def _measured(options: Bench) -> dict[str, Any]:
     races = [_names(options, depth) for depth in options.depths or (None,)]
+    from kilolayer import durable
     from kilolayer.bench import Conditions, contestant, race
     from kilolayer.report.optional import check_installed
 
+    for path in (options.out, options.plot):
+        if path is not None:
+            durable.check_place(Path(path))
     if options.plot is not None:
         check_installed()
     entries = [[contestant(name) for name in names] for names in races]
     if options.plot is not None and not any(one.ours for each in entries for one in each):
         raise InputError("--plot needs a network of ours by its name: its traffic is where peers stand")
     conditions = Conditions(
-        options.batch_size, options.threads, options.device, options.infer, options.repeats
+        options.batch_size,
+        options.threads,
+        options.device,
+        options.infer,
+        options.repeats,
+        image_size=options.image_size,
     )
     with _progress() as say:
         found = [race(each, conditions, say) for each in entries]
     whole = {**found[0], "contestants": [row for one in found for row in one["contestants"]]}
     whole["differences"] = [line for one in found for line in one["differences"]]
-    _write(options, whole)
-    if options.json:
-        print(json.dumps(whole["contestants"], indent=2))
-    else:
-        _print(whole)
-    return 0
+    return whole
 
 
 def _names(options: Bench, depth: int | None) -> list[str]:
     from kilolayer.bench.contestant import at_depth
+    from kilolayer.training.budget import budget
 
     if not options.models:
         raise InputError("no network given: kilolayer bench MODEL... (see: kilolayer models)")
+    budget(options.memory)
     plain = options.memory == "fastest"
     ours = [name if "@" in name or plain else f"{name}@{options.memory}" for name in options.models]
     if depth is None:
@@ -132,7 +155,9 @@ def _print(found: dict[str, Any]) -> None:
 
     conditions, ceilings = found["conditions"], found["ceilings"]
     threads = f"{conditions['threads']} thread" + ("s" if conditions["threads"] > 1 else "")
-    print(f"{found['work']}, batches of {conditions['batch_size']}, {threads}, {conditions['device']}")
+    side = conditions["image_size"]
+    images = f"{conditions['batch_size']} images of {conditions['channels']}×{side}×{side}"
+    print(f"{found['work']}, batches of {images}, {threads}, {conditions['device']}")
     products = ", ".join(
         f"{name} {ceilings[f'{name}_flops'] / 1e9:,.0f} GFLOP/s"
         for name in ("bf16", "fp16", "fp32", "int8")

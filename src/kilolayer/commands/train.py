@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from kilolayer.commands import resuming
 from kilolayer.commands.flags import OptionalFile, OptionalFolder, Switch, Whole
 from kilolayer.commands.options import Settings
-from kilolayer.errors import InputError
 
 if TYPE_CHECKING:
     from kilolayer.commands.stopping import Stop
@@ -182,8 +181,9 @@ def _use_threads(threads: int | None) -> None:
         return
     import torch
 
-    if not 1 <= threads <= 1024:
-        raise InputError(f"--threads is {threads}; allowed: a whole number from 1 to 1024")
+    from kilolayer.training.device import check_threads
+
+    check_threads(threads)
     torch.set_num_threads(threads)
 
 

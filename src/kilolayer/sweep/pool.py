@@ -81,7 +81,7 @@ class Pool:
 
         arguments = (str(one.path), to_json(one.experiment), self.devices[slot % len(self.devices)])
         before = set(active_children())
-        with _deaf_to_ctrl_c():
+        with deaf_to_ctrl_c():
             future = executor.submit(execute, *arguments, self.save_seconds)
         self._children |= set(active_children()) - before
         return future
@@ -122,7 +122,7 @@ def _no_worker(error: OSError) -> InputError:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
+def deaf_to_ctrl_c() -> Iterator[None]:
     """A worker begun here inherits that Ctrl-C, which reaches the whole group, waits: the parent decides."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

@@ -56,6 +56,12 @@ class Place:
         return bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
 
 
+def check_threads(threads: int) -> None:
+    """Raises `InputError` for a number of CPU threads that can only be a slip."""
+    if not 1 <= threads <= 1024:
+        raise InputError(f"--threads is {threads}; allowed: a whole number from 1 to 1024")
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """The device called `name`; "auto" is the first GPU, or the CPU. `InputError` where it is not there."""
     if name == "auto":
