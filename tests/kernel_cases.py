@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from kilolayer import kernels
+from kilolayer.networks import Network, ResidualNetwork, Stage, Stem, build
 from kilolayer.units import (
     BASIC,
     BOTTLENECK,
@@ -70,3 +71,10 @@ def gradients(module: nn.Module, y: torch.Tensor, x: torch.Tensor, dy: torch.Ten
 def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
     pairs = zip(found, exact, strict=True)
     return [((one.double() - other).norm() / other.norm()).item() for one, other in pairs]
+
+
+def fresh(unit: Unit, stem: Stem = Stem(16)) -> ResidualNetwork:  # noqa: B008 - a value
+    """A small network, channels last, always of the same weights."""
+    torch.manual_seed(0)
+    described = Network(stem, (Stage(2, 16), Stage(2, 32, 2)), unit, image_size=8)
+    return build(described).to(memory_format=torch.channels_last)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from kernel_cases import PREACT, made
 from kilolayer.kernels import chain as chains
@@ -18,6 +20,7 @@ from kilolayer.units import (
     RELU_ONLY_PREACT,
     Aggregated,
     Basic,
+    BatchNorm,
     Projection,
     Scaled,
     ShortcutGate,
@@ -82,6 +85,57 @@ def test_a_convolution_that_outgrows_the_cache_is_refused_where_pytorch_is_faste
 def test_a_stride_is_refused():
     strided = build_unit(layout(replace(PREACT, h=Scaled(1.0)), 16, 16, 2))
     assert chain_of(strided) == "its shortcut is no identity"
+
+
+OTHERWISE = {
+    "dilated": nn.Conv2d(16, 16, 3, padding=2, dilation=2, bias=False),
+    "not padded": nn.Conv2d(16, 16, 3, bias=False),
+    "padded by reflection": nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect", bias=False),
+}
+
+
+@pytest.mark.parametrize("conv", OTHERWISE.values(), ids=OTHERWISE)
+def test_other_convolutions_in_a_unit_are_refused(conv):
+    module = made(PREACT, 16)
+    module.F.conv2 = conv
+    assert chain_of(module) == "its convolutions have another padding, stride or dilation than kernels know"
+
+
+def test_a_stride_of_two_numbers_is_refused():
+    module = build_unit(layout(replace(BASIC, resize=Projection()), 32, 64, 2))
+    assert isinstance(transition_of(module), Chain)
+    module.F.conv1.stride = (2, 1)
+    assert (
+        transition_of(module) == "its convolutions have another padding, stride or dilation than kernels know"
+    )
+
+
+STRANGERS = {
+    "F.bn1": BatchNorm(32),
+    "F.bn2": BatchNorm(32),
+    "F.conv1": nn.Conv2d(16, 32, 3, padding=1, bias=False),
+    "F.conv2": nn.Conv2d(16, 32, 3, padding=1, bias=False),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_layers_that_do_not_fit_together_are_refused(name):
+    """What kernels would read or write beyond, PyTorch refuses when the layers run."""
+    module = made(PREACT, 16)
+    module.set_submodule(name, STRANGERS[name])
+    assert chain_of(module) == "a parameter is missing or does not fit the others"
+
+
+def test_a_convolution_whose_weights_are_computed_is_refused():
+    module = made(PREACT, 16)
+    weight_norm(module.F.conv1)
+    assert chain_of(module) == "a parameter is missing or does not fit the others"
+
+
+def test_a_shortcut_that_does_not_fit_is_refused():
+    module = build_unit(layout(replace(BASIC, resize=Projection()), 32, 64, 2))
+    module.h.conv1 = nn.Conv2d(32, 48, 1, stride=2, bias=False)
+    assert transition_of(module) == "a parameter is missing or does not fit the others"
 
 
 def test_dropout_is_refused():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from kernel_cases import ARRANGEMENTS, PREACT, needs_kernels
+from kernel_cases import ARRANGEMENTS, PREACT, fresh, needs_kernels
 from kilolayer import kernels
 from kilolayer.kernels import convolution, fused
 from kilolayer.kernels.activation import FusedSequence
@@ -19,12 +19,8 @@ from kilolayer.kernels.convolution import NativeConv
 from kilolayer.kernels.fused import FusedUnit
 from kilolayer.kernels.unit import unit as whole_unit
 from kilolayer.kernels.widened import WidenedConv
-from kilolayer.networks import Network, Stage, Stem, build, describe
-from kilolayer.units import BASIC, BOTTLENECK, Basic, Unit
-
-
-def network(unit: Unit, units: int = 2) -> Network:
-    return Network(Stem(16), (Stage(units, 16), Stage(units, 32, 2)), unit, image_size=8)
+from kilolayer.networks import describe
+from kilolayer.units import BASIC, BOTTLENECK, Basic
 
 
 def trained(model: nn.Module) -> list[torch.Tensor]:
@@ -33,11 +29,6 @@ def trained(model: nn.Module) -> list[torch.Tensor]:
         y = model(x.to(memory_format=torch.channels_last))
     y.float().square().sum().backward()
     return [y.detach(), *(p.grad for p in model.parameters()), *model.buffers()]
-
-
-def fresh(unit: Unit) -> nn.Module:
-    torch.manual_seed(0)
-    return build(network(unit)).to(memory_format=torch.channels_last)
 
 
 @needs_kernels

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
-from kilolayer.kernels.calls import applies, batch_of, known_sums, norms_of
+from kilolayer.kernels.calls import applies, batch_of, fits, known_sums, norms_of, transformed
 from kilolayer.kernels.chain import LANES
 from kilolayer.kernels.ways import Way
 from kilolayer.units.modules import BatchNorm
@@ -24,7 +24,7 @@ class FusedSequence(nn.Sequential):
     way: Way = "native"
 
     def forward(self, x: Tensor) -> Tensor:
-        layers = [] if torch.compiler.is_compiling() else list(self)
+        layers = [] if transformed() else list(self)
         if not layers:
             return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
         while layers:
@@ -51,7 +51,11 @@ def is_activation(*layers: nn.Module) -> bool:
 
 
 def _applies(way: Way, norm: Any, relu: nn.Module, x: Tensor) -> bool:
-    return bool(norm.training) and applies(way, x, (norm.weight, norm.bias), (norm, relu))
+    if not applies(way, x, (norm, relu)):
+        return False
+    own = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+    own = [tensor for tensor in own if tensor is not None]
+    return fits(x, norm.num_features, own, [(norm.num_features,)] * 4)
 
 
 def _of(way: Way) -> Callable[[nn.Module, Tensor], Tensor]:

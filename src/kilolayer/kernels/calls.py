@@ -6,28 +6,50 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from kilolayer.kernels import library
 from kilolayer.kernels.ways import Way, serves
 from kilolayer.units.modules import BatchNorm
 
 
-def applies(
-    way: Way, x: Tensor, parameters: Iterable[Tensor], layers: Iterable[nn.Module], stride: int = 1
-) -> bool:
-    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, and none of them is listened to.
+def transformed() -> bool:
+    """Whether the compiler or a transform of torch.func runs the layers, whose tensors have no addresses."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def applies(way: Way, x: Tensor, layers: Iterable[nn.Module] = (), stride: int = 1) -> bool:
+    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, all in training, none listened to.
 
     Behind `stride` a BN has to have a variance to measure: PyTorch's layers refuse one pixel.
     """
+    device = x.device.type
     return (
         x.dtype is torch.bfloat16
         and serves(way, x.device)
-        and torch.is_autocast_enabled(x.device.type)
-        and torch.get_autocast_dtype(x.device.type) is torch.bfloat16
+        and torch.is_autocast_enabled(device)
+        and torch.get_autocast_dtype(device) is torch.bfloat16
         and x.is_contiguous(memory_format=torch.channels_last)
         and _pixels(x, stride) > 1
-        and all(parameter.dtype is torch.float32 for parameter in parameters)
-        and not any(map(_listened_to, layers))
+        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+        and all(map(_trains_unheard, layers))
+    )
+
+
+def fits(x: Tensor, channels: int, tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether a kernel can take these by their addresses: `x` has so many channels, the tensors have these
+    shapes, are fp32, lie where x does, and have no gaps, for their gradients will have none.
+    """
+    device = x.device
+    return (
+        x.shape[1] == channels
+        and [tensor.shape for tensor in tensors] == shapes
+        and all(
+            tensor.dtype is torch.float32
+            and tensor.device == device
+            and (tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last))
+            for tensor in tensors
+        )
     )
 
 
@@ -36,8 +58,8 @@ def _pixels(x: Tensor, stride: int) -> int:
     return images * -(-height // stride) * -(-width // stride)
 
 
-def _listened_to(module: nn.Module) -> bool:
-    return bool(
+def _trains_unheard(module: nn.Module) -> bool:
+    return module.training and not (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
@@ -48,7 +70,13 @@ def _listened_to(module: nn.Module) -> bool:
 def known_sums(x: Tensor) -> Tensor | None:
     """Σ x and Σ x² of every channel, where they came with x and x has not changed since."""
     sums, version = getattr(x, "channel_sums", (None, -1))
-    return sums if version == x._version else None
+    return sums if sums is not None and version == x._version else None
+
+
+def leave_sums(y: Tensor, sums: Tensor) -> None:
+    """For the BN that reads `y`; a tensor of inference mode cannot say later whether it has changed."""
+    if not y.is_inference():
+        y.channel_sums = (sums, y._version)  # type: ignore[attr-defined]
 
 
 def map_like(x: Tensor, channels: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -40,6 +41,16 @@ class Chain:
     projection: nn.Conv2d | None = None
     behind: BatchNorm | None = None
     padding: PadChannels | None = None
+
+    @property
+    def inputs(self) -> int:
+        """Channels of x."""
+        return self.links[0].conv.in_channels
+
+    @property
+    def outputs(self) -> int:
+        """Channels of x'."""
+        return self.links[-1].conv.out_channels
 
     @property
     def identity(self) -> bool:
@@ -80,11 +91,31 @@ class Chain:
             yield self.behind
 
     def parameters(self) -> list[Tensor]:
-        """Of every convolution its weights, then of every BN weight and bias."""
+        """Of every convolution its weights, then of every BN weight and bias; without what is missing."""
         # By the modules' own tables: attributes of modules are slow to look up, a step asks for thousands.
-        own = [conv._parameters["weight"] for conv in self.convs()]
-        own += [norm._parameters[name] for norm in self.norms() for name in ("weight", "bias")]
+        own = [conv._parameters.get("weight") for conv in self.convs()]
+        own += [norm._parameters.get(name) for norm in self.norms() for name in ("weight", "bias")]
         return [parameter for parameter in own if parameter is not None]
+
+    def running(self) -> list[Tensor]:
+        """Of every BN its running mean and variance; without what is missing."""
+        own = [norm._buffers.get(name) for norm in self.norms() for name in ("running_mean", "running_var")]
+        return [buffer for buffer in own if buffer is not None]
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the parameters, where each layer takes what the one before it gives."""
+        outputs = self.inputs if self.padding is None else self.inputs + self.padding.extra
+        if self.projection is not None:
+            outputs = self.projection.out_channels
+        own = [link.conv for link in self.links]
+        widths = [self.inputs, *(conv.out_channels for conv in own[:-1]), outputs]
+        pairs = zip(own, pairwise(widths), strict=True)
+        convs = [(after, before, *conv.kernel_size) for conv, (before, after) in pairs]
+        if self.projection is not None:
+            convs.append((outputs, self.inputs, 1, 1))
+        norms = [width for link, width in zip(self.links, widths, strict=False) if link.norm is not None]
+        norms += [outputs for norm in (self.end, self.behind) if norm is not None]
+        return [*convs, *((width,) for width in norms for _ in ("weight", "bias"))]
 
 
 def chain_of(unit: nn.Module) -> Chain | str:
@@ -104,10 +135,9 @@ def chain_of(unit: nn.Module) -> Chain | str:
             chain = Chain(tuple(links), end)
         case _:
             return "of its arrangement"
-    convs = [link.conv for link in chain.links]
-    return (
-        "it has a stride" if any(conv.stride != (1, 1) for conv in convs) else no_kernel_for(convs) or chain
-    )
+    if any(link.conv.stride != (1, 1) for link in chain.links):
+        return "it has a stride"
+    return _refused(chain) or chain
 
 
 def transition_of(unit: nn.Module) -> Chain | str:
@@ -141,7 +171,7 @@ def transition_of(unit: nn.Module) -> Chain | str:
         return "its strides are not one of F's and the shortcut's"
     if chain.skips != 1 and not raw:
         return "its first BN counts pixels that no convolution reads"
-    return no_kernel_for(chain.convs()) or chain
+    return _refused(chain) or chain
 
 
 def any_chain_of(unit: nn.Module) -> Chain | str:
@@ -169,12 +199,33 @@ def links_of(layers: list[nn.Module]) -> list[Link] | None:
     return links or None
 
 
+def _refused(chain: Chain) -> str | None:
+    """Why kernels do not compute what is a chain by its form."""
+    meet = [parameter.shape for parameter in chain.parameters()] == chain.shapes()
+    return no_kernel_for(chain.convs()) or (
+        None if meet else "a parameter is missing or does not fit the others"
+    )
+
+
+def shape_of(conv: nn.Conv2d) -> tuple[int, ...]:
+    """That of its weights."""
+    return (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+
+
 def no_kernel_for(convs: Sequence[nn.Conv2d]) -> str | None:
-    """Why there is none for one of these convolutions, their strides apart."""
+    """Why there is none for one of these convolutions, of whatever stride."""
     if any(conv.groups != 1 for conv in convs):
         return "its convolution is grouped"
     if any(conv.bias is not None or conv.kernel_size not in ((1, 1), (3, 3)) for conv in convs):
         return "its convolutions are not 1×1 or 3×3 without bias"
+    if any(
+        conv.padding != tuple(side // 2 for side in conv.kernel_size)
+        or conv.stride[0] != conv.stride[1]
+        or conv.dilation != (1, 1)
+        or conv.padding_mode != "zeros"
+        for conv in convs
+    ):
+        return "its convolutions have another padding, stride or dilation than kernels know"
     if any(conv.in_channels % LANES or conv.out_channels % LANES for conv in convs):
         return f"its channels are no multiples of {LANES}"
     if (

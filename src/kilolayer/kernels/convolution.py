@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import products
-from kilolayer.kernels.calls import applies, batch_of, every, map_like, spread
-from kilolayer.kernels.chain import no_kernel_for
+from kilolayer.kernels.calls import applies, batch_of, every, fits, map_like, spread, transformed
+from kilolayer.kernels.chain import no_kernel_for, shape_of
 
 _LAST = torch.channels_last
 
@@ -25,16 +25,9 @@ def pays(conv: nn.Conv2d) -> bool:
 
     A 1×1 convolution with a stride is one of fewer pixels; that of a 3×3 one may be 2.
     """
-    if (
-        products() == "bf16"
-        or no_kernel_for([conv])
-        or conv.dilation != (1, 1)
-        or conv.padding_mode != "zeros"
-    ):
+    if products() == "bf16" or no_kernel_for([conv]):
         return False
-    if conv.kernel_size == (1, 1):
-        return conv.padding == (0, 0) and conv.stride[0] == conv.stride[1]
-    return conv.padding == (1, 1) and conv.stride in ((1, 1), (2, 2))
+    return conv.kernel_size == (1, 1) or conv.stride[0] in (1, 2)
 
 
 class NativeConv(nn.Conv2d):
@@ -44,9 +37,12 @@ class NativeConv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or not (self.training and applies("native", x, [self.weight], ())):
+        if transformed() or not (self.training and applies("native", x)):
             return super().forward(x)
-        y: Tensor = _Convolution.apply(x, self.weight, self.stride[0])  # type: ignore[no-untyped-call]
+        weight = self.weight
+        if not fits(x, self.in_channels, [weight], [shape_of(self)]):
+            return super().forward(x)
+        y: Tensor = _Convolution.apply(x, weight, self.stride[0])  # type: ignore[no-untyped-call]
         return y
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kilolayer.kernels import convolution, patches, widened
 from kilolayer.kernels.activation import FusedSequence, has_activation
-from kilolayer.kernels.calls import applies
+from kilolayer.kernels.calls import applies, fits, transformed
 from kilolayer.kernels.chain import Chain, any_chain_of, chain_of
 from kilolayer.kernels.unit import unit
 from kilolayer.kernels.ways import Way, refusal, way_for
@@ -65,34 +65,50 @@ class Explanation:
 class FusedUnit(ResidualUnit):
     """A residual unit that is one operation in training, in bf16 autocast, on a channels-last bf16 input.
 
-    Everywhere else it is the unit that it was: in evaluation, on another device or in another precision,
-    in a compiler, and while hooks listen to its layers, which a kernel would not call.
+    Everywhere else it is the unit that it was: in evaluation, a layer's own too, on another device or in
+    another precision, in a compiler, while hooks listen to its layers, which a kernel would not call, and
+    when its layers or their parameters are no longer those that the kernel knows.
     """
 
     chain: Chain
     inside: tuple[nn.Module, ...]
-    """Every module in it, the unit itself left out; looked up once, for a step asks for them."""
+    """The modules that the chain was made of."""
+    shapes: list[tuple[int, ...]]
+    """Of the chain's parameters, then of its running averages."""
     way: Way = "native"
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            return super().forward(x)
-        parameters = self.chain.parameters()
-        if self.training and applies(self.way, x, parameters, self.inside, self.chain.stride):
-            if self.way == "native":
-                return unit(self.chain, self.p(x), parameters)
-            from kilolayer.kernels.gpu.unit import unit as of_gpu  # Triton need not be there
+        if (
+            self.training
+            and not transformed()
+            and applies(self.way, x, self.inside, self.chain.stride)
+            and _inside(self) == self.inside
+        ):
+            chain, parameters = self.chain, self.chain.parameters()
+            if fits(x, chain.inputs, [*parameters, *chain.running()], self.shapes):
+                if self.way == "native":
+                    return unit(chain, self.p(x), parameters)
+                from kilolayer.kernels.gpu.unit import unit as of_gpu  # Triton need not be there
 
-            return of_gpu(self.chain, x, parameters)
+                return of_gpu(chain, x, parameters)
         return super().forward(x)
+
+
+def _inside(unit: ResidualUnit) -> tuple[nn.Module, ...]:
+    """Its paths and their layers."""
+    # By the modules' own tables, for a step asks for every unit's.
+    paths = unit._modules.values()
+    return (*paths, *(layer for path in paths for layer in path._modules.values()))  # type: ignore[arg-type, union-attr]
 
 
 def fuse(model: ResidualNetwork, way: Way | None = None) -> Explanation:
     """Puts every unit of `model` that can be on the fast path of its device, and says what was chosen.
 
     Where a unit cannot be computed whole, its BNs are computed together with their ReLUs, and so are those
-    of the stem and of the final activation. Modules, parameters and state dict stay what they are.
+    of the stem and of the final activation. Modules, parameters and state dict stay what they are. Layers
+    that have been replaced since the last time are taken as they are now.
     """
+    unfuse(model)
     device = next(model.parameters()).device
     way = way or way_for(device)
     missing = refusal(device, way)
@@ -123,7 +139,7 @@ def kept_by_units(model: ResidualNetwork) -> Iterator[Kept]:
 
 def _kept(module: FusedUnit, plain: Kept, side: int) -> Kept:
     chain = module.chain
-    inputs, side_of_read = chain.links[0].conv.in_channels, -(-side // chain.stride)
+    inputs, side_of_read = chain.inputs, -(-side // chain.stride)
     inside, activated = 0, len(module.p) > 0
     # Pixels that a stride leaves are copied; where there is none, what is read is x or its activation.
     if chain.skips != 1 or (chain.projection is not None and chain.stride != 1):
@@ -146,14 +162,15 @@ def _whole(unit: nn.Module, way: Way) -> Chain | str:
 
 
 def unfuse(model: ResidualNetwork) -> None:
-    """Takes every part of `model` back to plain layers."""
+    """Takes every part of `model` back to plain layers, but for convolutions that have been parametrized."""
     for module in model.modules():
         if isinstance(module, FusedUnit):
             module.__class__ = ResidualUnit  # type: ignore[assignment]
         elif isinstance(module, FusedSequence):
             module.__class__ = nn.Sequential  # type: ignore[assignment]
-        elif isinstance(module, convolution.NativeConv | patches.PatchConv | widened.WidenedConv):
-            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+        # A parametrization has put a class of its own in place of one of these.
+        elif type(module) in (convolution.NativeConv, patches.PatchConv, widened.WidenedConv):
+            module.__class__ = nn.Conv2d
 
 
 def _parts(model: ResidualNetwork) -> Iterator[tuple[str, nn.Module]]:
@@ -178,7 +195,9 @@ def fuse_part(module: nn.Module, way: Way, missing: str | None) -> tuple[str, st
         module.__class__ = FusedUnit
         module.way = way  # type: ignore[assignment]
         module.chain = chain  # type: ignore[assignment]
-        module.inside = tuple(part for part in module.modules() if part is not module)  # type: ignore[assignment]
+        module.inside = _inside(module)  # type: ignore[assignment, arg-type]
+        shapes = chain.shapes()
+        module.shapes = [*shapes, *shapes[len(chain.convs()) :]]  # type: ignore[assignment]
         _activations_fused(module.get_submodule("p"), way)
         return WORDS[way][0], ""
     if way == "native":

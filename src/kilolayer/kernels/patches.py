@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import products
-from kilolayer.kernels.calls import applies, batch_of
-from kilolayer.kernels.chain import LANES
+from kilolayer.kernels.calls import applies, batch_of, fits, leave_sums, transformed
+from kilolayer.kernels.chain import LANES, shape_of
 
 _LAST = torch.channels_last
 SIDE = 32
@@ -50,18 +50,20 @@ class PatchConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if (
-            torch.compiler.is_compiling()
+            transformed()
             or not self.training
             or (x.requires_grad and torch.is_grad_enabled())
+            or not _reads(x, shape_of(self), int(self.padding[0]))
         ):
             return super().forward(x)
         # Images come in fp32; in autocast they would be rounded first, and so they are here.
         low = x.to(torch.bfloat16, memory_format=_LAST) if x.dtype is torch.float32 else x
-        if not applies("native", low, [self.weight], ()):
+        weight = self.weight
+        if not (applies("native", low) and fits(low, self.in_channels, [weight], [shape_of(self)])):
             return super().forward(x)
         sums = torch.empty(2 * self.out_channels, dtype=torch.float64)
-        y: Tensor = _Patches.apply(low, self.weight, sums, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
-        y.channel_sums = (sums, y._version)  # type: ignore[attr-defined]
+        y: Tensor = _Patches.apply(low, weight, sums, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
+        leave_sums(y, sums)
         return y
 
 
@@ -108,6 +110,12 @@ class FoldedStem(nn.Module):
         call = _call(x, self.weight, y, *self.sizes)
         library.native().kilolayer_patches_infer(*call, self.bias.data_ptr(), self.relu, y.data_ptr())
         return y
+
+
+def _reads(x: Tensor, shape: tuple[int, ...], padding: int) -> bool:
+    """Whether a convolution with weights of this shape can read `x`."""
+    _, channels, kernel, _ = shape
+    return x.dim() == 4 and x.shape[1] == channels and min(x.shape[2:]) + 2 * padding >= kernel
 
 
 def _map_for(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

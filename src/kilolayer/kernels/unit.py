@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
-from kilolayer.kernels.calls import batch_of, every, known_sums, map_like, norms_of, spread
+from kilolayer.kernels.calls import batch_of, every, known_sums, leave_sums, map_like, norms_of, spread
 from kilolayer.kernels.chain import Chain
 from kilolayer.units.modules import BatchNorm
 
@@ -29,10 +29,10 @@ def unit(chain: Chain, x: Tensor, parameters: list[Tensor]) -> Tensor:
     The running averages follow where the BN `tracks`. The sums that the next unit's first BN needs go
     with the output, as long as it is the same tensor, or one that shares its data and its notes.
     """
-    sums = torch.empty(2 * chain.links[-1].conv.out_channels, dtype=torch.float64)
+    sums = torch.empty(2 * chain.outputs, dtype=torch.float64)
     y: Tensor = _Unit.apply(chain, known_sums(x), sums, x, *parameters)  # type: ignore[no-untyped-call]
     if chain.end is None:
-        y.channel_sums = (sums, y._version)  # type: ignore[attr-defined]
+        leave_sums(y, sums)
     return y
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels.arithmetic import products
-from kilolayer.kernels.calls import applies
+from kilolayer.kernels.calls import applies, transformed
 from kilolayer.kernels.processor import cpu_flags
 
 _BOTH = torch.ops.aten.convolution_backward
@@ -34,7 +34,11 @@ class WidenedConv(nn.Conv2d):
         own = [parameter for parameter in (self.weight, self.bias) if parameter is not None]
         # Images come in fp32; in autocast they would be rounded first, and so they are here.
         low = x.to(torch.bfloat16) if self.training and x.dtype is torch.float32 else x
-        if torch.compiler.is_compiling() or not (self.training and applies("native", low, own, ())):
+        if transformed() or not (
+            self.training
+            and applies("native", low)
+            and all(parameter.dtype is torch.float32 for parameter in own)
+        ):
             return super().forward(x)
         y: Tensor = _Conv.apply(low, self.weight, self.bias, self._sizes())  # type: ignore[no-untyped-call]
         return y

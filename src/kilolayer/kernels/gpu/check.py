@@ -61,7 +61,7 @@ def errors(module: ResidualUnit, shape: tuple[int, ...]) -> tuple[list[float], l
     parameter = next(module.parameters())
     own = _plain(module)
     chain = _of(own)
-    channels = chain.links[0].conv.in_channels
+    channels = chain.inputs
     generator = torch.Generator().manual_seed(1)
     x, dy = (
         torch.randn((shape[0], channels, *shape[1:]), generator=generator)
