@@ -16,11 +16,14 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from kernel_cases import PREACT, drawn_norms, errors, fresh, needs_kernels
 from kilolayer import kernels
+from kilolayer.inference import fold
+from kilolayer.inference.layers import FoldedConv
 from kilolayer.kernels import convolution, fused, patches
 from kilolayer.kernels.activation import FusedSequence
 from kilolayer.kernels.convolution import NativeConv
 from kilolayer.kernels.fused import FusedUnit
-from kilolayer.kernels.patches import PatchConv
+from kilolayer.kernels.inference import NativeRun
+from kilolayer.kernels.patches import FoldedStem, PatchConv
 from kilolayer.networks import ResidualNetwork, Stem
 from kilolayer.units import (
     BASIC,
@@ -305,3 +308,55 @@ def test_training_forward_in_inference_mode_is_that_without_gradients(networks):
         with mode(), torch.autocast("cpu", torch.bfloat16):
             found.append([own(images(4, 3, 8, 8)), *own.buffers()])
     assert max(errors(found[1], found[0])) < 2e-2
+
+
+def folded(kernel: int, monkeypatch: pytest.MonkeyPatch) -> ResidualNetwork:
+    """In bf16, with a stem by PyTorch of 3×3 or by the kernels of 5×5."""
+    monkeypatch.setattr(patches, "products", lambda: "fp32")
+    found = fold(fresh(PREACT, Stem(16, kernel)), torch.bfloat16)
+    assert isinstance(found.stem[0], FoldedConv if kernel == 3 else FoldedStem)
+    assert isinstance(found.stage1[0], NativeRun)
+    return found
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_folded_stem_refuses_other_channels_as_pytorch_does(channels, monkeypatch):
+    model = folded(5, monkeypatch)
+    with pytest.raises(RuntimeError, match=f"to have 3 channels, but got {channels} channels"):
+        model(images(2, channels, 8, 8))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_images_in_fp32_are_refused_or_converted_as_pytorch_does(kernel, monkeypatch):
+    model, x = folded(kernel, monkeypatch), images(4, 3, 8, 8)
+    wanted = model(x)
+    with pytest.raises(RuntimeError, match=r"Input type .* should be the same"):
+        model(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(x.float())
+    assert max(errors([found], [wanted])) < 2e-2
+
+
+NOT_A_RUNS = {
+    "more channels": images(2, 32, 8, 8),
+    "fewer channels": images(2, 8, 8, 8),
+    "fp32": images(2, 16, 8, 8).float(),
+    "no batch": images(16, 8, 8),
+    "another device": images(2, 16, 8, 8).to("meta"),
+}
+
+
+@pytest.mark.parametrize("x", NOT_A_RUNS.values(), ids=NOT_A_RUNS)
+def test_a_folded_run_says_what_it_takes(x, monkeypatch):
+    run = folded(3, monkeypatch).stage1[0]
+    with pytest.raises(
+        RuntimeError, match=r"expected \(N, 16, H, W\) in torch.bfloat16 on the CPU, but got "
+    ):
+        run(x)
+
+
+def test_a_unit_between_others_that_does_not_take_what_they_give_is_refused():
+    model = fresh(PREACT)
+    model.stage1[1] = build_unit(layout(PREACT, 32, 32))
+    with pytest.raises(RuntimeError, match=r"expected \(N, 32, H, W\) .* but got \(2, 16, 8, 8\)"):
+        fold(model, torch.bfloat16)(images(2, 3, 8, 8))

@@ -53,8 +53,8 @@ def _runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, nn.Modul
 
     for name, unit in stage.named_children():
         step = step_of(unit) if native else None
-        # A run can only begin with a unit that changes shape.
-        if step is None or not step.chain.identity:
+        # What changes shape, or does not take what the unit before it gives, can only begin a run.
+        if step is None or not step.chain.identity or (run and run[-1][1].chain.outputs != step.chain.inputs):
             yield from ended()
         if step is None:
             yield name, _folded_unit(cast(ResidualUnit, unit))

@@ -32,7 +32,7 @@ class FoldedConv(nn.Module):
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        if _joins(x):
+        if _joins(x, self.weight):
             found: Tensor = torch.ops.mkldnn._convolution_pointwise(
                 x, self.weight, self.bias, *self.sizes, self.groups, "relu" if self.relu else "none", [], ""
             )
@@ -42,7 +42,7 @@ class FoldedConv(nn.Module):
 
     def add(self, x: Tensor, other: Tensor) -> Tensor:
         """other + W∗x + b, then the ReLU where there is one."""
-        if _joins(x) and other.shape[1] == self.weight.shape[0]:
+        if _joins(x, self.weight) and other.shape[1] == self.weight.shape[0]:
             found: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
                 x,
                 other,
@@ -79,12 +79,13 @@ def _two(sizes: object) -> list[int]:
     return [int(size) for size in cast(tuple[int, ...], sizes)]
 
 
-def _joins(x: Tensor) -> bool:
-    # An exporter knows no such call.
+def _joins(x: Tensor, weight: Tensor) -> bool:
+    # An exporter knows no such call, and types that do not fit are for PyTorch's own to refuse or convert.
     return (
         _HAS_JOINED
         and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         and x.device.type == "cpu"
+        and x.dtype is weight.dtype
         and x.dtype in (torch.bfloat16, torch.float32)
     )
 

@@ -38,7 +38,7 @@ def step_of(unit: nn.Module) -> Step | None:
         match list(unit.p):
             case []:
                 return Step(chain, chain.links[0].norm)
-            case [BatchNorm() as before, nn.ReLU()]:
+            case [BatchNorm(num_features=chain.inputs) as before, nn.ReLU()]:
                 return Step(chain, before, activated=True)
     return None
 
@@ -46,7 +46,7 @@ def step_of(unit: nn.Module) -> Step | None:
 class NativeRun(nn.Module):
     """Units one behind the other, their BNs folded where a convolution stands before them.
 
-    Takes and gives (N, C, H, W) in bf16 and channels last, on a CPU. All keep the shape, but for the first,
+    Takes and gives (N, C, H, W) in bf16, channels last, on a CPU. All keep the shape, but for the first,
     which may change it. Its tensors are its own, in the kernels' order, and no parameters.
     """
 
@@ -55,12 +55,17 @@ class NativeRun(nn.Module):
         first = steps[0].chain
         # Of the pixels that a first 1×1 convolution skips nobody sees anything.
         self.skips, self.stride = first.skips, first.stride // first.skips
-        self.channels = first.links[-1].conv.out_channels
+        self.inputs, self.outputs = first.inputs, first.outputs
         self.units = [_folded(step) for step in steps]
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.inputs or x.dtype is not torch.bfloat16 or not x.is_cpu:
+            raise RuntimeError(
+                f"a run of folded units expected (N, {self.inputs}, H, W) in {torch.bfloat16} on the CPU, "
+                f"but got {tuple(x.shape)} in {x.dtype} on {x.device}"
+            )
         x = x[:, :, :: self.skips, :: self.skips].contiguous(memory_format=torch.channels_last)
-        y = map_like(x[:, :, :: self.stride, :: self.stride], self.channels)
+        y = map_like(x[:, :, :: self.stride, :: self.stride], self.outputs)
         # Addresses do not survive a copy or a pickle, so they are gathered anew: microseconds a unit.
         called = (library.FoldedUnit * len(self.units))(*map(_called, self.units))
         library.native().kilolayer_infer(byref(batch_of(x)), called, len(called), x.data_ptr(), y.data_ptr())

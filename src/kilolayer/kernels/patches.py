@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import products
@@ -93,7 +94,8 @@ class _Patches(torch.autograd.Function):
 class FoldedStem(nn.Module):
     """ReLU(W∗x + b), or without the ReLU, at inference: x and y in bf16, W and b in fp32.
 
-    `layer` is the convolution, `weight` and `bias` what it became with the BN behind it.
+    `layer` is the convolution, `weight` and `bias` what it became with the BN behind it. On what no kernel
+    reads it is PyTorch's layer in bf16, which refuses or converts.
     """
 
     def __init__(self, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, *, relu: bool) -> None:
@@ -105,6 +107,9 @@ class FoldedStem(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
+        if not (_reads(x, self.weight.shape, self.sizes[1]) and x.dtype is torch.bfloat16 and x.is_cpu):
+            y = functional.conv2d(x, self.weight.bfloat16(), self.bias.bfloat16(), *self.sizes)
+            return y.relu_() if self.relu else y
         x = x.contiguous(memory_format=_LAST)
         y = _map_for(x, self.weight, *self.sizes)
         call = _call(x, self.weight, y, *self.sizes)
