@@ -91,7 +91,7 @@ TRIALS: dict[str, Trial] = {
     "test/110, 3 epochs": Trial(110, 3, SPRINT, pad=2),
     "test/164, 3 epochs": Trial(164, 3, SPRINT, pad=2),
     "test/56, 15 epochs": Trial(56, 15, SPRINT, pad=2),
-    "test/110, 15 epochs, from a ninth of the units": Trial(110, 15, SPRINT | NINTH, pad=2),
+    "test/110, 5 epochs, from a third of the units": Trial(110, 5, SPRINT | THIRD, pad=2),
 }
 
 
