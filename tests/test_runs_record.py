@@ -7,6 +7,8 @@ import json
 import math
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +82,20 @@ def test_the_figures_without_a_validation_split(tmp_path: Path) -> None:
     }
     assert result["test_error"] == rows[-1]["test_error"]
     assert result["peak_memory_bytes"] > 10**7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counted otherwise elsewhere")
+def test_the_peak_is_of_this_process_alone_and_not_of_the_one_that_began_it() -> None:
+    code = (
+        "import torch; from kilolayer.runs.environment import peak_memory;"
+        "from kilolayer.training import Place; print(peak_memory(Place(torch.device('cpu'))))"
+    )
+    peaks = []
+    for size in (0, 1_500_000_000):
+        held = torch.ones(size, dtype=torch.uint8)  # noqa: F841 - alive while the other runs
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.1)
 
 
 def test_the_figures_with_a_validation_split(tmp_path: Path) -> None:
