@@ -236,6 +236,7 @@ def test_packages_networks_are_ours_with_equal_weights(tmp_path, ours, peer, sid
 @pytest.mark.parametrize(
     ("error", "advice"),
     [
+        (ImportError("none"), "timm:resnet50 needs timm: pip install timm"),
         (ModuleNotFoundError(name="timm"), "timm:resnet50 needs timm: pip install timm"),
         (ModuleNotFoundError(name="torchvision.ops"),
          "timm:resnet50 needs torchvision, which timm imports: pip install torchvision"),

@@ -30,8 +30,7 @@ def test_the_side_at_every_step() -> None:
     sides = [GROWING.side(32, t, 10) for t in range(10)]
     assert sides == [16] * 4 + [24] * 3 + [32] * 3
     assert [Resolution().side(32, t, 10) for t in range(10)] == [32] * 10
-    assert [GROWING.side(30, first, 1000) for first, _ in GROWING.parts(1000)] == [15, 22, 30]
-    assert [first for first, _ in GROWING.parts(1000)] == [0, 400, 700]
+    assert list(GROWING.sides(30, 1000)) == [(0, 15), (400, 22), (700, 30)]
 
 
 @given(st.integers(1, 300), st.integers(1, 100), st.sampled_from([8, 16, 30, 32]))

@@ -140,7 +140,7 @@ def _maker(one: Contestant) -> Callable[[], Any]:
             return lambda: models.get_model(one.model, weights=None)
         provider = import_module("pytorchcv.model_provider")
         return lambda: provider.get_model(one.model)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         missing = (error.name or one.source).partition(".")[0]
         by = "" if missing == one.source else f", which {one.source} imports"
         raise InputError(f"{one.name} needs {missing}{by}: pip install {missing}") from None

@@ -81,9 +81,8 @@ class Experiment:
                 raise InputError("growth begins with F = 0 where init gives weights; use one of them")
 
     def _check_resolution(self) -> None:
-        full, least, recipe = self.network.image_size, self.network.total_stride, self.recipe
-        for first, _ in recipe.resolution.parts(recipe.iterations):
-            side = recipe.resolution.side(full, first, recipe.iterations)
+        full, least = self.network.image_size, self.network.total_stride
+        for _, side in self.recipe.resolution.sides(full, self.recipe.iterations):
             if side < least:
                 raise InputError(
                     f"resolution: images of {side} of {full} pixels a side are too small for a network that "

@@ -150,9 +150,14 @@ class Resolution(_Shares):
     24, and from 70 % on whole. Evaluation is always at full size. Sides are rounded to whole pixels.
     """
 
+    def sides(self, full: int, iterations: int) -> Iterator[tuple[int, int]]:
+        """(first iteration, side in pixels) of every part of a run, for images of `full` pixels a side."""
+        for first, scale in self.parts(iterations):
+            yield first, _side(scale, full)
+
     def side(self, full: int, iteration: int, iterations: int) -> int:
-        """The side in pixels at one iteration, of images of `full` pixels a side."""
-        return max(1, round(self.at(iteration, iterations) * full))
+        """The side in pixels at one iteration."""
+        return _side(self.at(iteration, iterations), full)
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,10 @@ class Growth(_Shares):
         shares = [self.start, *(share for _, share in self.changes)]
         if shares != sorted(shares) or shares[-1] != 1:
             raise InputError(f"the scales of Growth are {shares}; allowed: rising, to 1 at the end")
+
+
+def _side(scale: float, full: int) -> int:
+    return max(1, round(scale * full))
 
 
 def _is_number(value: object) -> bool:
