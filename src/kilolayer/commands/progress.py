@@ -61,7 +61,7 @@ class Bar(Progress):
         self.figures: dict[str, str] = {}
         self._looked = 0.0
         super().__init__(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            TextColumn(f"epoch {{task.fields[epoch]}}/{training.epochs}"),
             BarColumn(bar_width=None),
             TaskProgressColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TimeRemainingColumn(compact=True),
@@ -71,7 +71,7 @@ class Bar(Progress):
             expand=True,
         )
         total = training.experiment.recipe.iterations
-        self._bar = self.add_task("", total=total, epoch=1, epochs=training.epochs)
+        self._bar = self.add_task("", total=total, epoch=1)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
