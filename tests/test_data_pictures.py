@@ -331,3 +331,13 @@ def test_re_encoded_cifar_says_so():
 
 def test_labels_are_int64(tmp_path):
     assert load(Data(str(image_folder(tmp_path)))).train.labels.numpy().dtype == np.int64
+
+
+def test_readable_pictures_are_decoded_beside_unreadable_ones(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(7, mode="L"))
+    (tmp_path / "b.png").write_text("words")
+    paths = [tmp_path / "b.png", tmp_path / "a.png"]
+    labelled = pictures.Pictures(np.zeros(2, np.int64), paths.__getitem__, lambda i: paths[i].name)
+    images, outcomes = pictures.decode_readable(labelled, pictures.Form(4, grey=True), "")
+    assert [isinstance(outcome, pictures.Unreadable) for outcome in outcomes] == [True, False]
+    assert images.pixels[1].eq(7).all()

@@ -87,14 +87,24 @@ class Form:
 
 def decode(pictures: Pictures, form: Form, what: str, advice: str = "") -> Images:
     """All pictures as uint8 (N, C, side, side): the centred square, resized. Raises InputError."""
+    images, outcomes = decode_readable(pictures, form, what)
+    refuse([pictures], [outcomes], advice)
+    return images
+
+
+def decode_readable(pictures: Pictures, form: Form, what: str) -> tuple[Images, list[Unreadable | None]]:
+    """As `decode`, with an `Unreadable` for each picture that cannot be read; its pixels mean nothing.
+
+    what: the title of the progress bar; "" for none.
+    """
     pixels = np.empty((len(pictures), form.side, form.side, form.channels), np.uint8)
 
     def into(image: Image.Image, i: int) -> None:
         pixels[i] = np.asarray(_square(image, form)).reshape(pixels.shape[1:])
 
-    refuse([pictures], [each(pictures, into, what)], advice)
+    outcomes = each(pictures, into, what)
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    return Images(tensor, torch.from_numpy(pictures.labels.copy()))
+    return Images(tensor, torch.from_numpy(pictures.labels.copy())), outcomes
 
 
 def _square(image: Image.Image, form: Form) -> Image.Image:

@@ -16,8 +16,8 @@ def watched() -> bool:
 
 
 def follow(items: Iterable[tuple[int, T]], total: int | None, what: str) -> Iterator[T]:
-    """The second of each pair; the first says how far it brings us towards `total`."""
-    if not watched():
+    """The second of each pair; the first says how far it brings us towards `total`. No bar without `what`."""
+    if not what or not watched():
         yield from (item for _, item in items)
         return
     from rich.console import Console
