@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from kilolayer.data.images import Images, Splits
     from kilolayer.data.loading import load
     from kilolayer.data.statistics import Statistics, measure
+    from kilolayer.data.unsplit import Labelled, load_labelled
 
 _HOMES = {
     "Draws": "augment", "batch": "augment", "draws": "augment", "permutation": "augment",
     "Selection": "augment", "resampled": "augment", "select": "augment", "selected": "augment",
     "Images": "images", "Splits": "images", "load": "loading",
     "Statistics": "statistics", "measure": "statistics",
+    "Labelled": "unsplit", "load_labelled": "unsplit",
 }  # fmt: skip
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Data",
     "Draws",
     "Images",
+    "Labelled",
     "Normalization",
     "Selection",
     "Splits",
@@ -52,6 +55,7 @@ __all__ = [
     "default_augmentation",
     "draws",
     "load",
+    "load_labelled",
     "measure",
     "permutation",
     "resampled",

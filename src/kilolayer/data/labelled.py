@@ -81,6 +81,13 @@ def fifth(labels: NDArray[np.int64], classes: tuple[str, ...], seed: int) -> NDA
     return test
 
 
+def form_of(pictures: Pictures, image_size: int | None) -> Form:
+    """What these pictures are decoded to. Raises `InputError` for those that cannot be used."""
+    looked = glance(pictures, "checking the images")
+    refuse([pictures], [looked], ADVICE)
+    return _form({one.header for one in looked if isinstance(one, Seen)}, image_size)
+
+
 def _form(seen: set[Header], image_size: int | None) -> Form:
     sizes = {header.size for header in seen}
     width, height = next(iter(sizes))

@@ -63,6 +63,11 @@ def find(data: Data) -> Source:
     raise InputError(f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder")
 
 
+def is_built(data: Data) -> bool:
+    """Whether the source is the embedded digits or a CIFAR."""
+    return data.source == "digits" or cifar_at(data) is not None
+
+
 def cifar_at(data: Data) -> tuple[cifar.Layout, Path] | None:
     """The CIFAR that is meant; None where the path holds something else. `InputError` where nothing is."""
     if data.source in BUILT_IN:

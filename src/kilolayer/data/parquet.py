@@ -32,7 +32,7 @@ def parquet(root: Path, data: Data) -> Source:
     kept = sum(table.size for table in (*train_tables, *test_tables))
     require_memory(kept, f"the encoded images of {quoted(root)}")
     train_rows, test_rows = [table.read() for table in train_tables], [table.read() for table in test_tables]
-    classes = _classes(train_rows + test_rows)
+    classes = class_names(train_rows + test_rows)
     train, test = pictures(train_rows), pictures(test_rows)
     if not test_tables:
         drawn = fifth(train.labels, classes, data.split_seed)
@@ -79,7 +79,8 @@ def class_count(part: list[Rows]) -> int:
     return len(part[0].names) or min(MOST_CLASSES, 1 + max(int(rows.labels.max()) for rows in part))
 
 
-def _classes(part: list[Rows]) -> tuple[str, ...]:
+def class_names(part: list[Rows]) -> tuple[str, ...]:
+    """The classes of these tables. Raises `InputError` for labels outside of them."""
     names, count = part[0].names, class_count(part)
     for rows in part:
         wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= count))
