@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kilolayer.data import Data, load_labelled
+from kilolayer.data.images import Images
+from kilolayer.data.unsplit import Labelled, converted
 from kilolayer.errors import InputError
 
 
@@ -48,3 +51,28 @@ def test_one_split(tmp_path: Path) -> None:
     assert load_labelled(Data(str(root)), "test").classes == ("bee",)
     with pytest.raises(InputError, match="no split 'dev'"):
         load_labelled(Data(str(root)), "dev")
+
+
+@pytest.mark.parametrize(("grey", "mode", "said"), [(True, "L", "read as grey"), (False, "RGB", "")])
+def test_pictures_are_read_in_the_channels_asked_for(
+    grey: bool, mode: str, said: str, tmp_path: Path
+) -> None:
+    root = folder(tmp_path, "ant", "bee")
+    loaded = load_labelled(Data(str(root)), grey=grey)
+    with Image.open(root / "bee/1.png") as image:
+        expected = np.asarray(image.convert(mode)).reshape(8, 8, -1).transpose(2, 0, 1)
+    assert torch.equal(loaded.images.pixels[3], torch.from_numpy(expected.copy()))
+    assert said in loaded.origin[-1]
+    assert ("read as" in loaded.origin[-1]) is bool(said)
+
+
+def test_pictures_in_memory_are_converted_as_pillow_does() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
+    images = Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([0, 1]))
+    colour = Labelled("x", ("a", "b"), images, (), str)
+    grey = converted(colour, True)
+    expected = np.stack([np.asarray(Image.fromarray(one).convert("L")) for one in pixels])
+    assert torch.equal(grey.images.pixels[:, 0], torch.from_numpy(expected))
+    assert grey.origin == ("colour pictures are read as grey",)
+    assert converted(grey, False).images.pixels.shape == (2, 3, 40, 40)
+    assert converted(colour, None) is colour

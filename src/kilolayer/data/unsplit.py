@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kilolayer.data import parquet
 from kilolayer.data.describe import Data
@@ -16,7 +17,8 @@ from kilolayer.data.folder import pictures as folder_pictures
 from kilolayer.data.images import Images, Source
 from kilolayer.data.labelled import form_of
 from kilolayer.data.loading import find, is_built
-from kilolayer.data.pictures import Pictures, decode
+from kilolayer.data.memory import require_memory
+from kilolayer.data.pictures import Form, Pictures, decode
 from kilolayer.data.scanning import TEST, scan
 from kilolayer.data.table import Table
 from kilolayer.data.wording import quoted
@@ -42,21 +44,47 @@ class Labelled:
         return len(self.images)
 
 
-def load_labelled(data: Data, part: str = "all") -> Labelled:
+def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> Labelled:
     """The labelled pictures of a source: all of them, or one split (`train`, `validation`, `test`).
 
-    Training and test need not have the same classes, and one class is enough. Raises InputError.
+    Training and test need not have the same classes, and one class is enough. Pictures are read as grey or
+    as colour where `grey` says so, otherwise as they are. Raises InputError.
     """
     if is_built(data):
-        return _built(find(data), part)
+        return converted(_built(find(data), part), grey)
     path = Path(os.path.expanduser(data.source))
     name, classes, shown, origin = (
         _parquet(path, part) if parquet.parquet_files(path) else _folder(path, part)
     )
     if not len(shown):
         raise InputError(f"{quoted(path)}: has no labelled pictures")
-    images = decode(shown, form_of(shown, data.image_size), "reading the images")
-    return Labelled(name, classes, images, origin, shown.where)
+    native = form_of(shown, data.image_size)
+    form = native if grey is None else Form(native.side, grey)
+    require_memory(form.side**2 * form.channels * len(shown), f"{len(shown):,} images of {form.side}²")
+    images = decode(shown, form, "reading the images")
+    return Labelled(name, classes, images, (*origin, *_said(native.grey, form.grey)), shown.where)
+
+
+def converted(labelled: Labelled, grey: bool | None) -> Labelled:
+    """The same pictures as grey (by Pillow's weights of red, green and blue) or as colour."""
+    native = labelled.images.pixels.shape[1] == 1
+    if grey is None or grey == native:
+        return labelled
+    pixels = _grey(labelled.images.pixels) if grey else labelled.images.pixels.expand(-1, 3, -1, -1)
+    images = Images(pixels.contiguous(), labelled.images.labels)
+    return replace(labelled, images=images, origin=(*labelled.origin, *_said(native, grey)))
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """RGB to luma (ITU-R 601-2) in the fixed-point arithmetic of Pillow's "L"."""
+    red, green, blue = pixels.to(torch.int32).unbind(1)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[:, None]
+
+
+def _said(native: bool, grey: bool) -> tuple[str, ...]:
+    if native == grey:
+        return ()
+    return ("colour pictures are read as grey",) if grey else ("grey pictures are read as colour",)
 
 
 def _built(source: Source, part: str) -> Labelled:
