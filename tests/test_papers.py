@@ -20,7 +20,7 @@ from kilolayer.papers import (
     table,
     tables,
 )
-from kilolayer.training import Experiment
+from kilolayer.training import SGD, Experiment
 from kilolayer.units import ExclusiveGate, Identity, Projection, ShortcutGate, ZeroPad
 from kilolayer.values import from_json, to_json
 
@@ -207,7 +207,7 @@ def test_recipes_are_the_papers() -> None:
 def test_another_recipe_can_be_asked_for() -> None:
     cell = table("p2-table-3").cells[1]
     released = experiment(cell, recipe_name="released").recipe
-    assert (released.name, released.nesterov, released.batch_size) == ("released", True, 64)
+    assert (released.name, released.optimizer, released.batch_size) == ("released", SGD(nesterov=True), 64)
     with pytest.raises(InputError, match="unknown recipe"):
         experiment(cell, recipe_name="nosuch")
 

@@ -16,7 +16,7 @@ import torch
 from kilolayer.data import Images
 from kilolayer.errors import InputError
 from kilolayer.runs import Run, record
-from kilolayer.training import Experiment, Growth, Resolution, Training
+from kilolayer.training import SGD, AdamW, Experiment, Growth, Resolution, Training
 from kilolayer.units import Dropout
 from tiny_runs import HERE, PREACT, Poll, network, outcome, splits_of, tiny, train, training_of, with_recipe
 
@@ -30,7 +30,11 @@ VARIANTS = {
     "validation": tiny(validation=20),
     "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), memory="balanced"),
     "seldom evaluated": tiny(evaluate_every=2),
-    "no momentum": with_recipe(tiny(), momentum=0.0),
+    "no momentum": with_recipe(tiny(), optimizer=SGD(0.0)),
+    "adamw": with_recipe(tiny(), optimizer=AdamW()),
+    "adamw, growing depth": with_recipe(
+        tiny(network=network(units=3)), optimizer=AdamW(), growth=Growth(0.3, ((0.2, 0.6), (0.5, 1.0)))
+    ),
     "averaged": with_recipe(tiny(validation=20), averaged=0.5),
     "growing images": with_recipe(tiny(), resolution=Resolution(0.5, ((0.2, 0.75), (0.5, 1.0)))),
     "growing depth": with_recipe(

@@ -19,7 +19,17 @@ from kilolayer.commands.options import ComputeOptions, Settings
 from kilolayer.data import Augmentation, select
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
-from kilolayer.training import Experiment, Growth, Place, Resolution, Training, choose_graph
+from kilolayer.training import (
+    SGD,
+    AdamW,
+    Experiment,
+    Growth,
+    Optimizer,
+    Place,
+    Resolution,
+    Training,
+    choose_graph,
+)
 from kilolayer.training.compiling import CompiledGatedUnit, CompiledUnit
 from kilolayer.training.explain import choices
 from kilolayer.training.graph import CudaRecorder, Replay, Step, refusal
@@ -74,10 +84,11 @@ def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 BF16 = tiny(precision="bf16", channels_last=True)
 
 
+@pytest.mark.parametrize("optimizer", [SGD(nesterov=True), AdamW()], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("base", [tiny(), BF16], ids=["fp32", "bf16"])
-def test_a_replayed_step_is_the_step(base: Experiment) -> None:
+def test_a_replayed_step_is_the_step(base: Experiment, optimizer: Optimizer) -> None:
     """Bit for bit, with the learning rate, the images and what chance decides changing under it."""
-    experiment = with_recipe(replace(base, graph=True), augmentation=EVERYTHING, nesterov=True)
+    experiment = with_recipe(replace(base, graph=True), augmentation=EVERYTHING, optimizer=optimizer)
     training, recorder = replaying(experiment)
     for replayed, plain in zip(steps_taken(training), steps_taken(training_of(experiment)), strict=True):
         assert same(replayed, plain)

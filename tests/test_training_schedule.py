@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilolayer.errors import InputError
-from kilolayer.training import RECIPES, OneCycle, Recipe, Schedule, Steps, Warmup, differences, recipe
+from kilolayer.training import (
+    RECIPES,
+    SGD,
+    AdamW,
+    OneCycle,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Steps,
+    Warmup,
+    differences,
+    recipe,
+)
 from kilolayer.values import from_json, to_json
 
 CIFAR, IMAGENET = 50_000, 1_281_167
@@ -40,8 +53,13 @@ def test_the_papers_recipe_at_every_iteration() -> None:
     assert [second.rate(t) for t in range(64_000)] == [paper(t) for t in range(64_000)]
     assert [first.rate(t) for t in range(64_000)] == [paper(max(t, 400)) for t in range(64_000)]
     for one in (first, second):
-        assert (one.iterations, one.batch_size, one.momentum, one.weight_decay) == (64_000, 128, 0.9, 1e-4)
-        assert (one.nesterov, one.decay, one.label_smoothing) == (False, "all", 0)
+        assert (one.iterations, one.batch_size, one.optimizer, one.weight_decay) == (
+            64_000,
+            128,
+            SGD(0.9),
+            1e-4,
+        )
+        assert (one.decay, one.label_smoothing) == ("all", 0)
         assert (one.augmentation.pad, one.augmentation.flip) == (4, True)
         assert one.normalization == "per_pixel_mean"
 
@@ -72,8 +90,8 @@ def test_recipes_in_epochs(
 ) -> None:
     found, each = recipe(name, images), images // batch
     assert (found.batch_size, found.iterations, found.weight_decay) == (batch, epochs * each, decay)
-    assert (found.momentum, found.decay, found.normalization) == (0.9, "all", "channel")
-    assert found.nesterov == (name != "imagenet")
+    assert (found.decay, found.normalization) == ("all", "channel")
+    assert found.optimizer == SGD(0.9, nesterov=name != "imagenet")
     for epoch in range(1, epochs + 1):
         for t in ((epoch - 1) * each, epoch * each - 1):
             assert found.rate(t) == pytest.approx(rate(epoch), rel=1e-12), f"epoch {epoch}"
@@ -153,7 +171,6 @@ def test_an_unknown_recipe() -> None:
     [
         *(("iterations", value) for value in (0, -1, 1.5, True, "7", None)),
         *(("batch_size", value) for value in (0, 2.0, False)),
-        *(("momentum", value) for value in (1.0, -0.1, math.nan, "0.9", True)),
         *(("label_smoothing", value) for value in (1.0, -0.1)),
         *(("weight_decay", value) for value in (-1e-4, math.inf, math.nan, None)),
         ("decay", "biases"),
@@ -169,9 +186,66 @@ def test_a_bad_value_is_named(field: str, value: Any) -> None:
     assert "allowed" in said
 
 
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        *((lambda v=value: SGD(v), repr(value)) for value in (1.0, -0.1, math.nan, "0.9", True)),
+        *((lambda v=value: AdamW((0.9, v)), repr(value)) for value in (1.0, -0.1, math.nan, None)),
+        (lambda: AdamW((0.9,)), "(0.9,)"),
+        (lambda: AdamW(eps=0.0), "eps is 0"),
+        (lambda: AdamW(eps=math.inf), "eps is inf"),
+    ],
+)
+def test_a_bad_value_of_an_optimiser_is_named(made: Callable[[], Any], says: str) -> None:
+    with pytest.raises(InputError, match="allowed") as refused:
+        made()
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_another_optimiser_shrinks_weights_by_the_same_share(name: str) -> None:
+    first = recipe(name, CIFAR)
+    other = first.with_optimizer(AdamW())
+    assert other.rate.peak == pytest.approx(first.rate.peak / 100)
+    shrinking = [one.rate(500) * one.weight_decay for one in (first, other)]
+    assert shrinking[1] == pytest.approx(shrinking[0])
+    back = other.with_optimizer(first.optimizer)
+    assert back.rate.peak == pytest.approx(first.rate.peak)
+    assert back.optimizer == first.optimizer
+
+
+OLDER = {"name": "paper", "iterations": 9, "rate": {"type": "Steps", "start": 0.1, "drops": []}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "optimizer"),
+    [
+        ({}, SGD()),
+        ({"momentum": 0.5}, SGD(0.5)),
+        ({"momentum": 0.9, "nesterov": True}, SGD(nesterov=True)),
+        ({"optimizer": {"type": "AdamW", "betas": [0.9, 0.99], "eps": 1e-6}}, AdamW((0.9, 0.99), 1e-6)),
+    ],
+)
+def test_recipes_of_older_releases_are_read(fields: dict[str, Any], optimizer: Optimizer) -> None:
+    assert from_json(json.dumps(OLDER | fields), Recipe).optimizer == optimizer
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"optimizer": {"type": "SGD"}, "momentum": 0.9}, "no field 'momentum'"),
+        ({"optimizer": {"type": "Adam"}}, "no type 'Adam', nearest: AdamW"),
+        ({"momentum": 1.5}, "momentum is 1.5"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        from_json(json.dumps(OLDER | fields), Recipe)
+
+
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(InputError, match="momentum is 0"):
-        replace(recipe("released", CIFAR), momentum=0.0)
+        SGD(0.0, nesterov=True)
 
 
 @pytest.mark.parametrize(
@@ -207,4 +281,4 @@ def test_differences_are_the_fields_that_differ() -> None:
     assert [row[0] for row in rows] == ["name", "rate"]
     assert rows[0] == ("name", "paper-v1", "paper")
     assert differences(first, first) == differences(first) == []
-    assert [row[0] for row in differences(first, replace(first, momentum=0.8), first)] == ["momentum"]
+    assert [row[0] for row in differences(first, replace(first, optimizer=SGD(0.8)), first)] == ["optimizer"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kilolayer.data import NO_AUGMENTATION, Images, batch, selected
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
-from kilolayer.training import Experiment, Place, Steps, Training
+from kilolayer.training import SGD, AdamW, Experiment, Place, Steps, Training
 from kilolayer.training import step as step_module
 from kilolayer.units import BASIC, FULL_PREACT, Dropout
 from tiny_runs import HERE, losses, splits_of, tiny, training_of, with_recipe
@@ -53,7 +53,7 @@ def gradients(training: Training, smoothing: float) -> dict[str, Tensor]:
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize(("momentum", "smoothing"), [(0.9, 0.0), (0.5, 0.1)])
 def test_a_step_is_the_equation(momentum: float, nesterov: bool, decay: Any, smoothing: float) -> None:
-    options = {"momentum": momentum, "nesterov": nesterov, "decay": decay, "label_smoothing": smoothing}
+    options = {"optimizer": SGD(momentum, nesterov), "decay": decay, "label_smoothing": smoothing}
     rate = Steps(0.3, ((1, 0.2), (2, 0.05)))
     training = training_of(with_recipe(tiny(), weight_decay=0.05, rate=rate, **options))
     v = {name: torch.zeros_like(w).double() for name, w in weights(training).items()}
@@ -68,8 +68,31 @@ def test_a_step_is_the_equation(momentum: float, nesterov: bool, decay: Any, smo
             torch.testing.assert_close(after.double(), expected, rtol=2e-6, atol=2e-7)
 
 
+@pytest.mark.parametrize("decay", ["all", "weights"])
+def test_a_step_of_adamw_is_the_equation(decay: Any) -> None:
+    betas, eps, shrink = (0.8, 0.9), 1e-6, 0.05
+    first, second = betas
+    rate = Steps(0.03, ((1, 0.02), (2, 0.005)))
+    options = {"optimizer": AdamW(betas, eps), "weight_decay": shrink, "decay": decay, "rate": rate}
+    training = training_of(with_recipe(tiny(), **options))
+    m = {name: torch.zeros_like(w).double() for name, w in weights(training).items()}
+    v = {name: torch.zeros_like(w).double() for name, w in weights(training).items()}
+    for t in range(3):
+        w, gradient = weights(training), gradients(training, 0.0)
+        training._step()
+        for name, after in weights(training).items():
+            decays = decay == "all" or w[name].ndim > 1
+            g = gradient[name].double()
+            m[name] = first * m[name] + (1 - first) * g
+            v[name] = second * v[name] + (1 - second) * g**2
+            mean, square = m[name] / (1 - first ** (t + 1)), v[name] / (1 - second ** (t + 1))
+            kept = w[name].double() * (1 - rate(t) * shrink * decays)
+            expected = kept - rate(t) * mean / (square.sqrt() + eps)
+            torch.testing.assert_close(after.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_without_momentum_a_step_is_plain_descent() -> None:
-    training = training_of(with_recipe(tiny(), momentum=0.0, weight_decay=0.0))
+    training = training_of(with_recipe(tiny(), optimizer=SGD(0.0), weight_decay=0.0))
     before, gradient = weights(training), gradients(training, 0.0)
     training._step()
     for name, after in weights(training).items():
@@ -77,7 +100,7 @@ def test_without_momentum_a_step_is_plain_descent() -> None:
 
 
 def test_biases_and_bn_are_what_does_not_decay() -> None:
-    training = training_of(with_recipe(tiny(), decay="weights", weight_decay=0.5, momentum=0.0))
+    training = training_of(with_recipe(tiny(), decay="weights", weight_decay=0.5, optimizer=SGD(0.0)))
     groups = training.optimizer.param_groups
     undecayed = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     names = {name for name, p in training.model.named_parameters() if id(p) in undecayed}
@@ -169,7 +192,9 @@ GOLDEN = (2.2000070, 2.3068848, 2.2743890, 2.5246985, 2.3377826)
 def test_golden_losses() -> None:
     network = cifar(20, replace(BASIC, arrangement=FULL_PREACT), in_chans=1, image_size=8)
     experiment = tiny(network=network)
-    experiment = with_recipe(replace(experiment, data=replace(experiment.data, subset=128)), nesterov=True)
+    experiment = with_recipe(
+        replace(experiment, data=replace(experiment.data, subset=128)), optimizer=SGD(nesterov=True)
+    )
     assert losses(training_of(experiment), 5) == pytest.approx(GOLDEN, abs=1e-4)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
@@ -21,35 +21,52 @@ def _converter() -> Any:
     from cattrs import Converter
     from cattrs.strategies import configure_tagged_union
 
-    from kilolayer.training import Experiment, schedule
+    from kilolayer.training import Experiment, Recipe, optimizer, schedule
 
     converter = Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole)
-    for union in (branch.Branch, shortcut.Shortcut, shortcut.Resize, schedule.Schedule):
+    for union in (branch.Branch, shortcut.Shortcut, shortcut.Resize, schedule.Schedule, optimizer.Optimizer):
         # cattrs looks unions up by their typing form.
         configure_tagged_union(Union[union.__args__], converter, tag_name="type")  # noqa: UP007
         configure_tagged_union(union, converter, tag_name="type")
-    _read_older(converter, Experiment)
+    _read_older(converter, Recipe, _with_optimizer)
+    _read_older(converter, Experiment, _with_memory_and_compiler)
     return converter
 
 
-def _read_older(converter: Any, experiment: type) -> None:
-    """Experiments of releases that knew no more than `grad_checkpointing`, which changed no bit either, and
-    `compile` as yes or no."""
+def _read_older(converter: Any, kind: type, renewed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Values of type `kind` as older releases wrote them are read as `renewed` writes them."""
     from cattrs.gen import make_dict_structure_fn
 
-    read: Any = make_dict_structure_fn(experiment, converter)
+    read: Any = make_dict_structure_fn(kind, converter)
 
-    def structure(value: Any, kind: type) -> Any:
-        if isinstance(value, dict) and "grad_checkpointing" in value:
-            value = {key: each for key, each in value.items() if key != "grad_checkpointing"} | (
-                {"memory": "balanced"} if value["grad_checkpointing"] is True else {}
-            )
-        if isinstance(value, dict) and isinstance(value.get("compile"), bool):
-            value = value | {"compile": "model" if value["compile"] else "off"}
-        return read(value, kind)
+    def structure(value: Any, _: type) -> Any:
+        return read(renewed(value) if isinstance(value, dict) else value, kind)
 
-    converter.register_structure_hook(experiment, structure)
+    converter.register_structure_hook(kind, structure)
+
+
+def _with_optimizer(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Of releases that knew no optimiser but SGD, and had its momentum among the recipe's fields."""
+    older = {name: recipe[name] for name in ("momentum", "nesterov") if name in recipe}
+    if not older or "optimizer" in recipe:
+        return recipe
+    rest = {name: value for name, value in recipe.items() if name not in older}
+    sgd: dict[str, Any] = {"type": "SGD"}
+    return rest | {"optimizer": sgd | older}
+
+
+def _with_memory_and_compiler(experiment: dict[str, Any]) -> dict[str, Any]:
+    """Of releases that knew no more than `grad_checkpointing`, which changed no bit either, and `compile` as
+    yes or no."""
+    value = experiment
+    if "grad_checkpointing" in value:
+        twice = value["grad_checkpointing"] is True
+        rest = {key: each for key, each in value.items() if key != "grad_checkpointing"}
+        value = rest | {"memory": "balanced"} if twice else rest
+    if isinstance(value.get("compile"), bool):
+        value = value | {"compile": "model" if value["compile"] else "off"}
+    return value
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:

@@ -15,6 +15,7 @@ from kilolayer.errors import InputError
 from kilolayer.networks import Network, describe
 from kilolayer.training import Experiment, Growth, Recipe, Resolution, fitted, recipe, with_data
 from kilolayer.training.budget import budget
+from kilolayer.training.optimizer import OPTIMIZERS
 from kilolayer.units import ARRANGEMENTS, Projection, ZeroPad, parse_shortcut
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
     if options.epochs is not None and options.iterations is not None:
         raise InputError("--epochs and --iterations exclude each other; give one of them")
     base = with_data(recipe(options.recipe, images), data)
-    made = base
+    made = base if options.optimizer is None else _with_optimizer(base, options.optimizer)
     if options.batch_size is not None:
         made = replace(made, batch_size=options.batch_size)
     given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing", "averaged")}
@@ -135,6 +136,13 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
     if options.lr is not None:
         made = replace(made, rate=made.rate.times(_rate(options.lr) / made.rate.peak))
     return made.shortened(_iterations(options, base, made, images))
+
+
+def _with_optimizer(base: Recipe, name: str) -> Recipe:
+    if name not in OPTIMIZERS:
+        raise InputError(f"--optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}")
+    wanted = OPTIMIZERS[name]
+    return base if type(wanted) is type(base.optimizer) else base.with_optimizer(wanted)
 
 
 def _shares(option: str, text: str) -> tuple[float, tuple[tuple[float, float], ...]]:

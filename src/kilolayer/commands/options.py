@@ -87,6 +87,9 @@ class RecipeOptions:
     """Images per step, over all processes; the number of epochs stays what it is."""
     lr: OptionalNumber = None
     """The highest learning rate; the schedule is scaled to it."""
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, choice("sgd", "adamw"), SAID] = None
+    """sgd or adamw in place of the recipe's. From sgd to adamw the learning rate becomes a hundredth and the
+    weight decay a hundredfold, which --lr and --weight-decay change."""
     weight_decay: OptionalNumber = None
     """Weight decay."""
     label_smoothing: OptionalNumber = None

@@ -7,7 +7,18 @@ from typing import Any
 
 from kilolayer.commands.flags import OptionalNames, Switch, Whole
 from kilolayer.errors import InputError
-from kilolayer.training import RECIPES, Growth, OneCycle, Recipe, Resolution, Steps, Warmup, recipe
+from kilolayer.training import (
+    RECIPES,
+    SGD,
+    AdamW,
+    Growth,
+    OneCycle,
+    Recipe,
+    Resolution,
+    Steps,
+    Warmup,
+    recipe,
+)
 from kilolayer.values import to_json
 
 
@@ -47,6 +58,11 @@ def in_words(value: Any) -> str:
         case Resolution(start, changes) | Growth(start, changes):
             later = (f", {scale:g} from {share:.0%} of the steps" for share, scale in changes)
             return "".join([f"{start:g}", *later])
+        case SGD(momentum, nesterov):
+            kind = "Nesterov momentum" if nesterov else "momentum"
+            return f"SGD, {kind} {momentum:g}"
+        case AdamW(betas, eps):
+            return f"AdamW, betas {betas[0]:g} and {betas[1]:g}, eps {eps:g}"
         case bool():
             return "yes" if value else "no"
         case int():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kilolayer.lazy import lazily
 from kilolayer.training.experiment import Experiment, fitted, with_data
+from kilolayer.training.optimizer import SGD, AdamW, Optimizer
 from kilolayer.training.recipes import RECIPES, Recipe, differences, recipe
 from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup
 
@@ -36,6 +37,8 @@ __getattr__ = lazily(__name__, _WITH_TORCH)
 
 __all__ = [
     "RECIPES",
+    "SGD",
+    "AdamW",
     "Epoch",
     "Evaluation",
     "Experiment",
@@ -43,6 +46,7 @@ __all__ = [
     "Growth",
     "NonFinite",
     "OneCycle",
+    "Optimizer",
     "Place",
     "Recipe",
     "Resolution",

@@ -118,7 +118,7 @@ def _sizes(found: MemoryPlan) -> dict[str, str]:
     peak = found.peak
     parts = {
         "process and data": peak.process,
-        "weights and momentum": peak.state,
+        "weights and optimiser": peak.state,
         "activations and gradients": peak.step,
         "one unit at work": peak.working,
     }

@@ -21,7 +21,7 @@ from kilolayer.data import Selection
 from kilolayer.errors import InputError
 
 WARM_UP = 3
-"""Steps before a capture, in which libraries choose their algorithms and momentum comes into being."""
+"""Steps before a capture, in which libraries choose their algorithms and the optimiser makes its figures."""
 
 ALLOWED = 0.1
 """Of a tensor's change: equal kernels give equal bits; a graph that reads what is stale errs by about 1."""

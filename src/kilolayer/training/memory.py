@@ -37,8 +37,9 @@ _LIBRARIES = 30_000_000
 class Peak:
     """Predicted bytes at the fullest moment of a training step.
 
-    `process`: what is there before the network is, data and libraries; `state`: weights and momentum;
-    `step`: activations and gradients at their worst together; `working`: what one unit needs on the side.
+    `process`: what is there before the network is, data and libraries; `state`: weights and the optimiser's
+    figures; `step`: activations and gradients at their worst together; `working`: what one unit needs on the
+    side.
     """
 
     process: int
@@ -71,12 +72,14 @@ def plan(
     *,
     process: int = 0,
     copies: int = 0,
+    figures: int = 1,
     kept: KeptByUnits = kept_by_units,
 ) -> MemoryPlan:
     """How to train `network` within `memory`.
 
     `process`: bytes in use before the network is built; `copies`: further copies of the gradients or the
-    weights, as DistributedDataParallel and a running mean each make one;
+    weights, as DistributedDataParallel and a running mean each make one; `figures`: numbers that the
+    optimiser keeps of every weight;
     `kept`: what units keep, where they are not PyTorch's own layers.
     Raises `InputError` for a number of bytes that no division keeps, naming the least that one does.
     """
@@ -88,7 +91,7 @@ def plan(
     stem, end = kept_at_edges(network)
     fixed = Peak(
         process,
-        (8 + 4 * copies) * network.parameters + _BYTES_PER_LAYER * network.depth,
+        4 * (1 + figures + copies) * network.parameters + _BYTES_PER_LAYER * network.depth,
         batch_size * width * (stem.all + end.all)
         + 4 * (network.parameters - sum(placed.layout.parameters for placed in units)),
         batch_size * width * _MAPS_AT_WORK * max(one.largest for one in (stem, end, *keeps)),
@@ -156,7 +159,15 @@ def arrange(model: ResidualNetwork, experiment: Experiment, place: Place) -> Mem
     """`arranged` as the experiment asks, on this process's share of the batch."""
     recipe = experiment.recipe
     share, copies = recipe.batch_size // place.world, (place.world > 1) + (recipe.averaged > 0)
-    return arranged(model, experiment.memory, share, experiment.precision, place.device, copies=copies)
+    return arranged(
+        model,
+        experiment.memory,
+        share,
+        experiment.precision,
+        place.device,
+        copies=copies,
+        figures=recipe.optimizer.numbers_per_weight,
+    )
 
 
 def arranged(
@@ -167,6 +178,7 @@ def arranged(
     device: torch.device,
     *,
     copies: int = 0,
+    figures: int = 1,
 ) -> MemoryPlan:
     """Divides `model`, which lies on `device`, for training in so much memory, and says how."""
     process = _before(model, device)
@@ -177,6 +189,7 @@ def arranged(
         precision,
         process=process,
         copies=copies,
+        figures=figures,
         kept=lambda _: kernels.kept_by_units(model),
     )
     model.segments = found.segments if found.recomputed else {}

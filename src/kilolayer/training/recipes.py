@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 from kilolayer.data.describe import Augmentation, Normalization
 from kilolayer.errors import InputError
+from kilolayer.training.optimizer import ADAMW_RATE, SGD, AdamW, Optimizer, check_share
 from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum on the softmax cross-entropy, for `iterations` steps of `batch_size` images.
+    """`optimizer` on the softmax cross-entropy, for `iterations` steps of `batch_size` images.
 
-    v ← momentum·v + ∇ + weight_decay·w;  w ← w − rate(t)·v  (with Nesterov: w ← w − rate·(∇ + momentum·v)).
-    `decay` says which parameters decay: "all" (the released code) or "weights" (convolutions and
-    classifier, not BN or biases). `batch_size` is the sum over all processes.
+    Step t has the learning rate `rate(t)`. `decay` says which parameters decay: "all" (the released code)
+    or "weights" (convolutions and classifier, not BN or biases). `batch_size` is the sum over all processes.
 
     `averaged`: what is evaluated, saved and chosen are not the last weights but their running mean (BN's
     running figures among them) over about this share of the run, Σ β^(T−t)·w_t / Σ β^(T−t) over the steps
@@ -32,8 +32,7 @@ class Recipe:
     iterations: int
     rate: Schedule
     batch_size: int = 128
-    momentum: float = 0.9
-    nesterov: bool = False
+    optimizer: Optimizer = field(default_factory=SGD)
     weight_decay: float = 1e-4
     decay: Literal["all", "weights"] = "all"
     label_smoothing: float = 0.0
@@ -49,13 +48,9 @@ class Recipe:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 option = name.replace("_", " ")
                 raise InputError(f"{option} is {value!r}; allowed: a whole number from 1")
-        shares = dict.fromkeys(("momentum", "label_smoothing", "averaged"), 1.0)
-        for name, below in (*shares.items(), ("weight_decay", float("inf"))):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
-                raise InputError(f"{name} is {value!r}; allowed: from 0 to below {below}")
-        if self.nesterov and not self.momentum:
-            raise InputError("nesterov is set, but momentum is 0; allowed: nesterov with a momentum above 0")
+        check_share("label_smoothing", self.label_smoothing)
+        check_share("averaged", self.averaged)
+        check_share("weight_decay", self.weight_decay, float("inf"))
         if self.decay not in ("all", "weights"):
             raise InputError(f"decay is {self.decay!r}; allowed: 'all', 'weights'")
 
@@ -64,12 +59,31 @@ class Recipe:
         """How much of the mean of the weights stays at every step; 0 is no mean at all."""
         return max(0.0, 1 - 1 / (self.averaged * self.iterations)) if self.averaged else 0.0
 
+    def with_optimizer(self, optimizer: Optimizer) -> Recipe:
+        """The same recipe with another optimiser, its rates and weight decay in that optimiser's measure.
+
+        Between SGD and AdamW rates change by the factor `ADAMW_RATE` and weight decay by its inverse, so
+        that a step shrinks weights by the same share, rate·weight_decay.
+        """
+        if type(optimizer) is type(self.optimizer):
+            return replace(self, optimizer=optimizer)
+        factor = ADAMW_RATE if isinstance(optimizer, AdamW) else 1 / ADAMW_RATE
+        return replace(
+            self,
+            optimizer=optimizer,
+            rate=self.rate.times(factor),
+            weight_decay=self.weight_decay / factor,
+        )
+
     def shortened(self, iterations: int) -> Recipe:
         """The same recipe squeezed or stretched to `iterations`, its schedule in proportion."""
         if iterations == self.iterations:
             return self
         rate = self.rate.stretched(iterations / self.iterations)
         return replace(self, name=f"{self.name}@{iterations}", iterations=iterations, rate=rate)
+
+
+NESTEROV = SGD(nesterov=True)
 
 
 def _paper_v1(images: int) -> Recipe:
@@ -96,13 +110,20 @@ def _released(images: int) -> Recipe:
 
     It counts epochs from 1 (`epoch >= 122 and 2 or epoch >= 81 and 1`): 80 and 121 are whole before a drop.
     """
-    return _in_epochs("released", images, 200, (80, 121), 64, nesterov=True, normalization="channel")
+    return _in_epochs("released", images, 200, (80, 121), 64, optimizer=NESTEROV, normalization="channel")
 
 
 def _resnext(images: int) -> Recipe:
     """PX, Sec. 5.3: batch 128, 300 epochs, drops at 150 and 225, weight decay 5e-4."""
     return _in_epochs(
-        "resnext", images, 300, (150, 225), 128, nesterov=True, weight_decay=5e-4, normalization="channel"
+        "resnext",
+        images,
+        300,
+        (150, 225),
+        128,
+        optimizer=NESTEROV,
+        weight_decay=5e-4,
+        normalization="channel",
     )
 
 
@@ -123,7 +144,7 @@ def _short(images: int) -> Recipe:
         iterations,
         OneCycle(0.1 * batch_size / 64, iterations),
         batch_size,
-        nesterov=True,
+        optimizer=NESTEROV,
         weight_decay=5e-4,
         decay="weights",
         normalization="channel",
@@ -141,7 +162,7 @@ def _sprint(images: int) -> Recipe:
         iterations,
         OneCycle(0.1, iterations),
         64,
-        nesterov=True,
+        optimizer=NESTEROV,
         weight_decay=5e-4,
         decay="weights",
         resolution=Resolution(0.5, ((0.4, 0.75), (0.7, 1.0))),

@@ -16,7 +16,7 @@ from kilolayer.networks import ResidualNetwork
 from kilolayer.training.averaging import Average
 from kilolayer.training.device import Place
 from kilolayer.training.experiment import Experiment
-from kilolayer.training.recipes import Recipe
+from kilolayer.training.updates import build_optimizer, restore_figures, saved_figures
 
 
 class NonFinite(InputError):
@@ -34,7 +34,7 @@ class State:
     def __init__(self, experiment: Experiment, splits: Splits, place: Place, model: ResidualNetwork) -> None:
         _check_fits(experiment, splits, place)
         self.experiment, self.splits, self.place, self.model = experiment, splits, place, model
-        self.optimizer = _optimizer(model, experiment.recipe, place.device if experiment.graph else None)
+        self.optimizer = build_optimizer(model, experiment.recipe, place.device if experiment.graph else None)
         self.average = Average(model, experiment.recipe.beta) if experiment.recipe.averaged else None
         self.iteration = 0
         self.epochs_closed = 0
@@ -57,23 +57,18 @@ class State:
         return {name: images.fingerprint() for name, images in parts.items() if images is not None}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state's tensors by name: weights, momentum, mean and best weights so far, and running sums.
+        """The state's tensors by name: weights, mean and best weights so far, the optimiser's figures, sums.
 
         With many processes all of them must ask, for the sums are everyone's.
         """
         return {**self._own_tensors(), "sums": self.place.total(self.sums.clone())}
 
     def _own_tensors(self) -> dict[str, Tensor]:
-        names = dict(self.model.named_parameters())
-        momentum = {
-            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in names.items()
-            if self.optimizer.state[parameter].get("momentum_buffer") is not None
-        }
+        figures = saved_figures(self.model, self.optimizer)
         model = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         mean = {f"average.{key}": value for key, value in self.average.state.items()} if self.average else {}
         best = {f"best.{key}": value for key, value in self.best_state.items()}
-        return {**model, **momentum, **mean, **best}
+        return {**model, **figures, **mean, **best}
 
     def counters(self) -> dict[str, Any]:
         """The rest of the state, as JSON can hold it."""
@@ -103,12 +98,7 @@ class State:
         self.best_state = {
             key: value.to(self.place.device, copy=True) for key, value in _under(tensors, "best.").items()
         }
-        momentum = _under(tensors, "momentum.")
-        for name, parameter in self.model.named_parameters():
-            if name in momentum:
-                # As the parameter lies in memory: the order of a sum is part of its rounding.
-                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        restore_figures(self.model, self.optimizer, tensors)
         # The sums are everyone's, and are added up over the processes again.
         self.sums.copy_(tensors["sums"] if self.place.leads else torch.zeros_like(self.sums))
         self.iteration, self.epochs_closed = counters["iteration"], counters["epochs_closed"]
@@ -185,28 +175,3 @@ def _check_fits(experiment: Experiment, splits: Splits, place: Place) -> None:
             f"the network has {network.num_classes} classes and {network.in_chans} input channels, "
             f"the data {splits.num_classes} and {splits.in_chans}"
         )
-
-
-def _optimizer(
-    model: torch.nn.Module, recipe: Recipe, captured: torch.device | None = None
-) -> torch.optim.SGD:
-    """`captured`: where a graph will replay it, with the learning rate in a tensor that it reads."""
-    parameters = list(model.parameters())
-    weights = [p for p in parameters if p.ndim > 1 or recipe.decay == "all"]
-    others = [p for p in parameters if p.ndim <= 1 and recipe.decay != "all"]
-    groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=0.1 if captured is None else torch.tensor(0.1, device=captured),
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        fused=None if captured is None else True,
-    )
-    if captured is not None and recipe.growth.changes and recipe.momentum:
-        # The fused one wants a buffer of every weight or of none; from 0 the first step is the same.
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer

@@ -22,6 +22,7 @@ from kilolayer.training.evaluation import forward
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.memory import allocate, arrange
 from kilolayer.training.state import State
+from kilolayer.training.updates import running_figures, set_rate
 
 
 class Stepping(State):
@@ -82,8 +83,8 @@ class Stepping(State):
 
     def _changed(self) -> list[Tensor]:
         """What `_advance` changes and the next one reads, where it lies."""
-        momentum = [state["momentum_buffer"] for state in self.optimizer.state.values() if state]
-        return [*self.model.parameters(), *self.model.buffers(), *momentum, self.sums]
+        figures = running_figures(self.optimizer)
+        return [*self.model.parameters(), *self.model.buffers(), *figures, self.sums]
 
     def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
         super().restore(tensors, counters)
@@ -121,10 +122,7 @@ class Stepping(State):
             torch.manual_seed(_hash(self.experiment.seed, self.iteration, self.place.rank))
         self._side = recipe.resolution.side(self.splits.image_size, self.iteration, recipe.iterations)
         self.model.let_work(recipe.growth.at(self.iteration, recipe.iterations))
-        rate = recipe.rate(self.iteration)
-        for group in self.optimizer.param_groups:
-            # What a graph reads stays where it is.
-            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+        set_rate(self.optimizer, recipe.rate(self.iteration))
 
     @property
     def _fixed(self) -> Hashable:

@@ -1,0 +1,69 @@
+"""Optimisers as values, with no torch behind them; `kilolayer.training.updates` makes them PyTorch's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kilolayer.errors import InputError
+
+
+def check_share(name: str, value: object, below: float = 1.0) -> None:
+    """Raises `InputError` unless `value` is a number from 0 to below `below`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
+        raise InputError(f"{name} is {value!r}; allowed: from 0 to below {below}")
+
+
+@dataclass(frozen=True)
+class SGD:
+    """v ← momentum·v + ∇ + weight_decay·w;  w ← w − rate·v  (with Nesterov: w ← w − rate·(∇ + momentum·v)).
+
+    Weight decay is a term of the gradient.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        check_share("momentum", self.momentum)
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov is set, but momentum is 0; allowed: nesterov with a momentum above 0")
+
+    @property
+    def numbers_per_weight(self) -> int:
+        """How many running figures the optimiser keeps of every weight."""
+        return 1 if self.momentum else 0
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    w ← w − rate·weight_decay·w;  m ← β₁m + (1−β₁)∇;  v ← β₂v + (1−β₂)∇²;
+    w ← w − rate·m̂/(√v̂ + ε), with m̂ = m/(1−β₁ᵗ) and v̂ = v/(1−β₂ᵗ).
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.betas, tuple) or len(self.betas) != 2:
+            raise InputError(f"betas is {self.betas!r}; allowed: two numbers, as (0.9, 0.999)")
+        for beta in self.betas:
+            check_share("a number of betas", beta)
+        check_share("eps", self.eps, float("inf"))
+        if not self.eps:
+            raise InputError("eps is 0; allowed: a number above 0, such as 1e-8")
+
+    @property
+    def numbers_per_weight(self) -> int:
+        """How many running figures the optimiser keeps of every weight."""
+        return 2
+
+
+Optimizer = SGD | AdamW
+
+OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adamw": AdamW()}
+"""By their names on the command line."""
+
+ADAMW_RATE = 0.01
+"""AdamW's learning rate as a share of SGD's, where a recipe for one is used with the other: 0.001 for 0.1."""
