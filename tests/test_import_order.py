@@ -12,6 +12,7 @@ ORDER = (
     "errors",
     "lazy",
     "durable",
+    "folders",
     "units",
     "networks",
     "kernels",

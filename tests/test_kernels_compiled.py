@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from kernel_cases import needs_kernels
-from kilolayer import kernels
+from kilolayer import folders, kernels
 from kilolayer.errors import InputError
 from kilolayer.kernels import arithmetic, compiled, library, processor
 from kilolayer.networks import build, describe
@@ -33,6 +34,7 @@ def forgetful():
         arithmetic.products.cache_clear()
         processor.cpu_flags.cache_clear()
         library.native.cache_clear()
+        compiled._warn.cache_clear()
 
     forget()
     yield
@@ -103,7 +105,38 @@ class TestMissing:
         self.able(monkeypatch)
         (tmp_path / "kilolayer").write_text("a file where the folder should be")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        says(caplog, "cannot be written")
+        monkeypatch.setenv("HOME", "/nonexistent")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        says(caplog, "no folder for it can be written")
+        # Of the two libraries that are asked for.
+        assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
+
+    def test_compiler_with_an_open_quote(self, monkeypatch, caplog):
+        self.able(monkeypatch)
+        monkeypatch.setenv("CXX", 'g++ "-O2')
+        says(caplog, "CXX is .*, which is no command .No closing quotation")
+
+    def test_without_a_cache_it_is_compiled_into_a_private_folder(self, monkeypatch, tmp_path):
+        self.able(monkeypatch)
+        compiler = tmp_path / "c++"
+        compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo made >"$2"\n')
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CXX", str(compiler))
+        monkeypatch.setenv("HOME", "/nonexistent")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        library = compiled.built("probe")
+        assert library.is_relative_to(tmp_path / f"kilolayer-{os.getuid()}" / "native")
+        assert library.read_text() == "made\n"
+        assert compiled.built("probe") == library
+
+    def test_a_cache_that_can_only_be_read_serves(self, monkeypatch, tmp_path):
+        self.able(monkeypatch)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(compiled, "_compile", lambda *given: given[-1].write_text("made"))
+        library = compiled.built("probe")
+        monkeypatch.setattr(folders, "_writable", lambda path: pytest.fail(f"{path} was to be written"))
+        assert compiled.built("probe") == library
 
     @staticmethod
     def able(monkeypatch):

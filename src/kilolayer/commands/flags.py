@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from kilolayer.folders import expand
+
 T = TypeVar("T")
 
 
@@ -57,8 +59,8 @@ OptionalWhole = Annotated[int | None, _WHOLE, SAID]
 OptionalNumber = Annotated[float | None, _NUMBER, SAID]
 OptionalText = Annotated[str | None, _option("TEXT", str), SAID]
 OptionalName = Annotated[str | None, _option("NAME", str), SAID]
-OptionalFolder = Annotated[str | None, _option("DIR", str), SAID]
-OptionalFile = Annotated[str | None, _option("FILE", str), SAID]
+OptionalFolder = Annotated[str | None, _option("DIR", expand), SAID]
+OptionalFile = Annotated[str | None, _option("FILE", expand), SAID]
 Text = Annotated[str, _option("TEXT", str)]
 Switch = Annotated[FlagCreatePairsOff[bool], SAID]
 Name = Annotated[Positional[str], arg(metavar="NAME")]

@@ -8,6 +8,7 @@ import resource
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,10 @@ def _limits() -> dict[str, Any]:
     memory = available_memory()
     return {
         "memory_available": gigabytes(memory) if memory is not None else None,
-        "shared_memory_free": _free(SHARED_MEMORY) if SHARED_MEMORY.exists() else None,
-        "disk_free_here": _free(Path.cwd()),
-        "disk_free_temporary": _free(Path(tempfile.gettempdir())),
-        "disk_free_cache": _free(remembered.place().parent),
+        "shared_memory_free": _free(lambda: SHARED_MEMORY) if SHARED_MEMORY.exists() else None,
+        "disk_free_here": _free(Path.cwd),
+        "disk_free_temporary": _free(lambda: Path(tempfile.gettempdir())),
+        "disk_free_cache": _free(lambda: remembered.place().parent),
         "open_files": _most(resource.RLIMIT_NOFILE),
         "file_size": _most(resource.RLIMIT_FSIZE),
         "processes": _most(resource.RLIMIT_NPROC),
@@ -86,10 +87,12 @@ def _limits() -> dict[str, Any]:
     }
 
 
-def _free(folder: Path) -> str:
-    """What is free where `folder` lies, or will lie."""
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    return gigabytes(shutil.disk_usage(there).free)
+def _free(folder: Callable[[], Path]) -> str:
+    """What is free in a folder, or why it is none: it is gone, or cannot be written."""
+    try:
+        return gigabytes(shutil.disk_usage(folder()).free)
+    except OSError as error:
+        return f"none: {error.strerror}"
 
 
 def _most(limit: int) -> str:

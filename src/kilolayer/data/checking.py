@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from kilolayer.data.scanning import Scan, parts, scan
 from kilolayer.data.table import Rows, Table, arrow
 from kilolayer.data.wording import is_text, quoted
 from kilolayer.errors import InputError
+from kilolayer.folders import expand
 
 KINDS = {
     "damaged": "cannot be read",
@@ -78,7 +78,7 @@ def check(data: Data) -> Report:
         )
     if found := cifar_at(data):
         return _cifar(*found)
-    path = Path(os.path.expanduser(data.source))
+    path = Path(expand(data.source))
     return _parquet(path) if parquet.parquet_files(path) else _folder(path)
 
 

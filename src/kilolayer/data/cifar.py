@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kilolayer import folders
 from kilolayer.data import cifar_python
 from kilolayer.data.bundle import is_archive, names_in, read
 from kilolayer.data.images import Images, Source
@@ -85,9 +86,21 @@ LAYOUTS = (
 )  # fmt: skip
 
 
-def home(folder: str | None) -> Path:
-    """Where the named data sets lie: `folder`, else $KILOLAYER_DATA, else ~/.cache/kilolayer."""
-    return Path(os.path.expanduser(folder or os.environ.get("KILOLAYER_DATA") or "~/.cache/kilolayer"))
+def homes(folder: str | None) -> list[Path]:
+    """Where the named data sets may lie, and into the first of which they are fetched.
+
+    `folder`, else $KILOLAYER_DATA, else the caches. Raises `InputError` where there is none of them.
+    """
+    asked = folder or os.environ.get("KILOLAYER_DATA")
+    if asked:
+        return [Path(folders.expand(asked))]
+    found = [cache for cache in dict.fromkeys((folders.cache(), folders.home_cache())) if cache]
+    if not found:
+        raise InputError(
+            "data: cifar10 and cifar100 lie in ~/.cache/kilolayer, and there is no home folder here; name "
+            "the folder: --data-folder DIR, or $KILOLAYER_DATA"
+        )
+    return found
 
 
 def find(root: Path, source: str | None = None) -> tuple[Layout, Path] | None:

@@ -23,6 +23,7 @@ from kilolayer.data.parquet import parquet, parquet_files
 from kilolayer.data.randomness import shuffled
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
+from kilolayer.folders import expand
 
 
 def load(data: Data) -> Splits:
@@ -55,7 +56,7 @@ def find(data: Data) -> Source:
         return _resized(digits(), data.image_size)
     if found := cifar_at(data):
         return _resized(cifar.cifar(*found), data.image_size)
-    path = Path(os.path.expanduser(data.source))
+    path = Path(expand(data.source))
     if parquet_files(path):
         return parquet(path, data)
     if path.is_dir():
@@ -72,21 +73,21 @@ def cifar_at(data: Data) -> tuple[cifar.Layout, Path] | None:
     """The CIFAR that is meant; None where the path holds something else. `InputError` where nothing is."""
     if data.source in BUILT_IN:
         return _named(data)
-    path = Path(os.path.expanduser(data.source))
+    path = Path(expand(data.source))
     if not os.path.isdir(path) and not os.path.isfile(path):
         raise InputError(f"data: {quoted(path)} does not exist and is none of {', '.join(BUILT_IN)}")
     return cifar.find(path)
 
 
 def _named(data: Data) -> tuple[cifar.Layout, Path]:
-    home = cifar.home(data.folder)
-    found = cifar.find(home, data.source)
+    homes = cifar.homes(data.folder)
+    found = next(filter(None, (cifar.find(home, data.source) for home in homes)), None)
     if found is None and data.download:
-        found = cifar.find(download(data.source, home), data.source)
+        found = cifar.find(download(data.source, homes[0]), data.source)
     if found is None:
         raise InputError(
-            f"data: {data.source} is not in {quoted(home)}; add --download to fetch it, or name the "
-            "folder that holds it: --data-folder DIR, or $KILOLAYER_DATA"
+            f"data: {data.source} is not in {' or '.join(map(quoted, homes))}; add --download to fetch it, "
+            "or name the folder that holds it: --data-folder DIR, or $KILOLAYER_DATA"
         )
     return found
 

@@ -15,15 +15,16 @@ from pathlib import Path
 
 import PIL
 
+from kilolayer import folders
+
 TABLE = "CREATE TABLE IF NOT EXISTS seen (key BLOB PRIMARY KEY, said TEXT) WITHOUT ROWID"
 # Another Pillow can see otherwise; the number changes when what is remembered does.
 VERSION = f"1 {PIL.__version__}".encode()
 
 
 def place() -> Path:
-    """$XDG_CACHE_HOME/kilolayer/images.sqlite, by default in ~/.cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root) / "kilolayer" / "images.sqlite"
+    """images.sqlite in the cache. Raises `OSError` where no cache can be written."""
+    return folders.writable_cache() / "images.sqlite"
 
 
 def key(raw: Path | bytes) -> bytes | None:
@@ -60,7 +61,6 @@ def keep(said: Mapping[bytes, str]) -> None:
 @contextmanager
 def _opened() -> Iterator[sqlite3.Connection]:
     path = place()
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with closing(sqlite3.connect(path, timeout=10)) as store:
             store.execute(TABLE)

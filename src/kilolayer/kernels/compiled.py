@@ -1,4 +1,7 @@
-"""Native code, compiled at first use into the user's cache and found there from then on."""
+"""Native code, compiled at first use into the user's cache and found there from then on.
+
+Where no cache can be written it is compiled into a folder of temporary files that is the user's alone.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
 
-from kilolayer import durable
+from kilolayer import durable, folders
 from kilolayer.errors import InputError
 from kilolayer.kernels.processor import cpu_flags
 
@@ -26,6 +30,8 @@ logger = logging.getLogger(__name__)
 NATIVE = Path(__file__).parent / "native"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC")
 SECONDS = 300
+FOLDER = "native"
+"""Of the cache, where libraries are kept."""
 
 
 class Missing(Exception):
@@ -53,29 +59,47 @@ def built(name: str, flags: Sequence[str] = (), *, parts: Sequence[str] = (), of
     words = [_version(compiler), *FLAGS, *flags, of, *sorted(cpu_flags())]
     read = [path.read_bytes() for path in (*sources, *sorted(NATIVE.glob("*.h")))]
     key = hashlib.sha256(b"\0".join([*read, *(word.encode() for word in words)])).hexdigest()[:16]
-    target = folder() / f"{name}-{key}.so"
-    if target.exists():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Of many processes that begin at once, one compiles and the others wait for it.
-        with FileLock(target.with_suffix(".lock"), timeout=2 * SECONDS):
-            if not target.exists():
-                _compile([*compiler, *FLAGS], sources, flags, target)
-    except OSError as error:  # a lock that is not had in time is one too
-        raise Missing(f"{target.parent} cannot be written ({error})") from None
-    return target
+    library = f"{name}-{key}.so"
+    cache = folders.cache()
+    if cache and _may_be_loaded(cache / FOLDER / library):
+        return cache / FOLDER / library
+    return _compiled([*compiler, *FLAGS], sources, flags, library)
 
 
-def folder() -> Path:
-    """Where libraries are kept: $XDG_CACHE_HOME or ~/.cache, then kilolayer/native."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "kilolayer" / "native"
+def _may_be_loaded(library: Path) -> bool:
+    """Whether a library that was compiled before is there; a cache that can only be read serves as well."""
+    return os.path.isfile(library)
+
+
+def _compiled(command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], library: str) -> Path:
+    """The library compiled into the first folder that takes it. Raises `Missing`."""
+    why = "no folder for it can be written, neither a cache nor one of temporary files"
+    for folder in folders.writable(FOLDER):
+        target = folder / library
+        try:
+            # Of many processes that begin at once, one compiles and the others wait for it.
+            with FileLock(target.with_suffix(".lock"), timeout=2 * SECONDS):
+                if not _may_be_loaded(target):
+                    _compile(command, sources, flags, target)
+            return target
+        except OSError as error:  # a lock that is not had in time is one too
+            why = f"{folder} cannot be written ({error})"
+    _warn(f"native kernels cannot be compiled: {why}; PyTorch's own layers compute instead")
+    raise Missing(why)
+
+
+@cache
+def _warn(text: str) -> None:
+    """Says `text` once, though there are several libraries."""
+    logger.warning(text)
 
 
 def _compiler() -> list[str]:
     """$CXX, which may be several words, or the first that is here."""
-    asked = shlex.split(os.environ.get("CXX", ""))
+    try:
+        asked = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise Missing(f"$CXX is {os.environ['CXX']!r}, which is no command ({error})") from None
     if asked and shutil.which(asked[0]) is None:
         raise Missing(f"$CXX is {' '.join(asked)}, and there is no {asked[0]} here")
     found = asked[:1] or [name for name in ("g++", "c++", "clang++") if shutil.which(name)][:1]

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from kilolayer.errors import InputError
+from kilolayer.folders import lend
 
 MISSING = "the report needs matplotlib, plotly and jinja2: pip install 'kilolayer[report]'"
 
@@ -12,6 +13,7 @@ MISSING = "the report needs matplotlib, plotly and jinja2: pip install 'kilolaye
 @contextmanager
 def needed() -> Iterator[None]:
     """Around an optional import: its absence is the user's to mend, not a traceback."""
+    lend("matplotlib")
     try:
         yield
     except ImportError as error:

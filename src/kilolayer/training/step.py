@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kilolayer.data import Splits, measure, resampled, select, selected
 from kilolayer.errors import InputError
+from kilolayer.folders import lend
 from kilolayer.kernels import fuse
 from kilolayer.networks import build
 from kilolayer.training import graph
@@ -62,6 +63,8 @@ class Stepping(State):
 
     def _wrapped(self) -> nn.Module:
         module: nn.Module = self.model
+        if self.experiment.compile != "off":
+            lend("torchinductor")
         if self.experiment.compile == "model":
             module = torch.compile(module)  # type: ignore[assignment]
         elif self.experiment.compile == "units":

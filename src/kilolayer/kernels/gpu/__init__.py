@@ -5,3 +5,7 @@ TRITON_INTERPRET is 1; `launch` calls them on tensors; `unit` and `activation` a
 `check` compares them with the plain layers. A map (N, C, H, W) with channels last is a matrix of M = N·H·W
 rows and C columns.
 """
+
+from kilolayer.folders import lend
+
+lend("triton")
