@@ -1,18 +1,19 @@
-"""Everything that is to be measured on a GPU, in one script: checks, kernels, training steps, a short recipe.
+"""One measurement on a GPU: checks, kernels, training steps, or a network trained by a recipe.
 
-    python benchmarks/gpu.py --only check --out $OUT
-    python benchmarks/gpu.py --only kernels --out $OUT
-    python benchmarks/gpu.py --only steps --out $OUT
-    python benchmarks/gpu.py --only recipe --out $OUT
-    python benchmarks/gpu.py --rehearse --out /tmp/rehearsal     # tiny, on a CPU, no timing means anything
+    python benchmarks/gpu.py check-units --networks preact_resnet110_cifar --out OUT
+    python benchmarks/gpu.py check-compiled --networks preact_resnet110_cifar --out OUT
+    python benchmarks/gpu.py check-graphs --out OUT
+    python benchmarks/gpu.py steps --networks preact_resnet1001_cifar --out OUT
+    python benchmarks/gpu.py recipe --networks preact_resnet110_cifar --ways graph --runs RUN --out OUT
+    python benchmarks/gpu.py kernels --out OUT
 
-Each part writes OUT/gpu-PART.json after every row, and begins no row when its minutes (--minutes, of the
-whole call) are over; what was left out says "not run". After an illegal access all else in a process fails,
-so checks and kernels want calls of their own. Needs PyTorch, Triton, NumPy, Pillow and safetensors, with src
-on PYTHONPATH.
+`gpu_session.py` calls these in an order that fits into a quarter of an hour. Each measurement is a line of
+OUT/rows.jsonl as soon as it is made. No measurement begins after --seconds; what is left out says "not run".
+An illegal access ends everything in its process, so each call is a process of its own. The script needs
+PyTorch, Triton, NumPy, Pillow and safetensors; `recipe` needs cattrs too. --rehearse runs every line that
+needs no GPU, in small, on a CPU.
 """
 
-# ruff: noqa: E402 - Triton reads the environment when it is imported
 from __future__ import annotations
 
 import argparse
@@ -31,13 +32,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PARTS = ("check", "kernels", "steps", "recipe")
-
 if "--rehearse" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 import torch
 from gpu_kernels import ceilings, rows, synchronize
+from gpu_travel import read_pictures
 from torch import nn
 
 from kilolayer.data import Augmentation, Data, Images, Splits
@@ -48,18 +48,24 @@ from kilolayer.kernels.gpu import unit as gpu_unit
 from kilolayer.networks import Network, build, cifar, describe
 from kilolayer.runs.environment import environment
 from kilolayer.training import Experiment, Place, Recipe, Steps, Training, fitted, recipe, with_data
+from kilolayer.training.compiling import compile_units
 from kilolayer.units import BASIC, FULL_PREACT
+from kilolayer.units.modules import ResidualUnit
 
-NETWORKS = ("preact_resnet110_cifar", "preact_resnet164_cifar", "preact_resnet1001_cifar")
 SMALL = replace(cifar(8, replace(BASIC, arrangement=FULL_PREACT)), image_size=8)
 FAST = {"precision": "bf16", "channels_last": True}
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a network is trained: fields of the experiment, and who computes 3×3 convolutions in our units."""
+    """How a network is trained: fields of the experiment, and who computes 3×3 convolutions in our units.
+
+    `proofs`: the checks that must have passed before its speed means anything.
+    """
 
     changes: dict[str, Any]
+    proofs: tuple[str, ...] = ()
     three_by_three: str = "triton"
 
     @property
@@ -68,20 +74,29 @@ class Way:
 
 
 WAYS = {
-    "fp32, channels first, eager": Way({}),
     "bf16, channels last, eager": Way(FAST),
-    "graph": Way({**FAST, "graph": True}),
-    "Triton, graph": Way({**FAST, "kernels": "fused", "graph": True}),
-    "Triton, cuDNN's 3×3, graph": Way({**FAST, "kernels": "fused", "graph": True}, "cudnn"),
-    "units compiled, graph": Way({**FAST, "compile": "units", "graph": True}),
-    "units compiled": Way({**FAST, "compile": "units"}),
-    "Triton": Way({**FAST, "kernels": "fused"}),
+    "Triton, graph": Way(
+        {**FAST, "kernels": "fused", "graph": True}, ("units by triton", "graph: Triton, graph")
+    ),
+    "graph": Way({**FAST, "graph": True}, ("graph: graph",)),
+    "units compiled, graph": Way(
+        {**FAST, "compile": "units", "graph": True}, ("units compiled", "graph: units compiled, graph")
+    ),
+    "Triton": Way({**FAST, "kernels": "fused"}, ("units by triton",)),
+    "Triton, cuDNN's 3×3, graph": Way(
+        {**FAST, "kernels": "fused", "graph": True},
+        ("units by cudnn", "graph: Triton, cuDNN's 3×3, graph"),
+        "cudnn",
+    ),
+    "units compiled": Way({**FAST, "compile": "units"}, ("units compiled",)),
+    "fp32, channels first, eager": Way({}),
 }
+"""The most telling first: what the time does not suffice for is left out from the end."""
 
 
 @dataclass
 class Session:
-    """One call of this script: where, how long, and what it has found."""
+    """One call of this script: where, how long, and where its rows go."""
 
     options: argparse.Namespace
     device: torch.device
@@ -94,77 +109,103 @@ class Session:
     def rehearse(self) -> bool:
         return bool(self.options.rehearse)
 
-    def save(self, part: str, found: list[dict[str, Any]]) -> None:
-        path = self.options.out / f"gpu-{part}.json"
-        head = {"environment": environment(Place(self.device), "bf16"), "rehearsal": self.rehearse}
-        whole = {
-            **head,
-            "triton": import_module("triton").__version__,
-            "ceilings": self.ceilings,
-            "rows": found,
-        }
-        path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    @property
+    def networks(self) -> list[tuple[str, Network]]:
+        if self.rehearse:
+            return [("rehearsal", SMALL)]
+        return [(name, describe(name)) for name in self.options.networks]
 
-    def __post_init__(self) -> None:
-        self.ceilings = ceilings(self.device, rehearse=self.rehearse)
+    def write(self, row: Row) -> None:
+        line = json.dumps({"part": self.options.part, **row}, ensure_ascii=False) + "\n"
+        # Other processes append to the same file; one write is one line.
+        with open(self.options.out / "rows.jsonl", "ab", buffering=0) as file:
+            file.write(line.encode())
+        print(line, end="", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--networks", nargs="+", default=["preact_resnet110_cifar"])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--data", default="digits", help="for the recipe")
-    parser.add_argument("--epochs", type=int, default=15, help="of the recipe")
+    parser.add_argument("--pictures", type=Path, help="for the recipe: what gpu_travel.py wrote; else digits")
+    parser.add_argument("--runs", type=Path, help="for the recipe: the folder of its run")
+    parser.add_argument("--seed", type=int, default=0, help="of the recipe")
+    parser.add_argument("--iterations", type=int, help="of the recipe, otherwise 64,000")
     parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU too: does every line run?")
     options = parser.parse_args(arguments)
     if not (torch.cuda.is_available() or options.rehearse):
         parser.error("there is no GPU here; --rehearse runs everything in small on the CPU")
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    session = Session(options, device, time.monotonic() + 60 * options.minutes)
-    for part in options.only:
-        found: list[dict[str, Any]] = []
-        for row in PART[part](session):
-            found.append(row)
-            print(part, json.dumps(row, ensure_ascii=False), flush=True)
-            session.save(part, found)
+    session = Session(options, device, time.monotonic() + options.seconds)
+    head = {"environment": environment(Place(device), "bf16"), "triton": import_module("triton").__version__}
+    session.write({**head, "rehearsal": session.rehearse})
+    for row in PARTS[options.part](session):
+        session.write(row)
     return 0
 
 
-def checks(session: Session) -> Iterator[dict[str, Any]]:
-    """Every kind of unit against double precision, then steps as graphs against the same steps without."""
-    names = [SMALL] if session.rehearse else [*map(describe, NETWORKS[:2]), describe("resnet110_cifar")]
-    for network in names:
-        model = build(network).to(session.device, memory_format=torch.channels_last)
-        fuse(model, "triton")
-        for name, module, side in gpu_check.kinds(model):
+def check_units(session: Session) -> Iterator[Row]:
+    """Every kind of unit by our kernels, output and gradients, against double precision."""
+    for name, network in session.networks:
+        for unit, module, side in _kinds(session, network):
+            shape = _check_shape(session, side)
             for by in ("triton", "cudnn"):
-                shape = (2 if session.rehearse else session.options.batch_size, side, side)
-                row = _or_why(session, lambda m=module, s=shape, b=by: _unit_check(m, s, b))
-                yield {"what": f"unit {name} of {network.depth} layers, 3×3 by {by}", **row}
+                row = _or_why(session, lambda m=module, s=shape, b=by: _units_errors(m, s, b))
+                yield {"proof": f"units by {by}", "network": name, "unit": unit, **row}
+
+
+def check_compiled(session: Session) -> Iterator[Row]:
+    """Every kind of unit by torch.compile, likewise."""
+    for name, network in session.networks:
+        for unit, module, side in _kinds(session, network):
+            shape = _check_shape(session, side)
+            row = _or_why(session, lambda m=module, s=shape: _errors(m, s, _compiled), WAYS["units compiled"])
+            yield {"proof": "units compiled", "network": name, "unit": unit, **row}
+
+
+def check_graphs(session: Session) -> Iterator[Row]:
+    """Steps that a graph replays against the same steps without one."""
     for name, way in WAYS.items():
-        if "graph" not in way.changes:
-            continue
-        yield {
-            "what": f"graph against no graph: {name}",
-            **_or_why(session, lambda w=way: _graph_check(session, w), way),
-        }
+        if "graph" in way.changes:
+            row = _or_why(session, lambda w=way: _graph_check(session, w), way)
+            yield {"proof": f"graph: {name}", **row}
 
 
-def _unit_check(module: Any, shape: tuple[int, ...], by: Any) -> dict[str, Any]:
-    gpu_unit.THREE_BY_THREE, started = by, time.monotonic()
-    layers, kernels = gpu_check.errors(module, shape)
+def _kinds(session: Session, network: Network) -> list[tuple[str, Any, int]]:
+    model = build(network).to(session.device, memory_format=torch.channels_last)
+    fuse(model, "triton")
+    return list(gpu_check.kinds(model))
+
+
+def _check_shape(session: Session, side: int) -> tuple[int, int, int]:
+    return (2 if session.rehearse else session.options.batch_size, side, side)
+
+
+def _units_errors(module: Any, shape: tuple[int, ...], by: Any) -> Row:
+    gpu_unit.THREE_BY_THREE = by
+    return _errors(module, shape, gpu_check.kernels_of)
+
+
+def _compiled(unit: ResidualUnit) -> nn.Module:
+    compile_units(unit)
+    return unit
+
+
+def _errors(module: Any, shape: tuple[int, ...], of: Callable[[ResidualUnit], Any]) -> Row:
+    started = time.monotonic()
+    layers, others = gpu_check.errors(module, shape, of)
     return {
-        "fine": not gpu_check.too_large(layers, kernels), "layers": layers, "kernels": kernels,
+        "fine": not gpu_check.too_large(layers, others), "layers": layers, "errors": others,
         "seconds_with_compilation": time.monotonic() - started,
     }  # fmt: skip
 
 
-def _graph_check(session: Session, way: Way, steps: int = 8) -> dict[str, Any]:
+def _graph_check(session: Session, way: Way, steps: int = 8) -> Row:
     ends = []
     for replayed in (True, False, False):
         training = trained_on_noise(session, describe("preact_resnet20_cifar"), way)
@@ -177,51 +218,52 @@ def _graph_check(session: Session, way: Way, steps: int = 8) -> dict[str, Any]:
     return {"fine": same[0], "the same bits": same[0], "the same bits without a graph": same[2]}
 
 
-def kernels(session: Session) -> Iterator[dict[str, Any]]:
+def kernels(session: Session) -> Iterator[Row]:
+    """Every kernel of a unit against the bytes that it moves."""
+    top = ceilings(session.device, rehearse=session.rehearse)
+    yield {"ceilings": top}
     for row in rows(session.device, rehearse=session.rehearse, going_on=session.going_on):
         if "not run" not in row:
-            row["share_of_copy"] = row["bytes_per_second"] / session.ceilings["copy_bytes"]
-            row["share_of_product"] = row["flops"] / session.ceilings["bf16_flops"]
+            row["share_of_copy"] = row["bytes_per_second"] / top["copy_bytes"]
+            row["share_of_product"] = row["flops"] / top["bf16_flops"]
         yield row
 
 
-def steps(session: Session) -> Iterator[dict[str, Any]]:
-    """Of each network every way, stepping in turns."""
-    for network in [SMALL] if session.rehearse else map(describe, session.options.networks):
-        turns: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {}
-        for name in session.options.ways:
-            row = _or_why(
-                session, lambda n=name, d=network, t=turns: _entered(session, d, WAYS[n], t, n), WAYS[name]
-            )
-            yield {"network": network.depth, "way": name, **row}
+def steps(session: Session) -> Iterator[Row]:
+    """Of each network every way, and a peer's network in its own default way, stepping in turns."""
+    top = ceilings(session.device, rehearse=session.rehearse)
+    yield {"ceilings": top}
+    for name, network in session.networks:
+        turns: dict[str, Callable[[], None]] = {}
+        for way in session.options.ways:
+            row = _or_why(session, lambda w=way, d=network, t=turns: _enter(session, d, w, t), WAYS[way])
+            yield {"network": name, "way": way, **row}
         for peer, make in peers(network.depth):
-            row = _or_why(session, lambda p=peer, m=make, t=turns: _peer_entered(session, p, m, t))
-            yield {"network": network.depth, "way": peer, **row}
-        yield from _in_turns(session, network, turns)
+            row = _or_why(session, lambda p=peer, m=make, t=turns: _enter_peer(session, p, m, t))
+            yield {"network": name, "way": peer, **row}
+        for row in _in_turns(session, network, turns, top):
+            yield {"network": name, **row}
         turns.clear()
         _release(session)
 
 
-def _entered(
-    session: Session, network: Network, way: Way, turns: dict[str, Any], name: str
-) -> dict[str, Any]:
+def _enter(session: Session, network: Network, way: str, turns: dict[str, Callable[[], None]]) -> Row:
     _release(session)
-    base = _memory(session)
-    started = time.monotonic()
-    training = trained_on_noise(session, network, way)
+    base, started = _memory(session), time.monotonic()
+    training = trained_on_noise(session, network, WAYS[way])
 
     def step() -> None:
-        gpu_unit.THREE_BY_THREE = way.three_by_three  # type: ignore[assignment]
+        gpu_unit.THREE_BY_THREE = WAYS[way].three_by_three  # type: ignore[assignment]
         training._step()
 
-    return _warmed(session, step, turns, name, base, started)
+    return _warm(session, step, turns, way, base, started)
 
 
-def _peer_entered(
-    session: Session, name: str, make: Callable[[], nn.Module], turns: dict[str, Any]
-) -> dict[str, Any]:
+def _enter_peer(
+    session: Session, name: str, make: Callable[[], nn.Module], turns: dict[str, Callable[[], None]]
+) -> Row:
     base, started = _memory(session), time.monotonic()
-    size = session.options.batch_size
+    size = 2 if session.rehearse else session.options.batch_size
     model = make().to(session.device)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     x = torch.randn(size, 3, 32, 32, device=session.device)
@@ -232,12 +274,17 @@ def _peer_entered(
         nn.functional.cross_entropy(model(x), labels).backward()
         optimizer.step()
 
-    return _warmed(session, step, turns, name, base, started)
+    return _warm(session, step, turns, name, base, started)
 
 
-def _warmed(
-    session: Session, step: Callable[[], None], turns: dict[str, Any], name: str, base: int, started: float
-) -> dict[str, Any]:
+def _warm(
+    session: Session,
+    step: Callable[[], None],
+    turns: dict[str, Callable[[], None]],
+    name: str,
+    base: int,
+    started: float,
+) -> Row:
     """Some steps until everything is compiled and captured; then counted by the profiler."""
     if session.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -252,10 +299,10 @@ def _warmed(
     try:
         return row | _profiled(session, step)
     except Exception as error:  # its time can be taken all the same
-        return row | {"kernels_per_step": f"not run: {_said(error)}"}
+        return row | {"kernels_per_step": f"not run: {_reason(error)}"}
 
 
-def _profiled(session: Session, step: Callable[[], None]) -> dict[str, Any]:
+def _profiled(session: Session, step: Callable[[], None]) -> Row:
     if session.device.type != "cuda":
         return {"kernels_per_step": "not run: needs a GPU"}
     from torch.profiler import ProfilerActivity, profile
@@ -270,26 +317,28 @@ def _profiled(session: Session, step: Callable[[], None]) -> dict[str, Any]:
     }
 
 
-def _in_turns(session: Session, network: Network, turns: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    took: dict[str, list[float]] = {name: [] for name in turns}
+def _in_turns(
+    session: Session, network: Network, turns: dict[str, Callable[[], None]], top: dict[str, float]
+) -> Iterator[Row]:
+    times: dict[str, list[float]] = {name: [] for name in turns}
     size = 4 if session.rehearse else session.options.batch_size
     for _ in range(2 if session.rehearse else 9):
         for name, step in list(turns.items()):
-            if not session.going_on() and all(took.values()):
+            if not session.going_on() and all(times.values()):
                 continue
             try:
-                took[name].append(_turn(session, step))
+                times[name].append(_turn(session, step))
             except Exception as error:  # one way that fails does not end the others
                 traceback.print_exc()
-                del turns[name], took[name]
-                yield {"network": network.depth, "way": name, "not run": _said(error)}
+                del turns[name], times[name]
+                yield {"way": name, "not run": _reason(error)}
     operations = 6 * network.multiply_adds
-    for name, times in took.items():
-        speed = size / median(times)
+    for name, taken in times.items():
+        speed = size / median(taken)
         yield {
-            "network": network.depth, "way": name, "batch_size": size, "turns": len(times),
-            "seconds_per_step": median(times), "least": min(times), "most": max(times),
-            "images_per_second": speed, "roofline_share": speed * operations / session.ceilings["bf16_flops"],
+            "way": name, "batch_size": size, "turns": len(taken),
+            "seconds_per_step": median(taken), "least": min(taken), "most": max(taken),
+            "images_per_second": speed, "roofline_share": speed * operations / top["bf16_flops"],
         }  # fmt: skip
 
 
@@ -303,43 +352,54 @@ def _turn(session: Session, step: Callable[[], None], steps: int = 5) -> float:
 
 
 def peers(depth: int) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """The same network from packages that are here, in their own default way."""
-    names = {110: "preresnet110_cifar10", 164: "preresnet164bn_cifar10", 1001: "preresnet1001_cifar10"}
-    if find_spec("pytorchcv") and depth in names:
-        provider = import_module("pytorchcv.model_provider")
-        yield f"pytorchcv {names[depth]}", lambda: provider.get_model(names[depth])
-
-
-def short_recipe(session: Session) -> Iterator[dict[str, Any]]:
-    """A network trained to the end by two ways: the loss of every epoch, the error, the time."""
-    data = Data(session.options.data, subset=64 if session.rehearse else None)
-    splits = load_data(data)
-    base = SMALL if session.rehearse else describe(NETWORKS[0])
-    made = with_data(recipe("short", len(splits.train)), data)
-    each = max(1, len(splits.train) // made.batch_size)
-    made = made.shortened(2 if session.rehearse else each * session.options.epochs)
-    if session.rehearse:
-        made = replace(made, batch_size=8)
-    network = fitted(base, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size)
-    for name in ("bf16, channels last, eager", "Triton, graph"):
-        experiment = Experiment(network, data, made, **WAYS[name].changes)
-        gpu_unit.THREE_BY_THREE = WAYS[name].three_by_three  # type: ignore[assignment]
-        row = _or_why(session, lambda e=experiment: _to_the_end(session, e, splits), WAYS[name])
-        yield {"network": network.depth, "way": name, "data": splits.name, **row}
-
-
-def _to_the_end(session: Session, experiment: Experiment, splits: Splits) -> dict[str, Any]:
-    training = Training(experiment, splits, Place(session.device))
-    started, losses = time.monotonic(), []
-    for step in training.steps(lambda: not session.going_on()):
-        if step.epoch:
-            losses.append(step.epoch.train_loss)
-    final = training.conclude(lambda: False)
-    synchronize(session.device)
-    return {
-        "seconds": time.monotonic() - started, "steps": training.iteration, "train_losses": losses,
-        "test_error": final.last.error if final else None,
+    """The same network from pytorchcv where that is at hand, in its own default way."""
+    names = {
+        8: "preresnet20_cifar10", 110: "preresnet110_cifar10",
+        164: "preresnet164bn_cifar10", 1001: "preresnet1001_cifar10",
     }  # fmt: skip
+    if find_spec("pytorchcv") and depth in names:
+        # Its model_provider would import torchvision.
+        module = import_module("pytorchcv.models.preresnet_cifar")
+        yield f"pytorchcv {names[depth]}, fp32, eager", getattr(module, names[depth])
+
+
+def train_by_recipe(session: Session) -> Iterator[Row]:
+    """A network by P2's recipe of 64,000 steps, from its last checkpoint on, until --seconds are over."""
+    from kilolayer.runs import Run, record
+
+    options = session.options
+    ((name, base),) = session.networks
+    (way,) = options.ways
+    splits = read_pictures(options.pictures) if options.pictures else load_data(Data("digits", subset=64))
+    network = fitted(base, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size)
+    experiment = Experiment(
+        network,
+        Data(str(options.pictures or "digits")),
+        _recipe(session, splits),
+        seed=options.seed,
+        evaluate_every=8,
+        **({} if session.rehearse else WAYS[way].changes),
+    )
+    gpu_unit.THREE_BY_THREE = WAYS[way].three_by_three  # type: ignore[assignment]
+    started = time.monotonic()
+    with Run.claim(options.runs, experiment) as run:
+        training = Training(experiment, splits, Place(session.device))
+        ready = time.monotonic()
+        for _ in record(run, training, stop=lambda: not session.going_on(), save_seconds=60):
+            pass
+        synchronize(session.device)
+        yield {
+            "network": name, "way": way, "seed": options.seed, "data": splits.name,
+            "recipe": experiment.recipe.name, "iteration": training.iteration, "done": training.done,
+            "start_seconds": ready - started, "seconds": time.monotonic() - ready, "result": run.result(),
+        }  # fmt: skip
+
+
+def _recipe(session: Session, splits: Splits) -> Recipe:
+    whole = recipe("paper", len(splits.train))
+    if session.rehearse:
+        whole = replace(with_data(whole, Data("digits")), batch_size=8).shortened(16)
+    return whole.shortened(session.options.iterations or whole.iterations)
 
 
 def trained_on_noise(session: Session, network: Network, way: Way) -> Training:
@@ -356,20 +416,20 @@ def trained_on_noise(session: Session, network: Network, way: Way) -> Training:
     return Training(experiment, splits, Place(session.device))
 
 
-def _or_why(session: Session, call: Callable[[], dict[str, Any]], way: Way | None = None) -> dict[str, Any]:
-    """What `call` found, or in words why there is nothing; one way that fails does not end the others."""
+def _or_why(session: Session, call: Callable[[], Row], way: Way | None = None) -> Row:
+    """What `call` measures, or in words why there is nothing; one way that fails does not end the others."""
     if way and way.gpu_only and session.device.type != "cuda":
         return {"not run": "needs a GPU"}
     if not session.going_on():
-        return {"not run": "the minutes were over"}
+        return {"not run": "the time was over"}
     try:
         return call()
     except Exception as error:
         traceback.print_exc()
-        return {"not run": _said(error)}
+        return {"not run": _reason(error)}
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
@@ -386,7 +446,14 @@ def _release(session: Session) -> None:
             torch.cuda.empty_cache()
 
 
-PART = {"check": checks, "kernels": kernels, "steps": steps, "recipe": short_recipe}
+PARTS: dict[str, Callable[[Session], Iterator[Row]]] = {
+    "check-units": check_units,
+    "check-compiled": check_compiled,
+    "check-graphs": check_graphs,
+    "kernels": kernels,
+    "steps": steps,
+    "recipe": train_by_recipe,
+}
 
 if __name__ == "__main__":
     raise SystemExit(main())

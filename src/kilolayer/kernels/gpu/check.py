@@ -21,6 +21,8 @@ ON_AVERAGE = 1.25
 OF_ONE = 2.0
 SLACK = 2e-3
 
+Computation = Callable[[Tensor], Tensor]
+
 
 def check(model: ResidualNetwork) -> list[str]:
     """Compares the first unit of each kind, in its place's size; says which.
@@ -50,18 +52,27 @@ def too_large(layers: list[float], kernels: list[float]) -> bool:
     )
 
 
-def errors(module: ResidualUnit, shape: tuple[int, ...]) -> tuple[list[float], list[float]]:
+def kernels_of(unit: ResidualUnit) -> Computation:
+    """The Triton kernels of a unit, as a function of its input."""
+    chain = _of(unit)
+    return lambda x: fused_unit(chain, x, chain.parameters())
+
+
+def errors(
+    module: ResidualUnit,
+    shape: tuple[int, ...],
+    of: Callable[[ResidualUnit], Computation] = kernels_of,
+) -> tuple[list[float], list[float]]:
     """‖found − exact‖ / ‖exact‖ of the output, the gradient of x and those of the parameters.
 
-    `shape`: images, height and width.
+    `shape`: images, height and width. `of`: another way to compute the unit, otherwise by the kernels.
 
-    Of PyTorch's layers in bf16 autocast, and of the kernels; exact is double precision. Shortcuts are left
+    Of PyTorch's layers in bf16 autocast, and of that way; exact is double precision. Shortcuts are left
     out where they can be: they are as large and as exact in both. BN's running averages stay as they are.
     """
     parameter = next(module.parameters())
     own = _plain(module)
-    chain = _of(own)
-    channels = chain.inputs
+    channels = _of(own).inputs
     generator = torch.Generator().manual_seed(1)
     x, dy = (
         torch.randn((shape[0], channels, *shape[1:]), generator=generator)
@@ -69,11 +80,7 @@ def errors(module: ResidualUnit, shape: tuple[int, ...]) -> tuple[list[float], l
         for _ in range(2)
     )  # fmt: skip
     exact = _passed(_plain(module).double(), x.double(), dy.double())
-
-    def whole(x: Tensor) -> Tensor:
-        return fused_unit(chain, x, chain.parameters())
-
-    found = (_passed(own, x, dy), _passed(own, x, dy, whole))
+    found = (_passed(own, x, dy), _passed(own, x, dy, of(own)))
     layers, kernels = ([error(*pair) for pair in zip(each, exact, strict=True)] for each in found)
     return layers, kernels
 
@@ -92,9 +99,7 @@ def _plain(module: ResidualUnit) -> ResidualUnit:
     return copied
 
 
-def _passed(
-    module: nn.Module, x: Tensor, dy: Tensor, through: Callable[[Tensor], Tensor] | None = None
-) -> list[Tensor]:
+def _passed(module: nn.Module, x: Tensor, dy: Tensor, through: Computation | None = None) -> list[Tensor]:
     x = x.detach().requires_grad_()
     with torch.autocast(x.device.type, torch.bfloat16, x.dtype is torch.bfloat16, cache_enabled=False):
         y: Tensor = (through or module)(x)
