@@ -146,7 +146,10 @@ def test_hidden_files_are_passed_over(tmp_path):
         (encoded(5)[:-30], "truncated|broken|unrecognized"),
         (noise()[:-200], "truncated"),
         (bomb(), "9000×9000 pixels"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "a PostScript file, which cannot be read here",
+        ),
     ],
     ids=["empty", "text", "png cut", "jpeg cut", "bomb", "eps"],
 )

@@ -10,6 +10,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from kilolayer.data.describe import BUILT_IN, Data
 from kilolayer.errors import InputError
 from kilolayer.units import branch, shortcut
 
@@ -29,6 +30,8 @@ def _converter() -> Any:
         # cattrs looks unions up by their typing form.
         configure_tagged_union(Union[union.__args__], converter, tag_name="type")  # noqa: UP007
         configure_tagged_union(union, converter, tag_name="type")
+    # Data and recipes first: an experiment's reader takes theirs.
+    _read_older(converter, Data, _with_appearance)
     _read_older(converter, Recipe, _with_optimizer)
     _read_older(converter, Experiment, _with_memory_and_compiler)
     return converter
@@ -67,6 +70,12 @@ def _with_memory_and_compiler(experiment: dict[str, Any]) -> dict[str, Any]:
     if isinstance(value.get("compile"), bool):
         value = value | {"compile": "model" if value["compile"] else "off"}
     return value
+
+
+def _with_appearance(data: dict[str, Any]) -> dict[str, Any]:
+    """Of releases that read pictures as they are stored, without orientation, and had no word for it."""
+    older = "appearance" not in data and data.get("source") not in BUILT_IN
+    return data | {"appearance": "stored"} if older else data
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:

@@ -111,6 +111,7 @@ def _data(options: DataOptions) -> Data:
         validation=options.validation or 0,
         subset=options.subset,
         skip_damaged=options.skip_damaged,
+        appearance=options.appearance,
     )
     if options.validation is not None:
         return data

@@ -21,8 +21,10 @@ class CheckData:
     """Read a whole data set and name what is wrong with it.
 
     Images that are damaged, empty or too large, labels and classes that do not
-    fit, the same pixels twice or in train and test, odd names. What was read
-    once is remembered in ~/.cache/kilolayer, by path, size and time of change.
+    fit, the same pixels twice or in train and test, odd names. What is done to
+    show pictures as their viewer does (rotated, transparent, 16 bits …) is
+    counted, and is no fault. What was read once is remembered in
+    ~/.cache/kilolayer, by path, size and time of change.
 
     Exit status: 0 nothing is wrong, 1 something is, 2 there are no such data.
     """
@@ -51,8 +53,9 @@ def check_data(options: CheckData) -> int:
 
 def _json(source: str, report: Report) -> str:
     findings = [{**asdict(one), "count": len(one.places), "refused": one.refused} for one in report.findings]
+    looks = [{**asdict(one), "count": len(one.places), "words": one.words} for one in report.looks]
     # As ASCII: names that are no text can be among them.
-    return json.dumps({"data": source, **asdict(report), "findings": findings}, indent=2)
+    return json.dumps({"data": source, **asdict(report), "findings": findings, "looks": looks}, indent=2)
 
 
 def _print(source: str, report: Report) -> None:
@@ -60,6 +63,7 @@ def _print(source: str, report: Report) -> None:
 
     counts = ", ".join(f"{count:,} {name} images" for name, count in report.images.items())
     print(f"{source}: {counts or 'no images'}, {report.classes:,} classes")
+    print("".join(f"  {look.words}\n" for look in report.looks), end="")
     for one in report.findings:
         print(f"\n{len(one.places):,}: {KINDS[one.kind]}{'; training refuses them' if one.refused else ''}")
         print("\n".join(f"  {place}" for place in one.places[:SHOWN]))

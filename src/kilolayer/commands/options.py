@@ -24,6 +24,7 @@ from kilolayer.commands.flags import (
     Whole,
     choice,
 )
+from kilolayer.data.describe import Appearance
 
 ARRANGEMENT_NAMES = (
     "original",
@@ -69,6 +70,9 @@ class DataOptions:
     for the final figure. 0 is the papers' protocol: train on all, curves on the test set."""
     subset: OptionalWhole = None
     """Train on only this many of the images."""
+    appearance: Annotated[Appearance, choice("shown", "stored")] = "shown"
+    """Pictures as a viewer shows them: turned by their orientation, colours by their profile, transparency
+    over white, 16 bits scaled; or as the file stores them, as ImageNet's figures are made everywhere."""
     skip_damaged: Switch = False
     """Go on without the images that cannot be used, and say how many; otherwise they end it all at once."""
 

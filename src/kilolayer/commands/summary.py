@@ -20,6 +20,7 @@ def announce(run: Run, training: Training) -> None:
         "network": f"{network.depth} layers, {network.parameters:,} parameters",
         "data": f"{splits.name}: {len(splits.train):,} images, {held_out}",
         **_skipped(splits.skipped),
+        **({"pictures": "; ".join(splits.looks)} if splits.looks else {}),
         "recipe": f"{recipe.name}: {length}",
         "on": f"{place.device}, {experiment.precision}"
         + (f", {place.world} processes" if place.world > 1 else ""),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kilolayer.data import cifar, parquet
+from kilolayer.data.appearance import LOOKS, sentence
 from kilolayer.data.bundle import read
 from kilolayer.data.describe import Data
 from kilolayer.data.digits import digits
@@ -56,12 +57,27 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What is done to show some pictures as their viewer does (see `LOOKS`), and where they are."""
+
+    kind: str
+    places: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """As `3 pictures are transparent: shown over white`."""
+        count = len(self.places)
+        return sentence(self.kind, f"{count:,} {'picture' if count == 1 else 'pictures'}", count)
+
+
+@dataclass(frozen=True)
 class Report:
-    """A data set that was read whole. `images`: how many there are in each part."""
+    """A data set that was read whole. `images`: how many there are in each part; `looks` are no faults."""
 
     images: dict[str, int]
     classes: int
     findings: tuple[Finding, ...]
+    looks: tuple[Look, ...] = ()
 
 
 Found = Iterator[tuple[str, str]]
@@ -84,11 +100,12 @@ def check(data: Data) -> Report:
 
 def _report(sets: list[Part], classes: int, found: list[tuple[str, str]]) -> Report:
     found = [*found, *_classes_missing(sets), *duplicates(sets)]
-    by_kind = {kind: tuple(place for one, place in found if one == kind) for kind in KINDS}
+    by_kind = {kind: tuple(place for one, place in found if one == kind) for kind in (*KINDS, *LOOKS)}
     return Report(
         {part.name: len(part.labels) for part in sets},
         classes,
-        tuple(Finding(kind, places) for kind, places in by_kind.items() if places),
+        tuple(Finding(kind, by_kind[kind]) for kind in KINDS if by_kind[kind]),
+        tuple(Look(kind, by_kind[kind]) for kind in LOOKS if by_kind[kind]),
     )
 
 
@@ -101,11 +118,13 @@ def _classes_missing(sets: list[Part]) -> Found:
 
 
 def _pictures(name: str, shown: Pictures, classes: tuple[str, ...], found: list[tuple[str, str]]) -> Part:
-    """A part whose pictures are decoded; what is wrong with them is added to `found`."""
+    """A part whose pictures are decoded; what is wrong with them, and their looks, are added to `found`."""
     seen = inspect(shown, f"reading the {name} images")
     for i, one in enumerate(seen):
         if isinstance(one, Unreadable):
             found.append((one.kind, f"{shown.where(i)} ({one.reason})"))
+        else:
+            found += [(look, shown.where(i)) for look in one.looks]
     names = [one.digest if isinstance(one, Seen) else None for one in seen]
     return Part(name, tuple(shown.labels.tolist()), classes, tuple(names), shown.where)
 

@@ -19,6 +19,15 @@ and leaves the relation between pixels as the papers have it.
 """
 
 
+Appearance = Literal["shown", "stored"]
+"""Which pixels the pictures of folders and parquet stand for.
+
+`shown`: those that a viewer shows (see `kilolayer.data.appearance`).
+`stored`: those in the file, by Pillow's `convert`, without orientation, profile, transparency or depth, as
+torchvision and timm read them and as ImageNet's figures are made everywhere.
+"""
+
+
 def _whole(field: str, value: object, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise InputError(f"{field}: {value!r} is not a whole number from {least:,} to {most:,}")
@@ -39,6 +48,7 @@ class Data:
     validation: training images held out, drawn by `split_seed` without regard to class (P1: 5,000 of 50,000).
     subset: train on only this many of the images left; a smaller subset is part of every larger one.
     skip_damaged: leave out images of folders and parquet that cannot be used, instead of refusing them all.
+    appearance: which pixels the pictures of folders and parquet stand for, `shown` or `stored`.
     """
 
     source: str = "digits"
@@ -49,6 +59,7 @@ class Data:
     split_seed: int = 0
     subset: int | None = None
     skip_damaged: bool = False
+    appearance: Appearance = "shown"
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source or "\0" in self.source:
@@ -59,6 +70,8 @@ class Data:
         _whole("split_seed", self.split_seed, 0, 2**63 - 1)
         if not isinstance(self.skip_damaged, bool):
             raise InputError(f"skip_damaged: {self.skip_damaged!r} is neither true nor false")
+        if self.appearance not in ("shown", "stored"):
+            raise InputError(f"appearance: {self.appearance!r}; allowed: 'shown', 'stored'")
         if self.image_size is not None:
             _whole("image_size", self.image_size, 1, 4096)
         if self.subset is not None:

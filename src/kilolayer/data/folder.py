@@ -31,6 +31,7 @@ def folder(root: Path, data: Data) -> Source:
         train,
         test,
         data.image_size,
+        appearance=data.appearance,
         skip_damaged=data.skip_damaged,
         skipped=tuple(f"{quoted(path)} (no file)" for path in (*found.no_files, *separate.no_files)),
     )

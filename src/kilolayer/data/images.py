@@ -42,6 +42,7 @@ class Splits:
     """A data set. `name` is how figures name it; `test` is read when first asked for, and not before.
 
     `skipped`: the damaged images that were left out, where that was asked for, and why each.
+    `looks`: what was done so that the pictures look as their viewer shows them, a sentence for each kind.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Splits:
     validation: Images | None
     read_test: Callable[[], Images]
     skipped: tuple[str, ...] = ()
+    looks: tuple[str, ...] = ()
 
     @cached_property
     def test(self) -> Images:
@@ -71,7 +73,10 @@ class Splits:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set not yet read: `read_train` takes the positions of the training images that are wanted."""
+    """A data set not yet read: `read_train` takes the positions of the training images that are wanted.
+
+    `looks` says what was done to the pictures, of the training images to those that have been read.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -79,3 +84,4 @@ class Source:
     read_train: Callable[[NDArray[np.int64]], Images]
     read_test: Callable[[], Images]
     skipped: tuple[str, ...] = ()
+    looks: Callable[[], tuple[str, ...]] = tuple

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from kilolayer.data import remembered
-from kilolayer.data.pictures import FORMATS, Header, Pictures, Unreadable, each
+from kilolayer.data.appearance import shown
+from kilolayer.data.pictures import FORMATS, Header, Pictures, Unreadable, as_stored, each
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A readable picture. `digest`: of its pixels, "" where only the header was read."""
+    """A readable picture. `digest`, of its pixels, and `looks` are empty where only the header was read."""
 
     header: Header
     digest: str = ""
+    looks: frozenset[str] = frozenset()
 
 
 Found = Seen | Unreadable
@@ -28,7 +30,7 @@ Found = Seen | Unreadable
 
 def glance(pictures: Pictures, what: str) -> list[Found]:
     """Headers, and the mark that ends a file: quick, and blind to damage between them."""
-    return each(pictures, lambda image, i: Seen(Header.of(image)), what)
+    return each(pictures, lambda image, i: Seen(Header.of(image, pictures.appearance)), what)
 
 
 def inspect(pictures: Pictures, what: str) -> list[Found]:
@@ -38,7 +40,8 @@ def inspect(pictures: Pictures, what: str) -> list[Found]:
     unknown = [i for i, one in enumerate(found) if one is None]
     if unknown:
         rest = pictures.take(np.array(unknown, np.int64))
-        new = dict(zip(unknown, each(rest, lambda image, i: _whole(image, rest.raw(i)), what), strict=True))
+        look = partial(_whole, rest)
+        new = dict(zip(unknown, each(rest, look, what), strict=True))
         remembered.keep({key: _text(one) for i, one in new.items() if (key := keys[i]) is not None})
         found = [one or new[i] for i, one in enumerate(found)]
     return [one for one in found if one is not None]
@@ -51,26 +54,31 @@ def digest(pixels: bytes, shape: tuple[int, ...]) -> str:
 
 def _key(pictures: Pictures, i: int) -> bytes | None:
     try:
-        return remembered.key(pictures.raw(i))
+        return remembered.key(pictures.raw(i), pictures.appearance)
     except Exception:  # a table's damaged cell; why is said where it is read
         return None
 
 
-def _whole(image: Image.Image, raw: Path | bytes) -> Seen:
-    header = Header.of(image)
-    plain = image.convert("L" if header.grey else "RGB")
+def _whole(pictures: Pictures, image: Image.Image, i: int) -> Seen:
+    header = Header.of(image, pictures.appearance)
+    mode = "L" if header.grey else "RGB"
+    if pictures.appearance == "shown":
+        plain, looks = shown(image, mode)
+    else:
+        plain, looks = as_stored(image, mode), frozenset[str]()
     if image.format == "PNG":
         # Decoding passes over checksums; a picture that was decoded cannot be verified any more.
+        raw = pictures.raw(i)
         with Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS) as again:
             again.verify()
-    return Seen(header, digest(plain.tobytes(), (*plain.size, len(plain.getbands()))))
+    return Seen(header, digest(plain.tobytes(), (*plain.size, len(plain.getbands()))), looks)
 
 
 def _text(found: Found) -> str:
     if isinstance(found, Unreadable):
         return json.dumps([found.reason, found.kind])
     header = found.header
-    return json.dumps([header.format, *header.size, header.grey, found.digest])
+    return json.dumps([header.format, *header.size, header.grey, found.digest, sorted(found.looks)])
 
 
 def _from_text(text: str) -> Found | None:
@@ -78,7 +86,8 @@ def _from_text(text: str) -> Found | None:
         values = json.loads(text)
         if len(values) == 2:
             return Unreadable(*values)
-        format, width, height, grey, name = values
-        return Seen(Header(str(format), (int(width), int(height)), bool(grey)), str(name))
+        format, width, height, grey, name, looks = values
+        header = Header(str(format), (int(width), int(height)), bool(grey))
+        return Seen(header, str(name), frozenset(map(str, looks)))
     except (ValueError, TypeError):
         return None

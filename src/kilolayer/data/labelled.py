@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kilolayer.data.appearance import AS_STORED, Looks
 from kilolayer.data.cifar import CLASSES
+from kilolayer.data.describe import Appearance
 from kilolayer.data.images import Images, Source
 from kilolayer.data.inspecting import Found, Seen, glance, inspect
 from kilolayer.data.memory import require_memory
@@ -28,6 +31,7 @@ def source(
     test: Pictures,
     image_size: int | None,
     *,
+    appearance: Appearance = "shown",
     skip_damaged: bool = False,
     skipped: tuple[str, ...] = (),
     kept: int = 0,
@@ -37,6 +41,7 @@ def source(
     skip_damaged: leave out the images that cannot be used. skipped: what was left out before.
     kept: bytes already in memory. Raises InputError.
     """
+    train, test = replace(train, appearance=appearance), replace(test, appearance=appearance)
     _check_classes(name, classes, train.labels, test.labels)
     # What is to be left out must be known before the images are numbered.
     look = inspect if skip_damaged else glance
@@ -52,16 +57,19 @@ def source(
     form = _form(seen, image_size)
     each = form.side**2 * form.channels
     title = _title(name, classes, seen, (len(train), len(test)))
+    looks = Looks()
+    looks.add(one.looks for one in found[1] if isinstance(one, Seen))
 
     def read_train(index: NDArray[np.int64]) -> Images:
         images = len(index) + len(test)
         require_memory(kept + each * images, f"{images:,} images of {form.side}×{form.side}")
-        return decode(train.take(index), form, "reading the training images", ADVICE)
+        return decode(train.take(index), form, "reading the training images", ADVICE, looks)
 
     def read_test() -> Images:
         return decode(test, form, "reading the test images")
 
-    return Source(title, classes, len(train), read_train, read_test, skipped)
+    said = looks.sentences if appearance == "shown" else lambda: AS_STORED
+    return Source(title, classes, len(train), read_train, read_test, skipped, said)
 
 
 def _usable(pictures: Pictures, found: list[Found]) -> Pictures:

@@ -35,7 +35,15 @@ def load(data: Data) -> Splits:
     train, validation = split(found.count, data)
     both = found.read_train(np.concatenate([train, validation]))
     held_out = both[len(train) :] if len(validation) else None
-    return Splits(found.name, found.classes, both[: len(train)], held_out, found.read_test, found.skipped)
+    return Splits(
+        found.name,
+        found.classes,
+        both[: len(train)],
+        held_out,
+        found.read_test,
+        found.skipped,
+        found.looks(),
+    )
 
 
 def split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -38,7 +38,16 @@ def parquet(root: Path, data: Data) -> Source:
         drawn = fifth(train.labels, classes, data.split_seed)
         train, test = train.take(np.flatnonzero(~drawn)), train.take(np.flatnonzero(drawn))
     name = root.resolve().stem if root.is_file() else root.resolve().name
-    return source(name, classes, train, test, data.image_size, skip_damaged=data.skip_damaged, kept=kept)
+    return source(
+        name,
+        classes,
+        train,
+        test,
+        data.image_size,
+        appearance=data.appearance,
+        skip_damaged=data.skip_damaged,
+        kept=kept,
+    )
 
 
 def parts(root: Path) -> tuple[list[Path], list[Path]]:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -18,20 +18,24 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from kilolayer.data.appearance import Looks, Refused, check, is_grey, shown
+from kilolayer.data.describe import Appearance
 from kilolayer.data.images import Images
 from kilolayer.data.progress import follow
+from kilolayer.data.signatures import name_of
 from kilolayer.data.wording import brief, listed
 from kilolayer.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none that Pillow hands to another program
-GREY = ("1", "L", "I;16", "I;16B", "I;16L")
+STORED_GREY = ("1", "L", "I;16", "I;16B", "I;16L")
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 MOST_PIXELS = 50_000_000
 LARGE = 10_000_000
 _ONE_LARGE = Lock()  # so many threads, each with a picture of 50 million pixels, would fill the memory
 CHUNK = 64
+HEAD = 1024  # bytes that tell what a file is
 T = TypeVar("T")
 
 
@@ -40,29 +44,44 @@ Kind = Literal["damaged", "empty", "too_large"]
 
 @dataclass(frozen=True)
 class Pictures:
-    """N encoded pictures: int64 labels (N,), the i-th one's file or bytes, and where that is, in words."""
+    """N encoded pictures: int64 labels (N,), the i-th one's file or bytes, and where that is, in words.
+
+    appearance: which pixels they stand for (see `Data`).
+    """
 
     labels: NDArray[np.int64]
     raw: Callable[[int], Path | bytes]
     where: Callable[[int], str]
+    appearance: Appearance = "shown"
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64]) -> Pictures:
         chosen = index.tolist()
-        return Pictures(self.labels[index], lambda i: self.raw(chosen[i]), lambda i: self.where(chosen[i]))
+        return replace(
+            self,
+            labels=self.labels[index],
+            raw=lambda i: self.raw(chosen[i]),
+            where=lambda i: self.where(chosen[i]),
+        )
 
 
 @dataclass(frozen=True)
 class Header:
+    """What a picture's first bytes say. `size` is as stored: what is square stays so when it is turned."""
+
     format: str
     size: tuple[int, int]
     grey: bool
 
     @classmethod
-    def of(cls, image: Image.Image) -> Header:
-        return cls(str(image.format), image.size, image.mode in GREY)
+    def of(cls, image: Image.Image, appearance: Appearance) -> Header:
+        """Raises `Refused` for a picture that cannot be shown."""
+        if appearance == "shown":
+            check(image)
+        grey = is_grey(image) if appearance == "shown" else image.mode in STORED_GREY
+        return cls(str(image.format), image.size, grey)
 
 
 @dataclass(frozen=True)
@@ -85,38 +104,57 @@ class Form:
         return 1 if self.grey else 3
 
 
-def decode(pictures: Pictures, form: Form, what: str, advice: str = "") -> Images:
-    """All pictures as uint8 (N, C, side, side): the centred square, resized. Raises InputError."""
-    images, outcomes = decode_readable(pictures, form, what)
+def decode(pictures: Pictures, form: Form, what: str, advice: str = "", looks: Looks | None = None) -> Images:
+    """All pictures as uint8 (N, C, side, side): the centred square, resized. Raises InputError.
+
+    looks: what there is to say of these pictures is added to it.
+    """
+    images, outcomes = decode_readable(pictures, form, what, looks)
     refuse([pictures], [outcomes], advice)
     return images
 
 
-def decode_readable(pictures: Pictures, form: Form, what: str) -> tuple[Images, list[Unreadable | None]]:
+def decode_readable(
+    pictures: Pictures, form: Form, what: str, looks: Looks | None = None
+) -> tuple[Images, list[Unreadable | None]]:
     """As `decode`, with an `Unreadable` for each picture that cannot be read; its pixels mean nothing.
 
     what: the title of the progress bar; "" for none.
     """
     pixels = np.empty((len(pictures), form.side, form.side, form.channels), np.uint8)
 
-    def into(image: Image.Image, i: int) -> None:
-        pixels[i] = np.asarray(_square(image, form)).reshape(pixels.shape[1:])
+    def into(image: Image.Image, i: int) -> frozenset[str]:
+        square, looked = _square(image, form, pictures.appearance)
+        pixels[i] = np.asarray(square).reshape(pixels.shape[1:])
+        return looked
 
-    outcomes = each(pictures, into, what)
+    looked = each(pictures, into, what)
+    if looks is not None:
+        looks.add(one for one in looked if not isinstance(one, Unreadable))
+    outcomes = [one if isinstance(one, Unreadable) else None for one in looked]
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Images(tensor, torch.from_numpy(pictures.labels.copy())), outcomes
 
 
-def _square(image: Image.Image, form: Form) -> Image.Image:
+def _square(image: Image.Image, form: Form, appearance: Appearance) -> tuple[Image.Image, frozenset[str]]:
     mode, side = "L" if form.grey else "RGB", form.side
-    image.draft(mode, (side, side))  # JPEG decodes at 1/2, 1/4 or 1/8 where that is still large enough
-    shorter = min(image.size)
-    left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    converted = image.convert(mode)
-    if image.size == (side, side):
-        return converted
+    if appearance == "shown":
+        whole, looks = shown(image, mode, side)
+    else:
+        whole, looks = as_stored(image, mode, side), frozenset[str]()
+    if whole.size == (side, side):
+        return whole, looks
+    shorter = min(whole.size)
+    left, top = (whole.width - shorter) // 2, (whole.height - shorter) // 2
     box = (left, top, left + shorter, top + shorter)
-    return converted.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    return whole.resize((side, side), Image.Resampling.BILINEAR, box=box), looks
+
+
+def as_stored(image: Image.Image, mode: str, side: int | None = None) -> Image.Image:
+    """The pixels in the file by Pillow's `convert` and no more, as torchvision and timm read them."""
+    if side is not None:
+        image.draft(mode, (side, side))
+    return image.convert(mode)
 
 
 def _ends(raw: Path | bytes, format: str | None) -> bool:
@@ -129,15 +167,11 @@ def _ends(raw: Path | bytes, format: str | None) -> bool:
         return mark in file.read()
 
 
-class Refused(ValueError):
-    """A picture that is not even opened: its reason and kind."""
-
-
 def _opened(pictures: Pictures, i: int, use: Callable[[Image.Image, int], T]) -> T:
     raw = pictures.raw(i)
     if not (raw if isinstance(raw, bytes) else raw.stat().st_size):
         raise Refused("empty", "empty")
-    with Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS) as image:
+    with _open(raw) as image:
         if image.width * image.height > MOST_PIXELS:
             said = f"{image.width}×{image.height} pixels, more than {MOST_PIXELS // 10**6} million"
             raise Refused(said, "too_large")
@@ -146,6 +180,20 @@ def _opened(pictures: Pictures, i: int, use: Callable[[Image.Image, int], T]) ->
             if not _ends(raw, image.format):
                 image.load()
             return result
+
+
+def _open(raw: Path | bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise Refused(name_of(_head(raw))) from None
+
+
+def _head(raw: Path | bytes) -> bytes:
+    if isinstance(raw, bytes):
+        return raw[:HEAD]
+    with raw.open("rb") as file:
+        return file.read(HEAD)
 
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:
@@ -161,7 +209,7 @@ def each(pictures: Pictures, use: Callable[[Image.Image, int], T], what: str) ->
         except Refused as refused:
             return Unreadable(*refused.args)
         except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-            return Unreadable(_reason(error))
+            return Unreadable(brief(error, 60))
 
     def some(start: int) -> tuple[int, list[T | Unreadable]]:
         end = min(start + CHUNK, len(pictures))
@@ -189,7 +237,3 @@ def unusable(pictures: Pictures, found: Sequence[object]) -> list[str]:
     return [
         f"{pictures.where(i)} ({one.reason})" for i, one in enumerate(found) if isinstance(one, Unreadable)
     ]
-
-
-def _reason(error: Exception) -> str:
-    return "not an image" if type(error).__name__ == "UnidentifiedImageError" else brief(error, 60)

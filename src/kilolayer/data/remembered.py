@@ -19,7 +19,7 @@ from kilolayer import folders
 
 TABLE = "CREATE TABLE IF NOT EXISTS seen (key BLOB PRIMARY KEY, said TEXT) WITHOUT ROWID"
 # Another Pillow can see otherwise; the number changes when what is remembered does.
-VERSION = f"1 {PIL.__version__}".encode()
+VERSION = f"2 {PIL.__version__}".encode()
 
 
 def place() -> Path:
@@ -27,16 +27,17 @@ def place() -> Path:
     return folders.writable_cache() / "images.sqlite"
 
 
-def key(raw: Path | bytes) -> bytes | None:
-    """What these bytes go by; None where the file cannot be looked up."""
+def key(raw: Path | bytes, appearance: str) -> bytes | None:
+    """What these bytes, read with this `appearance`, go by; None where the file cannot be looked up."""
+    version = VERSION + b" " + appearance.encode()
     if isinstance(raw, bytes):
-        return blake2b(VERSION + raw, digest_size=16).digest()
+        return blake2b(version + raw, digest_size=16).digest()
     try:
         state = raw.stat()
     except OSError:
         return None
     name = f"{os.path.abspath(raw)}\0{state.st_size}\0{state.st_mtime_ns}"
-    return blake2b(VERSION + os.fsencode(name), digest_size=16, person=b"file").digest()
+    return blake2b(version + os.fsencode(name), digest_size=16, person=b"file").digest()
 
 
 def find(keys: Sequence[bytes | None]) -> list[str | None]:

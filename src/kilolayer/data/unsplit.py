@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kilolayer.data import parquet
+from kilolayer.data.appearance import AS_STORED, Looks
 from kilolayer.data.describe import Data
 from kilolayer.data.folder import pictures as folder_pictures
 from kilolayer.data.images import Images, Source
@@ -58,11 +59,14 @@ def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> La
     )
     if not len(shown):
         raise InputError(f"{quoted(path)}: has no labelled pictures")
+    shown = replace(shown, appearance=data.appearance)
     native = form_of(shown, data.image_size)
     form = native if grey is None else Form(native.side, grey)
     require_memory(form.side**2 * form.channels * len(shown), f"{len(shown):,} images of {form.side}²")
-    images = decode(shown, form, "reading the images")
-    return Labelled(name, classes, images, (*origin, *_said(native.grey, form.grey)), shown.where)
+    looks = Looks()
+    images = decode(shown, form, "reading the images", looks=looks)
+    said = AS_STORED if data.appearance == "stored" else looks.sentences()
+    return Labelled(name, classes, images, (*origin, *_said(native.grey, form.grey), *said), shown.where)
 
 
 def converted(labelled: Labelled, grey: bool | None) -> Labelled:

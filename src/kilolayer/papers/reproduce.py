@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kilolayer.data.describe import Data
+from kilolayer.data.describe import BUILT_IN, Data
 from kilolayer.errors import InputError
 from kilolayer.networks import Network
 from kilolayer.papers.plan import CLASSES, Plan
@@ -116,6 +116,9 @@ def _data(plan: Plan, data: Data | None, scale: Scale) -> Data:
     size = scale.image_size or chosen.image_size
     if size is None and plan.data == "imagenet":
         size = _NATIVE_SIZE["imagenet"]
+    # ImageNet's figures are made without orientation and profiles everywhere.
+    if plan.data == "imagenet" and chosen.source not in BUILT_IN:
+        chosen = replace(chosen, appearance="stored")
     return replace(chosen, image_size=size, subset=scale.subset or chosen.subset)
 
 

@@ -1,0 +1,260 @@
+"""How a stored picture becomes pixels: the one rule for training, evaluation, prediction and check-data.
+
+As a viewer shows it: turned by its orientation, its colours in sRGB by its profile, transparency over white,
+more than 8 bits scaled by what their type can hold, the first of several frames. Where a type does not say
+which value is white, nothing guesses: the picture is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kilolayer.data.profiles import Misfit, to_srgb
+
+LOOKS = {
+    "turned": "turned by its orientation (EXIF)",
+    "deep": "of more than 8 bits a value: scaled to 8 bits",
+    "transparent": "transparent: shown over white",
+    "several": "animated or of several pages: the first is taken",
+    "profile": "in other colours than sRGB by its profile: converted to sRGB",
+    "cmyk": "CMYK or Lab: converted to sRGB",
+    "cropped": "more than twice as long as wide: the centre square leaves out more than half of it",
+    "line": "1 pixel wide or high",
+    "misfit": "with a colour profile that is damaged or for other channels: the profile is not used",
+}
+"""What can be said of a picture, in words that follow "is"."""
+UNCHANGED = ("line", "misfit")
+"""What changes no pixels by itself."""
+
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# TIFF's tags
+REDUCED, BITS, PHOTOMETRIC, SAMPLES = 254, 258, 262, 339
+WHITE_IS_ZERO, SIGNED = 0, 2
+SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+ONE_CHANNEL = ("1", "L", "LA", "La", "F", *SIXTEEN_BITS)
+
+
+AS_STORED = ("as stored: without orientation, colour profiles, transparency or depth",)
+
+
+Bytes = NDArray[np.uint8]
+
+
+class Refused(ValueError):
+    """A picture that is not used: the reason, and its kind."""
+
+
+@dataclass
+class Looks:
+    """How many pictures were seen, and of how many what is to be said."""
+
+    pictures: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, many: Iterable[frozenset[str]]) -> None:
+        for looks in many:
+            self.pictures += 1
+            self.counts.update(looks)
+
+    def sentences(self) -> tuple[str, ...]:
+        """What changes pixels, as `3 of 800 pictures are transparent: shown over white`."""
+        return tuple(
+            sentence(name, f"{self.counts[name]:,} of {self.pictures:,} pictures", self.counts[name])
+            for name in LOOKS
+            if self.counts[name] and name not in UNCHANGED
+        )
+
+
+def sentence(name: str, subject: str, count: int) -> str:
+    """What is to be said of so many pictures."""
+    return f"{subject} is {LOOKS[name]}" if count == 1 else f"{subject} are {_of_many(LOOKS[name])}"
+
+
+def _of_many(words: str) -> str:
+    return words.replace("by its ", "by their ").replace("of it", "of them")
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether it has one channel beside transparency; a palette of greys is colour."""
+    return image.mode in ONE_CHANNEL or (image.format == "PNG" and _raw_mode(image).startswith("LA"))
+
+
+def shown(image: Image.Image, mode: str, side: int | None = None) -> tuple[Image.Image, frozenset[str]]:
+    """An opened, unread picture in `mode` ("L" or "RGB"), and its looks. Raises `Refused`.
+
+    side: that of the square it is for; JPEG is decoded at 1/2, 1/4 or 1/8 where that is still large enough.
+    """
+    check(image)
+    base, looks = _channels(image.mode), _of_header(image)
+    try:
+        transform = to_srgb(image, base)
+    except Misfit:
+        transform = None
+        looks.add("misfit")
+    if side is not None:
+        image.draft(None if transform else mode, (side, side))
+    _scale_key(image)
+    image.load()
+    colour, alpha = _divided(_eight_bits(image))
+    if transform is not None:
+        colour = transform.apply(colour)
+        looks.add("cmyk" if base in ("CMYK", "LAB") else "profile")
+    if alpha is not None:
+        colour = _over_white(colour, alpha)
+        looks.add("transparent")
+    turn = TURNS.get(orientation(image))
+    if turn is not None:
+        colour = colour.transpose(turn)
+        looks.add("turned")
+    return colour if colour.mode == mode else colour.convert(mode), frozenset(looks)
+
+
+def check(image: Image.Image) -> None:
+    """Raises `Refused` where the type does not say which value is white, or another picture is meant."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(REDUCED, 0) & 1:
+        raise Refused("a camera's raw file, whose first page is only a preview; convert it to JPEG or PNG")
+    if SIGNED in _numbers(tags.get(SAMPLES)):
+        raise Refused("signed whole numbers, of which none is said to be white; save it with 8 or 16 bits")
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # theirs have 16 bits
+        raise Refused("32-bit whole numbers, of which none is said to be white; save it with 8 or 16 bits")
+    if _raw_mode(image).startswith("RGB;16") and "transparency" in image.info:
+        raise Refused("16 bits a value and a transparent colour; save it with an alpha channel")
+
+
+def orientation(image: Image.Image) -> int:
+    """By EXIF or XMP, as Pillow's `exif_transpose` reads it; 1 where nothing is said or it cannot be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow raises nearly everything on damaged EXIF, and the picture beside it is whole
+        return 1
+
+
+def _of_header(image: Image.Image) -> set[str]:
+    shorter, longer = sorted(image.size)
+    looks = {"deep": _is_deep(image), "several": _has_several(image), "line": shorter == 1 < longer}
+    looks |= {"cmyk": image.mode in ("CMYK", "LAB"), "cropped": 2 * shorter < longer}
+    # Pillow turns TIFF itself when it is read.
+    looks["turned"] = getattr(image, "tag_v2", {}).get(ORIENTATION, 1) in TURNS
+    return {name for name, holds in looks.items() if holds}
+
+
+def _is_deep(image: Image.Image) -> bool:
+    if image.mode in (*SIXTEEN_BITS, "F"):
+        return True
+    if image.format == "TIFF":
+        return max(_numbers(image.tag_v2.get(BITS)), default=8) > 8  # type: ignore[attr-defined]
+    if image.format == "PPM":
+        return any(isinstance(value, int) and value > 255 for value in _arguments(image))
+    return image.format == "PNG" and ";16" in _raw_mode(image)
+
+
+def _has_several(image: Image.Image) -> bool:
+    if image.format == "MPO":  # a phone's JPEG with a second picture behind it: a depth map, a brighter copy
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # damage behind the first frame, which is all that is used
+        return False
+
+
+def _arguments(image: Image.Image) -> tuple[object, ...]:
+    """What Pillow's decoder is told of an unread picture, the raw mode first."""
+    arguments = image.tile[0][3] if getattr(image, "tile", None) else ""  # type: ignore[attr-defined]
+    return arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    return str(_arguments(image)[0]) if _arguments(image) else ""
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,) if isinstance(value, int) else ()
+
+
+def _channels(mode: str) -> str:
+    """Those of colour behind an image mode: where it has a palette or transparency, without them."""
+    if mode in ("CMYK", "LAB"):
+        return mode
+    return "L" if mode in ONE_CHANNEL else "RGB"
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The greatest value of the type is white: 65,535, 4,095, or 1 of floating-point numbers."""
+    if image.mode not in (*SIXTEEN_BITS, "F"):
+        return image
+    values = np.asarray(image)
+    pixels = _from_floats(values) if image.mode == "F" else _scale(_bits(image))[values]
+    if (
+        getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+    ):  # Pillow leaves this where more than 8 bits
+        pixels = 255 - pixels
+    grey = Image.fromarray(pixels)
+    if "transparency" not in image.info:
+        return grey
+    opaque = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
+    return Image.merge("LA", (grey, Image.fromarray(opaque)))
+
+
+def _bits(image: Image.Image) -> int:
+    return max(_numbers(getattr(image, "tag_v2", {}).get(BITS)), default=16)
+
+
+@cache
+def _scale(bits: int) -> Bytes:
+    """The 8-bit value of each of 16 bits, rounded; v / 257 where all 16 are used."""
+    values = np.arange(2**16) * 255 / (2**bits - 1)
+    scaled: Bytes = (values.clip(0, 255) + 0.5).astype(np.uint8)
+    return scaled
+
+
+def _from_floats(values: NDArray[np.float32]) -> Bytes:
+    least, most = float(values.min()), float(values.max())  # NaN where one of them is
+    if not (least >= 0 and most <= 1):
+        raise Refused(
+            f"floating-point values from {least:.4g} to {most:.4g}, of which none is said to be white; "
+            "scale all pictures alike to 0…1, or save them with 8 or 16 bits"
+        )
+    return (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+
+
+def _scale_key(image: Image.Image) -> None:
+    """Pillow scales greys of 2 and 4 bits to 8, but not the one that is transparent."""
+    steps = {"L;2": 85, "L;4": 17}.get(_raw_mode(image))
+    if steps and image.format == "PNG" and isinstance(image.info.get("transparency"), int):
+        image.info["transparency"] *= steps
+
+
+def _divided(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Its colours without a palette or transparency, and how opaque each pixel is where not all are so."""
+    base = _channels(image.mode)
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("LA" if base == "L" else "RGBA")
+        alpha = image.getchannel("A")
+        if alpha.getextrema()[0] == 255:
+            alpha = None
+        image = image.getchannel("L") if base == "L" else image
+    return image if image.mode == base else image.convert(base), alpha
+
+
+def _over_white(colour: Image.Image, alpha: Image.Image) -> Image.Image:
+    mixed = Image.new(colour.mode, colour.size, "white")
+    mixed.paste(colour, mask=alpha)
+    return mixed
