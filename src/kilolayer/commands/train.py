@@ -99,7 +99,9 @@ def _begun(options: Train, here: Place) -> tuple[Training, Path]:
     assembled, splits = together(here, lambda: assemble(options, here.device))
     experiment = replace(assembled, init=init)
     training = together(here, lambda: Training(experiment, splits, here))
-    together(here, lambda: begin(training))
+    fit = together(here, lambda: begin(training))
+    for note in fit.notes if fit else ():
+        _say(note)
     together(here, lambda: check_snapshots(options.snapshots, training.epochs))
     data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
     name = f"{model_name(options, splits.image_size)}-{data}-s{options.seed}-{resuming.suffix()}"

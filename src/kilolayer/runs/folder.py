@@ -190,11 +190,15 @@ class Run:
 
     def weights(self) -> Weights:
         """The trained network. Raises `InputError` while the run is not done."""
+        return read_weights(self.weights_file())
+
+    def weights_file(self) -> Path:
+        """Where the trained network lies. Raises `InputError` while the run is not done."""
         if not self.file("weights.safetensors").exists():
             raise InputError(
                 f"{self.path} has no weights yet; finish it: kilolayer train --resume {self.path}"
             )
-        return read_weights(self.file("weights.safetensors"))
+        return self.file("weights.safetensors")
 
     def snapshots(self) -> tuple[tuple[int, Path], ...]:
         """(iteration, weights file) of every snapshot that was kept, from the initialisation on."""

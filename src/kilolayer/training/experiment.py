@@ -22,10 +22,15 @@ Evaluated = Literal["plain", "folded"]
 
 @dataclass(frozen=True)
 class Init:
-    """A file of weights to begin from, and the SHA-256 of its bytes, so that another one is noticed."""
+    """A file of weights to begin from, and the SHA-256 of its bytes, so that another one is noticed.
+
+    normalization: whose mean and scale the input has: the "file"'s, which is one of ours and says how the
+    images were normalised that its weights were trained on, or the training "data"'s.
+    """
 
     path: str
     sha256: str
+    normalization: Literal["data", "file"] = "data"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from kilolayer.data import Splits
+from kilolayer.data import Splits, Statistics, measure
 from kilolayer.errors import InputError
 from kilolayer.networks import ResidualNetwork
 from kilolayer.training.averaging import Average
@@ -36,6 +36,7 @@ class State:
         self.experiment, self.splits, self.place, self.model = experiment, splits, place, model
         self.optimizer = build_optimizer(model, experiment.recipe, place.device if experiment.graph else None)
         self.average = Average(model, experiment.recipe.beta) if experiment.recipe.averaged else None
+        self.statistics = measure(splits.train, experiment.recipe.normalization).to(place.device)
         self.iteration = 0
         self.epochs_closed = 0
         self.sums = torch.zeros(3, dtype=torch.float64, device=place.device)
@@ -68,7 +69,11 @@ class State:
         model = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         mean = {f"average.{key}": value for key, value in self.average.state.items()} if self.average else {}
         best = {f"best.{key}": value for key, value in self.best_state.items()}
-        return {**model, **figures, **mean, **best}
+        # The data say the others again.
+        init = self.experiment.init
+        given = self.statistics.tensors() if init and init.normalization == "file" else {}
+        inputs = {f"input.{key}": value for key, value in given.items()}
+        return {**model, **figures, **mean, **best, **inputs}
 
     def counters(self) -> dict[str, Any]:
         """The rest of the state, as JSON can hold it."""
@@ -98,6 +103,8 @@ class State:
         self.best_state = {
             key: value.to(self.place.device, copy=True) for key, value in _under(tensors, "best.").items()
         }
+        if inputs := _under(tensors, "input."):
+            self.statistics = Statistics(**inputs).to(self.place.device)
         restore_figures(self.model, self.optimizer, tensors)
         # The sums are everyone's, and are added up over the processes again.
         self.sums.copy_(tensors["sums"] if self.place.leads else torch.zeros_like(self.sums))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from kilolayer.data import Splits, measure, resampled, select, selected
+from kilolayer.data import Splits, resampled, select, selected
 from kilolayer.errors import InputError
 from kilolayer.folders import lend
 from kilolayer.kernels import fuse
@@ -48,7 +48,6 @@ class Stepping(State):
         if experiment.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(experiment, splits, place, model)
-        self.statistics = measure(splits.train, recipe.normalization).to(place.device)
         self.train_images = splits.train.to(place.device)
         self.kernels = fuse(self.model) if experiment.kernels == "fused" else None
         if self.kernels and self.kernels.fused and place.device.type == "cuda":

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from kilolayer.lazy import lazily
 
 if TYPE_CHECKING:
-    from kilolayer.weights.beginning import begin, initial
+    from kilolayer.weights.beginning import begin, initial, initial_network
     from kilolayer.weights.fitting import Fit, compare, fit
     from kilolayer.weights.reading import read_state_dict
 
 _HOMES = {
-    "begin": "beginning", "initial": "beginning",
+    "begin": "beginning", "initial": "beginning", "initial_network": "beginning",
     "Fit": "fitting", "compare": "fitting", "fit": "fitting",
     "read_state_dict": "reading",
 }  # fmt: skip
 
-__all__ = ["Fit", "begin", "compare", "fit", "initial", "read_state_dict"]
+__all__ = ["Fit", "begin", "compare", "fit", "initial", "initial_network", "read_state_dict"]
 
 
 __getattr__ = lazily(__name__, _HOMES)

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
+from kilolayer.networks import Network
+from kilolayer.runs import Run
+from kilolayer.runs.weights import Weights
 from kilolayer.training import Training
 from kilolayer.training.experiment import Init
-from kilolayer.weights.fitting import Fit, fit
-from kilolayer.weights.reading import read_state_dict
+from kilolayer.weights.adapting import adapt, adapt_statistics
+from kilolayer.weights.fitting import Fit, compare, fit
+from kilolayer.weights.reading import read_described, read_state_dict
 
 
 def initial(path: str) -> Init:
-    """The file as an experiment names it. Raises `InputError` where it cannot be read."""
-    return Init(path, _sha256(path))
+    """The file, or the weights of the run in a folder, as an experiment names it.
+
+    Raises `InputError` where it cannot be read.
+    """
+    if (Path(path) / "config.json").is_file():
+        path = str(Run.open(path).weights_file())
+    return Init(path, _sha256(path), "file" if read_described(path) else "data")
+
+
+def initial_network(init: Init) -> Network | None:
+    """The network that the file describes; None where it does not."""
+    described = read_described(init.path)
+    return described.model.description if described else None
 
 
 def begin(training: Training) -> Fit | None:
     """Loads the weights that the training's experiment names; None where it names none.
 
-    To be called before its first step. Raises `InputError` where the file is gone, is another one than when
-    the experiment was made, or does not fit the network in every tensor.
+    To be called before its first step. The classifier and the stem may be those of other classes and channels
+    (`kilolayer.weights.adapting`); the notes of what is returned say what was done then. A file of ours gives
+    its mean and scale of the input too.
+
+    Raises `InputError` where the file is gone, is another one than when the experiment was made, or does not
+    fit the network in every other tensor; the network then is as it was.
     """
     init = training.experiment.init
     if init is None:
@@ -30,10 +52,50 @@ def begin(training: Training) -> Fit | None:
     if _sha256(init.path) != init.sha256:
         raise InputError(f"{quoted(init.path)}: has changed since the run began; bring the file back")
     try:
-        return fit(training.model, read_state_dict(init.path))
+        return _load(training, init)
     except InputError as error:
         text = str(error)
         raise InputError(text if init.path in text else f"{quoted(init.path)}: {text}") from None
+
+
+def _load(training: Training, init: Init) -> Fit:
+    described = read_described(init.path)
+    state = described.model.state_dict() if described else read_state_dict(init.path)
+    found, notes = _fitted(training, state, described.classes if described else None)
+    if described:
+        notes = (*notes, *_other_units(described.model.description, training.experiment.network))
+        if init.normalization == "file":
+            notes = (*notes, *_take_statistics(training, described))
+    return replace(found, notes=notes)
+
+
+def _fitted(
+    training: Training, state: dict[str, Tensor], classes: tuple[str, ...] | None
+) -> tuple[Fit, tuple[str, ...]]:
+    model = training.model
+    adapted = adapt(state, model, classes=training.splits.classes, of_file=classes)
+    # Where more than classes and channels differ, the file's own tensors are what is reported.
+    exact = compare(model, adapted.state).exact
+    return fit(model, adapted.state if exact else state), adapted.notes
+
+
+def _take_statistics(training: Training, described: Weights) -> tuple[str, ...]:
+    """Normalises the input as the file's network saw it, which its trunk was trained on."""
+    splits = training.splits
+    given = adapt_statistics(described.statistics, in_chans=splits.in_chans, side=splits.image_size)
+    training.statistics = given.to(training.place.device)
+    return ("pixels are normalised by the file's mean and scale",)
+
+
+def _other_units(given: Network, wanted: Network) -> tuple[str, ...]:
+    """Tensors can fit a network that computes something else with them."""
+    alike = replace(
+        given,
+        num_classes=wanted.num_classes,
+        in_chans=wanted.in_chans,
+        image_size=wanted.image_size,
+    )
+    return () if alike == wanted else ("the file's network has the same tensors, but is another one",)
 
 
 def _sha256(path: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kilolayer.data.wording import listed, quoted, shortened
 from kilolayer.errors import InputError
-from kilolayer.runs.weights import HEADER, read_tensors, read_weights
+from kilolayer.runs.weights import HEADER, Weights, read_tensors, read_weights
 from kilolayer.weights import legacy, zipped
 
 WRAPPERS = (
@@ -55,23 +55,38 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return _unprefixed(path, {name: value.detach().clone() for name, value in state.items()})
 
 
+def read_described(path: str | Path) -> Weights | None:
+    """The network of a weights file of ours, with its classes and input statistics; None for another file.
+
+    Raises `InputError` where the file cannot be read, or is ours and damaged.
+    """
+    path = Path(path)
+    if _start(path)[8:9] != b"{":
+        return None
+    return read_weights(path) if HEADER in read_tensors(path)[1] else None
+
+
 def _content(path: Path) -> Any:
-    # A pipe or a device would never end.
-    if not os.path.isfile(path):
-        raise InputError(f"{quoted(path)}: {'is no file' if os.path.exists(path) else 'no such file'}")
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise InputError(f"{quoted(path)}: cannot be read ({error.strerror})") from None
+    start = _start(path)
     if start.startswith(b"PK\x03\x04"):
         return zipped.load(path)
     if start.startswith(legacy.MAGIC):
         return legacy.load(path)
     if start[8:9] == b"{":
-        tensors, header = read_tensors(path)
-        return read_weights(path).model.state_dict() if HEADER in header else tensors
+        described = read_described(path)
+        return described.model.state_dict() if described else read_tensors(path)[0]
     raise InputError(f"{quoted(path)}: {_kind(start)}; allowed: safetensors, or what torch.save wrote")
+
+
+def _start(path: Path) -> bytes:
+    # A pipe or a device would never end.
+    if not os.path.isfile(path):
+        raise InputError(f"{quoted(path)}: {'is no file' if os.path.exists(path) else 'no such file'}")
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError as error:
+        raise InputError(f"{quoted(path)}: cannot be read ({error.strerror})") from None
 
 
 def _kind(start: bytes) -> str:
