@@ -45,6 +45,10 @@ WRITERS: dict[str, Callable[[State, Path], None]] = {
     "a part compiled": lambda s, p: torch.save(
         {k.replace("stage1.", "stage1._orig_mod."): v for k, v in s.items()}, p
     ),
+    "AveragedModel": lambda s, p: torch.save(
+        {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in s.items()}}, p
+    ),
+    "held by a module": lambda s, p: torch.save({"state_dict": {f"model.{k}": v for k, v in s.items()}}, p),
     "parameters": lambda s, p: torch.save(
         {k: torch.nn.Parameter(v, requires_grad=v.is_floating_point()) for k, v in s.items()}, p
     ),
@@ -61,6 +65,11 @@ def test_every_form_gives_the_same_tensors(
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], value) for key, value in state.items())
     assert not any(value.requires_grad for value in found.values())
+
+
+def test_a_count_of_models_without_models_is_no_prefix(tmp_path: Path) -> None:
+    torch.save({"n_averaged": torch.tensor(3)}, tmp_path / "w.pt")
+    assert read_state_dict(tmp_path / "w.pt").keys() == {"n_averaged"}
 
 
 def test_the_file_may_go(state: State, tmp_path: Path) -> None:

@@ -27,8 +27,12 @@ RESIZES = {"zero_pad": ZeroPad(), "projection": Projection()}
 SMALL, LARGE = "preact_resnet20_cifar", "preact_resnet18"
 
 
-def assemble(settings: Settings, device: torch.device | None = None) -> tuple[Experiment, Splits]:
+def assemble(
+    settings: Settings, device: torch.device | None = None, network: Network | None = None
+) -> tuple[Experiment, Splits]:
     """The experiment and its data, read and checked. Nothing is written but what --download fetches.
+
+    network: one to train where the settings name none, fitted to the data.
 
     Raises `InputError` for whatever cannot be used, what is quick to check before the data are read.
     """
@@ -45,7 +49,7 @@ def assemble(settings: Settings, device: torch.device | None = None) -> tuple[Ex
     layout = _channels_last(compute)
     budget(compute.memory)
     device = device or choose_device(compute.device)
-    named = described(settings.model, unit) if settings.model else None
+    named = described(settings.model, unit) if settings.model else network
     fusable = None if compute.kernels == "plain" else named or described(SMALL, unit)
     precision = choose_precision(compute.precision, device, fusable)
     # On a CPU PyTorch's convolutions are faster so in fp32, too.
@@ -58,10 +62,10 @@ def assemble(settings: Settings, device: torch.device | None = None) -> tuple[Ex
     # Before the data are read, which may take long; their number decides only how many steps there are.
     _recipe(settings.recipe, data, 50_000)
     splits = load(data)
-    network = named or described(model_name(settings, splits.image_size), unit)
+    base = named or described(model_name(settings, splits.image_size), unit)
     experiment = Experiment(
         network=fitted(
-            network, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size
+            base, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size
         ),
         data=data,
         recipe=_recipe(settings.recipe, data, len(splits.train)),

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from kilolayer.commands import resuming
 from kilolayer.commands.flags import OptionalFile, OptionalFolder, Switch, Whole
-from kilolayer.commands.options import Settings
+from kilolayer.commands.options import Settings, UnitOptions
 
 if TYPE_CHECKING:
     from kilolayer.commands.stopping import Stop
+    from kilolayer.networks import Network
     from kilolayer.runs import Run
     from kilolayer.training import Place, Training
+    from kilolayer.training.experiment import Init
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Train(Settings):
     out: OptionalFolder = None
     """The run's folder, new or empty; otherwise runs/MODEL-DATA-sSEED-XXXX."""
     init: OptionalFile = None
-    """Begin from the weights in this file, which must fit the network in every tensor; otherwise from random
-    ones."""
+    """Begin from the weights in this file, or of the run in this folder; otherwise from random ones. The
+    classifier is new where the classes are others, and the stem adapted to other channels; every other tensor
+    must fit. Without --model the network is the file's, and so is the size of the images."""
     explain: Switch = False
     """Say what is chosen for speed and memory and why, measure it in three steps, and write nothing."""
     resume: OptionalFolder = None
@@ -96,16 +99,35 @@ def _begun(options: Train, here: Place) -> tuple[Training, Path]:
         tensorboard.require()
     _use_threads(options.compute.threads)
     init = together(here, lambda: initial(str(options.init))) if options.init else None
-    assembled, splits = together(here, lambda: assemble(options, here.device))
+    network = _network_of(init, options) if init else None
+    if network and options.data.image_size is None:
+        options = replace(options, data=replace(options.data, image_size=network.image_size))
+    assembled, splits = together(here, lambda: assemble(options, here.device, network))
     experiment = replace(assembled, init=init)
     training = together(here, lambda: Training(experiment, splits, here))
     fit = together(here, lambda: begin(training))
-    for note in fit.notes if fit else ():
-        _say(note)
+    if fit and fit.notes:
+        _say("; ".join(fit.notes))
     together(here, lambda: check_snapshots(options.snapshots, training.epochs))
     data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
-    name = f"{model_name(options, splits.image_size)}-{data}-s{options.seed}-{resuming.suffix()}"
+    model = _source(options.init) if network else model_name(options, splits.image_size)
+    name = f"{model}-{data}-s{options.seed}-{resuming.suffix()}"
     return training, Path(options.out or f"runs/{name}")
+
+
+def _network_of(init: Init, options: Train) -> Network | None:
+    """The network that the file of weights describes, unless another one is asked for."""
+    from kilolayer.weights import initial_network
+
+    return initial_network(init) if options.model is None and options.unit == UnitOptions() else None
+
+
+def _source(init: str | None) -> str:
+    """A word for the run whose weights a network begins from."""
+    path = Path(init or "")
+    folder = path if path.is_dir() else path.resolve().parent
+    word = folder.name if path.is_dir() or path.name == "weights.safetensors" else path.stem
+    return re.sub(r"[^\w.-]+", "_", word) or "weights"
 
 
 def _resumed(options: Train, here: Place) -> tuple[Training, Path] | None:

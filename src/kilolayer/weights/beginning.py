@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from kilolayer.data import Statistics
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
 from kilolayer.networks import Network
@@ -61,11 +62,13 @@ def begin(training: Training) -> Fit | None:
 def _load(training: Training, init: Init) -> Fit:
     described = read_described(init.path)
     state = described.model.state_dict() if described else read_state_dict(init.path)
+    statistics = _statistics(training, described) if described and init.normalization == "file" else None
     found, notes = _fitted(training, state, described.classes if described else None)
     if described:
         notes = (*notes, *_other_units(described.model.description, training.experiment.network))
-        if init.normalization == "file":
-            notes = (*notes, *_take_statistics(training, described))
+    if statistics:
+        training.statistics = statistics.to(training.place.device)
+        notes = (*notes, "pixels are normalised by the file's mean and scale")
     return replace(found, notes=notes)
 
 
@@ -79,12 +82,16 @@ def _fitted(
     return fit(model, adapted.state if exact else state), adapted.notes
 
 
-def _take_statistics(training: Training, described: Weights) -> tuple[str, ...]:
-    """Normalises the input as the file's network saw it, which its trunk was trained on."""
+def _statistics(training: Training, described: Weights) -> Statistics:
+    """Those that normalise the input as the file's network saw it, which its trunk was trained on."""
     splits = training.splits
     given = adapt_statistics(described.statistics, in_chans=splits.in_chans, side=splits.image_size)
-    training.statistics = given.to(training.place.device)
-    return ("pixels are normalised by the file's mean and scale",)
+    if (
+        not all(bool(figure.isfinite().all()) for figure in given.tensors().values())
+        or given.scale.min() <= 0
+    ):
+        raise InputError("its input.mean and input.scale are not finite numbers, scale above 0")
+    return given
 
 
 def _other_units(given: Network, wanted: Network) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ COUNTER = ".num_batches_tracked"
 class Fit:
     """A state dict beside a network: `matched` of `total` tensors, and the names of all others.
 
-    wrong: what stands in both with another shape or an unfit type, in words; notes: what of the state was made
-    to fit before, in words.
+    wrong: what stands in both with another shape or an unfit type, in words; notes: in words, what of the
+    state was made to fit before.
     """
 
     matched: int

@@ -20,6 +20,9 @@ WRAPPERS = (
     "params", "weights", "params_ema", "state_dict_ema", "model_ema", "ema",
 )  # fmt: skip
 """The keys under which training scripts put their weights, the first that is there being taken."""
+PREFIXES = ("module.", "model.")
+"""What DataParallel and AveragedModel, and modules that hold a network as `model`, put before every name."""
+COMPILED, AVERAGED = "_orig_mod.", "n_averaged"
 DEEPEST = 3
 TYPES = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
@@ -39,7 +42,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Read are safetensors and what `torch.save` writes (.pt, .pth, .tar, .bin, .ckpt; by content, whatever the
     name), a state dict itself or one inside a checkpoint's dictionary (`WRAPPERS`). The prefixes of wrappers
-    are taken off: `module.` (DataParallel) and `_orig_mod.` (torch.compile). Of our own files the input
+    are taken off: `module.` (DataParallel, AveragedModel), `_orig_mod.` (torch.compile) and `model.` (modules
+    that hold the network). Of our own files the input
     statistics are left out, since they are no weights. The tensors are copies: the file may go.
 
     Raises `InputError` in one line for a missing, damaged or foreign file; for one that asks for code (a
@@ -144,15 +148,20 @@ def _short(kind: torch.dtype) -> str:
 
 
 def _unprefixed(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    def shorter(name: str) -> str:
-        return name.removeprefix("module.") if all(key.startswith("module.") for key in state) else name
-
-    while (
-        plain := {shorter(name).replace("_orig_mod.", ""): value for name, value in state.items()}
-    ) != state:
+    """The tensors under their own names. AveragedModel's count of models is none of its network's tensors."""
+    inner = {name: value for name, value in state.items() if name != AVERAGED}
+    if AVERAGED in state and inner and all(name.startswith("module.") for name in inner):
+        state = inner
+    while (prefix := _prefix(state)) is not None:
+        plain = {name.replace(prefix, "", 1): value for name, value in state.items()}
         if len(plain) != len(state):
-            raise InputError(
-                f"{quoted(path)}: has tensors whose names differ by 'module.' or '_orig_mod.' only"
-            )
+            raise InputError(f"{quoted(path)}: has tensors whose names differ by {prefix!r} only")
         state = plain
     return state
+
+
+def _prefix(state: dict[str, Tensor]) -> str | None:
+    """A wrapper's part of the names: in front of all of them, or anywhere for torch.compile's."""
+    if any(COMPILED in name for name in state):
+        return COMPILED
+    return next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None)
