@@ -13,6 +13,7 @@ ORDER = (
     "lazy",
     "durable",
     "folders",
+    "terminal",
     "units",
     "networks",
     "kernels",

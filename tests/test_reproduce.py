@@ -21,13 +21,14 @@ from kilolayer.commands.reproduce import Reproduce
 from kilolayer.commands.reproduce_request import check_data, engine, request
 from kilolayer.commands.reproduce_run import board_of, warn_of_cost
 from kilolayer.commands.reproduction_report import command, print_findings, whole, write_all
-from kilolayer.commands.wording import duration, flop_text, middle_cut
+from kilolayer.commands.wording import duration, flop_text
 from kilolayer.data.describe import Data
 from kilolayer.errors import InputError
 from kilolayer.papers import tables
 from kilolayer.sweep.findings import findings
 from kilolayer.sweep.reproduction import keep, open_sweep, plan
 from kilolayer.sweep.request import SIZES, Request, Size
+from kilolayer.terminal import middle_cut
 from kilolayer.training import choose_device, computing
 from kilolayer.values import from_json, to_json
 from test_reproduce_findings import FULL, SMOKE, as_in_the_paper, pretend
@@ -208,7 +209,7 @@ def test_cores_are_shared_among_workers(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_list_has_a_line_for_every_table_and_fits_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("kilolayer.terminal.size_of", lambda stream: (80, 25))
     assert main(["reproduce"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -264,12 +265,19 @@ def test_full_size_without_a_gpu_is_warned_of_in_one_line(
     "names", [("p2-table-1", "p2-table-2"), ("p2-table-3",), ("p2-table-4", "px-table-4")]
 )
 @pytest.mark.parametrize("size", [SIZES["smoke"], SIZES["full"]])
-def test_findings_fit_80_columns(names: tuple[str, ...], size: Size, tmp_path: Path) -> None:
+def test_findings_fit_80_columns(
+    names: tuple[str, ...],
+    size: Size,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = replace(SMOKE, tables=names, size=size, data=None if size.name == "full" else SMOKE.data)
     made = pretend(asked, tmp_path, as_in_the_paper)
-    console = Console(width=80, record=True, file=io.StringIO())
-    show(findings(made), console)
-    lines = console.export_text().splitlines()
+    monkeypatch.setattr("kilolayer.terminal.size_of", lambda stream: (80, 25))
+    capsys.readouterr()
+    show(findings(made))
+    lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert sum("proxy" in line for line in lines) == (len(names) if size.name == "smoke" else 0)
 
@@ -310,8 +318,8 @@ def test_two_tables_on_the_board_have_their_own_columns(tmp_path: Path) -> None:
     console = Console(width=80, record=True, force_terminal=True, file=io.StringIO())
     console.print(board_of(made, console)._shown())
     said = console.export_text()
-    assert "│ p2-table-1: exclusive gating: b_g = −6 " in said
-    assert "│ p2-table-2: original " in said
+    assert "\np2-table-1: exclusive gating: b_g = −6 " in said
+    assert "\np2-table-2: original " in said
     assert "–" not in said
 
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from kilolayer import durable
 from kilolayer.analysis.chart import Chart
 from kilolayer.analysis.over_training import OverTraining
 from kilolayer.commands.analysis_run import Measured
 from kilolayer.errors import InputError
+from kilolayer.report.content import Table
+from kilolayer.terminal import say, show_table
 from kilolayer.values import to_json
 
 ROWS = 7
@@ -24,14 +23,16 @@ ROWS = 7
 
 def show(found: Sequence[Measured]) -> None:
     """For every analysis its figures, a column for each network, and its first chart as a small table."""
-    console = Console(highlight=False, markup=False)
     for what, networks in _gathered(found).items():
-        console.print(f"{what}\n", style="bold")
-        console.print(_figures(networks))
+        say(f"{what}\n", style="bold")
+        show_table(_figures(networks), blocks=True)
         for network, those in networks.items():
-            console.print()
-            console.print(_sampled(network, those[0].analysis.charts()[0]))
-        console.print()
+            chart = those[0].analysis.charts()[0]
+            say(f"\n{chart.title}: {network}\n")
+            show_table(_sampled(chart), blocks=True)
+            if any(series.kind == "predicted" for series in chart.series):
+                say("* predicted", style="dim")
+        say("")
 
 
 def _gathered(found: Sequence[Measured]) -> dict[str, dict[str, list[Measured]]]:
@@ -46,31 +47,21 @@ def _gathered(found: Sequence[Measured]) -> dict[str, dict[str, list[Measured]]]
 
 
 def _figures(networks: dict[str, list[Measured]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
     columns = [dict(row for one in those for row in one.analysis.summary()) for those in networks.values()]
-    for network in networks:
-        table.add_column(network, justify="right", overflow="fold")
-    for name in dict.fromkeys(name for column in columns for name in column):
-        table.add_row(name, *(column.get(name, "") for column in columns))
-    return table
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = tuple((name, *(column.get(name, "") for column in columns)) for name in names)
+    return Table("", ("", *networks), rows)
 
 
-def _sampled(network: str, chart: Chart) -> Table:
+def _sampled(chart: Chart) -> Table:
     """A chart at a few places from first to last; predictions are marked by an asterisk."""
-    table = Table(box=None, pad_edge=False, title=f"{chart.title}: {network}", title_justify="left")
-    table.add_column(chart.x_label)
-    for series in chart.series:
-        name = f"{series.name}*" if series.kind == "predicted" else series.name
-        table.add_column(name, justify="right")
+    names = (f"{series.name}*" if series.kind == "predicted" else series.name for series in chart.series)
     places = sorted({x for series in chart.series for x in series.x})
     step = max(1, math.ceil((len(places) - 1) / (ROWS - 1)))
     known = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
-    for x in dict.fromkeys([*places[::step], *places[-1:]]):
-        table.add_row(f"{x:g}", *(_cell(column.get(x)) for column in known))
-    if any(series.kind == "predicted" for series in chart.series):
-        table.caption, table.caption_justify = "* predicted", "left"
-    return table
+    chosen = dict.fromkeys([*places[::step], *places[-1:]])
+    rows = tuple((f"{x:g}", *(_cell(column.get(x)) for column in known)) for x in chosen)
+    return Table("", (chart.x_label, *names), rows)
 
 
 def _cell(value: float | None) -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from kilolayer.analysis.chart import Analysis
 from kilolayer.analysis.over_training import over_training
 from kilolayer.analysis.subject import Subject
 from kilolayer.commands.analyses import ANALYSES
 from kilolayer.errors import InputError
+from kilolayer.terminal import status
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,7 @@ def measured(what: str, subjects: Sequence[Subject]) -> list[Measured]:
     if what != "all" and what not in ANALYSES:
         raise InputError(f"no analysis {what!r}; allowed: {', '.join(ANALYSES)}, all")
     words = list(ANALYSES) if what == "all" else [what]
-    with _spinner() as shown:
-        task = shown.add_task("")
-
-        def say(text: str) -> None:
-            shown.update(task, description=text)
-
+    with status() as say:
         return [one for word in words for subject in subjects for one in _of_subject(word, subject, say)]
 
 
@@ -51,9 +44,3 @@ def _of_subject(word: str, subject: Subject, say: Callable[[str], None]) -> Iter
         yield Measured(word, moments[-1][1], iteration)
     if followed := over_training(word, moments):
         yield Measured(word, followed)
-
-
-def _spinner() -> Progress:
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

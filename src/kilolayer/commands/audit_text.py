@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kilolayer.audit import Audit, Content, Nearest
+from kilolayer.terminal import say
 
 # P2, Fig. 4.
 LETTERS = {
@@ -15,7 +16,8 @@ LETTERS = {
 
 def show_report(report: Audit) -> None:
     """Prints what the network is, the nearest of ours, the findings, and what could not be told."""
-    print("\n".join(_lines(report)))
+    for line in _lines(report):
+        say(line, hanging=12 if line.startswith("  ") else 4)
 
 
 def _lines(report: Audit) -> Iterator[str]:

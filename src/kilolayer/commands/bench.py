@@ -78,6 +78,7 @@ def _measured(options: Bench) -> dict[str, Any]:
     from kilolayer import durable
     from kilolayer.bench import Conditions, contestant, race
     from kilolayer.report.optional import check_installed
+    from kilolayer.terminal import status
 
     for path in (options.out, options.plot):
         if path is not None:
@@ -95,7 +96,7 @@ def _measured(options: Bench) -> dict[str, Any]:
         options.repeats,
         image_size=options.image_size,
     )
-    with _progress() as say:
+    with status() as say:
         found = [race(each, conditions, say) for each in entries]
     whole = {**found[0], "contestants": [row for one in found for row in one["contestants"]]}
     whole["differences"] = [line for one in found for line in one["differences"]]
@@ -118,23 +119,6 @@ def _names(options: Bench, depth: int | None) -> list[str]:
     return [at_depth(name, depth) for name in ours]
 
 
-def _progress() -> Any:
-    """What happens now, on one line that goes away, where a person watches."""
-    from contextlib import contextmanager
-
-    from rich.console import Console
-
-    @contextmanager
-    def shown() -> Any:
-        if not sys.stderr.isatty():
-            yield lambda text: None
-            return
-        with Console(stderr=True).status("starting") as status:
-            yield lambda text: status.update(text)
-
-    return shown()
-
-
 def _write(options: Bench, found: dict[str, Any]) -> None:
     from kilolayer import durable
 
@@ -150,33 +134,29 @@ def _write(options: Bench, found: dict[str, Any]) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from kilolayer.report.content import Table
+    from kilolayer.terminal import say, show_table
 
     conditions, ceilings = found["conditions"], found["ceilings"]
     threads = f"{conditions['threads']} thread" + ("s" if conditions["threads"] > 1 else "")
     side = conditions["image_size"]
     images = f"{conditions['batch_size']} images of {conditions['channels']}×{side}×{side}"
-    print(f"{found['work']}, batches of {images}, {threads}, {conditions['device']}")
+    say(f"{found['work']}, batches of {images}, {threads}, {conditions['device']}")
     products = ", ".join(
         f"{name} {ceilings[f'{name}_flops'] / 1e9:,.0f} GFLOP/s"
         for name in ("bf16", "fp16", "fp32", "int8")
         if f"{name}_flops" in ceilings
     )
-    print(f"{found['machine']['name']} ({' '.join(found['machine']['instructions'])})")
-    print(f"this machine at its best: {products}, copy {ceilings['copy_bytes'] / 1e9:.1f} GB/s")
-    print(f"the ceiling is {found['fastest_arithmetic']}'s\n", flush=True)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("network", overflow="fold")
-    for heading in ("images/s", "least–most", "peak MB", "of ceiling", "J/image", "disturbed"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in found["contestants"]:
-        table.add_row(row["name"], *_cells(row, conditions["batch_size"]))
-    Console(highlight=False, markup=False).print(table)
+    say(f"{found['machine']['name']} ({' '.join(found['machine']['instructions'])})")
+    say(f"this machine at its best: {products}, copy {ceilings['copy_bytes'] / 1e9:.1f} GB/s")
+    say(f"the ceiling is {found['fastest_arithmetic']}'s\n")
+    header = ("network", "images/s", "least–most", "peak MB", "of ceiling", "J/image", "disturbed")
+    rows = ((row["name"], *_cells(row, conditions["batch_size"])) for row in found["contestants"])
+    show_table(Table("", header, tuple(rows)), drop=("J/image", "of ceiling", "least–most"))
     for line in found["differences"]:
-        print(f"not the same work: {line}")
+        say(f"not the same work: {line}")
     if not all(row["trusted"] for row in found["contestants"]):
-        print("every repeat was disturbed by other programs: these figures are not to be trusted")
+        say("every repeat was disturbed by other programs: these figures are not to be trusted")
 
 
 def _cells(row: dict[str, Any], batch_size: int) -> tuple[str, ...]:

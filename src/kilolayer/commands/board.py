@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from kilolayer.commands.wording import duration, middle_cut
+from kilolayer.commands.wording import duration
+from kilolayer.report.content import Table
 from kilolayer.sweep.plan import Planned, State, state_of
-
-CELL = 20
-"""Characters that a cell needs while its runs are under way."""
+from kilolayer.terminal import Console, fitted, is_screen
 
 
 @dataclass
@@ -46,10 +45,17 @@ class Board:
         self._read()
         self._started = time.monotonic()
         self._work_before = self._work_done()
-        self._live = Live(console=self.console, get_renderable=self._shown, auto_refresh=False)
+        self._watched = is_screen(self.console.file)
+        self._live = Live(
+            console=self.console,
+            get_renderable=self._shown,
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+        )
 
     def __enter__(self) -> Board:
-        if self.console.is_terminal:
+        if self._watched:
             self._live.start(refresh=True)
         return self
 
@@ -57,7 +63,7 @@ class Board:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._read()
-        if self.console.is_terminal:
+        if self._watched:
             self._live.refresh()
             self._live.stop()
 
@@ -66,7 +72,7 @@ class Board:
         if time.monotonic() - self._read_at < 0.5:
             return
         self._read()
-        if self.console.is_terminal:
+        if self._watched:
             self._live.refresh()
 
     def _read(self) -> None:
@@ -76,7 +82,7 @@ class Board:
             if before and before.finished:
                 continue
             self._states[key] = state_of(one)
-            if before and self._states[key].finished and not self.console.is_terminal:
+            if before and self._states[key].finished and not self._watched:
                 self._print_finished(key)
 
     @property
@@ -94,20 +100,15 @@ class Board:
         for row in self.rows:
             columns = tuple(column for column in self.columns if (row, column) in self.cells)
             by_columns.setdefault(columns, []).append(row)
-        grids = (self._grid(rows, columns) for columns, rows in by_columns.items())
+        width = self.console.width
+        tables = (self._table(rows, columns) for columns, rows in by_columns.items())
+        grids = (part for table in tables for part in (*fitted(table, width, blocks=True), Text("")))
         said = f"{self._finished} of {len(self._runs)} runs finished{self._time_left()}"
-        return Group(Text(self.title, style="bold"), *grids, Text(said))
+        return Group(Text(f"{self.title}\n", style="bold"), *grids, Text(said))
 
-    def _grid(self, rows: Sequence[str], columns: Sequence[str]) -> Table:
-        grid = Table()
-        grid.add_column("", no_wrap=True)
-        for column in columns:
-            grid.add_column(column, justify="right", no_wrap=True)
-        room = max(16, self.console.width - len(columns) * (CELL + 3) - 4)
-        for row in rows:
-            cells = (self._cell(self.cells[row, column]) for column in columns)
-            grid.add_row(middle_cut(row, room).replace("[", r"\["), *cells)
-        return grid
+    def _table(self, rows: Sequence[str], columns: Sequence[str]) -> Table:
+        cells = ((row, *(self._cell(self.cells[row, column]) for column in columns)) for row in rows)
+        return Table("", ("", *columns), tuple(cells))
 
     def _cell(self, runs: Sequence[Planned]) -> str:
         states = [(one, self._states[one.key]) for one in runs]

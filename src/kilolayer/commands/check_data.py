@@ -60,14 +60,16 @@ def _json(source: str, report: Report) -> str:
 
 def _print(source: str, report: Report) -> None:
     from kilolayer.data.checking import KINDS
+    from kilolayer.terminal import say
 
     counts = ", ".join(f"{count:,} {name} images" for name, count in report.images.items())
-    print(f"{source}: {counts or 'no images'}, {report.classes:,} classes")
-    print("".join(f"  {look.words}\n" for look in report.looks), end="")
+    say(f"{source}: {counts or 'no images'}, {report.classes:,} classes")
+    for look in report.looks:
+        say(f"  {look.words}", hanging=2)
     for one in report.findings:
-        print(f"\n{len(one.places):,}: {KINDS[one.kind]}{'; training refuses them' if one.refused else ''}")
-        print("\n".join(f"  {place}" for place in one.places[:SHOWN]))
+        say(f"\n{len(one.places):,}: {KINDS[one.kind]}{'; training refuses them' if one.refused else ''}")
+        say("\n".join(f"  {place}" for place in one.places[:SHOWN]), hanging=2)
         if len(one.places) > SHOWN:
-            print(f"  and {len(one.places) - SHOWN:,} more (all with --json)")
+            say(f"  and {len(one.places) - SHOWN:,} more (all with --json)")
     if not report.findings:
-        print("nothing wrong was found")
+        say("nothing wrong was found")

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table as RichTable
 
 from kilolayer.analysis.gradient import unit_gradients
 from kilolayer.commands.demo import UNITS
@@ -24,6 +22,7 @@ from kilolayer.report.plots import training
 from kilolayer.runs import Run
 from kilolayer.runs.environment import command
 from kilolayer.sweep.plan import Planned
+from kilolayer.terminal import say, show_table
 from kilolayer.training import Experiment
 from kilolayer.values import to_json
 
@@ -62,12 +61,8 @@ def _figures(run: Run) -> tuple[str, str]:
 
 def print_summary(rows: list[tuple[str, ...]]) -> None:
     """The closing table on the terminal."""
-    table = RichTable(title="Depth against unit, on handwritten digits (one seed)")
-    for column in HEADER:
-        table.add_column(column, justify="left" if column == "unit" else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    say("\nDepth against unit, on handwritten digits (one seed)\n", style="bold")
+    show_table(Table("", HEADER, tuple(rows)), drop=("training loss",))
 
 
 def write_report(planned: Plan, gradients: Gradients, folder: Path) -> Path:

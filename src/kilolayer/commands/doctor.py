@@ -48,11 +48,14 @@ def _tried() -> list[dict[str, Any]]:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from kilolayer.terminal import say
+
     for part, content in found.items():
-        print(part)
+        say(part)
         for one in content if isinstance(content, list) else [content]:
-            rows = [f"  {name:<24} {value}" for name, value in _rows(one)]
-            print("\n".join(rows) + "\n")
+            for name, value in _rows(one):
+                say(f"  {name:<24} {value}", hanging=25)
+            say("")
 
 
 def _rows(content: dict[str, Any]) -> Iterator[tuple[str, str]]:

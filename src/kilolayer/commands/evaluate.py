@@ -167,23 +167,18 @@ def _measured(options: Evaluate, network: Network, images: Images) -> Evaluation
 
 
 def _print(title: str, measured: Evaluation, classes: tuple[str, ...]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from kilolayer.report.content import Table
+    from kilolayer.terminal import say, show_table
 
-    print(f"{measured.images:,} {title}")
+    say(f"{measured.images:,} {title}")
     errors = f"top-1 error {measured.error:.2f} %, top-5 error {measured.top5_error:.2f} %"
-    print(f"{errors}, loss {measured.loss:.4f}\n", flush=True)
+    say(f"{errors}, loss {measured.loss:.4f}\n")
     rows = [(name, *each) for name, each in zip(classes, measured.class_errors(), strict=True) if each[0]]
     if len(rows) > MOST_CLASSES:
         rows = sorted(rows, key=lambda row: -row[2])[:MOST_CLASSES]
-        print(f"the {MOST_CLASSES} worst of {len(classes):,} classes (all with --json):")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("class", overflow="fold")
-    table.add_column("images", justify="right")
-    table.add_column("error", justify="right")
-    for name, count, error in rows:
-        table.add_row(_plain(name), f"{count:,}", f"{error:.1f} %")
-    Console(highlight=False, markup=False).print(table)
+        say(f"the {MOST_CLASSES} worst of {len(classes):,} classes (all with --json):")
+    cells = tuple((name, f"{count:,}", f"{error:.1f} %") for name, count, error in rows)
+    show_table(Table("", ("class", "images", "error"), cells))
 
 
 def _plain(name: str) -> str:

@@ -6,8 +6,8 @@ import time
 from dataclasses import replace
 from itertools import islice
 
-from kilolayer.commands import summary
 from kilolayer.runs.environment import peak_memory
+from kilolayer.terminal import say_rows
 from kilolayer.training import Growth, Resolution, Training
 from kilolayer.training.budget import in_words
 from kilolayer.training.explain import choices
@@ -22,7 +22,7 @@ def explain(training: Training) -> int:
     """
     rows = choices(training)
     if training.place.leads:
-        summary.show(rows)
+        say_rows(rows)
     recipe = training.experiment.recipe
     size = recipe.resolution.at(recipe.iterations, recipe.iterations)
     last = replace(recipe, resolution=Resolution(size), growth=Growth())
@@ -37,5 +37,5 @@ def explain(training: Training) -> int:
         speed = training.experiment.recipe.batch_size / min(seconds)
         measured = in_words(peak_memory(training.place))
         steps_taken = f"{len(seconds)} steps{'' if last == recipe else ' as in the last part'}"
-        summary.show({"measured": f"{measured} at the peak of {steps_taken}, {speed:,.0f} images/s"})
+        say_rows({"measured": f"{measured} at the peak of {steps_taken}, {speed:,.0f} images/s"})
     return 0

@@ -89,22 +89,19 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _print_table(names: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from kilolayer.report.content import Table
+    from kilolayer.terminal import show_table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("name", no_wrap=True)
-    table.add_column("depth", justify="right", no_wrap=True)
-    table.add_column("unit", no_wrap=True)
-    for heading in ("parameters", "mult-add", "error"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name in names:
-        row = facts(name)
-        error = row["paper_error"]
-        reported = f"{error['value']:.2f}" if error else ""
-        sizes = f"{row['parameters']:,}", short(row["multiply_adds"])
-        table.add_row(name, str(row["depth"]), row["unit"], *sizes, reported)
-    Console(highlight=False).print(table)
+    rows = tuple(_cells(facts(name)) for name in names)
+    header = ("name", "depth", "unit", "parameters", "mult-add", "error")
+    show_table(Table("", header, rows), drop=("unit", "mult-add"))
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    error = row["paper_error"]
+    reported = f"{error['value']:.2f}" if error else ""
+    sizes = f"{row['parameters']:,}", short(row["multiply_adds"])
+    return row["name"], str(row["depth"]), row["unit"], *sizes, reported
 
 
 def short(count: int) -> str:

@@ -1,25 +1,30 @@
-"""How training shows itself: a bar where a person watches, a line per epoch where a file does."""
+"""How training shows itself: one line that fills where a person watches, else a line for every epoch."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import RenderableType
+from rich.progress import Task
 
+from kilolayer.terminal import BAR, ProgressLine, clock, is_redrawable, notebook_line
 from kilolayer.training import Training
 
 SECONDS_BETWEEN_LOOKS = 0.2
+CELL_WIDTH = 100
+"""Columns of a notebook's output, which has no width to be asked for."""
 
 
-def display(training: Training) -> Bar | Lines:
-    """The bar on a terminal, else lines."""
-    return Bar(training) if sys.stdout.isatty() else Lines(training)
+def display(training: Training) -> Bar | NotebookBar | Lines:
+    """The bar on a terminal and in a notebook's cell, else lines."""
+    if is_redrawable(sys.stdout):
+        return Bar(training)
+    line = notebook_line()
+    return Lines(training) if line is None else NotebookBar(training, line)
 
 
 class Lines:
@@ -53,29 +58,29 @@ class Lines:
         print("  ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
 
 
-class Bar(Progress):
-    """Epoch, iteration and time left on one line; loss, errors and speed below it."""
+class Bar(ProgressLine):
+    """Epoch, loss, error, images/s and time left on one line, as many as there is room for."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Training, *, disable: bool = False) -> None:
         self.training = training
-        self.figures: dict[str, str] = {}
+        self.measured: dict[str, str] = {}
         self._looked = 0.0
-        super().__init__(
-            TextColumn(f"epoch {{task.fields[epoch]}}/{training.epochs}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=Console(),
-            transient=True,
-            expand=True,
-        )
-        total = training.experiment.recipe.iterations
-        self._bar = self.add_task("", total=total, epoch=1)
+        super().__init__(training.experiment.recipe.iterations, disable=disable)
 
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
-        yield Text(" · ".join(f"{name} {value}" for name, value in self.figures.items()), style="dim")
+    def figures(self, task: Task) -> list[str]:
+        training, recipe = self.training, self.training.experiment.recipe
+        epoch = min(training.epochs, training.epochs_closed + 1)
+        speed, left = task.finished_speed or task.speed, task.time_remaining
+        return [
+            f"epoch {epoch}/{training.epochs}",
+            self.measured.get("loss", ""),
+            self.measured.get("error", ""),
+            "" if left is None else f"{clock(left)} left",
+            f"{speed * recipe.batch_size:,.0f} images/s" if speed else "",
+            BAR,
+            self.measured.get("monitored", ""),
+            f"step {task.completed:,.0f}/{recipe.iterations:,}",
+        ]
 
     def step(self) -> None:
         now = time.monotonic()
@@ -85,17 +90,36 @@ class Bar(Progress):
         first, self._looked = not self._looked, now
         loss, error = self.training.running()
         if not math.isnan(loss):
-            self.figures |= {"loss": f"{loss:.3f}", "training error": f"{error:.1f} %"}
-        at = min(self.training.epochs, self.training.epochs_closed + 1)
+            self._show(loss, error)
         if first:
             # A run that goes on was not as fast as to do all of that now.
-            self.reset(self._bar, completed=self.training.iteration, epoch=at)
-        self.update(self._bar, completed=self.training.iteration, epoch=at)
+            self.reset(self.task_id, completed=self.training.iteration)
+        self.update(self.task_id, completed=self.training.iteration)
 
     def epoch(self, row: dict[str, Any]) -> None:
         monitor = self.training.monitor
-        self.figures = {"loss": f"{row['train_loss']:.3f}", "training error": f"{row['train_error']:.1f} %"}
+        self._show(row["train_loss"], row["train_error"])
         if f"{monitor}_error" in row:
-            self.figures[f"{monitor} error"] = f"{row[f'{monitor}_error']:.1f} %"
-        self.figures["images/s"] = f"{row['images_per_second']:,.0f}"
-        self.update(self._bar, completed=row["iteration"])
+            self.measured["monitored"] = f"{monitor} error {row[f'{monitor}_error']:.1f} %"
+        self.update(self.task_id, completed=row["iteration"])
+
+    def _show(self, loss: float, error: float) -> None:
+        self.measured |= {"loss": f"loss {loss:.3f}", "error": f"error {error:.1f} %"}
+
+
+class NotebookBar(Bar):
+    """The same line in the output of a notebook's cell, whose last state stays."""
+
+    def __init__(self, training: Training, write: Callable[[RenderableType], None]) -> None:
+        super().__init__(training, disable=True)
+        self._write = write
+
+    def step(self) -> None:
+        before = self._looked
+        super().step()
+        if self._looked != before:
+            self._write(self.line(CELL_WIDTH))
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        super().epoch(row)
+        self._write(self.line(CELL_WIDTH))

@@ -81,10 +81,9 @@ def _augmentation(value: Any) -> str:
 
 
 def _print(chosen: list[Recipe], *, overview: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from kilolayer.report.content import Table
+    from kilolayer.terminal import show_table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
     headings: tuple[str, ...]
     rows: list[tuple[str, ...]]
     if overview:
@@ -95,11 +94,7 @@ def _print(chosen: list[Recipe], *, overview: bool) -> None:
     else:
         headings = ("", *(one.name for one in chosen))
         rows = list(_differing(chosen))
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    show_table(Table("", headings, tuple(rows)), blocks=not overview)
 
 
 def _differing(chosen: list[Recipe]) -> list[tuple[str, ...]]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table as RichTable
-
-from kilolayer.commands.wording import flop_text, middle_cut
+from kilolayer.commands.wording import flop_text
 from kilolayer.papers import Cell, Table, counts, experiments, table, tables, training_flop
+from kilolayer.report.content import Table as Shown
 from kilolayer.sweep.plan import State, state_of
 from kilolayer.sweep.reproduction import Reproduction, Trial
+from kilolayer.terminal import say, show_table
 
-WIDE = 130
-"""Columns of a terminal that has room for the tables' titles."""
+HEADER = ("table", "paper", "what", "cells", "to run", "cited", "runs", "EFLOP")
+RUNS = ("row", "run", "seed", "training", "status")
 
 
 def table_facts(one: Table) -> dict[str, Any]:
@@ -53,28 +51,15 @@ def print_tables(as_json: bool) -> int:
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return 0
-    console = Console()
-    wide = console.width >= WIDE
-    shown = _table(
-        ("table", "paper", *(("what",) if wide else ())), ("cells", "to run", "cited", "runs", "EFLOP")
-    )
-    for fact in facts:
-        words = (fact["name"], f"{fact['paper']}, {fact['source']}", *((fact["title"],) if wide else ()))
-        numbers = (str(fact[key]) for key in ("cells", "buildable", "literature_only", "runs"))
-        shown.add_row(*words, *numbers, f"{fact['training_flop'] / 1e18:.3g}")
-    console.print(shown)
-    for line in _totals(facts):
-        console.print(line, highlight=False)
+    show_table(Shown("", HEADER, tuple(map(_row, facts))), drop=("what", "cited", "cells", "paper"))
+    say("\n" + "\n".join(_totals(facts)))
     return 0
 
 
-def _table(words: tuple[str, ...], numbers: tuple[str, ...]) -> RichTable:
-    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in words:
-        shown.add_column(name, no_wrap=True)
-    for name in numbers:
-        shown.add_column(name, justify="right", no_wrap=True)
-    return shown
+def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (str(fact[key]) for key in ("cells", "buildable", "literature_only", "runs"))
+    flop = f"{fact['training_flop'] / 1e18:.3g}"
+    return (fact["name"], f"{fact['paper']}, {fact['source']}", fact["title"], *numbers, flop)
 
 
 def _totals(facts: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -98,25 +83,18 @@ def print_runs(reproduction: Reproduction, as_json: bool) -> int:
         return 0
     total = sum(training_flop(one.experiment) for one in reproduction.runs)
     done = sum(state.finished for state in states.values())
-    console = Console()
     said = f"{len(reproduction.runs)} runs, {done} of them finished; {flop_text(total)} of training"
-    console.print(f"{said}\n{reproduction.request.size.scale.describe()}", highlight=False, markup=False)
+    say(f"{said}\n{reproduction.request.size.scale.describe()}")
     for name in dict.fromkeys((row["table"], row["column"]) for row in rows):
-        console.print(f"\n{', '.join(name)}", style="bold", highlight=False)
-        console.print(
-            _runs_table([row for row in rows if (row["table"], row["column"]) == name], console.width)
-        )
+        say(f"\n{', '.join(name)}", style="bold")
+        some = (row for row in rows if (row["table"], row["column"]) == name)
+        show_table(Shown("", RUNS, tuple(map(_run_cells, some))), drop=("run", "training"))
     return 0
 
 
-def _runs_table(rows: list[dict[str, Any]], width: int) -> RichTable:
-    shown = _table(("row", "run"), ("seed", "training", "status"))
-    widest = max(len(row["run"]) for row in rows) + 44
-    for row in rows:
-        label = f"{row['row']}: {row['setting']}" if row["setting"] else row["row"]
-        name = middle_cut(label, max(16, width - widest)).replace("[", r"\[")
-        shown.add_row(name, row["run"], str(row["seed"]), flop_text(row["training_flop"]), row["status"])
-    return shown
+def _run_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    label = f"{row['row']}: {row['setting']}" if row["setting"] else row["row"]
+    return label, row["run"], str(row["seed"]), flop_text(row["training_flop"]), row["status"]
 
 
 def _run_facts(cell: Cell, trial: Trial, states: dict[str, State]) -> dict[str, Any]:

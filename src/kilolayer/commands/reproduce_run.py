@@ -6,7 +6,6 @@ import shlex
 import sys
 
 import torch
-from rich.console import Console
 
 from kilolayer.commands.board import Board
 from kilolayer.commands.reproduction_report import print_findings, write_all
@@ -15,6 +14,7 @@ from kilolayer.commands.wording import duration, flop_text
 from kilolayer.papers import training_flop
 from kilolayer.sweep import Engine
 from kilolayer.sweep.reproduction import Reproduction
+from kilolayer.terminal import Console
 
 COSTLY, CPU_SPEED = 1e15, 5e10
 """Floating-point operations of some hours on a CPU; and what a core's training does in a second, about."""

@@ -6,8 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from rich.console import Console
-
 from kilolayer import durable
 from kilolayer.commands import comparison_tables as compared
 from kilolayer.commands import reproduction_page
@@ -61,7 +59,7 @@ def print_findings(reproduction: Reproduction, found: Found, json_wanted: bool) 
         return
     from kilolayer.commands.findings_shown import show
 
-    show(found, Console())
+    show(found)
     print(f"\nfindings: {reproduction.folder / 'findings.json'}")
     if (page := reproduction.folder / "report.html").exists():
         print(f"report: {page.resolve()}")

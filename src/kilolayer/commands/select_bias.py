@@ -6,11 +6,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-
 from kilolayer import durable
 from kilolayer.analysis.statistics import errors
-from kilolayer.commands.findings_shown import show_table
+from kilolayer.commands.findings_shown import show_captioned
 from kilolayer.commands.reproduce_run import resume
 from kilolayer.commands.reproduction_report import whole
 from kilolayer.report.content import Table
@@ -18,6 +16,7 @@ from kilolayer.sweep import Engine
 from kilolayer.sweep.provenance import provenance
 from kilolayer.sweep.reproduction import SELECTION, Reproduction
 from kilolayer.sweep.selection import ERROR, Search, outcome, searches
+from kilolayer.terminal import Console, say
 
 FILE = "selection.json"
 HEADER = ("b_g", "runs", "median validation error %", "least", "most", "")
@@ -64,10 +63,10 @@ def _report(found: list[dict[str, Any]], reproduction: Reproduction, as_json: bo
         print(text)
         return
     for one in found:
-        table, console = _table(one), Console()
-        show_table(table, console)
-        console.print(table.note, style="dim", highlight=False)
-        print(f"chosen: b_g = {_bias(one['chosen'])}; the paper's choice: {_bias(one['the_papers'])}")
+        table = _table(one)
+        show_captioned(table)
+        say(table.note, style="dim")
+        say(f"chosen: b_g = {_bias(one['chosen'])}; the paper's choice: {_bias(one['the_papers'])}")
     print(f"selection: {path}")
 
 

@@ -16,7 +16,7 @@ from kilolayer.networks import Network
 from kilolayer.values import to_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from kilolayer.report.content import Table
 
 
 @dataclass(frozen=True)
@@ -45,32 +45,26 @@ def show(options: Show) -> int:
 
 
 def _print(name: str, network: Network) -> None:
-    from rich.console import Console
-
     from kilolayer.networks.drawing import unit_text
+    from kilolayer.terminal import say, show_table
 
     sizes = f"{network.parameters:,} parameters, {network.multiply_adds:,} multiply-adds"
-    print(f"{name}: {network.depth} layers, {sizes} at {network.image_size}×{network.image_size}\n")
+    say(f"{name}: {network.depth} layers, {sizes} at {network.image_size}×{network.image_size}\n")
     print(unit_text(network.unit), flush=True)
-    print()
-    Console(highlight=False, markup=False).print(_stages(network))
+    print(flush=True)
+    show_table(_stages(network), drop=("output",))
     print(f"\n{to_json(network)}")
 
 
 def _stages(network: Network) -> Table:
-    from rich.table import Table
-
     from kilolayer.networks.drawing import stage_table
+    from kilolayer.report.content import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("stage", "output", "units"):
-        table.add_column(heading)
-    for heading in ("parameters", "multiply-adds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in stage_table(network):
-        counts = f"{row.parameters:,}", f"{row.multiply_adds:,}"
-        table.add_row(row.stage, row.output, row.units, *counts)
-    return table
+    rows = (
+        (row.stage, row.output, row.units, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+        for row in stage_table(network)
+    )
+    return Table("", ("stage", "output", "units", "parameters", "multiply-adds"), tuple(rows))
 
 
 def _draw(network: Network, name: str, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kilolayer.data.wording import listed
 from kilolayer.runs import Run
+from kilolayer.terminal import say_rows
 from kilolayer.training import Training
 
 
@@ -26,7 +27,7 @@ def announce(run: Run, training: Training) -> None:
         + (f", {place.world} processes" if place.world > 1 else ""),
         "run": str(run.path),
     }
-    show(rows)
+    say_rows(rows)
 
 
 def _skipped(places: tuple[str, ...]) -> dict[str, str]:
@@ -44,7 +45,7 @@ def conclude(run: Run) -> None:
         "next": f"kilolayer evaluate {run.path}",
         "": f"kilolayer predict {run.path} IMAGE",
     }
-    show(rows)
+    say_rows(rows)
 
 
 def _validation(result: dict[str, Any]) -> dict[str, str]:
@@ -67,8 +68,3 @@ def _duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
     return " ".join(f"{amount} {unit}" for amount, unit in parts if amount) or f"{seconds:.1f} s"
-
-
-def show(rows: dict[str, str]) -> None:
-    """A line for each, its name in front."""
-    print("\n".join(f"{name:<11} {text}" for name, text in rows.items()), flush=True)

@@ -14,16 +14,6 @@ def duration(seconds: float) -> str:
     return f"{days:,.0f} days" if days < 730 else f"{days / 365:,.0f} years"
 
 
-def middle_cut(text: str, most: int) -> str:
-    """The text in at most so many characters; what is cut is the middle, since rows differ at their ends."""
-    if len(text) <= most:
-        return text
-    tail = text[len(text) - (most - 1) * 3 // 5 :]
-    # Half a word, or half a number, says something else: "5 on F" for "0.5 on F".
-    tail = tail.partition(" ")[2] or tail
-    return f"{text[: most - 1 - len(tail)].rstrip()}…{tail.lstrip()}"
-
-
 def flop_text(flop: float) -> str:
     """Floating-point operations with a prefix: "1.2 EFLOP"."""
     for factor, prefix in ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T")):

@@ -1,0 +1,339 @@
+"""What a person has before them: how wide it is, whether a line can be redrawn there, and what fits in it.
+
+Everything that a command shows goes through here. A pipe and a file have no width: nothing is cut or
+wrapped in them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Protocol
+
+from rich.cells import cell_len
+from rich.console import Console as RichConsole
+from rich.console import ConsoleDimensions, RenderableType
+from rich.progress import Progress, Task
+from rich.progress_bar import ProgressBar
+from rich.table import Table as RichTable
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NO_WIDTH = 100_000
+"""Columns of what is no terminal."""
+USUAL, TALL = 80, 25
+GAP = 2
+NARROW_TEXT = 16
+"""A column of words is made no narrower than this, or than its longest word."""
+LONG_WORD = 40
+"""A longer word, such as a class's name or a path, may be broken."""
+SMALL_BAR, LARGE_BAR = 8, 40
+
+
+class Grid(Protocol):
+    """A table of plain text, as `kilolayer.report.content.Table`."""
+
+    @property
+    def header(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
+    def numeric(self) -> tuple[bool, ...]: ...
+
+
+def size_of(stream: IO[str]) -> tuple[int, int] | None:
+    """Columns and lines of the terminal that `stream` writes to; None where it is a pipe or a file.
+
+    $COLUMNS makes it narrower and never wider than it is, so that no line is ever wrapped.
+    """
+    if not stream.isatty():
+        return None
+    try:
+        columns, lines = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        columns, lines = 0, 0
+    asked = os.environ.get("COLUMNS", "")
+    widths = [width for width in (columns, int(asked) if asked.isdecimal() else 0) if width > 0]
+    return min(widths, default=USUAL), lines or TALL
+
+
+def is_redrawable(stream: IO[str]) -> bool:
+    """Whether a line can be written over: on a terminal that is not a dumb one, in a run's first process."""
+    dumb = os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown", "")
+    return stream.isatty() and not dumb and os.environ.get("RANK", "0") == "0"
+
+
+def is_screen(stream: IO[str]) -> bool:
+    """Whether several lines can be: a notebook's `!command` is given a terminal that cannot go up."""
+    return is_redrawable(stream) and "JPY_PARENT_PID" not in os.environ
+
+
+class Console(RichConsole):
+    """rich's console as wide as the terminal is at this moment, and without a width in a pipe."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        super().__init__(
+            stderr=stderr,
+            force_terminal=stream.isatty(),  # $FORCE_COLOR makes no terminal of a pipe
+            force_jupyter=False,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The terminal's, asked for anew: a window can be resized."""
+        return ConsoleDimensions(*(size_of(self.file) or (NO_WIDTH, TALL)))
+
+    @size.setter
+    def size(self, new: tuple[int, int]) -> None:
+        raise AttributeError("the width is the terminal's")
+
+
+def say(text: str, *, hanging: int = 0, style: str = "", stderr: bool = False) -> None:
+    """Prints lines; a terminal gets them broken between words, what follows a break `hanging` further in.
+
+    A command to be copied, a line that begins with "kilolayer", is left whole.
+    """
+    console = Console(stderr=stderr)
+    for line in map(printable, text.split("\n")):
+        for part in _broken(line, hanging, console):
+            console.print(Text(part, style), soft_wrap=True)
+    console.file.flush()
+
+
+def _broken(line: str, hanging: int, console: Console) -> list[str]:
+    if cell_len(line) <= console.width or line[hanging:].lstrip().startswith("kilolayer "):
+        return [line]
+    indent = len(line) - len(line.lstrip()) + hanging
+    head, rest = line[:indent], Text(line[indent:], overflow="ignore")
+    parts = [part.plain.rstrip() for part in rest.wrap(console, max(20, console.width - indent))]
+    return [head + parts[0], *(" " * indent + part for part in parts[1:])] if parts else [line]
+
+
+def say_rows(rows: Mapping[str, str]) -> None:
+    """A line for each, its name in front."""
+    for name, text in rows.items():
+        say(f"{name:<11} {text}", hanging=12)
+
+
+def show_table(table: Grid, *, drop: Sequence[str] = (), blocks: bool = False) -> None:
+    """A table as wide as the terminal has room for.
+
+    Words are broken first, then the columns in `drop` are left out, which is said, the first first; then
+    others from the last on. With `blocks` none is: what has no room stands below, as a table of its own.
+    """
+    console = Console()
+    for part in fitted(table, console.width, drop=drop, blocks=blocks):
+        console.print(part)
+
+
+def fitted(
+    table: Grid, width: int, *, drop: Sequence[str] = (), blocks: bool = False
+) -> list[RenderableType]:
+    """What `show_table` prints."""
+    least = [_least(table, place) for place in range(len(table.header))]
+    if blocks:
+        parts: list[RenderableType] = []
+        for places in _blocks(least, width):
+            parts += [*([Text("")] if parts else []), _drawn(table, places, least, width)]
+        return parts
+    places, dropped = _kept(table, least, width, drop)
+    drawn = _drawn(table, places, least, width)
+    if not dropped:
+        return [drawn]
+    names = ", ".join(table.header[place] or "the last column" for place in dropped)
+    return [drawn, Text(f"not shown: {names}; a wider window shows all, and so does | cat", "dim")]
+
+
+def _kept(table: Grid, least: Sequence[int], width: int, drop: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The places of the columns that there is room for, and of those that are left out, in their order."""
+    named = [table.header.index(name) for name in drop]
+    others = [place for place in range(len(table.header) - 1, 0, -1) if place not in named]
+    places, dropped = list(range(len(table.header))), []
+    for place in (*named, *others):
+        if _sum([least[at] for at in places]) <= width:
+            break
+        places.remove(place)
+        dropped.append(place)
+    return places, sorted(dropped)
+
+
+def _blocks(least: Sequence[int], width: int) -> Iterator[list[int]]:
+    """The places of the columns of each block; the first column stands in all of them."""
+    block = [0]
+    for place in range(1, len(least)):
+        if len(block) > 1 and _sum([least[at] for at in (*block, place)]) > width:
+            yield block
+            block = [0]
+        block.append(place)
+    yield block
+
+
+def _drawn(table: Grid, places: Sequence[int], least: Sequence[int], width: int) -> RichTable:
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for place, wide in zip(places, _widths(table, places, least, width), strict=True):
+        right = table.numeric[place]
+        drawn.add_column(
+            Text(table.header[place]), justify="right" if right else "left", width=wide, overflow="fold"
+        )
+    for row in table.rows:
+        drawn.add_row(*(Text(printable(row[place])) for place in places))
+    return drawn
+
+
+def _widths(table: Grid, places: Sequence[int], least: Sequence[int], width: int) -> list[int]:
+    """What the columns need, the widest made narrower until all have room."""
+    widths = [max(cell_len(text) for text in _column(table, place)) for place in places]
+    bounds = [least[place] for place in places]
+    while _sum(widths) > width and any(wide > bound for wide, bound in zip(widths, bounds, strict=True)):
+        spare = [wide if wide > bound else 0 for wide, bound in zip(widths, bounds, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    return widths
+
+
+def _least(table: Grid, place: int) -> int:
+    """The width below which a column's figures or words would be broken."""
+    cells = _column(table, place)
+    words = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
+    whole = max(map(cell_len, cells[1:]), default=0) if table.numeric[place] else NARROW_TEXT
+    natural = max(map(cell_len, cells))
+    return min(natural, max(min(words, LONG_WORD), whole))
+
+
+def _column(table: Grid, place: int) -> list[str]:
+    return [table.header[place], *(row[place] for row in table.rows)]
+
+
+def _sum(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def printable(text: str) -> str:
+    """The text with a "?" for what would move the cursor: names of files and classes are other people's."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def middle_cut(text: str, most: int) -> str:
+    """The text in at most so many characters; what is cut is the middle, since names differ at their ends."""
+    if len(text) <= most:
+        return text
+    tail = text[len(text) - (most - 1) * 3 // 5 :]
+    # Half a word, or half a number, says something else: "5 on F" for "0.5 on F".
+    tail = tail.partition(" ")[2] or tail
+    return f"{text[: most - 1 - len(tail)].rstrip()}…{tail.lstrip()}"
+
+
+BAR = "━" * SMALL_BAR
+"""Stands for the bar among the figures of a line."""
+
+
+def line_that_fits(parts: Sequence[str], share: float, width: int) -> RichTable:
+    """Figures on one line, and a bar behind the first; `parts`, of which `BAR` is one, go by importance.
+
+    What there is no room for is left out whole.
+    """
+    room = width - 1  # a full line moves the cursor on, on some terminals
+    texts: list[str] = []
+    for text in filter(None, parts):
+        if _sum([*map(cell_len, texts), cell_len(text)]) <= room:
+            texts.append(text)
+    spare = room - _sum([cell_len(text) for text in texts])
+    bar = ProgressBar(1.0, share, width=min(SMALL_BAR + spare, LARGE_BAR))
+    line = RichTable.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+    first, *others = (text for text in texts if text != BAR)
+    cells: list[Text | ProgressBar] = [Text(first), *([bar] if BAR in texts else []), *map(Text, others)]
+    for _ in cells:
+        line.add_column(no_wrap=True)
+    line.add_row(*cells)
+    return line
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """Within, what is said stands on one line of standard error that goes away; nowhere if nobody watches."""
+    console = Console(stderr=True)
+    if not is_redrawable(console.file):
+        yield lambda text: None
+        return
+    from rich.live import Live
+
+    with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False) as live:
+
+        def show(text: str) -> None:
+            live.update(Text(middle_cut(text, console.width - 1), no_wrap=True), refresh=True)
+
+        yield show
+
+
+class ProgressLine(Progress):
+    """One line of a terminal that fills and goes away; what stands beside the bar is a subclass's."""
+
+    def __init__(self, total: float | None, *, stderr: bool = False, disable: bool = False) -> None:
+        super().__init__(
+            console=Console(stderr=stderr),
+            transient=True,
+            refresh_per_second=5,
+            # What goes into a file must not be taken from it for the terminal.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+            disable=disable,
+        )
+        self.task_id = self.add_task("", total=total)
+
+    def figures(self, task: Task) -> Sequence[str]:
+        """What stands on the line, `BAR` among it, the most important first."""
+        raise NotImplementedError
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.tasks:
+            yield self.line(self.console.width)
+
+    def line(self, width: int) -> RenderableType:
+        """The line as it is now, in so many columns."""
+        task = self.tasks[0]
+        return line_that_fits(self.figures(task), task.percentage / 100, width)
+
+
+class Reading(ProgressLine):
+    """How far the reading of something has come; begins nowhere if nobody watches."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        super().__init__(total, stderr=True, disable=not is_redrawable(sys.stderr))
+        self.what = what
+
+    def figures(self, task: Task) -> Sequence[str]:
+        left = "" if task.time_remaining is None else f"{clock(task.time_remaining)} left"
+        what = middle_cut(self.what, self.console.width - 1)
+        return [what] if task.total is None else [what, f"{task.percentage:.0f} %", left, BAR]
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds: 0:07, 12:30, 5:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def notebook_line() -> Callable[[RenderableType], None] | None:
+    """Writes over one line of the output of a notebook's cell; None where this is no notebook's kernel."""
+    if not type(sys.stdout).__module__.startswith("ipykernel."):
+        return None
+    from IPython.display import display
+
+    handle = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+
+    def write(line: RenderableType) -> None:
+        console = RichConsole(file=io.StringIO(), width=NO_WIDTH, color_system=None)
+        with console.capture() as captured:
+            console.print(line)
+        handle.update({"text/plain": captured.get().rstrip()}, raw=True)
+
+    return write
