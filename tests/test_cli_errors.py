@@ -208,14 +208,6 @@ def test_damaged_weights(
     assert "w.safetensors" in refused("evaluate", str(path), "--data", "digits")
 
 
-def test_an_image_to_predict_that_is_none(tmp_path: Path, run: Path, refused: Refused) -> None:
-    good = picture(tmp_path / "good.png")
-    (tmp_path / "bad.png").write_bytes(good.read_bytes()[:60])
-    said = refused("predict", str(run), "good.png", "bad.png")
-    assert "bad.png" in said
-    assert "good.png" not in said
-
-
 def test_a_bomb(tmp_path: Path, run: Path, refused: Refused) -> None:
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
     assert "bomb.png" in refused("predict", str(run), "bomb.png")

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
 
+from kilolayer.commands.flags import with_words
 from kilolayer.errors import InputError
 
 COMMANDS = (
@@ -63,7 +64,7 @@ def parse(argv: Sequence[str]) -> Any:
     try:
         with redirect_stderr(boxed):
             commands = _commands(brief=argv[0].startswith("-"))
-            return tyro.cli(commands, args=list(argv), prog="kilolayer", description=ABOUT)
+            return tyro.cli(commands, args=list(with_words(argv)), prog="kilolayer", description=ABOUT)
     except SystemExit as end:
         if not end.code:
             return None

@@ -7,7 +7,10 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from kilolayer.errors import InputError
 
@@ -91,10 +94,27 @@ def clean(folder: Path) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
+    with _replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """As `write`, for content written part by part; `path` stays as it was where anything is raised."""
+    try:
+        make_folder(path.parent)
+        with _replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise refusal(f"cannot write {path}", error, path.parent) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -43,13 +44,7 @@ def choice(*allowed: str) -> PrimitiveConstructorSpec[Any]:
 
 
 _WHOLE = _option("N", _number(int, "whole number"))
-# Without a word behind it, as it was when it had none.
-_COMPILE = replace(
-    choice("units", "model", "off"),
-    nargs=(0, 1),
-    metavar="[{units,model,off}]",
-    instance_from_str=lambda words: words[0] if words else "model",
-)
+_COMPILE = replace(choice("units", "model", "off"), metavar="[{units,model,off}]")
 _NUMBER = _option("X", _number(float, "number"))
 # For options whose help says in words what happens without them.
 SAID = arg(help_behavior_hint="")
@@ -61,6 +56,7 @@ OptionalText = Annotated[str | None, _option("TEXT", str), SAID]
 OptionalName = Annotated[str | None, _option("NAME", str), SAID]
 OptionalFolder = Annotated[str | None, _option("DIR", expand), SAID]
 OptionalFile = Annotated[str | None, _option("FILE", expand), SAID]
+OptionalCsv = Annotated[str | None, _option("[FILE.csv]", expand), SAID]
 Text = Annotated[str, _option("TEXT", str)]
 Switch = Annotated[FlagCreatePairsOff[bool], SAID]
 Name = Annotated[Positional[str], arg(metavar="NAME")]
@@ -72,3 +68,20 @@ GraphChoice = Annotated[Literal["auto", "off", "on"], choice("auto", "off", "on"
 Device = Annotated[str, _option("DEVICE", str)]
 KernelsChoice = Annotated[Literal["auto", "plain", "fused"], choice("auto", "plain", "fused")]
 PrecisionChoice = Annotated[Literal["auto", "fp32", "bf16"], choice("auto", "fp32", "bf16")]
+
+BARE: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "--compile": ("model", lambda word: not word.startswith("-")),
+    "--csv": ("-", lambda word: word == "-" or word.lower().endswith(".csv")),
+}
+"""Options that may stand without a word: what that means, and which word behind them is theirs."""
+
+
+def with_words(argv: Sequence[str]) -> Iterator[str]:
+    """The command line with a word behind every bare option; tyro would take, and drop, more than one."""
+    ended = False
+    for word, following in zip_longest(argv, argv[1:]):
+        yield word
+        ended = ended or word == "--"
+        default, is_its = BARE.get(word, ("", None))
+        if is_its and not ended and (following is None or not is_its(following)):
+            yield default

@@ -2,108 +2,143 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
 
-from kilolayer.commands.flags import Device, Files, Switch, Trained, Whole
+from tyro.conf import OmitArgPrefixes
+
+from kilolayer.commands.flags import Device, Files, OptionalCsv, Switch, Trained, Whole
+from kilolayer.commands.foreign_options import NO_FOREIGN, ForeignOptions
 from kilolayer.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from kilolayer.commands.prediction import Prediction
     from kilolayer.runs import Weights
-
-BAR = 20
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Say what a trained network takes images for, with probabilities."""
+    """Say what a trained network takes images for, with probabilities.
+
+    Images are files, folders with all that is below them, and patterns in quotes: 'photos/**/*.jpg'.
+    What cannot be read is named, and the others are predicted. In a folder, files that are no pictures
+    are passed over with a count.
+
+    Exit status: 0 all is predicted, 1 some cannot be read, 2 none is predicted.
+    """
 
     trained: Trained
     """A run's folder, or a weights file."""
     images: Files = ()
-    """Image files: JPEG, PNG and other common formats."""
+    """Files, folders and patterns: JPEG, PNG and other common formats."""
     top: Whole = 3
     """How many classes to name, the likeliest first."""
-    device: Device = "auto"
-    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
+    csv: OptionalCsv = None
+    """Write a table with path, class, probability, class_2, probability_2, … and error, to standard output or
+    to a file whose name ends in .csv."""
     json: Switch = False
     """Print JSON."""
+    foreign: OmitArgPrefixes[ForeignOptions] = NO_FOREIGN
+    device: Device = "auto"
+    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
 
 
 def predict(options: Predict) -> int:
-    """Classifies and prints."""
+    """Classifies, writes, and returns 1 where a file could not be read."""
+    from kilolayer.commands.picture_files import picture_files
+    from kilolayer.commands.prediction import predictions
+    from kilolayer.data.progress import follow
+
+    _check(options)
+    weights = _weights(options)
+    write = _writer(options, len(weights.classes))
+    files = picture_files(options.images)
+    log = _Log()
+    # Lines on a terminal show how far it is by themselves.
+    title = "" if sys.stdout.isatty() and options.csv in (None, "-") else "predicting"
+    answers = predictions(weights, files, options.top, options.device)
+    write(log.noting(follow(((1, one) for one in answers), len(files), title)))
+    log.tell(len(files))
+    return 1 if log.unreadable else 0
+
+
+def _check(options: Predict) -> None:
+    from kilolayer.commands.prediction_output import check_csv
+
     if not options.images:
         raise InputError("no image given: kilolayer predict RUN_OR_WEIGHTS IMAGE...")
     if options.top < 1:
         raise InputError(f"--top is {options.top}; allowed: a whole number from 1")
+    if options.csv is not None and options.json:
+        raise InputError("--csv and --json exclude each other; give one of them")
+    if options.csv is not None:
+        check_csv(options.csv)
+
+
+def _weights(options: Predict) -> Weights:
     from kilolayer.commands.trained import trained
 
-    weights = trained(options.trained).weights
-    probabilities = classify(weights, options.images, options.device)
-    found = [
-        {"image": path, "classes": _likeliest(row, weights.classes, options.top)}
-        for path, row in zip(options.images, probabilities, strict=True)
-    ]
-    if options.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        _print(found)
-    return 0
+    if options.foreign.model is None:
+        options.foreign.check_unused()
+        return trained(options.trained).weights
+    from kilolayer.commands.foreign_weights import foreign_weights
+
+    return foreign_weights(options.trained, options.foreign)
 
 
-def classify(weights: Weights, paths: tuple[str, ...], device: str = "auto") -> Tensor:
-    """Probabilities (images, classes) on the CPU. `InputError` names the files that are no images."""
-    import torch
+def _writer(options: Predict, classes: int) -> Callable[[Iterable[Prediction]], None]:
+    from kilolayer.commands.prediction_output import write_csv, write_json, write_text
 
-    from kilolayer.inference import fold
-    from kilolayer.training import choose_device
-
-    place = choose_device(device)
-    pixels = _pixels(weights, [Path(path) for path in paths])
-    model, statistics = fold(weights.model).to(place), weights.statistics.to(place)
-    with torch.inference_mode():
-        parts = [model(statistics.normalize(part.to(place))).float() for part in torch.split(pixels, 64)]
-    logits = torch.cat(parts).cpu()
-    if not logits.isfinite().all():
-        raise InputError("the network's output is not finite; its probabilities would mean nothing")
-    return logits.softmax(1)
+    if options.csv is not None:
+        return partial(write_csv, name=options.csv, columns=min(options.top, classes))
+    return write_json if options.json else write_text
 
 
-def _pixels(weights: Weights, paths: list[Path]) -> Tensor:
-    """The images as the network was trained to see them: its size, its channels."""
-    import numpy as np
+class _Log:
+    """What could not be predicted, told at the end on standard error."""
 
-    from kilolayer.data.pictures import Form, Pictures, decode
-    from kilolayer.data.wording import quoted
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+        self.passed_over: list[str] = []
 
-    description = weights.model.description
-    if description.in_chans not in (1, 3):
-        raise InputError(f"the network reads {description.in_chans} channels, which no image file has")
-    labels = np.zeros(len(paths), np.int64)
-    pictures = Pictures(labels, paths.__getitem__, lambda i: quoted(paths[i]))
-    form = Form(description.image_size, grey=description.in_chans == 1)
-    return decode(pictures, form, "reading the images").pixels
+    def noting(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """The predictions but of files that are no pictures; `InputError` where there is none."""
+        wanted = self._without_others(predictions)
+        first: list[Prediction] = []
+        for one in wanted:
+            first.append(one)
+            if one.classes:
+                return chain(first, wanted)
+        raise InputError(self._nothing())
 
+    def _without_others(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        from kilolayer.data.wording import quoted
 
-def _likeliest(row: Tensor, classes: tuple[str, ...], top: int) -> list[dict[str, Any]]:
-    values, indices = row.topk(min(top, len(classes)))
-    return [
-        {"class": classes[index], "probability": round(value, 6)}
-        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
+        for one in predictions:
+            if one.error and not one.file.is_picture:
+                self.passed_over.append(quoted(one.file.path))
+                continue
+            if one.error:
+                self.unreadable.append(f"{quoted(one.file.path)} ({one.error})")
+            yield one
 
+    def _nothing(self) -> str:
+        from kilolayer.data.wording import listed
 
-def _print(found: list[dict[str, Any]]) -> None:
-    from kilolayer.commands.evaluate import _plain as plain
+        if self.unreadable:
+            return f"none of {len(self.unreadable):,} images can be read: {listed(self.unreadable)}"
+        return f"no picture among {len(self.passed_over):,} files: {listed(self.passed_over)}"
 
-    watched = sys.stdout.isatty()
-    for one in found:
-        print(plain(str(one["image"])))
-        for each in one["classes"]:
-            bar = "█" * round(BAR * each["probability"]) if watched else ""
-            print(f"  {100 * each['probability']:5.1f} %  {plain(each['class'])}  {bar}".rstrip())
+    def tell(self, files: int) -> None:
+        from kilolayer.data.wording import listed
+
+        if self.passed_over:
+            count, names = len(self.passed_over), listed(self.passed_over, 3)
+            print(f"passed over {count:,} of {files:,} files that are no pictures: {names}", file=sys.stderr)
+        if self.unreadable:
+            count, names = len(self.unreadable), listed(self.unreadable)
+            print(f"{count:,} of {files:,} images cannot be read: {names}", file=sys.stderr)

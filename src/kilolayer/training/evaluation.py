@@ -54,10 +54,12 @@ def evaluate(
     channels_last: bool = False,
     evaluation: Evaluated = "plain",
     stop: Callable[[], bool] = lambda: False,
+    observe: Callable[[Tensor], object] = lambda logits: None,
 ) -> Evaluation | None:
     """`model` on `images`, shared out among the processes; None if `stop()` turned true on the way.
 
     With `evaluation` "folded" a network of ours is computed by a folded copy in `precision`, made here.
+    `observe` is called with the logits of every batch of this process, float32, in the images' order.
     """
     if not len(images):
         raise InputError("there are no images to evaluate on")
@@ -78,6 +80,7 @@ def evaluate(
             x = statistics.normalize(some.pixels.to(place.device))
             labels = some.labels.to(place.device)
             logits = logits_of(x).float()
+            observe(logits)
             # A NaN sorts above every number, and would count as the answer.
             finite = logits.isfinite().all(1)
             sums += _sums(logits, labels, finite)
