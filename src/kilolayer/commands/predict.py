@@ -17,6 +17,7 @@ from kilolayer.errors import InputError
 
 if TYPE_CHECKING:
     from kilolayer.commands.prediction import Prediction
+    from kilolayer.data.describe import Appearance
     from kilolayer.runs import Weights
 
 
@@ -54,13 +55,13 @@ def predict(options: Predict) -> int:
     from kilolayer.data.progress import follow
 
     _check(options)
-    weights = _weights(options)
+    weights, appearance = _trained(options)
     write = _writer(options, len(weights.classes))
     files = picture_files(options.images)
     log = _Log()
     # Lines on a terminal show how far it is by themselves.
     title = "" if sys.stdout.isatty() and options.csv in (None, "-") else "predicting"
-    answers = predictions(weights, files, options.top, options.device)
+    answers = predictions(weights, files, options.top, appearance, options.device)
     write(log.noting(follow(((1, one) for one in answers), len(files), title)))
     log.tell(len(files))
     return 1 if log.unreadable else 0
@@ -79,15 +80,16 @@ def _check(options: Predict) -> None:
         check_csv(options.csv)
 
 
-def _weights(options: Predict) -> Weights:
+def _trained(options: Predict) -> tuple[Weights, Appearance]:
+    """The network, and which pixels of a picture it was trained on, which only a run knows."""
+    from kilolayer.commands.foreign_weights import foreign_weights
     from kilolayer.commands.trained import trained
 
-    if options.foreign.model is None:
-        options.foreign.check_unused()
-        return trained(options.trained).weights
-    from kilolayer.commands.foreign_weights import foreign_weights
-
-    return foreign_weights(options.trained, options.foreign)
+    if options.foreign.model is not None:
+        return foreign_weights(options.trained, options.foreign), "shown"
+    options.foreign.check_unused()
+    network = trained(options.trained)
+    return network.weights, network.experiment.data.appearance if network.experiment else "shown"
 
 
 def _writer(options: Predict, classes: int) -> Callable[[Iterable[Prediction]], None]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kilolayer.commands.picture_files import PictureFile
+from kilolayer.data.describe import Appearance
 from kilolayer.data.pictures import Form, Pictures, Unreadable, decode_readable
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
@@ -33,13 +34,17 @@ class Prediction:
 
 
 def predictions(
-    weights: Weights, files: Sequence[PictureFile], top: int, device: str = "auto"
+    weights: Weights,
+    files: Sequence[PictureFile],
+    top: int,
+    appearance: Appearance = "shown",
+    device: str = "auto",
 ) -> Iterator[Prediction]:
     """One for each file, in their order. Raises `InputError` where the network's output is not finite."""
     classifier, form = Classifier(weights, device), input_form(weights)
     for start in range(0, len(files), DECODED):
         some = files[start : start + DECODED]
-        images, outcomes = decode_readable(_pictures(some), form, "")
+        images, outcomes = decode_readable(_pictures(some, appearance), form, "")
         errors = [outcome.reason if isinstance(outcome, Unreadable) else "" for outcome in outcomes]
         readable = [i for i, error in enumerate(errors) if not error]
         answers = iter(classifier.likeliest(images.pixels[readable], top))
@@ -84,6 +89,7 @@ def input_form(weights: Weights) -> Form:
     return Form(description.image_size, grey=description.in_chans == 1)
 
 
-def _pictures(files: Sequence[PictureFile]) -> Pictures:
+def _pictures(files: Sequence[PictureFile], appearance: Appearance) -> Pictures:
     paths = [Path(file.path) for file in files]
-    return Pictures(np.zeros(len(paths), np.int64), paths.__getitem__, lambda i: quoted(paths[i]))
+    labels = np.zeros(len(paths), np.int64)
+    return Pictures(labels, paths.__getitem__, lambda i: quoted(paths[i]), appearance)
