@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Predict:
     """Say what a trained network takes images for, with probabilities.
 
-    Images are files, folders with all that is below them, and patterns in quotes: 'photos/**/*.jpg'.
-    What cannot be read is named, and the others are predicted. In a folder, files that are no pictures
-    are passed over with a count.
+    Images are files, folders with all below them, and patterns: 'in/**/*.jpg'.
+
+    What cannot be read is named, and the other images are predicted.
 
     Exit status: 0 all is predicted, 1 some cannot be read, 2 none is predicted.
     """
