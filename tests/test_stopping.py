@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from kilolayer.commands import resuming
-from kilolayer.commands.stopping import SIGNALS, interruptible, stoppable
+from kilolayer.commands.stopping import interruptible, stoppable
 from kilolayer.errors import out_of_memory
+from kilolayer.signals import SIGNALS
 
 
 @pytest.mark.parametrize("number", SIGNALS)

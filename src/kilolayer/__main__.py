@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from kilolayer import ranks, streams
 from kilolayer.commands.stopping import STATUS, interruptible
 from kilolayer.errors import InputError, out_of_memory
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with interruptible() as stop:
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if ranks.several():
                 _leave(_one_of_many(argv))
             try:
                 return _main(argv)
@@ -47,17 +47,19 @@ def _one_of_many(argv: Sequence[str] | None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    leads = os.environ.get("RANK", "0") == "0"
-    _write_what_can_be_written()
+    leads = ranks.leads()
+    streams.prepare()
     try:
         with ExitStack() as silence:
             if not leads:
-                silence.enter_context(redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
+                nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                silence.enter_context(redirect_stdout(nowhere))
+            _check_working_folder()
             status = _run(words)
             sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has enough.
-        _print_no_more()
+        streams.silence()
         status = 141
     except KeyboardInterrupt:
         status = STATUS
@@ -79,14 +81,17 @@ def _told(error: OSError) -> str:
     if error.filename is not None and not _ours(error.filename):
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        _print_no_more()
+        streams.silence()
         return f"cannot write the output: {error.strerror}"
     raise error
 
 
-def _print_no_more() -> None:
-    # Without this the interpreter complains of its last words while it ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _check_working_folder() -> None:
+    """Raises `InputError` where it was removed: MKL would end the process with words of its own."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(f"the working folder is gone ({error.strerror}); change to another one") from None
 
 
 def _leave(status: int) -> NoReturn:
@@ -97,13 +102,6 @@ def _leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _write_what_can_be_written() -> None:
-    """A terminal without × or a file name that is no text gets a "?" and no traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _run(words: list[str]) -> int:
@@ -118,8 +116,9 @@ def _run(words: list[str]) -> int:
 
 
 def _refuse(text: str, leads: bool) -> int:
-    if leads:
-        print(f"kilolayer: {' '.join(text.split())}", file=sys.stderr)
+    with suppress(OSError):  # the line cannot be written either
+        if leads:
+            print(f"kilolayer: {' '.join(text.split())}", file=sys.stderr)
     return 2
 
 

@@ -7,6 +7,8 @@ whose fields are the options, and a function of that name, which takes them and 
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 import re
 import sys
@@ -85,9 +87,19 @@ def _commands(*, brief: bool) -> Any:
     named = []
     for name in COMMANDS:
         options = options_type(name)
-        description = options.__doc__.partition("\n\n")[0] if brief else None
+        description = _documentation(options)
+        if brief:
+            description = description.partition("\n\n")[0]
         named.append(Annotated[options, tyro.conf.subcommand(name, description=description)])
     return Union[tuple(named)]  # noqa: UP007 - made of a tuple
+
+
+def _documentation(options: Any) -> str:
+    """The docstring of a dataclass; from its source where `python -OO` has dropped it."""
+    if sys.flags.optimize < 2:
+        return inspect.cleandoc(options.__doc__)
+    (definition,) = ast.parse(inspect.getsource(options)).body
+    return ast.get_docstring(definition) or ""  # type: ignore[arg-type]
 
 
 def check_words(argv: Sequence[str]) -> None:

@@ -21,6 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from kilolayer.ranks import leads
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -65,7 +67,7 @@ def size_of(stream: IO[str]) -> tuple[int, int] | None:
 def is_redrawable(stream: IO[str]) -> bool:
     """Whether a line can be written over: on a terminal that is not a dumb one, in a run's first process."""
     dumb = os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown", "")
-    return stream.isatty() and not dumb and os.environ.get("RANK", "0") == "0"
+    return stream.isatty() and not dumb and leads()
 
 
 def is_screen(stream: IO[str]) -> bool:

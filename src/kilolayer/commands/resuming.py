@@ -21,7 +21,7 @@ ALLOWED_WITH_RESUME = ("--resume", "--device", "--threads", "--save-every", "--t
 
 def restarted() -> bool:
     """Whether torchrun started this command again (--max-restarts), which then goes on with its own run."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def suffix() -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
+from kilolayer.signals import heeded
+
 STATUS = 143
 
 
@@ -52,7 +53,7 @@ def interruptible() -> Iterator[Stop]:
         yield _current[0] if _current else Stop()
         return
     _current.append(Stop())
-    before = {number: signal.signal(number, _current[0].note) for number in SIGNALS}
+    before = {number: signal.signal(number, _current[0].note) for number in heeded()}
     try:
         yield _current[0]
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import shutil
@@ -20,6 +19,7 @@ from kilolayer.data.memory import available_memory
 from kilolayer.data.wording import gigabytes
 from kilolayer.kernels.arithmetic import products
 from kilolayer.kernels.ways import refusal
+from kilolayer.ranks import several
 from kilolayer.runs.environment import environment
 from kilolayer.training import Place, choose_precision
 
@@ -83,7 +83,7 @@ def _limits() -> dict[str, Any]:
         "processes": _most(resource.RLIMIT_NPROC),
         "gloo": torch.distributed.is_available() and torch.distributed.is_gloo_available(),
         "encoding": f"{sys.getfilesystemencoding()}, output {sys.stdout.encoding}",
-        "torchrun": "WORLD_SIZE" in os.environ,
+        "torchrun": several(),
     }
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kilolayer.commands import resuming
 from kilolayer.commands.flags import OptionalFile, OptionalFolder, Switch, Whole
 from kilolayer.commands.options import Settings, UnitOptions
+from kilolayer.ranks import leads
 
 if TYPE_CHECKING:
     from kilolayer.commands.stopping import Stop
@@ -216,5 +216,7 @@ def _resume(run: Run) -> str:
 
 
 def _say(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"kilolayer: {text}", file=sys.stderr, flush=True)
+    # What was closed or is full is no reason to end otherwise.
+    with suppress(OSError):
+        if leads():
+            print(f"kilolayer: {text}", file=sys.stderr, flush=True)

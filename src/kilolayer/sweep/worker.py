@@ -17,6 +17,7 @@ from kilolayer.data import load
 from kilolayer.errors import out_of_memory
 from kilolayer.runs import Run, record
 from kilolayer.runs.folder import Busy
+from kilolayer.signals import heeded
 from kilolayer.sweep.plan import Outcome, Planned
 from kilolayer.training.device import Place, choose_device
 from kilolayer.training.experiment import Experiment
@@ -30,10 +31,12 @@ stop_asked = threading.Event()
 
 
 def prepare(threads: int | None) -> None:
-    """Sets a worker process up: its share of the cores, and a SIGTERM that saves before it ends."""
+    """Sets a worker process up: its share of the cores, and signals after which it saves before it ends."""
     if threads:
         torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, note_stop)
+    for number in heeded():
+        if number != signal.SIGINT:  # the parent decides; see `pool.deaf_to_ctrl_c`
+            signal.signal(number, note_stop)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

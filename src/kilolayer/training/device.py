@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -21,9 +22,12 @@ from kilolayer.errors import InputError
 from kilolayer.kernels import fused_share, refusal
 from kilolayer.kernels.arithmetic import multiplies_bf16_faster
 from kilolayer.networks import Network
+from kilolayer.ranks import MEETING_POINT, Launch, alone_among, launch
 from kilolayer.training.experiment import Evaluated, Kernels, Precision
 
 SECONDS_TO_WAIT_FOR_OTHERS = 600
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,41 +152,76 @@ def _lost_another(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
-def _join(backend: str, patience: timedelta) -> None:
+def _join(backend: str, here: Launch, patience: timedelta) -> None:
     """Meets the others. Started again by torchrun, under another name: the addresses of those that ended
     stand in its store still, and whoever reads them waits in vain (seen with torch 2.13).
 
     Waiting here does not hear signals, and there is nothing to save: SIGTERM ends it at once.
     """
-    store, rank, world = next(rendezvous("env://", timeout=patience))
-    attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL) if main else None
     try:
+        store, rank, world = next(rendezvous("env://", here.rank, here.world, timeout=patience))
+        attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(backend, store=attempt, rank=rank, world_size=world, timeout=patience)
+    except dist.DistError as error:
+        where = ":".join(os.environ[name] for name in MEETING_POINT)
+        said = str(error).partition("\n")[0]
+        raise InputError(
+            f"rank {here.rank} of {here.world} did not meet the others at {where} ({said}); MASTER_ADDR and "
+            "MASTER_PORT must name rank 0's machine and a free port there, and all processes must be started"
+        ) from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
 
 
+def _patience() -> timedelta:
+    text = os.environ.get("KILOLAYER_TIMEOUT") or str(SECONDS_TO_WAIT_FOR_OTHERS)
+    try:
+        return timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        raise InputError(f"KILOLAYER_TIMEOUT is {text!r} in the environment; allowed: seconds") from None
+
+
+def _local_gpu(here: Launch) -> torch.device:
+    """This rank's GPU. All refuse what one of them must, so that the one that prints does."""
+    local = here.local_rank
+    if local is None and torch.cuda.device_count() > 1:
+        raise InputError(
+            f"WORLD_SIZE is {here.world}, but LOCAL_RANK, which says which of this machine's "
+            f"{torch.cuda.device_count()} GPUs is this process's, is not set; set it, or start the processes "
+            "with torchrun"
+        )
+    choose_device(f"cuda:{(here.local_world or 1) - 1}")
+    return choose_device(f"cuda:{local or 0}")
+
+
+def _warn_if_alone() -> None:
+    processes = alone_among()
+    if processes is not None:
+        logger.warning(
+            "%d processes were started side by side, and each trains a run of its own; for one run of all of "
+            "them set MASTER_ADDR and MASTER_PORT (rank 0's machine and a free port there)",
+            processes,
+        )
+
+
 @contextmanager
 def place(device: str = "auto") -> Iterator[Place]:
-    """This process's `Place`: joins the others where torchrun started it, and leaves them at the end."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    """This process's `Place`: joins the others where a launcher started it, and leaves them at the end."""
+    here = launch()
+    if here.world == 1:
+        _warn_if_alone()
         yield Place(choose_device(device))
         return
-    local = int(os.environ["LOCAL_RANK"])
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        # Asked of every process alike, so that all of them refuse, the one that prints among them.
-        choose_device(f"cuda:{int(os.environ.get('LOCAL_WORLD_SIZE', world)) - 1}")
-        chosen = choose_device(f"cuda:{local}")
+        chosen = _local_gpu(here)
         torch.cuda.set_device(chosen)
-    patience = timedelta(seconds=float(os.environ.get("KILOLAYER_TIMEOUT", SECONDS_TO_WAIT_FOR_OTHERS)))
-    _join("nccl" if chosen.type == "cuda" else "gloo", patience)
+    _join("nccl" if chosen.type == "cuda" else "gloo", here, _patience())
     try:
-        yield Place(chosen, dist.get_rank(), world)
+        yield Place(chosen, here.rank, here.world)
     except RuntimeError as error:
         if not _lost_another(error):
             raise
