@@ -44,7 +44,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 # TIFF's tags
-REDUCED, BITS, PHOTOMETRIC, SAMPLES = 254, 258, 262, 339
+REDUCED, BITS, PHOTOMETRIC, SAMPLES, DNG_VERSION = 254, 258, 262, 339, 50706
 WHITE_IS_ZERO, SIGNED = 0, 2
 SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 ONE_CHANNEL = ("1", "L", "LA", "La", "F", *SIXTEEN_BITS)
@@ -110,8 +110,10 @@ def shown(image: Image.Image, mode: str, side: int | None = None) -> tuple[Image
     if side is not None:
         image.draft(None if transform else mode, (side, side))
     _scale_key(image)
+    uncovered = _beside_frame(image)
     image.load()
     colour, alpha = _divided(_eight_bits(image))
+    alpha = alpha or uncovered
     if transform is not None:
         colour = transform.apply(colour)
         looks.add("cmyk" if base in ("CMYK", "LAB") else "profile")
@@ -128,7 +130,7 @@ def shown(image: Image.Image, mode: str, side: int | None = None) -> tuple[Image
 def check(image: Image.Image) -> None:
     """Raises `Refused` where the type does not say which value is white, or another picture is meant."""
     tags = getattr(image, "tag_v2", {})
-    if tags.get(REDUCED, 0) & 1:
+    if DNG_VERSION in tags or any(value & 1 for value in _numbers(tags.get(REDUCED))):
         raise Refused("a camera's raw file, whose first page is only a preview; convert it to JPEG or PNG")
     if SIGNED in _numbers(tags.get(SAMPLES)):
         raise Refused("signed whole numbers, of which none is said to be white; save it with 8 or 16 bits")
@@ -239,6 +241,16 @@ def _scale_key(image: Image.Image) -> None:
     steps = {"L;2": 85, "L;4": 17}.get(_raw_mode(image))
     if steps and image.format == "PNG" and isinstance(image.info.get("transparency"), int):
         image.info["transparency"] *= steps
+
+
+def _beside_frame(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is where a GIF's first frame is smaller than the picture."""
+    box = image.tile[0][1] if image.format == "GIF" else None  # type: ignore[attr-defined]
+    if box in (None, (0, 0, *image.size)) or "transparency" in image.info:
+        return None
+    alpha = Image.new("L", image.size)
+    alpha.paste(255, box)
+    return alpha
 
 
 def _divided(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

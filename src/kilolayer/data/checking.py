@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from kilolayer.data import cifar, parquet
 from kilolayer.data.appearance import LOOKS, sentence
 from kilolayer.data.bundle import read
-from kilolayer.data.describe import Data
+from kilolayer.data.describe import Appearance, Data
 from kilolayer.data.digits import digits
 from kilolayer.data.duplicates import Part, duplicates
 from kilolayer.data.folder import pictures
@@ -95,7 +95,8 @@ def check(data: Data) -> Report:
     if found := cifar_at(data):
         return _cifar(*found)
     path = Path(expand(data.source))
-    return _parquet(path) if parquet.parquet_files(path) else _folder(path)
+    read = _parquet if parquet.parquet_files(path) else _folder
+    return read(path, data.appearance)
 
 
 def _report(sets: list[Part], classes: int, found: list[tuple[str, str]]) -> Report:
@@ -129,12 +130,15 @@ def _pictures(name: str, shown: Pictures, classes: tuple[str, ...], found: list[
     return Part(name, tuple(shown.labels.tolist()), classes, tuple(names), shown.where)
 
 
-def _folder(root: Path) -> Report:
+def _folder(root: Path, appearance: Appearance) -> Report:
     train_root, test_root = parts(root)
     scans = {"train": scan(train_root)} | ({"test": scan(test_root)} if test_root else {})
     classes = tuple(sorted({name for one in scans.values() for name in one.classes}))
     found = [each for one in scans.values() for each in _of_scan(one)]
-    sets = [_pictures(name, pictures(one.classes, classes), classes, found) for name, one in scans.items()]
+    sets = [
+        _pictures(name, replace(pictures(one.classes, classes), appearance=appearance), classes, found)
+        for name, one in scans.items()
+    ]
     return _report(sets, len(classes), found)
 
 
@@ -148,7 +152,7 @@ def _of_scan(one: Scan) -> Found:
     yield from (("name", quoted(p)) for p in files if not is_text(p.name) or p.name != p.name.strip())
 
 
-def _parquet(root: Path) -> Report:
+def _parquet(root: Path, appearance: Appearance) -> Report:
     arrow()
     found: list[tuple[str, str]] = []
     tables: dict[str, list[Rows]] = {"train": [], "test": []}
@@ -163,7 +167,7 @@ def _parquet(root: Path) -> Report:
     names = every[0].names or tuple(map(str, range(count)))
     found += [each for rows in every for each in _labels(rows, count)]
     sets = [
-        _pictures(name, _within(parquet.pictures(part), count), names, found)
+        _pictures(name, replace(_within(parquet.pictures(part), count), appearance=appearance), names, found)
         for name, part in tables.items()
         if part
     ]

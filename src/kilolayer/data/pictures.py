@@ -5,10 +5,11 @@ What is wrong with any of them, in the test set too, is said before the training
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +25,7 @@ from kilolayer.data.appearance import Looks, Refused, check, is_grey, shown
 from kilolayer.data.describe import Appearance
 from kilolayer.data.images import Images
 from kilolayer.data.progress import follow
-from kilolayer.data.signatures import name_of
+from kilolayer.data.signatures import is_canon_raw, name_of
 from kilolayer.data.wording import brief, listed
 from kilolayer.errors import InputError
 
@@ -175,6 +176,8 @@ def _opened(pictures: Pictures, i: int, use: Callable[[Image.Image, int], T]) ->
         if image.width * image.height > MOST_PIXELS:
             said = f"{image.width}×{image.height} pixels, more than {MOST_PIXELS // 10**6} million"
             raise Refused(said, "too_large")
+        if image.format == "TIFF" and pictures.appearance == "shown" and is_canon_raw(_head(raw)):
+            raise Refused(name_of(_head(raw)))
         with _turn(image):
             result = use(image, i)
             if not _ends(raw, image.format):
@@ -215,11 +218,23 @@ def each(pictures: Pictures, use: Callable[[Image.Image, int], T], what: str) ->
         end = min(start + CHUNK, len(pictures))
         return end - start, [one(i) for i in range(start, end)]
 
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Pillow warns of sizes and of damaged metadata: refused above, or harmless
-        warnings.simplefilter("ignore")
+    with _quiet(), ThreadPoolExecutor() as pool:
         chunks = follow(pool.map(some, range(0, len(pictures), CHUNK)), len(pictures), what)
         return [result for chunk in chunks for result in chunk]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns of sizes and logs damaged metadata: refused above, or harmless."""
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def refuse(parts: Sequence[Pictures], found: Sequence[Sequence[object]], advice: str = "") -> None:

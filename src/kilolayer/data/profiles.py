@@ -35,7 +35,10 @@ def to_srgb(image: Image.Image, base: str) -> ImageCms.ImageCmsTransform | None:
 def _transform(profile: bytes, base: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), base, "RGB")
+        srgb = ImageCms.createProfile("sRGB")
+        # Otherwise a curve of grey becomes 33 straight pieces, too few for the dark ones.
+        flags = ImageCms.Flags.NOOPTIMIZE if base == "L" else ImageCms.Flags.NONE
+        transform = ImageCms.buildTransform(source, srgb, base, "RGB", flags=flags)
         return None if _changes_nothing(transform, base) else transform
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         raise Misfit from error

@@ -61,6 +61,11 @@ BRANDS = {
 TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
+def is_canon_raw(head: bytes) -> bool:
+    """Whether this is a CR2 file, which Pillow opens as a TIFF of its preview."""
+    return head[:4] in TIFF and head[8:10] == b"CR"
+
+
 def name_of(head: bytes) -> str:
     """What a file with these first bytes is and what to do with it; "not an image" where nothing tells."""
     kind, advice = _kind(head)
@@ -73,7 +78,7 @@ def _kind(head: bytes) -> tuple[str, str]:
     if head[:4] == b"RIFF":
         return ("a video", "store its frames as pictures") if head[8:11] == b"AVI" else ("", "")
     if head[:4] in TIFF:
-        if head[8:10] == b"CR":
+        if is_canon_raw(head):
             return "a camera's raw file", CONVERT
         return "a TIFF picture of a rare kind, or a damaged one", "convert it to 8- or 16-bit PNG"
     for offset, mark, kind, advice in SIGNATURES:
