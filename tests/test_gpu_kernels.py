@@ -37,7 +37,7 @@ from kilolayer.units import (
     build_unit,
     layout,
 )
-from kilolayer.units.modules import running_statistics_kept
+from kilolayer.units.batch_norm import running_statistics_kept
 
 # Triton 3.6 cannot be interpreted with NumPy 2.4; on a GPU it need not be.
 pytest.importorskip("triton", minversion=None if torch.cuda.is_available() else "3.7")

@@ -112,7 +112,7 @@ def test_the_network_is_left_as_it_was(training: bool) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training is training for module in model.modules())
     assert [len(module._forward_pre_hooks) for module in model.modules()] == hooks
-    assert all(norm.tracks for norm in model.modules() if isinstance(norm, BatchNorm))
+    assert all(norm.momentum == 0.1 for norm in model.modules() if isinstance(norm, BatchNorm))
     assert x.requires_grad is False
 
 

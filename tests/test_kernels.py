@@ -38,7 +38,7 @@ from kilolayer.units import (
     build_unit,
     layout,
 )
-from kilolayer.units.modules import running_statistics_kept
+from kilolayer.units.batch_norm import running_statistics_kept
 
 BRANCHES = {"basic": BASIC, "bottleneck": BOTTLENECK, "one layer": ONE_LAYER}
 

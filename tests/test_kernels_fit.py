@@ -281,12 +281,15 @@ def test_transforms_of_torch_func_go_through_the_layers(networks):
     found = []
     for model in networks:
 
-        def loss(parameters: dict[str, Tensor], model: nn.Module = model) -> Tensor:
+        def loss(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], model: nn.Module = model
+        ) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-                y: Tensor = torch.func.functional_call(model, parameters, images(4, 3, 8, 8))
+                y: Tensor = torch.func.functional_call(model, (parameters, buffers), images(4, 3, 8, 8))
             return y.float().square().sum()
 
-        found.append(list(torch.func.grad(loss)(dict(model.named_parameters())).values()))
+        tensors = dict(model.named_parameters()), dict(model.named_buffers())
+        found.append(list(torch.func.grad(loss)(*tensors).values()))
     assert same(*found)
 
 
@@ -306,7 +309,7 @@ def test_training_forward_in_inference_mode_is_that_without_gradients(networks):
     for mode in (torch.no_grad, torch.inference_mode):
         own = copy.deepcopy(model)
         with mode(), torch.autocast("cpu", torch.bfloat16):
-            found.append([own(images(4, 3, 8, 8)), *own.buffers()])
+            found.append([own(images(4, 3, 8, 8)), *map(Tensor.float, own.buffers())])
     assert max(errors(found[1], found[0])) < 2e-2
 
 

@@ -39,10 +39,10 @@ def inputs_of(model, *names):
 @pytest.mark.parametrize("unit", [PREACT_BASIC, PREACT_BOTTLENECK], ids=["basic", "bottleneck"])
 def test_activations_stand_behind_the_stem_and_behind_the_last_addition(unit):
     model = build(tiny(unit, units=2))
-    assert [type(module).__name__ for module in model.stem] == ["Conv2d", "BatchNorm", "ReLU"]
+    assert [type(module).__name__ for module in model.stem] == ["Conv2d", "BatchNorm2d", "ReLU"]
     assert next(iter(model.stage1[0].F.named_children()))[0] == "conv1"
     assert next(iter(model.stage1[1].F.named_children()))[0] == "bn1"
-    assert [type(module).__name__ for module in model.final] == ["BatchNorm", "ReLU"]
+    assert [type(module).__name__ for module in model.final] == ["BatchNorm2d", "ReLU"]
     assert len(build(tiny(BASIC)).final) == 0
 
 

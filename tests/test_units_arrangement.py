@@ -38,7 +38,7 @@ ONE_LAYERS = {
     "original": ("conv BN", "ReLU"),
     "full_preactivation": ("BN ReLU conv", ""),
 }
-KINDS = {"Conv2d": "conv", "BatchNorm": "BN", "ReLU": "ReLU"}
+KINDS = {"Conv2d": "conv", "BatchNorm2d": "BN", "ReLU": "ReLU"}
 
 
 def layers(sequence):

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from kilolayer.inference.layers import FoldedConv, FoldedNorm
 from kilolayer.kernels import refusal
-from kilolayer.kernels.inference import NativeRun, Step, folded_weights, step_of
+from kilolayer.kernels.inference import NativeRun, Step, folded_weights, is_affine, step_of
 from kilolayer.kernels.patches import FoldedStem, pays
 from kilolayer.networks import ResidualNetwork
-from kilolayer.units import BatchNorm, GatedUnit, ResidualUnit
+from kilolayer.units import GatedUnit, ResidualUnit
 from kilolayer.units.modules import Paths
-
-M = TypeVar("M", bound=nn.Module)
 
 
 def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNetwork:
@@ -104,15 +102,14 @@ def _folded(layers: nn.Sequential, *, native: bool = False) -> nn.Sequential:
     left = list(layers.named_children())
     while left:
         name, layer = left.pop(0)
-        norm = _next(left, BatchNorm) if isinstance(layer, nn.Conv2d) else None
         if isinstance(layer, nn.Conv2d):
-            relu = _next(left, nn.ReLU) is not None
+            norm, relu = _next(left, is_affine), _next(left, _is_relu) is not None
             if native and pays(layer):
                 found[name] = FoldedStem(layer, *folded_weights(layer, norm), relu=relu)
             else:
                 found[name] = FoldedConv(layer, norm, relu)
-        elif isinstance(layer, BatchNorm):
-            found[name] = FoldedNorm(layer, relu=_next(left, nn.ReLU) is not None)
+        elif is_affine(layer):
+            found[name] = FoldedNorm(cast(nn.BatchNorm2d, layer), relu=_next(left, _is_relu) is not None)
         else:
             if isinstance(layer, Paths):
                 layer.paths = nn.ModuleList(_folded(cast(nn.Sequential, path)) for path in layer.paths)
@@ -120,8 +117,10 @@ def _folded(layers: nn.Sequential, *, native: bool = False) -> nn.Sequential:
     return nn.Sequential(found)
 
 
-def _next(left: list[tuple[str, nn.Module]], kind: type[M]) -> M | None:
+def _next(left: list[tuple[str, nn.Module]], is_kind: Callable[[nn.Module], bool]) -> Any:
     """The next layer, taken, where it is of this kind."""
-    if left and isinstance(left[0][1], kind):
-        return cast(M, left.pop(0)[1])
-    return None
+    return left.pop(0)[1] if left and is_kind(left[0][1]) else None
+
+
+def _is_relu(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.ReLU)

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kilolayer.kernels.inference import folded_weights
-from kilolayer.units import BatchNorm
 
 
 class FoldedConv(nn.Module):
     """y = relu(W∗x + b), or without the ReLU; `add` puts y on top of another tensor."""
 
-    def __init__(self, conv: nn.Conv2d, norm: BatchNorm | None, relu: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool) -> None:
         super().__init__()
         weight, bias = folded_weights(conv, norm)
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
@@ -68,11 +67,11 @@ class FoldedConv(nn.Module):
 class FoldedNorm(FoldedConv):
     """BN, and ReLU where one follows, as a 1×1 convolution of each channel by itself: one pass, not two."""
 
-    def __init__(self, norm: BatchNorm, relu: bool) -> None:
+    def __init__(self, norm: nn.BatchNorm2d, relu: bool) -> None:
         channels = norm.num_features
         each = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
         nn.init.ones_(each.weight)
-        super().__init__(each.to(norm.weight), norm, relu)
+        super().__init__(each.to(norm.running_mean), norm, relu)
 
 
 def _two(sizes: object) -> list[int]:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
-from kilolayer.kernels.calls import applies, batch_of, fits, known_sums, norms_of, transformed
+from kilolayer.kernels.calls import applies, batch_of, count_batch, fits, known_sums, norms_of, transformed
 from kilolayer.kernels.chain import LANES
 from kilolayer.kernels.ways import Way
-from kilolayer.units.modules import BatchNorm
 
 
 class FusedSequence(nn.Sequential):
@@ -44,8 +43,8 @@ def has_activation(sequence: nn.Module) -> bool:
 
 def is_activation(*layers: nn.Module) -> bool:
     match layers:
-        case [BatchNorm(num_features=channels), nn.ReLU()]:
-            return channels % LANES == 0
+        case [nn.BatchNorm2d(num_features=channels) as norm, nn.ReLU()]:
+            return type(norm) is nn.BatchNorm2d and channels % LANES == 0
         case _:
             return False
 
@@ -69,13 +68,14 @@ def _of(way: Way) -> Callable[[nn.Module, Tensor], Tensor]:
 def activation(norm: Any, x: Tensor) -> Tensor:
     """ReLU(BN(x)) of `x`, (N, C, H, W) in bf16 and channels last, with the batch's statistics."""
     out: Tensor = _Activation.apply(norm, known_sums(x), x, norm.weight, norm.bias)  # type: ignore[no-untyped-call]
+    count_batch([norm])
     return out
 
 
 class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, norm: BatchNorm, known: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any, norm: nn.BatchNorm2d, known: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         measured, out = torch.empty(2 * norm.num_features), torch.empty_like(x)
         (called,) = norms_of([norm], measured, [weight, bias], [], tracked=True)

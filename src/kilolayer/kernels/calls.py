@@ -10,7 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from kilolayer.kernels import library
 from kilolayer.kernels.ways import Way, serves
-from kilolayer.units.modules import BatchNorm
+from kilolayer.units.batch_norm import COUNTER
 
 
 def transformed() -> bool:
@@ -19,7 +19,7 @@ def transformed() -> bool:
 
 
 def applies(way: Way, x: Tensor, layers: Iterable[nn.Module] = (), stride: int = 1) -> bool:
-    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, all in training, none listened to.
+    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, all in training as they were made.
 
     Behind `stride` a BN has to have a variance to measure: PyTorch's layers refuse one pixel.
     """
@@ -32,7 +32,7 @@ def applies(way: Way, x: Tensor, layers: Iterable[nn.Module] = (), stride: int =
         and x.is_contiguous(memory_format=torch.channels_last)
         and _pixels(x, stride) > 1
         and not _has_any_global_hook()  # type: ignore[no-untyped-call]
-        and all(map(_trains_unheard, layers))
+        and all(map(_trains_as_made, layers))
     )
 
 
@@ -58,13 +58,28 @@ def _pixels(x: Tensor, stride: int) -> int:
     return images * -(-height // stride) * -(-width // stride)
 
 
-def _trains_unheard(module: nn.Module) -> bool:
-    return module.training and not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+def _trains_as_made(module: nn.Module) -> bool:
+    """Whether it is in training, nothing listens to it, and a BN's running mean has a momentum."""
+    own = vars(module)
+    return (
+        module.training
+        and not (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        )
+        and own.get("momentum", 0) is not None
+        and own.get("track_running_stats", True)
+        and "forward" not in own
     )
+
+
+def count_batch(norms: Iterable[nn.BatchNorm2d]) -> None:
+    """As PyTorch's BN does, for a cumulative mean that may follow."""
+    counters = [counter for norm in norms if (counter := norm._buffers[COUNTER]) is not None]
+    if counters:
+        torch._foreach_add_(counters, 1)
 
 
 def known_sums(x: Tensor) -> Tensor | None:
@@ -105,7 +120,7 @@ def batch_of(x: Tensor) -> library.Batch:
 
 
 def norms_of(
-    norms: Iterable[BatchNorm],
+    norms: Iterable[nn.BatchNorm2d],
     measured: Tensor,
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
@@ -115,11 +130,11 @@ def norms_of(
     """The BNs as the library reads them.
 
     `measured` takes each one's mean and 1/√(var + ε); `parameters` and, in the backward pass, `gradients`
-    are weight and bias in turn; the running averages follow where `tracked`.
+    are weight and bias in turn; the running averages follow where `tracked`, unless their momentum is 0.
     """
     at, size = measured.data_ptr(), measured.element_size()
     for i, norm in enumerate(norms):
-        running = tracked and norm.tracks and norm.running_mean is not None and norm.running_var is not None
+        running = tracked and norm.momentum
         yield library.Norm(
             parameters[2 * i].data_ptr(),
             parameters[2 * i + 1].data_ptr(),

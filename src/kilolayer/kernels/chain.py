@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import BatchNorm2d
 
 from kilolayer.kernels.arithmetic import multiplies_bf16_faster
-from kilolayer.units.modules import BatchNorm, GatedUnit, PadChannels, ResidualUnit
+from kilolayer.units.modules import GatedUnit, PadChannels, ResidualUnit
 
 LANES = 16
 """Channels in one vector register; the kernels take multiples of it."""
@@ -22,7 +23,7 @@ leave the cache (benchmarks/unit_kernels.py). Where they multiply in fp32 they a
 class Link:
     """One convolution of F, and the BN whose ReLU it reads; None where it reads its input as it is."""
 
-    norm: BatchNorm | None
+    norm: BatchNorm2d | None
     conv: nn.Conv2d
 
 
@@ -37,9 +38,9 @@ class Chain:
     """
 
     links: tuple[Link, ...]
-    end: BatchNorm | None = None
+    end: BatchNorm2d | None = None
     projection: nn.Conv2d | None = None
-    behind: BatchNorm | None = None
+    behind: BatchNorm2d | None = None
     padding: PadChannels | None = None
 
     @property
@@ -83,7 +84,7 @@ class Chain:
         own = [link.conv for link in self.links]
         return own if self.projection is None else [*own, self.projection]
 
-    def norms(self) -> Iterator[BatchNorm]:
+    def norms(self) -> Iterator[BatchNorm2d]:
         yield from (link.norm for link in self.links if link.norm is not None)
         if self.end is not None:
             yield self.end
@@ -131,7 +132,7 @@ def chain_of(unit: nn.Module) -> Chain | str:
     match [*layers, *unit.f]:
         case []:
             chain = Chain(tuple(links))
-        case [BatchNorm() as end, nn.ReLU()] if links[0].norm is None and len(unit.f) == 1:
+        case [BatchNorm2d() as end, nn.ReLU()] if links[0].norm is None and len(unit.f) == 1:
             chain = Chain(tuple(links), end)
         case _:
             return "of its arrangement"
@@ -152,13 +153,14 @@ def transition_of(unit: nn.Module) -> Chain | str:
     match [*unit.h], [*layers, *unit.f]:
         case [PadChannels() as padding], []:
             chain = Chain(tuple(links), padding=padding)
-        case [PadChannels() as padding], [BatchNorm() as end, nn.ReLU()] if raw and len(unit.f) == 1:
+        case [PadChannels() as padding], [BatchNorm2d() as end, nn.ReLU()] if raw and len(unit.f) == 1:
             chain = Chain(tuple(links), end, padding=padding)
         case [nn.Conv2d() as projection], [] if raw:
             chain = Chain(tuple(links), None, projection)
-        case [nn.Conv2d() as projection, BatchNorm() as behind], [BatchNorm() as end, nn.ReLU()] if (
-            raw and len(unit.f) == 1
-        ):
+        case [nn.Conv2d() as projection, BatchNorm2d() as behind], [
+            BatchNorm2d() as end,
+            nn.ReLU(),
+        ] if raw and len(unit.f) == 1:
             chain = Chain(tuple(links), end, projection, behind)
         case [PadChannels()] | [nn.Conv2d(), *_], _:
             return "of its arrangement"
@@ -188,7 +190,7 @@ def links_of(layers: list[nn.Module]) -> list[Link] | None:
     links: list[Link] = []
     while any(isinstance(layer, nn.Conv2d) for layer in layers):
         match layers:
-            case [BatchNorm() as norm, nn.ReLU(), nn.Conv2d() as conv, *_]:
+            case [BatchNorm2d() as norm, nn.ReLU(), nn.Conv2d() as conv, *_]:
                 links.append(Link(norm, conv))
                 del layers[:3]
             case [nn.Conv2d() as conv, *_] if not links:
@@ -201,6 +203,8 @@ def links_of(layers: list[nn.Module]) -> list[Link] | None:
 
 def _refused(chain: Chain) -> str | None:
     """Why kernels do not compute what is a chain by its form."""
+    if any(type(norm) is not BatchNorm2d for norm in chain.norms()):
+        return "its BN is of a class of its own"
     meet = [parameter.shape for parameter in chain.parameters()] == chain.shapes()
     return no_kernel_for(chain.convs()) or (
         None if meet else "a parameter is missing or does not fit the others"

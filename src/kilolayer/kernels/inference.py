@@ -15,7 +15,7 @@ from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import PRODUCTS, products
 from kilolayer.kernels.calls import batch_of, map_like
 from kilolayer.kernels.chain import Chain, any_chain_of
-from kilolayer.units.modules import BatchNorm, ResidualUnit
+from kilolayer.units.modules import ResidualUnit
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class Step:
     """
 
     chain: Chain
-    before: BatchNorm | None
+    before: nn.BatchNorm2d | None
     activated: bool = False
 
 
 def step_of(unit: nn.Module) -> Step | None:
     """The unit as a step of a run, or None where it is none."""
     chain = any_chain_of(unit)
-    if isinstance(chain, Chain):
+    if isinstance(chain, Chain) and all(map(is_affine, chain.norms())):
         assert isinstance(unit, ResidualUnit)  # noqa: S101 - no other has a chain
         match list(unit.p):
             case []:
                 return Step(chain, chain.links[0].norm)
-            case [BatchNorm(num_features=chain.inputs) as before, nn.ReLU()]:
+            case [nn.BatchNorm2d(num_features=chain.inputs) as before, nn.ReLU()] if is_affine(before):
                 return Step(chain, before, activated=True)
     return None
 
@@ -75,14 +75,22 @@ class NativeRun(nn.Module):
         return f"{len(self.units)} units"
 
 
-def scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+def is_affine(layer: nn.Module) -> bool:
+    """Whether `layer` is a BN with running statistics, and so an affine map of each channel at inference."""
+    known = type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return known and layer.running_mean is not None and layer.running_var is not None
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """BN(x) = scale·x + shift, with its running statistics."""
-    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018 - ours always have them
-    scale = norm.weight.detach() / torch.sqrt(norm.running_var + norm.eps)
-    return scale, norm.bias.detach() - norm.running_mean * scale
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018 - `is_affine`
+    weight = 1.0 if norm.weight is None else norm.weight.detach()
+    bias = 0.0 if norm.bias is None else norm.bias.detach()
+    scale = weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, bias - norm.running_mean * scale
 
 
-def folded_weights(conv: nn.Conv2d, norm: BatchNorm | None) -> tuple[Tensor, Tensor | None]:
+def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
     """W and b of BN(W∗x + b), and of the convolution itself where there is no BN."""
     weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
     if norm is None:
@@ -104,7 +112,7 @@ def _folded(step: Step) -> dict[str, Any]:
     }
 
 
-def _conv(conv: nn.Conv2d, norm: BatchNorm | None, stride: int = 1) -> dict[str, Any]:
+def _conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, stride: int = 1) -> dict[str, Any]:
     folded, shift = folded_weights(conv, norm)
     weight, bias = folded.float(), torch.zeros(conv.out_channels) if shift is None else shift.float()
     packed = torch.empty(weight.numel(), dtype=PRODUCTS[products()])

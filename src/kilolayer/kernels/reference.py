@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from kilolayer.kernels.calls import every, spread
 from kilolayer.kernels.chain import Chain
-from kilolayer.units.modules import BatchNorm
 
 _ALL = (0, 2, 3)
 
@@ -80,7 +79,7 @@ def backward(chain: Chain, kept: Kept, dy: Tensor) -> tuple[Tensor, dict[Tensor,
     return dx, gradients
 
 
-def _statistics(norm: BatchNorm, t: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(norm: nn.BatchNorm2d, t: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and 1/√(var + ε) from Σ t and Σ t²."""
     count = t.numel() / t.shape[1]
     mean = t.sum(_ALL) / count
@@ -88,13 +87,13 @@ def _statistics(norm: BatchNorm, t: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.rsqrt(var + norm.eps)
 
 
-def _normalised(norm: BatchNorm, t: Tensor) -> Tensor:
+def _normalised(norm: nn.BatchNorm2d, t: Tensor) -> Tensor:
     mean, inverse = _statistics(norm, t)
     scale = norm.weight * inverse
     return _wide(scale) * t + _wide(norm.bias - mean * scale)
 
 
-def _before(norm: BatchNorm, t: Tensor, g: Tensor, gradients: dict[Tensor, Tensor]) -> Tensor:
+def _before(norm: nn.BatchNorm2d, t: Tensor, g: Tensor, gradients: dict[Tensor, Tensor]) -> Tensor:
     """The gradient of t from g, that of BN(t): α·g + β·t + γ with one α, β and γ for each channel."""
     mean, inverse = _statistics(norm, t)
     count = t.numel() / t.shape[1]

@@ -10,13 +10,21 @@ from ctypes import POINTER, byref, pointer
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
-from kilolayer.kernels.calls import batch_of, every, known_sums, leave_sums, map_like, norms_of, spread
+from kilolayer.kernels.calls import (
+    batch_of,
+    count_batch,
+    every,
+    known_sums,
+    leave_sums,
+    map_like,
+    norms_of,
+    spread,
+)
 from kilolayer.kernels.chain import Chain
-from kilolayer.units.modules import BatchNorm
 
 _LAST = torch.channels_last
 
@@ -26,11 +34,12 @@ def unit(chain: Chain, x: Tensor, parameters: list[Tensor]) -> Tensor:
 
     `parameters` are the chain's, in fp32.
 
-    The running averages follow where the BN `tracks`. The sums that the next unit's first BN needs go
-    with the output, as long as it is the same tensor, or one that shares its data and its notes.
+    The running averages follow. The sums that the next unit's first BN needs go with the output, as long
+    as it is the same tensor, or one that shares its data and its notes.
     """
     sums = torch.empty(2 * chain.outputs, dtype=torch.float64)
     y: Tensor = _Unit.apply(chain, known_sums(x), sums, x, *parameters)  # type: ignore[no-untyped-call]
+    count_batch(chain.norms())
     if chain.end is None:
         leave_sums(y, sums)
     return y
@@ -107,11 +116,11 @@ class _Call:
         ahead = iter(self.norms)
         maps = [x, *outputs[: len(chain.inner)], y]
 
-        def norm_at(norm: BatchNorm | None) -> Any:
+        def norm_at(norm: nn.BatchNorm2d | None) -> Any:
             return POINTER(library.Norm)() if norm is None else pointer(next(ahead))
 
         def conv(
-            i: int, norm: BatchNorm | None, read: Tensor, written: Tensor, stride: int = 1
+            i: int, norm: nn.BatchNorm2d | None, read: Tensor, written: Tensor, stride: int = 1
         ) -> library.Conv:
             return library.Conv(
                 library.Weights.of(parameters[i]),

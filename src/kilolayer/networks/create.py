@@ -36,8 +36,10 @@ class FeatureNetwork(nn.Module):
         self.network.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        outputs = list(self.network.stage_outputs(x))
+        outputs = self.network.stage_outputs(x)
         return [outputs[index] for index in self.out_indices]
+
+    __jit_unused_properties__ = ("feature_info",)
 
 
 def create_model(

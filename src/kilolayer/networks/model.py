@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,8 @@ from torch import Tensor, nn
 
 from kilolayer.networks.description import Network
 from kilolayer.networks.growth import working
-from kilolayer.networks.recompute import Segment, Segments, through
+from kilolayer.networks.recompute import Segment, Segments
+from kilolayer.networks.stage import ResidualStage
 from kilolayer.units import modules as units
 from kilolayer.units.modules import GatedUnit
 
@@ -41,11 +41,9 @@ class ResidualNetwork(nn.Module):
         layouts = iter(description.units())
         for name, stage in zip(self.stage_names, description.stages, strict=True):
             built = (units.build_unit(next(layouts).layout) for _ in range(stage.units))
-            self.add_module(name, nn.Sequential(*built))
+            self.add_module(name, ResidualStage(built))
         self.final = units.sequence(description.final_ops)
         self.classifier: nn.Module = nn.Linear(description.channels, description.num_classes)
-        self.segments: dict[str, Segments] = {}
-        self.let_work(1.0)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -75,34 +73,25 @@ class ResidualNetwork(nn.Module):
             info.append({"module": name, "num_chs": channels, "reduction": reduction})
         return info
 
-    def stage_outputs(self, x: Tensor) -> Iterator[Tensor]:
-        """The output of every stage in turn; the last one behind the final activation."""
+    def stage_outputs(self, x: Tensor) -> list[Tensor]:
+        """The output of every stage; the last one behind the final activation."""
+        outputs: list[Tensor] = []
         x = self.stem(x)
-        for name in self.stage_names:
-            chain = self._at_work(name) if self.training else list(self.get_submodule(name).children())
-            x = through(chain, x, self.segments.get(name, ()) if self.training else ())
-            yield self.final(x) if name == self.stage_names[-1] else x
-
-    def _at_work(self, name: str) -> list[nn.Module]:
-        """The units of a stage in training: those that rest are identities."""
-        chain, count = list(self.get_submodule(name).children()), self.working[name]
-        return [*chain[:count], *[nn.Identity()] * (len(chain) - count)]
-
-    def let_work(self, share: float) -> None:
-        """From now on this share of every stage's units works in training (`kilolayer.networks.growth`)."""
-        stages = zip(self.stage_names, self.description.stages, strict=True)
-        self.working = {name: working(stage, share) for name, stage in stages}
-
-    def silence_resting(self) -> None:
-        """Sets F of every unit that rests to 0, by the weights of its last layer."""
-        for name, count in self.working.items():
-            for unit in list(self.get_submodule(name).children())[count:]:
-                *_, last = unit.get_submodule("F").children()
-                nn.init.zeros_(last.get_parameter("weight"))
+        for name, stage in self.named_children():
+            if name in self.stage_names:
+                x = stage(x)
+                outputs.append(x)
+        outputs[-1] = self.final(x)
+        return outputs
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (N, channels, H', W')."""
-        *_, features = self.stage_outputs(x)
+        x = self.stem(x)
+        # Of all loops over the stages the one that torch.jit.script takes too.
+        for name, stage in self.named_children():
+            if name in self.stage_names:
+                x = stage(x)
+        features: Tensor = self.final(x)
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
@@ -125,6 +114,38 @@ class ResidualNetwork(nn.Module):
         self.classifier = nn.Linear(self.description.channels, num_classes).to(next(self.parameters()))
         nn.init.zeros_(self.classifier.bias)
 
+    def _stages(self) -> dict[str, ResidualStage]:
+        """By their names; without those that something else has taken the place of."""
+        stages = {name: self.get_submodule(name) for name in self.stage_names}
+        return {name: stage for name, stage in stages.items() if isinstance(stage, ResidualStage)}
+
+    @property
+    def working(self) -> dict[str, int]:
+        """How many units of every stage are at work in training."""
+        return {name: stage.working for name, stage in self._stages().items()}
+
+    def let_work(self, share: float) -> None:
+        """From now on this share of every stage's units works in training (`kilolayer.networks.growth`)."""
+        for stage, described in zip(self._stages().values(), self.description.stages, strict=True):
+            stage.working = working(described, share)
+
+    def silence_resting(self) -> None:
+        """Sets F of every unit that rests to 0, by the weights of its last layer."""
+        for stage in self._stages().values():
+            for unit in list(stage)[stage.working :]:
+                *_, last = unit.get_submodule("F").children()
+                nn.init.zeros_(last.get_parameter("weight"))
+
+    @property
+    def segments(self) -> dict[str, Segments]:
+        """How the stages that are computed again in the backward pass are divided for that."""
+        return {name: stage.segments for name, stage in self._stages().items() if stage.segments}
+
+    @segments.setter
+    def segments(self, segments: dict[str, Segments]) -> None:
+        for name, stage in self._stages().items():
+            stage.segments = segments.get(name, ())
+
     @property
     def grad_checkpointing(self) -> bool:
         """Whether the backward pass computes units again."""
@@ -135,8 +156,10 @@ class ResidualNetwork(nn.Module):
 
         `segments` holds how every stage is divided for that; `kilolayer.training.memory` finds the best.
         """
-        stages = zip(self.stage_names, self.description.stages, strict=True)
-        self.segments = {name: (Segment(1),) * stage.units for name, stage in stages} if enable else {}
+        stages = self._stages().items()
+        self.segments = {name: (Segment(1),) * len(stage) for name, stage in stages} if enable else {}
+
+    __jit_unused_properties__ = ("num_classes", "feature_info", "working", "segments", "grad_checkpointing")
 
 
 def build(description: Network) -> ResidualNetwork:

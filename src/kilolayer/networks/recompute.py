@@ -7,7 +7,7 @@ computed, then part after part from the last on.
 
 This does what `torch.utils.checkpoint` does, with the whole autograd graph in place. Beside that it computes
 parts of a segment one by one, hands on what kernels noted on a tensor, and keeps a number and no record of
-each saved tensor.
+each saved tensor. Compilers cannot see through that, and get PyTorch's checkpoint, without the parts.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from itertools import accumulate, chain, pairwise
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 from kilolayer.errors import InputError
-from kilolayer.units.modules import running_statistics_kept
+from kilolayer.units.batch_norm import running_statistics_kept
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ def through(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor
     start = 0
     for segment in segments or (Segment(len(units), recomputed=False),):
         some = units[start : start + segment.units]
-        recomputed = segment.recomputed and torch.is_grad_enabled()
-        x = (
-            _Recomputed(some, segment.parts or (segment.units,)).forward(x)
-            if recomputed
-            else _applied(some, x)
-        )
+        if not (segment.recomputed and torch.is_grad_enabled()):
+            x = _applied(some, x)
+        elif torch.compiler.is_compiling():
+            x = checkpoint(_applied, some, x, use_reentrant=False)
+        else:
+            x = _Recomputed(some, segment.parts or (segment.units,)).forward(x)
         start += segment.units
     return x
 

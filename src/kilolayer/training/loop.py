@@ -181,7 +181,7 @@ class Training(Stepping):
         if self.place.world > 1:
             mean = self.average.state if self.average else {}
             for name, buffer in self.model.named_buffers():
-                for tensor in (buffer, *([mean[name]] if mean else [])):
+                for tensor in (buffer, *([mean[name]] if name in mean else [])):
                     torch.distributed.broadcast(tensor, 0)
 
     def evaluate(self, images: Images, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:

@@ -3,63 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kilolayer.units import ops as op
+from kilolayer.units.batch_norm import batch_norm
 from kilolayer.units.ops import Op, Ops
 from kilolayer.units.unit import Layout
 
-
-class BatchNorm(nn.BatchNorm2d):
-    """BN (ε = 1e-5, running average 0.1) without PyTorch's batch counter, which nothing here reads.
-
-    `tracks` = False leaves the running statistics as they are, as the second forward pass of a
-    checkpointed unit must.
-    """
-
-    tracks = True
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.num_batches_tracked = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        momentum = (self.momentum or 0.0) if self.tracks else 0.0
-        statistics = self.running_mean, self.running_var
-        return functional.batch_norm(
-            x, *statistics, self.weight, self.bias, self.training, momentum, self.eps
-        )
-
-    def reset_running_stats(self) -> None:
-        # The parent would reset the counter too.
-        if self.running_mean is not None and self.running_var is not None:
-            self.running_mean.zero_()
-            self.running_var.fill_(1)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(prefix + "num_batches_tracked", None)
-        # The parent would put the missing counter back where a file has no version mark.
-        nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
-
-
-@contextmanager
-def running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
-    """Within, the BNs of `modules` use a batch's statistics without a trace in their running ones."""
-    parts = (part for module in modules for part in module.modules())
-    norms = [(part, part.tracks) for part in parts if isinstance(part, BatchNorm)]
-    for norm, _ in norms:
-        norm.tracks = False
-    try:
-        yield
-    finally:
-        for norm, tracked in norms:
-            norm.tracks = tracked
+BatchNorm = nn.BatchNorm2d
+"""As earlier releases called a class of ours, whose networks may lie in pickles."""
 
 
 class Scale(nn.Module):
@@ -108,7 +63,7 @@ def layer(spec: Op) -> nn.Module:
         case op.Conv(in_channels, out, kernel, stride, groups, bias):
             return nn.Conv2d(in_channels, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
         case op.BatchNorm(channels):
-            return BatchNorm(channels)
+            return batch_norm(channels)
         case op.ReLU():
             return nn.ReLU()
         case op.MaxPool():

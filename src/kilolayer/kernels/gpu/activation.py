@@ -5,24 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kilolayer.kernels.calls import known_sums
+from kilolayer.kernels.calls import count_batch, known_sums
 from kilolayer.kernels.gpu import launch
-from kilolayer.units.modules import BatchNorm
 
 
 def activation(norm: Any, x: Tensor) -> Tensor:
     """ReLU(BN(x)) of `x`, (N, C, H, W) in bf16 and channels last, with the batch's statistics."""
     out: Tensor = _Activation.apply(norm, known_sums(x), x, norm.weight, norm.bias)  # type: ignore[no-untyped-call]
+    count_batch([norm])
     return out
 
 
 class _Activation(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, norm: BatchNorm, known: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any, norm: nn.BatchNorm2d, known: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
         sums = launch.measure(x) if known is None else known
         measured = launch.settle(norm, weight, bias, sums, x.numel() // x.shape[1])

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
+from torch import Tensor, nn
 
 from kilolayer.kernels.gpu import convolve as _convolve
 from kilolayer.kernels.gpu import pointwise, sums
-from kilolayer.units.modules import BatchNorm
 
 PLAIN, ACTIVATED, SPREAD = (mode.value for mode in (_convolve.PLAIN, _convolve.ACTIVATED, _convolve.SPREAD))
 SUMMED, MASKED = _convolve.SUMMED.value, _convolve.MASKED.value
@@ -67,14 +66,14 @@ def measure(t: Tensor) -> Tensor:
     return partials
 
 
-def settle(norm: BatchNorm, weight: Tensor, bias: Tensor, partials: Tensor, count: int) -> Tensor:
+def settle(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Tensor, count: int) -> Tensor:
     """`measured` (4, C) of a BN over `count` pixels: mean, 1/√(var + ε), scale, shift.
 
-    The running averages follow where the BN `tracks`.
+    The running averages follow, unless their momentum is 0.
     """
     channels = norm.num_features
     measured = torch.empty((4, channels), device=partials.device)
-    tracked = norm.tracks and norm.running_mean is not None and norm.running_var is not None
+    tracked = bool(norm.momentum)
     running = (norm.running_mean, norm.running_var) if tracked else (measured, measured)
     sums.settle[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
         partials, len(partials), weight, bias, *running, measured, count, channels,

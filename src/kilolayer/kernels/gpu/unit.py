@@ -10,14 +10,13 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kilolayer.kernels.calls import known_sums, leave_sums
+from kilolayer.kernels.calls import count_batch, known_sums, leave_sums
 from kilolayer.kernels.chain import Chain
 from kilolayer.kernels.gpu import cudnn, launch
 from kilolayer.kernels.gpu.launch import Read, activated, as_it_is, gradient_of
-from kilolayer.units.modules import BatchNorm
 
 THREE_BY_THREE: Literal["triton", "cudnn"] = "triton"
 """Who computes 3×3 convolutions: ours with BN and ReLU in its loads and stores, or cuDNN's between passes of
@@ -27,11 +26,12 @@ their own. To be chosen by measurement (benchmarks/gpu.py)."""
 def unit(chain: Chain, x: Tensor, parameters: list[Tensor]) -> Tensor:
     """x' of `x`, (N, C, H, W) in bf16 and channels last, in training: BN takes the batch's statistics.
 
-    `parameters` are the chain's, in fp32. The running averages follow where the BN `tracks`. The sums that
-    the next unit's first BN needs go with the output, as `kernels.unit` has it.
+    `parameters` are the chain's, in fp32. The running averages follow. The sums that the next unit's first
+    BN needs go with the output, as `kernels.unit` has it.
     """
     found: list[Tensor] = []
     y: Tensor = _Unit.apply(chain, known_sums(x), found, x, *parameters)  # type: ignore[no-untyped-call]
+    count_batch(chain.norms())
     if found:
         leave_sums(y, found[0])
     return y
@@ -103,12 +103,12 @@ class _Norms:
         self.places = {norm: 2 * i for i, norm in enumerate(chain.norms())}
         self.parameters, self.gradients = own, gradients or []
 
-    def settle(self, norm: BatchNorm, t: Tensor, partials: Tensor | None) -> Tensor:
+    def settle(self, norm: nn.BatchNorm2d, t: Tensor, partials: Tensor | None) -> Tensor:
         at = self.places[norm]
         sums = launch.measure(t) if partials is None else partials
         return launch.settle(norm, self.parameters[at], self.parameters[at + 1], sums, _count(t))
 
-    def back(self, norm: BatchNorm, measured: Tensor, partials: Tensor, t: Tensor) -> Tensor:
+    def back(self, norm: nn.BatchNorm2d, measured: Tensor, partials: Tensor, t: Tensor) -> Tensor:
         at = self.places[norm]
         pair = self.gradients[at], self.gradients[at + 1]
         return launch.settle_backward(partials, self.parameters[at], measured, *pair, _count(t))
