@@ -102,6 +102,39 @@ def test_of_an_original_network_all_norms_are_folded():
     assert kinds(fold(build(describe("resnet20_cifar")))) == [0, 0]
 
 
+def without_affine(norm):
+    norm.weight = norm.bias = None
+
+
+def without_bias(norm):
+    norm.bias = None
+
+
+def without_statistics(norm):
+    norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    norm.track_running_stats = False
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", [without_affine, without_bias, without_statistics])
+@pytest.mark.parametrize("arrangement", [ORIGINAL, FULL_PREACT])
+def test_a_bn_of_other_arguments_folds_or_stays(arrangement, change, dtype):
+    model = lived(replace(BASIC, arrangement=arrangement))
+    for norm in [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)][::2]:
+        change(norm)
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        plain, folded = model(x), fold(model, dtype)(x.to(dtype)).float()
+    assert (folded - plain).norm() < (1e-5 if dtype is torch.float32 else 0.05) * plain.norm()
+
+
+def test_sync_batch_norm_folds_as_batch_norm_does():
+    model = lived(BASIC)
+    x = torch.randn(3, 3, 8, 8)
+    synced = fold(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)))
+    assert torch.equal(synced(x), fold(model)(x))
+
+
 def test_the_network_itself_stays_as_it_was():
     model = lived(BASIC).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

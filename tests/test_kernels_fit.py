@@ -195,8 +195,25 @@ def with_weight_norm(conv: nn.Conv2d) -> None:
     weight_norm(conv)
 
 
-OF_NORMS = with_gaps, with_averages_with_gaps, without_weight, with_one_weight_for_all, with_fewer
-OF_CONVS = with_gaps, with_fewer_outputs, with_weight_norm, pruned
+def of_a_cumulative_mean(norm: nn.BatchNorm2d) -> None:
+    norm.reset_running_stats()
+    norm.momentum = None
+
+
+def untracked(norm: nn.BatchNorm2d) -> None:
+    norm.track_running_stats = False
+
+
+def with_a_forward_of_its_own(module: nn.Module) -> None:
+    forward = module.forward
+    module.forward = lambda x: 2 * forward(x)  # type: ignore[method-assign]
+
+
+OF_NORMS = (
+    with_gaps, with_averages_with_gaps, without_weight, with_one_weight_for_all, with_fewer,
+    of_a_cumulative_mean, untracked, with_a_forward_of_its_own,
+)  # fmt: skip
+OF_CONVS = with_gaps, with_fewer_outputs, with_weight_norm, pruned, with_a_forward_of_its_own
 
 
 @pytest.mark.parametrize("change", OF_NORMS, ids=lambda change: change.__name__)
@@ -275,6 +292,24 @@ def test_a_parametrized_convolution_outlives_fusing_again_and_unfusing(networks)
     kernels.fuse(model)
     kernels.unfuse(model)
     assert not isinstance(step(model, images(4, 3, 8, 8)), str)
+
+
+@pytest.mark.parametrize("kind", ["pre-activated unit", "original unit", "activation"])
+def test_a_bn_of_another_class_is_left_to_it(kind):
+    class Doubled(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    make, come_in, channels = KINDS[kind]
+    plain, other = make(), make()
+    for module in (plain, other):
+        every(nn.BatchNorm2d, as_one(Doubled))(module)
+    if kind == "activation":
+        come_in(other)
+    else:
+        assert fused.fuse_part(other, "native", None) == (fused.PLAIN, "its BN is of a class of its own")
+    x = images(2, channels, 9, 9)
+    assert same(step(plain, x), step(other, x))
 
 
 def test_transforms_of_torch_func_go_through_the_layers(networks):

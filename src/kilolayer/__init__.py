@@ -26,6 +26,11 @@ _HOMES = {
     "Experiment": "training",
 }
 
-__getattr__ = lazily(__name__, _HOMES)
+_FOLDERS = (
+    "analysis", "audit", "data", "errors", "inference", "kernels", "networks", "papers", "report", "runs",
+    "sweep", "training", "units", "weights",
+)  # fmt: skip
+
+__getattr__, __dir__ = lazily(__name__, _HOMES, _FOLDERS)
 
 __all__ = ["Experiment", "Run", "__version__", "create_model", "describe", "list_models"]

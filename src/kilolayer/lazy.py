@@ -1,18 +1,32 @@
-"""Names imported when first used, so that descriptions and `--help` need not wait for PyTorch."""
+"""Names imported when first used, so that descriptions and `--help` need not wait for PyTorch.
+
+PEP 562 by hand: the lazy_loader package would be one more dependency for these few lines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__` (PEP 562) for the names in `homes`, each in the submodule given."""
+def lazily(
+    package: str, homes: Mapping[str, str], folders: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's `__getattr__` and `__dir__` for the names in `homes`, each in the submodule given.
+
+    `folders` are submodules to be had by themselves, as `package.folder` without an import of it.
+    """
 
     def attribute(name: str) -> Any:
+        if name in folders:
+            return import_module(f"{package}.{name}")
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
-    return attribute
+    def names() -> list[str]:
+        return sorted([*sys.modules[package].__all__, *folders])
+
+    return attribute, names

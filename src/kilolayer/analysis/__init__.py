@@ -19,7 +19,7 @@ _HOMES = {
     "Summary": "statistics", "Verdict": "statistics", "summarize": "statistics", "verdict": "statistics",
 }  # fmt: skip
 
-__getattr__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
 
 __all__ = [
     "Comparison",

@@ -18,6 +18,6 @@ if TYPE_CHECKING:
 
 _WITH_TORCH = {"audit_model": "auditing", "audit_state": "state"}
 
-__getattr__ = lazily(__name__, _WITH_TORCH)
+__getattr__, __dir__ = lazily(__name__, _WITH_TORCH)
 
 __all__ = ["Audit", "Content", "Finding", "FoundStage", "Nearest", "audit_model", "audit_state"]

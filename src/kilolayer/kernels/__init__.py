@@ -19,6 +19,6 @@ _HOMES = {
     "unfuse": "fused",
 }
 
-__getattr__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
 
 __all__ = ["Explanation", "fuse", "fused_share", "kept_by_units", "refusal", "unfuse"]

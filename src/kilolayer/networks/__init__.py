@@ -21,7 +21,7 @@ _HOMES = {
     "create_model": "create",
 }
 
-__getattr__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
 
 __all__ = [
     "FeatureNetwork",

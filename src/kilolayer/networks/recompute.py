@@ -21,6 +21,7 @@ from itertools import accumulate, chain, pairwise
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from kilolayer.errors import InputError
@@ -63,11 +64,29 @@ def through(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor
         if not (segment.recomputed and torch.is_grad_enabled()):
             x = _applied(some, x)
         elif torch.compiler.is_compiling():
-            x = checkpoint(_applied, some, x, use_reentrant=False)
+            x = _checkpointed(some, x)
         else:
             x = _Recomputed(some, segment.parts or (segment.units,)).forward(x)
         start += segment.units
     return x
+
+
+def _checkpointed(units: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """The same for a compiler: PyTorch's checkpoint, which runs `units` again as they are.
+
+    So they become a function of their buffers, and BN's running figures change once and not twice.
+    """
+    for unit in units:
+        before = {name: buffer.clone() for name, buffer in unit.named_buffers()}
+        x, after = checkpoint(_with_buffers, unit, before, x, use_reentrant=False)
+        for name, buffer in unit.named_buffers():
+            buffer.copy_(after[name])
+    return x
+
+
+def _with_buffers(unit: nn.Module, before: dict[str, Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    after = {name: buffer.clone() for name, buffer in before.items()}
+    return functional_call(unit, after, (x,)), after
 
 
 def _applied(units: Sequence[nn.Module], x: Tensor) -> Tensor:

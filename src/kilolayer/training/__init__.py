@@ -33,7 +33,7 @@ _WITH_TORCH = {
     "NonFinite": "state",
 }  # fmt: skip
 
-__getattr__ = lazily(__name__, _WITH_TORCH)
+__getattr__, __dir__ = lazily(__name__, _WITH_TORCH)
 
 __all__ = [
     "RECIPES",

@@ -44,7 +44,7 @@ _WITH_TORCH = {
     "convert_form": "forms",
 }
 
-__getattr__ = lazily(__name__, _WITH_TORCH)
+__getattr__, __dir__ = lazily(__name__, _WITH_TORCH)
 
 __all__ = [
     "AGGREGATED",

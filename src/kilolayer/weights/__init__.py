@@ -24,4 +24,4 @@ _HOMES = {
 __all__ = ["Fit", "begin", "compare", "fit", "initial", "initial_network", "read_state_dict"]
 
 
-__getattr__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
