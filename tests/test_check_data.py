@@ -82,7 +82,7 @@ def only_in_test(root: Path) -> None:
         (write("test/bee/x.jpg", noise(7, "JPEG", 64)[:-2]), "damaged", 1),
         (write("train/bee/x.png", flipped(noise(7), 300)), "damaged", 1),
         (write("train/bee/x.png", noise(7)[:-20]), "damaged", 1),
-        (write("train/bee/x.txt", b"words"), "damaged", 1),
+        (write("train/bee/x.jpg", b"words"), "damaged", 1),
         (write("train/bee/x.png", b""), "empty", 1),
         (write("train/bee/x.png", bomb()), "too_large", 1),
         (linked, "no_file", 3),

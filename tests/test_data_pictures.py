@@ -173,9 +173,8 @@ def test_entries_that_are_no_files(tmp_path):
     image_folder(tmp_path)
     folder = tmp_path / "train" / "ant"
     (folder / "loop").symlink_to(folder / "loop")
-    (folder / "nested").mkdir()
     os.mkfifo(folder / "pipe")
-    message = fails("3 entries", tmp_path)
+    message = fails("2 entries", tmp_path)
     assert "loop" in message
     assert "pipe" in message
 
@@ -291,9 +290,9 @@ def test_parquet_class_missing_from_train(tmp_path):
 
 def test_parquet_without_the_columns(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "x.parquet")
-    assert "text (string)" in fails("no struct of image bytes", tmp_path)
-    rows(tmp_path / "x.parquet", ["ant", "bee"])
-    fails("no whole-number column", tmp_path)
+    assert "text (string)" in fails("no image column", tmp_path)
+    rows(tmp_path / "x.parquet", [0.5, 1.0])
+    fails("no label column", tmp_path)
 
 
 def test_damaged_parquet(tmp_path):

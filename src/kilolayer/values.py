@@ -10,7 +10,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from kilolayer.data.describe import BUILT_IN, Data
+from kilolayer.data.describe import BUILT_IN, CHOICES, Data
 from kilolayer.errors import InputError
 from kilolayer.units import branch, shortcut
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 @cache
 def _converter() -> Any:
     from cattrs import Converter
+    from cattrs.gen import make_dict_unstructure_fn, override
     from cattrs.strategies import configure_tagged_union
 
     from kilolayer.training import Experiment, Recipe, optimizer, schedule
@@ -30,6 +31,9 @@ def _converter() -> Any:
         # cattrs looks unions up by their typing form.
         configure_tagged_union(Union[union.__args__], converter, tag_name="type")  # noqa: UP007
         configure_tagged_union(union, converter, tag_name="type")
+    # Runs are named by a digest of their description: what is not chosen is not written.
+    unwritten: Any = {name: override(omit_if_default=True) for name in CHOICES}
+    converter.register_unstructure_hook(Data, make_dict_unstructure_fn(Data, converter, **unwritten))
     # Data and recipes first: an experiment's reader takes theirs.
     _read_older(converter, Data, _with_appearance)
     _read_older(converter, Recipe, _with_optimizer)

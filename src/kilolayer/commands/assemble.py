@@ -107,21 +107,40 @@ def described(name: str, options: UnitOptions) -> Network:
 
 
 def _data(options: DataOptions) -> Data:
+    count, split = _validation(options.validation)
     data = Data(
         source=options.data,
         folder=options.data_folder,
         download=options.download,
         image_size=options.image_size,
-        validation=options.validation or 0,
+        validation=count or 0,
         subset=options.subset,
         skip_damaged=options.skip_damaged,
         appearance=options.appearance,
+        train=options.train,
+        test=options.test,
+        validation_split=split,
+        image_column=options.image_column,
+        label_column=options.label_column,
     )
     if options.validation is not None:
         return data
     from kilolayer.data.loading import find
 
-    return replace(data, validation=find(data).count // 10)
+    source = find(data)
+    if source.offered is not None:
+        return replace(data, validation_split=source.offered)
+    return replace(data, validation=source.count // 10)
+
+
+def _validation(text: str | None) -> tuple[int | None, str | None]:
+    """The number of images, or the name of a split, that `--validation` gives."""
+    if text is None:
+        return None, None
+    try:
+        return int(text), None
+    except ValueError:
+        return None, text
 
 
 def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from kilolayer.commands.flags import OptionalFolder, Switch
+from kilolayer.commands.flags import OptionalColumn, OptionalFolder, OptionalSplit, Switch
 
 if TYPE_CHECKING:
     from kilolayer.data.checking import Report
@@ -32,6 +32,16 @@ class CheckData:
     data: Annotated[Positional[str], arg(metavar="PATH")]
     """digits, cifar10, cifar100, a CIFAR folder or archive, a folder with one folder of images per class,
     or parquet."""
+    train: OptionalSplit = None
+    """The split to train on, by its name in the data; A+B is both. Otherwise the one whose name says so."""
+    test: OptionalSplit = None
+    """The split to test on; otherwise as above, or the validation split where there is no other."""
+    validation: OptionalSplit = None
+    """The split that is the validation set; otherwise the data's own beside a test split."""
+    image_column: OptionalColumn = None
+    """Parquet's column of images, where its name is unusual."""
+    label_column: OptionalColumn = None
+    """Parquet's column of labels, where its name is unusual."""
     data_folder: OptionalFolder = None
     """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     json: Switch = False
@@ -43,7 +53,16 @@ def check_data(options: CheckData) -> int:
     from kilolayer.data import Data
     from kilolayer.data.checking import check
 
-    report = check(Data(options.data, options.data_folder))
+    data = Data(
+        options.data,
+        options.data_folder,
+        train=options.train,
+        test=options.test,
+        validation_split=options.validation,
+        image_column=options.image_column,
+        label_column=options.label_column,
+    )
+    report = check(data)
     if options.json:
         print(_json(options.data, report))
     else:
@@ -64,8 +83,8 @@ def _print(source: str, report: Report) -> None:
 
     counts = ", ".join(f"{count:,} {name} images" for name, count in report.images.items())
     say(f"{source}: {counts or 'no images'}, {report.classes:,} classes")
-    for look in report.looks:
-        say(f"  {look.words}", hanging=2)
+    for line in (*report.origin, *(look.words for look in report.looks)):
+        say(f"  {line}", hanging=2)
     for one in report.findings:
         say(f"\n{len(one.places):,}: {KINDS[one.kind]}{'; training refuses them' if one.refused else ''}")
         say("\n".join(f"  {place}" for place in one.places[:SHOWN]), hanging=2)

@@ -8,14 +8,17 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes
 
 from kilolayer.commands.flags import (
+    NUMBER_OR_SPLIT,
     SAID,
     CompileChoice,
     Device,
     GraphChoice,
     KernelsChoice,
+    OptionalColumn,
     OptionalFolder,
     OptionalName,
     OptionalNumber,
+    OptionalSplit,
     OptionalText,
     OptionalWhole,
     PrecisionChoice,
@@ -65,9 +68,18 @@ class DataOptions:
     """Fetch cifar10 or cifar100 where it is missing."""
     image_size: OptionalWhole = None
     """Resize to this many pixels a side; otherwise the images' own size, or 224 where they differ."""
-    validation: OptionalWhole = None
-    """Training images to hold out, otherwise a tenth: the curves are theirs, and the test set is read once,
-    for the final figure. 0 is the papers' protocol: train on all, curves on the test set."""
+    train: OptionalSplit = None
+    """The split to train on, by its name in the data; A+B is both. Otherwise the one whose name says so."""
+    test: OptionalSplit = None
+    """The split to test on; otherwise as above, or the validation split where there is no other."""
+    validation: Annotated[str | None, NUMBER_OR_SPLIT, SAID] = None
+    """Training images to hold out, or the split that is the validation set; otherwise the data's own beside a
+    test split, or a tenth. The curves are theirs, and the test set is read once, for the final figure. 0 is
+    the papers' protocol: train on all, curves on the test set."""
+    image_column: OptionalColumn = None
+    """Parquet's column of images, where its name is unusual."""
+    label_column: OptionalColumn = None
+    """Parquet's column of labels, where its name is unusual."""
     subset: OptionalWhole = None
     """Train on only this many of the images."""
     appearance: Annotated[Appearance, choice("shown", "stored")] = "shown"

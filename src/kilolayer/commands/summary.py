@@ -20,6 +20,7 @@ def announce(run: Run, training: Training) -> None:
     rows = {
         "network": f"{network.depth} layers, {network.parameters:,} parameters",
         "data": f"{splits.name}: {len(splits.train):,} images, {held_out}",
+        **_origin(splits.origin),
         **_skipped(splits.skipped),
         **({"pictures": "; ".join(splits.looks)} if splits.looks else {}),
         "recipe": f"{recipe.name}: {length}",
@@ -28,6 +29,11 @@ def announce(run: Run, training: Training) -> None:
         "run": str(run.path),
     }
     say_rows(rows)
+
+
+def _origin(lines: tuple[str, ...]) -> dict[str, str]:
+    """Which files are used as what; further lines stand below the first."""
+    return {"read": f"\n{'':<12}".join(lines)} if lines else {}
 
 
 def _skipped(places: tuple[str, ...]) -> dict[str, str]:

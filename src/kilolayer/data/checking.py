@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,22 +11,30 @@ from pathlib import Path
 
 import numpy as np
 
-from kilolayer.data import cifar, parquet
+from kilolayer.data import cifar
 from kilolayer.data.appearance import LOOKS, sentence
 from kilolayer.data.bundle import read
-from kilolayer.data.describe import Appearance, Data
+from kilolayer.data.classes import (
+    NamedPictures,
+    check_names,
+    check_together,
+    joined,
+    label_outside,
+    outside,
+    reordered,
+    union,
+    within,
+)
+from kilolayer.data.describe import Data
 from kilolayer.data.digits import digits
 from kilolayer.data.duplicates import Part, duplicates
-from kilolayer.data.folder import pictures
 from kilolayer.data.images import Images
 from kilolayer.data.inspecting import Seen, digest, inspect
-from kilolayer.data.loading import cifar_at
+from kilolayer.data.loading import cifar_at, layout
 from kilolayer.data.pictures import Pictures, Unreadable
-from kilolayer.data.scanning import Scan, parts, scan
-from kilolayer.data.table import Rows, Table, arrow
+from kilolayer.data.splits import Layout, LayoutError, Split, assign
 from kilolayer.data.wording import is_text, quoted
 from kilolayer.errors import InputError
-from kilolayer.folders import expand
 
 KINDS = {
     "damaged": "cannot be read",
@@ -34,7 +43,7 @@ KINDS = {
     "no_file": "no file, but a folder, a pipe, or a link that leads nowhere or in a circle",
     "label": "labels outside the classes",
     "class": "classes without images in train or in test, or with names that are no text",
-    "train_and_test": "the same pixels in train and in test",
+    "train_and_test": "the same pixels in two of train, validation and test",
     "labels_differ": "the same pixels under different classes",
     "twice": "the same pixels more than once in one part",
     "name": "names with control characters, broken encodings or spaces at their ends",
@@ -72,12 +81,16 @@ class Look:
 
 @dataclass(frozen=True)
 class Report:
-    """A data set that was read whole. `images`: how many there are in each part; `looks` are no faults."""
+    """A data set that was read whole. `images`: how many there are in each part; `looks` are no faults.
+
+    origin: which files or folders are used as what, what is not used and why, a line each.
+    """
 
     images: dict[str, int]
     classes: int
     findings: tuple[Finding, ...]
     looks: tuple[Look, ...] = ()
+    origin: tuple[str, ...] = ()
 
 
 Found = Iterator[tuple[str, str]]
@@ -94,9 +107,7 @@ def check(data: Data) -> Report:
         )
     if found := cifar_at(data):
         return _cifar(*found)
-    path = Path(expand(data.source))
-    read = _parquet if parquet.parquet_files(path) else _folder
-    return read(path, data.appearance)
+    return _in_files(layout(data), data)
 
 
 def _report(sets: list[Part], classes: int, found: list[tuple[str, str]]) -> Report:
@@ -111,11 +122,15 @@ def _report(sets: list[Part], classes: int, found: list[tuple[str, str]]) -> Rep
 
 
 def _classes_missing(sets: list[Part]) -> Found:
-    if len(sets) < 2:
+    present = {part.name: {part.classes[label] for label in part.labels} for part in sets}
+    train = present.pop("train", None)
+    if train is None or not present:
         return
-    train, test = ({part.classes[label] for label in part.labels} for part in sets)
-    yield from (("class", f"{quoted(name)} is missing from test") for name in sorted(train - test))
-    yield from (("class", f"{quoted(name)} is missing from train") for name in sorted(test - train))
+    if "test" in present:
+        missing = sorted(train - present["test"])
+        yield from (("class", f"{quoted(name)} is missing from test") for name in missing)
+    missing = sorted(set.union(*present.values()) - train)
+    yield from (("class", f"{quoted(name)} is missing from train") for name in missing)
 
 
 def _pictures(name: str, shown: Pictures, classes: tuple[str, ...], found: list[tuple[str, str]]) -> Part:
@@ -130,57 +145,47 @@ def _pictures(name: str, shown: Pictures, classes: tuple[str, ...], found: list[
     return Part(name, tuple(shown.labels.tolist()), classes, tuple(names), shown.where)
 
 
-def _folder(root: Path, appearance: Appearance) -> Report:
-    train_root, test_root = parts(root)
-    scans = {"train": scan(train_root)} | ({"test": scan(test_root)} if test_root else {})
-    classes = tuple(sorted({name for one in scans.values() for name in one.classes}))
-    found = [each for one in scans.values() for each in _of_scan(one)]
-    sets = [
-        _pictures(name, replace(pictures(one.classes, classes), appearance=appearance), classes, found)
-        for name, one in scans.items()
-    ]
-    return _report(sets, len(classes), found)
-
-
-def _of_scan(one: Scan) -> Found:
-    yield from (("no_file", quoted(path)) for path in (*one.no_files, *one.astray))
-    yield from (
-        ("class", f"{quoted(one.root / name)} is empty") for name, each in one.classes.items() if not each
-    )
-    yield from (("class", f"{quoted(name)} is no text") for name in one.classes if not is_text(name))
-    files = (path for paths in one.classes.values() for path in paths)
-    yield from (("name", quoted(p)) for p in files if not is_text(p.name) or p.name != p.name.strip())
-
-
-def _parquet(root: Path, appearance: Appearance) -> Report:
-    arrow()
+def _in_files(there: Layout, data: Data) -> Report:
     found: list[tuple[str, str]] = []
-    tables: dict[str, list[Rows]] = {"train": [], "test": []}
-    for name, paths in zip(tables, parquet.parts(root), strict=True):
-        for path in paths:
-            with _noting(found):
-                tables[name].append(Table(path).read())
-    every = [rows for part in tables.values() for rows in part]
-    if not every:
-        return _report([], 0, found)
-    count = parquet.class_count(every)
-    names = every[0].names or tuple(map(str, range(count)))
-    found += [each for rows in every for each in _labels(rows, count)]
+    assigned = assign(there, data)
+    if assigned.offered:  # as `kilolayer train` does where nothing else is asked for
+        assigned = assign(there, replace(data, validation_split=assigned.offered))
+    lots = {part: list(_lots(splits, found)) for part, splits in assigned.parts().items()}
+    every = [lot for some in lots.values() for lot in some]
+    classes = union(every)
+    with _noting(found, "class"):
+        check_together(every)
+    filled = {part: joined(some, classes) for part, some in lots.items() if some}
     sets = [
-        _pictures(name, replace(_within(parquet.pictures(part), count), appearance=appearance), names, found)
-        for name, part in tables.items()
-        if part
+        _pictures(part, replace(pictures, appearance=data.appearance), classes, found)
+        for part, pictures in filled.items()
     ]
-    return _report(sets, count, found)
+    origin = (*assigned.lines(), *reordered(every), *there.notes)
+    return replace(_report(sets, len(classes), found), origin=origin)
 
 
-def _labels(rows: Rows, count: int) -> Found:
-    for row in np.flatnonzero((rows.labels < 0) | (rows.labels >= count)).tolist():
-        yield "label", f"{quoted(rows.path)} row {row}: {rows.labels[row]}, allowed are 0 to {count - 1}"
+def _lots(splits: Sequence[Split], found: list[tuple[str, str]]) -> Iterator[NamedPictures]:
+    """What can be read of these splits; the rest is added to `found`."""
+    for split in splits:
+        found += [("no_file", place) for place in (*split.no_files, *split.astray)]
+        found += [("class", f"{place} is empty") for place in split.empty]
+        for read_lot in split.lots:
+            with _noting(found):
+                lot = read_lot()
+                with _noting(found, "class"):
+                    check_names(lot)
+                found += [("name", path) for path in _odd_names(lot.pictures)]
+                found += [("label", label_outside(lot, i)) for i in outside(lot).tolist()]
+                yield within(lot)
 
 
-def _within(shown: Pictures, count: int) -> Pictures:
-    return shown.take(np.flatnonzero((shown.labels >= 0) & (shown.labels < count)))
+def _odd_names(pictures: Pictures) -> Iterator[str]:
+    """The files with such names; rows of a table have none."""
+    raws = (pictures.raw(i) for i in range(len(pictures)))
+    files = itertools.takewhile(lambda raw: isinstance(raw, Path), raws)
+    for path in map(Path, map(str, files)):
+        if not is_text(path.name) or path.name != path.name.strip():
+            yield quoted(path)
 
 
 def _cifar(layout: cifar.Layout, place: Path) -> Report:
@@ -210,9 +215,11 @@ def _arrays(sets: dict[str, Images], found: list[tuple[str, str]], classes: int)
 
 
 @contextmanager
-def _noting(found: list[tuple[str, str]]) -> Iterator[None]:
+def _noting(found: list[tuple[str, str]], kind: str = "damaged") -> Iterator[None]:
     """What is wrong with a file within is one of the findings, and ends nothing else."""
     try:
         yield
+    except LayoutError:
+        raise
     except InputError as error:
-        found.append(("damaged", str(error)))
+        found.append((kind, str(error)))

@@ -26,6 +26,13 @@ Appearance = Literal["shown", "stored"]
 `stored`: those in the file, by Pillow's `convert`, without orientation, profile, transparency or depth, as
 torchvision and timm read them and as ImageNet's figures are made everywhere.
 """
+CHOICES = ("train", "test", "validation_split", "image_column", "label_column")
+"""The fields of `Data` that name something within the source."""
+
+
+def _check_name(field: str, value: object) -> None:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise InputError(f"{field}: {value!r} is not a name")
 
 
 def _whole(field: str, value: object, least: int, most: int) -> None:
@@ -38,9 +45,9 @@ class Data:
     """What to train on.
 
     source: `digits` (embedded), `cifar10`, `cifar100`, or a path: a CIFAR folder or archive, a folder with
-        one folder of images per class (optionally under `train/` and the first there is of `test/`,
-        `validation/`, `valid/`, `val/`), a parquet file, or a folder of `train-*` and `test-*.parquet`.
-        Without a test set of its own, a fifth of each class becomes the test set, drawn by `split_seed`.
+        one folder of images per class (optionally under `train/`, `val/`, `test/`), a parquet file, or a
+        folder of such. Without a test set of its own, a fifth of each class becomes the test set, drawn by
+        `split_seed`.
     folder: where cifar10 and cifar100 lie or are downloaded to; None: $KILOLAYER_DATA or ~/.cache/kilolayer.
     download: fetch a missing cifar10 or cifar100.
     image_size: the side to resize to, in pixels (shorter side, then the centre). None: the native size where
@@ -49,6 +56,10 @@ class Data:
     subset: train on only this many of the images left; a smaller subset is part of every larger one.
     skip_damaged: leave out images of folders and parquet that cannot be used, instead of refusing them all.
     appearance: which pixels the pictures of folders and parquet stand for, `shown` or `stored`.
+    train, test: the splits to train and to test on, by their names in the source, several joined by `+`.
+        None: those whose names say so (see `splits.WORDS`).
+    validation_split: the split that is the validation set; `validation` then holds out no training images.
+    image_column, label_column: the columns of parquet; None: those with a usual name.
     """
 
     source: str = "digits"
@@ -60,6 +71,11 @@ class Data:
     subset: int | None = None
     skip_damaged: bool = False
     appearance: Appearance = "shown"
+    train: str | None = None
+    test: str | None = None
+    validation_split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source or "\0" in self.source:
@@ -76,6 +92,10 @@ class Data:
             _whole("image_size", self.image_size, 1, 4096)
         if self.subset is not None:
             _whole("subset", self.subset, 1, 10**9)
+        for name in CHOICES:
+            _check_name(name, getattr(self, name))
+        if self.validation_split is not None and self.validation:
+            raise InputError("validation and validation_split exclude each other; give one of them")
 
 
 @dataclass(frozen=True)

@@ -1,61 +1,170 @@
-"""A folder with a folder of images per class, or such under train/ and test/ (validation/, valid/, val/)."""
+"""Folders of images: a folder per class, or such folders under each split (`train/`, `val/`, `test/` …)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from kilolayer.data.classes import NamedPictures, composed
 from kilolayer.data.describe import Data
-from kilolayer.data.images import Source
-from kilolayer.data.labelled import fifth, source
 from kilolayer.data.pictures import Pictures
-from kilolayer.data.scanning import Classes, Scan, parts, scan
-from kilolayer.data.wording import listed, quoted
+from kilolayer.data.scanning import Folder, passed_over
+from kilolayer.data.splits import Layout, LayoutError, Split, roles
+from kilolayer.data.wording import brief, listed, quoted
 from kilolayer.errors import InputError
 
-
-def folder(root: Path, data: Data) -> Source:
-    """The data set in this folder; class names are folder names, in order. Raises InputError."""
-    train_root, test_root = parts(root)
-    found = _sound(scan(train_root), data.skip_damaged)
-    separate = _sound(scan(test_root), data.skip_damaged) if test_root else Scan({})
-    classes = tuple(sorted({*found.classes, *separate.classes}))
-    train, test = pictures(found.classes, classes), pictures(separate.classes, classes)
-    if not separate.classes:
-        drawn = fifth(train.labels, classes, data.split_seed)
-        train, test = train.take(np.flatnonzero(~drawn)), train.take(np.flatnonzero(drawn))
-    return source(
-        root.resolve().name or "images",
-        classes,
-        train,
-        test,
-        data.image_size,
-        appearance=data.appearance,
-        skip_damaged=data.skip_damaged,
-        skipped=tuple(f"{quoted(path)} (no file)" for path in (*found.no_files, *separate.no_files)),
-    )
+CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages")
+"""Folders so called, with no other beside them, are no class: `val/images/1.jpg` says nothing of a class."""
+ANNOTATIONS = "val_annotations.txt"
+ADVICE = "put the pictures of each class into a folder with its name, as in FOLDER/train/CLASS/IMAGE"
 
 
-def pictures(found: Classes, classes: tuple[str, ...]) -> Pictures:
-    """The files of these classes, labelled by the classes' places in `classes`."""
-    paths = [path for name in classes for path in found.get(name, ())]
-    counts = [len(found.get(name, ())) for name in classes]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+def folder(root: Folder, data: Data) -> Layout:
+    """The splits in this folder; class names are folder names, sorted. Raises InputError."""
+    top = _unwrapped(root)
+    chosen = data.train is not None or data.test is not None or data.validation_split is not None
+    folders = _split_folders(top, chosen=chosen)
+    splits = tuple(_split(one.name, one) for one in folders) or (_split("all", top),)
+    read_from = (f"read from {quoted(top.path)}",) if top is not root else ()
+    beside = _pictures_beside(top) if folders else ()
+    name = root.path.resolve().name or "images"
+    return Layout(name, quoted(root.path), splits, (*read_from, *passed_over(root, ANNOTATIONS), *beside))
+
+
+def pictures(classes: Mapping[str, Sequence[Path]]) -> Pictures:
+    """The files of these classes, in order."""
+    paths = [path for files in classes.values() for path in files]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
     return Pictures(labels, paths.__getitem__, lambda i: quoted(paths[i]))
 
 
-def _sound(found: Scan, skip_damaged: bool) -> Scan:
-    """Raises `InputError` for what cannot be classes and images, or for what cannot be passed over."""
-    if found.astray:
-        names = listed([quoted(path) for path in found.astray])
-        raise InputError(f"data: {len(found.astray)} links beside class folders lead nowhere: {names}")
-    if found.no_files and not skip_damaged:
-        names = listed([quoted(path) for path in found.no_files])
-        raise InputError(f"data: {len(found.no_files)} entries of class folders are no files: {names}")
-    empty = [quoted(found.root / name) for name, files in found.classes.items() if not files]
-    if empty:
+def _unwrapped(at: Folder) -> Folder:
+    """Further in as long as there is but one folder with pictures, and that no class: `dataset/dataset`."""
+    while len(at.filled) == 1 and not at.pictures and _annotations(at) is None:
+        (inner,) = at.filled
+        wraps = inner.filled or inner.name == at.name or inner.name.casefold() in CONTAINERS
+        if not wraps or (roles(inner.name) and roles(inner.name) != roles(at.name)):
+            break
+        at = inner
+    return at
+
+
+def _split_folders(top: Folder, *, chosen: bool) -> tuple[Folder, ...]:
+    """The folders that are splits, and those beside them; none where the folders are classes.
+
+    A folder called `train` that holds pictures beside others that do is a class, of locomotives.
+    """
+    named = [one for one in top.folders if roles(one.name)]
+    rest = [one for one in top.filled if not roles(one.name)]
+    deep = any(one.filled for one in (named + rest if chosen else named))
+    if not deep and (rest or not named):
+        return ()
+    trained = [one.name for one in named if "train" in roles(one.name)]
+    if rest and trained and len(trained) == len(named) and not chosen:
         raise InputError(
-            f"data: {len(empty)} of {len(found.classes)} class folders hold no image: {listed(empty)}"
+            f"{quoted(top.path)}: {quoted(trained[0])} could be a split, or a class beside "
+            f"{listed([quoted(one.name) for one in rest], 3)}; --train {trained[0]} takes it as the split"
         )
-    return found
+    return tuple(one for one in top.folders if one.count or roles(one.name))
+
+
+def _split(name: str, at: Folder) -> Split:
+    top, where = _unwrapped(at), quoted(at.path)
+    classes = cache(lambda: _classes(top))
+
+    def unlabelled() -> str:
+        found = classes()
+        return found if isinstance(found, str) else ""
+
+    def read() -> NamedPictures:
+        found = classes()
+        if isinstance(found, str):
+            raise LayoutError(f"{where}: {found}; {ADVICE}")
+        _refuse_splits_within(top)
+        return NamedPictures(pictures(found), tuple(found), where)
+
+    annotated = _annotations(top) is not None
+    within = (
+        [] if annotated else [path for one in top.folders for each in one.walk() for path in each.no_files]
+    )
+    return Split(
+        name,
+        roles(name),
+        where,
+        sum(one.count for one in top.folders) or top.count,
+        unlabelled,
+        (read,),
+        no_files=tuple(map(quoted, within)),
+        astray=tuple(quoted(path) for path in top.no_files if path.is_symlink()),
+        empty=() if annotated else tuple(quoted(one.path) for one in top.folders if not one.count),
+        notes=() if annotated else (*_pictures_beside(top), *_nested(top)),
+    )
+
+
+def _classes(top: Folder) -> dict[str, list[Path]] | str:
+    """The pictures of each class, those further in too; in words why there are none."""
+    annotations = _annotations(top)
+    if annotations is not None:
+        return _annotated(annotations, top)
+    if not top.folders:
+        return f"{top.count:,} pictures lie in no class folders" if top.pictures else "has no class folders"
+    classes: dict[str, list[Path]] = {}
+    for one in top.folders:
+        files = [path for each in one.walk() for path in each.pictures]
+        classes.setdefault(composed(one.name), []).extend(files)
+    return dict(sorted(classes.items()))
+
+
+def _annotations(at: Folder) -> Path | None:
+    return next((path for path in at.others if path.name == ANNOTATIONS), None)
+
+
+def _annotated(path: Path, top: Folder) -> dict[str, list[Path]]:
+    """Tiny-ImageNet's validation pictures: lines of a file's name and its class, parted by tabs."""
+    try:
+        lines = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{quoted(path)}: cannot be read ({brief(error)})") from None
+    files = {file.name: file for each in top.walk() for file in each.pictures}
+    named = {line[0]: line[1] for line in lines if len(line) > 1}
+    wrong = sorted(files.keys() ^ named.keys())
+    if wrong or len(named) != len(lines):
+        raise InputError(
+            f"{quoted(path)}: its {len(lines):,} lines and the {len(files):,} pictures beside it do not agree"
+            f"{f', as on {quoted(wrong[0])}' if wrong else ''}"
+        )
+    classes: dict[str, list[Path]] = {}
+    for name in sorted(files):
+        classes.setdefault(composed(named[name]), []).append(files[name])
+    return dict(sorted(classes.items()))
+
+
+def _refuse_splits_within(top: Folder) -> None:
+    """CLASS/train/IMAGE and CLASS/test/IMAGE: taken as one class, held-out pictures would be trained on."""
+    within = [inner for one in top.folders for each in one.folders for inner in each.walk()]
+    held_out = [one for one in within if one.count and roles(one.name) - {"train"}]
+    if held_out:
+        raise LayoutError(
+            f"{quoted(held_out[0].path)} lies in what would be a class folder, and has the name of a split; "
+            "name the folder that holds the splits, or lay it out as FOLDER/train/CLASS/IMAGE"
+        )
+
+
+def _pictures_beside(top: Folder) -> tuple[str, ...]:
+    if not top.pictures or not top.folders:
+        return ()
+    return (f"{len(top.pictures):,} pictures beside the folders of {quoted(top.path)} are not used",)
+
+
+def _nested(top: Folder) -> tuple[str, ...]:
+    """Says so where pictures lie in folders within class folders."""
+    within = [(one, inner) for one in top.folders for inner in one.folders if inner.count]
+    if not within:
+        return ()
+    (first, inner), count = within[0], sum(inner.count for _, inner in within)
+    return (
+        f"{count:,} images in folders within class folders: those of {quoted(inner.path)} are {first.name!r}",
+    )

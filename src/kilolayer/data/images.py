@@ -43,6 +43,7 @@ class Splits:
 
     `skipped`: the damaged images that were left out, where that was asked for, and why each.
     `looks`: what was done so that the pictures look as their viewer shows them, a sentence for each kind.
+    `origin`: which files or folders are used as what, what is not used and why, a line each.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Splits:
     read_test: Callable[[], Images]
     skipped: tuple[str, ...] = ()
     looks: tuple[str, ...] = ()
+    origin: tuple[str, ...] = ()
 
     @cached_property
     def test(self) -> Images:
@@ -76,6 +78,8 @@ class Source:
     """A data set not yet read: `read_train` takes the positions of the training images that are wanted.
 
     `looks` says what was done to the pictures, of the training images to those that have been read.
+    read_validation: the validation split that `Data.validation_split` names; offered: the one that it could
+    name. skipped, origin: as in `Splits`.
     """
 
     name: str
@@ -85,3 +89,6 @@ class Source:
     read_test: Callable[[], Images]
     skipped: tuple[str, ...] = ()
     looks: Callable[[], tuple[str, ...]] = tuple
+    origin: tuple[str, ...] = ()
+    read_validation: Callable[[], Images] | None = None
+    offered: str | None = None

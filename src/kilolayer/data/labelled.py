@@ -2,78 +2,129 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kilolayer.data.appearance import AS_STORED, Looks
 from kilolayer.data.cifar import CLASSES
-from kilolayer.data.describe import Appearance
+from kilolayer.data.classes import NamedPictures, class_names, joined, reordered
+from kilolayer.data.describe import Data
 from kilolayer.data.images import Images, Source
 from kilolayer.data.inspecting import Found, Seen, glance, inspect
 from kilolayer.data.memory import require_memory
 from kilolayer.data.pictures import Form, Header, Pictures, Unreadable, decode, refuse, unusable
 from kilolayer.data.randomness import shuffled
-from kilolayer.data.wording import is_text, listed, quoted
+from kilolayer.data.splits import Layout, Split, assign
+from kilolayer.data.wording import listed, quoted
 from kilolayer.errors import InputError
 
 DEFAULT_SIDE = 224
 ADVICE = "; kilolayer check-data lists all that is wrong, --skip-damaged goes on without them"
 
 
-def source(
-    name: str,
-    classes: tuple[str, ...],
-    train: Pictures,
-    test: Pictures,
-    image_size: int | None,
-    *,
-    appearance: Appearance = "shown",
-    skip_damaged: bool = False,
-    skipped: tuple[str, ...] = (),
-    kept: int = 0,
-) -> Source:
-    """Checks everything but the training pixels, which are decoded before the training begins anyway.
+def source(layout: Layout, data: Data) -> Source:
+    """The data set in these splits, with everything checked but the training pixels.
 
-    skip_damaged: leave out the images that cannot be used. skipped: what was left out before.
-    kept: bytes already in memory. Raises InputError.
+    Those are decoded before the training begins anyway. Raises InputError.
     """
-    train, test = replace(train, appearance=appearance), replace(test, appearance=appearance)
-    _check_classes(name, classes, train.labels, test.labels)
-    # What is to be left out must be known before the images are numbered.
-    look = inspect if skip_damaged else glance
-    found = [look(train, "checking the training images"), inspect(test, "checking the test images")]
-    if skip_damaged:
-        skipped += tuple(unusable(train, found[0]) + unusable(test, found[1]))
-        train, test = _usable(train, found[0]), _usable(test, found[1])
-        _check_classes(name, classes, train.labels, test.labels)
-    elif any(isinstance(one, Unreadable) for part in found for one in part):
-        # All that is wrong is said at once.
-        refuse([train, test], [inspect(train, "checking the training images"), found[1]], ADVICE)
-    seen = {one.header for part in found for one in part if isinstance(one, Seen)}
-    form = _form(seen, image_size)
-    each = form.side**2 * form.channels
-    title = _title(name, classes, seen, (len(train), len(test)))
+    assigned = assign(layout, data)
+    _check_folders(assigned.used, skip_damaged=data.skip_damaged)
+    kept = sum(split.size for split in assigned.used)
+    require_memory(kept, f"the encoded images of {layout.path}")
+    lots = {part: read(splits) for part, splits in assigned.parts().items()}
+    every = [lot for some in lots.values() for lot in some]
+    classes = class_names(every)
+    parts = {part: replace(joined(some, classes), appearance=data.appearance) for part, some in lots.items()}
+    _check_classes(layout.name, classes, parts)
+    skipped = tuple(f"{path} (no file)" for split in assigned.used for path in split.no_files)
+    # What is to be left out must be known before the images are numbered and the test set is drawn.
+    if data.skip_damaged:
+        parts, damaged = _without_damaged(parts)
+        skipped += damaged
+    if not assigned.test:
+        parts |= _with_fifth(parts["train"], classes, data.split_seed)
+    _check_classes(layout.name, classes, parts)
+    seen = _seen(parts)
+    headers = {one.header for some in seen.values() for one in some}
+    form = _form(headers, data.image_size)
     looks = Looks()
-    looks.add(one.looks for one in found[1] if isinstance(one, Seen))
+    looks.add(one.looks for part, some in seen.items() if part != "train" for one in some)
+    held_out = sum(map(len, parts.values())) - len(parts["train"])
 
     def read_train(index: NDArray[np.int64]) -> Images:
-        images = len(index) + len(test)
-        require_memory(kept + each * images, f"{images:,} images of {form.side}×{form.side}")
-        return decode(train.take(index), form, "reading the training images", ADVICE, looks)
+        images = len(index) + held_out
+        pixels = form.side**2 * form.channels * images
+        require_memory(kept + pixels, f"{images:,} images of {form.side}×{form.side}")
+        return decode(parts["train"].take(index), form, "reading the training images", ADVICE, looks)
 
-    def read_test() -> Images:
-        return decode(test, form, "reading the test images")
+    def read_part(part: str) -> Images:
+        return decode(parts[part], form, f"reading the {part} images")
 
-    said = looks.sentences if appearance == "shown" else lambda: AS_STORED
-    return Source(title, classes, len(train), read_train, read_test, skipped, said)
+    return Source(
+        _title(layout.name, classes, headers, (len(parts["train"]), len(parts["test"]))),
+        classes,
+        len(parts["train"]),
+        read_train,
+        partial(read_part, "test"),
+        skipped,
+        looks.sentences if data.appearance == "shown" else lambda: AS_STORED,
+        (*assigned.lines(len(parts["test"])), *reordered(every), *layout.notes),
+        partial(read_part, "validation") if assigned.validation else None,
+        assigned.offered,
+    )
 
 
-def _usable(pictures: Pictures, found: list[Found]) -> Pictures:
-    return pictures.take(np.flatnonzero([isinstance(one, Seen) for one in found]))
+def read(splits: Sequence[Split]) -> list[NamedPictures]:
+    """The pictures of these splits, each file's with its own class names. Raises `InputError`."""
+    return [lot() for split in splits for lot in split.lots]
+
+
+def _check_folders(splits: Sequence[Split], *, skip_damaged: bool) -> None:
+    """Raises `InputError` for what cannot be class folders and files, or for what cannot be passed over."""
+    astray = [place for split in splits for place in split.astray]
+    if astray:
+        raise InputError(f"data: {len(astray)} links beside class folders lead nowhere: {listed(astray)}")
+    no_files = [place for split in splits for place in split.no_files]
+    if no_files and not skip_damaged:
+        raise InputError(f"data: {len(no_files)} entries of class folders are no files: {listed(no_files)}")
+    empty = [place for split in splits for place in split.empty]
+    if empty:
+        raise InputError(f"data: {len(empty)} class folders hold no image: {listed(empty)}")
+
+
+def _without_damaged(parts: Mapping[str, Pictures]) -> tuple[dict[str, Pictures], tuple[str, ...]]:
+    usable = {part: sound(pictures, f"checking the {part} images") for part, pictures in parts.items()}
+    damaged = tuple(place for _, places in usable.values() for place in places)
+    return {part: pictures for part, (pictures, _) in usable.items()}, damaged
+
+
+def sound(pictures: Pictures, what: str = "checking the images") -> tuple[Pictures, tuple[str, ...]]:
+    """The pictures that can be used, and in words which cannot."""
+    found = inspect(pictures, what)
+    inside = np.flatnonzero([isinstance(one, Seen) for one in found])
+    return pictures.take(inside), tuple(unusable(pictures, found))
+
+
+def _with_fifth(train: Pictures, classes: tuple[str, ...], seed: int) -> dict[str, Pictures]:
+    drawn = fifth(train.labels, classes, seed)
+    return {"train": train.take(np.flatnonzero(~drawn)), "test": train.take(np.flatnonzero(drawn))}
+
+
+def _seen(parts: Mapping[str, Pictures]) -> dict[str, list[Seen]]:
+    """The pictures of each part: headers of training pictures, all pixels of others. Raises `InputError`."""
+    found: dict[str, list[Found]] = {
+        part: (glance if part == "train" else inspect)(pictures, f"checking the {part} images")
+        for part, pictures in parts.items()
+    }
+    if any(isinstance(one, Unreadable) for some in found.values() for one in some):
+        # All that is wrong is said at once.
+        found["train"] = inspect(parts["train"], "checking the train images")
+        refuse(list(parts.values()), list(found.values()), ADVICE)
+    return {part: [one for one in some if isinstance(one, Seen)] for part, some in found.items()}
 
 
 def fifth(labels: NDArray[np.int64], classes: tuple[str, ...], seed: int) -> NDArray[np.bool_]:
@@ -110,24 +161,24 @@ def _title(name: str, classes: tuple[str, ...], seen: set[Header], counts: tuple
     return "CIFAR-10 (JPEG re-encode)" if same else name
 
 
-def _check_classes(
-    name: str, classes: tuple[str, ...], train: NDArray[np.int64], test: NDArray[np.int64]
-) -> None:
+def _check_classes(name: str, classes: tuple[str, ...], parts: Mapping[str, Pictures]) -> None:
+    if not sum(map(len, parts.values())):
+        raise InputError(f"{quoted(name)}: there are no labelled images")
     if len(classes) < 2:
         raise InputError(f"{quoted(name)}: {len(classes)} class, but at least 2 are needed")
-    unfit = [quoted(one) for one, count in Counter(classes).items() if count > 1 or not is_text(one)]
-    if unfit:
-        raise InputError(
-            f"{quoted(name)}: {len(unfit)} class names are no text, or twice there: {listed(unfit)}"
-        )
-    in_train, in_test = set(train.tolist()), set(test.tolist())
-    _refuse_missing(name, "training", [classes[label] for label in sorted(in_test - in_train)])
-    _refuse_missing(name, "test", [classes[label] for label in sorted(in_train - in_test)])
+    present = {part: set(pictures.labels.tolist()) for part, pictures in parts.items()}
+    for part in [part for part in present if part != "train"]:
+        missing = [classes[label] for label in sorted(present[part] - present["train"])]
+        _refuse_missing(name, "training", missing, part)
+    if "test" in present:
+        missing = [classes[label] for label in sorted(present["train"] - present["test"])]
+        _refuse_missing(name, "test", missing, "training")
 
 
-def _refuse_missing(name: str, where: str, missing: Sequence[str]) -> None:
+def _refuse_missing(name: str, where: str, missing: Sequence[str], other: str) -> None:
     if missing:
+        names = listed([quoted(each) for each in missing])
         raise InputError(
-            f"{quoted(name)}: the {where} set has no image of {listed([quoted(each) for each in missing])}; "
+            f"{quoted(name)}: the {where} set has no image of {names}, which the {other} set has; "
             "training and test sets need the same classes"
         )

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from kilolayer.data import cifar
-from kilolayer.data.describe import BUILT_IN, Data
+from kilolayer.data.describe import BUILT_IN, CHOICES, Data
 from kilolayer.data.digits import digits
 from kilolayer.data.download import download
 from kilolayer.data.folder import folder
 from kilolayer.data.images import Images, Source, Splits
+from kilolayer.data.labelled import source
 from kilolayer.data.memory import require_memory
-from kilolayer.data.parquet import parquet, parquet_files
+from kilolayer.data.parquet import holds_images, is_parquet, parquet, parquet_files
 from kilolayer.data.randomness import shuffled
+from kilolayer.data.scanning import scan
+from kilolayer.data.splits import Layout
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
 from kilolayer.folders import expand
@@ -32,17 +35,21 @@ def load(data: Data) -> Splits:
     Raises InputError for whatever is wrong with the description, the files, or their size.
     """
     found = find(data)
-    train, validation = split(found.count, data)
-    both = found.read_train(np.concatenate([train, validation]))
-    held_out = both[len(train) :] if len(validation) else None
+    train, drawn = split(found.count, data)
+    both = found.read_train(np.concatenate([train, drawn]))
+    validation = both[len(train) :] if len(drawn) else None
+    if found.read_validation is not None:
+        validation = found.read_validation()
+    images = both[: len(train)]
     return Splits(
         found.name,
         found.classes,
-        both[: len(train)],
-        held_out,
+        images,
+        validation,
         found.read_test,
         found.skipped,
         found.looks(),
+        found.origin,
     )
 
 
@@ -60,21 +67,46 @@ def split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 
 def find(data: Data) -> Source:
     """The data set that a description means, not yet decoded."""
+    built = built_in(data)
+    return source(layout(data), data) if built is None else _resized(built, data.image_size)
+
+
+def built_in(data: Data) -> Source | None:
+    """The embedded digits or a CIFAR; None for pictures in files. `InputError` where nothing is there."""
     if data.source == "digits":
-        return _resized(digits(), data.image_size)
+        _refuse_choices(data)
+        return digits()
     if found := cifar_at(data):
-        return _resized(cifar.cifar(*found), data.image_size)
+        _refuse_choices(data)
+        return cifar.cifar(*found)
+    return None
+
+
+def layout(data: Data) -> Layout:
+    """The splits of a folder of images, or of parquet. Raises `InputError`."""
     path = Path(expand(data.source))
-    if parquet_files(path):
-        return parquet(path, data)
-    if path.is_dir():
-        return folder(path, data)
-    raise InputError(f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder")
+    if os.path.isfile(path) and is_parquet(path):
+        return parquet(path, [path], data)
+    if not os.path.isdir(path):
+        raise InputError(f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder")
+    scanned = scan(path)
+    tables = parquet_files(scanned)
+    if not tables or (scanned.count and not holds_images(tables)):
+        return folder(scanned, data)
+    if scanned.count:
+        raise InputError(
+            f"{quoted(path)}: holds {len(tables):,} parquet files and {scanned.count:,} pictures; "
+            f"name the folder of one of them, or a parquet file, as {quoted(tables[0])}"
+        )
+    return parquet(path, tables, data)
 
 
-def is_built(data: Data) -> bool:
-    """Whether the source is the embedded digits or a CIFAR."""
-    return data.source == "digits" or cifar_at(data) is not None
+def _refuse_choices(data: Data) -> None:
+    given = [f"{name} {value!r}" for name in CHOICES if (value := getattr(data, name)) is not None]
+    if given:
+        raise InputError(
+            f"{given[0]}: {data.source} has one training set, one test set and no columns; leave it out"
+        )
 
 
 def cifar_at(data: Data) -> tuple[cifar.Layout, Path] | None:
@@ -100,17 +132,17 @@ def _named(data: Data) -> tuple[cifar.Layout, Path]:
     return found
 
 
-def _resized(source: Source, side: int | None) -> Source:
+def _resized(whole: Source, side: int | None) -> Source:
     """The same data set with each image resized to `side` (bilinear, antialiased)."""
     if side is None:
-        return source
+        return whole
 
     def read_train(index: NDArray[np.int64]) -> Images:
         require_memory(3 * side**2 * len(index), f"{len(index):,} images of {side}²")
-        return _to_side(source.read_train(index), side)
+        return _to_side(whole.read_train(index), side)
 
-    read_test: Callable[[], Images] = lambda: _to_side(source.read_test(), side)  # noqa: E731 - beside its twin
-    return replace(source, read_train=read_train, read_test=read_test)
+    read_test: Callable[[], Images] = lambda: _to_side(whole.read_test(), side)  # noqa: E731 - beside its twin
+    return replace(whole, read_train=read_train, read_test=read_test)
 
 
 def _to_side(images: Images, side: int) -> Images:

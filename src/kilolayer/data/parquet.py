@@ -1,101 +1,123 @@
-"""Hugging Face parquet: an image column of structs {bytes, path} beside a column of whole-number labels."""
+"""Parquet as Hugging Face stores it: files or folders of shards, each split known by its name."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
-
+from kilolayer.data.classes import NamedPictures
 from kilolayer.data.describe import Data
-from kilolayer.data.images import Source
-from kilolayer.data.labelled import fifth, source
-from kilolayer.data.memory import require_memory
 from kilolayer.data.pictures import Pictures
-from kilolayer.data.table import Rows, Table
-from kilolayer.data.wording import quoted
+from kilolayer.data.scanning import Folder
+from kilolayer.data.splits import Layout, Role, Split, roles
+from kilolayer.data.table import Table, arrow
+from kilolayer.data.wording import listed, quoted
 from kilolayer.errors import InputError
 
-TEST = ("test", "validation", "valid", "val")
+ENDING = ".parquet"
 MOST_CLASSES = 100_000
+_SHARD = re.compile(r"(^part[-_.]?\d.*|(?:^|[-_. ]+)\d+)?(?:[-_. ]of[-_. ]\d+)?(?:[-_.][0-9a-f]{16})?$")
+"""What numbers a file among others of its split: -00000-of-00002, _3, 0000, and the hash that hubs add."""
 
 
-def parquet_files(root: Path) -> list[Path]:
-    """The parquet files at this path, in it, or in its `data` folder, where Hugging Face puts them."""
+def is_parquet(path: Path) -> bool:
+    return path.suffix.casefold() == ENDING
+
+
+def parquet_files(root: Folder) -> list[Path]:
+    """The parquet files in a folder and below it."""
+    return sorted(path for folder in root.walk() for path in folder.others if is_parquet(path))
+
+
+def holds_images(files: Sequence[Path]) -> bool:
+    """Whether any of these files has a column of images; one of names and numbers only is no data set."""
+    return any(Table(path).holds_images() for path in files)
+
+
+def parquet(root: Path, files: Sequence[Path], data: Data) -> Layout:
+    """The splits in these files of `root`. Raises InputError."""
+    arrow()
     if root.is_file():
-        return [root] if root.suffix == ".parquet" else []
-    return sorted(root.glob("*.parquet")) or sorted((root / "data").glob("*.parquet"))
+        split = _split("all", frozenset(), [root], data, root)
+        return Layout(root.resolve().stem, quoted(root), (split,))
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for path in files:
+        groups.setdefault(_group(path.relative_to(root)), []).append(path)
+    configurations = sorted({configuration for configuration, _ in groups})
+    several = len(configurations) > 1
+    splits = tuple(
+        _split(f"{above}/{name}" if several and above else name, roles(name), paths, data, root)
+        for (above, name), paths in groups.items()
+    )
+    if several and data.train is None:
+        _refuse_configurations(root, configurations, splits)
+    return Layout(root.resolve().name, quoted(root), splits)
 
 
-def parquet(root: Path, data: Data) -> Source:
-    """The data set in this file or folder. Raises InputError."""
-    train_tables, test_tables = ([Table(path) for path in paths] for paths in parts(root))
-    kept = sum(table.size for table in (*train_tables, *test_tables))
-    require_memory(kept, f"the encoded images of {quoted(root)}")
-    train_rows, test_rows = [table.read() for table in train_tables], [table.read() for table in test_tables]
-    classes = class_names(train_rows + test_rows)
-    train, test = pictures(train_rows), pictures(test_rows)
-    if not test_tables:
-        drawn = fifth(train.labels, classes, data.split_seed)
-        train, test = train.take(np.flatnonzero(~drawn)), train.take(np.flatnonzero(drawn))
-    name = root.resolve().stem if root.is_file() else root.resolve().name
-    return source(
-        name,
-        classes,
-        train,
-        test,
-        data.image_size,
-        appearance=data.appearance,
-        skip_damaged=data.skip_damaged,
-        kept=kept,
+def _refuse_configurations(root: Path, configurations: Sequence[str], splits: Sequence[Split]) -> None:
+    names = [name for name in configurations if name]
+    train = next((split.name for split in splits if "train" in split.roles), splits[0].name)
+    test = next((split.name for split in splits if "test" in split.roles), "SPLIT")
+    beside = ", and files beside them" if "" in configurations else ""
+    raise InputError(
+        f"{quoted(root)}: holds several configurations: {listed([quoted(name) for name in names])}{beside}; "
+        f"name the folder of one, as {quoted(root / names[0])}, or choose its splits: "
+        f"--train {train} --test {test}"
     )
 
 
-def parts(root: Path) -> tuple[list[Path], list[Path]]:
-    """Training and test files, by how their names begin; a single file or any other names: training."""
-    files = parquet_files(root)
-    if root.is_file():
-        return files, []
-    train = [path for path in files if path.name.startswith("train")]
-    tests = [[path for path in files if path.name.startswith(name)] for name in TEST]
-    test = next((found for found in tests if found), [])
-    if test and not train:
-        raise InputError(f"{quoted(root)}: has {test[0].name} but no train-*.parquet")
-    return train or files, test
+def _group(path: Path) -> tuple[str, str]:
+    """The configuration and the split that a file belongs to, by its path.
+
+    The innermost name that says what a split is for decides: `train-00000-of-00002.parquet` and
+    `CONFIGURATION/train/0000.parquet` are both of `train`.
+    """
+    names = [*path.parts[:-1], path.name[: -len(ENDING)]]
+    at = next((i for i in range(len(names) - 1, -1, -1) if roles(names[i])), len(names) - 1)
+    bare = re.sub(_SHARD, "", names[at]).strip("-_. ")
+    if roles(bare):
+        bare = bare.rstrip("0123456789-_. ").casefold()
+    return "/".join(name for name in names[:at] if name != "data"), bare or "all"
 
 
-def pictures(part: list[Rows]) -> Pictures:
-    """The rows of these tables, one after the other."""
-    labels = [rows.labels for rows in part]
-    starts = np.cumsum([0, *(len(each) for each in labels)])
+def _split(name: str, purposes: frozenset[Role], paths: Sequence[Path], data: Data, root: Path) -> Split:
+    tables = [_table(path, data) for path in paths]
+    sound = [table for table in tables if isinstance(table, Table)]
 
-    def place(i: int) -> tuple[Rows, int]:
-        number = int(np.searchsorted(starts, i, "right")) - 1
-        return part[number], i - int(starts[number])
+    @cache
+    def unlabelled() -> str:
+        reasons = [table.unlabelled() for table in sound if table.count]
+        return reasons[0] if reasons and all(reasons) else ""
 
-    def raw(i: int) -> bytes:
-        rows, row = place(i)
-        return rows.image(row)
-
-    def where(i: int) -> str:
-        rows, row = place(i)
-        return f"{quoted(rows.path)} row {row}"
-
-    return Pictures(np.concatenate([np.empty(0, np.int64), *labels]), raw, where)
-
-
-def class_count(part: list[Rows]) -> int:
-    """As many as there are names, or else as the greatest label asks for."""
-    return len(part[0].names) or min(MOST_CLASSES, 1 + max(int(rows.labels.max()) for rows in part))
+    more = f" and {len(paths) - 1:,} more files" if len(paths) > 1 else ""
+    return Split(
+        name,
+        purposes,
+        f"{quoted(paths[0].relative_to(root) if root.is_dir() else paths[0].name)}{more}",
+        sum(table.count for table in sound),
+        unlabelled,
+        tuple(partial(_read, table) for table in tables if not isinstance(table, Table) or table.count),
+        size=sum(table.size for table in sound),
+    )
 
 
-def class_names(part: list[Rows]) -> tuple[str, ...]:
-    """The classes of these tables. Raises `InputError` for labels outside of them."""
-    names, count = part[0].names, class_count(part)
-    for rows in part:
-        wrong = np.flatnonzero((rows.labels < 0) | (rows.labels >= count))
-        if len(wrong):
-            where = f"{quoted(rows.path)} row {wrong[0]}"
-            raise InputError(
-                f"{where}: label {rows.labels[wrong[0]]} is outside the classes 0 to {count - 1}"
-            )
-    return names or tuple(str(number) for number in range(count))
+def _table(path: Path, data: Data) -> Table | InputError:
+    """A damaged file is named where it is used, and only there."""
+    try:
+        return Table(path, data.image_column, data.label_column)
+    except InputError as error:
+        return error
+
+
+def _read(table: Table | InputError) -> NamedPictures:
+    if isinstance(table, InputError):
+        raise table
+    rows = table.read()
+    names = rows.names
+    if rows.given == "numbers":
+        names = tuple(str(number) for number in range(min(MOST_CLASSES, 1 + int(rows.labels.max()))))
+    where = quoted(rows.path)
+    shown = Pictures(rows.labels, rows.image, lambda row: f"{where} row {row}")
+    return NamedPictures(shown, names, where, rows.given)

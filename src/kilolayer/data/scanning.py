@@ -1,63 +1,135 @@
-"""What lies in a folder of class folders: nothing is opened, and no link is followed in a circle."""
+"""What lies in a folder and below it: pictures, other files, and what systems leave behind.
+
+No link is followed in a circle. Only a file whose name does not end as a picture's is opened, for its first
+bytes.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from kilolayer.data.wording import brief, quoted
+from kilolayer.data.wording import brief, listed, quoted
 from kilolayer.errors import InputError
 
-TEST = ("test", "validation", "valid", "val")
-LITTER = ("Thumbs.db", "desktop.ini")  # what Windows leaves behind; hidden files are passed over as well
-
-Classes = dict[str, list[Path]]
+PICTURES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl",
+})  # fmt: skip
+"""How names of pictures end, those that cannot be read among them: they are named, not passed over."""
+LITTER = frozenset({
+    "thumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__", "$recycle.bin", "#recycle", "lost+found",
+})  # fmt: skip
+"""What systems leave behind, beside hidden files (.DS_Store, ._x.jpg, .ipynb_checkpoints)."""
+MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ")
 
 
 @dataclass(frozen=True)
-class Scan:
-    """The files of every class, and what stands in the way.
+class Folder:
+    """One folder.
 
-    no_files: what lies in class folders and is no file: folders, pipes, links to nowhere or in a circle.
-    astray: links beside the class folders that lead nowhere, so that a class may be missing.
+    others: files that are no pictures; no_files: pipes, and links to nowhere or in a circle.
     """
 
-    classes: Classes
-    no_files: list[Path] = field(default_factory=list)
-    astray: list[Path] = field(default_factory=list)
-    root: Path = Path()
+    path: Path
+    folders: tuple[Folder, ...]
+    pictures: tuple[Path, ...]
+    others: tuple[Path, ...]
+    litter: tuple[Path, ...]
+    no_files: tuple[Path, ...]
+
+    @cached_property
+    def count(self) -> int:
+        """How many pictures there are, at any depth."""
+        return len(self.pictures) + sum(folder.count for folder in self.folders)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def filled(self) -> tuple[Folder, ...]:
+        """The folders within that hold pictures."""
+        return tuple(folder for folder in self.folders if folder.count)
+
+    def walk(self) -> Iterator[Folder]:
+        """This folder and all below it."""
+        yield self
+        for folder in self.folders:
+            yield from folder.walk()
 
 
-def parts(root: Path) -> tuple[Path, Path | None]:
-    """Where the training and the test images lie. Raises `InputError` where only the latter are there."""
-    test = next((root / name for name in TEST if os.path.isdir(root / name)), None)
-    if os.path.isdir(root / "train"):
-        return root / "train", test
-    if test and {path.name for path in _visible(root) if os.path.isdir(path)} <= set(TEST):
-        raise InputError(f"{quoted(root)}: has {test.name}/ but no train/")
-    return root, None
+def scan(root: Path) -> Folder:
+    """The folder and all below it. Raises `InputError` where one cannot be read."""
+    return _folder(root, ())
 
 
-def scan(root: Path) -> Scan:
-    """The class folders in `root` and their entries. Raises `InputError` where there are none."""
-    entries = _visible(root)
-    folders = [path for path in entries if os.path.isdir(path)]
-    if not folders:
-        raise InputError(
-            f"{quoted(root)}: has no class folders; expected: FOLDER/train/CLASS/IMAGE or FOLDER/CLASS/IMAGE"
-        )
-    inside = {path.name: _visible(path) for path in folders}
-    return Scan(
-        {name: [path for path in paths if os.path.isfile(path)] for name, paths in inside.items()},
-        no_files=[path for paths in inside.values() for path in paths if not os.path.isfile(path)],
-        astray=[path for path in entries if path.is_symlink() and not os.path.exists(path)],
-        root=root,
+def passed_over(folder: Folder, used: str) -> tuple[str, ...]:
+    """How many files are no pictures and are not `used`, and how many entries systems left behind."""
+    others = [path for each in folder.walk() for path in each.others if path.name != used]
+    litter = [path for each in folder.walk() for path in each.litter]
+    return (
+        *_counted(others, "files that are no pictures"),
+        *_counted(litter, "entries that systems leave behind"),
     )
 
 
-def _visible(root: Path) -> list[Path]:
+def _counted(paths: Sequence[Path], what: str) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    names = Counter(path.suffix or path.name for path in paths)
+    shown = listed([f"{quoted(name)} {count:,}" for name, count in names.most_common()], 4)
+    return (f"passed over: {len(paths):,} {what} ({shown})",)
+
+
+def _folder(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
     try:
-        return sorted(path for path in root.iterdir() if path.name[0] != "." and path.name not in LITTER)
+        state = os.stat(path)
+        with os.scandir(path) as entries:
+            kinds = [(_kind(entry), Path(entry.path)) for entry in sorted(entries, key=lambda one: one.name)]
     except OSError as error:
-        raise InputError(f"{quoted(root)}: cannot be read ({brief(error)})") from None
+        raise InputError(f"{quoted(path)}: cannot be read ({brief(error)})") from None
+    above = (*above, (state.st_dev, state.st_ino))
+
+    def of(kind: str) -> tuple[Path, ...]:
+        return tuple(entry for each, entry in kinds if each == kind)
+
+    circles = tuple(entry for entry in of("folder") if entry.is_symlink() and _number(entry) in above)
+    folders = tuple(_folder(entry, above) for entry in of("folder") if entry not in circles)
+    return Folder(path, folders, of("picture"), of("other"), of("litter"), (*of("neither"), *circles))
+
+
+def _number(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_dev, state.st_ino
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """folder, picture, other, litter; neither for what is neither a file nor a folder."""
+    if entry.name[0] == "." or entry.name.casefold() in LITTER or entry.name.startswith("~$"):
+        return "litter"
+    try:
+        if entry.is_dir():
+            return "folder"
+        if not entry.is_file():
+            return "neither"
+    except OSError:  # a link in a circle
+        return "neither"
+    known = os.path.splitext(entry.name)[1].casefold() in PICTURES
+    return "picture" if known or _begins_as_picture(entry.path) else "other"
+
+
+def _begins_as_picture(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return True  # whoever decodes it says why it cannot be read
+    webp, bmp = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[:2] == b"BM" and head[6:10] == bytes(4)
+    netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and head[3:4].isdigit()
+    heif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1")
+    return head.startswith(MARKS) or webp or bmp or netpbm or heif

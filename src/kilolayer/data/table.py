@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,24 @@ from numpy.typing import NDArray
 from kilolayer.data.wording import brief, listed, quoted, shortened
 from kilolayer.errors import InputError
 
-IMAGE = ("img", "image")
-LABEL = ("label", "labels", "fine_label")
+IMAGE = (("image", "img"), ("jpg", "jpeg", "png", "webp"), ("picture", "photo", "pixels", "image_bytes"))
+LABEL = (("label", "labels"), ("fine_label",), ("class", "target", "category", "cls", "class_label"))
+"""Names of columns, the more usual first; two of one row in one file are ambiguous."""
+MOST_DICTIONARY = 2**30
+"""Bytes of a row group up to which its images are read as a dictionary; pyarrow's ends at 2 GB."""
+UNLABELLED = -1
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What one file holds: class names (empty where it has none), int64 labels (N,), and N encoded images."""
+    """What one file holds: its class names, int64 labels (N,) that number them, and N encoded images.
+
+    given: whether the names are a list of the file's, the values of its text column, or only numbers.
+    """
 
     path: Path
     names: tuple[str, ...]
+    given: Literal["list", "text", "numbers"]
     labels: NDArray[np.int64]
     encoded: Any
 
@@ -36,58 +44,176 @@ class Rows:
 
 
 class Table:
-    """Its columns are found when it is made; labels and encoded images are read by `read`.
+    """One file, of which only the end has been read.
 
-    image, label: the columns' names; size: bytes of all columns once decompressed. Raises InputError.
+    count: rows; size: bytes of all columns once decompressed. Raises InputError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, image: str | None = None, label: str | None = None) -> None:
         self.path = path
         self._file = _trying(path, lambda: arrow().parquet.ParquetFile(path))
         self._schema = self._file.schema_arrow
-        images = [field.name for field in self._schema if _holds_bytes(field.type)]
-        labels = [field.name for field in self._schema if arrow().types.is_integer(field.type)]
-        self.image = self._first(
-            [name for name in IMAGE if name in images] or images, "struct of image bytes", IMAGE
-        )
-        self.label = self._first([name for name in LABEL if name in labels], "whole-number column", LABEL)
+        self._wanted = (image, label)
         metadata = self._file.metadata
+        self.count = metadata.num_rows
         self.size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+
+    def holds_images(self) -> bool:
+        """Whether there is a column that may hold encoded images."""
+        return any(_holds_bytes(field.type) for field in self._schema)
+
+    def unlabelled(self) -> str:
+        """Why no row has a label: no such column, only nulls, only −1; "" where any has."""
+        wanted = self._wanted[1]
+        if wanted not in self._schema.names if wanted else not any(self._label_columns()):
+            return f"no column of labels (its columns are {self._columns()})"
+        labels = self._column(self.label)
+        if len(labels) == labels.null_count:
+            return "all labels are null" if len(labels) else ""
+        return "all labels are −1" if _is_whole(labels.type) and _most(labels) == UNLABELLED else ""
 
     def read(self) -> Rows:
         """The labels and the images, still encoded."""
-        labels = self._read(self.label)
-        if labels.null_count or not len(labels):
+        labels = self._column(self.label)
+        if labels.null_count:
             raise InputError(f"{quoted(self.path)}: {labels.null_count:,} of {len(labels):,} labels are null")
-        encoded = _trying(self.path, lambda: arrow().compute.struct_field(self._read(self.image), "bytes"))
-        return Rows(self.path, self.names(), np.asarray(labels.to_numpy(), np.int64), encoded)
+        names, given, numbers = self._labels(labels)
+        return Rows(self.path, names, given, numbers, self._encoded())
 
-    def names(self) -> tuple[str, ...]:
-        """The class names that Hugging Face's metadata give; empty where they give none."""
-        try:
-            stored = json.loads((self._schema.metadata or {})[b"huggingface"])
-            return tuple(str(name) for name in stored["info"]["features"][self.label]["names"])
-        except (KeyError, TypeError, ValueError, RecursionError):
-            return ()
+    @property
+    def image(self) -> str:
+        """The name of the column of images."""
+        fitting = [field.name for field in self._schema if _holds_bytes(field.type)]
+        return self._only(self._wanted[0], _tiers(IMAGE, fitting, fitting), IMAGE, "image")
 
-    def _first(self, found: list[str], what: str, names: tuple[str, ...]) -> str:
-        if found:
-            return found[0]
-        has = shortened(listed([f"{field.name} ({field.type})" for field in self._schema]), 300)
-        raise InputError(
-            f"{quoted(self.path)}: has no {what} named {', '.join(names)}; its columns are {has}"
+    @property
+    def label(self) -> str:
+        """The name of the column of labels."""
+        return self._only(self._wanted[1], self._label_columns(), LABEL, "label")
+
+    def _label_columns(self) -> list[list[str]]:
+        fitting = [field.name for field in self._schema if _is_label(field.type)]
+        features = self._features()
+        return _tiers(LABEL, fitting, [name for name in fitting if _names_of(features.get(name)) is not None])
+
+    def _only(
+        self, wanted: str | None, tiers: list[list[str]], names: Sequence[Sequence[str]], what: str
+    ) -> str:
+        """The column that was asked for, or the only one in the first row with any."""
+        advice = f"choose one with --{what}-column NAME; its columns are {self._columns()}"
+        if wanted is not None and wanted not in self._schema.names:
+            raise InputError(f"{quoted(self.path)}: has no column {wanted!r}; {advice}")
+        best = [wanted] if wanted is not None else next((tier for tier in tiers if tier), [])
+        if len(best) == 1:
+            return best[0]
+        usual = (
+            f"has no {what} column with a usual name ({', '.join(name for tier in names for name in tier)})"
         )
+        several = f"several columns could hold the {what}s: {', '.join(best)}"
+        raise InputError(f"{quoted(self.path)}: {several if best else usual}; {advice}")
 
-    def _read(self, column: str) -> Any:
-        return _trying(self.path, lambda: self._file.read(columns=[column]).column(column))
+    def _columns(self) -> str:
+        return shortened(listed([f"{field.name} ({field.type})" for field in self._schema]), 300)
+
+    def _features(self) -> dict[str, Any]:
+        """What Hugging Face's metadata say of the columns."""
+        try:
+            features = json.loads((self._schema.metadata or {})[b"huggingface"])["info"]["features"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return {}
+        return features if isinstance(features, dict) else {}
+
+    def _labels(self, column: Any) -> tuple[tuple[str, ...], Any, NDArray[np.int64]]:
+        """Class names, how they are given, and the label of each row."""
+        if _is_whole(column.type):
+            labels = _trying(self.path, lambda: column.cast(arrow().int64()).to_numpy())
+            names = _names_of(self._features().get(self.label))
+            if names is None:
+                return (), "numbers", np.asarray(labels, np.int64)
+            return names, "list", np.asarray(labels, np.int64)
+        if not _is_text(column.type):
+            raise InputError(
+                f"{quoted(self.path)}: column {self.label!r} holds {column.type}; "
+                "labels are whole numbers or text"
+            )
+        text = column.cast(arrow().string()).to_pylist()
+        names = tuple(sorted(set(text)))
+        place = {name: number for number, name in enumerate(names)}
+        return names, "text", np.array([place[each] for each in text], np.int64)
+
+    def _encoded(self) -> Any:
+        """The column of images. What is stored once and used in many rows is held once, not in every row."""
+        name = self.image
+        kind = self._schema.field(name).type
+        if not _holds_bytes(kind):
+            raise InputError(
+                f"{quoted(self.path)}: column {name!r} holds {shortened(str(kind), 80)}; "
+                "images are encoded bytes (JPEG, PNG …), or structs of them"
+            )
+        leaf = f"{name}.bytes" if arrow().types.is_struct(kind) else name
+
+        def read() -> Any:
+            once = [leaf] if self._largest_group() < MOST_DICTIONARY else []
+            file = arrow().parquet.ParquetFile(self.path, read_dictionary=once)
+            # Group by group: pyarrow cannot read a dictionary within a struct over several of them.
+            groups = [file.read_row_group(i, columns=[leaf]).column(0) for i in range(file.num_row_groups)]
+            chunks = [chunk for group in groups for chunk in group.chunks]
+            if leaf != name:
+                chunks = [arrow().compute.struct_field(chunk, "bytes") for chunk in chunks]
+            return arrow().chunked_array(chunks)
+
+        return _trying(self.path, read)
+
+    def _largest_group(self) -> int:
+        metadata = self._file.metadata
+        return max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
+
+    def _column(self, name: str) -> Any:
+        return _trying(self.path, lambda: self._file.read(columns=[name]).column(name))
+
+
+def _tiers(rows: Sequence[Sequence[str]], fitting: list[str], rest: list[str]) -> list[list[str]]:
+    """The fitting columns with each row's names, then those that fit without such a name."""
+    return [*([name for name in fitting if name in names] for names in rows), rest]
+
+
+def _names_of(feature: object) -> tuple[str, ...] | None:
+    """The class names of a Hugging Face `ClassLabel`; None where it gives none."""
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if isinstance(names, dict):  # as in a dataset card: {"0": "cat", "1": "dog"}
+        names = [names.get(str(number)) for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, (str, int)) for name in names):
+        return None
+    return tuple(map(str, names))
+
+
+def _most(labels: Any) -> int:
+    return int(arrow().compute.max(labels).as_py())
+
+
+def _value_type(kind: Any) -> Any:
+    return kind.value_type if arrow().types.is_dictionary(kind) else kind
+
+
+def _is_whole(kind: Any) -> bool:
+    return bool(arrow().types.is_integer(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    types, inner = arrow().types, _value_type(kind)
+    return bool(types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner))
+
+
+def _is_label(kind: Any) -> bool:
+    return _is_whole(kind) or _is_text(kind)
 
 
 def _holds_bytes(kind: Any) -> bool:
     types = arrow().types
-    if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        return False
-    inner = kind.field("bytes").type
-    return bool(types.is_binary(inner) or types.is_large_binary(inner))
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    inner = _value_type(kind)
+    return bool(types.is_binary(inner) or types.is_large_binary(inner) or types.is_binary_view(inner))
 
 
 def arrow() -> Any:

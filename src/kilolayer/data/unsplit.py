@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kilolayer.data import parquet
 from kilolayer.data.appearance import AS_STORED, Looks
+from kilolayer.data.classes import class_names, joined, reordered
 from kilolayer.data.describe import Data
-from kilolayer.data.folder import pictures as folder_pictures
 from kilolayer.data.images import Images, Source
-from kilolayer.data.labelled import form_of
-from kilolayer.data.loading import find, is_built
+from kilolayer.data.labelled import form_of, read, sound
+from kilolayer.data.loading import built_in, find, layout
 from kilolayer.data.memory import require_memory
 from kilolayer.data.pictures import Form, Pictures, decode
-from kilolayer.data.scanning import TEST, scan
-from kilolayer.data.table import Table
-from kilolayer.data.wording import quoted
+from kilolayer.data.splits import choose
 from kilolayer.errors import InputError
 
 
@@ -51,15 +46,10 @@ def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> La
     Training and test need not have the same classes, and one class is enough. Pictures are read as grey or
     as colour where `grey` says so, otherwise as they are. Raises InputError.
     """
-    if is_built(data):
+    built = built_in(data)
+    if built is not None:
         return converted(_built(find(data), part), grey)
-    path = Path(os.path.expanduser(data.source))
-    name, classes, shown, origin = (
-        _parquet(path, part) if parquet.parquet_files(path) else _folder(path, part)
-    )
-    if not len(shown):
-        raise InputError(f"{quoted(path)}: has no labelled pictures")
-    shown = replace(shown, appearance=data.appearance)
+    name, classes, shown, origin = _in_files(data, part)
     native = form_of(shown, data.image_size)
     form = native if grey is None else Form(native.side, grey)
     require_memory(form.side**2 * form.channels * len(shown), f"{len(shown):,} images of {form.side}²")
@@ -107,31 +97,31 @@ def _built(source: Source, part: str) -> Labelled:
     return Labelled(source.name, source.classes, images, origin, places.__getitem__)
 
 
-_Loaded = tuple[str, tuple[str, ...], Pictures, tuple[str, ...]]
-
-
-def _folder(root: Path, part: str) -> _Loaded:
-    splits = {name: root / name for name in ("train", *TEST) if (root / name).is_dir()} or {"all": root}
-    chosen = splits if part == "all" else {key: at for key, at in splits.items() if key == part}
-    if not chosen:
-        raise InputError(f"{quoted(root)} has no split {part!r}; it has: {', '.join(splits)}")
-    scans = [scan(at) for at in chosen.values()]
-    classes = tuple(sorted({name for one in scans for name in one.classes}))
-    merged = {name: [path for one in scans for path in one.classes.get(name, [])] for name in classes}
-    origin = tuple(f"{key}: {quoted(at)}" for key, at in chosen.items())
-    return root.resolve().name, classes, folder_pictures(merged, classes), origin
-
-
-def _parquet(root: Path, part: str) -> _Loaded:
-    files = parquet.parquet_files(root)
-    chosen = files if part == "all" else [path for path in files if path.name.startswith(part)]
-    if not chosen:
-        raise InputError(f"{quoted(root)} has no split {part!r}")
-    rows = [Table(path).read() for path in chosen]
-    classes = parquet.class_names(rows)
-    return (
-        root.resolve().stem,
-        classes,
-        parquet.pictures(rows),
-        tuple(quoted(path) for path in chosen),
-    )
+def _in_files(data: Data, part: str) -> tuple[str, tuple[str, ...], Pictures, tuple[str, ...]]:
+    """Name, classes, pictures and origin of what folders or parquet files hold."""
+    every = part == "all"
+    # A named part is looked for among all folders, as a training split would be.
+    there = layout(data if every or data.train else replace(data, train=part))
+    splits = there.splits if every else choose(there, part, "--part")
+    without = {split: split.unlabelled() if split.count else "empty" for split in splits}
+    used = [split for split in splits if not without[split]]
+    unused = [
+        f"not used: {split.count:,} images of {split.where}: {why}" for split, why in without.items() if why
+    ]
+    lots = read(used)
+    if not any(len(lot.pictures) for lot in lots):
+        raise InputError(f"{there.path}: has no labelled pictures{'; ' if unused else ''}{'; '.join(unused)}")
+    classes = class_names(lots)
+    shown = replace(joined(lots, classes), appearance=data.appearance)
+    shown, damaged = sound(shown) if data.skip_damaged else (shown, ())
+    no_files = [place for split in used for place in (*split.no_files, *split.astray)]
+    lines = [
+        *(f"{split.count:,} images of {split.where}" for split in used),
+        *(note for split in used for note in split.notes),
+        *unused,
+        *reordered(lots),
+        *(f"passed over, since it is no file: {place}" for place in no_files),
+        *(f"damaged and left out: {place}" for place in damaged),
+        *there.notes,
+    ]
+    return there.name, classes, shown, tuple(lines)

@@ -1,0 +1,240 @@
+"""Which files or folders are for training and which are held out, by the words in their names.
+
+One table of words and one rule, for parquet files and for folders of images alike:
+
+- what `--train`, `--test` and `--validation` name is taken; the rest follows from the words;
+- a test split whose pictures have no labels is not used;
+- without a test split the validation split is the test set; beside one it is held out as the validation set
+  where that is asked for (`kilolayer train` asks by default);
+- two splits of one kind, or a held-out split without a training split, are refused with the choice;
+- without any such word all pictures are one pool, of which a fifth of each class becomes the test set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kilolayer.data.classes import NamedPictures
+from kilolayer.data.describe import Data
+from kilolayer.data.wording import listed, quoted
+from kilolayer.errors import InputError
+
+Role = Literal["train", "validation", "test"]
+
+WORDS: dict[Role, tuple[str, ...]] = {
+    "train": ("train", "training", "trainset", "traindata", "trainval", "trn"),
+    "validation": ("validation", "valid", "val", "validate", "valset", "dev", "devset", "development"),
+    "test": (
+        "test", "tests", "testing", "testset", "testdata", "tst", "eval", "evaluation",
+        "holdout", "hold out", "heldout", "held out", "unseen", "blind",
+    ),
+}  # fmt: skip
+_PIECES = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|[^\W\d_]+")
+
+
+def roles(name: str) -> frozenset[Role]:
+    """What a name says a split is for: `seg_train`, `TestSet` and `val2017` say one thing, `cats` nothing."""
+    text = f" {' '.join(_PIECES.findall(name)).casefold()} "
+    return frozenset(role for role, words in WORDS.items() if any(f" {word} " in text for word in words))
+
+
+class LayoutError(InputError):
+    """The files or folders of a split are not laid out as a data set, whatever is in them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some pictures that belong together.
+
+    name: what chooses it; roles: what its name says it is for; where: its files or folder, in words;
+    count: how many pictures; unlabelled: why its pictures have no labels, "" where they have;
+    lots: the pictures, each file's with its own class names, read when called;
+    size: bytes that they take in memory, encoded;
+    no_files: what is neither file nor folder, which `skip_damaged` passes over;
+    astray: links in place of class folders; empty: class folders without pictures;
+    notes: what else there is to say.
+    """
+
+    name: str
+    roles: frozenset[Role]
+    where: str
+    count: int
+    unlabelled: Callable[[], str]
+    lots: tuple[Callable[[], NamedPictures], ...]
+    size: int = 0
+    no_files: tuple[str, ...] = ()
+    astray: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All splits of a source, how figures name it, and what was passed over, a line each."""
+
+    name: str
+    path: str
+    splits: tuple[Split, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What is trained on, what is held out, and what is not used and why.
+
+    test: empty where a fifth of the training pictures becomes the test set.
+    offered: the validation split that `Data.validation_split` could name.
+    """
+
+    train: tuple[Split, ...]
+    validation: tuple[Split, ...]
+    test: tuple[Split, ...]
+    unused: tuple[tuple[Split, str], ...] = ()
+    reason: str = ""
+    offered: str | None = field(default=None)
+
+    def parts(self) -> dict[str, tuple[Split, ...]]:
+        """The parts that there are, by name; `train` always."""
+        every = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {part: splits for part, splits in every.items() if splits or part == "train"}
+
+    @property
+    def used(self) -> tuple[Split, ...]:
+        return (*self.train, *self.validation, *self.test)
+
+    def lines(self, drawn: int | None = None) -> tuple[str, ...]:
+        """What is used as what, a line for each part. drawn: how many pictures became the test set."""
+        used = [f"{part}: {_described(splits)}" for part, splits in self.parts().items()]
+        if not self.test:
+            count = f"{drawn:,} of these images, " if drawn is not None else ""
+            used.append(f"test: {count}a fifth of each class")
+        elif self.reason:
+            used[-1] += f" ({self.reason})"
+        notes = (note for split in self.used for note in split.notes)
+        return (*used, *notes, *(f"not used: {_described([split])}: {why}" for split, why in self.unused))
+
+
+def _described(splits: Sequence[Split]) -> str:
+    return " and ".join(f"{split.count:,} images of {split.where}" for split in splits)
+
+
+def choose(layout: Layout, names: str, option: str) -> tuple[Split, ...]:
+    """The splits that `names` means, joined by `+`: as written, in another case, by a word within, or
+    by what they are for.
+
+    Raises `InputError` that lists the splits there are.
+    """
+    return tuple(_chosen(layout, name.strip(), option) for name in names.split("+"))
+
+
+def _chosen(layout: Layout, name: str, option: str) -> Split:
+    tests: tuple[Callable[[Split], bool], ...] = (
+        lambda split: split.name == name,
+        lambda split: split.name.casefold() == name.casefold(),
+        lambda split: name.casefold() in re.split(r"[\W_]+", split.name.casefold()),
+        lambda split: split.roles == {name.casefold()},
+    )
+    for test in tests:
+        hits = [split for split in layout.splits if test(split)]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            raise InputError(f"{option} {name} means several splits of {layout.path}: {_names(hits)}")
+    raise InputError(f"{layout.path} has no split {name!r} for {option}; it has: {_names(layout.splits)}")
+
+
+def assign(layout: Layout, data: Data) -> Assignment:
+    """Decides what each split is for. Raises `InputError` with the choice where that is not plain."""
+    named = {
+        "train": choose(layout, data.train, "--train") if data.train else (),
+        "validation": choose(layout, data.validation_split, "--validation") if data.validation_split else (),
+        "test": choose(layout, data.test, "--test") if data.test else (),
+    }
+    _check_apart(named)
+    taken = {split for some in named.values() for split in some}
+    # A split without a picture is as good as none; one of empty class folders is a copy that failed.
+    rest = [split for split in layout.splits if split not in taken and (split.count or split.empty)]
+    if not any(named.values()) and not any(split.roles for split in layout.splits):
+        return Assignment(_pool(layout), (), ())
+    unused: dict[Split, str] = {}
+    train = named["train"] or _only(layout, rest, "train")
+    if not train:
+        held = [split for split in layout.splits if split.roles] or layout.splits
+        raise InputError(
+            f"{layout.path}: has {_names(held)} but no train/; choose with --train SPLIT "
+            f"(it has: {_names(layout.splits)})"
+        )
+    test, reason = named["test"], ""
+    rest = [split for split in rest if split not in train]
+    if not test:
+        rest, without = _labelled(rest)
+        unused.update(without)
+        test = _only(layout, rest, "test")
+    offered = _offered(rest, test, named["validation"])
+    if not test and not named["validation"]:
+        test = _only(layout, rest, "validation", option="test")
+        reason = "the validation split, since there is no test split with labels" if test else ""
+        offered = None
+    for split in layout.splits:
+        if split not in unused and split not in (*train, *test, *named["validation"]):
+            unused[split] = _why_not(split, offered)
+    return Assignment(train, named["validation"], test, tuple(unused.items()), reason, offered)
+
+
+def _pool(layout: Layout) -> tuple[Split, ...]:
+    """The only split. Raises `InputError` where there are several, since any of them may be held out."""
+    if len(layout.splits) > 1:
+        every = "+".join(split.name for split in layout.splits)
+        raise InputError(
+            f"{layout.path}: nothing says which of {_names(layout.splits)} are to be trained on; choose with "
+            f"--train SPLIT --test SPLIT, or pool them: --train {every}"
+        )
+    return layout.splits
+
+
+def _labelled(splits: Sequence[Split]) -> tuple[list[Split], dict[Split, str]]:
+    """Those held-out splits that can be tested on, and why the others cannot."""
+    reasons = {split: split.unlabelled() for split in splits if split.roles - {"train"}}
+    without = {split: why for split, why in reasons.items() if why}
+    return [split for split in splits if split not in without], without
+
+
+def _only(layout: Layout, splits: Sequence[Split], role: Role, option: str = "") -> tuple[Split, ...]:
+    """The one split for this role, if there is one. Raises `InputError` where there are several."""
+    hits = [split for split in splits if role in split.roles]
+    unclear = [split for split in hits if len(split.roles) > 1]
+    if len(hits) > 1 or unclear:
+        what = f"several splits could be the {option or role} set: {_names(hits)}"
+        if unclear:
+            what = f"{quoted(unclear[0].name)} could be {' or '.join(sorted(unclear[0].roles))}"
+        example = "+".join(split.name for split in hits) if role == "train" and not unclear else hits[0].name
+        raise InputError(
+            f"{layout.path}: {what}; choose with --train SPLIT --test SPLIT, as --{option or role} {example} "
+            f"(it has: {_names(layout.splits)})"
+        )
+    return tuple(hits)
+
+
+def _offered(rest: Sequence[Split], test: Sequence[Split], named: Sequence[Split]) -> str | None:
+    hits = [split.name for split in rest if split.roles == {"validation"} and split not in test]
+    return hits[0] if len(hits) == 1 and not named else None
+
+
+def _why_not(split: Split, offered: str | None) -> str:
+    if split.name == offered:
+        return f"--validation {split.name} holds it out"
+    return "neither the train nor the test split" if split.count else "empty"
+
+
+def _check_apart(named: dict[str, tuple[Split, ...]]) -> None:
+    every = [split for some in named.values() for split in some]
+    twice = [split.name for split in every if every.count(split) > 1]
+    if twice:
+        raise InputError(f"split {twice[0]!r} cannot be trained on and held out; choose two different splits")
+
+
+def _names(splits: Sequence[Split]) -> str:
+    return listed([split.name if split.name.isprintable() else quoted(split.name) for split in splits])
