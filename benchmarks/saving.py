@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -42,7 +41,7 @@ def training(steps: int, where: Any) -> Training:
 
     held_out = images(64)
     splits = Splits("noise", tuple("0123456789"), images(BATCH * 2), held_out, lambda: held_out)
-    chosen = replace(recipe("paper", 45_000), iterations=10 * steps)
+    chosen = recipe("paper", 45_000).shortened(10 * steps)
     return Training(Experiment(describe("resnet110_cifar"), Data("cifar10"), chosen), splits, where)
 
 

@@ -152,6 +152,48 @@ def test_a_shortened_recipe_drops_at_the_same_shares() -> None:
     assert recipe("paper", CIFAR).shortened(1).iterations == 1
 
 
+LENGTHS = {
+    "paper": (1, 399, 31_999, 47_999),
+    "paper-v1": (1, 47_999),
+    "short": (1, 100, 5_849, 5_851, 10**6),
+    "sprint": (1, 10**6),
+}
+
+
+@pytest.mark.parametrize(("name", "length"), [(name, n) for name, each in LENGTHS.items() for n in each])
+def test_a_recipe_of_another_length_than_its_schedule_is_refused(name: str, length: int) -> None:
+    whole = recipe(name, CIFAR)
+    with pytest.raises(
+        InputError, match=r"the recipe has [\d,]+ iterations, but its .* use recipe.shortened"
+    ):
+        replace(whole, iterations=length)
+    shorter = whole.shortened(length)
+    assert (shorter.iterations, shorter.rate.changes_until <= length) == (length, True)
+    assert replace(shorter, batch_size=7, iterations=length).rate == shorter.rate
+
+
+def test_a_rate_that_stays_has_any_length() -> None:
+    assert replace(recipe("smoke", CIFAR), iterations=10**6).rate == Steps(0.05)
+    assert replace(recipe("paper", CIFAR), iterations=48_000).iterations == 48_000
+
+
+@pytest.mark.parametrize("length", [1, 100, 400, 32_000, 47_999, 64_000])
+def test_older_recipes_with_changes_behind_their_end_are_read_as_they_ran(length: int) -> None:
+    for name in ("paper", "paper-v1"):
+        whole = recipe(name, CIFAR)
+        older = json.loads(to_json(whole)) | {"iterations": length}
+        read = from_json(json.dumps(older), Recipe)
+        assert [read.rate(t) for t in range(length)] == [whole.rate(t) for t in range(length)]
+
+
+@pytest.mark.parametrize("drops", [[["a", 1]], [[]], [3], [[None, 0.1]], "none"])
+def test_drops_that_are_none_are_refused_by_name(drops: object) -> None:
+    older = json.loads(to_json(recipe("paper-v1", CIFAR)))
+    older["rate"]["drops"] = drops
+    with pytest.raises(InputError, match="not a Recipe"):
+        from_json(json.dumps(older), Recipe)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("images", [1, 50, 1437, CIFAR, IMAGENET])
 def test_every_recipe_fits_any_data_and_survives_json(name: str, images: int) -> None:

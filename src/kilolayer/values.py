@@ -36,7 +36,7 @@ def _converter() -> Any:
     converter.register_unstructure_hook(Data, make_dict_unstructure_fn(Data, converter, **unwritten))
     # Data and recipes first: an experiment's reader takes theirs.
     _read_older(converter, Data, _with_appearance)
-    _read_older(converter, Recipe, _with_optimizer)
+    _read_older(converter, Recipe, lambda recipe: _within_its_length(_with_optimizer(recipe)))
     _read_older(converter, Experiment, _with_memory_and_compiler)
     return converter
 
@@ -61,6 +61,26 @@ def _with_optimizer(recipe: dict[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in recipe.items() if name not in older}
     sgd: dict[str, Any] = {"type": "SGD"}
     return rest | {"optimizer": sgd | older}
+
+
+def _within_its_length(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Of releases in which a schedule could reach beyond the last step: what never came is left out."""
+    match recipe:
+        case {"iterations": int(end), "rate": {"type": "Steps", "drops": list()} as steps}:
+            return recipe | {"rate": _until(end, steps)}
+        case {
+            "iterations": int(end),
+            "rate": {"until": int(until), "then": {"drops": list()} as steps} as rate,
+        }:
+            return recipe | {"rate": rate | {"until": min(until, end), "then": _until(end, steps)}}
+    return recipe
+
+
+def _until(end: int, steps: dict[str, Any]) -> dict[str, Any]:
+    def late(drop: Any) -> bool:
+        return isinstance(drop, list) and isinstance(next(iter(drop), None), int) and drop[0] > end
+
+    return steps | {"drops": [drop for drop in steps["drops"] if not late(drop)]}
 
 
 def _with_memory_and_compiler(experiment: dict[str, Any]) -> dict[str, Any]:

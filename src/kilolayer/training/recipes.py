@@ -13,7 +13,7 @@ from typing import Any, Literal
 from kilolayer.data.describe import Augmentation, Normalization
 from kilolayer.errors import InputError
 from kilolayer.training.optimizer import ADAMW_RATE, SGD, AdamW, Optimizer, check_share
-from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup
+from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup, check_length
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Recipe:
     `averaged`: what is evaluated, saved and chosen are not the last weights but their running mean (BN's
     running figures among them) over about this share of the run, Σ β^(T−t)·w_t / Σ β^(T−t) over the steps
     t ≤ T with β = 1 − 1/(averaged·iterations); 0: the last weights.
+
+    Length and schedule agree, or are refused: `shortened` changes both, `dataclasses.replace` one.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Recipe:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 option = name.replace("_", " ")
                 raise InputError(f"{option} is {value!r}; allowed: a whole number from 1")
+        check_length(self.rate, self.iterations)
         check_share("label_smoothing", self.label_smoothing)
         check_share("averaged", self.averaged)
         check_share("weight_decay", self.weight_decay, float("inf"))

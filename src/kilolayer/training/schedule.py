@@ -1,6 +1,7 @@
 """Learning rates as values that can be called: `Steps(0.1, ((32_000, 0.01),))(t)`; sizes and depths too.
 
-Every rate has its highest value as `peak`; `stretched(f)` is f times as long, `times(f)` f times as high.
+Every rate has its highest value as `peak`, and as `changes_until` the iteration of its last change;
+`stretched(f)` is f times as long, `times(f)` f times as high.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class Steps:
     def peak(self) -> float:
         return max(self.start, *(rate for _, rate in self.drops), 0.0)
 
+    @property
+    def changes_until(self) -> int:
+        return self.drops[-1][0] if self.drops else 0
+
     def stretched(self, factor: float) -> Steps:
         return replace(self, drops=tuple((round(at * factor), rate) for at, rate in self.drops))
 
@@ -76,6 +81,10 @@ class Warmup:
     @property
     def peak(self) -> float:
         return self.then.peak
+
+    @property
+    def changes_until(self) -> int:
+        return max(self.until, self.then.changes_until)
 
     def stretched(self, factor: float) -> Warmup:
         return replace(self, until=round(self.until * factor), then=self.then.stretched(factor))
@@ -103,6 +112,10 @@ class OneCycle:
         done = (iteration + 1) / (self.iterations + 1)
         return self.peak * min(done / self.rise, (1 - done) / (1 - self.rise))
 
+    @property
+    def changes_until(self) -> int:
+        return self.iterations
+
     def stretched(self, factor: float) -> OneCycle:
         return replace(self, iterations=max(1, round(self.iterations * factor)))
 
@@ -111,6 +124,21 @@ class OneCycle:
 
 
 Schedule = Steps | Warmup | OneCycle
+
+
+def check_length(schedule: Schedule, iterations: int) -> None:
+    """Raises `InputError` where a run of so many iterations has no room for `schedule`, or ends elsewhere."""
+    last, name = schedule.changes_until, type(schedule).__name__
+    if isinstance(schedule, OneCycle) and last != iterations:
+        why = f"its {name} is of {last:,}; allowed: one length"
+    elif last > iterations:
+        why = f"its {name} changes at {last:,}; allowed: changes up to the end"
+    else:
+        return
+    raise InputError(
+        f"the recipe has {iterations:,} iterations, but {why}; for another length use "
+        f"recipe.shortened(iterations), which brings the schedule along"
+    )
 
 
 @dataclass(frozen=True)
