@@ -144,7 +144,8 @@ def test_states_with_and_without_counters_fit_strictly(source, target):
         other = nn.SyncBatchNorm.convert_sync_batchnorm(network())
     other.load_state_dict(state, strict=True, assign=target == "on meta")
     assert torch.equal(other.to("cpu").eval()(images()), model(images()))
-    other.train()(images())
+    assert other.train()(images()).isfinite().all()
+    assert {int(norm.num_batches_tracked) for norm in norms(other)} == {1}
 
 
 def test_sync_batch_norm_takes_our_place():

@@ -18,7 +18,7 @@ from kilolayer.networks import cifar
 from kilolayer.training import SGD, AdamW, Experiment, Place, Steps, Training
 from kilolayer.training import step as step_module
 from kilolayer.units import BASIC, FULL_PREACT, Dropout
-from tiny_runs import HERE, losses, splits_of, tiny, training_of, with_recipe
+from tiny_runs import HERE, Poll, losses, splits_of, tiny, training_of, with_recipe
 
 
 def weights(training: Training) -> dict[str, Tensor]:
@@ -229,3 +229,28 @@ def test_running_figures_are_those_of_the_epoch_so_far() -> None:
     both = losses(training, 2)
     assert training.running()[0] == pytest.approx(sum(both) / 2)
     assert 0 <= training.running()[1] <= 100
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"graph": True}, {"memory": "smallest"}], ids=["plain", "graph", "memory"]
+)
+def test_every_step_has_its_loss(changes: dict[str, Any]) -> None:
+    training = training_of(replace(tiny(), **changes))
+    steps = list(training.steps())  # each holds its own, whatever comes after
+    of_first = [step.loss.item() for step in steps[:3]]
+    assert steps[2].epoch is not None
+    assert steps[2].epoch.train_loss == pytest.approx(sum(of_first) / 3)
+    assert len({step.loss.item() for step in steps}) == len(steps) == 7
+    assert not any(step.loss.requires_grad for step in steps)
+
+
+def test_an_evaluation_taken_up_again_has_no_step_and_no_loss() -> None:
+    stopped = training_of(tiny())
+    assert len(list(stopped.steps(Poll(3)))) == 2  # in the evaluation behind the third
+    resumed = training_of(tiny())
+    resumed.restore(stopped.tensors(), stopped.counters())
+    first, second, *_ = resumed.steps()
+    assert (first.iteration, second.iteration) == (3, 4)
+    assert first.epoch is not None
+    assert first.loss.isnan()
+    assert second.loss.isfinite()

@@ -43,9 +43,15 @@ class Final:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimisation step done; `epoch` stands on the last step of each."""
+    """One optimisation step done; `epoch` stands on the last step of each.
+
+    loss: what the step went down on, the mean over this process's images, as a tensor where they lie;
+    `float(step.loss)` waits for it. NaN where a stopped training goes on with the evaluation of an epoch,
+    whose last step was taken before.
+    """
 
     iteration: int
+    loss: Tensor
     epoch: Epoch | None = None
 
 
@@ -110,7 +116,7 @@ class Training(Stepping):
             if self._epoch_open():
                 yield from self._close_epoch(stop)
             else:
-                yield Step(self.iteration)
+                yield Step(self.iteration, self.loss.clone())
 
     def _stopping(self, stop: Callable[[], bool]) -> bool:
         return self.place.meets(self.iteration) and self.place.agree(stop())
@@ -126,7 +132,7 @@ class Training(Stepping):
             if measured is None:
                 return
         self._check_measured(self.monitor, measured)
-        yield Step(self.iteration, self._record(record, measured))
+        yield Step(self.iteration, self.loss.clone(), self._record(record, measured))
 
     def _check_measured(self, split: str, measured: Evaluation | None) -> None:
         if measured and not math.isfinite(measured.loss):

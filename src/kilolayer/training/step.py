@@ -49,6 +49,8 @@ class Stepping(State):
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(experiment, splits, place, model)
         self.train_images = splits.train.to(place.device)
+        # One tensor for all steps, for a graph writes where it was captured.
+        self.loss = torch.full((), torch.nan, device=place.device)
         self.kernels = fuse(self.model) if experiment.kernels == "fused" else None
         if self.kernels and self.kernels.fused and place.device.type == "cuda":
             from kilolayer.kernels.gpu.check import check  # Triton need not be there
@@ -90,6 +92,7 @@ class Stepping(State):
 
     def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
         super().restore(tensors, counters)
+        self.loss.fill_(torch.nan)
         if self._replay:
             self._replay.forget()
 
@@ -140,7 +143,8 @@ class Stepping(State):
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.optimizer.step()
-        self._count(loss.detach(), logits, labels)
+        self.loss.copy_(loss.detach())
+        self._count(self.loss, logits, labels)
 
     def _loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The logits, and the loss that the step goes down on."""

@@ -1,7 +1,7 @@
 """PyTorch's own BN, so that whatever knows nn.BatchNorm2d knows ours: tracing, fusing, converting, averaging.
 
 Its batch counter is in no state dict: nothing reads it but a cumulative mean (`momentum` None, as
-`torch.optim.swa_utils.update_bn` sets it), which begins with `reset_running_stats`.
+`torch.optim.swa_utils.update_bn` sets it). It counts from the last `reset_running_stats` or loading.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     norm.register_buffer(COUNTER, norm.num_batches_tracked, persistent=False)
     # The version before the counter: PyTorch's own BN and SyncBatchNorm put theirs in where they read ours.
     norm._version = 1
-    norm.register_load_state_dict_pre_hook(_without_counter)  # type: ignore[no-untyped-call]
+    norm.register_load_state_dict_pre_hook(_counted_anew)  # type: ignore[no-untyped-call]
     return norm
 
 
-def _without_counter(norm: nn.BatchNorm2d, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _counted_anew(norm: nn.BatchNorm2d, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """What has been loaded has seen no batch here; a counter that comes with it is passed over."""
     state.pop(prefix + COUNTER, None)
-    mean = state.get(prefix + "running_mean")
-    counter = norm.num_batches_tracked
-    if isinstance(mean, Tensor) and counter is not None and counter.is_meta:
-        # Weights assigned to a network on the meta device bring no counter with them.
+    counter, mean = norm.num_batches_tracked, state.get(prefix + "running_mean")
+    if counter is not None and counter.is_meta and isinstance(mean, Tensor):
         norm.num_batches_tracked = torch.zeros_like(counter, device=mean.device)
+    elif counter is not None:
+        counter.zero_()
 
 
 @contextmanager
