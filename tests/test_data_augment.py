@@ -7,12 +7,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilolayer.data import NO_AUGMENTATION, Augmentation, Images, batch, draws, measure, permutation
+from kilolayer.data import (
+    NO_AUGMENTATION,
+    Augmentation,
+    ColorJitter,
+    Images,
+    ResizedCrop,
+    batch,
+    draws,
+    measure,
+    permutation,
+)
 from kilolayer.data.augment import augment, crop, cut_out, mirror
 from kilolayer.errors import InputError
 
 N = 37
-EVERYTHING = Augmentation(pad=2, flip=True, cutout=3)
+EVERYTHING = Augmentation(2, True, 3, ResizedCrop((0.2, 0.9)), ColorJitter())
 
 
 def some_images(n=N, channels=3, side=9):

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from kilolayer.data import Images
+from kilolayer.data import PHOTOGRAPHS, Images
 from kilolayer.errors import InputError
 from kilolayer.runs import Run, record
 from kilolayer.training import SGD, AdamW, Experiment, Growth, Resolution, Training
+from kilolayer.training.experiment import Init
 from kilolayer.units import Dropout
 from tiny_runs import HERE, PREACT, Poll, network, outcome, splits_of, tiny, train, training_of, with_recipe
 
@@ -35,6 +36,9 @@ VARIANTS = {
     "adamw, growing depth": with_recipe(
         tiny(network=network(units=3)), optimizer=AdamW(), growth=Growth(0.3, ((0.2, 0.6), (0.5, 1.0)))
     ),
+    "photographs": with_recipe(tiny(), augmentation=PHOTOGRAPHS),
+    "slower trunk": with_recipe(tiny(), trunk_rate=0.1),
+    "frozen trunk": with_recipe(tiny(init=Init("w.pt", "0")), trunk_rate=0.0, averaged=0.5),
     "averaged": with_recipe(tiny(validation=20), averaged=0.5),
     "growing images": with_recipe(tiny(), resolution=Resolution(0.5, ((0.2, 0.75), (0.5, 1.0)))),
     "growing depth": with_recipe(

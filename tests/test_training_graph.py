@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kilolayer.commands.assemble import assemble
 from kilolayer.commands.options import ComputeOptions, Settings
-from kilolayer.data import Augmentation, select
+from kilolayer.data import Augmentation, ColorJitter, ResizedCrop, select
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
 from kilolayer.training import (
@@ -31,13 +31,14 @@ from kilolayer.training import (
     choose_graph,
 )
 from kilolayer.training.compiling import CompiledGatedUnit, CompiledUnit
+from kilolayer.training.experiment import Init
 from kilolayer.training.explain import choices
 from kilolayer.training.graph import CudaRecorder, Replay, Step, refusal
 from kilolayer.units import BASIC, FULL_PREACT, Dropout, ExclusiveGate
 from kilolayer.values import from_json, to_json
 from tiny_runs import HERE, PREACT, network, tiny, training_of, with_recipe
 
-EVERYTHING = Augmentation(pad=1, flip=True, cutout=3)
+EVERYTHING = Augmentation(1, True, 3, ResizedCrop(), ColorJitter())
 
 
 class Recorder:
@@ -84,11 +85,13 @@ def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 BF16 = tiny(precision="bf16", channels_last=True)
 
 
+@pytest.mark.parametrize("trunk", [1.0, 0.1, 0.0])
 @pytest.mark.parametrize("optimizer", [SGD(nesterov=True), AdamW()], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("base", [tiny(), BF16], ids=["fp32", "bf16"])
-def test_a_replayed_step_is_the_step(base: Experiment, optimizer: Optimizer) -> None:
+def test_a_replayed_step_is_the_step(base: Experiment, optimizer: Optimizer, trunk: float) -> None:
     """Bit for bit, with the learning rate, the images and what chance decides changing under it."""
-    experiment = with_recipe(replace(base, graph=True), augmentation=EVERYTHING, optimizer=optimizer)
+    begun = replace(base, graph=True, init=Init("w.pt", "0"))
+    experiment = with_recipe(begun, augmentation=EVERYTHING, optimizer=optimizer, trunk_rate=trunk)
     training, recorder = replaying(experiment)
     for replayed, plain in zip(steps_taken(training), steps_taken(training_of(experiment)), strict=True):
         assert same(replayed, plain)

@@ -22,17 +22,22 @@ if TYPE_CHECKING:
     import torch
 
     from kilolayer.data import Splits
+    from kilolayer.training.experiment import Init
 
 RESIZES = {"zero_pad": ZeroPad(), "projection": Projection()}
 SMALL, LARGE = "preact_resnet20_cifar", "preact_resnet18"
 
 
 def assemble(
-    settings: Settings, device: torch.device | None = None, network: Network | None = None
+    settings: Settings,
+    device: torch.device | None = None,
+    *,
+    init: Init | None = None,
+    network: Network | None = None,
 ) -> tuple[Experiment, Splits]:
     """The experiment and its data, read and checked. Nothing is written but what --download fetches.
 
-    network: one to train where the settings name none, fitted to the data.
+    init: the weights to begin from; network: one to train where the settings name none.
 
     Raises `InputError` for whatever cannot be used, what is quick to check before the data are read.
     """
@@ -50,12 +55,18 @@ def assemble(
     budget(compute.memory)
     device = device or choose_device(compute.device)
     named = described(settings.model, unit) if settings.model else network
-    fusable = None if compute.kernels == "plain" else named or described(SMALL, unit)
+    frozen = _trunk_rate(settings.recipe) == 0
+    fusable = None if frozen or compute.kernels == "plain" else named or described(SMALL, unit)
     precision = choose_precision(compute.precision, device, fusable)
     # On a CPU PyTorch's convolutions are faster so in fp32, too.
     channels_last = (precision == "bf16" or device.type == "cpu") if layout is None else layout
     kernels = choose_kernels(
-        compute.kernels, device, precision, channels_last=channels_last, compiled=compute.compile != "off"
+        compute.kernels,
+        device,
+        precision,
+        channels_last=channels_last,
+        compiled=compute.compile != "off",
+        frozen=frozen,
     )
     graph = choose_graph(compute.graph, device)
     data = _data(settings.data)
@@ -78,6 +89,7 @@ def assemble(
         evaluation=evaluation_with(kernels),
         memory=compute.memory,
         evaluate_every=settings.evaluate_every,
+        init=init,
     )
     return experiment, splits
 
@@ -153,6 +165,9 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
         made = replace(made, batch_size=options.batch_size)
     given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing", "averaged")}
     made = replace(made, **{name: value for name, value in given.items() if value is not None})
+    trunk_rate = _trunk_rate(options)
+    if trunk_rate is not None:
+        made = replace(made, trunk_rate=trunk_rate)
     if options.resolution is not None:
         made = replace(made, resolution=Resolution(*_shares("resolution", options.resolution)))
     if options.growth is not None:
@@ -160,6 +175,15 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
     if options.lr is not None:
         made = replace(made, rate=made.rate.times(_rate(options.lr) / made.rate.peak))
     return made.shortened(_iterations(options, base, made, images))
+
+
+def _trunk_rate(options: RecipeOptions) -> float | None:
+    """What was asked for; None leaves it to the recipe."""
+    if options.trunk_lr is not None and not 0 <= options.trunk_lr <= 1:
+        raise InputError(f"--trunk-lr is {options.trunk_lr:g}; allowed: a share from 0 to 1, as 0.1")
+    if options.freeze_trunk and options.trunk_lr:
+        raise InputError("--freeze-trunk and --trunk-lr exclude each other; give one of them")
+    return 0.0 if options.freeze_trunk else options.trunk_lr
 
 
 def _with_optimizer(base: Recipe, name: str) -> Recipe:

@@ -36,7 +36,17 @@ ARRANGEMENT_NAMES = (
     "relu_only_preactivation",
     "full_preactivation",
 )
-RECIPE_NAMES = ("paper", "paper-v1", "released", "resnext", "imagenet", "short", "sprint", "smoke")
+RECIPE_NAMES = (
+    "paper",
+    "paper-v1",
+    "released",
+    "resnext",
+    "imagenet",
+    "short",
+    "sprint",
+    "finetune",
+    "smoke",
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,10 @@ class RecipeOptions:
     weight decay a hundredfold, which --lr and --weight-decay change."""
     weight_decay: OptionalNumber = None
     """Weight decay."""
+    trunk_lr: OptionalNumber = None
+    """The learning rate of all but the classifier, as a share of the classifier's, from 0 to 1."""
+    freeze_trunk: Switch = False
+    """Only the classifier learns, as with --trunk-lr 0; BN in the trunk keeps its running figures."""
     label_smoothing: OptionalNumber = None
     """The share of every label that is spread over all classes."""
     averaged: OptionalNumber = None

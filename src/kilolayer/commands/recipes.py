@@ -75,8 +75,13 @@ def in_words(value: Any) -> str:
 
 def _augmentation(value: Any) -> str:
     parts = [f"pad {value.pad} and crop"] if value.pad else []
+    if crop := value.resized_crop:
+        parts += [f"crop {crop.area[0]:.0%} to {crop.area[1]:.0%} of the area and resize"]
     parts += ["mirror"] if value.flip else []
     parts += [f"cutout {value.cutout}"] if value.cutout else []
+    if jitter := value.color_jitter:
+        by = (f"{name} ±{getattr(jitter, name):.0%}" for name in ("contrast", "brightness", "saturation"))
+        parts += by
     return ", ".join(parts) or "none"
 
 

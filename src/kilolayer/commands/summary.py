@@ -8,7 +8,7 @@ from typing import Any
 from kilolayer.data.wording import listed
 from kilolayer.runs import Run
 from kilolayer.terminal import say_rows
-from kilolayer.training import Training
+from kilolayer.training import Experiment, Training
 
 
 def announce(run: Run, training: Training) -> None:
@@ -24,6 +24,7 @@ def announce(run: Run, training: Training) -> None:
         **_skipped(splits.skipped),
         **({"pictures": "; ".join(splits.looks)} if splits.looks else {}),
         "recipe": f"{recipe.name}: {length}",
+        **_beginning(experiment),
         "on": f"{place.device}, {experiment.precision}"
         + (f", {place.world} processes" if place.world > 1 else ""),
         "run": str(run.path),
@@ -34,6 +35,14 @@ def announce(run: Run, training: Training) -> None:
 def _origin(lines: tuple[str, ...]) -> dict[str, str]:
     """Which files are used as what; further lines stand below the first."""
     return {"read": f"\n{'':<12}".join(lines)} if lines else {}
+
+
+def _beginning(experiment: Experiment) -> dict[str, str]:
+    """The weights that a run begins from, and how its trunk learns."""
+    rate = experiment.recipe.trunk_rate
+    trunk = "frozen, only the classifier learns" if rate == 0 else f"{rate:g} of the learning rate"
+    begins = {"begins from": experiment.init.path} if experiment.init else {}
+    return begins | ({"trunk": trunk} if rate != 1 else {})
 
 
 def _skipped(places: tuple[str, ...]) -> dict[str, str]:

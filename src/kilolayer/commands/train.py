@@ -102,8 +102,7 @@ def _begun(options: Train, here: Place) -> tuple[Training, Path]:
     network = _network_of(init, options) if init else None
     if network and options.data.image_size is None:
         options = replace(options, data=replace(options.data, image_size=network.image_size))
-    assembled, splits = together(here, lambda: assemble(options, here.device, network))
-    experiment = replace(assembled, init=init)
+    experiment, splits = together(here, lambda: assemble(options, here.device, init=init, network=network))
     training = together(here, lambda: Training(experiment, splits, here))
     fit = together(here, lambda: begin(training))
     if fit and fit.notes:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from kilolayer.data.describe import (
     NO_AUGMENTATION,
+    PHOTOGRAPHS,
     Augmentation,
+    ColorJitter,
     Data,
     Normalization,
+    ResizedCrop,
     default_augmentation,
 )
 from kilolayer.lazy import lazily
@@ -42,12 +45,15 @@ _HOMES = {
 
 __all__ = [
     "NO_AUGMENTATION",
+    "PHOTOGRAPHS",
     "Augmentation",
+    "ColorJitter",
     "Data",
     "Draws",
     "Images",
     "Labelled",
     "Normalization",
+    "ResizedCrop",
     "Selection",
     "Splits",
     "Statistics",

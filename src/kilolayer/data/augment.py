@@ -1,4 +1,4 @@
-"""The papers' augmentation on whole batches, as a pure function of (seed, epoch, position).
+"""Augmentation on whole batches, as a pure function of (seed, epoch, position).
 
 Position p of an epoch is the p-th image trained on. Its crop and flip depend on nothing else, so any
 slice of positions (a batch, a rank's share of it, the rest after a resume) sees the images that the whole
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from kilolayer.data.describe import NO_AUGMENTATION, Augmentation
 from kilolayer.data.images import Images
+from kilolayer.data.photographs import boxes, factors, jittered, resized_crop
 from kilolayer.data.randomness import shuffled, words
 from kilolayer.data.statistics import Statistics
 
@@ -26,16 +27,20 @@ class Draws:
     """What chance decides for P images.
 
     top, left: int64 (P,), the crop's corner in the padded image, 0 … 2·pad; flip: bool (P,);
-    centre: int64 (P, 2), cutout's centre as (row, column), 0 … 2³²-1, still to be scaled to the image's size.
+    centre: int64 (P, 2), cutout's centre as (row, column), 0 … 2³²-1, still to be scaled to the image's size;
+    box: float32 (P, 4), the resized crop; factor: float32 (P, 3), contrast, brightness and saturation; each
+    (P, 0) where there is none (`kilolayer.data.photographs`).
     """
 
     top: Tensor
     left: Tensor
     flip: Tensor
     centre: Tensor
+    box: Tensor
+    factor: Tensor
 
     def fields(self) -> tuple[Tensor, ...]:
-        return self.top, self.left, self.flip, self.centre
+        return self.top, self.left, self.flip, self.centre, self.box, self.factor
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,14 @@ def draws(seed: int, epoch: int, n: int, augmentation: Augmentation) -> Draws:
     raw = torch.from_numpy((words(5 * n, "augmentation", seed, epoch) >> 32).astype("int64")).view(n, 5)
     places = 2 * augmentation.pad + 1
     flip = raw[:, 2] % 2 == 1 if augmentation.flip else torch.zeros(n, dtype=torch.bool)
-    return Draws(raw[:, 0] % places, raw[:, 1] % places, flip, raw[:, 3:])
+    return Draws(
+        raw[:, 0] % places,
+        raw[:, 1] % places,
+        flip,
+        raw[:, 3:],
+        boxes(augmentation.resized_crop, seed, epoch, n),
+        factors(augmentation.color_jitter, seed, epoch, n),
+    )
 
 
 def crop(x: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
@@ -100,8 +112,9 @@ def cut_out(x: Tensor, centre: Tensor, side: int) -> Tensor:
 
 
 def augment(x: Tensor, drawn: Draws, augmentation: Augmentation) -> Tensor:
-    """Crop, mirror, cut out: normalised x (B, C, H, W) to the same shape."""
-    cropped = crop(x, drawn.top, drawn.left, augmentation.pad)
+    """Resized crop, crop, mirror, cut out: normalised x (B, C, H, W) to the same shape."""
+    enlarged = resized_crop(x, drawn.box) if augmentation.resized_crop else x
+    cropped = crop(enlarged, drawn.top, drawn.left, augmentation.pad)
     mirrored = mirror(cropped, drawn.flip) if augmentation.flip else cropped
     return cut_out(mirrored, drawn.centre, augmentation.cutout)
 
@@ -147,11 +160,11 @@ def selected(
     images: Images, statistics: Statistics, augmentation: Augmentation, selection: Selection
 ) -> tuple[Tensor, Tensor]:
     """The selected images as `batch` gives them: a function of tensors on one device and of nothing else."""
-    chosen = images[selection.images]
-    x = statistics.normalize(chosen.pixels)
-    if selection.draws is not None:
-        x = augment(x, selection.draws, augmentation)
-    return x, chosen.labels
+    chosen, drawn = images[selection.images], selection.draws
+    if drawn is None:
+        return statistics.normalize(chosen.pixels), chosen.labels
+    pixels = jittered(chosen.pixels, drawn.factor) if augmentation.color_jitter else chosen.pixels
+    return augment(statistics.normalize(pixels), drawn, augmentation), chosen.labels
 
 
 @lru_cache(maxsize=4)

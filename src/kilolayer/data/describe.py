@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +99,49 @@ class Data:
             raise InputError("validation and validation_split exclude each other; give one of them")
 
 
+def _range(field: str, value: object, least: float, most: float) -> None:
+    """Raises `InputError` unless `value` is two numbers in order, above `least` and up to `most`."""
+    numbers = value if isinstance(value, tuple) and len(value) == 2 else (math.nan, math.nan)
+    real = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+    if not real or not least < numbers[0] <= numbers[1] <= most:
+        raise InputError(
+            f"{field}: {value!r} is not (low, high) with {least:g} < low ≤ high"
+            + (f" ≤ {most:g}" if math.isfinite(most) else "")
+        )
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A part of the picture, enlarged to its whole size (Szegedy et al. 2015).
+
+    area: the part's share of the picture, drawn uniformly from this range.
+    ratio: its width over its height, drawn from this range, uniformly in its logarithm.
+    A side that would be longer than the picture's is the picture's.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        _range("resized_crop.area", self.area, 0, 1)
+        _range("resized_crop.ratio", self.ratio, 0, 1000)
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Factors of contrast, brightness and saturation, each drawn uniformly from 1 − field to 1 + field."""
+
+    contrast: float = 0.4
+    brightness: float = 0.4
+    saturation: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("contrast", "brightness", "saturation"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise InputError(f"color_jitter.{name}: {value!r} is not a number from 0 to 1")
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How training images vary (P1, 4.2): zero-pad, crop at random, mirror every second one.
@@ -105,11 +149,15 @@ class Augmentation:
     pad: pixels of zeros on each side, after normalisation; the crop has the image's own size.
     flip: mirror left and right with probability 1/2.
     cutout: side of a square of zeros around a random centre; 0: none, as in the papers.
+    resized_crop, color_jitter: as photographs vary; None: not, as in the papers on CIFAR. Colour comes first,
+    before normalisation, then the resized crop, then the others.
     """
 
     pad: int = 4
     flip: bool = True
     cutout: int = 0
+    resized_crop: ResizedCrop | None = None
+    color_jitter: ColorJitter | None = None
 
     def __post_init__(self) -> None:
         _whole("augmentation.pad", self.pad, 0, 1024)
@@ -117,6 +165,10 @@ class Augmentation:
 
 
 NO_AUGMENTATION = Augmentation(pad=0, flip=False)
+PHOTOGRAPHS = Augmentation(
+    pad=0, resized_crop=ResizedCrop((0.35, 1.0)), color_jitter=ColorJitter(0.2, 0.2, 0.2)
+)
+"""For fine-tuning: milder than what is usual where a network learns from nothing."""
 
 
 def default_augmentation(data: Data) -> Augmentation:

@@ -25,8 +25,8 @@ class Statistics:
     scale: Tensor
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) to float32 of the same shape."""
-        return pixels.to(torch.float32).sub_(self.mean).div_(self.scale)
+        """Pixels from 0 to 255, (B, C, H, W), to float32 of the same shape."""
+        return pixels.to(torch.float32, copy=True).sub_(self.mean).div_(self.scale)
 
     def to(self, device: torch.device | str) -> Statistics:
         return Statistics(self.mean.to(device), self.scale.to(device))

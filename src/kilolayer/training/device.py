@@ -106,7 +106,13 @@ def repeatable(device: torch.device) -> None:
 
 
 def choose_kernels(
-    name: str, device: torch.device, precision: Precision, *, channels_last: bool, compiled: bool = False
+    name: str,
+    device: torch.device,
+    precision: Precision,
+    *,
+    channels_last: bool,
+    compiled: bool = False,
+    frozen: bool = False,
 ) -> Kernels:
     """ "auto" is fused on a CPU with kernels for it, else plain. `InputError` where "fused" cannot be."""
     if name not in ("auto", "plain", "fused"):
@@ -115,7 +121,7 @@ def choose_kernels(
         return "plain"
     if name == "auto" and device.type == "cuda":
         return "plain"  # until Triton's kernels have been measured on a GPU
-    why = no_kernels(device, precision, channels_last, compiled)
+    why = no_kernels(device, precision, channels_last, compiled, frozen)
     if why and name == "fused":
         raise InputError(f"there are no fused kernels here: {why}; use --kernels plain")
     return "plain" if why else "fused"
@@ -139,8 +145,15 @@ def computing(device: torch.device, precision: str = "auto", kernels: str = "aut
     }
 
 
-def no_kernels(device: torch.device, precision: Precision, channels_last: bool, compiled: bool) -> str | None:
-    """Why no kernels can compute a training there, or None where they can."""
+def no_kernels(
+    device: torch.device, precision: Precision, channels_last: bool, compiled: bool, frozen: bool = False
+) -> str | None:
+    """Why no kernels can compute a training there, or None where they can.
+
+    frozen: only the classifier learns.
+    """
+    if frozen:
+        return "the trunk is frozen, and they compute units that learn"
     if precision != "bf16" or not channels_last:
         return "they compute in bf16 with channels last"
     return "torch.compile makes its own" if compiled else refusal(device)

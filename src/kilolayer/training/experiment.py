@@ -80,10 +80,23 @@ class Experiment:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"evaluate_every is {self.evaluate_every!r}; allowed: a whole number from 1")
         self._check_resolution()
+        self._check_trunk()
         if self.recipe.growth.changes:
             check_can_rest(self.network)
             if self.init is not None:
                 raise InputError("growth begins with F = 0 where init gives weights; use one of them")
+
+    def _check_trunk(self) -> None:
+        if not self.recipe.trunk_frozen:
+            return
+        if self.init is None:
+            raise InputError(
+                "the trunk is frozen, but its weights are random; give weights (--init), or let it learn"
+            )
+        if self.kernels == "fused":
+            raise InputError(
+                "the trunk is frozen, and fused kernels are for units that learn; use kernels plain"
+            )
 
     def _check_resolution(self) -> None:
         full, least = self.network.image_size, self.network.total_stride

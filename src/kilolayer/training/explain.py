@@ -11,7 +11,7 @@ from kilolayer.kernels.arithmetic import products
 from kilolayer.kernels.ways import refusal
 from kilolayer.training.budget import in_words
 from kilolayer.training.device import choose_precision, no_kernels
-from kilolayer.training.experiment import Compile, Evaluated
+from kilolayer.training.experiment import Compile, Evaluated, Experiment
 from kilolayer.training.loop import Training
 from kilolayer.training.memory import MemoryPlan
 
@@ -31,7 +31,7 @@ def choices(training: Training) -> dict[str, str]:
         rows |= {"kernels": _kernels(training), "step": _step(experiment.graph)}
     if place.device.type == "cpu":
         rows |= {"threads": _threads(), "allocation": pool.use()}
-    return rows | {"memory": _memory(experiment.memory, training.memory), **_sizes(training.memory)}
+    return rows | {"memory": _memory(experiment, training.memory), **_sizes(training.memory)}
 
 
 EVALUATIONS: dict[Evaluated, str] = {
@@ -48,7 +48,11 @@ COMPILERS: dict[Compile, str] = {
 def _why_plain(training: Training) -> str:
     device, experiment = training.place.device, training.experiment
     why = refusal(device) or no_kernels(
-        device, experiment.precision, experiment.channels_last, experiment.compile != "off"
+        device,
+        experiment.precision,
+        experiment.channels_last,
+        experiment.compile != "off",
+        experiment.recipe.trunk_frozen,
     )
     return f"without kernels: {why}" if why else "as asked"
 
@@ -106,7 +110,10 @@ def _threads() -> str:
     return f"{torch.get_num_threads()}; this machine has {os.cpu_count()} cores"
 
 
-def _memory(asked: str, found: MemoryPlan) -> str:
+def _memory(experiment: Experiment, found: MemoryPlan) -> str:
+    asked = experiment.memory
+    if experiment.recipe.trunk_frozen:
+        return f"{asked}: of the frozen trunk nothing is kept, nothing is computed twice"
     if not found.recomputed:
         return f"{asked}: everything is kept, nothing is computed twice"
     numbers = ", ".join(f"{name} in {len(stage)}" for name, stage in found.segments.items())

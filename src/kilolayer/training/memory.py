@@ -73,13 +73,15 @@ def plan(
     process: int = 0,
     copies: int = 0,
     figures: int = 1,
+    frozen: bool = False,
     kept: KeptByUnits = kept_by_units,
 ) -> MemoryPlan:
     """How to train `network` within `memory`.
 
     `process`: bytes in use before the network is built; `copies`: further copies of the gradients or the
     weights, as DistributedDataParallel and a running mean each make one; `figures`: numbers that the
-    optimiser keeps of every weight;
+    optimiser keeps of every weight that learns; `frozen`: only the classifier learns, so that nothing before
+    it is kept;
     `kept`: what units keep, where they are not PyTorch's own layers.
     Raises `InputError` for a number of bytes that no division keeps, naming the least that one does.
     """
@@ -89,11 +91,14 @@ def plan(
     keeps = list(kept(network))
     chain = [_link(placed, one, batch_size, width) for placed, one in zip(units, keeps, strict=True)]
     stem, end = kept_at_edges(network)
+    at_edges, learning = stem.all + end.all, network.parameters
+    if frozen:
+        chain = [Link(0, 0, first=link.first) for link in chain]
+        at_edges, learning = network.channels, (network.channels + 1) * network.num_classes
     fixed = Peak(
         process,
-        4 * (1 + figures + copies) * network.parameters + _BYTES_PER_LAYER * network.depth,
-        batch_size * width * (stem.all + end.all)
-        + 4 * (network.parameters - sum(placed.layout.parameters for placed in units)),
+        4 * ((1 + copies) * network.parameters + figures * learning) + _BYTES_PER_LAYER * network.depth,
+        batch_size * width * at_edges + 4 * learning - sum(link.gradients for link in chain),
         batch_size * width * _MAPS_AT_WORK * max(one.largest for one in (stem, end, *keeps)),
     )
     levels = LEVELS.get(memory, max(LEVELS.values()))
@@ -167,6 +172,7 @@ def arrange(model: ResidualNetwork, experiment: Experiment, place: Place) -> Mem
         place.device,
         copies=copies,
         figures=recipe.optimizer.numbers_per_weight,
+        frozen=recipe.trunk_frozen,
     )
 
 
@@ -179,6 +185,7 @@ def arranged(
     *,
     copies: int = 0,
     figures: int = 1,
+    frozen: bool = False,
 ) -> MemoryPlan:
     """Divides `model`, which lies on `device`, for training in so much memory, and says how."""
     process = _before(model, device)
@@ -190,6 +197,7 @@ def arranged(
         process=process,
         copies=copies,
         figures=figures,
+        frozen=frozen,
         kept=lambda _: kernels.kept_by_units(model),
     )
     model.segments = found.segments if found.recomputed else {}

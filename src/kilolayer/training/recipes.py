@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from kilolayer.data.describe import Augmentation, Normalization
+from kilolayer.data.describe import PHOTOGRAPHS, Augmentation, Normalization
 from kilolayer.errors import InputError
 from kilolayer.training.optimizer import ADAMW_RATE, SGD, AdamW, Optimizer, check_share
 from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup, check_length
@@ -22,6 +22,9 @@ class Recipe:
 
     Step t has the learning rate `rate(t)`. `decay` says which parameters decay: "all" (the released code)
     or "weights" (convolutions and classifier, not BN or biases). `batch_size` is the sum over all processes.
+    `trunk_rate`: the learning rate of all but the classifier, as a share of the classifier's; 0 freezes the
+    trunk: nothing in it has a gradient, and it computes as in evaluation, BN with its running figures and
+    without dropout.
 
     `averaged`: what is evaluated, saved and chosen are not the last weights but their running mean (BN's
     running figures among them) over about this share of the run, Σ β^(T−t)·w_t / Σ β^(T−t) over the steps
@@ -38,6 +41,7 @@ class Recipe:
     weight_decay: float = 1e-4
     decay: Literal["all", "weights"] = "all"
     label_smoothing: float = 0.0
+    trunk_rate: float = 1.0
     averaged: float = 0.0
     resolution: Resolution = field(default_factory=Resolution)
     growth: Growth = field(default_factory=Growth)
@@ -53,9 +57,16 @@ class Recipe:
         check_length(self.rate, self.iterations)
         check_share("label_smoothing", self.label_smoothing)
         check_share("averaged", self.averaged)
+        if self.trunk_rate != 1:
+            check_share("trunk_rate", self.trunk_rate)
         check_share("weight_decay", self.weight_decay, float("inf"))
         if self.decay not in ("all", "weights"):
             raise InputError(f"decay is {self.decay!r}; allowed: 'all', 'weights'")
+
+    @property
+    def trunk_frozen(self) -> bool:
+        """Whether the classifier alone learns."""
+        return self.trunk_rate == 0
 
     @property
     def beta(self) -> float:
@@ -174,6 +185,26 @@ def _sprint(images: int) -> Recipe:
     )
 
 
+def _finetune(images: int) -> Recipe:
+    """Ours, for weights that are given (`--init`): 20 epochs of one cycle at a low rate, on photographs.
+
+    Chosen on validation images (docs/results.md, Fine-tuning).
+    """
+    batch_size = 64 if images > 10_000 else 32
+    iterations = 20 * max(1, images // batch_size)
+    return Recipe(
+        "finetune",
+        iterations,
+        OneCycle(0.06 * batch_size / 64, iterations),
+        batch_size,
+        optimizer=NESTEROV,
+        weight_decay=5e-4,
+        decay="weights",
+        augmentation=PHOTOGRAPHS,
+        normalization="channel",
+    )
+
+
 def _smoke(images: int) -> Recipe:
     """Ours: 8 iterations of batch 32, to see that everything works; its errors say nothing."""
     return Recipe("smoke", 8, Steps(0.05), min(32, images))
@@ -187,6 +218,7 @@ RECIPES: dict[str, Callable[[int], Recipe]] = {
     "imagenet": _imagenet,
     "short": _short,
     "sprint": _sprint,
+    "finetune": _finetune,
     "smoke": _smoke,
 }
 

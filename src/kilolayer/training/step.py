@@ -23,7 +23,7 @@ from kilolayer.training.evaluation import forward
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.memory import allocate, arrange
 from kilolayer.training.state import State
-from kilolayer.training.updates import running_figures, set_rate
+from kilolayer.training.updates import freeze_trunk, running_figures, set_rate
 
 
 class Stepping(State):
@@ -45,6 +45,8 @@ class Stepping(State):
         model.let_work(recipe.growth.start)
         model.silence_resting()
         model = model.to(place.device)
+        if recipe.trunk_frozen:
+            freeze_trunk(model)
         if experiment.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(experiment, splits, place, model)
@@ -59,7 +61,7 @@ class Stepping(State):
         self.memory = arrange(self.model, experiment, place)
         self.epoch_length = len(splits.train) // recipe.batch_size
         self._compute = self._wrapped()
-        self._dropout = any(isinstance(module, nn.Dropout) for module in self.model.modules())
+        self._dropout = any(isinstance(part, nn.Dropout) and part.training for part in self.model.modules())
         self._replay = self._replayed()
 
     def _wrapped(self) -> nn.Module:

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kilolayer.networks import ResidualNetwork
 from kilolayer.training.optimizer import SGD
 from kilolayer.training.recipes import Recipe
 
 SAVED = {"momentum_buffer": "momentum", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"}
 """PyTorch's names of what an optimiser keeps of a parameter, and ours in a saved state."""
+SHARE = "share_of_rate"
+"""A group's learning rate as a share of the recipe's."""
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe, captured: torch.device | None = None) -> Optimizer:
+def build_optimizer(
+    model: ResidualNetwork, recipe: Recipe, captured: torch.device | None = None
+) -> Optimizer:
     """The recipe's optimiser on the parameters of `model` that have gradients.
 
     captured: where a graph will replay it, with the learning rates in tensors that it reads.
@@ -40,21 +45,33 @@ def build_optimizer(model: nn.Module, recipe: Recipe, captured: torch.device | N
     return optimizer
 
 
-def _groups(model: nn.Module, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """The parameters that decay, then those that do not."""
-    parameters = list(model.parameters())
-    weights = [p for p in parameters if p.ndim > 1 or recipe.decay == "all"]
-    others = [p for p in parameters if p.ndim <= 1 and recipe.decay != "all"]
-    for group, decay in ((weights, recipe.weight_decay), (others, 0.0)):
-        if group:
-            yield {"params": group, "weight_decay": decay}
+def _groups(model: ResidualNetwork, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """The parameters that learn, by whether they decay and at which share of the learning rate they learn."""
+    classifier = set(map(id, model.classifier.parameters()))
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 or recipe.decay == "all"
+            share = 1.0 if id(parameter) in classifier else recipe.trunk_rate
+            key = recipe.weight_decay if decays else 0.0, share
+            groups.setdefault(key, []).append(parameter)
+    for (decay, share), parameters in groups.items():
+        yield {"params": parameters, "weight_decay": decay, SHARE: share}
+
+
+def freeze_trunk(model: ResidualNetwork) -> None:
+    """From now on only the classifier learns, and all before it computes as in evaluation."""
+    for name, part in model.named_children():
+        if name != "classifier":
+            part.eval().requires_grad_(False)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
     """The learning rate of the next step."""
     for group in optimizer.param_groups:
+        own = rate * group[SHARE]
         # What a graph reads stays where it is.
-        group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+        group["lr"] = group["lr"].fill_(own) if isinstance(group["lr"], Tensor) else own
 
 
 def running_figures(optimizer: Optimizer) -> list[Tensor]:
