@@ -44,3 +44,29 @@ def test_two_processes_are_refused_as_one(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert done.stderr.count("kilolayer: ") == 1
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_one_command_begins_goes_on_and_is_done(tmp_path: Path) -> None:
+    """Stopped by SIGTERM to torchrun, as a batch system does it."""
+    run = tmp_path / "run"
+    words = (*TORCHRUN, "-m", "kilolayer", "train", *OPTIONS, "--out", str(run), "--resume", "auto")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ALONE) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        process.communicate(timeout=120)
+    assert not (run / "result.json").exists()
+    assert finish(*words).returncode == 0
+    done = finish(*words)
+    assert done.returncode == 0
+    assert done.stdout.count("is done: test error") == 1
+    whole = finish(*TORCHRUN, "-m", "kilolayer", "train", *OPTIONS, "--out", str(tmp_path / "whole"))
+    assert whole.returncode == 0
+    assert outcome(run) == outcome(tmp_path / "whole")
+    refused = finish(*words, "--seed", "1")
+    assert refused.returncode != 0
+    assert refused.stderr.count("was begun with other settings: seed 0 (now 1)") == 1

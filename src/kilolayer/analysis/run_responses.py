@@ -10,6 +10,7 @@ from kilolayer.analysis.layer_responses import Responses
 from kilolayer.analysis.responses import responses
 from kilolayer.data import load
 from kilolayer.runs import Run
+from kilolayer.runs.dataset import located
 
 IMAGES = 128
 
@@ -18,6 +19,6 @@ IMAGES = 128
 def run_responses(path: Path) -> Responses:
     """Measured on up to 128 of the run's training images. Raises `InputError` while the run is not done."""
     run = Run.open(path)
-    data, weights = run.experiment().data, run.weights()
+    data, weights = located(run), run.weights()
     images = load(replace(data, subset=min(IMAGES, data.subset or IMAGES))).train
     return responses(weights.model, weights.statistics.normalize(images.pixels), network=path.name)

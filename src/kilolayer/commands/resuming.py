@@ -6,17 +6,122 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilolayer.errors import InputError
+from kilolayer.folders import expand
 
 if TYPE_CHECKING:
+    from kilolayer.commands.options import ComputeOptions, DataOptions
     from kilolayer.commands.train import Train
+    from kilolayer.data import Data
+    from kilolayer.runs import Run
+    from kilolayer.training import Experiment, Place
+
+ALLOWED_WITH_RESUME = (
+    *("--resume", "--device", "--threads", "--save-every", "--tensorboard"),
+    *("--data", "--data-folder", "--download"),
+)
+AUTO = "auto"
+"""In place of a folder: begin the run in --out, or go on with it."""
+NO_SETTINGS = ("data.source", "data.folder", "data.download", "init.path")
+"""Of an experiment: where files lie. What is in them is compared by fingerprints."""
+
+
+def is_auto(options: Train) -> bool:
+    """Whether --resume is the word and not a folder of that name, which is without --out."""
+    return options.resume == AUTO and (options.out is not None or not os.path.isdir(AUTO))
+
+
+def run_to_continue(options: Train, here: Place) -> Run | None:
+    """The run that goes on; None where one begins. The leading process decides, for it will make the folder.
+
+    Raises `InputError`.
+    """
+    from kilolayer.commands.processes import led
     from kilolayer.runs import Run
 
-ALLOWED_WITH_RESUME = ("--resume", "--device", "--threads", "--save-every", "--tensorboard")
+    if options.resume is None:
+        return None
+    if not is_auto(options):
+        return Run.open(options.resume)
+    folder = Path(str(options.out))
+    begun = led(here, lambda: str(folder) if (folder / "config.json").is_file() else "")
+    return Run.open(begun) if begun else None
+
+
+def data_of(run: Run, options: DataOptions) -> Data:
+    """The run's data where they lie now: where the options say, or where the last start had them."""
+    from kilolayer.data.describe import BUILT_IN
+    from kilolayer.data.wording import quoted
+    from kilolayer.runs.dataset import located
+
+    data = located(run)
+    data = replace(
+        data,
+        source=options.data if options.data != type(options).data else data.source,
+        folder=options.data_folder or data.folder,
+        download=options.download or data.download,
+    )
+    if data.source not in BUILT_IN and not os.path.exists(expand(data.source)):
+        raise InputError(
+            f"data: {quoted(data.source)} does not exist; to go on with {run.path} add --data PATH, "
+            "where its data lie now"
+        )
+    return data
+
+
+def refuse_other_settings(run: Run, experiment: Experiment, options: Train) -> None:
+    """`InputError` naming each setting in which `experiment` is not the run's own.
+
+    What was left to the machine is what the machine chose on which the run began.
+    """
+    from kilolayer.data.wording import listed
+    from kilolayer.runs.snapshots import planned
+
+    began = run.experiment()
+    then = {**_settings(began), "snapshots": planned(run.path)}
+    now = {**_settings(_as_chosen(began, experiment, options.compute)), "snapshots": options.snapshots}
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name) and name not in NO_SETTINGS]
+    if names:
+        said = [f"{name} {_in_words(then.get(name))} (now {_in_words(now.get(name))})" for name in names]
+        raise InputError(
+            f"{run.path} was begun with other settings: {listed(said)}; give the same ones, or choose "
+            "another --out"
+        )
+
+
+def _as_chosen(began: Experiment, experiment: Experiment, compute: ComputeOptions) -> Experiment:
+    asked = {
+        "precision": compute.precision != "auto",
+        "channels_last": compute.channels_last or compute.no_channels_last,
+        "kernels": compute.kernels != "auto",
+        "evaluation": compute.kernels != "auto",  # follows from the kernels
+        "graph": compute.graph != "auto",
+    }
+    return replace(experiment, **{name: getattr(began, name) for name, given in asked.items() if not given})
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    from kilolayer.values import to_json
+
+    return dict(_flat(json.loads(to_json(experiment))))
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and words within a JSON value, each with its path: recipe.rate.peak."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from _flat(each, f"{name}.{key}" if name else str(key))
+    if not isinstance(value, dict | list):
+        yield name, value
+
+
+def _in_words(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def restarted() -> bool:
@@ -42,7 +147,12 @@ def is_done(run: Run) -> bool:
 
 def refuse_changes(options: Train) -> None:
     """`InputError` naming the options that a resumed run cannot take."""
-    if options.resume is None:
+    if options.resume is None or is_auto(options):
+        if options.resume and options.out is None:
+            raise InputError(
+                "--resume auto begins a run or goes on with it in --out DIR; add --out DIR, or name the "
+                "folder of a run: --resume DIR"
+            )
         return
     refused = [flag for flag in _changed(options) if flag not in ALLOWED_WITH_RESUME]
     if refused:

@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 from kilolayer.commands import resuming
 from kilolayer.commands.flags import OptionalFile, OptionalFolder, Switch, Whole
 from kilolayer.commands.options import Settings, UnitOptions
+from kilolayer.data.describe import BUILT_IN
 from kilolayer.ranks import leads
 
 if TYPE_CHECKING:
     from kilolayer.commands.stopping import Stop
+    from kilolayer.data import Data, Splits
     from kilolayer.networks import Network
     from kilolayer.runs import Run
-    from kilolayer.training import Place, Training
+    from kilolayer.training import Experiment, Place, Training
     from kilolayer.training.experiment import Init
+
+    Prepared = tuple[Training, Path, Data]
+    """A training, the folder of its run, and its data where they lie now."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class Train(Settings):
 
     Without any option it trains 20 layers on the embedded digits.
 
-    Ctrl-C saves the state, and --resume goes on.
+    Ctrl-C saves the state, and --resume goes on. One command that begins or goes on, as a job that is started
+    again needs it: --out DIR --resume auto.
     """
 
     out: OptionalFolder = None
@@ -42,7 +48,8 @@ class Train(Settings):
     explain: Switch = False
     """Say what is chosen for speed and memory and why, measure it in three steps, and write nothing."""
     resume: OptionalFolder = None
-    """Continue the run in this folder, with everything as it was."""
+    """Continue the run in this folder, with everything as it was; --data PATH says where its data lie now.
+    auto: begin in --out, go on with the run there of the same settings, or do nothing where it is done."""
     save_every: Whole = 300
     """Seconds between two saves of the state; it is saved at the end of every epoch too."""
     snapshots: Whole = 0
@@ -68,50 +75,76 @@ def train(options: Train) -> int:
 
 def _trained(options: Train, here: Place) -> int:
     from kilolayer.commands.explaining import explain
+    from kilolayer.commands.processes import together
     from kilolayer.commands.stopping import stoppable
     from kilolayer.runs import environment_of
 
-    prepared = _begun(options, here) if options.resume is None else _resumed(options, here)
+    before = resuming.run_to_continue(options, here)
+    prepared = _begun(options, here) if before is None else _resumed(before, options, here)
     if prepared is None:
         return 0
-    training, folder = prepared
+    training, folder, data = prepared
     if options.explain:
         return explain(training)
+    noted = together(here, lambda: _data_note(training, folder, data, before))
     with ExitStack() as held:
         stop = held.enter_context(stoppable())
         new = options.resume is None and not resuming.restarted()
-        here_now = environment_of(training)
+        here_now = environment_of(training) | noted
         run = _taken(folder, training, here_now, new=new, snapshots=options.snapshots, held=held)
         # Another process may have brought it to its end before this one had the lock.
         return 0 if resuming.is_done(run) else _carry_out(run, training, here_now, stop, options)
 
 
-def _begun(options: Train, here: Place) -> tuple[Training, Path]:
-    """Everything read and checked, and nothing written yet."""
+def _data_note(training: Training, folder: Path, data: Data, before: Run | None) -> dict[str, Any]:
+    """What the run is to say of its data, which must be those that it began with."""
+    from kilolayer.runs import dataset
+
+    if not training.place.leads:
+        return {}
+    fingerprints = dataset.fingerprints(training)
+    if before is not None:
+        known = (before.experiment().data, dataset.located(before))
+        moved = all((data.source, data.folder) != (one.source, one.folder) for one in known)
+        dataset.check(before, fingerprints, moved=moved)
+    return dataset.note(folder, data, fingerprints)
+
+
+def _assembled(options: Train, here: Place) -> tuple[Experiment, Splits, str]:
+    """The experiment that the options describe, its data, and the network's name."""
     from kilolayer.commands.assemble import assemble, model_name
     from kilolayer.commands.processes import together
-    from kilolayer.runs import tensorboard
-    from kilolayer.runs.snapshots import check as check_snapshots
-    from kilolayer.training import Training
-    from kilolayer.weights import begin, initial
+    from kilolayer.weights import initial
 
-    if options.tensorboard:
-        tensorboard.require()
-    _use_threads(options.compute.threads)
     init = together(here, lambda: initial(str(options.init))) if options.init else None
     network = _network_of(init, options) if init else None
     if network and options.data.image_size is None:
         options = replace(options, data=replace(options.data, image_size=network.image_size))
     experiment, splits = together(here, lambda: assemble(options, here.device, init=init, network=network))
+    model = _source(options.init) if network else model_name(options, splits.image_size)
+    return experiment, splits, model
+
+
+def _begun(options: Train, here: Place) -> Prepared:
+    """Everything read and checked, and nothing written yet."""
+    from kilolayer.commands.processes import together
+    from kilolayer.runs import tensorboard
+    from kilolayer.runs.snapshots import check as check_snapshots
+    from kilolayer.training import Training
+    from kilolayer.weights import begin
+
+    if options.tensorboard:
+        tensorboard.require()
+    _use_threads(options.compute.threads)
+    experiment, splits, model = _assembled(options, here)
     training = together(here, lambda: Training(experiment, splits, here))
     fit = together(here, lambda: begin(training))
     if fit and fit.notes:
         _say("; ".join(fit.notes))
     together(here, lambda: check_snapshots(options.snapshots, training.epochs))
     data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
-    model = _source(options.init) if network else model_name(options, splits.image_size)
     name = f"{model}-{data}-s{options.seed}-{resuming.suffix()}"
-    return training, Path(options.out or f"runs/{name}")
+    return training, Path(options.out or f"runs/{name}"), experiment.data
 
 
 def _network_of(init: Init, options: Train) -> Network | None:
@@ -129,27 +162,41 @@ def _source(init: str | None) -> str:
     return re.sub(r"[^\w.-]+", "_", word) or "weights"
 
 
-def _resumed(options: Train, here: Place) -> tuple[Training, Path] | None:
+def _resumed(run: Run, options: Train, here: Place) -> Prepared | None:
     """The run's own experiment; None where it is done."""
     from kilolayer.commands.processes import together
-    from kilolayer.data import load
-    from kilolayer.runs import Run, tensorboard
+    from kilolayer.runs import tensorboard
     from kilolayer.training import Training
     from kilolayer.weights import begin
 
-    run = Run.open(str(options.resume))
+    if resuming.is_auto(options):
+        asked, splits, _ = _assembled(options, here)
+        together(here, lambda: resuming.refuse_other_settings(run, asked, options))
+        data = asked.data
     if resuming.is_done(run):
         return None
     if options.tensorboard:
         tensorboard.require()
     experiment = run.experiment()
     _use_threads(options.compute.threads or resuming.threads_before(run))
-    splits = together(here, lambda: load(experiment.data))
+    if not resuming.is_auto(options):
+        data, splits = _data_of(run, options, here)
     training = together(here, lambda: Training(experiment, splits, here))
     # With a state saved they are in it; the file may be gone.
     if experiment.init is not None and run.latest() is None:
         together(here, lambda: begin(training))
-    return training, run.path
+    return training, run.path, data
+
+
+def _data_of(run: Run, options: Train, here: Place) -> tuple[Data, Splits]:
+    """A run's data, from where they lie now."""
+    from kilolayer.commands.processes import together
+    from kilolayer.data import load
+
+    data = together(here, lambda: resuming.data_of(run, options.data))
+    if data != run.experiment().data:
+        _say(f"the data are taken from {data.folder if data.source in BUILT_IN else data.source}")
+    return data, together(here, lambda: load(data))
 
 
 def _taken(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kilolayer.data import Normalization, Splits, measure
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, build
 from kilolayer.runs import Run, Weights, read_weights
+from kilolayer.runs.dataset import located
 from kilolayer.training import Experiment
 from kilolayer.training.experiment import fitted
 from kilolayer.weights import fit, read_state_dict
@@ -27,7 +28,7 @@ def trained(path: str) -> Trained:
     """What lies at `path`; `InputError` where it is neither a run that is done nor weights of ours."""
     if Path(path).is_dir():
         run = Run.open(path)
-        return Trained(path, run.weights(), run.experiment())
+        return Trained(path, run.weights(), replace(run.experiment(), data=located(run)))
     if not Path(path).exists():
         raise InputError(f"no run and no weights file at {path}")
     return Trained(path, read_weights(Path(path)), None)

@@ -60,13 +60,18 @@ def kept(run: Path) -> tuple[tuple[int, Path], ...]:
     return tuple((int(path.stem), path) for path in files)
 
 
-def _due(run: Path, epochs: int) -> set[int]:
-    """The numbers of closed epochs after which a snapshot is kept, evenly spread."""
+def planned(run: Path) -> int:
+    """How many snapshots a run is to keep."""
     path = run / FOLDER / "plan.json"
     if not path.exists():
-        return set()
+        return 0
     try:
-        count = int(json.loads(path.read_text(encoding="utf-8"))["count"])
+        return int(json.loads(path.read_text(encoding="utf-8"))["count"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} is damaged") from None
+
+
+def _due(run: Path, epochs: int) -> set[int]:
+    """The numbers of closed epochs after which a snapshot is kept, evenly spread."""
+    count = planned(run)
     return {round(place * epochs / (count - 1)) for place in range(count)}

@@ -1,0 +1,90 @@
+"""A run's data: where they lie, and what they are, noted at every start and looked at when it goes on.
+
+A path that was given relative to the working folder is noted relative to the run's own folder: the run then
+goes on from any working folder, and after both were moved together. No absolute path is noted that nobody
+wrote.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.data.describe import BUILT_IN, Data
+from kilolayer.errors import InputError
+from kilolayer.folders import expand
+
+if TYPE_CHECKING:
+    from kilolayer.runs.folder import Run
+    from kilolayer.training.loop import Training
+
+NOTE = "data"
+"""In a start of environment.json: {"path": …, "fingerprints": {"training set": …}}."""
+
+
+def note(run: Path, data: Data, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What a start says of its data."""
+    path = getattr(data, _field(data))
+    beside = path is not None and not os.path.isabs(expand(path))
+    noted = os.path.relpath(os.path.realpath(path), os.path.realpath(run)) if beside else path
+    return {NOTE: {"path": noted, "fingerprints": dict(fingerprints)}}
+
+
+def fingerprints(training: Training) -> dict[str, str]:
+    """Of every part of the data by its name. The test set is read for it."""
+    return {**training.fingerprints, "test set": training.splits.test.fingerprint()}
+
+
+def located(run: Run) -> Data:
+    """The run's data with the path at which its last start found them, where that is another one now."""
+    data = run.experiment().data
+    written, noted = getattr(data, _field(data)), _last(run).get("path")
+    if not isinstance(noted, str):
+        return data
+    path = os.path.normpath(os.path.join(os.path.realpath(run.path), expand(noted)))
+    if not os.path.exists(path) or (written and os.path.realpath(expand(written)) == os.path.realpath(path)):
+        return data
+    # A CIFAR that was in its usual folder may have been read from a path since.
+    return replace(data, folder=path) if data.source in BUILT_IN else replace(data, source=path)
+
+
+def check(run: Run, now: Mapping[str, str], *, moved: bool) -> None:
+    """Raises `InputError` naming each part of the data that is not what the run began with.
+
+    `moved`: the data are said to lie elsewhere now; then they must be known, to be compared.
+    """
+    before = _known(run)
+    if not before and moved:
+        raise InputError(
+            f"{run.path} does not say what its data were, so those of --data cannot be compared with them; "
+            "go on with the path it was begun with, or begin a new run"
+        )
+    others = [name for name, fingerprint in now.items() if before.get(name, fingerprint) != fingerprint]
+    if others:
+        same = [name for name in now if name in before and name not in others]
+        raise InputError(
+            f"the data are not those with which {run.path} began: other images or labels in the "
+            f"{' and the '.join(others)}{'; the same ' + ' and '.join(same) if same else ''}; bring the data "
+            "back, or begin a new run"
+        )
+
+
+def _field(data: Data) -> str:
+    return "folder" if data.source in BUILT_IN else "source"
+
+
+def _last(run: Run) -> dict[str, Any]:
+    noted = [start[NOTE] for start in run.environments() if isinstance(start.get(NOTE), dict)]
+    return noted[-1] if noted else {}
+
+
+def _known(run: Run) -> Mapping[str, str]:
+    """The fingerprints of the run's data; in a run of an earlier release those of its state, if any."""
+    noted = _last(run).get("fingerprints")
+    if isinstance(noted, dict):
+        return noted
+    checkpoint = run.latest()
+    return checkpoint.counters["data"] if checkpoint else {}
