@@ -159,19 +159,13 @@ def test_classes_that_the_network_does_not_know(tmp_path: Path, run: Path, refus
     assert "1 of the data's 2 classes are none of the network's 10: 'cat'" in said
 
 
-def test_colours_for_a_grey_network(tmp_path: Path, run: Path, refused: Refused) -> None:
-    for name in ("0/1", "0/2", "1/1", "1/2"):
-        picture(tmp_path / f"photos/{name}.png")
-    assert "1 channels, the data have 3" in refused("evaluate", str(run), "--data", "photos")
-
-
 def test_a_weights_file_names_no_data(run: Path, refused: Refused) -> None:
     assert "add --data" in refused("evaluate", str(run / "weights.safetensors"))
 
 
 def test_no_validation_images(run: Path, refused: Refused) -> None:
     weights = str(run / "weights.safetensors")
-    assert "--split test" in refused("evaluate", weights, "--data", "digits", "--split", "validation")
+    assert "'validation'" in refused("evaluate", weights, "--data", "digits", "--part", "validation")
 
 
 def altered(run: Path, path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 _NUMBER = re.compile(
     r"[≈~<>≤≥]?\s?[-+−]?\d[\d,\u2009\u202f ]*(\.\d+)?([eE][-+]?\d+)?(\s?±\s?\d+(\.\d+)?)?\s?[%×kMGT]?"
@@ -26,7 +27,7 @@ class Table:
                     f"Table.rows: row {number} has {len(row)} cells, but the header has {len(self.header)}"
                 )
 
-    @property
+    @cached_property
     def numeric(self) -> tuple[bool, ...]:
         """For each column, whether it holds numbers and is therefore set flush right."""
         return tuple(_is_numeric([row[column] for row in self.rows]) for column in range(len(self.header)))
@@ -49,7 +50,36 @@ class Listing:
     text: str
 
 
-Item = Table | Figure | Listing
+@dataclass(frozen=True)
+class Matrix:
+    """Counts by two kinds of classes, each row's in percent of it too: a confusion matrix.
+
+    counts[i][j] belongs to `rows[i]` and `columns[j]`; where the two names are equal, the answer is right.
+    """
+
+    caption: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG and what is to be said of it, a line each."""
+
+    png: bytes
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures side by side."""
+
+    caption: str
+    pictures: tuple[Picture, ...]
+
+
+Item = Table | Figure | Listing | Matrix | Gallery
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kilolayer import durable
 from kilolayer.report import svg
-from kilolayer.report.content import Figure, Item, Page, Table
+from kilolayer.report.content import Figure, Item, Matrix, Page, Picture, Table
 from kilolayer.report.optional import needed
 from kilolayer.report.text import clean
 
@@ -24,6 +26,10 @@ _SHORT = 26
 """Characters up to which a cell is not broken."""
 
 
+_CALLED = {"Table": "Table", "Matrix": "Table", "Figure": "Figure", "Gallery": "Figure", "Listing": "Listing"}
+"""What a reader calls each kind of item."""
+
+
 @dataclass(frozen=True)
 class _Numbered:
     """An item with its place in the page's count, as the template shows it."""
@@ -34,20 +40,24 @@ class _Numbered:
     drawing: Markup | None = None
 
     @property
+    def called(self) -> str:
+        return _CALLED[self.kind]
+
+    @property
     def anchor(self) -> str:
-        return f"{self.kind.lower()}-{self.number}"
+        return f"{self.called.lower()}-{self.number}"
 
 
 def render(page: Page) -> str:
     """The page as HTML. All its text is escaped; a figure that is not our drawing is a ValueError."""
     with needed():
         from markupsafe import Markup
-    counts = {kind: count(1) for kind in ("Table", "Figure", "Listing")}
+    counts = {called: count(1) for called in _CALLED.values()}
 
     def numbered(item: Item) -> _Numbered:
         kind = type(item).__name__
         drawing = Markup(svg.checked(item.svg)) if isinstance(item, Figure) else None  # noqa: S704 (checked)
-        return _Numbered(kind, next(counts[kind]), item, drawing)
+        return _Numbered(kind, next(counts[_CALLED[kind]]), item, drawing)
 
     sections = [(section, [numbered(item) for item in section.items]) for section in page.sections]
     template = environment().from_string(_text("page.html.j2"))
@@ -71,7 +81,7 @@ def environment() -> Environment:
     made = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    made.filters["cells"] = _cells
+    made.filters |= {"cells": _cells, "shares": _shares, "data_uri": _data_uri}
     return made
 
 
@@ -84,3 +94,34 @@ def _cells(table: Table, row: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Each cell of a row with the classes that set it: numbers flush right, short cells on one line."""
     for numeric, cell in zip(table.numeric, row, strict=True):
         yield ("number" if numeric else "words") + (" short" if len(cell) <= _SHORT else ""), cell
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A cell of a matrix: its count, its share of the row if any, and its shade by that, from 0 to 9."""
+
+    count: str
+    percent: str
+    shade: int
+    kind: str
+
+
+def _shares(matrix: Matrix) -> Iterator[tuple[str, list[_Share]]]:
+    for row, counts in zip(matrix.rows, matrix.counts, strict=True):
+        total = sum(counts) or 1
+        yield (
+            row,
+            [
+                _Share(
+                    f"{count:,}",
+                    f"{100 * count / total:.1f} %" if count else "",
+                    math.ceil(9 * count / total),
+                    "right" if row == column else "wrong",
+                )
+                for column, count in zip(matrix.columns, counts, strict=True)
+            ],
+        )
+
+
+def _data_uri(picture: Picture) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"

@@ -1,0 +1,100 @@
+"""The network and the labelled images that `kilolayer evaluate` is asked to measure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kilolayer.commands.foreign_weights import foreign_network, named, statistics
+from kilolayer.commands.sample import Sample, is_place, new_images, own_images, sample
+from kilolayer.commands.trained import Trained, trained
+from kilolayer.data import Data, Images, load_labelled, measure
+from kilolayer.errors import InputError
+from kilolayer.runs import Weights
+
+if TYPE_CHECKING:
+    from kilolayer.commands.evaluate import Evaluate
+
+
+def network_and_sample(options: Evaluate) -> tuple[Trained, Sample]:
+    """What `options` name. Raises `InputError`."""
+    if options.foreign.model is not None:
+        return _read_foreign(options, options.foreign.model)
+    options.foreign.check_unused()
+    try:
+        network = trained(options.trained)
+    except InputError as error:
+        hint = "; for a file of others add --model NAME" if Path(options.trained).is_file() else ""
+        raise InputError(f"{error}{hint}") from None
+    return network, _sample(options, network)
+
+
+def _sample(options: Evaluate, network: Trained) -> Sample:
+    weights, own = network.weights, network.experiment.data if network.experiment else None
+    grey = weights.model.description.in_chans == 1
+    if own is not None and (options.data is None or is_place(options.data, own)):
+        part = options.part or "test"
+        labelled = own_images(_own_data(options, own), part, grey)
+    else:
+        size = options.image_size or weights.model.description.image_size
+        labelled, part = new_images(_data(options, size, own), options.part, grey)
+    return sample(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
+
+
+def _own_data(options: Evaluate, own: Data) -> Data:
+    return replace(
+        own,
+        source=options.data or own.source,
+        folder=options.data_folder or own.folder,
+        download=options.download,
+        image_size=options.image_size or own.image_size,
+        skip_damaged=options.skip_damaged or own.skip_damaged,
+        appearance=options.appearance or own.appearance,
+    )
+
+
+def _data(options: Evaluate, size: int, own: Data | None = None) -> Data:
+    if options.data is None:
+        raise InputError(f"{options.trained} is a weights file, which names no data; add --data")
+    appearance = options.appearance or (own.appearance if own else "shown")
+    return Data(
+        options.data,
+        options.data_folder,
+        options.download,
+        size,
+        skip_damaged=options.skip_damaged,
+        appearance=appearance,
+    )
+
+
+def _read_foreign(options: Evaluate, name: str) -> tuple[Trained, Sample]:
+    """The network of a file that says nothing of it; what is not given of it is taken from the data."""
+    if options.data is None:
+        raise InputError("--model is for a weights file, which names no data; add --data")
+    given, names = options.foreign.statistics(), options.foreign.class_names()
+    model = foreign_network(options.trained, name, options.image_size)
+    grey = model.description.in_chans == 1
+    data = _data(options, model.description.image_size)
+    labelled, part = new_images(data, options.part, grey)
+    notes = [] if names else ["the network's classes are taken to be the data's, in their order (--classes)"]
+    classes = named(model, names or labelled.classes, "--classes" if names else "the data")
+    if given is not None:
+        normalization = statistics(model, given)
+    else:
+        training = _training_images(data, grey)
+        whose = "these images" if training is None else "the data's training images"
+        normalization = measure(labelled.images if training is None else training, options.normalization)
+        notes.append(f"the network's input is normalised by figures of {whose} (--mean, --std)")
+    measured = replace(labelled, origin=(*labelled.origin, *notes))
+    weights = Weights(model, classes, normalization)
+    taken = sample(measured, part, classes, skip_unknown=options.skip_unknown_classes)
+    return Trained(options.trained, weights, None), taken
+
+
+def _training_images(data: Data, grey: bool) -> Images | None:
+    """None where the data have no training part of their own."""
+    try:
+        return load_labelled(data, "train", grey).images
+    except InputError:
+        return None

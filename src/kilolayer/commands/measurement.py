@@ -1,0 +1,149 @@
+"""A trained network measured on a sample: its figures, and its answer to every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kilolayer.commands.sample import Sample
+from kilolayer.commands.trained import Trained
+from kilolayer.data.wording import quoted
+from kilolayer.errors import InputError
+from kilolayer.training import Evaluation, Place, choose_device, choose_precision, evaluate
+from kilolayer.training.calibration import Calibration, calibration
+from kilolayer.training.class_metrics import ClassMetrics, class_metrics, wilson_interval
+from kilolayer.training.experiment import Precision
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many images of one class were taken for another."""
+
+    label: str
+    answer: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """classes: the network's. answers, probability: of every image the likeliest class, int64 (N,), and its
+    probability, float64 (N,)."""
+
+    sample: Sample
+    classes: tuple[str, ...]
+    evaluation: Evaluation
+    answers: Tensor
+    probability: Tensor
+
+    @cached_property
+    def metrics(self) -> list[ClassMetrics]:
+        return class_metrics(self.evaluation)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return calibration(self.probability.numpy(), self.is_right.numpy())
+
+    @property
+    def is_right(self) -> Tensor:
+        return self.answers == self.sample.images.labels
+
+    @property
+    def wrong(self) -> int:
+        return int((~self.is_right).sum())
+
+    @property
+    def has_top5(self) -> bool:
+        """Of five classes or fewer the right one is always among the first five."""
+        return len(self.classes) > 5
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the error in percent lies with 95 % confidence, if the images are an independent sample."""
+        low, high = wilson_interval(self.wrong, self.evaluation.images)
+        return 100 * low, 100 * high
+
+    def mistakes(self, most: int) -> list[int]:
+        """The images that are taken for another class with the greatest probabilities."""
+        wrong = torch.nonzero(~self.is_right).flatten()
+        order = self.probability[wrong].argsort(descending=True, stable=True)
+        return [int(i) for i in wrong[order[:most]]]
+
+    @cached_property
+    def confusions(self) -> list[Confusion]:
+        """All pairs of classes that are confused, the most frequent first."""
+        pairs = [
+            Confusion(self.classes[i], self.classes[j], count)
+            for i, row in enumerate(self.evaluation.confusion)
+            for j, count in enumerate(row)
+            if count and i != j
+        ]
+        return sorted(pairs, key=lambda pair: -pair.count)
+
+    def finding(self) -> str:
+        """The result in a sentence."""
+        low, high = self.interval
+        count = self.evaluation.images
+        text = (
+            f"{self.wrong:,} of {count:,} images are taken for another class: {self.evaluation.error:.2f} %, "
+            f"95 % interval {low:.2f} to {high:.2f} %"
+        )
+        confusions = self.confusions
+        if not confusions:
+            return f"{text}."
+        first = confusions[0]
+        often = f"{quoted(first.label)} for {quoted(first.answer)} ({first.count:,} times)"
+        return f"{text}; most often {often}." if first.count > 1 else f"{text}."
+
+
+def measure(
+    network: Trained, sample: Sample, device: str = "auto", precision: str = "auto", batch_size: int = 256
+) -> Measurement:
+    """Measures `network`. Raises `InputError` where its output is not finite."""
+    place = Place(choose_device(device))
+    own, weights = network.experiment, network.weights
+    _check_size(network, sample.images.pixels.shape[-1])
+    rows: list[tuple[Tensor, Tensor]] = []
+
+    def observe(logits: Tensor) -> None:
+        top = logits.double().softmax(1).max(1)
+        rows.append((top.values.cpu(), top.indices.cpu()))
+
+    evaluation = evaluate(
+        weights.model.to(place.device),
+        sample.images,
+        weights.statistics,
+        place=place,
+        num_classes=len(weights.classes),
+        batch_size=batch_size,
+        precision=_precision(network, precision, place),
+        channels_last=bool(own and own.channels_last),
+        evaluation=own.evaluation if own else "plain",
+        observe=observe,
+    )
+    assert evaluation is not None  # noqa: S101 - only a stop gives none
+    probability, answers = (torch.cat(column) for column in zip(*rows, strict=True))
+    if sum(map(sum, evaluation.confusion)) < evaluation.images:
+        raise InputError(f"{network.name} gives output that is not finite; its figures would mean nothing")
+    return Measurement(sample, weights.classes, evaluation, answers, probability)
+
+
+def _precision(network: Trained, asked: str, place: Place) -> Precision:
+    if asked == "auto":
+        return network.experiment.precision if network.experiment else "fp32"
+    return choose_precision(asked, place.device)
+
+
+def _check_size(network: Trained, side: int) -> None:
+    mean, network_side = network.weights.statistics.mean, network.weights.model.description.total_stride
+    if mean.shape[-1] not in (1, side):
+        raise InputError(
+            f"{network.name} subtracts a mean image of {mean.shape[-1]} pixels a side, and the images have "
+            f"{side}; leave out --image-size"
+        )
+    if side < network_side:
+        raise InputError(
+            f"images of {side} pixels are too small for a network that divides by {network_side}"
+        )

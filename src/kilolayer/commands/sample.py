@@ -1,0 +1,120 @@
+"""The labelled images that a trained network is measured on, in its own channels, size and classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from kilolayer.data import Data, Images, load, load_labelled
+from kilolayer.data.describe import BUILT_IN
+from kilolayer.data.loading import is_built
+from kilolayer.data.unsplit import Labelled, converted
+from kilolayer.data.wording import listed, quoted
+from kilolayer.errors import InputError
+from kilolayer.folders import expand
+
+OWN_PARTS = ("test", "validation", "train", "all")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Labelled images; the labels are numbers of the network's classes.
+
+    name, part: the data's name and which part of them, as figures say it. where: the place of image i, in
+    words. notes: what was taken, converted and left out, a line each.
+    """
+
+    name: str
+    part: str
+    images: Images
+    where: Callable[[int], str]
+    notes: tuple[str, ...]
+
+
+def is_place(source: str, data: Data) -> bool:
+    """Whether `source` names the place of these data."""
+    return _place(source) == _place(data.source)
+
+
+def _place(source: str) -> str:
+    return source if source in BUILT_IN else os.path.realpath(expand(source))
+
+
+def new_images(data: Data, part: str | None, grey: bool) -> tuple[Labelled, str]:
+    """A part of any data, and its name: without one, `test` of digits and CIFAR, and all of other data."""
+    part = part or ("test" if is_built(data) else "all")
+    return load_labelled(data, part, grey), part
+
+
+def own_images(own: Data, part: str, grey: bool) -> Labelled:
+    """A part of the data that a run was trained on, split as it was then. Raises `InputError`.
+
+    `load` knows what was held out; all images would be mostly those that the network was trained on.
+    """
+    if part not in OWN_PARTS:
+        raise InputError(f"--part is {part!r}; allowed for a run's own data: {', '.join(OWN_PARTS)}")
+    if part == "all":
+        whole = load_labelled(own, "all", grey)
+        return replace(whole, origin=(*whole.origin, "the network was trained on most of these images"))
+    splits = load(own)
+    images = getattr(splits, part)
+    if images is None:
+        raise InputError(f"{splits.name} has no validation images here: none were held out; use --part test")
+    labelled = Labelled(splits.name, splits.classes, images, (), lambda i: f"{part} image {i + 1}")
+    return converted(labelled, grey)
+
+
+def sample(labelled: Labelled, part: str, classes: Sequence[str], *, skip_unknown: bool = False) -> Sample:
+    """The images with their labels in `classes`, the network's.
+
+    Raises `InputError` for images of other classes, or leaves them out where that is asked for.
+    """
+    counts = torch.bincount(labelled.images.labels, minlength=len(labelled.classes)).tolist()
+    present = {name: count for name, count in zip(labelled.classes, counts, strict=True) if count}
+    unknown = {name: count for name, count in present.items() if name not in set(classes)}
+    if unknown and (not skip_unknown or len(unknown) == len(present)):
+        raise InputError(_unknown(unknown, present, classes))
+    numbers = {name: number for number, name in enumerate(classes)}
+    lookup = torch.tensor([numbers.get(name, -1) for name in labelled.classes])
+    labels = lookup[labelled.images.labels]
+    index = torch.nonzero(labels >= 0).flatten()
+    places = index.tolist()
+    images = Images(labelled.images.pixels, labels) if len(index) == len(labels) else None
+    return Sample(
+        labelled.name,
+        part,
+        images or Images(labelled.images.pixels[index], labels[index]),
+        lambda i: labelled.where(places[i]),
+        (*labelled.origin, *_left_out(unknown), *_missing(present, classes)),
+    )
+
+
+def _unknown(unknown: dict[str, int], present: dict[str, int], classes: Sequence[str]) -> str:
+    names = [f"{quoted(name)} ({count:,} images)" for name, count in unknown.items()]
+    if all(name.isdecimal() for name in unknown) and not any(name.isdecimal() for name in classes):
+        hint = f"the data have numbers for names, the network has {listed([*map(quoted, classes)], 5)}"
+    elif len(unknown) == len(present):
+        hint = f"the network's are {listed([*map(quoted, classes)], 5)}"
+    else:
+        hint = "--skip-unknown-classes leaves them out"
+    return (
+        f"{len(unknown):,} of the data's {len(present):,} classes are none of the network's "
+        f"{len(classes):,}: {listed(names, 5)}; {hint}"
+    )
+
+
+def _left_out(unknown: dict[str, int]) -> tuple[str, ...]:
+    if not unknown:
+        return ()
+    names = listed([*map(quoted, unknown)], 5)
+    return (f"left out: {sum(unknown.values()):,} images of classes that the network does not know: {names}",)
+
+
+def _missing(present: dict[str, int], classes: Sequence[str]) -> tuple[str, ...]:
+    missing = [quoted(name) for name in classes if name not in present]
+    if not missing:
+        return ()
+    return (f"no image of {len(missing):,} of the network's {len(classes):,} classes: {listed(missing, 5)}",)
