@@ -36,7 +36,7 @@ def saved(path: Path, channels: int = 3, classes: tuple[str, ...] = CLASSES) -> 
     torch.manual_seed(3)
     model = build(description)
     with torch.no_grad():  # so that answers differ
-        noise = torch.randint(0, 256, (200, channels, 8, 8)).float()
+        noise = torch.rand(400, channels, 8, 8) * torch.randint(64, 257, (400, 1, 1, 1))
         model.get_parameter("classifier.weight").mul_(20)
         model.get_parameter("classifier.bias").sub_(model.eval()(noise.sub(100).div(50)).mean(0))
     write_weights(path, description, model.state_dict(), classes, Statistics(*(

@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes
 from kilolayer.commands.flags import (
     SAID,
     Device,
+    OptionalColumn,
     OptionalFile,
     OptionalFolder,
     OptionalText,
@@ -55,6 +56,10 @@ class Evaluate:
     appearance: Annotated[Appearance | None, choice("shown", "stored"), SAID] = None
     """Pictures as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
     shown for a weights file."""
+    image_column: OptionalColumn = None
+    """Parquet's column of images, where its name is unusual."""
+    label_column: OptionalColumn = None
+    """Parquet's column of labels, where its name is unusual."""
     data_folder: OptionalFolder = None
     """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     download: Switch = False

@@ -51,6 +51,8 @@ def _own_data(options: Evaluate, own: Data) -> Data:
         image_size=options.image_size or own.image_size,
         skip_damaged=options.skip_damaged or own.skip_damaged,
         appearance=options.appearance or own.appearance,
+        image_column=options.image_column or own.image_column,
+        label_column=options.label_column or own.label_column,
     )
 
 
@@ -65,6 +67,8 @@ def _data(options: Evaluate, size: int, own: Data | None = None) -> Data:
         size,
         skip_damaged=options.skip_damaged,
         appearance=appearance,
+        image_column=options.image_column,
+        label_column=options.label_column,
     )
 
 

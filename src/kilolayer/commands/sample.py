@@ -10,7 +10,7 @@ import torch
 
 from kilolayer.data import Data, Images, load, load_labelled
 from kilolayer.data.describe import BUILT_IN
-from kilolayer.data.loading import is_built
+from kilolayer.data.loading import built_in
 from kilolayer.data.unsplit import Labelled, converted
 from kilolayer.data.wording import listed, quoted
 from kilolayer.errors import InputError
@@ -45,7 +45,7 @@ def _place(source: str) -> str:
 
 def new_images(data: Data, part: str | None, grey: bool) -> tuple[Labelled, str]:
     """A part of any data, and its name: without one, `test` of digits and CIFAR, and all of other data."""
-    part = part or ("test" if is_built(data) else "all")
+    part = part or ("all" if built_in(data) is None else "test")
     return load_labelled(data, part, grey), part
 
 
