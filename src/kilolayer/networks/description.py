@@ -140,6 +140,24 @@ class Network:
                 channels, side = self.unit.branch.out_channels(stage.width), made.output_side(side)
                 activated = False
 
+    def normalised_sides(self) -> Iterator[tuple[str, int]]:
+        """Of every BN the part of the network that it stands in, and the side of the maps that it reads."""
+        side = self.image_size
+        yield from (("stem", read) for read in op.normalised_sides(self.stem_ops, side))
+        for placed in self.units():
+            made, side = placed.layout, placed.layout.output_side(placed.side)
+            inside = op.output_side(made.p, placed.side)
+            begins = (
+                (made.p, placed.side),
+                (made.h, inside),
+                (made.F, inside),
+                (made.g, inside),
+                (made.f, side),
+            )
+            for ops, start in begins:
+                yield from ((placed.name, read) for read in op.normalised_sides(ops, start))
+        yield from (("final", read) for read in op.normalised_sides(self.final_ops, side))
+
     @property
     def parameters(self) -> int:
         """Trainable parameters, exactly."""

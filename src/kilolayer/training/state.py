@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -165,6 +166,23 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
+def _check_variance(experiment: Experiment, full: int, world: int) -> None:
+    """Raises `InputError` where a BN would see one value a channel, of one image in every process.
+
+    full: the side of the images.
+    """
+    recipe = experiment.recipe
+    for _, side in recipe.resolution.sides(full, recipe.iterations):
+        network = replace(experiment.network, image_size=side)
+        part = next((part for part, read in network.normalised_sides() if read == 1), None)
+        if part is not None:
+            raise InputError(
+                f"a BN in {part} would see one value a channel, which has no variance: one image a process "
+                f"at batch size {recipe.batch_size}, in a map of 1×1 pixels for images of {side}; take a "
+                f"--batch-size of {2 * world} or more{', or a larger --resolution' if side < full else ''}"
+            )
+
+
 def _check_fits(experiment: Experiment, splits: Splits, place: Place) -> None:
     size, images = experiment.recipe.batch_size, len(splits.train)
     if size > images:
@@ -176,6 +194,8 @@ def _check_fits(experiment: Experiment, splits: Splits, place: Place) -> None:
             f"batch size {size} cannot be shared among {place.world} processes; "
             f"take a multiple of {place.world}"
         )
+    if size == place.world:
+        _check_variance(experiment, splits.image_size, place.world)
     network = experiment.network
     if network.num_classes != splits.num_classes or network.in_chans != splits.in_chans:
         raise InputError(

@@ -7,6 +7,7 @@ An `Ops` is a tuple of layers applied from left to right. It has three readings:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,6 +106,18 @@ def multiply_adds(ops: Ops, side: int) -> int:
                 total += sum(multiply_adds(path, side) for path in paths)
         side = output_side((op,), side)
     return total
+
+
+def normalised_sides(ops: Ops, side: int) -> Iterator[int]:
+    """The sides of the maps that the BNs in `ops` read, for an input of `side` × `side`."""
+    for op in ops:
+        match op:
+            case BatchNorm():
+                yield side
+            case Paths(paths):
+                for path in paths:
+                    yield from normalised_sides(path, side)
+        side = output_side((op,), side)
 
 
 def output_side(ops: Ops, side: int) -> int:

@@ -1,0 +1,109 @@
+"""One value a channel has no variance: refused before the first step, as a description tells."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kilolayer.__main__ import main
+from kilolayer.errors import InputError
+from kilolayer.networks import Network, Stage, Stem, build
+from kilolayer.training import Place, Resolution
+from kilolayer.units import (
+    BASIC,
+    BN_AFTER_ADDITION,
+    BOTTLENECK,
+    FULL_PREACT,
+    ONE_LAYER,
+    Aggregated,
+    ExclusiveGate,
+    Projection,
+    Unit,
+    ZeroPad,
+)
+from tiny_runs import network, tiny, training_of, with_recipe
+
+UNITS = {
+    "original": BASIC,
+    "pre-activated": replace(BASIC, arrangement=FULL_PREACT),
+    "BN after addition": replace(BASIC, arrangement=BN_AFTER_ADDITION),
+    "bottleneck": replace(BOTTLENECK, arrangement=FULL_PREACT, resize=Projection()),
+    "gated": replace(ONE_LAYER, h=ExclusiveGate(-1.0, batch_norm=True)),
+    "preactivated padding": replace(BASIC, arrangement=FULL_PREACT, resize=ZeroPad("preactivated")),
+    "split": Unit(Aggregated(2, 16, form="split"), resize=Projection()),
+}
+
+
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("side", [4, 5, 8, 9])
+def test_a_description_knows_the_map_of_every_bn(unit: Unit, pool: bool, side: int) -> None:
+    described = Network(Stem(4, pool=pool), (Stage(2, 4), Stage(2, 8, 2)), unit, image_size=side)
+    model = build(described)
+    seen: list[tuple[str, int]] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            part = ".".join(name.split(".")[:2]) if name.startswith("stage") else name.split(".")[0]
+            module.register_forward_hook(lambda _, args, __, part=part: seen.append((part, args[0].shape[2])))
+    model(torch.randn(2, 3, side, side))
+    assert sorted(described.normalised_sides()) == sorted(seen)
+
+
+@pytest.mark.parametrize(("side", "image", "world"), [(4, 1, 1), (4, 1, 2), (4, 2, 1), (5, 1, 1), (8, 1, 1)])
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_what_pytorch_would_refuse_is_refused_before(unit: Unit, side: int, image: int, world: int) -> None:
+    stages = Stage(1, 16), Stage(1, 16, 2), Stage(1, 16, 2)
+    described = replace(network(unit), stages=stages, image_size=side)
+    experiment = with_recipe(tiny(network=described), batch_size=image * world)
+    experiment = replace(experiment, data=replace(experiment.data, image_size=side))
+    x = torch.randn(image, 1, side, side)
+    try:
+        build(described)(x)
+    except ValueError:
+        wanted = f"one image a process at batch size {world}, .* take a --batch-size of {2 * world} or more"
+        with pytest.raises(InputError, match=wanted):
+            training_of(experiment, Place(torch.device("cpu"), rank=0, world=world))
+    else:
+        assert world == 2 or training_of(experiment)
+
+
+def test_images_that_are_small_at_first_are_refused_with_their_option() -> None:
+    experiment = with_recipe(tiny(), batch_size=1, resolution=Resolution(0.25, ((0.5, 1.0),)))
+    with pytest.raises(InputError, match=r"for images of 2; .* or a larger --resolution$"):
+        training_of(experiment)
+
+
+@pytest.mark.parametrize("option", [["--image-size", "4"], ["--resolution", "0.5,1@0.5"]], ids=" ".join)
+def test_on_the_command_line_it_is_one_line_and_nothing_is_written(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", "--model", "resnet8_cifar", "--subset", "64", "--batch-size", "1", "--no-tensorboard"]
+    assert main([*line, *option, "--out", str(tmp_path / "run")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "--batch-size of 2 or more" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_image_each_are_one_line(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    line = ["-m", "kilolayer", "train", "--model", "resnet8_cifar", "--subset", "64", "--batch-size", "2"]
+    rest = ["--image-size", "4", "--no-tensorboard", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*launch, *line, *rest],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith("kilolayer:")]
+    assert len(said) == 1
+    assert "one image a process at batch size 2" in said[0]
+    assert not (tmp_path / "run").exists()
