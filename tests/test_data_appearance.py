@@ -352,6 +352,30 @@ def test_training_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture
     assert json.loads((stored / "config.json").read_text())["data"]["appearance"] == "stored"
 
 
+@pytest.mark.slow
+def test_a_run_of_an_earlier_release_goes_on_with_stored_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("png rgba", "png, orientation 8", "png linear")
+    source, run = folder(tmp_path / "set", *(CASES[name].raw for name in names)), tmp_path / "run"
+    stored = ("--appearance", "stored")
+    assert main(["train", "--data", str(source), *TINY, "--out", str(run), *stored]) == 0
+    result = json.loads((run / "result.json").read_text())
+    config = json.loads((run / "config.json").read_text())
+
+    def resumed(**data: str) -> int:
+        (run / "result.json").unlink(missing_ok=True)
+        rest = {name: value for name, value in config["data"].items() if name != "appearance"}
+        (run / "config.json").write_text(json.dumps(config | {"data": rest | data}))
+        return main(["train", "--resume", str(run)])
+
+    assert resumed() == 0
+    assert json.loads((run / "result.json").read_text())["test_loss"] == result["test_loss"]
+    capsys.readouterr()
+    assert resumed(appearance="shown") == 2
+    assert "data" in capsys.readouterr().err
+
+
 def test_parquet_is_read_alike(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     case: Case = CASES["png, orientation 6"]

@@ -141,7 +141,9 @@ def _data(options: Analyse, found: _Found) -> Data:
     elif options.data is None and found.model is not None:
         raise InputError(f"{found.name} is a weights file, which names no data; add --data")
     else:
-        data = Data(options.data or "digits", options.data_folder, options.download, side)
+        appearance = own.appearance if own else "shown"
+        source = options.data or "digits"
+        data = Data(source, options.data_folder, options.download, side, appearance=appearance)
     most = find(data).count - data.validation
     if options.batch_size > most:
         raise InputError(f"--batch-size is {options.batch_size}, but there are {most:,} training images")

@@ -8,7 +8,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageCms
 
-MOST_BYTES = 8_000_000  # those of printing presses have 3 million
+MOST_BYTES = 4_000_000  # those of printing presses have up to 3 million
 ROUNDING = 1  # of 255: two profiles of sRGB differ by no more
 
 
@@ -31,7 +31,7 @@ def to_srgb(image: Image.Image, base: str) -> ImageCms.ImageCmsTransform | None:
     return _transform(profile, base)
 
 
-@lru_cache(64)
+@lru_cache(16)
 def _transform(profile: bytes, base: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
