@@ -127,6 +127,7 @@ def _assembled(options: Train, here: Place) -> tuple[Experiment, Splits, str]:
 
 def _begun(options: Train, here: Place) -> Prepared:
     """Everything read and checked, and nothing written yet."""
+    from kilolayer.commands.few_pictures import advice
     from kilolayer.commands.processes import together
     from kilolayer.runs import tensorboard
     from kilolayer.runs.snapshots import check as check_snapshots
@@ -144,7 +145,10 @@ def _begun(options: Train, here: Place) -> Prepared:
     together(here, lambda: check_snapshots(options.snapshots, training.epochs))
     data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
     name = f"{model}-{data}-s{options.seed}-{resuming.suffix()}"
-    return training, Path(options.out or f"runs/{name}"), experiment.data
+    folder = Path(options.out or f"runs/{name}")
+    if warning := advice(experiment, splits, (folder.parent, Path("runs"))):
+        _say(warning)
+    return training, folder, experiment.data
 
 
 def _network_of(init: Init, options: Train) -> Network | None:
