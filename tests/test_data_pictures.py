@@ -196,7 +196,7 @@ def test_too_few_classes(tmp_path):
     fails("1 class", image_folder(tmp_path / "one", classes=("ant",)))
     (tmp_path / "none").mkdir()
     fails("no class folders", tmp_path / "none")
-    fails("no train/", image_folder(tmp_path / "only", ("test", "val")))
+    fails("no train split", image_folder(tmp_path / "only", ("test", "val")))
 
 
 def test_one_image_cannot_be_split(tmp_path):
@@ -292,7 +292,7 @@ def test_parquet_without_the_columns(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "x.parquet")
     assert "text (string)" in fails("no image column", tmp_path)
     rows(tmp_path / "x.parquet", [0.5, 1.0])
-    fails("no label column", tmp_path)
+    fails("labels are whole numbers or text", tmp_path)
 
 
 def test_damaged_parquet(tmp_path):

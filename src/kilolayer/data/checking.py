@@ -21,7 +21,7 @@ from kilolayer.data.classes import (
     joined,
     label_outside,
     outside,
-    reordered,
+    remarks,
     union,
     within,
 )
@@ -160,7 +160,7 @@ def _in_files(there: Layout, data: Data) -> Report:
         _pictures(part, replace(pictures, appearance=data.appearance), classes, found)
         for part, pictures in filled.items()
     ]
-    origin = (*assigned.lines(), *reordered(every), *there.notes)
+    origin = (*assigned.lines(), *remarks(every), *there.notes)
     return replace(_report(sets, len(classes), found), origin=origin)
 
 

@@ -22,12 +22,14 @@ class NamedPictures:
 
     where: the file or folder, in words. given: how the names are given: as a list whose order counts, as text
     beside each picture (a folder's name, a string), or not at all, so that the numbers are the names.
+    column: the labels' name in a table.
     """
 
     pictures: Pictures
     names: tuple[str, ...]
     where: str
     given: Literal["list", "text", "numbers"] = "text"
+    column: str = ""
 
 
 def composed(name: str) -> str:
@@ -51,6 +53,7 @@ def class_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
 def check_together(lots: Sequence[NamedPictures]) -> None:
     """Raises `InputError` where the names of different files cannot be matched."""
     _check_numbers(lots)
+    _check_columns(lots)
     _check_alike(union(lots))
 
 
@@ -85,11 +88,15 @@ def joined(lots: Sequence[NamedPictures], classes: tuple[str, ...]) -> Pictures:
     return Pictures(np.concatenate([empty, *labels]), raw, where)  # type: ignore[arg-type]
 
 
-def reordered(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
-    """Says so where the lots number the same classes in another way."""
-    lists = [lot for lot in lots if lot.given == "list"]
-    other = [lot.where for lot in lists if lot.names != lists[0].names]
-    return (f"other class numbers in {listed(other, 3)}: labels follow the names",) if other else ()
+def remarks(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
+    """What there is to say of the names: other numbers for them, or another way of writing them."""
+    lists = [(lot.where, tuple(map(composed, lot.names))) for lot in lots if lot.given == "list"]
+    other = [where for where, names in lists if names != lists[0][1]]
+    apart = sorted({name for lot in lots for name in lot.names if name != composed(name)})
+    return (
+        *([f"other class numbers in {listed(other, 3)}: labels follow the names"] if other else []),
+        *([f"accents are read as one letter with the one before: {listed(apart, 3)}"] if apart else []),
+    )
 
 
 def check_names(lot: NamedPictures) -> None:
@@ -136,6 +143,16 @@ def _check_numbers(lots: Sequence[NamedPictures]) -> None:
         raise InputError(
             f"{named[0].where} names its classes ({listed([quoted(n) for n in named[0].names], 3)}), "
             f"{bare[0].where} has only numbers, which could mean other classes; write the names into both"
+        )
+
+
+def _check_columns(lots: Sequence[NamedPictures]) -> None:
+    columns = {lot.column: lot.where for lot in lots if lot.given == "numbers" and len(lot.pictures)}
+    if len(columns) > 1:
+        places = " and ".join(f"{name!r} of {where}" for name, where in columns.items())
+        raise InputError(
+            f"data: labels are numbers in column {places}, which could mean other classes; "
+            "choose one that all files have, with --label-column NAME"
         )
 
 

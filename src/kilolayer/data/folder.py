@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from kilolayer.data.classes import NamedPictures, composed
+from kilolayer.data.classes import NamedPictures
 from kilolayer.data.describe import Data
 from kilolayer.data.pictures import Pictures
 from kilolayer.data.scanning import Folder, passed_over
-from kilolayer.data.splits import Layout, LayoutError, Split, roles
+from kilolayer.data.splits import Layout, LayoutError, Role, Split, roles
 from kilolayer.data.wording import brief, listed, quoted
 from kilolayer.errors import InputError
 
 CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages")
 """Folders so called, with no other beside them, are no class: `val/images/1.jpg` says nothing of a class."""
 ANNOTATIONS = "val_annotations.txt"
-ADVICE = "put the pictures of each class into a folder with its name, as in FOLDER/train/CLASS/IMAGE"
+REMEDY = "put the pictures of each class into a folder with its name, as in FOLDER/train/CLASS/IMAGE"
 
 
 def folder(root: Folder, data: Data) -> Layout:
@@ -41,12 +41,16 @@ def pictures(classes: Mapping[str, Sequence[Path]]) -> Pictures:
     return Pictures(labels, paths.__getitem__, lambda i: quoted(paths[i]))
 
 
-def _unwrapped(at: Folder) -> Folder:
-    """Further in as long as there is but one folder with pictures, and that no class: `dataset/dataset`."""
+def _unwrapped(at: Folder, purposes: frozenset[Role] = frozenset()) -> Folder:
+    """Further in as long as there is but one folder with pictures, and that no class: `dataset/dataset`.
+
+    purposes: what the split is for, where it is one; then a folder of its name is no class either.
+    """
     while len(at.filled) == 1 and not at.pictures and _annotations(at) is None:
         (inner,) = at.filled
-        wraps = inner.filled or inner.name == at.name or inner.name.casefold() in CONTAINERS
-        if not wraps or (roles(inner.name) and roles(inner.name) != roles(at.name)):
+        again = bool(purposes) and inner.name == at.name
+        wraps = again or bool(inner.filled) or inner.name.casefold() in CONTAINERS
+        if not wraps or (roles(inner.name) and roles(inner.name) != purposes):
             break
         at = inner
     return at
@@ -72,7 +76,7 @@ def _split_folders(top: Folder, *, chosen: bool) -> tuple[Folder, ...]:
 
 
 def _split(name: str, at: Folder) -> Split:
-    top, where = _unwrapped(at), quoted(at.path)
+    top, where = _unwrapped(at, roles(name)), quoted(at.path)
     classes = cache(lambda: _classes(top))
 
     def unlabelled() -> str:
@@ -82,7 +86,7 @@ def _split(name: str, at: Folder) -> Split:
     def read() -> NamedPictures:
         found = classes()
         if isinstance(found, str):
-            raise LayoutError(f"{where}: {found}; {ADVICE}")
+            raise LayoutError(f"{where}: {found}; {REMEDY}")
         _refuse_splits_within(top)
         return NamedPictures(pictures(found), tuple(found), where)
 
@@ -100,6 +104,7 @@ def _split(name: str, at: Folder) -> Split:
         no_files=tuple(map(quoted, within)),
         astray=tuple(quoted(path) for path in top.no_files if path.is_symlink()),
         empty=() if annotated else tuple(quoted(one.path) for one in top.folders if not one.count),
+        remedy=REMEDY,
         notes=() if annotated else (*_pictures_beside(top), *_nested(top)),
     )
 
@@ -114,8 +119,8 @@ def _classes(top: Folder) -> dict[str, list[Path]] | str:
     classes: dict[str, list[Path]] = {}
     for one in top.folders:
         files = [path for each in one.walk() for path in each.pictures]
-        classes.setdefault(composed(one.name), []).extend(files)
-    return dict(sorted(classes.items()))
+        classes[one.name] = files
+    return classes
 
 
 def _annotations(at: Folder) -> Path | None:
@@ -138,7 +143,7 @@ def _annotated(path: Path, top: Folder) -> dict[str, list[Path]]:
         )
     classes: dict[str, list[Path]] = {}
     for name in sorted(files):
-        classes.setdefault(composed(named[name]), []).append(files[name])
+        classes.setdefault(named[name], []).append(files[name])
     return dict(sorted(classes.items()))
 
 

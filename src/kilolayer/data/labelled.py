@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kilolayer.data.appearance import AS_STORED, Looks
 from kilolayer.data.cifar import CLASSES
-from kilolayer.data.classes import NamedPictures, class_names, joined, reordered
+from kilolayer.data.classes import NamedPictures, class_names, joined, remarks
 from kilolayer.data.describe import Data
 from kilolayer.data.images import Images, Source
 from kilolayer.data.inspecting import Found, Seen, glance, inspect
@@ -72,7 +72,7 @@ def source(layout: Layout, data: Data) -> Source:
         partial(read_part, "test"),
         skipped,
         looks.sentences if data.appearance == "shown" else lambda: AS_STORED,
-        (*assigned.lines(len(parts["test"])), *reordered(every), *layout.notes),
+        (*assigned.lines(len(parts["test"])), *remarks(every), *layout.notes),
         partial(read_part, "validation") if assigned.validation else None,
         assigned.offered,
     )

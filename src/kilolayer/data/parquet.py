@@ -43,13 +43,16 @@ def parquet(root: Path, files: Sequence[Path], data: Data) -> Layout:
         split = _split("all", frozenset(), [root], data, root)
         return Layout(root.resolve().stem, quoted(root), (split,))
     groups: dict[tuple[str, str], list[Path]] = {}
+    written: dict[tuple[str, str], str] = {}
     for path in files:
-        groups.setdefault(_group(path.relative_to(root)), []).append(path)
-    configurations = sorted({configuration for configuration, _ in groups})
+        above, name = _group(path.relative_to(root))
+        groups.setdefault((above, name.casefold()), []).append(path)
+        written.setdefault((above, name.casefold()), name)
+    configurations = sorted({above for above, _ in groups})
     several = len(configurations) > 1
     splits = tuple(
-        _split(f"{above}/{name}" if several and above else name, roles(name), paths, data, root)
-        for (above, name), paths in groups.items()
+        _split(f"{group[0]}/{name}" if several and group[0] else name, roles(name), groups[group], data, root)
+        for group, name in written.items()
     )
     if several and data.train is None:
         _refuse_configurations(root, configurations, splits)
@@ -78,7 +81,7 @@ def _group(path: Path) -> tuple[str, str]:
     at = next((i for i in range(len(names) - 1, -1, -1) if roles(names[i])), len(names) - 1)
     bare = re.sub(_SHARD, "", names[at]).strip("-_. ")
     if roles(bare):
-        bare = bare.rstrip("0123456789-_. ").casefold()
+        bare = bare.rstrip("0123456789-_. ")
     return "/".join(name for name in names[:at] if name != "data"), bare or "all"
 
 
@@ -91,7 +94,7 @@ def _split(name: str, purposes: frozenset[Role], paths: Sequence[Path], data: Da
         reasons = [table.unlabelled() for table in sound if table.count]
         return reasons[0] if reasons and all(reasons) else ""
 
-    more = f" and {len(paths) - 1:,} more files" if len(paths) > 1 else ""
+    more = f" and {len(paths) - 1:,} more {'file' if len(paths) == 2 else 'files'}" if len(paths) > 1 else ""
     return Split(
         name,
         purposes,
@@ -100,6 +103,8 @@ def _split(name: str, purposes: frozenset[Role], paths: Sequence[Path], data: Da
         unlabelled,
         tuple(partial(_read, table) for table in tables if not isinstance(table, Table) or table.count),
         size=sum(table.size for table in sound),
+        remedy="--label-column NAME names the column of labels",
+        damaged=len(sound) < len(tables),
     )
 
 
@@ -120,4 +125,4 @@ def _read(table: Table | InputError) -> NamedPictures:
         names = tuple(str(number) for number in range(min(MOST_CLASSES, 1 + int(rows.labels.max()))))
     where = quoted(rows.path)
     shown = Pictures(rows.labels, rows.image, lambda row: f"{where} row {row}")
-    return NamedPictures(shown, names, where, rows.given)
+    return NamedPictures(shown, names, where, rows.given, rows.column)

@@ -52,10 +52,10 @@ class Split:
     name: what chooses it; roles: what its name says it is for; where: its files or folder, in words;
     count: how many pictures; unlabelled: why its pictures have no labels, "" where they have;
     lots: the pictures, each file's with its own class names, read when called;
-    size: bytes that they take in memory, encoded;
+    size: bytes that they take in memory, encoded; damaged: whether a file cannot even be opened;
     no_files: what is neither file nor folder, which `skip_damaged` passes over;
     astray: links in place of class folders; empty: class folders without pictures;
-    notes: what else there is to say.
+    remedy: what to do where it has no labels; notes: what else there is to say.
     """
 
     name: str
@@ -65,10 +65,17 @@ class Split:
     unlabelled: Callable[[], str]
     lots: tuple[Callable[[], NamedPictures], ...]
     size: int = 0
+    damaged: bool = False
     no_files: tuple[str, ...] = ()
     astray: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    remedy: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is as good as not there; one of empty class folders is a copy that failed."""
+        return not (self.count or self.empty or self.damaged)
 
 
 @dataclass(frozen=True)
@@ -155,8 +162,7 @@ def assign(layout: Layout, data: Data) -> Assignment:
     }
     _check_apart(named)
     taken = {split for some in named.values() for split in some}
-    # A split without a picture is as good as none; one of empty class folders is a copy that failed.
-    rest = [split for split in layout.splits if split not in taken and (split.count or split.empty)]
+    rest = [split for split in layout.splits if split not in taken and not split.is_empty]
     if not any(named.values()) and not any(split.roles for split in layout.splits):
         return Assignment(_pool(layout), (), ())
     unused: dict[Split, str] = {}
@@ -164,7 +170,7 @@ def assign(layout: Layout, data: Data) -> Assignment:
     if not train:
         held = [split for split in layout.splits if split.roles] or layout.splits
         raise InputError(
-            f"{layout.path}: has {_names(held)} but no train/; choose with --train SPLIT "
+            f"{layout.path}: has {_names(held)}, but no train split; choose with --train SPLIT "
             f"(it has: {_names(layout.splits)})"
         )
     test, reason = named["test"], ""
@@ -173,6 +179,10 @@ def assign(layout: Layout, data: Data) -> Assignment:
         rest, without = _labelled(rest)
         unused.update(without)
         test = _only(layout, rest, "test")
+    for split in (*train, *named["validation"], *test):
+        if why := split.unlabelled():
+            remedy = f"; {split.remedy}" if split.remedy else ""
+            raise InputError(f"{layout.path}: split {split.name!r} has no labels: {why}{remedy}")
     offered = _offered(rest, test, named["validation"])
     if not test and not named["validation"]:
         test = _only(layout, rest, "validation", option="test")
@@ -226,7 +236,9 @@ def _offered(rest: Sequence[Split], test: Sequence[Split], named: Sequence[Split
 def _why_not(split: Split, offered: str | None) -> str:
     if split.name == offered:
         return f"--validation {split.name} holds it out"
-    return "neither the train nor the test split" if split.count else "empty"
+    if split.damaged and not split.count:
+        return "cannot be read"
+    return "empty" if split.is_empty else "neither the train nor the test split"
 
 
 def _check_apart(named: dict[str, tuple[Split, ...]]) -> None:

@@ -17,6 +17,7 @@ from kilolayer.errors import InputError
 IMAGE = (("image", "img"), ("jpg", "jpeg", "png", "webp"), ("picture", "photo", "pixels", "image_bytes"))
 LABEL = (("label", "labels"), ("fine_label",), ("class", "target", "category", "cls", "class_label"))
 """Names of columns, the more usual first; two of one row in one file are ambiguous."""
+FITTING = {"image": "encoded bytes (JPEG, PNG …), or structs of them", "label": "whole numbers or text"}
 MOST_DICTIONARY = 2**30
 """Bytes of a row group up to which its images are read as a dictionary; pyarrow's ends at 2 GB."""
 UNLABELLED = -1
@@ -26,7 +27,8 @@ UNLABELLED = -1
 class Rows:
     """What one file holds: its class names, int64 labels (N,) that number them, and N encoded images.
 
-    given: whether the names are a list of the file's, the values of its text column, or only numbers.
+    given: whether the names are a list of the file's, the values of its text column, or only numbers;
+    column: the labels' name.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Rows:
     given: Literal["list", "text", "numbers"]
     labels: NDArray[np.int64]
     encoded: Any
+    column: str
 
     def image(self, row: int) -> bytes:
         """The image in this row, as stored. Raises ValueError where there is none."""
@@ -64,9 +67,11 @@ class Table:
 
     def unlabelled(self) -> str:
         """Why no row has a label: no such column, only nulls, only −1; "" where any has."""
-        wanted = self._wanted[1]
-        if wanted not in self._schema.names if wanted else not any(self._label_columns()):
-            return f"no column of labels (its columns are {self._columns()})"
+        fitting = any(self._label_columns())
+        if not fitting and not self._has_label_name():
+            return f"no label column (its columns are {self._columns()})"
+        if not fitting:
+            return ""  # a column with such a name that holds no labels: `read` says so
         labels = self._column(self.label)
         if len(labels) == labels.null_count:
             return "all labels are null" if len(labels) else ""
@@ -78,7 +83,7 @@ class Table:
         if labels.null_count:
             raise InputError(f"{quoted(self.path)}: {labels.null_count:,} of {len(labels):,} labels are null")
         names, given, numbers = self._labels(labels)
-        return Rows(self.path, names, given, numbers, self._encoded())
+        return Rows(self.path, names, given, numbers, self._encoded(), self.label)
 
     @property
     def image(self) -> str:
@@ -92,9 +97,16 @@ class Table:
         return self._only(self._wanted[1], self._label_columns(), LABEL, "label")
 
     def _label_columns(self) -> list[list[str]]:
+        """The columns that could be the labels, the likelier first."""
         fitting = [field.name for field in self._schema if _is_label(field.type)]
+        if self._wanted[1] is not None:
+            return [[name for name in fitting if name == self._wanted[1]]]
         features = self._features()
         return _tiers(LABEL, fitting, [name for name in fitting if _names_of(features.get(name)) is not None])
+
+    def _has_label_name(self) -> bool:
+        usual = [name for tier in LABEL for name in tier]
+        return not set(self._schema.names).isdisjoint(usual if self._wanted[1] is None else [self._wanted[1]])
 
     def _only(
         self, wanted: str | None, tiers: list[list[str]], names: Sequence[Sequence[str]], what: str
@@ -106,11 +118,20 @@ class Table:
         best = [wanted] if wanted is not None else next((tier for tier in tiers if tier), [])
         if len(best) == 1:
             return best[0]
-        usual = (
-            f"has no {what} column with a usual name ({', '.join(name for tier in names for name in tier)})"
-        )
+        usual = [name for tier in names for name in tier]
+        unfit = [name for name in usual if name in self._schema.names]
+        if unfit and not best:
+            raise self._unfit(unfit[0], what)
         several = f"several columns could hold the {what}s: {', '.join(best)}"
-        raise InputError(f"{quoted(self.path)}: {several if best else usual}; {advice}")
+        none = f"has no {what} column with a usual name ({', '.join(usual)})"
+        raise InputError(f"{quoted(self.path)}: {several if best else none}; {advice}")
+
+    def _unfit(self, name: str, what: str) -> InputError:
+        kind = shortened(str(self._schema.field(name).type), 80)
+        return InputError(
+            f"{quoted(self.path)}: column {name!r} holds {kind}; {what}s are {FITTING[what]}; "
+            f"choose another with --{what}-column NAME; its columns are {self._columns()}"
+        )
 
     def _columns(self) -> str:
         return shortened(listed([f"{field.name} ({field.type})" for field in self._schema]), 300)
@@ -126,30 +147,30 @@ class Table:
     def _labels(self, column: Any) -> tuple[tuple[str, ...], Any, NDArray[np.int64]]:
         """Class names, how they are given, and the label of each row."""
         if _is_whole(column.type):
-            labels = _trying(self.path, lambda: column.cast(arrow().int64()).to_numpy())
+            labels = self._whole(column)
             names = _names_of(self._features().get(self.label))
             if names is None:
-                return (), "numbers", np.asarray(labels, np.int64)
-            return names, "list", np.asarray(labels, np.int64)
+                return (), "numbers", labels
+            return names, "list", labels
         if not _is_text(column.type):
-            raise InputError(
-                f"{quoted(self.path)}: column {self.label!r} holds {column.type}; "
-                "labels are whole numbers or text"
-            )
+            raise self._unfit(self.label, "label")
         text = column.cast(arrow().string()).to_pylist()
         names = tuple(sorted(set(text)))
         place = {name: number for number, name in enumerate(names)}
         return names, "text", np.array([place[each] for each in text], np.int64)
+
+    def _whole(self, column: Any) -> NDArray[np.int64]:
+        try:
+            return np.asarray(column.cast(arrow().int64()).to_numpy(), np.int64)
+        except ValueError as error:
+            raise InputError(f"{quoted(self.path)}: column {self.label!r}: {brief(error)}") from None
 
     def _encoded(self) -> Any:
         """The column of images. What is stored once and used in many rows is held once, not in every row."""
         name = self.image
         kind = self._schema.field(name).type
         if not _holds_bytes(kind):
-            raise InputError(
-                f"{quoted(self.path)}: column {name!r} holds {shortened(str(kind), 80)}; "
-                "images are encoded bytes (JPEG, PNG …), or structs of them"
-            )
+            raise self._unfit(name, "image")
         leaf = f"{name}.bytes" if arrow().types.is_struct(kind) else name
 
         def read() -> Any:
@@ -205,7 +226,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _is_label(kind: Any) -> bool:
-    return _is_whole(kind) or _is_text(kind)
+    return _is_whole(kind) or _is_text(kind) or bool(arrow().types.is_null(kind))
 
 
 def _holds_bytes(kind: Any) -> bool:

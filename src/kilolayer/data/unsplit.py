@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kilolayer.data.appearance import AS_STORED, Looks
-from kilolayer.data.classes import class_names, joined, reordered
+from kilolayer.data.classes import class_names, joined, remarks
 from kilolayer.data.describe import Data
 from kilolayer.data.images import Images, Source
 from kilolayer.data.labelled import form_of, read, sound
@@ -119,7 +119,7 @@ def _in_files(data: Data, part: str) -> tuple[str, tuple[str, ...], Pictures, tu
         *(f"{split.count:,} images of {split.where}" for split in used),
         *(note for split in used for note in split.notes),
         *unused,
-        *reordered(lots),
+        *remarks(lots),
         *(f"passed over, since it is no file: {place}" for place in no_files),
         *(f"damaged and left out: {place}" for place in damaged),
         *there.notes,
