@@ -232,6 +232,13 @@ def deep() -> Iterator[tuple[str, Case]]:
     yield "ppm 16-bit", Case(raw, rounded(colour / 257), looks, 1)
 
 
+def faint() -> Iterator[tuple[str, Case]]:
+    looks = frozenset({"deep", "faint"})
+    twelve = DEEP >> 4
+    yield "png 12 bits in 16", Case(png(twelve.astype(">u2").tobytes(), 16, 0), rounded(twelve / 257), looks)
+    yield "tiff 12 bits in 16", Case(tiff(twelve, 1), rounded(twelve / 257), looks)
+
+
 def shallow() -> Iterator[tuple[str, Case]]:
     black_or_white = np.where(GREY > 127, 255, 0).astype(np.uint8)
     image = Image.fromarray(black_or_white).convert("1")
@@ -359,6 +366,14 @@ def coloured() -> Iterator[tuple[str, Case]]:
         DEEP.astype(">u2").tobytes(), 16, 0, chunk(b"iCCP", b"x\0\0" + zlib.compress(grey_profile(1.0)))
     )
     yield "png 16-bit grey linear", Case(raw, by_gamma(rounded(DEEP / 257), 1.0), said | {"deep"}, 2)
+    for gamma, further in ((1.0, b""), (0.55, b""), (1.0, chunk(b"sRGB", b"\0")), (0.45455, b"")):
+        raw = png(SCENE.tobytes(), 8, 2, chunk(b"gAMA", struct.pack(">I", round(gamma * 100_000))), further)
+        plain = bool(further) or gamma < 0.5
+        right = SCENE if plain else by_gamma(SCENE, 1 / gamma)
+        yield (
+            f"png gamma {gamma}{' srgb' * bool(further)}",
+            Case(raw, right, said if not plain else frozenset(), 1),
+        )
     yield from _inks()
 
 
@@ -382,6 +397,6 @@ def _inks() -> Iterator[tuple[str, Case]]:
 
 CASES: dict[str, Case] = {
     name: case
-    for kind in (turned, deep, shallow, transparent, opaque, several, coloured)
+    for kind in (turned, deep, faint, shallow, transparent, opaque, several, coloured)
     for name, case in kind()
 }

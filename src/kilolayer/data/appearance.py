@@ -21,9 +21,10 @@ from kilolayer.data.profiles import Misfit, to_srgb
 LOOKS = {
     "turned": "turned by its orientation (EXIF)",
     "deep": "of more than 8 bits a value: scaled to 8 bits",
+    "faint": "of more than 8 bits, and darker than a sixteenth of white: nearly black, as a viewer shows it",
     "transparent": "transparent: shown over white",
     "several": "animated or of several pages: the first is taken",
-    "profile": "in other colours than sRGB by its profile: converted to sRGB",
+    "profile": "in other colours than sRGB by its profile or gamma: converted to sRGB",
     "cmyk": "CMYK or Lab: converted to sRGB",
     "cropped": "more than twice as long as wide: the centre square leaves out more than half of it",
     "line": "1 pixel wide or high",
@@ -103,19 +104,21 @@ def shown(image: Image.Image, mode: str, side: int | None = None) -> tuple[Image
     check(image)
     base, looks = _channels(image.mode), _of_header(image)
     try:
-        transform = to_srgb(image, base)
+        convert = to_srgb(image, base)
     except Misfit:
-        transform = None
+        convert = None
         looks.add("misfit")
     if side is not None:
-        image.draft(None if transform else mode, (side, side))
+        image.draft(None if convert else mode, (side, side))
     _scale_key(image)
     uncovered = _beside_frame(image)
     image.load()
+    if "deep" in looks and _is_faint(image):
+        looks.add("faint")
     colour, alpha = _divided(_eight_bits(image))
     alpha = alpha or uncovered
-    if transform is not None:
-        colour = transform.apply(colour)
+    if convert is not None:
+        colour = convert(colour)
         looks.add("cmyk" if base in ("CMYK", "LAB") else "profile")
     if alpha is not None:
         colour = _over_white(colour, alpha)
@@ -212,6 +215,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return grey
     opaque = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
     return Image.merge("LA", (grey, Image.fromarray(opaque)))
+
+
+def _is_faint(image: Image.Image) -> bool:
+    """As 12 bits are in a file of 16."""
+    if image.mode not in SIXTEEN_BITS:
+        return False
+    return bool(0 < np.asarray(image).max() < 2 ** (_bits(image) - 4))
 
 
 def _bits(image: Image.Image) -> int:

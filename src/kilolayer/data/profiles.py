@@ -1,7 +1,8 @@
-"""From the colours that a picture's ICC profile describes to sRGB, which screens and other pictures take."""
+"""From the colours that a picture's ICC profile or gamma describes to sRGB, which screens take."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 MOST_BYTES = 4_000_000  # those of printing presses have up to 3 million
+NEAR = 0.05  # as programs take a gamma for sRGB's
 ROUNDING = 1  # of 255: two profiles of sRGB differ by no more
 
 
@@ -16,19 +18,34 @@ class Misfit(ValueError):
     """A profile that is damaged, or one for other channels than the picture's."""
 
 
-def to_srgb(image: Image.Image, base: str) -> ImageCms.ImageCmsTransform | None:
+Conversion = Callable[[Image.Image], Image.Image]
+
+
+def to_srgb(image: Image.Image, base: str) -> Conversion | None:
     """What takes the channels of `image`, `base` ("L", "RGB", "CMYK", "LAB"), to sRGB; None: they are sRGB.
 
     Raises `Misfit`.
     """
     profile = image.info.get("icc_profile")
     if base == "LAB":
-        return _from_lab()
+        return _from_lab().apply
     if not profile:
-        return None
+        return _from_gamma(image)
     if not isinstance(profile, bytes) or len(profile) > MOST_BYTES:
         raise Misfit
-    return _transform(profile, base)
+    transform = _transform(profile, base)
+    return transform.apply if transform else None
+
+
+def _from_gamma(image: Image.Image) -> Conversion | None:
+    """By a PNG's `gAMA`; None where there is none, or nearly sRGB's 1/2.2."""
+    gamma = image.info.get("gamma")
+    if not gamma or "srgb" in image.info or abs(2.2 * gamma - 1) < NEAR:
+        return None
+    light = np.linspace(0, 1, 256) ** (1 / gamma)
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    table = np.round(255 * encoded).astype(int).tolist()
+    return lambda colour: colour.point(table * len(colour.getbands()))
 
 
 @lru_cache(16)
