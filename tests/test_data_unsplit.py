@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kilolayer.data import Data, load_labelled
+from kilolayer.data import Data, load, load_labelled
 from kilolayer.data.images import Images
 from kilolayer.data.unsplit import Labelled, converted
 from kilolayer.errors import InputError
@@ -76,3 +76,24 @@ def test_pictures_in_memory_are_converted_as_pillow_does() -> None:
     assert grey.origin == ("colour pictures are read as grey",)
     assert converted(grey, False).images.pixels.shape == (2, 3, 40, 40)
     assert converted(colour, None) is colour
+
+
+@pytest.mark.parametrize("validation", [0, 3])
+@pytest.mark.parametrize("parts", [("",), ("train/", "test/"), ("train/", "val/", "test/")])
+def test_every_image_is_where_it_is_said_to_be(
+    parts: tuple[str, ...], validation: int, tmp_path: Path
+) -> None:
+    root = folder(tmp_path, *(part + name for part in parts for name in ("ant", "bee", "cow")))
+    for name in ("ant", "bee", "cow"):
+        for i in range(2, 6):
+            pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(root / parts[0] / name / f"{i}.png")
+    splits = load(Data(str(root), validation=validation))
+    for part in ("train", "validation", "test"):
+        images = getattr(splits, part)
+        for i in range(0 if images is None else len(images)):
+            path = Path(splits.where(part, i).strip("'"))
+            with Image.open(path) as image:
+                pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+            assert torch.equal(images.pixels[i], pixels)
+            assert splits.classes[int(images.labels[i])] == path.parent.name

@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hostile import status
 
 from kilolayer.analysis.chart import Chart, Series
+from kilolayer.commands import evaluation_page
+from kilolayer.commands.measurement import Measurement
+from kilolayer.commands.sample import Sample
+from kilolayer.data import Images
 from kilolayer.report import lab, plots, svg, tables
 from kilolayer.report import page as pages
-from kilolayer.report.content import Figure, Listing, Page, Section, Table
+from kilolayer.report.confusion_map import confusion_map
+from kilolayer.report.content import Figure, Gallery, Listing, Matrix, Page, Picture, Section, Table
 from kilolayer.report.curves import Curve
+from kilolayer.training import Evaluation
 from tiny_runs import tiny, train
 
 STRINGS = (*json.loads(Path(__file__).with_name("hostile_strings.json").read_text()), "é" * 300, "x" * 3000)
@@ -89,7 +96,7 @@ def harmless(html: str, plain: str) -> bool:
     found, usual = read(html), read(plain)
     policy = "default-src 'none'" in found.policy and "unsafe-eval" not in found.policy
     inline = "script-src" not in found.policy or "'unsafe-inline'" not in found.policy.split("style-src")[0]
-    local = all(address.startswith(("#", "data:,")) for address in found.addresses)
+    local = all(address.startswith(("#", "data:,", "data:image/png;base64,")) for address in found.addresses)
     silent = not any(
         re.search(r"url\(|@import|expression\(", style) for style in set(found.styles) - set(usual.styles)
     )
@@ -121,7 +128,23 @@ FIELDS: dict[str, Callable[[str], Page]] = {
     "a figure's caption": lambda text: of(Figure(text, drawing("x"), "x")),
     "a figure in words": lambda text: of(Figure("x", drawing("x"), text)),
     "a curve's name": lambda text: of(Figure("x", drawing(text), "x")),
+    "a matrix's caption": lambda text: of(Matrix(text, ("a",), ("a", "b"), ((1, 2),))),
+    "a matrix's row": lambda text: of(Matrix("x", (text,), ("a", "b"), ((1, 2),))),
+    "a matrix's column": lambda text: of(Matrix("x", ("a",), ("a", text), ((1, 2),))),
+    "a picture": lambda text: of(Gallery("x", (Picture(b"png", ("x", text)),))),
+    "a gallery's caption": lambda text: of(Gallery(text, (Picture(b"png", ("x",)),))),
+    "a confusion map": lambda text: of(Figure("x", confusion_map([[1, 2]], [1], [1, 2], text), "x")),
+    "a class, a path, a network and the data": lambda text: evaluated(text),
 }
+
+
+def evaluated(text: str) -> Page:
+    """The page of an evaluation with the text in every place that a stranger fills."""
+    labels, answers = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0])
+    sample = Sample(text, "all", Images(torch.zeros(3, 1, 2, 2).byte(), labels), lambda i: text, (text,))
+    evaluation = Evaluation(3, 0.5, 100 / 3, 0.0, (1, 2), ((1, 0), (1, 1)))
+    probability = torch.full((3,), 0.9).double()
+    return evaluation_page.page(Measurement(sample, (text, "b"), evaluation, answers, probability), text)
 
 
 def of(item: Any) -> Page:

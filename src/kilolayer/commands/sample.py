@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from kilolayer.data import Data, Images, load, load_labelled
 from kilolayer.data.describe import BUILT_IN
-from kilolayer.data.loading import built_in
+from kilolayer.data.loading import built_in, find
 from kilolayer.data.unsplit import Labelled, converted
 from kilolayer.data.wording import listed, quoted
 from kilolayer.errors import InputError
@@ -59,12 +60,15 @@ def own_images(own: Data, part: str, grey: bool) -> Labelled:
     if part == "all":
         whole = load_labelled(own, "all", grey)
         return replace(whole, origin=(*whole.origin, "the network was trained on most of these images"))
+    if part == "test":
+        source = find(own)  # the training images need not be read
+        labelled = Labelled(source.name, source.classes, source.read_test(), (), partial(source.where, part))
+        return converted(labelled, grey)
     splits = load(own)
     images = getattr(splits, part)
     if images is None:
         raise InputError(f"{splits.name} has no validation images here: none were held out; use --part test")
-    labelled = Labelled(splits.name, splits.classes, images, (), lambda i: f"{part} image {i + 1}")
-    return converted(labelled, grey)
+    return converted(Labelled(splits.name, splits.classes, images, (), partial(splits.where, part)), grey)
 
 
 def sample(labelled: Labelled, part: str, classes: Sequence[str], *, skip_unknown: bool = False) -> Sample:

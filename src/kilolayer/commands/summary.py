@@ -52,9 +52,12 @@ def _skipped(places: tuple[str, ...]) -> dict[str, str]:
 def conclude(run: Run) -> None:
     """The final figures, and what can be done with the run."""
     result = run.result() or {}
-    which = "mean of the weights" if run.experiment().recipe.averaged else "last weights"
+    experiment = run.experiment()
+    which = "mean of the weights" if experiment.recipe.averaged else "last weights"
+    # Of five classes or fewer the right one is always among the first five.
+    top5 = f", top-5 {result['test_top5_error']:.2f} %" if experiment.network.num_classes > 5 else ""
     rows = {
-        "test error": f"{result['test_error']:.2f} %, top-5 {result['test_top5_error']:.2f} % ({which})",
+        "test error": f"{result['test_error']:.2f} %{top5} ({which})",
         **_validation(result),
         "time": f"{_duration(result['train_seconds'])}{_speed(run)}",
         "next": f"kilolayer evaluate {run.path}",

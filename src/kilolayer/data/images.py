@@ -12,6 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Where = Callable[[str, int], str]
+
+
+def numbered(part: str, i: int) -> str:
+    """The place of an image that has no file of its own."""
+    return f"{part} image {i}"
+
 
 @dataclass(frozen=True)
 class Images:
@@ -44,6 +51,7 @@ class Splits:
     `skipped`: the damaged images that were left out, where that was asked for, and why each.
     `looks`: what was done so that the pictures look as their viewer shows them, a sentence for each kind.
     `origin`: which files or folders are used as what, what is not used and why, a line each.
+    `where`: the place of an image, in words, by the name of its part and its number there.
     """
 
     name: str
@@ -54,6 +62,7 @@ class Splits:
     skipped: tuple[str, ...] = ()
     looks: tuple[str, ...] = ()
     origin: tuple[str, ...] = ()
+    where: Where = numbered
 
     @cached_property
     def test(self) -> Images:
@@ -79,7 +88,7 @@ class Source:
 
     `looks` says what was done to the pictures, of the training images to those that have been read.
     read_validation: the validation split that `Data.validation_split` names; offered: the one that it could
-    name. skipped, origin: as in `Splits`.
+    name. skipped, origin: as in `Splits`; where: as there, of all training images.
     """
 
     name: str
@@ -92,3 +101,4 @@ class Source:
     origin: tuple[str, ...] = ()
     read_validation: Callable[[], Images] | None = None
     offered: str | None = None
+    where: Where = numbered

@@ -75,6 +75,7 @@ def source(layout: Layout, data: Data) -> Source:
         (*assigned.lines(len(parts["test"])), *remarks(every), *layout.notes),
         partial(read_part, "validation") if assigned.validation else None,
         assigned.offered,
+        lambda part, i: parts[part].where(i),
     )
 
 

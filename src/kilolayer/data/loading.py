@@ -41,6 +41,12 @@ def load(data: Data) -> Splits:
     if found.read_validation is not None:
         validation = found.read_validation()
     images = both[: len(train)]
+
+    def where(part: str, i: int) -> str:
+        if part == "train" or (part == "validation" and found.read_validation is None):
+            return found.where("train", int((train if part == "train" else drawn)[i]))
+        return found.where(part, i)
+
     return Splits(
         found.name,
         found.classes,
@@ -50,6 +56,7 @@ def load(data: Data) -> Splits:
         found.skipped,
         found.looks(),
         found.origin,
+        where,
     )
 
 

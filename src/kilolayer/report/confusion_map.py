@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from kilolayer.report.svg import NAMESPACE
+from kilolayer.report.text import clean
 
 LEVELS = (0.01, 0.05, 0.2, 0.5)
 """Shares of a row above which a square is one step darker."""
@@ -36,7 +37,7 @@ def confusion_map(
     frame = f'<rect x="0" y="0" width="{width}" height="{height}" style="{line}"/>'
     box = f"{-left:.4g} {-top:.4g} {width + left + unit / 50:.6g} {height + top + unit / 50:.6g}"
     return (
-        f'<svg xmlns="{NAMESPACE}" viewBox="{box}" role="img" aria-label="{escape(title)}">'
+        f'<svg xmlns="{NAMESPACE}" viewBox="{box}" role="img" aria-label="{escape(clean(title))}">'
         f"{''.join(paths)}{frame}{''.join(texts)}</svg>"
     )
 
