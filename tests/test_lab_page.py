@@ -45,7 +45,7 @@ class Fading:
         return (Chart(name, self.text, equation, "unit", self.text, curves, log_y=True, note=self.text),)
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        return (("what is left", f"{self.factor**UNITS:.4f}"), (self.text, self.text))
+        return (("what is left", f"{self.factor**UNITS:.4f}"), (self.text, f"{self.text}."))
 
 
 def run(network: str, *factors: float) -> list[tuple[int, Fading]]:
@@ -118,8 +118,6 @@ def test_prediction_and_measurement_share_a_colour_and_nothing_else_does() -> No
         ((1e-9, 1.0), True, True),
         ((0.9, 1.1), True, False),
         ((0.0, -1.0), True, False),
-        ((), True, False),
-        ((math.inf, math.nan, None), True, False),
         ((1e-320, 1e308), True, True),
         ((1.0, 100.0), False, False),
     ],

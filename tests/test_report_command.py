@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.commands.curve_figures import MOST_CURVES, _courses, _parts
+from kilolayer.commands.curve_figures import MOST_CURVES, _parts, _schedules
 from kilolayer.report.curves import Curve
 from kilolayer.sweep.reproduction import keep, plan
+from kilolayer.training import recipe
 from test_reproduce_findings import SMOKE, START, as_in_the_paper, end, pretend
 
 
-def curve(label: str, loss: float = 2.0, rate: float = 0.1) -> Curve:
-    return Curve(label, (1.0, 2.0), (loss, loss / 2), (50.0, 40.0), (rate, rate))
+def curve(label: str, loss: float = 2.0) -> Curve:
+    return Curve(label, (1.0, 2.0), (loss, loss / 2), (50.0, 40.0))
 
 
 def test_of_a_sweep_it_writes_page_findings_and_tables(
@@ -118,5 +119,6 @@ def test_a_loss_that_explodes_is_drawn_apart() -> None:
 
 
 def test_a_learning_rate_that_all_share_is_one_line() -> None:
-    assert [one.label for one in _courses([curve("a"), curve("b")])] == ["all runs"]
-    assert [one.label for one in _courses([curve("a"), curve("b", rate=1.0), curve("c")])] == ["a, c", "b"]
+    short, long = recipe("short", 1000), recipe("paper", 1000)
+    assert [one.label for one in _schedules({"a": short, "b": short})] == ["all runs"]
+    assert [one.label for one in _schedules({"a": short, "b": long, "c": short})] == ["a, c", "b"]

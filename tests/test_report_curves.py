@@ -14,7 +14,7 @@ ROW = {"epoch": 1, "iteration": 391, "learning_rate": 0.1, "train_loss": 1.5, "t
 
 def test_a_row_is_a_point() -> None:
     curve = Curve.from_metrics("a", [ROW, {**ROW, "iteration": 782, "train_loss": 1.0}], group="g")
-    assert curve == Curve("a", (391.0, 782.0), (1.5, 1.0), (40.0, 40.0), (0.1, 0.1), "g", "test error")
+    assert curve == Curve("a", (391.0, 782.0), (1.5, 1.0), (40.0, 40.0), "g", "test error")
     assert (curve.key, Curve.from_metrics("a", []).key) == ("g", "a")
 
 
@@ -36,7 +36,7 @@ def test_an_epoch_without_an_iteration_is_left_out() -> None:
 
 def test_series_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Curve\.error: 0 values for 1 in x"):
-        Curve("a", (1.0,), (1.0,), (), (0.1,))
+        Curve("a", (1.0,), (1.0,), ())
 
 
 @pytest.mark.parametrize(

@@ -157,14 +157,12 @@ def test_no_string_becomes_markup_or_a_request(text: str) -> None:
 def test_no_label_of_any_figure_becomes_markup() -> None:
     for start in range(0, len(HOSTILE), 8):
         texts = HOSTILE[start : start + 8]
-        curves = [
-            Curve(text, (1.0, 2.0), (2.0, 1.0), (50.0, 10.0), (0.1, 0.1), error_name=text) for text in texts
-        ]
+        curves = [Curve(text, (1.0, 2.0), (2.0, 1.0), (50.0, 10.0), error_name=text) for text in texts]
         lines = [DepthLine(text, (20, 56), ((9.0,), (8.0, 7.0))) for text in texts]
         title = " ".join(texts)
         drawings = (
             plots.training(curves, title),
-            plots.learning_rate(curves, title),
+            plots.learning_rate([plots.Rate(text, lambda at: 0.1, 3) for text in texts], title),
             plots.error_against_depth(lines, title, error_name=texts[0]),
         )
         figures = tuple(Figure("c", drawing, "a") for drawing in drawings)

@@ -9,6 +9,7 @@ import pytest
 
 from kilolayer.report import Curve, DepthLine, Profile, plots
 from kilolayer.report.canvas import written
+from kilolayer.training import Steps
 
 NAN = math.nan
 SVG = "{http://www.w3.org/2000/svg}"
@@ -17,7 +18,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 def curve(label: str = "ResNet-110", last: float = 5.0, group: str = "") -> Curve:
     x = tuple(float(391 * epoch) for epoch in range(1, 9))
     loss = tuple(2 / epoch for epoch in range(1, 9))
-    return Curve(label, x, loss, tuple(last + 40 * y for y in loss), (0.1,) * 4 + (0.01,) * 4, group)
+    return Curve(label, x, loss, tuple(last + 40 * y for y in loss), group)
+
+
+def rate(label: str = "ResNet-110") -> plots.Rate:
+    return plots.Rate(label, Steps(0.1, ((40, 0.01), (60, 0.001))), 80)
 
 
 def parsed(drawing: str) -> ElementTree.Element:
@@ -30,7 +35,7 @@ def texts(drawing: str) -> list[str]:
 
 ALL: list[Callable[[], str]] = [
     lambda: plots.training([curve("a"), curve("b", 8)], "Training"),
-    lambda: plots.learning_rate([curve()], "Learning rate"),
+    lambda: plots.learning_rate([rate()], "Learning rate"),
     lambda: plots.error_against_depth([DepthLine("plain", (20, 1001), ((9.0, 9.1), (20.0,)))], "Depth"),
     lambda: plots.by_unit([Profile("start", tuple(0.9**unit for unit in range(54)))], "Gradients"),
 ]
@@ -108,11 +113,10 @@ def test_seeds_of_one_group_share_a_place_in_the_legend() -> None:
     ids=str,
 )
 def test_whatever_was_recorded_is_drawn(values: tuple[float | None, ...]) -> None:
-    odd = Curve("odd", tuple(map(float, range(len(values)))), values, values, values)
+    odd = Curve("odd", tuple(map(float, range(len(values)))), values, values)
     for drawing in (
         plots.training([odd, curve()], "t"),
         plots.training([odd], "t"),
-        plots.learning_rate([odd], "t"),
     ):
         parsed(drawing)
     floats = tuple(NAN if value is None else value for value in values)
@@ -132,7 +136,7 @@ def test_nothing_at_all_is_drawn_and_says_so() -> None:
 
 def test_a_curve_has_a_gap_where_it_was_not_finite_and_none_where_it_was_not_measured() -> None:
     def lines(error: tuple[float | None, ...]) -> int:
-        one = Curve("c", (1.0, 2.0, 3.0, 4.0, 5.0), (NAN,) * 5, error, (None,) * 5)
+        one = Curve("c", (1.0, 2.0, 3.0, 4.0, 5.0), (NAN,) * 5, error)
         blue = [
             e
             for e in parsed(plots.training([one], "t")).iter(f"{SVG}path")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,17 @@ class Series:
     y: tuple[float | None, ...]
     kind: Literal["measured", "predicted"] = "measured"
 
+    @property
+    def has_values(self) -> bool:
+        return any(y is not None and math.isfinite(y) for y in self.y)
+
 
 @dataclass(frozen=True)
 class Chart:
     """Series over one axis, with the equation that they belong to in plain Unicode.
 
-    `note` says in a sentence what there is to see, with the figures that show it.
+    `note` says in a sentence what there is to see, with the figures that show it. `stages` are the x at which
+    the tensors measured take another shape: no line is drawn from a point before one to a point behind it.
     """
 
     name: str
@@ -34,6 +40,23 @@ class Chart:
     series: tuple[Series, ...]
     log_y: bool = False
     note: str = ""
+    stages: tuple[float, ...] = ()
+
+    def with_values(self) -> Chart:
+        """The chart without the series that have no finite value, which nothing can be drawn of."""
+        return replace(self, series=tuple(series for series in self.series if series.has_values))
+
+    def pieces(self, series: Series) -> list[list[tuple[float, float]]]:
+        """The points of a series that a line may join: broken where a value is missing or a stage begins."""
+        pieces: list[list[tuple[float, float]]] = [[]]
+        before = -math.inf
+        for x, y in zip(series.x, series.y, strict=True):
+            if y is None or any(before < stage <= x for stage in self.stages):
+                pieces.append([])
+            if y is not None:
+                pieces[-1].append((x, y))
+                before = x
+        return [piece for piece in pieces if piece]
 
 
 class Analysis(Protocol):
@@ -48,3 +71,11 @@ class Analysis(Protocol):
 
     def summary(self) -> tuple[tuple[str, str], ...]:
         """The figures that matter, each with its name and unit, for a terminal."""
+
+
+@runtime_checkable
+class Conclusive(Protocol):
+    """An analysis that says what it has found."""
+
+    def finding(self) -> str:
+        """What the figures say of the network, and whether that is good, in one sentence."""

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from kilolayer.analysis.chain import Chain, UnitPass
 from kilolayer.analysis.chart import Chart, Series
 from kilolayer.analysis.numbers import cosine, norm, ratio
-from kilolayer.analysis.wording import by_unit, percent
+from kilolayer.analysis.wording import by_unit, percent, stage_starts
+
+EXACT = 1e-4
+"""Of ‖x_L‖: what fp32 rounds away over a thousand units stays far below it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,19 @@ class Decomposition:
             ("… which is of", largest.name),
         )
 
+    def finding(self) -> str:
+        if self.residual < EXACT:
+            return (
+                f"Eq. 4 holds to {self.residual:.1g} of ‖x_L‖: nothing but additions lies between two units "
+                "of a stage, as the paper wants it"
+            )
+        cut = f"f sets {percent(self.truncated)} of the elements to 0" if self.truncated else "no f cuts"
+        return f"Eq. 4 misses x_L by {percent(self.residual)} in the worst stage, since {self._reason(cut)}"
+
+    def _reason(self, cut: str) -> str:
+        by_h, by_f = max(stage.from_h for stage in self.stages), max(stage.from_f for stage in self.stages)
+        return cut if by_f >= by_h else "the shortcut is not the identity" + (f" and {cut}" if by_f else "")
+
     def trend(self) -> tuple[tuple[str, float], ...]:
         """What is followed over training."""
         return (("elements that f sets to 0", self.truncated), ("residual of Eq. 4", self.residual))
@@ -91,6 +107,10 @@ class Decomposition:
         """The mean over the units."""
         return sum(unit.truncated for unit in self.units) / len(self.units)
 
+    @property
+    def _stage_starts(self) -> tuple[float, ...]:
+        return stage_starts([unit.stage for unit in self.units])
+
     def _shares(self) -> Chart:
         units = self.units
         spread = percent(sum(unit.norm * unit.cosine for unit in units) / len(self.stages))
@@ -107,6 +127,7 @@ class Decomposition:
             ),
             note=f"the branches hold {spread} of x_L, the stage's start the rest; "
             "predicted: branches at right angles to one another",
+            stages=self._stage_starts,
         )
 
     def _truncation(self) -> Chart:
@@ -126,6 +147,7 @@ class Decomposition:
             "share of y_l's elements",
             (by_unit("share of y_l", [unit.truncated for unit in self.units]), *predicted),
             note=f"{said}; mean {percent(self.truncated)}",
+            stages=self._stage_starts,
         )
 
     def _residuals(self) -> Chart:

@@ -14,7 +14,10 @@ from kilolayer.analysis.chart import Chart
 from kilolayer.analysis.linear import UnitGradient
 from kilolayer.analysis.numbers import cosine, norm, ratio
 from kilolayer.analysis.shortcut_theory import Factor, ShortcutTheory
-from kilolayer.analysis.wording import by_unit
+from kilolayer.analysis.wording import by_unit, percent, stage_starts
+
+WHOLE = 1e-3
+"""A direct term that is short of the whole by less than this has lost nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,25 @@ class Gradient:
         return (
             ("‖∂ε/∂x‖ at the first unit's input", f"{first.norm:.3g}"),
             ("‖∂ε/∂x_L‖ at the last unit's output", f"{last:.3g}"),
-            ("first over last", f"{self.growth:.3g}"),
+            ("gradient at the first unit over that at the last", f"{self.growth:.3g}"),
             ("direct term that arrives, weakest stage, ‖direct‖ / ‖∂ε/∂x_L‖", f"{self.weakest:.3g}"),
             ("… and as Eq. 8 predicts", f"{self.predicted:.3g}"),
         )
 
+    def finding(self) -> str:
+        whole = self.weakest > 1 - WHOLE
+        return (
+            f"the gradient at the first unit is {self.growth:.3g} times that at the last; through the "
+            f"shortcuts of the weakest stage {percent(self.weakest)} of ‖∂ε/∂x_L‖ arrives (P2, Eq. 5), "
+            + ("so none of it can be lost on the way" if whole else "the rest comes through weights alone")
+        )
+
     def trend(self) -> tuple[tuple[str, float], ...]:
         """What is followed over training."""
-        return (("first over last", self.growth), ("direct term that arrives", self.weakest))
+        return (
+            ("gradient at the first unit over that at the last", self.growth),
+            ("direct term that arrives", self.weakest),
+        )
 
     @property
     def growth(self) -> float:
@@ -95,6 +109,10 @@ class Gradient:
                 starts[unit.stage] = unit
         return list(starts.values())
 
+    @property
+    def _stage_starts(self) -> tuple[float, ...]:
+        return stage_starts([unit.stage for unit in self.units])
+
     def _terms(self) -> Chart:
         return Chart(
             "terms",
@@ -110,6 +128,7 @@ class Gradient:
             ),
             log_y=True,
             note=f"through the weakest stage's shortcuts comes {self.weakest:.3g} of ∂ε/∂x_L",
+            stages=self._stage_starts,
         )
 
     def _left(self) -> Chart:
@@ -128,6 +147,7 @@ class Gradient:
             (by_unit("direct term", measured), by_unit("direct term", predicted, "predicted")),
             log_y=True,
             note=f"{self.weakest:.3g} arrives at the weakest stage's start",
+            stages=self._stage_starts,
         )
 
 

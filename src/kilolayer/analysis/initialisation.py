@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from kilolayer.analysis.chain import Chain
 from kilolayer.analysis.chart import Chart, Series
@@ -18,7 +18,7 @@ from kilolayer.analysis.mean_field import Prediction, predict
 from kilolayer.analysis.numbers import norm, positive, ratio
 from kilolayer.analysis.subject import Subject
 from kilolayer.analysis.trainability import Verdict, judge
-from kilolayer.analysis.wording import by_unit
+from kilolayer.analysis.wording import by_unit, stage_starts
 from kilolayer.networks import ResidualNetwork
 
 Values = tuple[float, ...]
@@ -29,13 +29,15 @@ class Start:
     """One initialisation on one batch: at x_0 … x_L the signal E[x²], its common share, and the gradient.
 
     `common`: the channels' squared means over the batch, relative to the signal. `gradient` is
-    ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ with ε the batch's mean cross-entropy.
+    ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ with ε the batch's mean cross-entropy. `stages`: the places, counted from 1, at
+    which x_l takes another shape.
     """
 
     seed: int
     signal: Values
     common: Values
     gradient: Values
+    stages: Values = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ class Initialisation:
             ),
             ("will it train", f"{self.verdict.word}: {'; '.join(self.verdict.reasons)}"),
         )
+
+    def finding(self) -> str:
+        return f"it {self.verdict.word}: {'; '.join(self.verdict.reasons)}"
 
     def typical(self, kind: str) -> Values:
         """Geometric means over the seeds, of "signal", "gradient" or "common"."""
@@ -115,16 +120,20 @@ def measure(
     signal: list[float] = []
     common: list[float] = []
     gradients: list[float] = []
+    shapes: list[Size] = []
     for unit in Chain(model, units).backward(x, labels):
         if not signal:
             signal, common = [_square(unit.out)], [_common(unit.out)]
             gradients = [norm(unit.gradient)]
+            shapes = [unit.out.shape]
         signal.append(_square(unit.x))
         common.append(_common(unit.x))
         gradients.append(norm(unit.at_input))
+        shapes.append(unit.x.shape)
     shares = [ratio(part, whole) for part, whole in zip(common, signal, strict=True)]
     relative = [ratio(gradient, gradients[0]) for gradient in gradients]
-    return Start(seed, tuple(signal[::-1]), tuple(shares[::-1]), tuple(relative[::-1]))
+    stages = stage_starts(shapes[::-1])
+    return Start(seed, tuple(signal[::-1]), tuple(shares[::-1]), tuple(relative[::-1]), stages)
 
 
 def _square(x: Tensor) -> float:
@@ -182,6 +191,7 @@ def _chart(found: Initialisation, kind: str) -> Chart:
         tuple(series),
         log_y=logarithmic,
         note=f"{measured[0]:.3g} at x_0, {measured[-1]:.3g} at x_L{off}",
+        stages=found.starts[0].stages,
     )
 
 

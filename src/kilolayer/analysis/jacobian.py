@@ -12,18 +12,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kilolayer.analysis.chain import Chain
 from kilolayer.analysis.chart import Chart, Series
 from kilolayer.analysis.lanczos import quantile, singular_values
 from kilolayer.analysis.mean_field import predict
 from kilolayer.analysis.numbers import positive
 from kilolayer.analysis.subject import Subject
 from kilolayer.analysis.tangents import Tangents
-from kilolayer.analysis.wording import by_unit
+from kilolayer.analysis.wording import by_unit, stage_starts
 
 IMAGES = 4
 """Of the batch, the images that are looked at: the Jacobian is that of all of them together."""
 PROBES, STEPS, POINTS, LEADING = 4, 12, 5, 3
 SHARES = (0.1, 0.5, 0.9)
+LOST = 1e-2
+"""A singular value below which a direction is as good as lost."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class Jacobian:
     spectra: tuple[Spectrum, ...]
     predicted: tuple[float, ...] | None = None
     direct: tuple[float, ...] | None = None
+    stages: tuple[float, ...] = ()
+    """The places of x_0 … x_L, counted from 1, at which x_l takes another shape."""
+
+    def finding(self) -> str:
+        largest, half = self.spectra[0].leading[0], self.spectra[0].quantiles[1]
+        return (
+            f"a random gradient at x_L is {self.growth[0]:.3g} times as large when it reaches x_0; the "
+            f"largest singular value of ∂x_L/∂x_0 is {largest:.3g} and half of them lie below {half:.3g}"
+            + (", so nearly all directions are lost" if half < LOST else "")
+        )
 
     def charts(self) -> tuple[Chart, ...]:
         return _growth_chart(self), _spectrum_chart(self)
@@ -100,7 +113,13 @@ def jacobian(
         spectra=tuple(_spectrum(tangents, place, steps, random) for place in at),
         predicted=theory.gradient if theory else None,
         direct=theory.direct if theory else None,
+        stages=_stages(chain, subject.x[:images]),
     )
+
+
+def _stages(chain: Chain, x: Tensor) -> tuple[float, ...]:
+    order = chain.order(x)
+    return stage_starts([*order.inputs, order.outputs[-1]])
 
 
 def _growth(tangents: Tangents, probes: int, random: torch.Generator) -> tuple[float, ...]:
@@ -145,6 +164,7 @@ def _growth_chart(found: Jacobian) -> Chart:
         tuple(series),
         log_y=True,
         note=note + (f", {found.predicted[0]:.3g} by theory" if found.predicted else ""),
+        stages=found.stages,
     )
 
 
@@ -165,4 +185,5 @@ def _spectrum_chart(found: Jacobian) -> Chart:
         (largest, *reversed(bulk)),
         log_y=True,
         note=f"at the first unit the largest is {leading:.3g}, half are below {half:.3g}",
+        stages=found.stages,
     )

@@ -21,6 +21,7 @@ from torch.nn import functional
 from kilolayer.analysis.chart import Chart, Series
 from kilolayer.analysis.subject import Subject
 from kilolayer.analysis.undisturbed import undisturbed
+from kilolayer.analysis.wording import percent
 
 Normalisation = Literal["batch", "running"]
 LINE, GRID, REACH, NEAR = 21, 9, 1.0, 0.02
@@ -47,6 +48,15 @@ class Landscape:
     slope: float
     curvature: float
 
+    def finding(self) -> str:
+        flat = [value for row in self.grid for value in row if value is not None]
+        lowest = "a lowest point" if self.curvature > 0 else "no lowest point"
+        return (
+            f"the loss is {self.centre:.3g} at the weights, which are {lowest} along a random direction "
+            f"(curvature {self.curvature:.3g}); "
+            f"{percent(_share_above(flat, self.centre))} of the slice lies no lower"
+        )
+
     def charts(self) -> tuple[Chart, ...]:
         return _line_chart(self), _grid_chart(self)
 
@@ -57,7 +67,7 @@ class Landscape:
             ("curvature d²L/dα² there", f"{self.curvature:.4g}"),
             ("loss at α = −1 and 1", f"{_said(self.line[0])}, {_said(self.line[-1])}"),
             ("lowest and highest loss of the slice", f"{min(flat):.4g}, {max(flat):.4g}"),
-            ("share of the slice not below the centre", f"{_share_above(flat, self.centre):.0%}"),
+            ("share of the slice not below the centre", percent(_share_above(flat, self.centre))),
             ("BN's statistics", self.mode),
         )
 

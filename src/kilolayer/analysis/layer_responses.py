@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from kilolayer.analysis.chart import Chart
 from kilolayer.analysis.numbers import mean
-from kilolayer.analysis.wording import by_unit, percent
+from kilolayer.analysis.wording import by_unit, percent, stage_starts
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class LayerResponse:
     normalised: bool
     std: float
     predicted: float
+    side: int = 0
+    """Pixels a side of the output."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class NormStatistics:
     std: float
     scale: float
     shift: float
+    side: int = 0
+    """Pixels a side of its input."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Activity:
     channels: int
     zeros: float
     dead: float
+    side: int = 0
+    """Pixels a side."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,15 @@ class Responses:
             ("… in the worst ReLU", percent(dead)),
             ("largest batch deviation at a BN's input", f"{max((n.std for n in self.norms), default=0):.3g}"),
         )
+
+    def finding(self) -> str:
+        dead = f"{percent(self.dead)} of the channels are dead" if self.dead else "no channel is dead"
+        layers = self.spatial()
+        if not layers:
+            return f"no layer is 3×3; {dead}"
+        low, high = min(layer.std for layer in layers), max(layer.std for layer in layers)
+        spread = f"{low:.3g} to {high:.3g}, {self.mean_std:.3g} on average"
+        return f"the 3×3 layers' responses have standard deviations of {spread}; {dead}"
 
     def trend(self) -> tuple[tuple[str, float], ...]:
         """What is followed over training."""
@@ -102,6 +119,7 @@ class Responses:
             ),
             note=f"mean {self.mean_std:.3g} over {len(layers)} layers"
             + ("" if any(layer.normalised for layer in layers) else "; no BN reads them, so they are raw"),
+            stages=_stage_starts(layers),
         )
 
     def _sorted(self) -> Chart:
@@ -129,6 +147,7 @@ class Responses:
                 by_unit("β", [norm.shift or None for norm in self.norms]),
             ),
             log_y=True,
+            stages=_stage_starts(self.norms),
         )
 
     def _dead(self) -> Chart:
@@ -143,4 +162,13 @@ class Responses:
                 by_unit("dead channels", [relu.dead for relu in self.relus]),
             ),
             note=f"{percent(self.dead)} of all channels are dead on this batch",
+            stages=_stage_starts(self.relus),
         )
+
+
+Parts = Sequence[LayerResponse] | Sequence[NormStatistics] | Sequence[Activity]
+
+
+def _stage_starts(parts: Parts) -> tuple[float, ...]:
+    """Where the maps become smaller than all before; a shortcut's layers may run ahead of the branch's."""
+    return stage_starts([*accumulate((part.side for part in parts), min)])

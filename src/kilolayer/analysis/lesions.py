@@ -14,6 +14,7 @@ from kilolayer.analysis.chain import Chain
 from kilolayer.analysis.numbers import mean
 from kilolayer.analysis.order import forward_is
 from kilolayer.analysis.undisturbed import undisturbed
+from kilolayer.analysis.wording import stage_starts
 from kilolayer.units import ResidualUnit
 from kilolayer.units.modules import Zero
 
@@ -34,6 +35,8 @@ class Lesions:
     single: tuple[tuple[int, float, float], ...]
     deleted: tuple[tuple[int, float], ...]
     swapped: tuple[tuple[int, float], ...]
+    stages: tuple[float, ...] = ()
+    """The units, counted from 1, that are the first of a stage."""
 
 
 class _Patient:
@@ -100,6 +103,7 @@ def lesions(
             for k in COUNTS
             if k <= most
         ),
+        stages=stage_starts(chain.order(x).stages),
     )
 
 

@@ -57,6 +57,19 @@ class Paths:
             ]
         return tuple(figures)
 
+    def finding(self) -> str:
+        mean = sum(k * share for k, share in enumerate(self.gradients.counts))
+        short = self.gradients.mean_length
+        said = (
+            f"the gradient comes through {short:.3g} branches on average, while a path has {mean:.3g} of "
+            f"{self.units}: " + ("short paths carry it" if short < mean else "no short path carries it")
+        )
+        if self.lesions is None or not self.lesions.single:
+            return said
+        worst, error, _ = max(self.lesions.single, key=lambda each: each[1])
+        lost = f"{error:.3g} % in place of {self.lesions.error:.3g} %"
+        return f"{said}; without unit {worst + 1}, the one missed most, the error is {lost}"
+
 
 def paths(subject: Subject, *, images: int = IMAGES, seed: int = 0) -> Paths:
     """Gradients by path length on the subject's batch and, of a trained network, lesions.
@@ -128,6 +141,7 @@ def _lesion_charts(lost: Lesions) -> tuple[Chart, Chart]:
         "top-1 error, %",
         (Series("without this unit", units, tuple(error for _, error, _ in lost.single)), whole),
         note=f"{lost.error:.3g} % with all units",
+        stages=lost.stages,
     )
     several = Chart(
         "lesions",

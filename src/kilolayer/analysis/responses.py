@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,7 +77,14 @@ def _note_convolution(seen: _Seen, name: str) -> Callable[..., None]:
     def hook(module: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
         seen.last, seen.version = out, out._version
         seen.layers.append(
-            LayerResponse(name, int(module.kernel_size[0]), False, _std(out), _unprejudiced(module, args[0]))
+            LayerResponse(
+                name,
+                int(module.kernel_size[0]),
+                False,
+                _std(out),
+                _unprejudiced(module, args[0]),
+                out.shape[-1],
+            )
         )
 
     return hook
@@ -88,7 +96,7 @@ def _note_norm(seen: _Seen, name: str) -> Callable[..., None]:
         # The same tensor can be another by then: out += shortcut.
         if args[0] is seen.last and args[0]._version == seen.version:
             read = seen.layers.pop()
-            seen.layers.append(LayerResponse(read.name, read.kernel, True, _std(out), _behind(module)))
+            seen.layers.append(replace(read, normalised=True, std=_std(out), predicted=_behind(module)))
         seen.last = None
 
     return hook
@@ -98,7 +106,7 @@ def _norm_statistics(name: str, module: _BatchNorm, z: Tensor) -> NormStatistics
     over = [dimension for dimension in range(z.ndim) if dimension != 1]
     mean, variance = z.double().mean(over), z.double().var(over, unbiased=False)
     scale, shift = (rms(module.weight), rms(module.bias)) if module.affine else (1.0, 0.0)
-    return NormStatistics(name, rms(mean), float(variance.mean().sqrt()), scale, shift)
+    return NormStatistics(name, rms(mean), float(variance.mean().sqrt()), scale, shift, _side(z))
 
 
 def _behind(norm: _BatchNorm) -> float:
@@ -132,10 +140,14 @@ class _Relus(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in ("relu", "relu_") and isinstance(out, Tensor) and out.ndim > 1:
             quiet = (out == 0).transpose(0, 1).flatten(1)
-            self._seen.relus.append(
-                Activity(len(quiet), float(quiet.double().mean()), float(quiet.all(1).double().mean()))
-            )
+            zeros, dead = float(quiet.double().mean()), float(quiet.all(1).double().mean())
+            self._seen.relus.append(Activity(len(quiet), zeros, dead, _side(out)))
         return out
+
+
+def _side(tensor: Tensor) -> int:
+    """Pixels a side; 1 for a vector."""
+    return int(tensor.shape[-1]) if tensor.ndim > 2 else 1
 
 
 def _std(tensor: Tensor) -> float:

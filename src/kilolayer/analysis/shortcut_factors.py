@@ -8,9 +8,12 @@ from itertools import accumulate
 
 from kilolayer.analysis.chart import Chart, Series
 from kilolayer.analysis.numbers import mean, product
-from kilolayer.analysis.wording import by_unit
+from kilolayer.analysis.wording import by_unit, stage_starts
 
 Values = list[float | None]
+
+UNCHANGED, LOST = 1e-3, 1e-2
+"""A product this near to 1 is 1 but for rounding; one below, or above the inverse, leaves no signal."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,20 @@ class Shortcut:
             rows.append(("product of the spectral norms", _told(product(self._values("spectral")))))
         return tuple(rows)
 
+    def finding(self) -> str:
+        if math.isnan(self.product):
+            return "no shortcut keeps its shape, so no factor can be measured"
+        verdict = (
+            "the signal passes unchanged, as with identity shortcuts"
+            if abs(self.product - 1) < UNCHANGED
+            else "the signal is as good as lost on the way (P2, Eq. 7)"
+            if self.product < LOST
+            else "the signal explodes on the way (P2, Eq. 7)"
+            if self.product > 1 / LOST
+            else "the signal is scaled on the way (P2, Eq. 7)"
+        )
+        return f"from the first unit to the last the shortcuts multiply by {_told(self.product)}: {verdict}"
+
     def trend(self) -> tuple[tuple[str, float], ...]:
         """What is followed over training."""
         rows = [("product of the factors", self.product), ("mean factor", mean(self._values("factor")))]
@@ -88,6 +105,10 @@ class Shortcut:
     def _any(self, name: str) -> bool:
         return any(value is not None for value in self._values(name))
 
+    @property
+    def _stage_starts(self) -> tuple[float, ...]:
+        return stage_starts([unit.stage for unit in self.units])
+
     def _products(self) -> Chart:
         series = [
             _running("product of the factors", self._values("factor")),
@@ -104,6 +125,7 @@ class Shortcut:
             tuple(series),
             log_y=True,
             note=f"from the first unit to the last: {_told(self.product)}",
+            stages=self._stage_starts,
         )
 
     def _factors(self) -> Chart:
@@ -119,6 +141,7 @@ class Shortcut:
                 by_unit("gain ‖h(x)‖ / ‖x‖", self._values("gain")),
             ),
             note=f"mean factor {_told(mean(self._values('factor')))}",
+            stages=self._stage_starts,
         )
 
     def _gates(self) -> Chart:
@@ -134,6 +157,7 @@ class Shortcut:
                 by_unit("standard deviation of 1−g", self._values("openness_std")),
             ),
             note=f"mean over units {_told(mean(self._values('openness')))}",
+            stages=self._stage_starts,
         )
 
     def _spectral(self) -> Chart:
@@ -148,6 +172,7 @@ class Shortcut:
                 by_unit("spectral norm", self._values("predicted_spectral"), "predicted"),
             ),
             note="predicted: independent entries of W's own deviation",
+            stages=self._stage_starts,
         )
 
 

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.units import GatedUnit, ResidualUnit
-from kilolayer.units.modules import PadChannels, Scale, Zero
+from kilolayer.units.modules import Scale, Zero
+
+KNOWN = (Scale, nn.Dropout, nn.ReLU, Zero, nn.BatchNorm2d, nn.Conv2d)
+"""The layers of a shortcut that theory has a factor for."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class ShortcutTheory:
 
     def factor(self, unit: nn.Module) -> Factor | None:
         """None where theory has nothing to say: in another's module, or where the shape changes."""
-        if not isinstance(unit, ResidualUnit) or any(isinstance(part, PadChannels) for part in unit.h):
+        if not isinstance(unit, ResidualUnit):
+            return None
+        if not all(isinstance(part, KNOWN) for part in [*unit.p, *unit.h]):
             return None
         if any(isinstance(part, nn.Conv2d) and part.stride != (1, 1) for part in unit.h):
             return None
@@ -112,4 +117,4 @@ def _gain(layer: nn.Module) -> float:
         case Zero():
             return 0.0
         case _:
-            return 1.0
+            raise TypeError(f"no theory of {type(layer).__name__} on a shortcut")

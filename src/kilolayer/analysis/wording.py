@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from kilolayer.analysis.chart import Series
@@ -13,6 +14,11 @@ def by_unit(
 ) -> Series:
     """A value for every unit, numbered from 1."""
     return Series(name, tuple(float(number) for number, _ in enumerate(values, 1)), tuple(values), kind)
+
+
+def stage_starts(shapes: Sequence[object], first: float = 1.0) -> tuple[float, ...]:
+    """The places, counted from `first`, whose shape (or stage) is another than that of the one before."""
+    return tuple(first + place for place, (a, b) in enumerate(pairwise(shapes), 1) if a != b)
 
 
 def percent(share: float) -> str:

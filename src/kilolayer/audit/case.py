@@ -92,7 +92,7 @@ def _word(step: object) -> str:
         case op.Dropout(p):
             return f"dropout {p:g}"
         case op.PadChannels(extra, stride):
-            return f"{extra} zero channels" + (f", every {stride}nd pixel" if stride > 1 else "")
+            return f"{extra} zero channels" + (f", one pixel in {stride} a side" if stride > 1 else "")
         case op.Zero():
             return "zero"
         case op.Paths(paths, join):

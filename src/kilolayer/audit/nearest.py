@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, assert_never
 
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
 from kilolayer.networks.names import describe, list_models
 from kilolayer.units.arrangement import ARRANGEMENTS, Arrangement
-from kilolayer.units.branch import Aggregated, Basic, Bottleneck, Branch
+from kilolayer.units.branch import Aggregated, Basic, Bottleneck, Branch, OneLayer
 from kilolayer.units.shortcut import Projection, Shortcut, Zero, ZeroPad
 
 
@@ -168,8 +168,10 @@ def branch_words(branch: Branch) -> str:
             return "bottlenecks"
         case Basic():
             return "basic (two 3×3)"
-        case _:
+        case OneLayer():
             return "one 3×3 convolution each"
+        case _:
+            assert_never(branch)
 
 
 def stem_words(network: Network) -> str:

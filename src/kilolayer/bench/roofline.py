@@ -54,8 +54,9 @@ def draw(found: dict[str, Any], title: str) -> str:
         for number, row in enumerate(rows):
             named = row["name"].partition("@")[0] if row["source"] == "kilolayer" else first
             network = replace(describe(named), image_size=row["image_side"])
+            look: dict[str, Any] = {"marker": canvas.marker(number), "color": canvas.colour(number)}
             x = intensity(network, found["work"], 2 if row["precision"] == "bf16" else 4)
-            axes.plot([x], [row["flops"] / 1e9], marker="o", color=canvas.colour(number), markersize=5)
+            axes.plot([x], [row["flops"] / 1e9], ms=5, **look)
         canvas.plain_ticks(axes.xaxis)
         canvas.plain_ticks(axes.yaxis)
         canvas.legend(figure, names)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kilolayer import durable
-from kilolayer.analysis.chart import Chart
+from kilolayer.analysis.chart import Chart, Conclusive
 from kilolayer.analysis.over_training import OverTraining
 from kilolayer.commands.analysis_run import Measured
 from kilolayer.errors import InputError
@@ -25,6 +25,9 @@ def show(found: Sequence[Measured]) -> None:
     """For every analysis its figures, a column for each network, and its first chart as a small table."""
     for what, networks in _gathered(found).items():
         say(f"{what}\n", style="bold")
+        for network, those in networks.items():
+            for analysis in (one.analysis for one in those if isinstance(one.analysis, Conclusive)):
+                say(f"{network}: {analysis.finding()}.\n")
         show_table(_figures(networks), blocks=True)
         for network, those in networks.items():
             chart = those[0].analysis.charts()[0]
@@ -81,13 +84,15 @@ def write(found: Sequence[Measured], folder: str) -> None:
         content = json.dumps(_record([one for one in found if one.what == what]), ensure_ascii=False)
         durable.write(Path(folder) / f"{what}.json", content.encode())
         charts = [
-            (network, chart)
+            (network, chart.with_values())
             for network, those in networks.items()
             for one in those
             for chart in one.analysis.charts()
         ]
         for name in dict.fromkeys(chart.name for _, chart in charts):
-            panels = [(network, chart) for network, chart in charts if chart.name == name]
+            panels = [(network, chart) for network, chart in charts if chart.name == name and chart.series]
+            if not panels:
+                continue
             durable.write(Path(folder) / f"{what}-{name}.svg", chart_figure(panels).encode())
 
 

@@ -22,7 +22,7 @@ def show_report(report: Audit) -> None:
 
 def _lines(report: Audit) -> Iterator[str]:
     how = "traced" if report.source == "traced" else "from the shapes of its weights"
-    yield f"{report.label} ({how})"
+    yield f"{report.label} ({how}): {_finding(report)}"
     for name, value in _rows(report.content, traced=report.source == "traced"):
         yield f"  {name:<12}{value}"
     if report.nearest:
@@ -35,11 +35,28 @@ def _lines(report: Audit) -> Iterator[str]:
             yield f"    the papers: {finding.paper}"
     for unknown in report.unknown:
         yield f"not told: {unknown}"
-    counts = [
-        sum(each.severity == kind for each in report.findings) for kind in ("fault", "deviation", "note")
-    ]
-    faults, deviations, notes = counts
-    yield f"{_count(faults, 'fault')}, {_count(deviations, 'deviation')}, {_count(notes, 'note')}"
+    yield ", ".join(_count(_of(report, kind), kind) for kind in ("fault", "deviation", "note"))
+
+
+def _finding(report: Audit) -> str:
+    """The outcome in a sentence, with what is at stake: whether results with it are a paper's."""
+    faults, deviations = _of(report, "fault"), _of(report, "deviation")
+    identical = report.nearest is not None and report.nearest.identical
+    if faults:
+        return f"{_count(faults, 'fault')}, so it is not the network that the papers describe."
+    if deviations:
+        return (
+            f"no fault, but {_count(deviations, 'deviation')} from the papers, to be named with its results."
+        )
+    if identical and report.nearest:
+        return f"no fault found; it computes what {report.nearest.name} computes."
+    if report.content.family is None:
+        return "no fault found, and no residual network of the papers either."
+    return "no fault found, as far as can be told."
+
+
+def _of(report: Audit, severity: str) -> int:
+    return sum(each.severity == severity for each in report.findings)
 
 
 def _count(number: int, word: str) -> str:

@@ -68,6 +68,8 @@ def bench(options: Bench) -> int:
     if options.json:
         print(json.dumps(found["contestants"], indent=2), flush=True)
     else:
+        if not options.depths:  # networks of several depths do not compete
+            _say_finding(found)
         _print(found)
     _write(options, found)
     return 0
@@ -157,6 +159,26 @@ def _print(found: dict[str, Any]) -> None:
         say(f"not the same work: {line}")
     if not all(row["trusted"] for row in found["contestants"]):
         say("every repeat was disturbed by other programs: these figures are not to be trusted")
+
+
+def _say_finding(found: dict[str, Any]) -> None:
+    from kilolayer.terminal import say
+
+    say(f"{_finding(found)}\n")
+
+
+def _finding(found: dict[str, Any]) -> str:
+    """Which is the fastest, by how much, and whether the repeats bear that out."""
+    rows = sorted(found["contestants"], key=lambda row: -row["images_per_second"])
+    first, share = rows[0], f"{100 * rows[0]['roofline_share']:.0f} % of what this machine could do"
+    said = f"{first['name']}: {first['images_per_second']:,.4g} images/s in {found['work']}, {share}"
+    if len(rows) == 1:
+        return f"{said}; there is nothing to compare it with."
+    second = rows[1]
+    factor = first["images_per_second"] / second["images_per_second"]
+    apart = first["seconds_most"] < second["seconds_least"]
+    sure = "" if apart else "; their repeats overlap, so which is faster is not decided"
+    return f"{said}, {factor:.3g} times {second['name']}, the next{sure}."
 
 
 def _cells(row: dict[str, Any], batch_size: int) -> tuple[str, ...]:

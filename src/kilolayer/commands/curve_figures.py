@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 
 from kilolayer.report.content import Figure
 from kilolayer.report.curves import Curve
-from kilolayer.report.plots import learning_rate, training
+from kilolayer.report.plots import Rate, learning_rate, training
+from kilolayer.training import Recipe
+from kilolayer.training.schedule import Schedule
 
 MOST_CURVES = 6
 """Rows that can be told apart in one figure."""
@@ -17,15 +18,20 @@ EXPLODED = 100.0
 
 
 def drawn(curves: list[Curve], title: str, baseline: Curve | None = None) -> Iterator[Figure]:
-    """Training loss and error, as few rows to a figure as can be told apart, each beside the baseline."""
-    return (_drawn(part, title) for part in _parts(curves, baseline))
+    """Training loss and error, as few rows to a figure as can be told apart, each beside the baseline.
+
+    Runs of one epoch, which have no course, are not drawn.
+    """
+    parts = (part for part in _parts(curves, baseline) if any(map(_is_line, part)))
+    return (_drawn(part, title) for part in parts)
 
 
 def _drawn(curves: list[Curve], title: str) -> Figure:
+    names = " and ".join(dict.fromkeys(curve.error_name for curve in curves))
     return Figure(
-        f"{title}: training loss (dashed, left) and error (solid, right).",
+        f"{title}: training loss above, {names} below; the lower, the better.",
         training(curves, title),
-        f"Training loss and test error by iteration of {', '.join(curve.label for curve in curves)}",
+        f"Training loss and {names} by iteration of {', '.join(curve.label for curve in curves)}",
     )
 
 
@@ -48,21 +54,31 @@ def _parts(curves: list[Curve], baseline: Curve | None) -> Iterator[list[Curve]]
         yield first
 
 
+def _is_line(curve: Curve) -> bool:
+    """Whether there is more to draw than the one point that the table has too."""
+    return any(sum(value is not None for value in values) > 1 for values in (curve.train_loss, curve.error))
+
+
 def _explodes(curve: Curve) -> bool:
     return any(loss is not None and loss > EXPLODED for loss in curve.train_loss)
 
 
-def rates(curves: list[Curve], title: str) -> Figure:
-    """The learning rate, each course of it once."""
-    drawing = learning_rate(_courses(curves), title)
-    return Figure(f"{title}: learning rate.", drawing, "Learning rate by iteration")
+def rates(recipes: Mapping[str, Recipe], title: str) -> Figure:
+    """The learning rate by the name of its run, each schedule once."""
+    shown = _schedules(recipes)
+    drawing = learning_rate(shown, title)
+    peak = max((rate.schedule(at) for rate in shown for at in range(rate.iterations)), default=0.0)
+    caption = f"{title}: the learning rate of every iteration, as the recipe computes it; at most {peak:.3g}."
+    return Figure(caption, drawing, f"Learning rate by iteration, at most {peak:.3g}")
 
 
-def _courses(curves: list[Curve]) -> list[Curve]:
-    """One curve for each course of the learning rate; the only one of several runs is that of all."""
-    by_course: dict[object, list[Curve]] = {}
-    for curve in curves:
-        by_course.setdefault((curve.x, curve.learning_rate), []).append(curve)
-    if len(by_course) == 1 < len(curves):
-        return [replace(curves[0], label="all runs")]
-    return [replace(same[0], label=", ".join(curve.label for curve in same)) for same in by_course.values()]
+def _schedules(recipes: Mapping[str, Recipe]) -> list[Rate]:
+    """One line for each schedule; the only one of several runs is that of all."""
+    by_schedule: dict[tuple[Schedule, int], list[str]] = {}
+    for label, recipe in recipes.items():
+        by_schedule.setdefault((recipe.rate, recipe.iterations), []).append(label)
+    alone = len(by_schedule) == 1 < len(recipes)
+    return [
+        Rate("all runs" if alone else ", ".join(labels), schedule, iterations)
+        for (schedule, iterations), labels in by_schedule.items()
+    ]

@@ -17,6 +17,8 @@ from kilolayer.units import ARRANGEMENTS, BASIC
 
 UNITS = {"original": "original unit (v1)", "full_preactivation": "pre-activation unit (v2)"}
 TRAINING_IMAGES = 1437
+PAGES = ("report", "gradient")
+"""What is written beside the runs: the report, and the page of the first of its commands to go on with."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Demo:
 def demo(options: Demo) -> int:
     """Trains, shows, and reports."""
     from kilolayer.commands.board import Board
-    from kilolayer.commands.demo_report import print_summary, rows_of, start_gradients, write_report
+    from kilolayer.commands.demo_report import measure_start, print_summary, write_report
     from kilolayer.commands.sweeping import sweep
     from kilolayer.report.optional import check_installed
     from kilolayer.sweep import Pool
@@ -62,10 +64,8 @@ def demo(options: Demo) -> int:
     pool = Pool(workers, threads=threads, devices=("cpu",))
     if status := sweep(list(planned.values()), pool, board, again(options, folder)):
         return status
-    gradients = {place: start_gradients(one.experiment) for place, one in planned.items()}
-    print_summary(rows_of(planned, gradients))
-    page = write_report(planned, gradients, folder)
-    print(f"report: {page.resolve()}")
+    starts = {place: measure_start(one.experiment) for place, one in planned.items()}
+    print_summary(planned, starts, folder, write_report(planned, starts, folder))
     return 0
 
 
@@ -101,7 +101,8 @@ def check_folder(folder: Path) -> None:
 
 def _ours(name: str) -> bool:
     unit, _, depth = name.rpartition("-")
-    return name == "report.html" or name.startswith(".report.html.") or (unit in UNITS and depth.isdigit())
+    page = name.removeprefix(".").partition(".html")[0] in PAGES and ".html" in name
+    return page or (unit in UNITS and depth.isdigit())
 
 
 def shares(workers: int) -> tuple[int, int]:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from kilolayer.analysis.gradient import unit_gradients
+from kilolayer.analysis.chain import Chain
+from kilolayer.analysis.gradient import gradient
 from kilolayer.commands.demo import UNITS
+from kilolayer.commands.demo_finding import (
+    ORIGINAL,
+    Plan,
+    Start,
+    Starts,
+    errors,
+    findings,
+    guessing,
+    next_commands,
+)
 from kilolayer.data import load
 from kilolayer.data.augment import batch
 from kilolayer.data.statistics import measure
 from kilolayer.networks import build
+from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.content import Figure, Listing, Page, Section, Table
 from kilolayer.report.curves import Curve
 from kilolayer.report.depth import DepthLine, Profile, by_unit, error_against_depth
@@ -21,19 +34,16 @@ from kilolayer.report.page import write
 from kilolayer.report.plots import training
 from kilolayer.runs import Run
 from kilolayer.runs.environment import command
-from kilolayer.sweep.plan import Planned
 from kilolayer.terminal import say, show_table
 from kilolayer.training import Experiment
 from kilolayer.values import to_json
 
-Plan = Mapping[tuple[int, str], Planned]
-Gradients = Mapping[tuple[int, str], list[float]]
 HEADER = ("depth", "unit", "test error %", "training loss", "gradient norm at the first unit")
 PROBED_IMAGES = 128
 
 
-def start_gradients(experiment: Experiment) -> list[float]:
-    """‖∂E/∂x_l‖ at every unit of the network as it was initialised, on its first training images."""
+def measure_start(experiment: Experiment) -> Start:
+    """The network as it was initialised, on its first training images."""
     splits = load(experiment.data)
     statistics = measure(splits.train, experiment.recipe.normalization)
     torch.manual_seed(experiment.seed)
@@ -41,13 +51,20 @@ def start_gradients(experiment: Experiment) -> list[float]:
     x, labels = batch(
         splits.train, statistics, experiment.recipe.augmentation, experiment.seed, 0, range(PROBED_IMAGES)
     )
-    return unit_gradients(model, x, labels)
+    return Start(gradient(model, x, labels), _deviation(model, x))
 
 
-def rows_of(planned: Plan, gradients: Gradients) -> list[tuple[str, ...]]:
+@torch.no_grad()
+def _deviation(model: nn.Module, x: Tensor) -> float:
+    """√ of the variance of x_L over images and positions, mean over channels."""
+    *_, last = Chain(model).forward(x)
+    return math.sqrt(float(last.out.double().transpose(0, 1).flatten(1).var(1).mean()))
+
+
+def rows_of(planned: Plan, starts: Starts) -> list[tuple[str, ...]]:
     """The closing table, a row for every network."""
     return [
-        (str(depth), UNITS[unit], *_figures(Run(one.path)), f"{gradients[depth, unit][0]:.3g}")
+        (str(depth), UNITS[unit], *_figures(Run(one.path)), f"{starts[depth, unit].first:.3g}")
         for (depth, unit), one in planned.items()
     ]
 
@@ -59,28 +76,39 @@ def _figures(run: Run) -> tuple[str, str]:
     return text, f"{rows[-1]['train_loss']:.3f}" if rows else "–"
 
 
-def print_summary(rows: list[tuple[str, ...]]) -> None:
-    """The closing table on the terminal."""
+def print_summary(planned: Plan, starts: Starts, folder: Path, page: Path) -> None:
+    """The closing table on the terminal, what it shows, and what to do next."""
     say("\nDepth against unit, on handwritten digits (one seed)\n", style="bold")
-    show_table(Table("", HEADER, tuple(rows)), drop=("training loss",))
+    show_table(Table("", HEADER, tuple(rows_of(planned, starts))), drop=("training loss",))
+    for sentence in findings(planned, starts):
+        say(f"\n{sentence}")
+    print("\nnext:")
+    for purpose, line in next_commands(planned, folder):
+        print(f"  # {purpose}\n  {line}")
+    print(f"report: {page.resolve()}")
 
 
-def write_report(planned: Plan, gradients: Gradients, folder: Path) -> Path:
-    """The page with the training curves drawn as P2 draws them; returns its path."""
+def write_report(planned: Plan, starts: Starts, folder: Path) -> Path:
+    """The page, which opens with what was found; returns its path."""
     deepest = max(depth for depth, _ in planned)
+    outcome, *reasons = findings(planned, starts)
     page = Page(
         title="Identity mappings, seen on handwritten digits",
         subtitle="Original and pre-activation residual units at growing depth",
         sections=(
-            Section("What to look for", CLAIM, (_table(planned, gradients), _error_by_depth(planned))),
+            Section("What was found", (outcome,), (_error_by_depth(planned),)),
+            Section(
+                "The gradient on its way back",
+                (*reasons, GRADIENT),
+                (_gradient_figure(starts, deepest), _direct_figure(starts, deepest)),
+            ),
+            Section("Every network", CLAIM, (_table(planned, starts),)),
             Section(
                 "Training curves",
                 (),
                 tuple(_curves(planned, depth) for depth in sorted({d for d, _ in planned}, reverse=True)),
             ),
-            Section(
-                "The gradient on its way back", GRADIENT, (_gradient_figure(planned, gradients, deepest),)
-            ),
+            Section("What to do next", (), _next(planned, folder)),
             Section("Recipe", (), (_recipe(planned),)),
         ),
         provenance=_provenance(planned),
@@ -97,32 +125,29 @@ CLAIM = (
     "first. This page shows that beginning, on small pictures and with a short recipe: one seed, and no "
     "reproduction of the paper's figures.",
 )
-GRADIENT = (
-    "The norm of the loss's gradient at the input of every unit, at initialisation, on the first "
-    f"{PROBED_IMAGES} training images (P2, Eq. 5).",
-)
+GRADIENT = f"Both figures show the networks as initialised, on the first {PROBED_IMAGES} training images."
 
 
-def _table(planned: Plan, gradients: Gradients) -> Table:
+def _table(planned: Plan, starts: Starts) -> Table:
     return Table(
-        "Test error by depth and unit.",
+        "Test error, training loss and the first gradient, by depth and unit; lower errors are better.",
         HEADER,
-        tuple(rows_of(planned, gradients)),
+        tuple(rows_of(planned, starts)),
         "Digits: 1,437 training and 360 test images of 8 × 8 pixels. The gradient norm is the one at "
         "initialisation, at the input of the first unit.",
     )
 
 
 def _error_by_depth(planned: Plan) -> Figure:
+    found = errors(planned)
     lines = []
     for unit, label in UNITS.items():
-        ended = [
-            (depth, Run(one.path).result() or {}) for (depth, name), one in planned.items() if name == unit
-        ]
-        known = [(depth, result["test_error"]) for depth, result in ended if "test_error" in result]
+        known = [(depth, error) for (depth, name), error in found.items() if name == unit]
         lines.append(DepthLine(label, tuple(d for d, _ in known), tuple((error,) for _, error in known)))
     drawn = error_against_depth(lines, "Test error by depth")
-    return Figure("Test error against depth.", drawn, "Test error against depth, a line for each unit")
+    chance = guessing(next(iter(planned.values())).experiment)
+    caption = f"Test error against depth; lower is better, and guessing is {chance:.0f} % wrong."
+    return Figure(caption, drawn, "Test error against depth, a line for each unit")
 
 
 def _curves(planned: Plan, depth: int) -> Figure:
@@ -130,18 +155,38 @@ def _curves(planned: Plan, depth: int) -> Figure:
         Curve.from_metrics(label, Run(planned[depth, unit].path).metrics()) for unit, label in UNITS.items()
     ]
     drawn = training(curves, f"Training at {depth} layers")
-    caption = f"{depth} layers: training loss (dashed, left) and test error (solid, right), as P2 draws them."
+    caption = f"{depth} layers: training loss above and test error below; the lower, the better."
     return Figure(caption, drawn, f"Training loss and test error of both units at {depth} layers")
 
 
-def _gradient_figure(planned: Plan, gradients: Gradients, depth: int) -> Figure:
-    profiles = [Profile(label, tuple(gradients[depth, unit])) for unit, label in UNITS.items()]
-    drawn = by_unit(profiles, f"Gradient norm at {depth} layers")
+def _gradient_figure(starts: Starts, depth: int) -> Figure:
+    profiles = [
+        Profile(label, tuple(unit.norm for unit in starts[depth, name].gradient.units))
+        for name, label in UNITS.items()
+    ]
+    stages = starts[depth, ORIGINAL].gradient.charts()[0].stages
+    drawn = by_unit(profiles, f"Gradient norm at {depth} layers", "gradient norm ‖∂ε/∂x_l‖", stages)
     return Figure(
-        f"Gradient norm at the input of every unit, {depth} layers, at initialisation.",
+        f"Gradient norm at the input of every unit, {depth} layers. It comes from the right, and grows on "
+        "its way; where an upright line stands, the network's shape changes.",
         drawn,
         "Gradient norm by unit",
     )
+
+
+def _direct_figure(starts: Starts, depth: int) -> Figure:
+    panels = [(label, starts[depth, name].gradient.charts()[1]) for name, label in UNITS.items()]
+    return Figure(
+        f"{depth} layers: of the gradient at the end of a stage, what comes to each of its units through "
+        "shortcuts alone; 1 is all of it. The first unit of a later stage changes the shape, which costs "
+        "some of it in both networks.",
+        chart_figure(panels),
+        "Share of the gradient that comes through shortcuts, by unit",
+    )
+
+
+def _next(planned: Plan, folder: Path) -> tuple[Listing, ...]:
+    return tuple(Listing(f"{purpose}.", line) for purpose, line in next_commands(planned, folder))
 
 
 def _recipe(planned: Plan) -> Listing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kilolayer.commands import comparison_tables as compared
 from kilolayer.commands import reproduction_tables as tables
+from kilolayer.commands.reproduction_finding import sentence
 from kilolayer.report.content import Table
 from kilolayer.sweep.findings import TableFindings
 from kilolayer.terminal import say, show_table
@@ -16,6 +17,7 @@ def show(found: tuple[TableFindings, ...]) -> None:
     """Every table's figures, gaps, rankings and verdicts."""
     for one in found:
         say(f"\n{tables.named(one)}: {one.table.title}", style="bold")
+        say(sentence(one))
         if one.proxy:
             say(f"{one.proxy}. Only rankings and gaps can be compared with the paper's.")
         shown = (*tables.figures(one), *compared.comparisons(one))

@@ -9,13 +9,15 @@ from kilolayer.analysis.run_responses import run_responses
 from kilolayer.commands import comparison_tables as compared
 from kilolayer.commands import curve_figures
 from kilolayer.commands import reproduction_tables as tables
+from kilolayer.commands.reproduction_finding import sentence
 from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.content import Figure, Item, Listing, Page, Section
 from kilolayer.report.curves import Curve, read_metrics
 from kilolayer.sweep.finding import Finding
 from kilolayer.sweep.findings import TableFindings
 from kilolayer.sweep.provenance import provenance
-from kilolayer.sweep.reproduction import Reproduction
+from kilolayer.sweep.reproduction import Reproduction, Trial
+from kilolayer.training import Recipe
 from kilolayer.values import to_json
 
 Commands = Mapping[tuple[str, str, str], str]
@@ -23,7 +25,8 @@ Commands = Mapping[tuple[str, str, str], str]
 
 def page(reproduction: Reproduction, found: tuple[TableFindings, ...], commands: Commands) -> Page:
     """The whole report; reads the metrics of the runs that its curves show."""
-    sections = [_section(one) for one in found]
+    sections = [Section("What was found", tuple(sentence(one) for one in found))]
+    sections += [_section(one) for one in found]
     sections.append(Section("How to repeat it", (), tuple(_how(reproduction, commands))))
     names = ", ".join(f"{one.table.paper.label} {one.table.source}" for one in found)
     return Page(
@@ -54,16 +57,17 @@ def _section(one: TableFindings) -> Section:
 def _figures(one: TableFindings) -> Iterator[Figure]:
     """For each column its rows' training curves, one run each, a few to a figure; and the learning rate."""
     drawn: set[frozenset[str]] = set()
-    rates: list[Curve] = []
+    recipes: dict[str, Recipe] = {}
     for column in dict.fromkeys(finding.cell.column for finding in one.findings):
         chosen = [f for f in one.findings if f.cell.column == column and f.keys not in drawn]
-        curves = {f.cell.row: curve for f in chosen if (curve := _curve(f)) is not None}
+        shown = {f.cell.row: run for f in chosen if (run := _shown_run(f)) is not None}
+        curves = {row: _curve(*run) for row, run in shown.items()}
         drawn |= {finding.keys for finding in chosen}
-        rates += curves.values()
+        recipes |= {label: trial.planned.experiment.recipe for label, trial in shown.values()}
         title = tables.named(one) if len(one.table.columns) == 1 else f"{tables.named(one)}, {column}"
         yield from curve_figures.drawn(list(curves.values()), title, curves.get(one.table.baseline))
-    if rates:
-        yield curve_figures.rates(rates, tables.named(one))
+    if recipes:
+        yield curve_figures.rates(recipes, tables.named(one))
 
 
 def _responses(one: TableFindings) -> Iterator[Figure]:
@@ -81,14 +85,18 @@ def _responses(one: TableFindings) -> Iterator[Figure]:
         yield Figure(f"{tables.named(one)}: {chart.title}.", chart_figure(charts), alt)
 
 
-def _curve(finding: Finding) -> Curve | None:
-    """The first run that ended, of the first setting."""
+def _curve(label: str, trial: Trial) -> Curve:
+    return Curve.from_metrics(label, read_metrics(trial.planned.path / "metrics.jsonl"))
+
+
+def _shown_run(finding: Finding) -> tuple[str, Trial] | None:
+    """The first run that ended, of the first setting, and what it is called."""
     for trial, state in finding.states:
         metrics = trial.planned.path / "metrics.jsonl"
         if state.finished and metrics.exists():
             setting = finding.cell.plans[trial.setting].setting
             label = f"{finding.cell.row} ({setting})" if setting else finding.cell.row
-            return Curve.from_metrics(label, read_metrics(metrics))
+            return label, trial
     return None
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from kilolayer.commands import curve_figures
+from kilolayer.commands.run_finding import finding
 from kilolayer.errors import InputError
 from kilolayer.report.content import Figure, Listing, Page, Section, Table
 from kilolayer.report.curves import Curve, read_metrics
@@ -19,10 +20,12 @@ def write_runs_page(folder: Path) -> Path:
     """report.html in `folder`, for the run that it is or the runs below it; `InputError` if there is none."""
     runs = _runs(folder)
     title = folder.resolve().name
-    table = Table("Runs, and the figures after their last epoch.", HEADER, tuple(map(_row, runs.items())))
+    caption = "Every run with its figures after the last epoch; lower errors are better."
+    table = Table(caption, HEADER, tuple(map(_row, runs.items())))
     listings = tuple(listing for name, run in runs.items() for listing in _listings(name, run))
     sections = (
-        Section("Figures", (), (table, *_figures(runs, title))),
+        Section("What was found", finding(runs), _figures(runs, title)),
+        Section("All figures", (), (table, *_rates(runs, title))),
         Section("How to repeat it", (), listings),
     )
     return write(Page(title, f"{len(runs)} run{'s' * (len(runs) > 1)}", sections), folder / "report.html")
@@ -34,7 +37,12 @@ def _figures(runs: dict[str, Run], title: str) -> tuple[Figure, ...]:
         for name, run in runs.items()
         if run.file("metrics.jsonl").exists()
     ]
-    return (*curve_figures.drawn(curves, title), curve_figures.rates(curves, title)) if curves else ()
+    return tuple(curve_figures.drawn(curves, title))
+
+
+def _rates(runs: dict[str, Run], title: str) -> tuple[Figure, ...]:
+    recipes = {name: run.experiment().recipe for name, run in runs.items()}
+    return (curve_figures.rates(recipes, title),)
 
 
 def _runs(folder: Path) -> dict[str, Run]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,10 +49,18 @@ def subjects(options: Analyse) -> list[Subject]:
     names = options.networks
     if not names:
         raise InputError("name a network, a run, a weights file, or FILE.py:CALLABLE")
-    if twice := [name for name in names if names.count(name) > 1]:
+    places = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
+    if twice := [name for name, place in zip(names, places, strict=True) if places.count(place) > 1]:
         raise InputError(f"{twice[0]} is named twice")
     device = choose_device(options.device)
-    return [_subject(options, name, device) for name in names]
+    return _told_apart(names, [_subject(options, name, device) for name in names])
+
+
+def _told_apart(words: Sequence[str], subjects: list[Subject]) -> list[Subject]:
+    """Modules that are called alike bear the words that they were given by: what is shown goes by name."""
+    names = [subject.name for subject in subjects]
+    pairs = zip(words, subjects, strict=True)
+    return [replace(one, name=word) if names.count(one.name) > 1 else one for word, one in pairs]
 
 
 def _subject(options: Analyse, name: str, device: torch.device) -> Subject:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kilolayer.analysis.chart import Chart, Series
 from kilolayer.analysis.mean_field import Prediction, predict
+from kilolayer.analysis.wording import stage_starts
 from kilolayer.lens.choice import Choice
 from kilolayer.lens.measurement import Measurement
 from kilolayer.lens.words import equation, meaning
@@ -42,6 +43,7 @@ class View:
                 "mean square of xₗ",
                 self._series("signal", theory.signal, seen.signal if seen else None),
                 log_y=True,
+                stages=self._stages,
             ),
             Chart(
                 "gradient",
@@ -54,11 +56,22 @@ class View:
                     _series("through the shortcuts alone", theory.direct, "predicted"),
                 ),
                 log_y=True,
+                stages=self._stages,
             ),
         )
 
     def summary(self) -> tuple[tuple[str, str], ...]:
         return ()
+
+    @property
+    def _stages(self) -> tuple[float, ...]:
+        """The l, from 0, at which x_l takes another shape."""
+        network = self.choice.network()
+        widths = [stage.width for stage in network.stages for _ in range(stage.units)]
+        channels = map(network.unit.branch.out_channels, widths)
+        sides = [unit.layout.output_side(unit.side) for unit in network.units()]
+        start = network.stem.channels, network.units()[0].side
+        return stage_starts([start, *zip(channels, sides, strict=True)], 0.0)
 
     def _series(self, name: str, theory: Sequence[float], seen: Sequence[float] | None) -> tuple[Series, ...]:
         measured = () if seen is None else (_series(name, seen, "measured"),)

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
 from kilolayer.analysis.mean_field import Prediction
-from kilolayer.units import Dropout, ExclusiveGate, Projection, Scaled, Shortcut, ShortcutGate, Unit, Zero
+from kilolayer.units import (
+    Dropout,
+    ExclusiveGate,
+    Identity,
+    Projection,
+    Scaled,
+    Shortcut,
+    ShortcutGate,
+    Unit,
+    Zero,
+)
 from kilolayer.units.arrangement import Layers
 
 
@@ -29,8 +40,8 @@ def _sum(h: Shortcut) -> str:
     match h:
         case Zero():
             return "F(x)"
-        case Scaled(factor):
-            return f"{factor:g}·x + F(x)"
+        case Scaled(shortcut, branch):
+            return f"{shortcut:g}·x + {'' if branch == 1 else f'{branch:g}·'}F(x)"
         case ShortcutGate(bias):
             return f"(1−g)·x + F(x),  g = σ(W_g·x + b_g),  b_g = {_signed(bias)}"
         case ExclusiveGate(bias):
@@ -39,8 +50,10 @@ def _sum(h: Shortcut) -> str:
             return f"dropout(x, {p:g}) + F(x)"
         case Projection():
             return "W_s·x + F(x)"
-        case _:
+        case Identity():
             return "x + F(x)"
+        case _:
+            assert_never(h)
 
 
 def meaning(unit: Unit, prediction: Prediction) -> str:
@@ -68,8 +81,10 @@ def _shortcuts(h: Shortcut, units: int) -> str:
         case Projection():
             told = f"Every shortcut is a matrix of its own: what comes through is the product of {units}, "
             return told + "which mixes the channels and has no fixed factor."
-        case _:
+        case Identity():
             return f"1^{units} = 1: the whole signal comes through the {units} shortcuts."
+        case _:
+            assert_never(h)
 
 
 def _gated(bias: float, units: int) -> str:

@@ -9,6 +9,8 @@ from kilolayer.units import ops as op
 from kilolayer.units.ops import Op, Ops
 from kilolayer.units.unit import Layout, Unit, layout
 
+MAX_POOL = "3×3 max pool, /2"
+
 Kind = Literal["conv", "norm", "activation", "gate", "other", "open", "close"]
 
 
@@ -95,5 +97,8 @@ def _other(spec: Op) -> str:
             return f"pad +{extra}" + (f", /{stride}" if stride > 1 else "")
         case op.Zero():
             return "0"
+        case op.MaxPool():
+            return MAX_POOL
         case _:
-            return "3×3 max pool, /2"
+            # A layer of no kind that is known here is called what it is: its class and its numbers.
+            return repr(spec)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kilolayer.networks.description import Network
-from kilolayer.networks.diagram import Diagram, Step, Steps, diagram
+from kilolayer.networks.diagram import MAX_POOL, Diagram, Step, Steps, diagram
 from kilolayer.networks.svg import unit_svg
 from kilolayer.units import ops as op
 from kilolayer.units.ops import Ops
@@ -32,13 +32,8 @@ def unit_text(unit: Unit | Layout) -> str:
 
 
 def _label(step: Step) -> str:
-    match step.kind:
-        case "open":
-            return f"┌ {step.label} ┐"
-        case "close":
-            return f"└ {step.label} ┘"
-        case _:
-            return step.label
+    frames = {"open": "┌ {} ┐", "close": "└ {} ┘"}
+    return frames.get(step.kind, "{}").format(step.label)
 
 
 def _centres(drawn: Diagram) -> tuple[int, ...]:
@@ -136,7 +131,7 @@ def _convs(ops: Ops) -> str:
             case op.Paths(paths):
                 texts.append(f"{len(paths)} paths of ({_convs(paths[0])})")
             case op.MaxPool():
-                texts.append("3×3 max pool, /2")
+                texts.append(MAX_POOL)
     return "; ".join(texts)
 
 

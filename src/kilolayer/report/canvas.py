@@ -116,6 +116,11 @@ def frame(axes: Axes, x_label: str, y_label: str, grid: bool = True) -> None:
     axes.grid(grid, axis="y")
 
 
+def stage_mark(axes: Axes, start: float) -> None:
+    """A thin upright line in front of the place at which the network's shape changes."""
+    axes.axvline(start - 0.5, color=INK, alpha=0.3, lw=0.7, zorder=0).set_in_layout(False)
+
+
 def plain_ticks(axis: Axis, scale: float = 1.0, powers: bool = False) -> None:
     """Ticks written as people write them: 0.02, 64, 10⁻⁷, or all in powers of ten, divided by the scale."""
     from matplotlib.ticker import FuncFormatter, NullFormatter

@@ -34,33 +34,30 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
             axes.set_title(network, loc="left", fontsize=9.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             log = one.log_y and marks.logarithmic(axes, values)
+            for stage in one.stages:
+                canvas.stage_mark(axes, stage)
             for series in one.series:
-                _line(axes, series, names.index(series.name), log)
+                _line(axes, one, series, names.index(series.name), log)
             if not log:
                 canvas.plain_ticks(axes.yaxis)
-        predicted = any(series.kind == "predicted" for _, one in panels for series in one.series)
-        rows[-1].set_xlabel(chart.x_label + ("   (dashed: predicted)" if predicted else ""))
+        rows[-1].set_xlabel(_below(panels))
         canvas.legend(figure, names)
 
     height = 0.5 + _PANEL * len(panels) + canvas.legend_height(names)
     return canvas.draw(f"{chart.title}: {', '.join(network for network, _ in panels)}", paint, height)
 
 
-def _line(axes: Axes, series: Series, number: int, log: bool) -> None:
+def _line(axes: Axes, chart: Chart, series: Series, number: int, log: bool) -> None:
     look: dict[str, Any] = {"ls": "--", "lw": 1.0} if series.kind == "predicted" else {}
-    for points in _unbroken(series):
+    for points in chart.pieces(series):
         marks.line(axes, *marks.columns(points), number, log, **look)
-    for line in axes.lines:
-        # A line without points has a box without bounds, and several panels then have no room.
-        line.set_in_layout(False)
 
 
-def _unbroken(series: Series) -> list[list[tuple[float, float]]]:
-    """The points in pieces: where there is no value, there is no line."""
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for x, y in zip(series.x, series.y, strict=True):
-        if y is not None:
-            pieces[-1].append((x, y))
-        elif pieces[-1]:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
+def _below(panels: Sequence[tuple[str, Chart]]) -> str:
+    """What stands along x, and what the lines mean."""
+    predicted = any(series.kind == "predicted" for _, one in panels for series in one.series)
+    said = [
+        *(["dashed: predicted"] if predicted else []),
+        *(["upright: the shape changes"] if any(one.stages for _, one in panels) else []),
+    ]
+    return panels[0][1].x_label + (f"   ({'; '.join(said)})" if said else "")

@@ -15,6 +15,19 @@ const predicted = series => series.kind === "predicted";
 /** Plotly reads a little HTML and %{templates} from its texts; a name has to stand there as it is. */
 const literal = text => text.replace(/[&<>%]/g, sign => `&#${sign.charCodeAt(0)};`);
 
+/** An index as in x_l or W_{i+1}: one letter below another, so that a name such as test_error stays one. */
+const INDEX = /(?<![\p{L}\p{N}_])(\p{L}′?)_(\p{L}|\p{N}|\{[^{}]*\})(?![\p{L}_])/gu;
+
+/** The text with its indices below the line. */
+function typeset(text) {
+  const part = made("span", ""), rest = text.split(INDEX);
+  for (let i = 0; i < rest.length; i += 3) {
+    part.append(rest[i]);
+    if (i + 2 < rest.length) part.append(rest[i + 1], made("sub", rest[i + 2].replace(/[{}]/g, "")));
+  }
+  return part;
+}
+
 /** A number as `kilolayer.report.canvas.written` writes it: 0.02, 64, 10⁻⁷, 2.66·10⁻⁵. */
 function written(exact) {
   const value = Number.isInteger(exact) ? exact : Number(exact.toPrecision(4)), size = Math.abs(value);
@@ -45,7 +58,7 @@ class Row {
   show(chart, frame) {
     const first = chart.frame === null;
     chart.frame = frame;
-    Plotly.react(chart.div, frame.curves.flatMap(curve => this.traces(curve)), this.layout(), CONFIG);
+    Plotly.react(chart.div, frame.curves.flatMap(curve => this.traces(curve, frame.stages)), this.layout(frame.stages), CONFIG);
     if (first) {
       chart.div.on("plotly_hover", ({points}) => this.point(points[0].x, chart));
       // What a touch comes as.
@@ -56,9 +69,9 @@ class Row {
   }
 
   /** A curve is two traces: its line, which tells the values, and markers at a few of them. */
-  traces([number, at, values]) {
-    const series = this.row.series[number], x = this.xs[at], color = ink(tint(series));
-    const y = values.map(value => this.row.log && value <= 0 ? null : value);
+  traces([number, at, values], stages) {
+    const series = this.row.series[number], color = ink(tint(series)), [x, exact] = broken(this.xs[at], values, stages);
+    const y = exact.map(value => this.row.log && value <= 0 ? null : value);
     const every = Math.max(1, Math.ceil(x.length / MOST_MARKS)), first = number * Math.ceil(every / this.row.series.length) % every;
     const alone = i => (y[i - 1] ?? null) === null && (y[i + 1] ?? null) === null;
     const marked = [...x.keys()].filter(i => i % every === first || alone(i));
@@ -73,10 +86,10 @@ class Row {
     ];
   }
 
-  layout() {
+  layout(stages) {
     const {row} = this, [left, right] = row.across, room = 0.02 * (right - left), [low, high] = row.range;
     const axis = {color: ink("--quiet"), gridcolor: ink("--hair"), fixedrange: true, zeroline: false, automargin: true, exponentformat: "power", tickfont: {size: 12}};
-    const title = text => ({text: literal(text), standoff: 8});
+    const title = text => ({text: literal(text).replace(INDEX, (_, base, index) => `${base}<sub>${index.replace(/[{}]/g, "")}</sub>`), standoff: 8});
     return {
       xaxis: {...axis, title: title(row.x), range: [left - room, right + room], showgrid: false, showline: true, linecolor: ink("--quiet"), ticks: "outside",
               dtick: row.whole && right - left < 6 ? 1 : undefined, nticks: 8,
@@ -85,6 +98,8 @@ class Row {
       yaxis: {...axis, title: title(row.y), nticks: 8, ...(row.log ? logarithmic(low, high) : {range: row.range})},
       font: {family: ink("--sans"), size: 12}, paper_bgcolor: ink("--paper"), plot_bgcolor: ink("--paper"),
       margin: {l: 12, r: 12, t: 10, b: 12}, showlegend: false, dragmode: false, hovermode: "x unified", hoverdistance: -1,
+      shapes: stages.map(stage => ({type: "line", layer: "below", x0: stage - 0.5, x1: stage - 0.5, yref: "paper", y0: 0, y1: 1,
+                                    line: {color: ink("--quiet"), width: 1, dash: "dot"}})),
       hoverlabel: {bgcolor: ink("--wash"), bordercolor: ink("--hair"), font: {color: ink("--ink")}, align: "left"},
     };
   }
@@ -131,7 +146,7 @@ class Row {
       sample.className = `sample ${series.kind}`;
       sample.style.color = `var(${tint(series)})`;
       sample.setAttribute("aria-hidden", "true");
-      button.append(sample, made("span", series.label));
+      button.append(sample, typeset(series.label));
       button.addEventListener("click", () => {
         this.hidden.delete(number) || this.hidden.add(number);
         button.setAttribute("aria-pressed", String(!this.hidden.has(number)));
@@ -141,6 +156,17 @@ class Row {
       return item;
     }));
   }
+}
+
+/** A curve with a gap wherever the network's shape changes, for no line joins tensors of two shapes. */
+function broken(x, y, stages) {
+  const xs = [], ys = [];
+  x.forEach((place, i) => {
+    if (i && stages.some(stage => x[i - 1] < stage && stage <= place)) { xs.push(place - 0.5); ys.push(null); }
+    xs.push(place);
+    ys.push(y[i]);
+  });
+  return [xs, ys];
 }
 
 /** An axis with ticks at powers of ten, not too many, or at 1, 2 and 5 where there are few. */

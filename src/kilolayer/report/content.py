@@ -1,7 +1,7 @@
 """What a report consists of: plain values, independent of the format they are shown in."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 _NUMBER = re.compile(
@@ -9,6 +9,8 @@ _NUMBER = re.compile(
     r"(\s?\([-+−]?[\d.]+%?\))?"
 )
 _NOTHING = {"", "-", "–", "—", "n/a", "nan", "NaN", "inf", "none", "None", "fail", "failed", "diverged"}
+
+_ABSENT = {"", "-", "–", "—"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,16 @@ class Table:
                 raise ValueError(
                     f"Table.rows: row {number} has {len(row)} cells, but the header has {len(self.header)}"
                 )
+
+    def without_empty_columns(self) -> "Table":
+        """The table without the columns that hold no value in any row; the first one names the rows."""
+        kept = [
+            place
+            for place in range(len(self.header))
+            if not place or not self.rows or any(row[place].strip() not in _ABSENT for row in self.rows)
+        ]
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return replace(self, header=tuple(self.header[place] for place in kept), rows=rows)
 
     @cached_property
     def numeric(self) -> tuple[bool, ...]:

@@ -25,12 +25,11 @@ class Curve:
     x: tuple[float, ...]
     train_loss: tuple[Value, ...]
     error: tuple[Value, ...]
-    learning_rate: tuple[Value, ...]
     group: str = ""
     error_name: str = "test error"
 
     def __post_init__(self) -> None:
-        for name in ("train_loss", "error", "learning_rate"):
+        for name in ("train_loss", "error"):
             if len(getattr(self, name)) != len(self.x):
                 raise ValueError(f"Curve.{name}: {len(getattr(self, name))} values for {len(self.x)} in x")
 
@@ -49,7 +48,6 @@ class Curve:
             x=tuple(number(row["iteration"]) for row in kept),
             train_loss=_column(kept, "train_loss"),
             error=_column(kept, error),
-            learning_rate=_column(kept, "learning_rate"),
             group=group,
             error_name=error.replace("_", " "),
         )

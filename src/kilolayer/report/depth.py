@@ -58,8 +58,16 @@ def error_against_depth(lines: Sequence[DepthLine], title: str, error_name: str 
     return canvas.draw(title, paint, canvas.HEIGHT + canvas.legend_height(labels))
 
 
-def by_unit(profiles: Sequence[Profile], title: str, quantity: str = "gradient norm") -> str:
-    """A quantity of every residual unit, on a logarithmic axis; zeros and non-finite values have no dot."""
+def by_unit(
+    profiles: Sequence[Profile],
+    title: str,
+    quantity: str = "gradient norm",
+    stages: Sequence[float] = (),
+) -> str:
+    """A quantity of every residual unit, on a logarithmic axis; zeros and non-finite values have no dot.
+
+    `stages` are the units at which the network takes another shape.
+    """
     labels = [profile.label for profile in profiles]
 
     def paint(figure: Drawing) -> None:
@@ -67,6 +75,8 @@ def by_unit(profiles: Sequence[Profile], title: str, quantity: str = "gradient n
 
         axes = figure.subplots()
         canvas.frame(axes, "residual unit, from the input", quantity)
+        for stage in stages:
+            canvas.stage_mark(axes, stage)
         shown = marks.logarithmic(axes, chain.from_iterable(profile.values for profile in profiles))
         for number, profile in enumerate(profiles):
             dots = [(at, y) for at, y in enumerate(profile.values, start=1) if math.isfinite(y) and y > 0]

@@ -66,7 +66,7 @@ def equation(plain: str) -> Markup:
         from markupsafe import Markup, escape
     escaped = str(escape(one_line(plain)))
     for sign, tag in (("_", "sub"), (r"\^", "sup")):
-        escaped = re.sub(sign + r"(?:\{([^{}]*)\}|([^\W_]+))", rf"<{tag}>\1\2</{tag}>", escaped)
+        escaped = re.sub(sign + r"(?:\{([^{}]*)\}|([^\W_¹²³]+))", rf"<{tag}>\1\2</{tag}>", escaped)
     return Markup(escaped)  # noqa: S704 (escaped before)
 
 

@@ -7,10 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
-from kilolayer.analysis.chart import Analysis, Chart, Series
+from kilolayer.analysis.chart import Analysis, Chart, Conclusive, Series
+from kilolayer.analysis.over_training import OverTraining
 from kilolayer.report.text import one_line, shortened
+from kilolayer.terminal import middle_cut
 
 Time = int | None
 """Iterations trained; None where no time belongs to an analysis."""
@@ -23,6 +26,7 @@ _LONGEST = 60
 class Row:
     """One chart of all networks that have it: by network its snapshots, in the order of time."""
 
+    analysis: str
     panels: dict[str, list[tuple[Time, Chart]]] = field(default_factory=dict)
 
     @property
@@ -30,12 +34,20 @@ class Row:
         return [chart for frames in self.panels.values() for _, chart in frames]
 
 
+Name = tuple[str, str]
+"""A figure: its analysis, and what it is called there."""
+
+
 @dataclass
 class Lab:
-    """What a page shows; `figures` are the summaries: by network, time and name."""
+    """What a page shows; `figures` are the summaries: by network, time and name.
+
+    `findings` are sentences: by analysis and network, of the last moment.
+    """
 
     rows: list[Row]
-    figures: dict[str, dict[Time, dict[str, str]]]
+    figures: dict[str, dict[Time, dict[Name, str]]]
+    findings: dict[str, dict[str, str]]
     iterations: list[int]
 
     @property
@@ -43,30 +55,78 @@ class Lab:
         return list(self.figures)
 
     @property
-    def figure_names(self) -> list[str]:
-        told = (told for moments in self.figures.values() for told in moments.values())
-        return list(dict.fromkeys(name for figures in told for name in figures))
+    def figure_names(self) -> list[Name]:
+        """The figures that some network has, those of an analysis together."""
+        told = [told for moments in self.figures.values() for told in moments.values()]
+        names = dict.fromkeys(name for figures in told for name, value in figures.items() if value)
+        groups = list(dict.fromkeys(group for group, _ in names))
+        return sorted(names, key=lambda name: groups.index(name[0]))
+
+    def first_row(self, analysis: str) -> int:
+        """The number, from 1, of the first row of an analysis; 0 where it has none."""
+        return next((n for n, row in enumerate(self.rows, 1) if row.analysis == analysis), 0)
+
+    @property
+    def tabulated(self) -> dict[str, dict[Time, dict[Name, str]]]:
+        """`figures` of the networks that have any."""
+        return {
+            network: moments
+            for network, moments in self.figures.items()
+            if any(any(told.values()) for told in moments.values())
+        }
 
 
 def gathered(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
-    """The snapshots by chart and network; a second analysis of the same moment is another network's."""
-    rows: dict[tuple[str, str], Row] = {}
-    figures: dict[str, dict[Time, dict[str, str]]] = {}
-    seen: Counter[tuple[str, str, Time]] = Counter()
-    for at, analysis in snapshots:
-        kind, name = type(analysis).__name__, shortened(analysis.network, _LONGEST)
-        seen[kind, name, at] += 1
-        count = seen[kind, name, at]
-        network = name if count == 1 else f"{name} ({count})"
-        for chart in analysis.charts():
-            row = rows.setdefault((kind, chart.name), Row())
-            row.panels.setdefault(network, []).append((at, chart))
-        told = {one_line(what): one_line(value) for what, value in analysis.summary()}
-        figures.setdefault(network, {}).setdefault(at, {}).update(told)
+    """The snapshots by chart and network; the same analysis of the same moment again is another network's.
+
+    What has no value (a series, a chart) is left out.
+    """
+    lab, rows = Lab([], {}, {}, sorted({at for at, _ in snapshots if at is not None})), dict[Name, Row]()
+    named = _by_network(snapshots)
+    lab.findings = {analysis_name(one): {} for _, _, one in named if isinstance(one, Conclusive)}
+    for network, at, analysis in named:
+        group = analysis_name(analysis)
+        for chart in (chart.with_values() for chart in analysis.charts()):
+            if chart.series:
+                row = rows.setdefault((_kind(analysis), chart.name), Row(group))
+                row.panels.setdefault(network, []).append((at, chart))
+        told = {(group, one_line(what)): one_line(value) for what, value in analysis.summary()}
+        lab.figures.setdefault(network, {}).setdefault(at, {}).update(told)
+    for network, _, analysis in sorted(named, key=lambda one: _order(one[1])):
+        if isinstance(analysis, Conclusive):
+            lab.findings[analysis_name(analysis)][network] = one_line(analysis.finding())
     for row in rows.values():
         for frames in row.panels.values():
             frames.sort(key=lambda frame: _order(frame[0]))
-    return Lab(list(rows.values()), figures, sorted({at for at, _ in snapshots if at is not None}))
+    lab.rows.extend(rows.values())
+    return lab
+
+
+def analysis_name(analysis: Analysis) -> str:
+    """The analysis as a heading: "Gradient", for what changes of it over training too."""
+    return analysis.of.capitalize() if isinstance(analysis, OverTraining) else type(analysis).__name__
+
+
+def _kind(analysis: Analysis) -> str:
+    """Tells analyses apart; what changes over training is one for every analysis that is followed."""
+    return f"{type(analysis).__name__} {analysis_name(analysis)}"
+
+
+def _by_network(snapshots: Sequence[tuple[Time, Analysis]]) -> list[tuple[str, Time, Analysis]]:
+    """Every analysis with the name that its network is shown by, which no other network has."""
+    seen: Counter[tuple[str, str, Time]] = Counter()
+    keys = []
+    for at, analysis in snapshots:
+        moment = _kind(analysis), analysis.network, at
+        keys.append((analysis.network, seen[moment]))
+        seen[moment] += 1
+    shown: dict[tuple[str, int], str] = {}
+    for key in keys:
+        if key not in shown:
+            name = middle_cut(one_line(key[0]), _LONGEST)
+            numbered = (name if number == 1 else f"{name} ({number})" for number in count(1))
+            shown[key] = next(free for free in numbered if free not in shown.values())
+    return [(shown[key], at, analysis) for key, (at, analysis) in zip(keys, snapshots, strict=True)]
 
 
 def drawn(lab: Lab) -> dict[str, Any]:
@@ -77,7 +137,7 @@ def drawn(lab: Lab) -> dict[str, Any]:
         "iterations": lab.iterations,
         "xs": [list(x) for x in pool],
         "rows": rows,
-        "figures": [_figures(moments, lab.figure_names) for moments in lab.figures.values()],
+        "figures": [_figures(moments, lab.figure_names) for moments in lab.tabulated.values()],
     }
 
 
@@ -91,7 +151,7 @@ def _order(at: Time) -> int:
     return -1 if at is None else at
 
 
-def _figures(moments: dict[Time, dict[str, str]], names: list[str]) -> list[dict[str, Any]]:
+def _figures(moments: dict[Time, dict[Name, str]], names: list[Name]) -> list[dict[str, Any]]:
     timeless = moments.get(None, {})
     return [
         {"at": at, "values": [(timeless | moments[at]).get(name, "") for name in names]}
@@ -105,7 +165,7 @@ def _row(row: Row, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
     kinds = list(dict.fromkeys((series.name, series.kind) for series in every))
     names = list(dict.fromkeys(name for name, _ in kinds))
     places = [float(x) for series in every for x in series.x if math.isfinite(x)]
-    low, high, log = _range([y for series in every for y in series.y], chart.log_y)
+    low, high, log = _range([shown(y) for series in every for y in series.y], chart.log_y)
     return {
         "x": one_line(chart.x_label),
         "y": one_line(chart.y_label),
@@ -137,7 +197,7 @@ def _frame(
     for series in chart.series:
         x, y = _sorted(series)
         curves.append([kinds.index((series.name, series.kind)), pool.setdefault(x, len(pool)), y])
-    return {"at": at, "note": one_line(chart.note), "curves": curves}
+    return {"at": at, "note": one_line(chart.note), "curves": curves, "stages": list(chart.stages)}
 
 
 def _sorted(series: Series) -> tuple[tuple[float, ...], list[float | None]]:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+WIDE = 5
+"""The factor between the largest and the smallest value from which an axis is logarithmic."""
+
+
 def finite(values: Iterable[Value]) -> list[float]:
     """The values that were measured and are finite."""
     return [value for value in values if value is not None and math.isfinite(value)]
@@ -27,6 +31,22 @@ def positive(values: Iterable[Value]) -> list[float]:
 def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     """Points as matplotlib takes them: all x, all y."""
     return [x for x, _ in points], [y for _, y in points]
+
+
+def spread(axes: Axes, values: Iterable[Value], log: bool = True) -> bool:
+    """Axes that hold every finite value: logarithmic if wanted and of use; whether they are."""
+    shown = finite(values)
+    positive_only = bool(shown) and min(shown) > 0
+    if log and positive_only and max(shown) >= WIDE * min(shown):
+        return logarithmic(axes, shown)
+    if not shown:
+        axes.set_yticks([])
+        return False
+    low, high = min(0.0, min(shown)), max(shown)
+    room = 0.06 * (high - low) or 1.0
+    axes.set_ylim(low - (room if low < 0 else 0.0), high + room)
+    canvas.plain_ticks(axes.yaxis)
+    return False
 
 
 def logarithmic(axes: Axes, values: Iterable[Value]) -> bool:
@@ -54,9 +74,22 @@ def line(
     measured = [(at, value) for at, value in zip(x, y, strict=True) if value is not None]
     points = [(at, v if math.isfinite(v) and (v > 0 or not log) else math.nan) for at, v in measured]
     tint, every = canvas.colour(number), max(1, len(points) // 8)
-    axes.plot(*columns(points), color=tint, **look, marker=canvas.marker(number), ms=3, markevery=every)
-    axes.plot(*columns(_alone(points)), color=tint, ls="", marker="o", ms=3.5, clip_on=False)
-    axes.plot(*columns(_last_finite(measured)), color=tint, ls="", marker="x", ms=6)
+    drawn = [
+        *axes.plot(
+            *columns(points),
+            color=tint,
+            **look,
+            marker=canvas.marker(number),
+            ms=3,
+            markevery=every,
+            clip_on=False,
+        ),
+        *axes.plot(*columns(_alone(points)), color=tint, ls="", marker="o", ms=3.5, clip_on=False),
+        *axes.plot(*columns(_last_finite(measured)), color=tint, ls="", marker="x", ms=6),
+    ]
+    for part in drawn:
+        # A line without points has a box without bounds, and several panels then have no room.
+        part.set_in_layout(False)
 
 
 def _alone(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

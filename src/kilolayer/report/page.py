@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -57,7 +58,8 @@ def render(page: Page) -> str:
     def numbered(item: Item) -> _Numbered:
         kind = type(item).__name__
         drawing = Markup(svg.checked(item.svg)) if isinstance(item, Figure) else None  # noqa: S704 (checked)
-        return _Numbered(kind, next(counts[_CALLED[kind]]), item, drawing)
+        shown = item.without_empty_columns() if isinstance(item, Table) else item
+        return _Numbered(kind, next(counts[_CALLED[kind]]), shown, drawing)
 
     sections = [(section, [numbered(item) for item in section.items]) for section in page.sections]
     template = environment().from_string(_text("page.html.j2"))
@@ -81,8 +83,20 @@ def environment() -> Environment:
     made = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    made.filters |= {"cells": _cells, "shares": _shares, "data_uri": _data_uri}
+    made.filters |= {"cells": _cells, "shares": _shares, "data_uri": _data_uri, "typeset": typeset}
     return made
+
+
+_INDEX = re.compile(r"(?<!\w)([^\W\d_]′?)_([lLi])(?!\w)")
+"""A unit's index, as in x_l and x_L; a name such as test_error or run_1 stays as it is."""
+
+
+def typeset(text: str) -> Markup:
+    """The text, escaped, with its indices below the line."""
+    with needed():
+        from markupsafe import Markup, escape
+    escaped = str(escape(clean(text)))
+    return Markup(_INDEX.sub(r"\1<sub>\2</sub>", escaped))  # noqa: S704
 
 
 def _shown(value: object) -> object:

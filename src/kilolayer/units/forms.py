@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -74,5 +75,7 @@ def _tensors(spec: Op) -> tuple[str, ...]:
             return ("weight", "bias") if bias else ("weight",)
         case op.BatchNorm():
             return ("weight", "bias", "running_mean", "running_var")
-        case _:
+        case op.ReLU() | op.MaxPool() | op.Dropout() | op.Scale() | op.PadChannels() | op.Zero() | op.Paths():
             return ()
+        case _:
+            assert_never(spec)

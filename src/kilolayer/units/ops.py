@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,10 @@ def _parameters(op: Op) -> int:
             return 2 * channels
         case Paths(paths):
             return sum(parameters(path) for path in paths)
-        case _:
+        case ReLU() | MaxPool() | Dropout() | Scale() | PadChannels() | Zero():
             return 0
+        case _:
+            assert_never(op)
 
 
 def multiply_adds(ops: Ops, side: int) -> int:
@@ -104,6 +106,10 @@ def multiply_adds(ops: Ops, side: int) -> int:
                 total += weights * output_side((op,), side) ** 2
             case Paths(paths):
                 total += sum(multiply_adds(path, side) for path in paths)
+            case BatchNorm() | ReLU() | MaxPool() | Dropout() | Scale() | PadChannels() | Zero():
+                pass
+            case _:
+                assert_never(op)
         side = output_side((op,), side)
     return total
 
@@ -130,4 +136,8 @@ def output_side(ops: Ops, side: int) -> int:
                 side = -(-side // 2)
             case Paths(paths):
                 side = output_side(paths[0], side)
+            case BatchNorm() | ReLU() | Dropout() | Scale() | Zero():
+                pass
+            case _:
+                assert_never(op)
     return side

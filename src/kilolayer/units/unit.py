@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import UnionType
+from typing import assert_never
 
 from kilolayer.errors import InputError
 from kilolayer.units import ops as op
@@ -136,8 +137,10 @@ def _equal_shape_shortcut(unit: Unit, channels: int) -> Ops:
             return (op.Zero(),)
         case Projection():
             return _projection(unit, channels, channels, 1)
-        case _:
+        case Identity() | Scaled() | ExclusiveGate() | Dropout():
             return ()
+        case _:
+            assert_never(unit.h)
 
 
 def _shortcut(unit: Unit, in_channels: int, out: int, stride: int) -> Ops:

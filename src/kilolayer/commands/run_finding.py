@@ -1,0 +1,92 @@
+"""What a run, or several in one folder, have come to: one or two sentences for the top of their page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import mean, stdev
+
+from kilolayer.runs import Run
+from kilolayer.training import Experiment
+
+LEARNED = 0.5
+"""Of the error of guessing: a network that stays above it has learned little."""
+
+
+def finding(runs: Mapping[str, Run]) -> tuple[str, ...]:
+    """The outcome of one run, or the best and the worst of several and whether seeds bear them out."""
+    if len(runs) == 1:
+        ((name, run),) = runs.items()
+        return (_alone(name, run),)
+    return tuple(filter(None, (_several(runs), _seeds(runs))))
+
+
+def test_error(run: Run) -> float | None:
+    """The final test error in percent; None while there is none."""
+    value = (run.result() or {}).get("test_error")
+    return None if value is None else float(value)
+
+
+def _alone(name: str, run: Run) -> str:
+    result, rows, experiment = run.result(), run.metrics(), run.experiment()
+    reached = rows[-1]["iteration"] if rows else 0
+    whole = experiment.recipe.iterations
+    if result is None:
+        return (
+            f"{name} has not ended: it is at iteration {reached:,} of {whole:,}, so there is no final figure."
+        )
+    error = result.get("test_error")
+    if error is None:
+        reason = result.get("reason", "no reason was recorded")
+        return f"{name} {result['status']} at iteration {reached:,} of {whole:,} and has no figure: {reason}."
+    chance = 100 - 100 / experiment.network.num_classes
+    return (
+        f"{name}, a network of {experiment.network.depth} layers, ends at {error:.2f} % test error after "
+        f"{result.get('iterations', reached):,} iterations; guessing would be {chance:.0f} % wrong, so "
+        f"{_learned(error, chance)}. This is one run: another seed will differ, and only training it "
+        "tells you by how much."
+    )
+
+
+def _learned(error: float, chance: float) -> str:
+    if error > 0.95 * chance:
+        return "it has learned nothing"
+    return "it has learned little" if error > LEARNED * chance else "it has learned"
+
+
+def _several(runs: Mapping[str, Run]) -> str:
+    found = {name: error for name, run in runs.items() if (error := test_error(run)) is not None}
+    if not found:
+        return f"None of the {len(runs)} runs has a final test error yet."
+    best, worst = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    ended = (
+        f"{len(found)} of {len(runs)} runs have" if len(found) < len(runs) else f"All {len(runs)} runs have"
+    )
+    if len(found) == 1:
+        return f"Only {best} of {len(runs)} runs has a final test error: {found[best]:.2f} %."
+    return (
+        f"{ended} a final test error: the lowest is {found[best]:.2f} % ({best}), "
+        f"the highest {found[worst]:.2f} % ({worst})."
+    )
+
+
+def _seeds(runs: Mapping[str, Run]) -> str:
+    """Whether an experiment was repeated with other seeds, and how far they spread."""
+    groups: dict[Experiment, list[float]] = {}
+    for run in runs.values():
+        if (error := test_error(run)) is not None:
+            groups.setdefault(replace(run.experiment(), seed=0), []).append(error)
+    repeated = [errors for errors in groups.values() if len(errors) > 1]
+    if not groups:
+        return ""
+    if not repeated:
+        return (
+            "Every experiment was run once, so these figures cannot tell a difference from chance; "
+            "train each with several seeds."
+        )
+    spread = max(repeated, key=stdev)
+    return (
+        f"{len(repeated)} of {len(groups)} experiments were run with several seeds; the largest spread is "
+        f"{mean(spread):.2f} ± {stdev(spread):.2f} % (mean ± standard deviation of {len(spread)} runs): "
+        "smaller differences than that may be chance."
+    )
