@@ -319,6 +319,15 @@ def test_check_data_counts_and_finds_no_fault(tmp_path: Path, capsys: pytest.Cap
     assert set(LOOKS) >= {look["kind"] for look in said["looks"]}
 
 
+def test_grey_pictures_among_colour_ones_are_counted(tmp_path: Path) -> None:
+    shades, colour = saved(Image.fromarray(GREY), "PNG"), saved(rgb(), "PNG")
+    for raws, count in (((shades, colour), 4), ((shades,), 0), ((colour,), 0)):
+        source = Data(str(folder(tmp_path / str(count) / str(len(raws)), *raws)))
+        looks = {look.kind: len(look.places) for look in check(source).looks}
+        assert looks == ({"grey": count} if count else {})
+        assert load(source).in_chans == (1 if raws == (shades,) else 3)
+
+
 TINY = (
     "--model",
     "resnet8_cifar",

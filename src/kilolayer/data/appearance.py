@@ -28,10 +28,11 @@ LOOKS = {
     "cmyk": "CMYK or Lab: converted to sRGB",
     "cropped": "more than twice as long as wide: the centre square leaves out more than half of it",
     "line": "1 pixel wide or high",
+    "grey": "grey among colour pictures: read as RGB",
     "misfit": "with a colour profile that is damaged or for other channels: the profile is not used",
 }
 """What can be said of a picture, in words that follow "is"."""
-UNCHANGED = ("line", "misfit")
+UNCHANGED = ("line", "grey", "misfit")
 """What changes no pixels by itself."""
 
 ORIENTATION = 0x0112

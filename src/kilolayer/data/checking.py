@@ -113,11 +113,13 @@ def check(data: Data) -> Report:
 def _report(sets: list[Part], classes: int, found: list[tuple[str, str]]) -> Report:
     found = [*found, *_classes_missing(sets), *duplicates(sets)]
     by_kind = {kind: tuple(place for one, place in found if one == kind) for kind in (*KINDS, *LOOKS)}
+    if len(by_kind["grey"]) == sum(name is not None for part in sets for name in part.digests):
+        del by_kind["grey"]  # all of them
     return Report(
         {part.name: len(part.labels) for part in sets},
         classes,
         tuple(Finding(kind, by_kind[kind]) for kind in KINDS if by_kind[kind]),
-        tuple(Look(kind, by_kind[kind]) for kind in LOOKS if by_kind[kind]),
+        tuple(Look(kind, by_kind[kind]) for kind in LOOKS if by_kind.get(kind)),
     )
 
 
@@ -140,7 +142,7 @@ def _pictures(name: str, shown: Pictures, classes: tuple[str, ...], found: list[
         if isinstance(one, Unreadable):
             found.append((one.kind, f"{shown.where(i)} ({one.reason})"))
         else:
-            found += [(look, shown.where(i)) for look in one.looks]
+            found += [(look, shown.where(i)) for look in (*one.looks, *("grey",) * one.header.grey)]
     names = [one.digest if isinstance(one, Seen) else None for one in seen]
     return Part(name, tuple(shown.labels.tolist()), classes, tuple(names), shown.where)
 
