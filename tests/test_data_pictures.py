@@ -148,7 +148,7 @@ def test_hidden_files_are_passed_over(tmp_path):
         (bomb(), "9000×9000 pixels"),
         (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-            "a PostScript file, which cannot be read here",
+            "a PostScript file; convert its pages",
         ),
     ],
     ids=["empty", "text", "png cut", "jpeg cut", "bomb", "eps"],

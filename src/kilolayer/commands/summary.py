@@ -20,9 +20,9 @@ def announce(run: Run, training: Training) -> None:
     rows = {
         "network": f"{network.depth} layers, {network.parameters:,} parameters",
         "data": f"{splits.name}: {len(splits.train):,} images, {held_out}",
-        **_origin(splits.origin),
+        **_lines("read", splits.origin),
         **_skipped(splits.skipped),
-        **({"pictures": "; ".join(splits.looks)} if splits.looks else {}),
+        **_lines("pictures", splits.looks),
         "recipe": f"{recipe.name}: {length}",
         **_beginning(experiment),
         "on": f"{place.device}, {experiment.precision}"
@@ -32,9 +32,9 @@ def announce(run: Run, training: Training) -> None:
     say_rows(rows)
 
 
-def _origin(lines: tuple[str, ...]) -> dict[str, str]:
-    """Which files are used as what; further lines stand below the first."""
-    return {"read": f"\n{'':<12}".join(lines)} if lines else {}
+def _lines(name: str, lines: tuple[str, ...]) -> dict[str, str]:
+    """A row whose further lines stand below the first; none where there are no lines."""
+    return {name: f"\n{'':<12}".join(lines)} if lines else {}
 
 
 def _beginning(experiment: Experiment) -> dict[str, str]:

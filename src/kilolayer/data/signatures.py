@@ -6,7 +6,7 @@ A file's name can lie: phones and web sites store HEIC, AVIF or a page of HTML a
 from __future__ import annotations
 
 CONVERT = "convert it to JPEG or PNG"
-AGAIN = "it was not fetched rightly: get it again"
+AGAIN = "get it again"
 
 # (offset, bytes there, what the file is, what to do)
 SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -69,7 +69,7 @@ def is_canon_raw(head: bytes) -> bool:
 def name_of(head: bytes) -> str:
     """What a file with these first bytes is and what to do with it; "not an image" where nothing tells."""
     kind, advice = _kind(head)
-    return f"{kind}, which cannot be read here; {advice}" if kind else "not an image"
+    return f"{kind}; {advice}" if kind else "not an image"
 
 
 def _kind(head: bytes) -> tuple[str, str]:
