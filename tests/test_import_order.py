@@ -13,6 +13,7 @@ ORDER = (
     "lazy",
     "durable",
     "folders",
+    "fp32",
     "ranks",
     "signals",
     "streams",

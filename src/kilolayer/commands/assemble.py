@@ -5,17 +5,18 @@ experiment, splits = assemble(Settings(model="preact_resnet110_cifar", data=Data
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kilolayer.commands.options import ComputeOptions, DataOptions, RecipeOptions, Settings, UnitOptions
 from kilolayer.data.describe import Data
 from kilolayer.errors import InputError
+from kilolayer.fp32 import LARGEST, SMALLEST, is_in_fp32
 from kilolayer.networks import Network, describe
 from kilolayer.training import Experiment, Growth, Recipe, Resolution, fitted, recipe, with_data
 from kilolayer.training.budget import budget
 from kilolayer.training.optimizer import OPTIMIZERS
+from kilolayer.training.recipes import MOST_ITERATIONS
 from kilolayer.units import ARRANGEMENTS, Projection, ZeroPad, parse_shortcut
 
 if TYPE_CHECKING:
@@ -210,8 +211,8 @@ def _iterations(options: RecipeOptions, base: Recipe, made: Recipe, images: int)
     each = max(1, images // made.batch_size)
     for name in ("epochs", "iterations"):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}; allowed: a whole number from 1")
+        if value is not None and not 1 <= value <= MOST_ITERATIONS:
+            raise InputError(f"--{name} is {value}; allowed: a whole number from 1 to {MOST_ITERATIONS:,}")
     if options.iterations is not None:
         return options.iterations
     if options.epochs is not None:
@@ -222,8 +223,8 @@ def _iterations(options: RecipeOptions, base: Recipe, made: Recipe, images: int)
 
 
 def _rate(value: float) -> float:
-    if not math.isfinite(value) or value <= 0:
-        raise InputError(f"--lr is {value:g}; allowed: a finite number above 0")
+    if not is_in_fp32(value) or value <= 0:
+        raise InputError(f"--lr is {value:g}; allowed: from {SMALLEST:.2g} to {LARGEST:.2g}")
     return value
 
 

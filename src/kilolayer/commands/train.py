@@ -15,6 +15,7 @@ from kilolayer.commands import resuming
 from kilolayer.commands.flags import OptionalFile, OptionalFolder, Switch, Whole
 from kilolayer.commands.options import Settings, UnitOptions
 from kilolayer.data.describe import BUILT_IN
+from kilolayer.errors import InputError
 from kilolayer.ranks import leads
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     Prepared = tuple[Training, Path, Data]
     """A training, the folder of its run, and its data where they lie now."""
+
+MOST_SECONDS = 10**9
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Train(Settings):
 def train(options: Train) -> int:
     """Trains, and returns the exit status: 0 when done, 143 when stopped with the state saved."""
     resuming.refuse_changes(options)
+    if not 0 <= options.save_every <= MOST_SECONDS:
+        raise InputError(f"--save-every is {options.save_every}; allowed: seconds from 0 to {MOST_SECONDS:,}")
     from kilolayer.commands.processes import together
     from kilolayer.training import place
 

@@ -64,7 +64,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed!r}; allowed: a whole number from 0")
+            raise InputError(f"seed is {self.seed!r}; allowed: a whole number from 0 to {2**63 - 1}")
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"precision is {self.precision!r}; allowed: 'fp32', 'bf16'")
         if self.kernels not in ("plain", "fused"):

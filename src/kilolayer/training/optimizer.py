@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kilolayer.errors import InputError
+from kilolayer.fp32 import ALLOWED, LARGEST, is_in_fp32
 
 
 def check_share(name: str, value: object, below: float = 1.0) -> None:
     """Raises `InputError` unless `value` is a number from 0 to below `below`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
-        raise InputError(f"{name} is {value!r}; allowed: from 0 to below {below}")
+        raise InputError(f"{name} is {value!r}; allowed: from 0 to below {below:g}")
+    if not is_in_fp32(value):
+        raise InputError(f"{name} is {value!r}; allowed: {ALLOWED}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class AdamW:
             raise InputError(f"betas is {self.betas!r}; allowed: two numbers, as (0.9, 0.999)")
         for beta in self.betas:
             check_share("a number of betas", beta)
-        check_share("eps", self.eps, float("inf"))
+        check_share("eps", self.eps, LARGEST)
         if not self.eps:
             raise InputError("eps is 0; allowed: a number above 0, such as 1e-8")
 

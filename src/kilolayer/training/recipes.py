@@ -15,6 +15,12 @@ from kilolayer.errors import InputError
 from kilolayer.training.optimizer import ADAMW_RATE, SGD, AdamW, Optimizer, check_share
 from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup, check_length
 
+MOST_ITERATIONS = 999_999_999
+"""The names of a run's states have nine digits for them: with more, the newest would not come last."""
+
+MOST_DECAY = 1e6
+"""With any rate that trains, one step of a higher weight decay turns the weights over and overflows soon."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -51,15 +57,17 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_ITERATIONS:
                 option = name.replace("_", " ")
-                raise InputError(f"{option} is {value!r}; allowed: a whole number from 1")
+                raise InputError(
+                    f"{option} is {value!r}; allowed: a whole number from 1 to {MOST_ITERATIONS:,}"
+                )
         check_length(self.rate, self.iterations)
         check_share("label_smoothing", self.label_smoothing)
         check_share("averaged", self.averaged)
         if self.trunk_rate != 1:
             check_share("trunk_rate", self.trunk_rate)
-        check_share("weight_decay", self.weight_decay, float("inf"))
+        check_share("weight_decay", self.weight_decay, MOST_DECAY)
         if self.decay not in ("all", "weights"):
             raise InputError(f"decay is {self.decay!r}; allowed: 'all', 'weights'")
 

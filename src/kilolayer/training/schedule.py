@@ -6,19 +6,19 @@ Every rate has its highest value as `peak`, and as `changes_until` the iteration
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from kilolayer.errors import InputError
+from kilolayer.fp32 import ALLOWED, is_in_fp32
 
 
 def _check_rate(owner: str, **rates: float) -> None:
     for name, rate in rates.items():
         number = isinstance(rate, int | float) and not isinstance(rate, bool)
-        if not number or not math.isfinite(rate) or rate < 0:
-            raise InputError(f"{owner}.{name} is {rate!r}; allowed: a finite learning rate from 0")
+        if not number or not is_in_fp32(rate) or rate < 0:
+            raise InputError(f"{owner}.{name} is {rate!r}; allowed: {ALLOWED}")
 
 
 def _check_iteration(name: str, iteration: int, least: int = 0) -> None:

@@ -19,6 +19,9 @@ from kilolayer.training.device import Place
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.updates import build_optimizer, restore_figures, saved_figures
 
+MOST_EPOCHS = 999_999
+"""The names of a run's states have six digits for them."""
+
 
 class NonFinite(InputError):
     """A loss, or a tensor of the network, is infinite or not a number any more: the run diverged."""
@@ -196,6 +199,12 @@ def _check_fits(experiment: Experiment, splits: Splits, place: Place) -> None:
         )
     if size == place.world:
         _check_variance(experiment, splits.image_size, place.world)
+    epochs = -(-experiment.recipe.iterations // (images // size))
+    if epochs > MOST_EPOCHS:
+        raise InputError(
+            f"{experiment.recipe.iterations:,} steps of {size} of {images:,} images are {epochs:,} epochs; "
+            f"allowed: up to {MOST_EPOCHS:,}"
+        )
     network = experiment.network
     if network.num_classes != splits.num_classes or network.in_chans != splits.in_chans:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from kilolayer.errors import InputError
+from kilolayer.fp32 import ALLOWED, is_in_fp32
 
 
 def check(owner: str, name: str, value: object, holds: bool, allowed: str) -> None:
@@ -29,7 +30,7 @@ def check_count(owner: str, **values: object) -> None:
 
 def check_number(owner: str, **values: float) -> None:
     for name, value in values.items():
-        check(owner, name, value, _is_number(value), "a finite number")
+        check(owner, name, value, _is_number(value) and is_in_fp32(value), f"{ALLOWED}, or its negative")
 
 
 def check_probability(owner: str, **values: float) -> None:
