@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from kilolayer.errors import InputError
-from kilolayer.fp32 import ALLOWED, is_in_fp32
+from kilolayer.fp32 import LARGEST
 
 
 def _check_rate(owner: str, **rates: float) -> None:
     for name, rate in rates.items():
         number = isinstance(rate, int | float) and not isinstance(rate, bool)
-        if not number or not is_in_fp32(rate) or rate < 0:
-            raise InputError(f"{owner}.{name} is {rate!r}; allowed: {ALLOWED}")
+        if not number or not 0 <= rate <= LARGEST:
+            raise InputError(f"{owner}.{name} is {rate!r}; allowed: a learning rate from 0 to {LARGEST:.2g}")
 
 
 def _check_iteration(name: str, iteration: int, least: int = 0) -> None:

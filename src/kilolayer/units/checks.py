@@ -30,7 +30,8 @@ def check_count(owner: str, **values: object) -> None:
 
 def check_number(owner: str, **values: float) -> None:
     for name, value in values.items():
-        check(owner, name, value, _is_number(value) and is_in_fp32(value), f"{ALLOWED}, or its negative")
+        check(owner, name, value, _is_number(value), "a finite number")
+        check(owner, name, value, is_in_fp32(value), f"{ALLOWED}, or its negative")
 
 
 def check_probability(owner: str, **values: float) -> None:
