@@ -290,6 +290,23 @@ def test_a_stage_in_another_place_is_called():
     assert torch.equal(model.train().eval()(images()), network().eval()(images()))
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_stage_is_a_sequential_that_can_be_cut_and_prolonged(checkpointed):
+    model = network()
+    model.set_grad_checkpointing(checkpointed)
+    wanted = 2 * model.stage1(images(2)[:, :1].expand(-1, 4, -1, -1))
+    assert type(model.stage1[:1]) is type(model.stage1)
+    assert list(model.stage1[:1]) == [model.stage1[0]]
+    model.stage1.append(Double())
+    assert torch.equal(model.stage1(images(2)[:, :1].expand(-1, 4, -1, -1)), wanted)
+    assert model.working == {"stage1": 3, "stage2": 2}
+
+
+class Double(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
 def test_resting_units_rest_in_their_stage():
     model = network()
     model.let_work(0.5)

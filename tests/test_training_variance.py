@@ -91,6 +91,22 @@ def test_on_the_command_line_it_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("words", [["analyse", "gradient"], ["bench"]], ids=" ".join)
+def test_so_do_commands_that_train_without_a_run(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "preact_resnet8_cifar", "--batch-size", "1", "--image-size", "4"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "one value a channel, in a batch of [1, 64, 1, 1]" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluation_takes_one_image_of_one_pixel() -> None:
+    model = build(network()).eval()
+    assert model(torch.randn(1, 1, 2, 2)).isfinite().all()
+
+
 @pytest.mark.slow
 def test_two_processes_of_one_image_each_are_one_line(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

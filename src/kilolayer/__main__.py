@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from kilolayer import ranks, streams
 from kilolayer.commands.stopping import STATUS, interruptible
-from kilolayer.errors import InputError, out_of_memory
+from kilolayer.errors import InputError, one_value, out_of_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +67,10 @@ def _main(argv: Sequence[str] | None) -> int:
         status = _refuse(str(error), leads)
     except OSError as error:
         status = _refuse(_told(error), leads)
+    except ValueError as error:
+        if (refusal := one_value(error)) is None:
+            raise
+        status = _refuse(str(refusal), leads)
     except (RuntimeError, MemoryError) as error:
         short = out_of_memory(error)
         if short is None:

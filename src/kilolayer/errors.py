@@ -11,6 +11,15 @@ class InputError(ValueError):
     """
 
 
+def one_value(error: BaseException) -> InputError | None:
+    """What to do about it, where `error` is PyTorch's BN that has one value a channel to normalise."""
+    said = re.search(r"Expected more than 1 value per channel .* size torch.Size\((.*)\)", str(error))
+    return said and InputError(
+        f"a BN would see one value a channel, in a batch of {said[1]}, which has no variance; take a "
+        "--batch-size of 2 or more, or a larger --image-size"
+    )
+
+
 _SHORT = ("can't allocate memory", "could not create a primitive")
 """What PyTorch's allocator for the CPU says, and oneDNN."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kilolayer.bench.clock import timed
 from kilolayer.bench.contestant import Contestant
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, one_value
 
 if TYPE_CHECKING:
     from kilolayer.bench.building import First
@@ -149,8 +149,11 @@ def serve() -> None:
         asked = json.loads(line)
         try:
             answer = getattr(worker, asked.pop("do"))(**asked)
-        except InputError as error:
-            answer = {"refused": str(error)}
+        except ValueError as error:
+            refusal = error if isinstance(error, InputError) else one_value(error)
+            if refusal is None:
+                raise
+            answer = {"refused": str(refusal)}
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -41,7 +41,7 @@ class ResidualNetwork(nn.Module):
         layouts = iter(description.units())
         for name, stage in zip(self.stage_names, description.stages, strict=True):
             built = (units.build_unit(next(layouts).layout) for _ in range(stage.units))
-            self.add_module(name, ResidualStage(built))
+            self.add_module(name, ResidualStage(*built))
         self.final = units.sequence(description.final_ops)
         self.classifier: nn.Module = nn.Linear(description.channels, description.num_classes)
         self._initialise()
@@ -122,17 +122,18 @@ class ResidualNetwork(nn.Module):
     @property
     def working(self) -> dict[str, int]:
         """How many units of every stage are at work in training."""
-        return {name: stage.working for name, stage in self._stages().items()}
+        return {name: len(stage) - stage.resting for name, stage in self._stages().items()}
 
     def let_work(self, share: float) -> None:
         """From now on this share of every stage's units works in training (`kilolayer.networks.growth`)."""
-        for stage, described in zip(self._stages().values(), self.description.stages, strict=True):
-            stage.working = working(described, share)
+        for name, described in zip(self.stage_names, self.description.stages, strict=True):
+            if isinstance(stage := self.get_submodule(name), ResidualStage):
+                stage.resting = described.units - working(described, share)
 
     def silence_resting(self) -> None:
         """Sets F of every unit that rests to 0, by the weights of its last layer."""
         for stage in self._stages().values():
-            for unit in list(stage)[stage.working :]:
+            for unit in list(stage)[len(stage) - stage.resting :]:
                 *_, last = unit.get_submodule("F").children()
                 nn.init.zeros_(last.get_parameter("weight"))
 

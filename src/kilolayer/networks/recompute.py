@@ -57,9 +57,9 @@ Segments = tuple[Segment, ...]
 
 
 def through(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor:
-    """`units` applied to `x` in turn, in the `segments` that they are divided into."""
+    """`units` applied to `x` in turn, the first in the `segments` that they are divided into."""
     start = 0
-    for segment in segments or (Segment(len(units), recomputed=False),):
+    for segment in segments:
         some = units[start : start + segment.units]
         if not (segment.recomputed and torch.is_grad_enabled()):
             x = _applied(some, x)
@@ -68,7 +68,7 @@ def through(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor
         else:
             x = _Recomputed(some, segment.parts or (segment.units,)).forward(x)
         start += segment.units
-    return x
+    return _applied(units[start:], x)
 
 
 def _checkpointed(units: Sequence[nn.Module], x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,13 @@ from kilolayer.networks.recompute import Segments, through
 class ResidualStage(nn.Sequential):
     """Residual units, applied in turn. Two things hold in training alone:
 
-    `working` of them, the first, are at work, and the others are identities (`kilolayer.networks.growth`).
+    The last `resting` of them are identities (`kilolayer.networks.growth`).
     `segments` say which are computed again in the backward pass; () is none (`kilolayer.networks.recompute`).
     """
 
-    def __init__(self, units: Iterable[nn.Module]) -> None:
+    def __init__(self, *units: Any) -> None:
         super().__init__(*units)
-        self.working = len(self)
+        self.resting = 0
         self.segments: Segments = ()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,5 +30,6 @@ class ResidualStage(nn.Sequential):
         return x
 
     def _at_work(self) -> list[nn.Module]:
+        # What rests keeps its place, for segments count it.
         units = list(self)
-        return [*units[: self.working], *[nn.Identity()] * (len(units) - self.working)]
+        return [*units[: len(units) - self.resting], *[nn.Identity()] * self.resting]
