@@ -137,6 +137,27 @@ def test_damaged_exif_hides_no_picture() -> None:
     assert (decoded(tiff(SCENE, 2, t274=(3,), t34665=(10**8,), t34853=(5,))) == SHOWN[3](SCENE)).all()
 
 
+@pytest.mark.parametrize("end", [b"", b";", bytes(40), b"\x2c" + bytes(9), b"\x21\xf9\x04" + bytes(3)])
+def test_damage_behind_the_first_frame_of_a_gif_is_none_of_ours(end: bytes) -> None:
+    raw = saved(rgb().quantize(), "GIF")
+    assert (decoded(raw[:-1] + end) == decoded(raw)).all()
+
+
+TURNED_TIFF = {
+    "grey": tiff(GREY, 1, t274=(6,)),
+    "16-bit grey": tiff(GREY.astype(np.uint16) * 257, 1, t274=(6,)),
+    "16-bit grey, big-endian": tiff(GREY.astype(np.uint16) * 257, 1, ">", t274=(6,)),
+    "float": tiff((GREY / 255).astype(np.float32), 1, t274=(6,)),
+    "grey with alpha": tiff(np.stack([GREY, np.full_like(GREY, 255)], -1), 1, t274=(6,), t338=(2,)),
+    "premultiplied": tiff(np.stack([GREY, np.full_like(GREY, 255)], -1), 1, t274=(6,), t338=(1,)),
+}
+
+
+@pytest.mark.parametrize("name", TURNED_TIFF)
+def test_a_tiff_of_any_depth_is_turned_once(name: str) -> None:
+    assert (decoded(TURNED_TIFF[name], grey=True) == SHOWN[6](GREY)).all()
+
+
 @pytest.mark.parametrize("value", [0, 9, 255, 65535])
 def test_an_orientation_that_means_nothing_is_none(value: int) -> None:
     assert (decoded(saved(rgb(), "PNG", exif=exif(value))) == SCENE).all()
@@ -328,7 +349,7 @@ def test_grey_pictures_among_colour_ones_are_counted(tmp_path: Path) -> None:
         assert load(source).in_chans == (1 if raws == (shades,) else 3)
 
 
-TINY = (
+TINY = [
     "--model",
     "resnet8_cifar",
     "--batch-size",
@@ -340,7 +361,7 @@ TINY = (
     "--threads",
     "1",
     "--no-tensorboard",
-)
+]
 
 
 @pytest.mark.slow
@@ -349,10 +370,8 @@ def test_training_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture
     run = tmp_path / "run"
     assert main(["train", "--data", str(source), *TINY, "--out", str(run)]) == 0
     out = capsys.readouterr().out
-    assert (
-        "pictures    4 of 8 pictures are turned by their orientation (EXIF); 4 of 8 pictures are transp"
-        in out
-    )
+    assert "pictures    4 of 8 pictures are turned by their orientation (EXIF)\n" in out
+    assert "            4 of 8 pictures are transparent: shown over white\n" in out
     assert json.loads((run / "config.json").read_text())["data"]["appearance"] == "shown"
     stored = tmp_path / "stored"
     words = ["train", "--data", str(source), *TINY, "--out", str(stored), "--appearance", "stored"]

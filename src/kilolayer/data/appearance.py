@@ -54,7 +54,6 @@ ONE_CHANNEL = ("1", "L", "LA", "La", "F", *SIXTEEN_BITS)
 
 AS_STORED = ("as stored: without orientation, colour profiles, transparency or depth",)
 
-
 Bytes = NDArray[np.uint8]
 
 
@@ -207,9 +206,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image
     values = np.asarray(image)
     pixels = _from_floats(values) if image.mode == "F" else _scale(_bits(image))[values]
-    if (
-        getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
-    ):  # Pillow leaves this where more than 8 bits
+    # Pillow heeds this up to 8 bits only.
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
         pixels = 255 - pixels
     grey = Image.fromarray(pixels)
     if "transparency" not in image.info:
