@@ -158,7 +158,7 @@ class TestColumns:
     @pytest.mark.parametrize(
         ("choices", "said"),
         [
-            ({"label_column": "nowhere"}, "has no column 'nowhere'"),
+            ({"label_column": "nowhere"}, "no column 'nowhere'"),
             ({"label_column": "image"}, "whole numbers or text"),
             ({"image_column": "label"}, "encoded bytes"),
         ],

@@ -10,7 +10,7 @@ import pytest
 from kilolayer.__main__ import main
 from kilolayer.commands.assemble import assemble
 from kilolayer.commands.options import DataOptions, RecipeOptions, Settings
-from kilolayer.data import Data, Splits, load
+from kilolayer.data import Data, Splits, load, load_labelled
 from kilolayer.data.checking import check
 from kilolayer.data.splits import WORDS, roles
 from kilolayer.errors import InputError
@@ -145,7 +145,7 @@ class TestThreeSplits:
         splits = load(Data(str(tmp_path), train="EXTRA", test="train"))
         assert (len(splits.train), len(splits.test)) == (10, 10)
         assert "it has: extra, test, train" in refused(tmp_path, train="nowhere")
-        assert "two different" in refused(tmp_path, train="train", test="train")
+        assert "is chosen twice" in refused(tmp_path, train="train", test="train")
 
     @pytest.mark.parametrize(
         ("names", "said"),
@@ -232,10 +232,18 @@ def test_empty_shards_and_damaged_files(tmp_path: Path) -> None:
 
 
 class TestFolders:
-    @pytest.mark.parametrize("above", ["seg_train/seg_train", "train/images", "dataset/dataset/train"])
+    @pytest.mark.parametrize(
+        "above", ["seg_train/seg_train", "train/images", "training_set/train", "dataset/dataset/train"]
+    )
     def test_one_more_folder_in_between(self, above: str, tmp_path: Path) -> None:
         folders(tmp_path, f"{above}/ant", f"{above}/bee")
         assert load(Data(str(tmp_path))).classes == ("ant", "bee")
+
+    def test_a_folder_within_a_split_is_no_class(self, tmp_path: Path) -> None:
+        folders(tmp_path, "seg_train/seg_train/ant", "seg_train/seg_train/bee", "seg_pred/seg_pred")
+        every = load_labelled(Data(str(tmp_path), train="seg_train"))
+        assert (every.classes, len(every)) == (("ant", "bee"), 8)
+        assert any(line.startswith("not used: 4 images") for line in every.origin)
 
     def test_a_class_called_train_is_a_class(self, tmp_path: Path) -> None:
         splits = load(Data(str(folders(tmp_path, "bus", "car", "train"))))
@@ -288,8 +296,8 @@ class TestFolders:
         splits = load(Data(str(tmp_path)))
         assert len(splits.train) + len(splits.test) == 8
         said = "\n".join(splits.origin)
-        assert "3 files that are no pictures ('.txt' 1, '.json' 1, '.csv' 1)" in said
-        assert "6 entries that systems leave behind" in said
+        assert "no pictures: 3 ('.txt' 1, '.json' 1, '.csv' 1)" in said
+        assert "left behind by systems: 6" in said
         assert not check(Data(str(tmp_path))).findings
 
     def test_a_picture_without_an_ending_is_one(self, tmp_path: Path) -> None:

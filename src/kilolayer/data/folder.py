@@ -12,12 +12,13 @@ from kilolayer.data.classes import NamedPictures
 from kilolayer.data.describe import Data
 from kilolayer.data.pictures import Pictures
 from kilolayer.data.scanning import Folder, passed_over
-from kilolayer.data.splits import Layout, LayoutError, Role, Split, roles
+from kilolayer.data.splits import Layout, LayoutError, Split, roles
 from kilolayer.data.wording import brief, listed, quoted
 from kilolayer.errors import InputError
 
-CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages")
+CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "data")
 """Folders so called, with no other beside them, are no class: `val/images/1.jpg` says nothing of a class."""
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 ANNOTATIONS = "val_annotations.txt"
 REMEDY = "put the pictures of each class into a folder with its name, as in FOLDER/train/CLASS/IMAGE"
 
@@ -41,16 +42,18 @@ def pictures(classes: Mapping[str, Sequence[Path]]) -> Pictures:
     return Pictures(labels, paths.__getitem__, lambda i: quoted(paths[i]))
 
 
-def _unwrapped(at: Folder, purposes: frozenset[Role] = frozenset()) -> Folder:
-    """Further in as long as there is but one folder with pictures, and that no class: `dataset/dataset`.
-
-    purposes: what the split is for, where it is one; then a folder of its name is no class either.
-    """
+def _unwrapped(at: Folder, *, split: bool = False) -> Folder:
+    """Further in as long as there is but one folder with pictures, and that no class: `dataset/dataset`."""
     while len(at.filled) == 1 and not at.pictures and _annotations(at) is None:
         (inner,) = at.filled
-        again = bool(purposes) and inner.name == at.name
-        wraps = again or bool(inner.filled) or inner.name.casefold() in CONTAINERS
-        if not wraps or (roles(inner.name) and roles(inner.name) != purposes):
+        no_class = inner.name.casefold() in CONTAINERS
+        if split:  # seg_train/seg_train, seg_test/test
+            no_class |= inner.name == at.name or bool(
+                roles(inner.name) and roles(inner.name) == roles(at.name)
+            )
+        else:
+            no_class = (no_class or bool(inner.filled)) and not roles(inner.name)
+        if not no_class:
             break
         at = inner
     return at
@@ -76,7 +79,7 @@ def _split_folders(top: Folder, *, chosen: bool) -> tuple[Folder, ...]:
 
 
 def _split(name: str, at: Folder) -> Split:
-    top, where = _unwrapped(at, roles(name)), quoted(at.path)
+    top, where = _unwrapped(at, split=name != "all"), quoted(at.path)
     classes = cache(lambda: _classes(top))
 
     def unlabelled() -> str:
@@ -115,7 +118,13 @@ def _classes(top: Folder) -> dict[str, list[Path]] | str:
     if annotations is not None:
         return _annotated(annotations, top)
     if not top.folders:
-        return f"{top.count:,} pictures lie in no class folders" if top.pictures else "has no class folders"
+        archives = [path.name for path in top.others if path.suffix.casefold() in ARCHIVES]
+        packed = f" (unpack {listed(archives, 3)} first)" if archives else ""
+        return (
+            f"{top.count:,} pictures lie in no class folders"
+            if top.pictures
+            else f"has no class folders{packed}"
+        )
     classes: dict[str, list[Path]] = {}
     for one in top.folders:
         files = [path for each in one.walk() for path in each.pictures]

@@ -16,7 +16,7 @@ from kilolayer.data import cifar
 from kilolayer.data.describe import BUILT_IN, CHOICES, Data
 from kilolayer.data.digits import digits
 from kilolayer.data.download import download
-from kilolayer.data.folder import folder
+from kilolayer.data.folder import ARCHIVES, folder
 from kilolayer.data.images import Images, Source, Splits
 from kilolayer.data.labelled import source
 from kilolayer.data.memory import require_memory
@@ -95,7 +95,10 @@ def layout(data: Data) -> Layout:
     if os.path.isfile(path) and is_parquet(path):
         return parquet(path, [path], data)
     if not os.path.isdir(path):
-        raise InputError(f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder")
+        unpack = "; unpack it first" if path.suffix.casefold() in ARCHIVES else ""
+        raise InputError(
+            f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder{unpack}"
+        )
     scanned = scan(path)
     tables = parquet_files(scanned)
     if not tables or (scanned.count and not holds_images(tables)):

@@ -103,7 +103,6 @@ def _split(name: str, purposes: frozenset[Role], paths: Sequence[Path], data: Da
         unlabelled,
         tuple(partial(_read, table) for table in tables if not isinstance(table, Table) or table.count),
         size=sum(table.size for table in sound),
-        remedy="--label-column NAME names the column of labels",
         damaged=len(sound) < len(tables),
     )
 

@@ -73,8 +73,8 @@ def passed_over(folder: Folder, used: str) -> tuple[str, ...]:
     others = [path for each in folder.walk() for path in each.others if path.name != used]
     litter = [path for each in folder.walk() for path in each.litter]
     return (
-        *_counted(others, "files that are no pictures"),
-        *_counted(litter, "entries that systems leave behind"),
+        *_counted(others, "no pictures"),
+        *_counted(litter, "left behind by systems"),
     )
 
 
@@ -83,7 +83,7 @@ def _counted(paths: Sequence[Path], what: str) -> tuple[str, ...]:
         return ()
     names = Counter(path.suffix or path.name for path in paths)
     shown = listed([f"{quoted(name)} {count:,}" for name, count in names.most_common()], 4)
-    return (f"passed over: {len(paths):,} {what} ({shown})",)
+    return (f"passed over, {what}: {len(paths):,} ({shown})",)
 
 
 def _folder(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:

@@ -155,43 +155,60 @@ def _chosen(layout: Layout, name: str, option: str) -> Split:
 
 def assign(layout: Layout, data: Data) -> Assignment:
     """Decides what each split is for. Raises `InputError` with the choice where that is not plain."""
-    named = {
+    named = _named(layout, data)
+    taken = {split for splits in named.values() for split in splits}
+    rest = [split for split in layout.splits if split not in taken and not split.is_empty]
+    is_pool = not taken and not any(split.roles for split in layout.splits)
+    train = named["train"] or (_pool(layout) if is_pool else _training(layout, rest))
+    rest, unused = _with_labels([split for split in rest if split not in train])
+    validation, test = named["validation"], named["test"] or _only(layout, rest, "test")
+    offered, reason = _offered(rest, test, validation), ""
+    if not test and not validation:
+        test = _only(layout, rest, "validation", option="test")
+        offered = None
+        reason = "the validation split, since there is no test split with labels" if test else ""
+    used = (*train, *validation, *test)
+    _check_labels(layout, used)
+    for split in layout.splits:
+        if split not in used and split not in unused:
+            unused[split] = _why_not(split, offered)
+    return Assignment(train, validation, test, tuple(unused.items()), reason, offered)
+
+
+def _named(layout: Layout, data: Data) -> dict[Role, tuple[Split, ...]]:
+    """The splits that are chosen by name. Raises `InputError` where one is chosen twice."""
+    named: dict[Role, tuple[Split, ...]] = {
         "train": choose(layout, data.train, "--train") if data.train else (),
         "validation": choose(layout, data.validation_split, "--validation") if data.validation_split else (),
         "test": choose(layout, data.test, "--test") if data.test else (),
     }
-    _check_apart(named)
-    taken = {split for some in named.values() for split in some}
-    rest = [split for split in layout.splits if split not in taken and not split.is_empty]
-    if not any(named.values()) and not any(split.roles for split in layout.splits):
-        return Assignment(_pool(layout), (), ())
-    unused: dict[Split, str] = {}
-    train = named["train"] or _only(layout, rest, "train")
-    if not train:
-        held = [split for split in layout.splits if split.roles] or layout.splits
+    every = [split for splits in named.values() for split in splits]
+    twice = [split.name for split in every if every.count(split) > 1]
+    if twice:
         raise InputError(
-            f"{layout.path}: has {_names(held)}, but no train split; choose with --train SPLIT "
+            f"split {twice[0]!r} is chosen twice; choose different splits to train and to test on"
+        )
+    return named
+
+
+def _training(layout: Layout, rest: Sequence[Split]) -> tuple[Split, ...]:
+    """The split whose name says that it is for training. Raises `InputError` where there is none."""
+    train = _only(layout, rest, "train")
+    if not train:
+        held_out = [split for split in layout.splits if split.roles] or layout.splits
+        raise InputError(
+            f"{layout.path}: has {_names(held_out)}, but no train split; choose with --train SPLIT "
             f"(it has: {_names(layout.splits)})"
         )
-    test, reason = named["test"], ""
-    rest = [split for split in rest if split not in train]
-    if not test:
-        rest, without = _labelled(rest)
-        unused.update(without)
-        test = _only(layout, rest, "test")
-    for split in (*train, *named["validation"], *test):
+    return train
+
+
+def _check_labels(layout: Layout, splits: Sequence[Split]) -> None:
+    for split in splits:
         if why := split.unlabelled():
             remedy = f"; {split.remedy}" if split.remedy else ""
-            raise InputError(f"{layout.path}: split {split.name!r} has no labels: {why}{remedy}")
-    offered = _offered(rest, test, named["validation"])
-    if not test and not named["validation"]:
-        test = _only(layout, rest, "validation", option="test")
-        reason = "the validation split, since there is no test split with labels" if test else ""
-        offered = None
-    for split in layout.splits:
-        if split not in unused and split not in (*train, *test, *named["validation"]):
-            unused[split] = _why_not(split, offered)
-    return Assignment(train, named["validation"], test, tuple(unused.items()), reason, offered)
+            whose = "" if split.name == "all" else f"split {split.name!r} has no labels: "
+            raise InputError(f"{layout.path}: {whose}{why}{remedy}")
 
 
 def _pool(layout: Layout) -> tuple[Split, ...]:
@@ -205,8 +222,8 @@ def _pool(layout: Layout) -> tuple[Split, ...]:
     return layout.splits
 
 
-def _labelled(splits: Sequence[Split]) -> tuple[list[Split], dict[Split, str]]:
-    """Those held-out splits that can be tested on, and why the others cannot."""
+def _with_labels(splits: Sequence[Split]) -> tuple[list[Split], dict[Split, str]]:
+    """Those splits that can be tested on, and why other held-out splits cannot."""
     reasons = {split: split.unlabelled() for split in splits if split.roles - {"train"}}
     without = {split: why for split, why in reasons.items() if why}
     return [split for split in splits if split not in without], without
@@ -239,13 +256,6 @@ def _why_not(split: Split, offered: str | None) -> str:
     if split.damaged and not split.count:
         return "cannot be read"
     return "empty" if split.is_empty else "neither the train nor the test split"
-
-
-def _check_apart(named: dict[str, tuple[Split, ...]]) -> None:
-    every = [split for some in named.values() for split in some]
-    twice = [split.name for split in every if every.count(split) > 1]
-    if twice:
-        raise InputError(f"split {twice[0]!r} cannot be trained on and held out; choose two different splits")
 
 
 def _names(splits: Sequence[Split]) -> str:

@@ -69,7 +69,8 @@ class Table:
         """Why no row has a label: no such column, only nulls, only −1; "" where any has."""
         fitting = any(self._label_columns())
         if not fitting and not self._has_label_name():
-            return f"no label column (its columns are {self._columns()})"
+            which = f"column {self._wanted[1]!r}" if self._wanted[1] else "label column with a usual name"
+            return f"no {which}; choose one with --label-column NAME; its columns are {self._columns()}"
         if not fitting:
             return ""  # a column with such a name that holds no labels: `read` says so
         labels = self._column(self.label)
