@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -251,6 +252,47 @@ def test_foreign_weights(refused: Refused, tmp_path: Path, capsys: pytest.Captur
     assert "normalised by figures of these images" in capsys.readouterr().out
     own = refused(root, "--mean", "0.4,0.5,0.6", "--std", "0.2,0.2,0.2")
     assert "add --model NAME" in own
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a folder without splits, which lies beside it."""
+    root = tmp_path_factory.mktemp("own")
+    folder(root / "own", *CLASSES, count=10)
+    words = ("--model", "resnet8_cifar", "--iterations", "1", "--batch-size", "8", "--no-tensorboard")
+    assert main(["train", *words, "--data", str(root / "own"), "--out", str(root / "run")]) == 0
+    return root / "run"
+
+
+@pytest.mark.parametrize("words", [(), ("--part", "test"), ("--data",), ("--data", "--part", "test")])
+@pytest.mark.parametrize("place", ["own", "link", "moved"])
+def test_a_run_s_own_data_are_its_test_set(
+    place: str, words: tuple[str, ...], own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = own_run.parent / "own"
+    if place == "link":
+        (tmp_path / "link").symlink_to(own)
+    if place == "moved":
+        shutil.copytree(own, tmp_path / "moved")
+    data = own if place == "own" else tmp_path / place
+    given = [word for one in words for word in (["--data", str(data)] if one == "--data" else [one])]
+    capsys.readouterr()
+    assert main(["evaluate", str(own_run), "--json", *given]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["part"], figures["images"]) == ("test", 6)
+    assert figures["error"] == json.loads((own_run / "result.json").read_text())["test_error"]
+
+
+def test_other_pictures_in_the_same_classes_are_new_data(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = folder(tmp_path / "own", *CLASSES, count=10, mode="L")
+    capsys.readouterr()
+    assert main(["evaluate", str(own_run), "--json", "--data", str(new)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["part"], figures["images"]) == ("all", 30)
+    assert main(["evaluate", str(own_run), "--json", "--part", "all"]) == 0
+    assert "the network was trained on most of these images" in capsys.readouterr().out
 
 
 # What is shown.

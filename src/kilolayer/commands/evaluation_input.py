@@ -10,6 +10,8 @@ from kilolayer.commands.foreign_weights import foreign_network, named, statistic
 from kilolayer.commands.sample import Sample, is_place, new_images, own_images, sample
 from kilolayer.commands.trained import Trained, trained
 from kilolayer.data import Data, Images, load_labelled, measure
+from kilolayer.data.describe import BUILT_IN
+from kilolayer.data.loading import find
 from kilolayer.errors import InputError
 from kilolayer.runs import Weights
 
@@ -36,10 +38,25 @@ def _sample(options: Evaluate, network: Trained) -> Sample:
     if own is not None and (options.data is None or is_place(options.data, own)):
         part = options.part or "test"
         labelled = own_images(_own_data(options, own), part, grey)
+    elif own is not None and options.part != "all" and _is_moved(_own_data(options, own), network.test_set):
+        part = options.part or "test"
+        labelled = own_images(_own_data(options, own), part, grey)
+        note = "the run's test set is in these data, so they are split as the run's (--part all takes all)"
+        labelled = replace(labelled, origin=(*labelled.origin, note))
     else:
         size = options.image_size or weights.model.description.image_size
         labelled, part = new_images(_data(options, size, own), options.part, grey)
     return sample(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
+
+
+def _is_moved(own: Data, test_set: str | None) -> bool:
+    """Whether the run's data lie at this other place: most of those images it was trained on."""
+    if test_set is None or own.source in BUILT_IN:
+        return False
+    try:
+        return find(own).read_test().fingerprint() == test_set
+    except InputError:
+        return False
 
 
 def _own_data(options: Evaluate, own: Data) -> Data:
@@ -93,7 +110,7 @@ def _read_foreign(options: Evaluate, name: str) -> tuple[Trained, Sample]:
     measured = replace(labelled, origin=(*labelled.origin, *notes))
     weights = Weights(model, classes, normalization)
     taken = sample(measured, part, classes, skip_unknown=options.skip_unknown_classes)
-    return Trained(options.trained, weights, None), taken
+    return Trained(options.trained, weights), taken
 
 
 def _training_images(data: Data, grey: bool) -> Images | None:

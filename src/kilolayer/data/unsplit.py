@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from kilolayer.data.loading import built_in, find, layout
 from kilolayer.data.memory import require_memory
 from kilolayer.data.pictures import Form, Pictures, decode
 from kilolayer.data.splits import choose
+from kilolayer.data.wording import listed
 from kilolayer.errors import InputError
 
 
@@ -120,8 +121,12 @@ def _in_files(data: Data, part: str) -> tuple[str, tuple[str, ...], Pictures, tu
         *(note for split in used for note in split.notes),
         *unused,
         *remarks(lots),
-        *(f"passed over, since it is no file: {place}" for place in no_files),
-        *(f"damaged and left out: {place}" for place in damaged),
+        *_counted("passed over, since they are no files", no_files),
+        *_counted("left out, since they cannot be read", damaged),
         *there.notes,
     ]
     return there.name, classes, shown, tuple(lines)
+
+
+def _counted(what: str, places: Sequence[str]) -> tuple[str, ...]:
+    return (f"{what}: {len(places):,}: {listed(places)}",) if places else ()

@@ -56,7 +56,7 @@ def check(run: Run, now: Mapping[str, str], *, moved: bool) -> None:
 
     `moved`: the data are said to lie elsewhere now; then they must be known, to be compared.
     """
-    before = _known(run)
+    before = noted_fingerprints(run)
     if not before and moved:
         raise InputError(
             f"{run.path} does not say what its data were, so those of --data cannot be compared with them; "
@@ -81,7 +81,7 @@ def _last(run: Run) -> dict[str, Any]:
     return noted[-1] if noted else {}
 
 
-def _known(run: Run) -> Mapping[str, str]:
+def noted_fingerprints(run: Run) -> Mapping[str, str]:
     """The fingerprints of the run's data; in a run of an earlier release those of its state, if any."""
     noted = _last(run).get("fingerprints")
     if isinstance(noted, dict):
