@@ -1,10 +1,12 @@
 """Drawings show every layer once, and tables add up."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
 
+from kilolayer.lens.words import equation
 from kilolayer.networks import describe, list_models
 from kilolayer.networks.diagram import diagram
 from kilolayer.networks.drawing import stage_table, unit_svg, unit_text
@@ -22,6 +24,17 @@ from kilolayer.units import (
     ShortcutGate,
     Zero,
     layout,
+)
+from kilolayer.units.ops import (
+    BatchNorm,
+    Conv,
+    MaxPool,
+    Op,
+    PadChannels,
+    Paths,
+    multiply_adds,
+    output_side,
+    parameters,
 )
 
 UNITS = {
@@ -169,3 +182,46 @@ def test_resnext_50_is_table_1_of_px():
 
 def test_a_stage_of_one_strided_unit_shows_its_stride():
     assert stage_table(describe("resnet8_cifar"))[2].units == "[3×3, 32, /2; 3×3, 32] × 1"
+
+
+@dataclass(frozen=True)
+class LearnedScale:
+    """A layer of a kind that nobody has told the drawings of."""
+
+    start: float = 0.9
+
+
+OPS = [one for one in get_args(Op) if one not in (Conv, BatchNorm, PadChannels, Paths)]
+
+
+@pytest.mark.parametrize("kind", [*OPS, LearnedScale], ids=lambda kind: kind.__name__)
+def test_only_a_max_pool_is_called_one(kind):
+    spec = kind(0.5) if fields(kind) else kind()
+    drawn = replace(layout(BASIC, 64, 64), F=(spec,))
+    shown = (unit_text(drawn), "".join(parsed(unit_svg(drawn)).itertext()))
+    assert all(("max pool" in text) is (kind is MaxPool) for text in shown)
+    if kind is LearnedScale:
+        assert all("LearnedScale(start=0.5)" in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    "read", [parameters, lambda ops: multiply_adds(ops, 8), lambda ops: output_side(ops, 8)]
+)
+def test_a_layer_that_cannot_be_counted_is_refused_by_name(read):
+    with pytest.raises(AssertionError, match="LearnedScale"):
+        read((LearnedScale(),))
+
+
+def test_a_shortcut_of_no_known_kind_is_not_the_identity():
+    unit = replace(BASIC)
+    object.__setattr__(unit, "h", LearnedScale())
+    for read in (lambda: layout(unit, 16, 16), lambda: equation(unit)):
+        with pytest.raises(AssertionError, match="LearnedScale"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("h", "said"), [(Scaled(0.5, 1.0), "0.5·x + F(x)"), (Scaled(0.5, 0.25), "0.5·x + 0.25·F(x)")]
+)
+def test_both_factors_of_a_scaled_unit_stand_in_its_equation(h, said):
+    assert f"y = {said}," in equation(replace(BASIC, h=h))
