@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -222,3 +223,29 @@ def test_hostile_names_are_shown_and_do_nothing(browser: Browser, tmp_path: Path
             assert page.locator("img, iframe, form, a").count() == 0
         assert seen.faults == []
         assert seen.requests == [path.as_uri()]
+
+
+def test_no_line_of_a_chart_joins_two_stages_and_every_point_is_in_sight(
+    browser: Browser, tmp_path: Path
+) -> None:
+    @dataclass(frozen=True)
+    class Staged(Fading):
+        def charts(self) -> tuple[Chart, ...]:
+            (chart,) = super().charts()
+            return (replace(chart, stages=(3.0, 5.0)),)
+
+    path = lab.page([(0, Staged("net")), (100, Staged("net", 0.25))], tmp_path / "page.html")
+    with opened(browser, path.as_uri()) as (page, seen):
+        (lines, shapes, (low, high)) = page.evaluate("""() => {
+            const {data, layout, _fullLayout} = document.querySelector(".chart");
+            return [data.filter(trace => trace.mode === "lines").map(({x, y}) => [x, y]), layout.shapes,
+                    _fullLayout.yaxis.range];
+        }""")
+        assert [shape["x0"] for shape in shapes] == [2.5, 4.5]
+        for x, y in lines:
+            assert x == [1, 2, 2.5, 3, 4, 4.5, 5, 6]
+            assert [value is None for value in y] == [at in (2.5, 4.5) for at in x]
+            assert all(low <= math.log10(value) <= high for value in y if value is not None)
+        page.locator("details summary").first.click()
+        assert page.locator("details tbody tr").count() == UNITS
+        assert not seen.faults

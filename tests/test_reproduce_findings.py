@@ -16,7 +16,7 @@ from kilolayer.data.describe import Data
 from kilolayer.sweep.finding import REAL
 from kilolayer.sweep.findings import TableFindings, findings
 from kilolayer.sweep.findings_json import as_text
-from kilolayer.sweep.reproduction import Reproduction, Trial, keep, plan
+from kilolayer.sweep.reproduction import Reproduction, Trial, keep, open_sweep, plan, run_folder, run_name
 from kilolayer.sweep.request import SIZES, Request
 from kilolayer.values import to_json
 
@@ -218,3 +218,17 @@ def test_a_run_that_tables_share_is_made_once_and_stands_in_both(tmp_path: Path)
     assert len(made.runs) == 3
     assert first.keys == second.keys
     assert first.by_seed == second.by_seed
+
+
+def test_the_runs_of_an_older_release_are_those_of_the_sweep(tmp_path: Path) -> None:
+    """It named them by fewer words, and described them in fewer."""
+    made = pretend(replace(SMOKE, rows=("original",)), tmp_path, as_in_the_paper)
+    for run in made.runs:
+        run.path.joinpath("config.json").write_text(
+            to_json(run.experiment).replace('"skip_damaged": false,', "")
+        )
+        run.path.rename(run.path.with_name(f"d{run.experiment.network.depth}-0ld-s{run.experiment.seed}"))
+    (found,) = findings(open_sweep(str(tmp_path)))
+    assert [one.finished for one in found.findings] == [3]
+    other = replace(made.runs[0].experiment, precision="bf16")
+    assert run_folder(tmp_path / "runs", other).name == run_name(other)

@@ -30,7 +30,7 @@ function show() {
     const frame = current(panel.frames);
     row.show(chart, frame);
     figure.querySelector(".when").textContent = frame.at === null ? "" : iteration(frame.at);
-    figure.querySelector(".note").textContent = frame.note;
+    figure.querySelector(".note").replaceChildren(typeset(frame.note));
     fill(figure, row, frame);
   }
   lab.figures.forEach((frames, network) => current(frames).values.forEach((text, row) => {

@@ -147,6 +147,13 @@ def label(name: str, kind: str) -> str:
     return shortened(name, _LONGEST) + ("" if told else ", predicted")
 
 
+def _nowhere(row: Row, wanted: Name, log: bool) -> str:
+    """What a series is called besides where a logarithmic axis has no place for any of its values."""
+    own = (one for chart in row.charts for one in chart.series if (one.name, one.kind) == wanted)
+    drawn = not log or any((shown(y) or 0) > 0 for series in own for y in series.y)
+    return "" if drawn else ", nowhere above 0"
+
+
 def _order(at: Time) -> int:
     return -1 if at is None else at
 
@@ -177,7 +184,7 @@ def _row(row: Row, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
         "series": [
             {
                 "name": shortened(name, _LONGEST),
-                "label": label(name, kind),
+                "label": label(name, kind) + _nowhere(row, (name, kind), log),
                 "kind": kind,
                 "number": names.index(name),
             }

@@ -14,6 +14,7 @@ from pathlib import Path
 from kilolayer import durable
 from kilolayer.errors import InputError
 from kilolayer.papers import Cell, Table, experiment, table
+from kilolayer.runs import Run
 from kilolayer.sweep.plan import Planned
 from kilolayer.sweep.request import Request, chosen
 from kilolayer.training import Experiment
@@ -133,7 +134,27 @@ def planned(cell: Cell, setting: int, seed: int, request: Request, folder: Path)
         setting=setting,
         **request.computing,
     )
-    return Planned(folder / "runs" / run_name(made), made)
+    return Planned(run_folder(folder / "runs", made), made)
+
+
+def run_folder(runs: Path, made: Experiment) -> Path:
+    """Where the run of an experiment is, or is to be.
+
+    A release that describes experiments in more words gives them other names than an older one did, so a run
+    that is not under its name is looked for by what its folder says it is.
+    """
+    path = runs / run_name(made)
+    if path.exists():
+        return path
+    others = sorted(runs.glob(f"d{made.network.depth}-*-s{made.seed}"))
+    return next((other for other in others if _holds(other, made)), path)
+
+
+def _holds(path: Path, made: Experiment) -> bool:
+    try:
+        return Run.open(path).experiment() == made
+    except InputError:
+        return False
 
 
 def run_name(made: Experiment) -> str:

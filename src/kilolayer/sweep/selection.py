@@ -13,7 +13,7 @@ from kilolayer.data.loading import find
 from kilolayer.errors import InputError
 from kilolayer.papers import Cell, selection
 from kilolayer.sweep.plan import Planned, state_of
-from kilolayer.sweep.reproduction import SELECTION, Reproduction, run_name
+from kilolayer.sweep.reproduction import SELECTION, Reproduction, run_folder
 from kilolayer.sweep.request import Request
 from kilolayer.units import ExclusiveGate
 
@@ -60,7 +60,7 @@ def _runs(cell: Cell, reproduction: Reproduction) -> dict[float, tuple[Planned, 
             **request.computing,
         )
         for bias, one in made.items():
-            found.setdefault(bias, []).append(Planned(folder / "runs" / run_name(one), one))
+            found.setdefault(bias, []).append(Planned(run_folder(folder / "runs", one), one))
     return {bias: tuple(runs) for bias, runs in found.items()}
 
 
