@@ -265,6 +265,32 @@ def test_a_run_that_is_not_done_says_how_to_finish_it(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("", "has an empty name"),
+        (".", "'.': is no run's folder; give that of a run, or a file of weights in it"),
+        ("none", "'none': no such file of weights"),
+        ("run/config.json", "'run/config.json': no file of weights"),
+        ("run/checkpoints/000000002-000000.safetensors", "holds the state of a training under way"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_named(
+    given: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(tmp_path / "run", tiny(), Poll(2))
+    assert main(["train", *TINY, "--init", given, "--out", "new"]) == 2
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
 def test_another_network_with_the_same_tensors_is_named(tmp_path: Path) -> None:
     of_ours(tmp_path / "w.safetensors")
     experiment = tiny(replace(PREACT, h=Scaled(0.5)), init=initial(str(tmp_path / "w.safetensors")))

@@ -121,7 +121,7 @@ def _assembled(options: Train, here: Place) -> tuple[Experiment, Splits, str]:
     from kilolayer.commands.processes import together
     from kilolayer.weights import initial
 
-    init = together(here, lambda: initial(str(options.init))) if options.init else None
+    init = together(here, lambda: initial(str(options.init))) if options.init is not None else None
     network = _network_of(init, options) if init else None
     if network and options.data.image_size is None:
         options = replace(options, data=replace(options.data, image_size=network.image_size))

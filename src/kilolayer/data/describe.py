@@ -166,7 +166,7 @@ class Augmentation:
 
 NO_AUGMENTATION = Augmentation(pad=0, flip=False)
 PHOTOGRAPHS = Augmentation(
-    pad=0, resized_crop=ResizedCrop((0.35, 1.0)), color_jitter=ColorJitter(0.2, 0.2, 0.2)
+    pad=0, resized_crop=ResizedCrop((0.6, 1.0)), color_jitter=ColorJitter(0.2, 0.2, 0.2)
 )
 """For fine-tuning: milder than what is usual where a network learns from nothing."""
 

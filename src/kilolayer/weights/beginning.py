@@ -26,8 +26,14 @@ def initial(path: str) -> Init:
 
     Raises `InputError` where it cannot be read.
     """
+    if not path:
+        raise InputError("the file of weights has an empty name; give a file or the folder of a run")
     if (Path(path) / "config.json").is_file():
         path = str(Run.open(path).weights_file())
+    elif Path(path).is_dir():
+        raise InputError(
+            f"{quoted(path)}: is no run's folder; give that of a run, or a file of weights in it"
+        )
     return Init(path, _sha256(path), "file" if read_described(path) else "data")
 
 
@@ -62,6 +68,10 @@ def begin(training: Training) -> Fit | None:
 def _load(training: Training, init: Init) -> Fit:
     described = read_described(init.path)
     state = described.model.state_dict() if described else read_state_dict(init.path)
+    if "sums" in state and any(name.startswith("model.") for name in state):
+        raise InputError(
+            "holds the state of a training under way, no weights; give the run's folder when done"
+        )
     statistics = _statistics(training, described) if described and init.normalization == "file" else None
     found, notes = _fitted(training, state, described.classes if described else None)
     if described:
