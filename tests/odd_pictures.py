@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 Pixels = NDArray[np.uint8]
 SIDE = 16
@@ -268,7 +268,8 @@ def transparent() -> Iterator[tuple[str, Case]]:
     yield "tiff 16-bit rgba", Case(tiff(wide, 2, t338=(2,)), colour, both, 1)
     yield "png 16-bit la", Case(png(pair.astype(">u2").tobytes(), 16, 4), light, both, 1)
     yield "tiff premultiplied rgba", Case(tiff(premultiplied, 2, t338=(1,)), colour, looks, 2)
-    yield "tiff premultiplied la", Case(tiff(grey_premultiplied, 1, t338=(1,)), light, looks, 2)
+    if (b"II", 1, (1,), 1, (8, 8), (1,)) in TiffImagePlugin.OPEN_INFO:  # older Pillow reads none
+        yield "tiff premultiplied la", Case(tiff(grey_premultiplied, 1, t338=(1,)), light, looks, 2)
     yield from _keys(looks)
     yield from _palettes(looks)
 

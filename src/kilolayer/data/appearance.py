@@ -123,7 +123,7 @@ def shown(image: Image.Image, mode: str, side: int | None = None) -> tuple[Image
     if alpha is not None:
         colour = _over_white(colour, alpha)
         looks.add("transparent")
-    turn = TURNS.get(orientation(image))
+    turn = _turn(image)
     if turn is not None:
         colour = colour.transpose(turn)
         looks.add("turned")
@@ -143,12 +143,12 @@ def check(image: Image.Image) -> None:
         raise Refused("16 bits a value and a transparent colour; save it with an alpha channel")
 
 
-def orientation(image: Image.Image) -> int:
-    """By EXIF or XMP, as Pillow's `exif_transpose` reads it; 1 where nothing is said or it cannot be read."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """By EXIF or XMP, as Pillow's `exif_transpose` reads them; None where they say nothing or cannot be read."""
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        return TURNS.get(image.getexif().get(ORIENTATION))
     except Exception:  # Pillow raises nearly everything on damaged EXIF, and the picture beside it is whole
-        return 1
+        return None
 
 
 def _of_header(image: Image.Image) -> set[str]:

@@ -188,8 +188,10 @@ def _opened(pictures: Pictures, i: int, use: Callable[[Image.Image, int], T]) ->
 def _open(raw: Path | bytes) -> Image.Image:
     try:
         return Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise Refused(name_of(_head(raw))) from None
+    except Exception as error:
+        if isinstance(error, UnidentifiedImageError) or is_canon_raw(_head(raw)):
+            raise Refused(name_of(_head(raw))) from None
+        raise
 
 
 def _head(raw: Path | bytes) -> bytes:
