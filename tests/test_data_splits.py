@@ -257,6 +257,15 @@ class TestFolders:
     def test_splits_within_classes_are_refused(self, tmp_path: Path) -> None:
         folders(tmp_path, "ant/train", "ant/test", "bee/train", "bee/test")
         assert "has the name of a split" in refused(tmp_path)
+        with pytest.raises(InputError, match="has the name of a split"):
+            check(Data(str(tmp_path)))
+
+    def test_a_copy_of_all_splits_beside_them_is_not_used(self, tmp_path: Path) -> None:
+        """As some archives are unpacked."""
+        places = [f"{part}/{name}" for part in ("train", "test") for name in ("ant", "bee")]
+        folders(tmp_path, *places, *(f"copy/{place}" for place in places))
+        assert len(load(Data(str(tmp_path))).train) == 8
+        assert len(load_labelled(Data(str(tmp_path)))) == 16
 
     def test_splits_by_other_names(self, tmp_path: Path) -> None:
         folders(tmp_path, "photo/ant", "photo/bee", "sketch/ant", "sketch/bee")
@@ -362,6 +371,13 @@ def test_what_train_takes(
     experiment, splits = assemble(settings)
     assert (experiment.data.validation_split, experiment.data.validation) == (validation_split, validation)
     assert (len(splits.train), len(splits.validation or ()), len(splits.test)) == counts
+
+
+@pytest.mark.parametrize("read", [load, check, load_labelled])
+def test_digits_have_no_splits_to_choose(read) -> None:
+    for choice in ({"train": "x"}, {"validation_split": "x"}, {"label_column": "x"}):
+        with pytest.raises(InputError, match=r"--(train|validation|label-column) x: digits has one"):
+            read(Data("digits", **choice))
 
 
 @pytest.mark.slow

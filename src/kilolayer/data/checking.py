@@ -30,9 +30,9 @@ from kilolayer.data.digits import digits
 from kilolayer.data.duplicates import Part, duplicates
 from kilolayer.data.images import Images
 from kilolayer.data.inspecting import Seen, digest, inspect
-from kilolayer.data.loading import cifar_at, layout
+from kilolayer.data.loading import cifar_at, layout, refuse_choices
 from kilolayer.data.pictures import Pictures, Unreadable
-from kilolayer.data.splits import Layout, LayoutError, Split, assign
+from kilolayer.data.splits import Layout, Split, assign
 from kilolayer.data.wording import is_text, quoted
 from kilolayer.errors import InputError
 
@@ -100,12 +100,14 @@ Found = Iterator[tuple[str, str]]
 def check(data: Data) -> Report:
     """Reads all of a data set. Raises `InputError` only where there is none at all."""
     if data.source == "digits":
+        refuse_choices(data)
         source = digits()
         every = np.arange(source.count)
         return _arrays(
             {"train": source.read_train(every), "test": source.read_test()}, [], len(source.classes)
         )
     if found := cifar_at(data):
+        refuse_choices(data)
         return _cifar(*found)
     return _in_files(layout(data), data)
 
@@ -221,7 +223,5 @@ def _noting(found: list[tuple[str, str]], kind: str = "damaged") -> Iterator[Non
     """What is wrong with a file within is one of the findings, and ends nothing else."""
     try:
         yield
-    except LayoutError:
-        raise
     except InputError as error:
         found.append((kind, str(error)))

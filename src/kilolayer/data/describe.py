@@ -27,8 +27,14 @@ Appearance = Literal["shown", "stored"]
 `stored`: those in the file, by Pillow's `convert`, without orientation, profile, transparency or depth, as
 torchvision and timm read them and as ImageNet's figures are made everywhere.
 """
-CHOICES = ("train", "test", "validation_split", "image_column", "label_column")
-"""The fields of `Data` that name something within the source."""
+CHOICES = {
+    "train": "--train",
+    "test": "--test",
+    "validation_split": "--validation",
+    "image_column": "--image-column",
+    "label_column": "--label-column",
+}
+"""The fields of `Data` that name something within the source, and their options."""
 
 
 def _check_name(field: str, value: object) -> None:

@@ -12,7 +12,7 @@ from kilolayer.data.classes import NamedPictures
 from kilolayer.data.describe import Data
 from kilolayer.data.pictures import Pictures
 from kilolayer.data.scanning import Folder, passed_over
-from kilolayer.data.splits import Layout, LayoutError, Split, roles
+from kilolayer.data.splits import Layout, Split, roles
 from kilolayer.data.wording import brief, listed, quoted
 from kilolayer.errors import InputError
 
@@ -89,8 +89,7 @@ def _split(name: str, at: Folder) -> Split:
     def read() -> NamedPictures:
         found = classes()
         if isinstance(found, str):
-            raise LayoutError(f"{where}: {found}; {REMEDY}")
-        _refuse_splits_within(top)
+            raise InputError(f"{where}: {found}; {REMEDY}")
         return NamedPictures(pictures(found), tuple(found), where)
 
     annotated = _annotations(top) is not None
@@ -125,6 +124,9 @@ def _classes(top: Folder) -> dict[str, list[Path]] | str:
             if top.pictures
             else f"has no class folders{packed}"
         )
+    split = _split_within(top)
+    if split is not None:
+        return f"{quoted(split.path)} has the name of a split, and lies among class folders"
     classes: dict[str, list[Path]] = {}
     for one in top.folders:
         files = [path for each in one.walk() for path in each.pictures]
@@ -156,15 +158,12 @@ def _annotated(path: Path, top: Folder) -> dict[str, list[Path]]:
     return dict(sorted(classes.items()))
 
 
-def _refuse_splits_within(top: Folder) -> None:
-    """CLASS/train/IMAGE and CLASS/test/IMAGE: taken as one class, held-out pictures would be trained on."""
+def _split_within(top: Folder) -> Folder | None:
+    """A split in what would be a class folder: CLASS/train/IMAGE and CLASS/test/IMAGE."""
+    deep = [one for one in top.folders if one.filled and roles(one.name)]
     within = [inner for one in top.folders for each in one.folders for inner in each.walk()]
     held_out = [one for one in within if one.count and roles(one.name) - {"train"}]
-    if held_out:
-        raise LayoutError(
-            f"{quoted(held_out[0].path)} lies in what would be a class folder, and has the name of a split; "
-            "name the folder that holds the splits, or lay it out as FOLDER/train/CLASS/IMAGE"
-        )
+    return next(iter((*deep, *held_out)), None)
 
 
 def _pictures_beside(top: Folder) -> tuple[str, ...]:

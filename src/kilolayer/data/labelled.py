@@ -23,6 +23,7 @@ from kilolayer.data.wording import listed, quoted
 from kilolayer.errors import InputError
 
 DEFAULT_SIDE = 224
+TITLES = {"train": "training", "validation": "validation", "test": "test"}
 ADVICE = "; kilolayer check-data lists all that is wrong, --skip-damaged goes on without them"
 
 
@@ -62,7 +63,7 @@ def source(layout: Layout, data: Data) -> Source:
         return decode(parts["train"].take(index), form, "reading the training images", ADVICE, looks)
 
     def read_part(part: str) -> Images:
-        return decode(parts[part], form, f"reading the {part} images")
+        return decode(parts[part], form, f"reading the {TITLES[part]} images")
 
     return Source(
         _title(layout.name, classes, headers, (len(parts["train"]), len(parts["test"]))),
@@ -98,7 +99,9 @@ def _check_folders(splits: Sequence[Split], *, skip_damaged: bool) -> None:
 
 
 def _without_damaged(parts: Mapping[str, Pictures]) -> tuple[dict[str, Pictures], tuple[str, ...]]:
-    usable = {part: sound(pictures, f"checking the {part} images") for part, pictures in parts.items()}
+    usable = {
+        part: sound(pictures, f"checking the {TITLES[part]} images") for part, pictures in parts.items()
+    }
     damaged = tuple(place for _, places in usable.values() for place in places)
     return {part: pictures for part, (pictures, _) in usable.items()}, damaged
 
@@ -118,12 +121,12 @@ def _with_fifth(train: Pictures, classes: tuple[str, ...], seed: int) -> dict[st
 def _seen(parts: Mapping[str, Pictures]) -> dict[str, list[Seen]]:
     """The pictures of each part: headers of training pictures, all pixels of others. Raises `InputError`."""
     found: dict[str, list[Found]] = {
-        part: (glance if part == "train" else inspect)(pictures, f"checking the {part} images")
+        part: (glance if part == "train" else inspect)(pictures, f"checking the {TITLES[part]} images")
         for part, pictures in parts.items()
     }
     if any(isinstance(one, Unreadable) for some in found.values() for one in some):
         # All that is wrong is said at once.
-        found["train"] = inspect(parts["train"], "checking the train images")
+        found["train"] = inspect(parts["train"], "checking the training images")
         refuse(list(parts.values()), list(found.values()), ADVICE)
     return {part: [one for one in some if isinstance(one, Seen)] for part, some in found.items()}
 

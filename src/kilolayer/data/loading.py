@@ -81,10 +81,10 @@ def find(data: Data) -> Source:
 def built_in(data: Data) -> Source | None:
     """The embedded digits or a CIFAR; None for pictures in files. `InputError` where nothing is there."""
     if data.source == "digits":
-        _refuse_choices(data)
+        refuse_choices(data)
         return digits()
     if found := cifar_at(data):
-        _refuse_choices(data)
+        refuse_choices(data)
         return cifar.cifar(*found)
     return None
 
@@ -111,8 +111,11 @@ def layout(data: Data) -> Layout:
     return parquet(path, tables, data)
 
 
-def _refuse_choices(data: Data) -> None:
-    given = [f"{name} {value!r}" for name in CHOICES if (value := getattr(data, name)) is not None]
+def refuse_choices(data: Data) -> None:
+    """Raises `InputError` where something is chosen within digits or a CIFAR."""
+    given = [
+        f"{flag} {value}" for name, flag in CHOICES.items() if (value := getattr(data, name)) is not None
+    ]
     if given:
         raise InputError(
             f"{given[0]}: {data.source} has one training set, one test set and no columns; leave it out"

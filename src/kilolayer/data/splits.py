@@ -41,10 +41,6 @@ def roles(name: str) -> frozenset[Role]:
     return frozenset(role for role, words in WORDS.items() if any(f" {word} " in text for word in words))
 
 
-class LayoutError(InputError):
-    """The files or folders of a split are not laid out as a data set, whatever is in them."""
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
     """Some pictures that belong together.

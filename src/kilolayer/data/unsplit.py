@@ -104,14 +104,15 @@ def _in_files(data: Data, part: str) -> tuple[str, tuple[str, ...], Pictures, tu
     # A named part is looked for among all folders, as a training split would be.
     there = layout(data if every or data.train else replace(data, train=part))
     splits = there.splits if every else choose(there, part, "--part")
-    without = {split: split.unlabelled() if split.count else "empty" for split in splits}
+    without = {split: split.unlabelled() or ("" if split.count else "empty") for split in splits}
     used = [split for split in splits if not without[split]]
     unused = [
         f"not used: {split.count:,} images of {split.where}: {why}" for split, why in without.items() if why
     ]
     lots = read(used)
     if not any(len(lot.pictures) for lot in lots):
-        raise InputError(f"{there.path}: has no labelled pictures{'; ' if unused else ''}{'; '.join(unused)}")
+        remedies = dict.fromkeys(split.remedy for split in splits if split.remedy)
+        raise InputError("; ".join([f"{there.path}: has no labelled pictures", *unused, *remedies]))
     classes = class_names(lots)
     shown = replace(joined(lots, classes), appearance=data.appearance)
     shown, damaged = sound(shown) if data.skip_damaged else (shown, ())
