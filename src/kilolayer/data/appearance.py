@@ -144,9 +144,9 @@ def check(image: Image.Image) -> None:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """By EXIF or XMP, as Pillow's `exif_transpose` reads them; None where they say nothing or cannot be read."""
+    """By EXIF or XMP, as Pillow's `exif_transpose` reads them; None where they say nothing or are damaged."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # Pillow raises nearly everything on damaged EXIF, and the picture beside it is whole
         return None
 
