@@ -307,7 +307,7 @@ def test_a_bn_of_another_class_is_left_to_it(kind):
     if kind == "activation":
         come_in(other)
     else:
-        assert fused.fuse_part(other, "native", None) == (fused.PLAIN, "its BN is of a class of its own")
+        assert fused.fuse_part(other, "native", None)[0] == fused.PLAIN
     x = images(2, channels, 9, 9)
     assert same(step(plain, x), step(other, x))
 
