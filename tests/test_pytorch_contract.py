@@ -282,6 +282,14 @@ def test_a_hook_on_a_stage_changes_what_comes_after():
     assert torch.equal(model(images()), wanted)
 
 
+def test_stages_run_in_their_order_and_as_often_as_they_stand_there():
+    model = network().eval()
+    first, x = model.stage1, model.stem(images())
+    del model.stage1
+    model.stage1, model.stage2 = first, first
+    assert torch.equal(model.forward_features(images()), model.final(first(first(x))))
+
+
 def test_a_stage_in_another_place_is_called():
     model = network().eval()
     model.stage1 = nn.Sequential(model.stage1, nn.Dropout(0.5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kilolayer.networks.description import Network
@@ -77,22 +78,22 @@ class ResidualNetwork(nn.Module):
         """The output of every stage; the last one behind the final activation."""
         outputs: list[Tensor] = []
         x = self.stem(x)
-        for name, stage in self.named_children():
-            if name in self.stage_names:
-                x = stage(x)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            # A script has no modules by their names, but for this loop over all of them.
+            for name, stage in self.named_children():
+                if name in self.stage_names:
+                    x = stage(x)
+                    outputs.append(x)
+        else:
+            for name in self.stage_names:
+                x = self.get_submodule(name)(x)
                 outputs.append(x)
         outputs[-1] = self.final(x)
         return outputs
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (N, channels, H', W')."""
-        x = self.stem(x)
-        # Of all loops over the stages the one that torch.jit.script takes too.
-        for name, stage in self.named_children():
-            if name in self.stage_names:
-                x = stage(x)
-        features: Tensor = self.final(x)
-        return features
+        return self.stage_outputs(x)[-1]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Global average pooling and, unless `pre_logits`, the classifier."""

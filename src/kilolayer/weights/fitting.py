@@ -12,7 +12,7 @@ from kilolayer.data.wording import listed, shortened
 from kilolayer.errors import InputError
 
 COUNTER = ".num_batches_tracked"
-"""BN's count of batches is no weight: our BN has none, nor have files from before PyTorch 0.4.1."""
+"""BN's count of batches is no weight: our state dicts have none, nor have files from before PyTorch 0.4.1."""
 
 
 @dataclass(frozen=True)
