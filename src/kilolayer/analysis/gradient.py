@@ -76,7 +76,7 @@ class Gradient:
     def trend(self) -> tuple[tuple[str, float], ...]:
         """What is followed over training."""
         return (
-            ("gradient at the first unit over that at the last", self.growth),
+            ("first gradient over last", self.growth),
             ("direct term that arrives", self.weakest),
         )
 
@@ -119,7 +119,7 @@ class Gradient:
             "The gradient at every unit, and its two ways",
             "∂ε/∂x_l = ∂ε/∂x_L · (Π h'(x_i) + ∂/∂x_l Σ F̂)   (P2, Eq. 5 and 8)",
             "residual unit, from the input",
-            "norm",
+            "norm of the gradient",
             (
                 by_unit("whole ∂ε/∂x_l", [unit.norm for unit in self.units]),
                 by_unit("direct term", [unit.direct for unit in self.units]),

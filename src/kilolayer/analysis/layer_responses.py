@@ -112,7 +112,7 @@ class Responses:
             "Deviation of the 3×3 layers' responses",
             "std of BN(W x), before ReLU and addition   (P1, Fig. 7)",
             "3×3 layer, from the input",
-            "std",
+            "standard deviation",
             (
                 by_unit("response", [layer.std for layer in layers]),
                 by_unit("response", [layer.predicted for layer in layers], "predicted"),
@@ -129,7 +129,7 @@ class Responses:
             "The same, sorted",
             "std of BN(W x), in descending order   (P1, Fig. 7, below)",
             "3×3 layer, from the largest",
-            "std",
+            "standard deviation",
             (by_unit("response", stds),),
         )
 

@@ -130,9 +130,7 @@ def _single_chart(found: Paths) -> Chart:
 
 def _lesion_charts(lost: Lesions) -> tuple[Chart, Chart]:
     units = tuple(float(index + 1) for index, _, _ in lost.single)
-    whole = Series(
-        "whole network", (units[0], units[-1]) if units else (), (lost.error,) * min(2, len(units))
-    )
+    whole = Series("whole network", units, (lost.error,) * len(units))
     one = Chart(
         "without-one",
         "Error without one unit",

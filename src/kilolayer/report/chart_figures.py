@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kilolayer.analysis.chart import Chart, Series
 from kilolayer.report import canvas, marks
+from kilolayer.report.lab_data import value_range
 from kilolayer.report.text import shortened
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
     chart = panels[0][1]
     names = list(dict.fromkeys(series.name for _, one in panels for series in one.series))
     values = [y for _, one in panels for series in one.series for y in series.y]
+    low, high, log = value_range(values, chart.log_y)
+    below = _below(panels)
 
     def paint(figure: Drawing) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -33,17 +36,19 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
             canvas.frame(axes, "", shortened(one.y_label, _TALLEST))
             axes.set_title(network, loc="left", fontsize=9.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
-            log = one.log_y and marks.logarithmic(axes, values)
+            if log:
+                marks.logarithmic(axes, values)
             for stage in one.stages:
                 canvas.stage_mark(axes, stage)
             for series in one.series:
                 _line(axes, one, series, names.index(series.name), log)
             if not log:
+                axes.set_ylim(low, high)
                 canvas.plain_ticks(axes.yaxis)
-        rows[-1].set_xlabel(_below(panels))
+        rows[-1].set_xlabel(below)
         canvas.legend(figure, names)
 
-    height = 0.5 + _PANEL * len(panels) + canvas.legend_height(names)
+    height = 0.5 + _PANEL * len(panels) + canvas.legend_height(names) + 0.2 * below.count("\n")
     return canvas.draw(f"{chart.title}: {', '.join(network for network, _ in panels)}", paint, height)
 
 
@@ -54,10 +59,10 @@ def _line(axes: Axes, chart: Chart, series: Series, number: int, log: bool) -> N
 
 
 def _below(panels: Sequence[tuple[str, Chart]]) -> str:
-    """What stands along x, and what the lines mean."""
+    """What stands along x, and below it what the lines mean."""
     predicted = any(series.kind == "predicted" for _, one in panels for series in one.series)
     said = [
         *(["dashed: predicted"] if predicted else []),
         *(["upright: the shape changes"] if any(one.stages for _, one in panels) else []),
     ]
-    return panels[0][1].x_label + (f"   ({'; '.join(said)})" if said else "")
+    return panels[0][1].x_label + (f"\n({'; '.join(said)})" if said else "")

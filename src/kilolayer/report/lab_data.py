@@ -34,6 +34,9 @@ class Row:
         return [chart for frames in self.panels.values() for _, chart in frames]
 
 
+FLAT = 1e-3
+"""Values that differ by no more than this share are shown as one height, not as hills of rounding."""
+
 Name = tuple[str, str]
 """A figure: its analysis, and what it is called there."""
 
@@ -172,7 +175,7 @@ def _row(row: Row, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
     kinds = list(dict.fromkeys((series.name, series.kind) for series in every))
     names = list(dict.fromkeys(name for name, _ in kinds))
     places = [float(x) for series in every for x in series.x if math.isfinite(x)]
-    low, high, log = _range([shown(y) for series in every for y in series.y], chart.log_y)
+    low, high, log = value_range([shown(y) for series in every for y in series.y], chart.log_y)
     return {
         "x": one_line(chart.x_label),
         "y": one_line(chart.y_label),
@@ -226,7 +229,7 @@ def _ends(values: Iterable[float]) -> list[float]:
     return [min(finite, default=0.0), max(finite, default=1.0)]
 
 
-def _range(values: Iterable[float | None], log: bool) -> tuple[float, float, bool]:
+def value_range(values: Iterable[float | None], log: bool) -> tuple[float, float, bool]:
     """Lower and upper end with some room, and whether the axis is logarithmic: over less than a factor
     of 3 it has hardly a tick, and without positive values none."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
@@ -235,5 +238,6 @@ def _range(values: Iterable[float | None], log: bool) -> tuple[float, float, boo
         # Further out the browser's arithmetic ends.
         return max(min(positive), 1e-300) / 1.5, min(max(positive), 1e300) * 1.5, True
     low, high = _ends(finite)
-    room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    flat = high - low < FLAT * max(abs(low), abs(high))
+    room = abs(high) * 0.1 if flat else 0.06 * (high - low) or 1.0
     return low - room if low < 0 or low > room * 4 else 0.0, high + room, False
