@@ -296,7 +296,7 @@ def test_another_network_with_the_same_tensors_is_named(tmp_path: Path) -> None:
     experiment = tiny(replace(PREACT, h=Scaled(0.5)), init=initial(str(tmp_path / "w.safetensors")))
     found = begin(Training(experiment, splits_of(experiment), HERE))
     assert found is not None
-    assert "the file's network has the same tensors, but is another one" in found.notes
+    assert "the file's network has the same tensors, but another unit" in found.notes
 
 
 def test_the_weights_of_a_run_are_read_as_before(tmp_path: Path) -> None:

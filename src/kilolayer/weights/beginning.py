@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -96,23 +96,21 @@ def _statistics(training: Training, described: Weights) -> Statistics:
     """Those that normalise the input as the file's network saw it, which its trunk was trained on."""
     splits = training.splits
     given = adapt_statistics(described.statistics, in_chans=splits.in_chans, side=splits.image_size)
-    if (
-        not all(bool(figure.isfinite().all()) for figure in given.tensors().values())
-        or given.scale.min() <= 0
-    ):
+    finite = all(bool(figure.isfinite().all()) for figure in given.tensors().values())
+    if not finite or given.scale.min() <= 0:
         raise InputError("its input.mean and input.scale are not finite numbers, scale above 0")
     return given
 
 
 def _other_units(given: Network, wanted: Network) -> tuple[str, ...]:
     """Tensors can fit a network that computes something else with them."""
-    alike = replace(
-        given,
-        num_classes=wanted.num_classes,
-        in_chans=wanted.in_chans,
-        image_size=wanted.image_size,
-    )
-    return () if alike == wanted else ("the file's network has the same tensors, but is another one",)
+    alike = ("num_classes", "in_chans", "image_size", "initialisation")
+    other = [
+        field.name
+        for field in fields(Network)
+        if field.name not in alike and getattr(given, field.name) != getattr(wanted, field.name)
+    ]
+    return (f"the file's network has the same tensors, but another {' and '.join(other)}",) if other else ()
 
 
 def _sha256(path: str) -> str:
