@@ -11,9 +11,22 @@ import torch
 from torch import Tensor
 
 from kilolayer.__main__ import main
+from kilolayer.commands.assemble import _recipe
+from kilolayer.commands.options import RecipeOptions
+from kilolayer.data import PHOTOGRAPHS, Data
 from kilolayer.errors import InputError
 from kilolayer.networks import describe
-from kilolayer.training import SGD, AdamW, Experiment, Optimizer, Recipe, Steps, choose_kernels
+from kilolayer.training import (
+    SGD,
+    AdamW,
+    Experiment,
+    Optimizer,
+    Recipe,
+    Steps,
+    choose_kernels,
+    differences,
+    recipe,
+)
 from kilolayer.training.experiment import Init
 from kilolayer.training.explain import choices
 from kilolayer.training.memory import plan
@@ -25,8 +38,8 @@ GIVEN = Init("w.safetensors", "0")
 """The trainings here are not asked to read it."""
 
 
-def with_trunk(share: float, **recipe: Any) -> Experiment:
-    return with_recipe(tiny(init=GIVEN), trunk_rate=share, **recipe)
+def with_trunk(share: float, **fields: Any) -> Experiment:
+    return with_recipe(tiny(init=GIVEN), trunk_rate=share, **fields)
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -137,6 +150,36 @@ def test_a_recipe_without_a_trunk_rate_is_read() -> None:
     older = json.loads(to_json(tiny().recipe))
     del older["trunk_rate"]
     assert from_json(json.dumps(older), Recipe) == tiny().recipe
+
+
+DATA = Data("photos")
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"trunk_lr": 0.1}, {"trunk_rate": 0.1}),
+        ({"trunk_lr": 1.0}, {"trunk_rate": 1.0}),
+        ({"freeze_trunk": True}, {"trunk_rate": 0.0}),
+        ({"freeze_trunk": True, "trunk_lr": 0.0}, {"trunk_rate": 0.0}),
+        ({"no_flip": True}, {"augmentation": replace(PHOTOGRAPHS, flip=False)}),
+        ({"optimizer": "sgd"}, {"optimizer": SGD(nesterov=True), "weight_decay": 5e-4}),
+        ({"optimizer": "adamw", "weight_decay": 0.3}, {"optimizer": AdamW(), "weight_decay": 0.3}),
+    ],
+)
+def test_options_change_the_recipe(options: dict[str, Any], wanted: dict[str, Any]) -> None:
+    made = _recipe(RecipeOptions(recipe="finetune", **options), DATA, 800)
+    assert {name: getattr(made, name) for name in wanted} == wanted
+    changed = {row[0] for row in differences(recipe("finetune", 800), made)}
+    assert changed <= {*wanted, *(("rate", "weight_decay") if isinstance(made.optimizer, AdamW) else ())}
+
+
+def test_a_rate_that_is_given_is_the_optimisers_own() -> None:
+    made = _recipe(RecipeOptions(recipe="finetune", optimizer="adamw", lr=0.002), DATA, 800)
+    assert made.rate.peak == pytest.approx(0.002)
+    assert _recipe(RecipeOptions(recipe="finetune", optimizer="adamw"), DATA, 800).rate.peak == pytest.approx(
+        3e-4
+    )
 
 
 @pytest.mark.parametrize(

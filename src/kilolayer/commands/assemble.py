@@ -166,6 +166,8 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
         made = replace(made, batch_size=options.batch_size)
     given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing", "averaged")}
     made = replace(made, **{name: value for name, value in given.items() if value is not None})
+    if options.no_flip:
+        made = replace(made, augmentation=replace(made.augmentation, flip=False))
     trunk_rate = _trunk_rate(options)
     if trunk_rate is not None:
         made = replace(made, trunk_rate=trunk_rate)

@@ -122,6 +122,8 @@ class RecipeOptions:
     """The learning rate of all but the classifier, as a share of the classifier's, from 0 to 1."""
     freeze_trunk: Switch = False
     """Only the classifier learns, as with --trunk-lr 0; BN in the trunk keeps its running figures."""
+    no_flip: Switch = False
+    """Mirror no picture: for letters, signs, and whatever means something else in a mirror."""
     label_smoothing: OptionalNumber = None
     """The share of every label that is spread over all classes."""
     averaged: OptionalNumber = None
