@@ -380,6 +380,24 @@ def test_training_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
+def test_predict_reads_as_the_run_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = CASES["png, orientation 8"]
+    source = folder(tmp_path / "set", CASES["png rgba"].raw, case.raw)
+    files = {"turned": case.raw, "shown": saved(rgb(case.shown), "PNG"), "stored": saved(rgb(), "PNG")}
+    for name, raw in files.items():
+        (tmp_path / f"{name}.png").write_bytes(raw)
+    for appearance, other in (("shown", "stored"), ("stored", "shown")):
+        run = tmp_path / appearance
+        words = ["train", "--data", str(source), *TINY, "--out", str(run), "--appearance", appearance]
+        assert main(words) == 0
+        capsys.readouterr()
+        assert main(["predict", str(run), *(str(tmp_path / f"{name}.png") for name in files), "--json"]) == 0
+        said = [one["classes"] for one in json.loads(capsys.readouterr().out)]
+        classes = dict(zip(files, said, strict=True))
+        assert classes["turned"] == classes[appearance] != classes[other]
+
+
+@pytest.mark.slow
 def test_a_run_of_an_earlier_release_goes_on_with_stored_pixels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,7 +50,7 @@ def somewhere(root: Path, rng: random.Random) -> Path:
 
 def bad_files(content: Callable[[random.Random], bytes]) -> Fault:
     def fault(root: Path, rng: random.Random) -> list[str]:
-        names = [f"bad{i}.{rng.choice(('png', 'jpg', 'txt'))}" for i in range(rng.choice((1, 1, 2, 5, 14)))]
+        names = [f"bad{i}.{rng.choice(('png', 'jpg', 'tif'))}" for i in range(rng.choice((1, 1, 2, 5, 14)))]
         for name in names:
             (somewhere(root, rng) / name).write_bytes(content(rng))
         return names
