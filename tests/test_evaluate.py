@@ -227,6 +227,14 @@ def test_an_image_size_that_the_mean_image_has_not(refused: Refused, tmp_path: P
     assert "too small" in refused(root, "--image-size", "1")
 
 
+def test_a_network_of_two_channels(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    description = replace(network(), in_chans=2, num_classes=3)
+    statistics = Statistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    write_weights(path, description, build(description).state_dict(), CLASSES, statistics)
+    assert "of 2 channels, these have 3" in refused(folder(tmp_path / "new", "dark"), network=path)
+
+
 def test_foreign_weights(refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from kilolayer.networks import describe
 
@@ -281,6 +289,16 @@ def test_a_run_s_own_data_are_its_test_set(
     figures = json.loads(capsys.readouterr().out)
     assert (figures["part"], figures["images"]) == ("test", 6)
     assert figures["error"] == json.loads((own_run / "result.json").read_text())["test_error"]
+
+
+def test_data_that_are_gone(own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(own_run, tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["data"]["source"] = "gone"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    (tmp_path / "run/environment.json").unlink()
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "'gone', are not there; --data PATH says where" in capsys.readouterr().err
 
 
 def test_other_pictures_in_the_same_classes_are_new_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,9 @@ from kilolayer.commands.trained import Trained, trained
 from kilolayer.data import Data, Images, load_labelled, measure
 from kilolayer.data.describe import BUILT_IN
 from kilolayer.data.loading import find
+from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
+from kilolayer.folders import expand
 from kilolayer.runs import Weights
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ def network_and_sample(options: Evaluate) -> tuple[Trained, Sample]:
 
 def _sample(options: Evaluate, network: Trained) -> Sample:
     weights, own = network.weights, network.experiment.data if network.experiment else None
+    if own is not None and options.data is None:
+        _check_there(own, network.name)
     grey = weights.model.description.in_chans == 1
     if own is not None and (options.data is None or is_place(options.data, own)):
         part = options.part or "test"
@@ -47,6 +52,13 @@ def _sample(options: Evaluate, network: Trained) -> Sample:
         size = options.image_size or weights.model.description.image_size
         labelled, part = new_images(_data(options, size, own), options.part, grey)
     return sample(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
+
+
+def _check_there(own: Data, name: str) -> None:
+    if own.source not in BUILT_IN and not os.path.exists(expand(own.source)):
+        raise InputError(
+            f"the data of {name}, {quoted(own.source)}, are not there; --data PATH says where they lie now"
+        )
 
 
 def _is_moved(own: Data, test_set: str | None) -> bool:
