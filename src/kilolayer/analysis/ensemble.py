@@ -135,29 +135,29 @@ class Dynamics:
         return x, way_back
 
     def _apply(self, spec: Op, x: Ensemble) -> tuple[Ensemble, Back]:
-        match spec:
-            case op.Conv():
-                return self._conv(spec, x)
-            case op.BatchNorm():
-                return _batch_norm(x)
-            case op.ReLU():
-                return _elementwise(x, x.values, (x.values > 0).astype(float))
-            case op.Dropout(p):
-                kept = self.random.random(x.values.shape) >= p
-                return _elementwise(x, x.values, kept / (1 - p))
-            case op.Scale(factor):
-                return _elementwise(x, x.values, np.float64(factor))
-            case op.Zero():
-                nothing = Ensemble(np.zeros_like(x.values), x.border)
-                return nothing, lambda _: nothing
-            case op.PadChannels():
-                return self._pad(spec, x)
-            case op.MaxPool():
-                return self._pool(x)
-            case op.Paths():
-                return self._paths(spec, x)
+        if isinstance(spec, op.Paths):
+            return self._paths(spec, x)
+        carried: tuple[Ensemble, Back] = spec.carry(self, x)
+        return carried
 
-    def _conv(self, conv: op.Conv, x: Ensemble) -> tuple[Ensemble, Back]:
+    def batch_norm(self, x: Ensemble) -> tuple[Ensemble, Back]:
+        return _batch_norm(x)
+
+    def relu(self, x: Ensemble) -> tuple[Ensemble, Back]:
+        return _elementwise(x, x.values, (x.values > 0).astype(float))
+
+    def drop(self, x: Ensemble, p: float) -> tuple[Ensemble, Back]:
+        kept = self.random.random(x.values.shape) >= p
+        return _elementwise(x, x.values, kept / (1 - p))
+
+    def multiply(self, x: Ensemble, factor: float) -> tuple[Ensemble, Back]:
+        return _elementwise(x, x.values, np.float64(factor))
+
+    def nothing(self, x: Ensemble) -> tuple[Ensemble, Back]:
+        zero = Ensemble(np.zeros_like(x.values), x.border)
+        return zero, lambda _: zero
+
+    def convolve(self, conv: op.Conv, x: Ensemble) -> tuple[Ensemble, Back]:
         """He's weights: variance 2/(k²·C), C the channels of the output or of the input (`fan`)."""
         fan = conv.out_channels if self.fan == "fan_out" else conv.in_channels // conv.groups
         forward = 2 * (conv.in_channels // conv.groups) / fan
@@ -174,7 +174,7 @@ class Dynamics:
 
         return y, back
 
-    def _pad(self, pad: op.PadChannels, x: Ensemble) -> tuple[Ensemble, Back]:
+    def pad(self, pad: op.PadChannels, x: Ensemble) -> tuple[Ensemble, Back]:
         kept = len(x.values)
         zeros = np.zeros((round(pad.extra * self.density), SAMPLES))
         values = np.concatenate([x.values, zeros])
@@ -189,7 +189,7 @@ class Dynamics:
             values, x.border[:: pad.stride, :: pad.stride], x.swing[:: pad.stride, :: pad.stride]
         ), back
 
-    def _pool(self, x: Ensemble) -> tuple[Ensemble, Back]:
+    def pool(self, x: Ensemble) -> tuple[Ensemble, Back]:
         # Neighbours at a stride of 2 share most of what a 7×7 convolution reads: of a window's 9 positions
         # about 4 are independent.
         shifted = [self.random.permuted(x.values, axis=1) for _ in range(4)]

@@ -95,32 +95,12 @@ def _through(ops: Ops, x: _Map, maps: list[_Map]) -> _Map:
 
 
 def _after(one: op.Op, x: _Map, maps: list[_Map]) -> _Map:
-    side = op.output_side((one,), x.side)
-    match one:
-        case op.Conv(out_channels=channels):
-            x.kept = True
-            return _Map(channels, side)
-        case op.BatchNorm():
-            x.kept = True
-            return _Map(x.channels, side)
-        case op.ReLU():
-            return _Map(x.channels, side, kept=True)
-        case op.MaxPool():
-            x.kept = True
-            # The places of the maxima are 8 bytes each, as much as four numbers in bf16.
-            maps.append(_Map(4 * x.channels, side, kept=True))
-            return _Map(x.channels, side)
-        case op.Dropout(p):
-            maps.append(_Map(x.channels, side, kept=p > 0))
-            return _Map(x.channels, side)
-        case op.PadChannels(extra):
-            return _Map(x.channels + extra, side)
-        case op.Scale():
-            return _Map(x.channels, side)
-        case op.Zero():
-            return _Map(0, side)
-        case op.Paths(paths, join):
-            ends = [_through(path, x, maps) for path in paths]
-            return _Map(
-                sum(end.channels for end in ends) if join == "concatenate" else ends[0].channels, side
-            )
+    if isinstance(one, op.Paths):
+        for path in one.paths:
+            _through(path, x, maps)
+        return _Map(*one.output(x.channels, x.side))
+    saved = one.saved(x.channels, x.side)
+    x.kept = x.kept or saved.input
+    if saved.beside:
+        maps.append(_Map(saved.beside, 1, kept=True))
+    return _Map(*one.output(x.channels, x.side), kept=saved.output)

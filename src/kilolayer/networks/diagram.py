@@ -9,8 +9,6 @@ from kilolayer.units import ops as op
 from kilolayer.units.ops import Op, Ops
 from kilolayer.units.unit import Layout, Unit, layout
 
-MAX_POOL = "3×3 max pool, /2"
-
 Kind = Literal["conv", "norm", "activation", "gate", "other", "open", "close"]
 
 
@@ -65,40 +63,6 @@ def steps(ops: Ops) -> Steps:
 
 
 def _steps(spec: Op) -> Steps:
-    match spec:
-        case op.Paths(paths, join):
-            return Step("open", f"{len(paths)} paths"), *steps(paths[0]), Step("close", join)
-        case op.Conv():
-            return (Step("conv", _conv(spec)),)
-        case op.BatchNorm():
-            return (Step("norm", "BN"),)
-        case op.ReLU():
-            return (Step("activation", "ReLU"),)
-        case _:
-            return (Step("other", _other(spec)),)
-
-
-def _conv(conv: op.Conv) -> str:
-    marks = (
-        f", /{conv.stride}" if conv.stride > 1 else "",
-        f", {conv.groups} groups" if conv.groups > 1 else "",
-        ", bias" if conv.bias else "",
-    )
-    return f"{conv.kernel}×{conv.kernel}, {conv.in_channels} → {conv.out_channels}{''.join(marks)}"
-
-
-def _other(spec: Op) -> str:
-    match spec:
-        case op.Dropout(p):
-            return f"dropout {p:g}"
-        case op.Scale(factor):
-            return f"× {factor:g}"
-        case op.PadChannels(extra, stride):
-            return f"pad +{extra}" + (f", /{stride}" if stride > 1 else "")
-        case op.Zero():
-            return "0"
-        case op.MaxPool():
-            return MAX_POOL
-        case _:
-            # A layer of no kind that is known here is called what it is: its class and its numbers.
-            return repr(spec)
+    if isinstance(spec, op.Paths):
+        return Step("open", f"{len(spec.paths)} paths"), *steps(spec.paths[0]), Step("close", spec.join)
+    return (Step(spec.style, spec.label),)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kilolayer.networks.description import Network
-from kilolayer.networks.diagram import MAX_POOL, Diagram, Step, Steps, diagram
+from kilolayer.networks.diagram import Diagram, Step, Steps, diagram
 from kilolayer.networks.svg import unit_svg
 from kilolayer.units import ops as op
 from kilolayer.units.ops import Ops
@@ -131,7 +131,7 @@ def _convs(ops: Ops) -> str:
             case op.Paths(paths):
                 texts.append(f"{len(paths)} paths of ({_convs(paths[0])})")
             case op.MaxPool():
-                texts.append(MAX_POOL)
+                texts.append(spec.label)
     return "; ".join(texts)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from kilolayer.errors import InputError
 from kilolayer.units import ops as op
 from kilolayer.units.modules import named
-from kilolayer.units.ops import Op, Ops
+from kilolayer.units.ops import Ops
 from kilolayer.units.unit import Layout
 
 
@@ -56,7 +55,7 @@ def _of_ops(ops: Ops, prefix: str) -> Iterator[_Slices]:
         if isinstance(spec, op.Paths):
             yield from _of_paths(spec, f"{prefix}{name}.paths")
         else:
-            for tensor in _tensors(spec):
+            for tensor in spec.module().state_dict():
                 yield _Slices((f"{prefix}{name}.{tensor}",))
 
 
@@ -64,18 +63,6 @@ def _of_paths(spec: op.Paths, prefix: str) -> Iterator[_Slices]:
     path = named(spec.paths[0])
     for name, layer in path:
         sums = spec.join == "sum" and name == path[-1][0]
-        for tensor in _tensors(layer):
+        for tensor in layer.module().state_dict():
             keys = (f"{prefix}.{i}.{name}.{tensor}" for i in range(len(spec.paths)))
             yield _Slices(tuple(keys), dim=1 if sums else 0)
-
-
-def _tensors(spec: Op) -> tuple[str, ...]:
-    match spec:
-        case op.Conv(bias=bias):
-            return ("weight", "bias") if bias else ("weight",)
-        case op.BatchNorm():
-            return ("weight", "bias", "running_mean", "running_var")
-        case op.ReLU() | op.MaxPool() | op.Dropout() | op.Scale() | op.PadChannels() | op.Zero() | op.Paths():
-            return ()
-        case _:
-            assert_never(spec)

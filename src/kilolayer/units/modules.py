@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kilolayer.units import ops as op
-from kilolayer.units.batch_norm import batch_norm
 from kilolayer.units.ops import Op, Ops
 from kilolayer.units.unit import Layout
 
@@ -57,41 +56,12 @@ class Paths(nn.Module):
         return torch.cat(outputs, 1) if self.join == "concatenate" else torch.stack(outputs).sum(0)
 
 
-def layer(spec: Op) -> nn.Module:
-    """The module of one layer."""
-    match spec:
-        case op.Conv(in_channels, out, kernel, stride, groups, bias):
-            return nn.Conv2d(in_channels, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
-        case op.BatchNorm(channels):
-            return batch_norm(channels)
-        case op.ReLU():
-            return nn.ReLU()
-        case op.MaxPool():
-            return nn.MaxPool2d(3, 2, 1)
-        case op.Dropout(p):
-            return nn.Dropout(p)
-        case op.Scale(factor):
-            return Scale(factor)
-        case op.PadChannels(extra, stride):
-            return PadChannels(extra, stride)
-        case op.Zero():
-            return Zero()
-        case op.Paths():
-            return Paths(spec)
-
-
-_NAMES: dict[type, str] = {
-    op.Conv: "conv", op.BatchNorm: "bn", op.ReLU: "relu", op.MaxPool: "pool", op.Dropout: "dropout",
-    op.Scale: "scale", op.PadChannels: "pad", op.Zero: "zero", op.Paths: "aggregated",
-}  # fmt: skip
-
-
 def named(ops: Ops) -> list[tuple[str, Op]]:
     """`ops` with their names, by kind and place among their kind: conv1, bn1, relu1, conv2 …"""
     seen: Counter[str] = Counter()
     pairs = []
     for spec in ops:
-        kind = _NAMES[type(spec)]
+        kind = spec.name or type(spec).__name__.lower()
         seen[kind] += 1
         pairs.append((f"{kind}{seen[kind]}", spec))
     return pairs
@@ -99,7 +69,7 @@ def named(ops: Ops) -> list[tuple[str, Op]]:
 
 def sequence(ops: Ops) -> nn.Sequential:
     """The modules of `ops`, applied in order, under their names."""
-    return nn.Sequential(OrderedDict((name, layer(spec)) for name, spec in named(ops)))
+    return nn.Sequential(OrderedDict((name, spec.module()) for name, spec in named(ops)))
 
 
 class ResidualUnit(nn.Module):

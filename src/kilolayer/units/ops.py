@@ -1,19 +1,141 @@
-"""The layers of a residual unit as plain values: what is printed is what is stored is what is built.
+"""The kinds of layers in a residual unit: frozen values, each with everything that is read of it.
 
-An `Ops` is a tuple of layers applied from left to right. It has three readings: modules
-(`kilolayer.units.modules`), exact counts (`parameters`, `multiply_adds`), and a drawing
-(`kilolayer.networks.drawing`). Nothing here imports PyTorch.
+    module          the PyTorch module that it is built as
+    output          channels and side of what it gives for an input of `channels` × `side` × `side`
+    parameters      trainable numbers
+    multiply_adds   of one image (P1's FLOPs: those of convolutions and matrix products)
+    label, style    how drawings show it
+    saved           what autograd keeps of it from the forward to the backward pass
+    carry           what the mean-field theory says that it does to signal and gradient
+
+What is printed is what is stored is what is built. A kind of your own is a frozen dataclass that extends `Op`
+and says no more than `module`, and `channels`, those of its input: the other readings are measured on that
+module. Theory cannot be measured, so without `carry` there is no prediction. No module here imports PyTorch
+before a reading needs it.
+
+An `Ops` is a tuple of layers applied from left to right; `Paths` are several side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+from kilolayer.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kilolayer.units.measured import Measured
+
+Style = Literal["conv", "norm", "activation", "other"]
+S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
-class Conv:
+class Saved:
+    """What autograd keeps of a layer: its input, its output, and how many numbers an image beside these."""
+
+    input: bool = False
+    output: bool = False
+    beside: int = 0
+
+
+class NoReading(InputError):
+    """A layer of this kind has no such reading: the message names both."""
+
+
+class Theory(Protocol[S_contra]):
+    """What mean-field theory can do to a signal; each gives the new signal and the way back of gradients."""
+
+    def convolve(self, conv: Conv, x: S_contra) -> Any:
+        """Random weights of He's variance."""
+
+    def batch_norm(self, x: S_contra) -> Any:
+        """Every channel less its mean, of variance 1."""
+
+    def relu(self, x: S_contra) -> Any:
+        """max(x, 0)."""
+
+    def drop(self, x: S_contra, p: float) -> Any:
+        """Every number dropped with probability p, the others divided by 1 − p."""
+
+    def multiply(self, x: S_contra, factor: float) -> Any:
+        """factor · x."""
+
+    def nothing(self, x: S_contra) -> Any:
+        """0."""
+
+    def pad(self, pad: PadChannels, x: S_contra) -> Any:
+        """Every stride-th position, and channels of zeros."""
+
+    def pool(self, x: S_contra) -> Any:
+        """3×3 maxima at a stride of 2."""
+
+
+class Op:
+    """One kind of layer (see the module). Extend it by a frozen dataclass to add a kind of your own:
+
+        @dataclass(frozen=True)
+        class Swish(Op):
+            channels: int
+
+            def module(self) -> nn.Module:
+                return nn.SiLU()
+
+    Raises `NoReading` where a reading is asked for that the kind does not have.
+    """
+
+    name: ClassVar[str] = ""
+    """What its modules are called in a state dict, before their number; otherwise the class's name, in small
+    letters."""
+    style: ClassVar[Style] = "other"
+    over_batch: ClassVar[bool] = False
+    """Whether it needs more than one value of every channel in a batch."""
+
+    def module(self) -> nn.Module:
+        kind = type(self).__name__
+        raise NoReading(f"a layer of kind {kind} does not say what module it is: it has no module()")
+
+    def output(self, channels: int, side: int) -> tuple[int, int]:
+        return _measured(self, side).output
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.module().parameters() if parameter.requires_grad)
+
+    def multiply_adds(self, side: int) -> int:
+        return _measured(self, side).multiply_adds
+
+    @property
+    def label(self) -> str:
+        values = (f"{name} {value}" for name, value in vars(self).items() if name != "channels")
+        return ", ".join((type(self).__name__, *values))
+
+    def saved(self, channels: int, side: int) -> Saved:
+        return _measured(self, side).saved
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        """The signal behind this layer, and the way back of its gradient."""
+        raise NoReading(
+            f"mean-field theory says nothing of a layer of kind {type(self).__name__}: no carry()"
+        )
+
+
+def _measured(layer: Op, side: int) -> Measured:
+    from kilolayer.units.measured import measure
+
+    channels = getattr(layer, "channels", None)
+    if not isinstance(channels, int):
+        kind = type(layer).__name__
+        raise NoReading(f"a layer of kind {kind} does not say what it reads: it has no field `channels`")
+    return measure(layer, channels, side)
+
+
+@dataclass(frozen=True)
+class Conv(Op):
     """A square convolution, padded by ⌊kernel/2⌋; bias only where a gate's equation has one."""
 
     in_channels: int
@@ -23,121 +145,300 @@ class Conv:
     groups: int = 1
     bias: bool = False
 
+    name = "conv"
+    style = "conv"
+
+    def module(self) -> nn.Module:
+        from torch import nn
+
+        return nn.Conv2d(
+            self.in_channels, self.out_channels, self.kernel, self.stride, self.kernel // 2,
+            groups=self.groups, bias=self.bias,
+        )  # fmt: skip
+
+    def output(self, channels: int, side: int) -> tuple[int, int]:
+        return self.out_channels, -(-side // self.stride)
+
+    @property
+    def _weights(self) -> int:
+        return self.kernel**2 * (self.in_channels // self.groups) * self.out_channels
+
+    @property
+    def parameters(self) -> int:
+        return self._weights + (self.out_channels if self.bias else 0)
+
+    def multiply_adds(self, side: int) -> int:
+        return self._weights * self.output(self.in_channels, side)[1] ** 2
+
+    @property
+    def label(self) -> str:
+        marks = (
+            f", /{self.stride}" if self.stride > 1 else "",
+            f", {self.groups} groups" if self.groups > 1 else "",
+            ", bias" if self.bias else "",
+        )
+        return f"{self.kernel}×{self.kernel}, {self.in_channels} → {self.out_channels}{''.join(marks)}"
+
+    def saved(self, channels: int, side: int) -> Saved:
+        return Saved(input=True)
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        return theory.convolve(self, x)
+
+
+class SameShape(Op):
+    """A layer without parameters or products whose output has its input's shape."""
+
+    def output(self, channels: int, side: int) -> tuple[int, int]:
+        return channels, side
+
+    @property
+    def parameters(self) -> int:
+        return 0
+
+    def multiply_adds(self, side: int) -> int:
+        return 0
+
 
 @dataclass(frozen=True)
-class BatchNorm:
+class BatchNorm(SameShape):
     channels: int
 
+    name = "bn"
+    style = "norm"
+    over_batch = True
+
+    def module(self) -> nn.Module:
+        from kilolayer.units.batch_norm import batch_norm
+
+        return batch_norm(self.channels)
+
+    @property
+    def parameters(self) -> int:
+        return 2 * self.channels
+
+    @property
+    def label(self) -> str:
+        return "BN"
+
+    def saved(self, channels: int, side: int) -> Saved:
+        return Saved(input=True)
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        return theory.batch_norm(x)
+
 
 @dataclass(frozen=True)
-class ReLU:
-    pass
+class ReLU(SameShape):
+    name = "relu"
+    style = "activation"
+
+    def module(self) -> nn.Module:
+        from torch import nn
+
+        return nn.ReLU()
+
+    @property
+    def label(self) -> str:
+        return "ReLU"
+
+    def saved(self, channels: int, side: int) -> Saved:
+        return Saved(output=True)
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        return theory.relu(x)
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class MaxPool(SameShape):
     """3×3 with stride 2, as after the ImageNet stem (P1, Table 1)."""
 
+    name = "pool"
+
+    def module(self) -> nn.Module:
+        from torch import nn
+
+        return nn.MaxPool2d(3, 2, 1)
+
+    @property
+    def label(self) -> str:
+        return "3×3 max pool, /2"
+
+    def output(self, channels: int, side: int) -> tuple[int, int]:
+        return channels, -(-side // 2)
+
+    def saved(self, channels: int, side: int) -> Saved:
+        # The places of the maxima are 8 bytes each, as much as four numbers in bf16.
+        return Saved(input=True, beside=4 * channels * (-(-side // 2)) ** 2)
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        return theory.pool(x)
+
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(SameShape):
     p: float
 
+    name = "dropout"
+
+    def module(self) -> nn.Module:
+        from torch import nn
+
+        return nn.Dropout(self.p)
+
+    @property
+    def label(self) -> str:
+        return f"dropout {self.p:g}"
+
+    def saved(self, channels: int, side: int) -> Saved:
+        return Saved(beside=channels * side**2 if self.p > 0 else 0)
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        return theory.drop(x, self.p)
+
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(SameShape):
     """x ↦ factor · x (P2, Eq. 6)."""
 
     factor: float
 
+    name = "scale"
+
+    def module(self) -> nn.Module:
+        from kilolayer.units import modules
+
+        return modules.Scale(self.factor)
+
+    @property
+    def label(self) -> str:
+        return f"× {self.factor:g}"
+
+    def saved(self, channels: int, side: int) -> Saved:
+        return Saved()
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        return theory.multiply(x, self.factor)
+
 
 @dataclass(frozen=True)
-class PadChannels:
+class PadChannels(SameShape):
     """Option A (P1, Sec. 3.3): every stride-th pixel, and `extra` zero channels behind the others."""
 
     extra: int
     stride: int = 1
 
+    name = "pad"
+
+    def module(self) -> nn.Module:
+        from kilolayer.units import modules
+
+        return modules.PadChannels(self.extra, self.stride)
+
+    def output(self, channels: int, side: int) -> tuple[int, int]:
+        return channels + self.extra, -(-side // self.stride)
+
+    @property
+    def label(self) -> str:
+        return f"pad +{self.extra}" + (f", /{self.stride}" if self.stride > 1 else "")
+
+    def saved(self, channels: int, side: int) -> Saved:
+        return Saved()
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        return theory.pad(self, x)
+
 
 @dataclass(frozen=True)
-class Zero:
-    """x ↦ 0: the shortcut of a plain net."""
+class Zero(SameShape):
+    """x ↦ 0: the shortcut of a plain net. Its output is one number, which any shape can be added to."""
+
+    name = "zero"
+
+    def module(self) -> nn.Module:
+        from kilolayer.units import modules
+
+        return modules.Zero()
+
+    @property
+    def label(self) -> str:
+        return "0"
+
+    def output(self, channels: int, side: int) -> tuple[int, int]:
+        return 0, side
+
+    def saved(self, channels: int, side: int) -> Saved:
+        return Saved()
+
+    def carry(self, theory: Theory[S], x: S) -> Any:
+        return theory.nothing(x)
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Parallel paths that read the same input, then are summed or concatenated (PX, Fig. 3 a and b)."""
+class Paths(Op):
+    """Parallel paths that read the same input, then are summed or concatenated (PX, Fig. 3 a and b).
+
+    No kind of layer but a way to put layers together, as `Ops` is: who walks through layers walks through
+    the paths (drawings, activations, theory), so it has none of their readings.
+    """
 
     paths: tuple[Ops, ...]
     join: Literal["sum", "concatenate"]
 
+    name = "aggregated"
 
-Op = Conv | BatchNorm | ReLU | MaxPool | Dropout | Scale | PadChannels | Zero | Paths
+    def module(self) -> nn.Module:
+        from kilolayer.units import modules
+
+        return modules.Paths(self)
+
+    def output(self, channels: int, side: int) -> tuple[int, int]:
+        ends = [output(path, channels, side) for path in self.paths]
+        return sum(end[0] for end in ends) if self.join == "concatenate" else ends[0][0], ends[0][1]
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(parameters, self.paths))
+
+    def multiply_adds(self, side: int) -> int:
+        return sum(multiply_adds(path, side) for path in self.paths)
+
+
 Ops = tuple[Op, ...]
 
 
 def parameters(ops: Ops) -> int:
     """Trainable numbers in `ops`."""
-    return sum(_parameters(op) for op in ops)
-
-
-def _parameters(op: Op) -> int:
-    match op:
-        case Conv():
-            weights = op.kernel**2 * (op.in_channels // op.groups) * op.out_channels
-            return weights + (op.out_channels if op.bias else 0)
-        case BatchNorm(channels):
-            return 2 * channels
-        case Paths(paths):
-            return sum(parameters(path) for path in paths)
-        case ReLU() | MaxPool() | Dropout() | Scale() | PadChannels() | Zero():
-            return 0
-        case _:
-            assert_never(op)
+    return sum(op.parameters for op in ops)
 
 
 def multiply_adds(ops: Ops, side: int) -> int:
     """Multiply-adds of the convolutions in `ops` for one image of `side` × `side` (P1's FLOPs)."""
     total = 0
     for op in ops:
-        match op:
-            case Conv():
-                weights = op.kernel**2 * (op.in_channels // op.groups) * op.out_channels
-                total += weights * output_side((op,), side) ** 2
-            case Paths(paths):
-                total += sum(multiply_adds(path, side) for path in paths)
-            case BatchNorm() | ReLU() | MaxPool() | Dropout() | Scale() | PadChannels() | Zero():
-                pass
-            case _:
-                assert_never(op)
+        total += op.multiply_adds(side)
         side = output_side((op,), side)
     return total
+
+
+def output(ops: Ops, channels: int, side: int) -> tuple[int, int]:
+    """Channels and side of the output for an input of `channels` × `side` × `side`."""
+    for op in ops:
+        channels, side = op.output(channels, side)
+    return channels, side
 
 
 def normalised_sides(ops: Ops, side: int) -> Iterator[int]:
     """The sides of the maps that the BNs in `ops` read, for an input of `side` × `side`."""
     for op in ops:
-        match op:
-            case BatchNorm():
-                yield side
-            case Paths(paths):
-                for path in paths:
-                    yield from normalised_sides(path, side)
+        if op.over_batch:
+            yield side
+        if isinstance(op, Paths):
+            for path in op.paths:
+                yield from normalised_sides(path, side)
         side = output_side((op,), side)
 
 
 def output_side(ops: Ops, side: int) -> int:
     """Side of the output for an input of `side` × `side`; every stride here rounds up."""
-    for op in ops:
-        match op:
-            case Conv(stride=stride) | PadChannels(stride=stride):
-                side = -(-side // stride)
-            case MaxPool():
-                side = -(-side // 2)
-            case Paths(paths):
-                side = output_side(paths[0], side)
-            case BatchNorm() | ReLU() | Dropout() | Scale() | Zero():
-                pass
-            case _:
-                assert_never(op)
-    return side
+    return output(ops, 0, side)[1]

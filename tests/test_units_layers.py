@@ -1,0 +1,125 @@
+"""Laws of every kind of layer: what a kind states of itself is what its module does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kilolayer.networks import describe
+from kilolayer.units import ARRANGEMENTS, ExclusiveGate, Scaled, Unit, layout, ops
+from kilolayer.units import Dropout as DropoutShortcut
+from kilolayer.units import Zero as ZeroShortcut
+from kilolayer.units.branch import Aggregated, Basic, Bottleneck, OneLayer
+from kilolayer.units.measured import measure
+from kilolayer.units.ops import NoReading, Op, Ops, Paths, Saved
+
+BRANCHES = (Basic(dropout=0.3), OneLayer(), Bottleneck(), Aggregated(form="split"), Aggregated())
+SHORTCUTS = (Scaled(0.5), ZeroShortcut(), DropoutShortcut(0.5), ExclusiveGate(-1, batch_norm=True))
+
+
+def kinds(base: type[Op] = Op) -> Iterator[type[Op]]:
+    """Every kind of layer of the package: those that can be built, and are no way to put layers together."""
+    for kind in base.__subclasses__():
+        if kind.__module__.startswith("kilolayer") and "module" in vars(kind) and kind is not Paths:
+            yield kind
+        yield from kinds(kind)
+
+
+def walk(layers: Ops, channels: int, side: int) -> Iterator[tuple[Op, int, int]]:
+    """Every layer with what it reads."""
+    for layer in layers:
+        if isinstance(layer, Paths):
+            yield from walk(layer.paths[0], channels, side)
+        else:
+            yield layer, channels, side
+        channels, side = layer.output(channels, side)
+
+
+def occurring() -> dict[type[Op], list[tuple[Op, int, int]]]:
+    """Layers of every kind where they stand in units and in the stem of ImageNet."""
+    found: dict[type[Op], set[tuple[Op, int, int]]] = {}
+    stem = describe("resnet18").stem_ops
+    places = [*walk(stem, 3, 16)]
+    for branch, h, arrangement in product(BRANCHES, SHORTCUTS, ARRANGEMENTS.values()):
+        made = layout(Unit(branch, h, arrangement), 64, 64, 2)
+        for letter in (made.p, made.h, made.g, made.F):
+            places += walk(letter, 64, 8)
+        places += walk(made.f, branch.out_channels(64), 4)
+    for layer, channels, side in places:
+        found.setdefault(type(layer), set()).add((layer, channels, side))
+    return {kind: sorted(cases, key=repr)[:6] for kind, cases in found.items()}
+
+
+OCCURRING = occurring()
+CASES = [case for cases in OCCURRING.values() for case in cases]
+
+
+def test_every_kind_is_under_test() -> None:
+    assert set(OCCURRING) == set(kinds())
+
+
+@pytest.mark.parametrize(("layer", "channels", "side"), CASES, ids=repr)
+def test_what_a_kind_states_is_what_its_module_does(layer: Op, channels: int, side: int) -> None:
+    assert layer.parameters == sum(each.numel() for each in layer.module().parameters())
+    if not isinstance(layer, ops.Zero):  # its output is one number, which measuring refuses
+        found = measure(layer, channels, side)
+        assert layer.output(channels, side) == found.output
+        assert layer.multiply_adds(side) == found.multiply_adds
+        assert layer.saved(channels, side) == found.saved
+
+
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
+def test_every_kind_has_all_readings_beside_each_other(kind: type[Op]) -> None:
+    own = {name for each in kind.__mro__[:-2] for name in vars(each)}
+    missing = {"module", "output", "parameters", "multiply_adds", "label", "saved", "carry", "name"} - own
+    assert not missing, f"{kind.__name__} lacks {missing}"
+
+
+def test_names_in_state_dicts_are_one_kinds_each() -> None:
+    names = [kind.name for kind in kinds()]
+    assert len(names) == len(set(names))
+
+
+class Gain(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x
+
+
+@dataclass(frozen=True)
+class LearnedGain(Op):
+    channels: int
+    start: float = 1.0
+
+    def module(self) -> nn.Module:
+        return Gain(self.channels)
+
+
+def test_a_kind_from_outside_is_read_from_its_module() -> None:
+    layer = LearnedGain(8)
+    assert layer.parameters == 8
+    assert layer.output(8, 5) == (8, 5)
+    assert layer.multiply_adds(5) == 0
+    assert layer.saved(8, 5) == Saved(input=True)
+    assert layer.label == "LearnedGain, start 1.0"
+    with pytest.raises(NoReading, match="theory says nothing of a layer of kind LearnedGain"):
+        layer.carry(None, None)  # type: ignore[arg-type]
+
+
+def test_a_kind_that_cannot_be_read_is_refused_by_name() -> None:
+    @dataclass(frozen=True)
+    class Unknown(Op):
+        pass
+
+    with pytest.raises(NoReading, match="kind Unknown does not say what module it is"):
+        Unknown().module()
+    with pytest.raises(NoReading, match="kind Unknown does not say what it reads"):
+        Unknown().output(3, 8)
