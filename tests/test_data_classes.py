@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from kilolayer.data import Data, load, load_labelled
 from kilolayer.data.checking import check
 from kilolayer.errors import InputError
-from labelled_data import folders, table
+from labelled_data import folders, picture, table
 
 pytest.importorskip("pyarrow")
 
@@ -167,6 +168,37 @@ class TestColumns:
         path = table(tmp_path / "x.parquet", [0, 1] * 5)
         with pytest.raises(InputError, match=said):
             load(Data(str(path), **choices))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view"])
+def test_kinds_of_bytes(kind: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.array([picture() for _ in range(10)], getattr(pa, kind)())
+    pq.write_table(pa.table({"image": column, "label": [0, 1] * 5}), tmp_path / "x.parquet")
+    assert len(load(Data(str(tmp_path))).train) == 8
+
+
+def test_a_file_without_any_image_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": pa.array([None] * 10, pa.binary()), "label": [0, 1] * 5}), path)
+    assert [len(finding.places) for finding in check(Data(str(path))).findings] == [10]
+    with pytest.raises(InputError, match=r"row 1 \(null\)"):
+        load(Data(str(path)))
+
+
+def test_files_are_closed(tmp_path: Path) -> None:
+    """A data set may have more shards than a process may have open files."""
+    for i in range(20):
+        table(tmp_path / f"train-{i}.parquet", [0, 1] * 2)
+    before = len(os.listdir("/dev/fd"))
+    splits = load(Data(str(tmp_path)))
+    assert len(splits.train) == 64
+    assert len(os.listdir("/dev/fd")) - before < 10
 
 
 def test_an_image_in_many_rows_is_held_once(tmp_path: Path) -> None:

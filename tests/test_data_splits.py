@@ -408,6 +408,8 @@ def test_training_says_what_it_uses_and_records_the_choice(
     assert "not used" in capsys.readouterr().out
     data = json.loads((tmp_path / "b/config.json").read_text())["data"]
     assert (data["train"], data["test"], data["validation"]) == ("val", "train", 2)
+    result = json.loads((tmp_path / "b/result.json").read_text())
+    assert "val" in result["images_from"][0]
     assert main(["check-data", str(tmp_path / "data"), "--test", "val"]) == 0
     assert "test: 6 images of" in capsys.readouterr().out
 

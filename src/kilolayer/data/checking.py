@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -178,18 +177,13 @@ def _lots(splits: Sequence[Split], found: list[tuple[str, str]]) -> Iterator[Nam
                 lot = read_lot()
                 with _noting(found, "class"):
                     check_names(lot)
-                found += [("name", path) for path in _odd_names(lot.pictures)]
+                found += [("name", quoted(path)) for path in lot.files if _is_odd(path.name)]
                 found += [("label", label_outside(lot, i)) for i in outside(lot).tolist()]
                 yield within(lot)
 
 
-def _odd_names(pictures: Pictures) -> Iterator[str]:
-    """The files with such names; rows of a table have none."""
-    raws = (pictures.raw(i) for i in range(len(pictures)))
-    files = itertools.takewhile(lambda raw: isinstance(raw, Path), raws)
-    for path in map(Path, map(str, files)):
-        if not is_text(path.name) or path.name != path.name.strip():
-            yield quoted(path)
+def _is_odd(name: str) -> bool:
+    return not is_text(name) or name != name.strip()
 
 
 def _cifar(layout: cifar.Layout, place: Path) -> Report:

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ class NamedPictures:
 
     where: the file or folder, in words. given: how the names are given: as a list whose order counts, as text
     beside each picture (a folder's name, a string), or not at all, so that the numbers are the names.
-    column: the labels' name in a table.
+    column: the labels' name in a table; files: the pictures' own, where they are files.
     """
 
     pictures: Pictures
@@ -30,6 +31,7 @@ class NamedPictures:
     where: str
     given: Literal["list", "text", "numbers"] = "text"
     column: str = ""
+    files: Sequence[Path] = ()
 
 
 def composed(name: str) -> str:

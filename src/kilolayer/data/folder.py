@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -33,13 +32,6 @@ def folder(root: Folder, data: Data) -> Layout:
     beside = _pictures_beside(top) if folders else ()
     name = root.path.resolve().name or "images"
     return Layout(name, quoted(root.path), splits, (*read_from, *passed_over(root, ANNOTATIONS), *beside))
-
-
-def pictures(classes: Mapping[str, Sequence[Path]]) -> Pictures:
-    """The files of these classes, in order."""
-    paths = [path for files in classes.values() for path in files]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes.values()])
-    return Pictures(labels, paths.__getitem__, lambda i: quoted(paths[i]))
 
 
 def _unwrapped(at: Folder, *, split: bool = False) -> Folder:
@@ -90,7 +82,10 @@ def _split(name: str, at: Folder) -> Split:
         found = classes()
         if isinstance(found, str):
             raise InputError(f"{where}: {found}; {REMEDY}")
-        return NamedPictures(pictures(found), tuple(found), where)
+        files = [path for paths in found.values() for path in paths]
+        labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(paths) for paths in found.values()])
+        shown = Pictures(labels, files.__getitem__, lambda i: quoted(files[i]))
+        return NamedPictures(shown, tuple(found), where, files=files)
 
     annotated = _annotations(top) is not None
     within = (

@@ -130,6 +130,9 @@ def choose(layout: Layout, names: str, option: str) -> tuple[Split, ...]:
 
     Raises `InputError` that lists the splits there are.
     """
+    whole = [split for split in layout.splits if split.name == names]
+    if whole:
+        return (whole[0],)
     return tuple(_chosen(layout, name.strip(), option) for name in names.split("+"))
 
 

@@ -54,10 +54,9 @@ class Table:
 
     def __init__(self, path: Path, image: str | None = None, label: str | None = None) -> None:
         self.path = path
-        self._file = _trying(path, lambda: arrow().parquet.ParquetFile(path))
-        self._schema = self._file.schema_arrow
+        self._schema, self._metadata = _trying(path, lambda: _end(path))
         self._wanted = (image, label)
-        metadata = self._file.metadata
+        metadata = self._metadata
         self.count = metadata.num_rows
         self.size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
 
@@ -176,9 +175,11 @@ class Table:
 
         def read() -> Any:
             once = [leaf] if self._largest_group() < MOST_DICTIONARY else []
-            file = arrow().parquet.ParquetFile(self.path, read_dictionary=once)
-            # Group by group: pyarrow cannot read a dictionary within a struct over several of them.
-            groups = [file.read_row_group(i, columns=[leaf]).column(0) for i in range(file.num_row_groups)]
+            with arrow().parquet.ParquetFile(self.path, read_dictionary=once) as file:
+                # Group by group: pyarrow cannot read a dictionary within a struct over several of them.
+                groups = [
+                    file.read_row_group(i, columns=[leaf]).column(0) for i in range(file.num_row_groups)
+                ]
             chunks = [chunk for group in groups for chunk in group.chunks]
             if leaf != name:
                 chunks = [arrow().compute.struct_field(chunk, "bytes") for chunk in chunks]
@@ -187,11 +188,21 @@ class Table:
         return _trying(self.path, read)
 
     def _largest_group(self) -> int:
-        metadata = self._file.metadata
+        metadata = self._metadata
         return max((metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0)
 
     def _column(self, name: str) -> Any:
-        return _trying(self.path, lambda: self._file.read(columns=[name]).column(name))
+        def read() -> Any:
+            with arrow().parquet.ParquetFile(self.path) as file:
+                return file.read(columns=[name]).column(0)
+
+        return _trying(self.path, read)
+
+
+def _end(path: Path) -> tuple[Any, Any]:
+    """The schema and the metadata; the file is closed again, since there may be thousands."""
+    with arrow().parquet.ParquetFile(path) as file:
+        return file.schema_arrow, file.metadata
 
 
 def _tiers(rows: Sequence[Sequence[str]], fitting: list[str], rest: list[str]) -> list[list[str]]:
@@ -233,8 +244,12 @@ def _is_label(kind: Any) -> bool:
 def _holds_bytes(kind: Any) -> bool:
     types = arrow().types
     if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
-    inner = _value_type(kind)
+        return kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: Any) -> bool:
+    types, inner = arrow().types, _value_type(kind)
     return bool(types.is_binary(inner) or types.is_large_binary(inner) or types.is_binary_view(inner))
 
 
@@ -254,5 +269,5 @@ def _trying(path: Path, action: Callable[[], Any]) -> Any:
         return action()
     except InputError:
         raise
-    except (OSError, ValueError, MemoryError, NotImplementedError, KeyError) as error:  # all of pyarrow's own
+    except (OSError, ValueError, MemoryError, KeyError, arrow().ArrowException) as error:
         raise InputError(f"{quoted(path)}: not a parquet file, or a damaged one ({brief(error)})") from None

@@ -159,6 +159,7 @@ def _finish(run: Run, training: Training, final: Final | None) -> None:
         {
             "status": "done",
             "data": training.splits.name,
+            **({"images_from": training.splits.origin} if training.splits.origin else {}),
             **({"skipped_images": training.splits.skipped} if training.splits.skipped else {}),
             "test_error": final.last.error,
             "test_top5_error": final.last.top5_error,
