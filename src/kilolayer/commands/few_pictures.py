@@ -23,7 +23,7 @@ MOST_RUNS = 200
 
 
 def advice(experiment: Experiment, splits: Splits, folders: Iterable[Path]) -> str | None:
-    """What to do instead, in a line; None where weights are given or pictures are enough.
+    """What to do instead, a command on a line of its own; None where weights are given, or pictures enough.
 
     folders: where finished runs may lie, whose weights can be begun from.
     """
@@ -45,8 +45,8 @@ def _instead(source: Path | None) -> str:
     if source is not None:
         return f"begin from a run's: --init {shlex.quote(str(source))} --recipe finetune"
     return (
-        "train on a larger set of the same kind first (kilolayer train --data cifar100 --download "
-        "--out runs/source), then add --init runs/source --recipe finetune"
+        "train on a larger set of the same kind first, then add --init runs/source --recipe finetune\n"
+        "  kilolayer train --data cifar100 --download --out runs/source"
     )
 
 

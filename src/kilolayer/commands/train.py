@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import re
-import sys
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -271,7 +270,9 @@ def _resume(run: Run) -> str:
 
 
 def _say(text: str) -> None:
+    from kilolayer.terminal import say
+
     # What was closed or is full is no reason to end otherwise.
     with suppress(OSError):
         if leads():
-            print(f"kilolayer: {text}", file=sys.stderr, flush=True)
+            say(f"kilolayer: {text}", stderr=True)
