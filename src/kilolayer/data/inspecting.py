@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from kilolayer.data import remembered
-from kilolayer.data.appearance import shown
-from kilolayer.data.pictures import FORMATS, Header, Pictures, Unreadable, as_stored, each
+from kilolayer.data.pictures import FORMATS, Header, Pictures, Unreadable, each, render
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,7 @@ def _key(pictures: Pictures, i: int) -> bytes | None:
 
 def _whole(pictures: Pictures, image: Image.Image, i: int) -> Seen:
     header = Header.of(image, pictures.appearance)
-    mode = "L" if header.grey else "RGB"
-    if pictures.appearance == "shown":
-        plain, looks = shown(image, mode)
-    else:
-        plain, looks = as_stored(image, mode), frozenset[str]()
+    plain, looks = render(image, "L" if header.grey else "RGB", pictures.appearance)
     if image.format == "PNG":
         # Decoding passes over checksums; a picture that was decoded cannot be verified any more.
         raw = pictures.raw(i)

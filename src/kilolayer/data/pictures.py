@@ -139,10 +139,7 @@ def decode_readable(
 
 def _square(image: Image.Image, form: Form, appearance: Appearance) -> tuple[Image.Image, frozenset[str]]:
     mode, side = "L" if form.grey else "RGB", form.side
-    if appearance == "shown":
-        whole, looks = shown(image, mode, side)
-    else:
-        whole, looks = as_stored(image, mode, side), frozenset[str]()
+    whole, looks = render(image, mode, appearance, side)
     if whole.size == (side, side):
         return whole, looks
     shorter = min(whole.size)
@@ -151,11 +148,15 @@ def _square(image: Image.Image, form: Form, appearance: Appearance) -> tuple[Ima
     return whole.resize((side, side), Image.Resampling.BILINEAR, box=box), looks
 
 
-def as_stored(image: Image.Image, mode: str, side: int | None = None) -> Image.Image:
-    """The pixels in the file by Pillow's `convert` and no more, as torchvision and timm read them."""
+def render(
+    image: Image.Image, mode: str, appearance: Appearance, side: int | None = None
+) -> tuple[Image.Image, frozenset[str]]:
+    """An opened picture in `mode` and its looks, as `shown` gives them, or its stored pixels."""
+    if appearance == "shown":
+        return shown(image, mode, side)
     if side is not None:
         image.draft(mode, (side, side))
-    return image.convert(mode)
+    return image.convert(mode), frozenset()
 
 
 def _ends(raw: Path | bytes, format: str | None) -> bool:
