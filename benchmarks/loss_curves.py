@@ -14,6 +14,7 @@ import json
 import statistics
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,9 @@ def experiment(model: str, steps: int, seed: int, *, fast: bool) -> Experiment:
 
 
 def losses(one: Experiment) -> list[float]:
-    """The training loss of every step."""
-    training = Training(one, load(one.data), HERE)
-    found, before = [], 0.0
-    steps = training.steps()
-    while training.iteration < one.recipe.iterations - 1:
-        at = training.iteration
-        next(steps)
-        total = training.sums[1].item()
-        if training.iteration > at and total > before:
-            found.append((total - before) / one.recipe.batch_size)
-        before = total
-    return found
+    """The training loss of every step but the last, behind which an evaluation comes."""
+    steps = Training(one, load(one.data), HERE).steps()
+    return [step.loss.item() for step in islice(steps, one.recipe.iterations - 1)]
 
 
 def curves(model: str, steps: int) -> dict[str, Any]:

@@ -189,8 +189,10 @@ def test_parameters_are_reset_as_pytorchs():
     assert all((norm.running_mean == 0).all() and norm.num_batches_tracked == 0 for norm in norms(found[0]))
 
 
-def test_gradients_of_every_image_by_vmap():
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_gradients_of_every_image_by_vmap(checkpointed):
     model = torch.func.replace_all_batch_norm_modules_(network())
+    model.set_grad_checkpointing(checkpointed)
     parameters = dict(model.named_parameters())
 
     def loss(parameters, image):

@@ -59,9 +59,11 @@ Segments = tuple[Segment, ...]
 def through(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor:
     """`units` applied to `x` in turn, the first in the `segments` that they are divided into."""
     start = 0
+    # A transform of torch.func has no backward pass of autograd's in which units could run again.
+    keeps_all = not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
     for segment in segments:
         some = units[start : start + segment.units]
-        if not (segment.recomputed and torch.is_grad_enabled()):
+        if keeps_all or not segment.recomputed:
             x = _applied(some, x)
         elif torch.compiler.is_compiling():
             x = _checkpointed(some, x)
