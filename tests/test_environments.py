@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -151,3 +152,52 @@ def test_a_run_that_is_to_outlive_its_terminal_does_so(tmp_path: Path) -> None:
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
+
+
+DEMO = """
+from kilolayer.__main__ import main
+print("status", main(["demo", "--depths", "8", "--iterations", "1", "--workers", "1", "--out", "demo"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["standard input", "a script without a guard", "-c"])
+def test_workers_do_not_run_the_caller_s_script_again(how: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(DEMO, encoding="utf-8")
+    words = {
+        "standard input": ("sh", "-c", 'exec "$@" <script.py', "sh", sys.executable, "-"),
+        "a script without a guard": (sys.executable, "script.py"),
+        "-c": (sys.executable, "-c", DEMO),
+    }[how]
+    done = started(*words, folder=tmp_path, environment={})
+    assert done.stdout.count(b"status 0") == 1, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_training_in_a_thread(tmp_path: Path) -> None:
+    """A notebook's cell may start one: signals are the main thread's."""
+    code = (
+        "import sys, threading\n"
+        "from kilolayer.__main__ import main\n"
+        "thread = threading.Thread(target=lambda: print('status', main(sys.argv[1:])))\n"
+        "thread.start(); thread.join()"
+    )
+    words = (sys.executable, "-c", code, "train", *TINY, "--out", "run")
+    done = started(*words, folder=tmp_path, environment={})
+    assert b"status 0" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [b"a b/c", b"n\nl", b"x\xff\xfey"], ids=["spaces", "a line's end", "no text"]
+)
+def test_names_of_every_kind(name: bytes, tmp_path: Path) -> None:
+    """What is proposed next can be copied, and does it."""
+    run = os.fsdecode(name)
+    done = started(*COMMAND, *TINY, "--out", run, folder=tmp_path, environment={})
+    assert done.returncode == 0, done.stderr
+    evaluate = (sys.executable, "-m", "kilolayer", "evaluate", run)
+    assert started(*evaluate, folder=tmp_path, environment={}).returncode == 0
+    if b"\xff" not in name:
+        assert os.fsencode(f"kilolayer evaluate {shlex.quote(run)}\n") in done.stdout

@@ -59,7 +59,7 @@ def _joules() -> float | None:
     for zone in sorted(RAPL.glob("intel-rapl:[0-9]*")) if RAPL.is_dir() else ():
         if zone.name.count(":") == 1:
             try:
-                counters.append(int((zone / "energy_uj").read_text()))
+                counters.append(int((zone / "energy_uj").read_text("ascii")))
             except (OSError, ValueError):
                 return None
     return sum(counters) / 1e6 if counters else None

@@ -185,7 +185,7 @@ class _Process:
                 [sys.executable, "-m", "kilolayer.bench.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
                 env={**os.environ, "OMP_NUM_THREADS": threads},
             )
 

@@ -142,7 +142,7 @@ def _device(name: str, threads: int) -> Any:
 
 def serve() -> None:
     """Answers until its standard input ends."""
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a peer prints is no answer
     worker = Worker()
     for line in sys.stdin:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from kilolayer.commands.demo_finding import (
 from kilolayer.data import load
 from kilolayer.data.augment import batch
 from kilolayer.data.statistics import measure
+from kilolayer.errors import InputError
 from kilolayer.networks import build
 from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.content import Figure, Listing, Page, Section, Table
@@ -194,8 +194,17 @@ def _recipe(planned: Plan) -> Listing:
     return Listing("The recipe, the same for every network.", to_json(experiment.recipe))
 
 
+def _reason(planned: Plan) -> str:
+    """Why the first of its runs failed."""
+    result = Run(next(iter(planned.values())).path).result() or {}
+    return str(result.get("reason", "it has no result"))
+
+
 def _provenance(planned: Plan) -> tuple[tuple[str, str], ...]:
-    start = json.loads(next(iter(planned.values())).path.joinpath("environment.json").read_text())[-1]
+    starts = [start for one in planned.values() for start in Run(one.path).environments()]
+    if not starts:
+        raise InputError(f"no network of the demo was trained: {_reason(planned)}")
+    start = starts[0]
     versions = f"kilolayer {start['kilolayer']}, PyTorch {start['torch']}, Python {start['python']}"
     machine = f"{start['processor']}, {start['cores']} cores, {start['threads']} threads a network"
     return (("command", command()), ("versions", versions), ("machine", machine), ("date", start["date"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from typing import Any
 
@@ -60,8 +61,8 @@ def conclude(run: Run) -> None:
         "test error": f"{result['test_error']:.2f} %{top5} ({which})",
         **_validation(result),
         "time": f"{_duration(result['train_seconds'])}{_speed(run)}",
-        "next": f"kilolayer evaluate {run.path}",
-        "": f"kilolayer predict {run.path} IMAGE",
+        "next": shlex.join(["kilolayer", "evaluate", str(run.path)]),
+        "": shlex.join(["kilolayer", "predict", str(run.path), "IMAGE"]),
     }
     say_rows(rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import shlex
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -266,7 +267,7 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _resume(run: Run) -> str:
-    return f"kilolayer train --resume {run.path}"
+    return shlex.join(["kilolayer", "train", "--resume", str(run.path)])
 
 
 def _say(text: str) -> None:

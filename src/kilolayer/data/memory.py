@@ -31,7 +31,7 @@ def require_memory(needed: int, what: str) -> None:
 def _free() -> int | None:
     # MemAvailable counts the page cache as free, which sysconf's SC_AVPHYS_PAGES does not
     try:
-        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text("ascii").splitlines() if ":" in line)
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return _installed()
@@ -46,6 +46,6 @@ def _installed() -> int | None:
 
 def _limit() -> int | None:
     try:
-        return int(CGROUP.read_text())
+        return int(CGROUP.read_text("ascii"))
     except (OSError, ValueError):  # no control group, or "max"
         return None

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 NATIVE = Path(__file__).parent / "native"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC")
 SECONDS = 300
+UTF8, REPLACE = "utf-8", "replace"
+"""How a compiler's words are read: it quotes in UTF-8 where our own locale may be ASCII."""
 FOLDER = "native"
 """Of the cache, where libraries are kept."""
 
@@ -111,7 +113,12 @@ def _compiler() -> list[str]:
 def _version(compiler: list[str]) -> str:
     try:
         return subprocess.run(  # noqa: S603
-            [*compiler, "--version"], capture_output=True, timeout=60, check=True, text=True
+            [*compiler, "--version"],
+            capture_output=True,
+            timeout=60,
+            check=True,
+            encoding=UTF8,
+            errors=REPLACE,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise Missing(f"{' '.join(compiler)} does not run ({error})") from None
@@ -144,8 +151,9 @@ def _run(*commands: list[str]) -> None:
                 command,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                text=True,
                 start_new_session=True,
+                encoding=UTF8,
+                errors=REPLACE,
             )
             held.enter_context(process)
             held.callback(_end, process)

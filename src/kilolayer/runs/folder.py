@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -113,7 +114,7 @@ class Run:
         if new:
             raise InputError(
                 f"{self.path} holds another run; choose another --out, "
-                f"or continue it with --resume {self.path}"
+                f"or continue it with --resume {quote(str(self.path))}"
             )
         if self.experiment() != experiment:
             raise InputError(f"{self.path} holds a run of another experiment; choose another --out")
@@ -196,7 +197,7 @@ class Run:
         """Where the trained network lies. Raises `InputError` while the run is not done."""
         if not self.file("weights.safetensors").exists():
             raise InputError(
-                f"{self.path} has no weights yet; finish it: kilolayer train --resume {self.path}"
+                f"{self.path} has no weights yet; finish it: kilolayer train --resume {quote(str(self.path))}"
             )
         return self.file("weights.safetensors")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -105,12 +106,20 @@ def _checksum(tensors: Mapping[str, Tensor], description: Description) -> str:
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header of a safetensors file, read without running any code in it."""
     try:
-        with safe_open(path, "pt") as file:
+        with path.open("rb") as opened, safe_open(_in_utf8(path, opened), "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"no file {path}") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no readable safetensors file: {str(error).splitlines()[0]}") from None
+
+
+def _in_utf8(path: Path, opened: BinaryIO) -> str:
+    """A name of the file that safetensors takes, which knows no other names than those in UTF-8."""
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return f"/dev/fd/{opened.fileno()}"
 
 
 def load_state(model: ResidualNetwork, tensors: dict[str, Tensor], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -10,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 
 from kilolayer.errors import InputError
 from kilolayer.sweep.engine import Attempts, Tick, given_up
@@ -81,7 +83,7 @@ class Pool:
 
         arguments = (str(one.path), to_json(one.experiment), self.devices[slot % len(self.devices)])
         before = set(active_children())
-        with deaf_to_ctrl_c():
+        with deaf_to_ctrl_c(), _without_main():
             future = executor.submit(execute, *arguments, self.save_seconds)
         self._children |= set(active_children()) - before
         return future
@@ -119,6 +121,20 @@ def _no_worker(error: OSError) -> InputError:
         f"cannot start a worker: {error.strerror}; workers need a little shared memory (see: df /dev/shm), "
         "open files and processes (see: ulimit -a)"
     )
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A worker begun here does not run the caller's script again, of which it needs nothing.
+
+    That script may come from standard input, or have no guard around what it does.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager
