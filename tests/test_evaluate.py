@@ -113,6 +113,7 @@ def test_all_images_count(
     notes = " ".join(figures["notes"])
     assert ("grey pictures are read as colour" in notes) is (mode == "L")
     assert ("no image of" in notes) is (0 in counts)
+    assert "does not say what it was trained on" in notes
 
 
 def test_one_image_is_enough(measured: Measured, tmp_path: Path) -> None:

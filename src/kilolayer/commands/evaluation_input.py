@@ -21,6 +21,8 @@ from kilolayer.runs import Weights
 if TYPE_CHECKING:
     from kilolayer.commands.evaluate import Evaluate
 
+UNKNOWN_TRAINING = "a weights file does not say what it was trained on: images of that would count here too"
+
 
 def network_and_sample(options: Evaluate) -> tuple[Trained, Sample]:
     """What `options` name. Raises `InputError`."""
@@ -51,6 +53,8 @@ def _sample(options: Evaluate, network: Trained) -> Sample:
     else:
         size = options.image_size or weights.model.description.image_size
         labelled, part = new_images(_data(options, size, own), options.part, grey)
+        if own is None and part == "all":
+            labelled = replace(labelled, origin=(*labelled.origin, UNKNOWN_TRAINING))
     return sample(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
 
 

@@ -108,7 +108,8 @@ def _mistakes(measurement: Measurement) -> tuple[Section, ...]:
     chosen = measurement.mistakes(MOST_PICTURES)
     if not chosen:
         return ()
-    caption = f"The {len(chosen)} of {measurement.wrong:,} mistakes with the greatest probabilities"
+    share = f"{len(chosen)} of " if len(chosen) < measurement.wrong else ""
+    caption = f"{share}{measurement.wrong:,} mistakes, those with the greatest probabilities first"
     pictures = tuple(_picture(measurement, i) for i in chosen)
     text = "Pictures as the network sees them. A wrong label looks like a confident mistake too."
     return (Section("The most confident mistakes", (text,), (Gallery(f"{caption}.", pictures),)),)
