@@ -146,10 +146,11 @@ def point(*values: float) -> bytes:
     return b"XYZ " + bytes(4) + fixed(*values)
 
 
-def colour_profile(gamma: float) -> bytes:
-    """sRGB's primaries with a pure power in place of its curve."""
-    tags = {b"wtpt": point(*D50), b"rXYZ": point(0.43607, 0.22249, 0.01392)}
-    tags |= {b"gXYZ": point(0.38515, 0.71687, 0.09708), b"bXYZ": point(0.14307, 0.06061, 0.7141)}
+def colour_profile(gamma: float, order: bytes = b"rgb") -> bytes:
+    """sRGB's primaries with a pure power in place of its curve, for channels in this order."""
+    primaries = (0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.7141)
+    tags = {b"wtpt": point(*D50)}
+    tags |= {bytes([name]) + b"XYZ": point(*xyz) for name, xyz in zip(order, primaries, strict=True)}
     return profile(b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve(gamma)))
 
 
@@ -354,6 +355,8 @@ def coloured() -> Iterator[tuple[str, Case]]:
         yield f"{name} linear", Case(saved(rgb(), format, icc_profile=linear, **further), right, said, 2)
         raw = saved(rgb(), format, icc_profile=damage, **further)
         yield f"{name} damaged profile", Case(raw, SCENE, frozenset({"misfit"}))
+    raw = saved(rgb(), "PNG", icc_profile=colour_profile(1.0, b"grb"))
+    yield "png, red and green exchanged by its profile", Case(raw, right[..., [1, 0, 2]], said, 2)
     jpeg = saved(rgb(), "JPEG", quality=95, icc_profile=linear)
     yield "jpeg linear", Case(jpeg, by_gamma(np.asarray(Image.open(io.BytesIO(jpeg))), 1.0), said, 2)
     for format in ("PNG", "TIFF"):

@@ -19,7 +19,7 @@ from kilolayer import folders
 
 TABLE = "CREATE TABLE IF NOT EXISTS seen (key BLOB PRIMARY KEY, said TEXT) WITHOUT ROWID"
 # Another Pillow can see otherwise; the number changes when what is remembered does.
-VERSION = f"3 {PIL.__version__}".encode()
+VERSION = f"4 {PIL.__version__}".encode()
 
 
 def place() -> Path:
