@@ -58,13 +58,13 @@ def predict(options: Predict) -> int:
     weights, appearance = _trained(options)
     write = _writer(options, len(weights.classes))
     files = picture_files(options.images)
-    log = _Log()
+    missed = _Missed()
     # Lines on a terminal show how far it is by themselves.
     title = "" if sys.stdout.isatty() and options.csv in (None, "-") else "predicting"
     answers = predictions(weights, files, options.top, appearance, options.device)
-    write(log.noting(follow(((1, one) for one in answers), len(files), title)))
-    log.tell(len(files))
-    return 1 if log.unreadable else 0
+    write(missed.recorded(follow(((1, one) for one in answers), len(files), title)))
+    missed.print_summary(len(files))
+    return 1 if missed.unreadable else 0
 
 
 def _check(options: Predict) -> None:
@@ -100,42 +100,43 @@ def _writer(options: Predict, classes: int) -> Callable[[Iterable[Prediction]], 
     return write_json if options.json else write_text
 
 
-class _Log:
-    """What could not be predicted, told at the end on standard error."""
+class _Missed:
+    """The files that are not predicted, as the messages name them."""
 
     def __init__(self) -> None:
         self.unreadable: list[str] = []
         self.passed_over: list[str] = []
 
-    def noting(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    def recorded(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """The predictions but of files that are no pictures; `InputError` where there is none."""
-        wanted = self._without_others(predictions)
+        pictures = self._without_passed_over(predictions)
         first: list[Prediction] = []
-        for one in wanted:
-            first.append(one)
-            if one.classes:
-                return chain(first, wanted)
-        raise InputError(self._nothing())
+        for prediction in pictures:
+            first.append(prediction)
+            if prediction.classes:
+                return chain(first, pictures)
+        raise InputError(self._reason())
 
-    def _without_others(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    def _without_passed_over(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         from kilolayer.data.wording import quoted
 
-        for one in predictions:
-            if one.error and not one.file.is_picture:
-                self.passed_over.append(quoted(one.file.path))
+        for prediction in predictions:
+            name, error = quoted(prediction.file.path), prediction.error
+            if error and not prediction.file.is_picture:
+                self.passed_over.append(name)
                 continue
-            if one.error:
-                self.unreadable.append(f"{quoted(one.file.path)} ({one.error})")
-            yield one
+            if error:
+                self.unreadable.append(f"{name} ({error})")
+            yield prediction
 
-    def _nothing(self) -> str:
+    def _reason(self) -> str:
         from kilolayer.data.wording import listed
 
         if self.unreadable:
             return f"none of {len(self.unreadable):,} images can be read: {listed(self.unreadable)}"
         return f"no picture among {len(self.passed_over):,} files: {listed(self.passed_over)}"
 
-    def tell(self, files: int) -> None:
+    def print_summary(self, files: int) -> None:
         from kilolayer.data.wording import listed
 
         if self.passed_over:

@@ -14,6 +14,7 @@ from typing import TextIO
 from kilolayer import durable
 from kilolayer.commands.prediction import Prediction
 from kilolayer.errors import InputError
+from kilolayer.terminal import printable
 
 BAR = 20
 STANDARD_OUTPUT = "-"
@@ -83,8 +84,3 @@ def write_text(predictions: Iterable[Prediction]) -> None:
         for name, value in one.classes:
             bar = "█" * round(BAR * value) if watched else ""
             out.write(f"  {100 * value:5.1f} %  {printable(name)}  {bar}".rstrip() + "\n")
-
-
-def printable(text: str) -> str:
-    """The text with a ? for what would move the cursor or cannot be shown."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

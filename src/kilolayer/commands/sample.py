@@ -78,19 +78,19 @@ def sample(labelled: Labelled, part: str, classes: Sequence[str], *, skip_unknow
     """
     counts = torch.bincount(labelled.images.labels, minlength=len(labelled.classes)).tolist()
     present = {name: count for name, count in zip(labelled.classes, counts, strict=True) if count}
-    unknown = {name: count for name, count in present.items() if name not in set(classes)}
+    numbers = {name: number for number, name in enumerate(classes)}
+    unknown = {name: count for name, count in present.items() if name not in numbers}
     if unknown and (not skip_unknown or len(unknown) == len(present)):
         raise InputError(_unknown(unknown, present, classes))
-    numbers = {name: number for number, name in enumerate(classes)}
     lookup = torch.tensor([numbers.get(name, -1) for name in labelled.classes])
     labels = lookup[labelled.images.labels]
     index = torch.nonzero(labels >= 0).flatten()
     places = index.tolist()
-    images = Images(labelled.images.pixels, labels) if len(index) == len(labels) else None
+    whole = Images(labelled.images.pixels, labels)
     return Sample(
         labelled.name,
         part,
-        images or Images(labelled.images.pixels[index], labels[index]),
+        whole[index] if unknown else whole,  # indexing would copy all pixels
         lambda i: labelled.where(places[i]),
         (*labelled.origin, *_left_out(unknown), *_missing(present, classes)),
     )
