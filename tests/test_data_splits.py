@@ -231,6 +231,18 @@ def test_empty_shards_and_damaged_files(tmp_path: Path) -> None:
     assert "train-2.parquet" in refused(tmp_path)
 
 
+def test_files_that_are_not_here_are_named(tmp_path: Path) -> None:
+    parquet(tmp_path, "train-00000-of-00003", train=True)
+    parquet(tmp_path, "test-00000-of-00001", train=False)
+    (tmp_path / "README.md").write_text("a card")
+    said = "\n".join(load(Data(str(tmp_path))).origin)
+    assert "files of train: 1 of 3 are here" in said
+    assert "files of test" not in said
+    assert "passed over, no pictures: 1 ('.md' 1)" in said
+    (tmp_path / "train-00001-of-00003.parquet").write_text("version https://git-lfs\n")
+    assert "git lfs pull" in refused(tmp_path)
+
+
 class TestFolders:
     @pytest.mark.parametrize(
         "above", ["seg_train/seg_train", "train/images", "training_set/train", "dataset/dataset/train"]
@@ -314,6 +326,32 @@ class TestFolders:
         (tmp_path / "ant/0.png").rename(tmp_path / "ant/0")
         splits = load(Data(str(tmp_path)))
         assert len(splits.train) + len(splits.test) == 8
+
+    @pytest.mark.parametrize(
+        ("file", "head", "is_image"),
+        [
+            ("x.dng", b"II*\0" + bytes(20), True),
+            ("x.psd", b"8BPS" + bytes(20), True),
+            ("x.dcm", bytes(128) + b"DICM", True),
+            ("x.heic", b"", True),
+            ("x", b"\0\0\0\x18ftypheic" + bytes(20), True),
+            ("x.mp4", b"\0\0\0\x18ftypisom" + bytes(20), False),
+            ("x.pdf", b"%PDF-1.7", False),
+            ("x.txt", b"BMW and others", False),
+            ("x.csv", b"P1,P2,P3", False),
+            ("x.md", b"", False),
+        ],
+    )
+    def test_pictures_of_other_kinds_are_no_other_files(
+        self, file: str, head: bytes, is_image: bool, tmp_path: Path
+    ) -> None:
+        """What is a picture and cannot be read is refused by name; other files are passed over."""
+        folders(tmp_path, "ant", "bee")
+        (tmp_path / "ant" / file).write_bytes(head)
+        if is_image:
+            assert "1 of 9 images are unusable" in refused(tmp_path)
+        else:
+            assert "passed over, no pictures: 1" in load(Data(str(tmp_path))).origin[-1]
 
     def test_empty_class_folders_are_no_empty_split(self, tmp_path: Path) -> None:
         images(tmp_path, "train", train=True)

@@ -31,7 +31,8 @@ def folder(root: Folder, data: Data) -> Layout:
     read_from = (f"read from {quoted(top.path)}",) if top is not root else ()
     beside = _pictures_beside(top) if folders else ()
     name = root.path.resolve().name or "images"
-    return Layout(name, quoted(root.path), splits, (*read_from, *passed_over(root, ANNOTATIONS), *beside))
+    others = passed_over(root, lambda path: path.name == ANNOTATIONS)
+    return Layout(name, quoted(root.path), splits, (*read_from, *others, *beside))
 
 
 def _unwrapped(at: Folder, *, split: bool = False) -> Folder:

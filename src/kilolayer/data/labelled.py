@@ -18,7 +18,7 @@ from kilolayer.data.inspecting import Found, Seen, glance, inspect
 from kilolayer.data.memory import require_memory
 from kilolayer.data.pictures import Form, Header, Pictures, Unreadable, decode, refuse, unusable
 from kilolayer.data.randomness import shuffled
-from kilolayer.data.splits import Layout, Split, assign
+from kilolayer.data.splits import Assignment, Layout, Split, assign
 from kilolayer.data.wording import listed, quoted
 from kilolayer.errors import InputError
 
@@ -33,22 +33,13 @@ def source(layout: Layout, data: Data) -> Source:
     Those are decoded before the training begins anyway. Raises InputError.
     """
     assigned = assign(layout, data)
-    _check_folders(assigned.used, skip_damaged=data.skip_damaged)
     kept = sum(split.size for split in assigned.used)
     require_memory(kept, f"the encoded images of {layout.path}")
     lots = {part: read(splits) for part, splits in assigned.parts().items()}
     every = [lot for some in lots.values() for lot in some]
     classes = class_names(every)
     parts = {part: replace(joined(some, classes), appearance=data.appearance) for part, some in lots.items()}
-    _check_classes(layout.name, classes, parts)
-    skipped = tuple(f"{path} (no file)" for split in assigned.used for path in split.no_files)
-    # What is to be left out must be known before the images are numbered and the test set is drawn.
-    if data.skip_damaged:
-        parts, damaged = _without_damaged(parts)
-        skipped += damaged
-    if not assigned.test:
-        parts |= _with_fifth(parts["train"], classes, data.split_seed)
-    _check_classes(layout.name, classes, parts)
+    parts, skipped = _usable(layout.name, classes, parts, assigned, data)
     seen = _seen(parts)
     headers = {one.header for some in seen.values() for one in some}
     form = _form(headers, data.image_size)
@@ -66,18 +57,35 @@ def source(layout: Layout, data: Data) -> Source:
         return decode(parts[part], form, f"reading the {TITLES[part]} images")
 
     return Source(
-        _title(layout.name, classes, headers, (len(parts["train"]), len(parts["test"]))),
-        classes,
-        len(parts["train"]),
-        read_train,
-        partial(read_part, "test"),
-        skipped,
-        looks.sentences if data.appearance == "shown" else lambda: AS_STORED,
-        (*assigned.lines(len(parts["test"])), *remarks(every), *layout.notes),
-        partial(read_part, "validation") if assigned.validation else None,
-        assigned.offered,
-        lambda part, i: parts[part].where(i),
+        name=_title(layout.name, classes, headers, (len(parts["train"]), len(parts["test"]))),
+        classes=classes,
+        count=len(parts["train"]),
+        read_train=read_train,
+        read_test=partial(read_part, "test"),
+        skipped=skipped,
+        looks=looks.sentences if data.appearance == "shown" else lambda: AS_STORED,
+        origin=(*assigned.lines(len(parts["test"])), *remarks(every), *layout.notes),
+        read_validation=partial(read_part, "validation") if assigned.validation else None,
+        offered=assigned.offered,
+        where=lambda part, i: parts[part].where(i),
     )
+
+
+def _usable(
+    name: str, classes: tuple[str, ...], parts: dict[str, Pictures], assigned: Assignment, data: Data
+) -> tuple[dict[str, Pictures], tuple[str, ...]]:
+    """The parts without what is to be left out, a test set among them; and what is left out, in words."""
+    _check_folders(assigned.used, skip_damaged=data.skip_damaged)
+    _check_classes(name, classes, parts)
+    skipped = tuple(f"{path} (no file)" for split in assigned.used for path in split.no_files)
+    # What is to be left out must be known before the images are numbered and the test set is drawn.
+    if data.skip_damaged:
+        parts, damaged = _without_damaged(parts)
+        skipped += damaged
+    if not assigned.test:
+        parts = parts | _with_fifth(parts["train"], classes, data.split_seed)
+    _check_classes(name, classes, parts)
+    return parts, skipped
 
 
 def read(splits: Sequence[Split]) -> list[NamedPictures]:

@@ -22,7 +22,7 @@ from kilolayer.data.labelled import source
 from kilolayer.data.memory import require_memory
 from kilolayer.data.parquet import holds_images, is_parquet, parquet, parquet_files
 from kilolayer.data.randomness import shuffled
-from kilolayer.data.scanning import scan
+from kilolayer.data.scanning import passed_over, scan
 from kilolayer.data.splits import Layout
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
@@ -108,7 +108,7 @@ def layout(data: Data) -> Layout:
             f"{quoted(path)}: holds {len(tables):,} parquet files and {scanned.count:,} pictures; "
             f"name the folder of one of them, or a parquet file, as {quoted(tables[0])}"
         )
-    return parquet(path, tables, data)
+    return replace(parquet(path, tables, data), notes=passed_over(scanned, is_parquet))
 
 
 def refuse_choices(data: Data) -> None:

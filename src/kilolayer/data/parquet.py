@@ -22,6 +22,9 @@ _SHARD = re.compile(r"(^part[-_.]?\d.*|(?:^|[-_. ]+)\d+)?(?:[-_. ]of[-_. ]\d+)?(
 """What numbers a file among others of its split: -00000-of-00002, _3, 0000, and the hash that hubs add."""
 
 
+_TOTAL = re.compile(r"[-_. ]of[-_. ](\d+)")
+
+
 def is_parquet(path: Path) -> bool:
     return path.suffix.casefold() == ENDING
 
@@ -104,7 +107,16 @@ def _split(name: str, purposes: frozenset[Role], paths: Sequence[Path], data: Da
         tuple(partial(_read, table) for table in tables if not isinstance(table, Table) or table.count),
         size=sum(table.size for table in sound),
         damaged=len(sound) < len(tables),
+        notes=_missing_shards(name, paths),
     )
+
+
+def _missing_shards(name: str, paths: Sequence[Path]) -> tuple[str, ...]:
+    """Says so where names such as train-00000-of-00003 tell of more files than there are."""
+    totals = [int(found.group(1)) for path in paths if (found := _TOTAL.search(path.stem))]
+    if not totals or len(paths) >= max(totals):
+        return ()
+    return (f"files of {name}: {len(paths):,} of {max(totals):,} are here, by the numbers in their names",)
 
 
 def _table(path: Path, data: Data) -> Table | InputError:

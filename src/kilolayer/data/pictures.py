@@ -25,7 +25,7 @@ from kilolayer.data.appearance import Looks, Refused, check, is_grey, shown
 from kilolayer.data.describe import Appearance
 from kilolayer.data.images import Images
 from kilolayer.data.progress import follow
-from kilolayer.data.signatures import is_canon_raw, name_of
+from kilolayer.data.signatures import HEAD, is_canon_raw, name_of
 from kilolayer.data.wording import brief, listed
 from kilolayer.errors import InputError
 
@@ -36,7 +36,6 @@ MOST_PIXELS = 50_000_000
 LARGE = 10_000_000
 _ONE_LARGE = Lock()  # so many threads, each with a picture of 50 million pixels, would fill the memory
 CHUNK = 64
-HEAD = 1024  # bytes that tell what a file is
 T = TypeVar("T")
 
 

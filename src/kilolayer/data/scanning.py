@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from kilolayer.data.signatures import HEAD, is_picture
 from kilolayer.data.wording import brief, listed, quoted
 from kilolayer.errors import InputError
 
@@ -25,7 +26,6 @@ LITTER = frozenset({
     "thumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__", "$recycle.bin", "#recycle", "lost+found",
 })  # fmt: skip
 """What systems leave behind, beside hidden files (.DS_Store, ._x.jpg, .ipynb_checkpoints)."""
-MARKS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ")
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def scan(root: Path) -> Folder:
     return _folder(root, ())
 
 
-def passed_over(folder: Folder, used: str) -> tuple[str, ...]:
-    """How many files are no pictures and are not `used`, and how many entries systems left behind."""
-    others = [path for each in folder.walk() for path in each.others if path.name != used]
+def passed_over(folder: Folder, used: Callable[[Path], bool]) -> tuple[str, ...]:
+    """How many files are no pictures and not `used`, and how many entries systems left behind."""
+    others = [path for each in folder.walk() for path in each.others if not used(path)]
     litter = [path for each in folder.walk() for path in each.litter]
     return (
         *_counted(others, "no pictures"),
@@ -126,10 +126,6 @@ def _kind(entry: os.DirEntry[str]) -> str:
 def _begins_as_picture(path: str) -> bool:
     try:
         with open(path, "rb") as file:
-            head = file.read(16)
+            return is_picture(file.read(HEAD))
     except OSError:
         return True  # whoever decodes it says why it cannot be read
-    webp, bmp = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[:2] == b"BM" and head[6:10] == bytes(4)
-    netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and head[3:4].isdigit()
-    heif = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1")
-    return head.startswith(MARKS) or webp or bmp or netpbm or heif

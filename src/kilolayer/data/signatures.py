@@ -5,7 +5,9 @@ A file's name can lie: phones and web sites store HEIC, AVIF or a page of HTML a
 
 from __future__ import annotations
 
+HEAD = 1024  # bytes that tell what a file is
 CONVERT = "convert it to JPEG or PNG"
+CONVERT_DEEP = "convert it to 8- or 16-bit PNG"
 AGAIN = "get it again"
 
 # (offset, bytes there, what the file is, what to do)
@@ -29,10 +31,10 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"IIRS", "a camera's raw file", CONVERT),
     (0, b"MMOR", "a camera's raw file", CONVERT),
     (0, b"FOVb", "a camera's raw file", CONVERT),
-    (0, b"v/1\x01", "an OpenEXR picture", "convert it to 8- or 16-bit PNG"),
-    (0, b"#?RADIANCE", "a Radiance HDR picture", "convert it to 8- or 16-bit PNG"),
-    (0, b"SIMPLE  =", "a FITS file", "convert it to 8- or 16-bit PNG"),
-    (128, b"DICM", "a DICOM file", "convert it to 8- or 16-bit PNG"),
+    (0, b"v/1\x01", "an OpenEXR picture", CONVERT_DEEP),
+    (0, b"#?RADIANCE", "a Radiance HDR picture", CONVERT_DEEP),
+    (0, b"SIMPLE  =", "a FITS file", CONVERT_DEEP),
+    (128, b"DICM", "a DICOM file", CONVERT_DEEP),
     (0, b"\x93NUMPY", "a NumPy array", "store it as 8- or 16-bit PNG"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", "store its pictures as files"),
     (0, b"DDS ", "a DDS texture", CONVERT),
@@ -66,6 +68,15 @@ def is_canon_raw(head: bytes) -> bool:
     return head[:4] in TIFF and head[8:10] == b"CR"
 
 
+def is_picture(head: bytes) -> bool:
+    """Whether a file with these first bytes is a picture, be it one that must be converted first."""
+    bmp = head[:2] == b"BM" and head[6:10] == bytes(4)
+    netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and head[3:4].isdigit()
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    usual = head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", *TIFF))
+    return bmp or netpbm or webp or usual or _kind(head)[1] in (CONVERT, CONVERT_DEEP)
+
+
 def name_of(head: bytes) -> str:
     """What a file with these first bytes is and what to do with it; "not an image" where nothing tells."""
     kind, advice = _kind(head)
@@ -80,7 +91,7 @@ def _kind(head: bytes) -> tuple[str, str]:
     if head[:4] in TIFF:
         if is_canon_raw(head):
             return "a camera's raw file", CONVERT
-        return "a TIFF picture of a rare kind, or a damaged one", "convert it to 8- or 16-bit PNG"
+        return "a TIFF picture of a rare kind, or a damaged one", CONVERT_DEEP
     for offset, mark, kind, advice in SIGNATURES:
         if head.startswith(mark, offset):
             return kind, advice

@@ -18,6 +18,8 @@ IMAGE = (("image", "img"), ("jpg", "jpeg", "png", "webp"), ("picture", "photo", 
 LABEL = (("label", "labels"), ("fine_label",), ("class", "target", "category", "cls", "class_label"))
 """Names of columns, the more usual first; two of one row in one file are ambiguous."""
 FITTING = {"image": "encoded bytes (JPEG, PNG …), or structs of them", "label": "whole numbers or text"}
+POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS has not fetched."""
 MOST_DICTIONARY = 2**30
 """Bytes of a row group up to which its images are read as a dictionary; pyarrow's ends at 2 GB."""
 UNLABELLED = -1
@@ -201,6 +203,9 @@ class Table:
 
 def _end(path: Path) -> tuple[Any, Any]:
     """The schema and the metadata; the file is closed again, since there may be thousands."""
+    with path.open("rb") as start:
+        if start.read(len(POINTER)) == POINTER:
+            raise InputError(f"{quoted(path)}: only a pointer to a file; fetch it with: git lfs pull")
     with arrow().parquet.ParquetFile(path) as file:
         return file.schema_arrow, file.metadata
 
