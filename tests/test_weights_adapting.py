@@ -211,6 +211,27 @@ def test_statistics_that_divide_by_nothing_are_refused(scale: float, tmp_path: P
         begun_from(path)
 
 
+@pytest.mark.parametrize(
+    ("mean", "scale"),
+    [
+        ((), (1, 1, 1)),
+        ((1,), (1, 1, 1)),
+        ((2, 1, 1), (1, 1, 1)),
+        ((1, 1, 1), (3, 1, 1)),
+        ((1, 1, 1), (0,)),
+        ((1, 4, 8), (1, 1, 1)),
+    ],
+)
+def test_statistics_of_other_images_are_refused(
+    mean: tuple[int, ...], scale: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "w.safetensors"
+    bad = Statistics(torch.ones(mean), torch.ones(scale))
+    write_weights(path, network(), build(network()).state_dict(), DIGITS, bad)
+    with pytest.raises(InputError, match=r"not those of images of 1 channels"):
+        begun_from(path)
+
+
 @pytest.mark.parametrize("at", [0, 2, 6])
 def test_a_stopped_run_goes_on_with_the_files_normalisation_after_the_file_is_gone(
     at: int, tmp_path: Path

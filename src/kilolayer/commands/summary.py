@@ -42,7 +42,8 @@ def _beginning(experiment: Experiment) -> dict[str, str]:
     """The weights that a run begins from, and how its trunk learns."""
     rate = experiment.recipe.trunk_rate
     trunk = "frozen, only the classifier learns" if rate == 0 else f"{rate:g} of the learning rate"
-    begins = {"begins from": experiment.init.path} if experiment.init else {}
+    size, init = experiment.network.image_size, experiment.init
+    begins = {"begins from": f"{init.path}, on images of {size} pixels"} if init else {}
     return begins | ({"trunk": trunk} if rate != 1 else {})
 
 

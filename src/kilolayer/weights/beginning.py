@@ -95,11 +95,19 @@ def _fitted(
 def _statistics(training: Training, described: Weights) -> Statistics:
     """Those that normalise the input as the file's network saw it, which its trunk was trained on."""
     splits = training.splits
-    given = adapt_statistics(described.statistics, in_chans=splits.in_chans, side=splits.image_size)
-    finite = all(bool(figure.isfinite().all()) for figure in given.tensors().values())
-    if not finite or given.scale.min() <= 0:
+    _check_statistics(described)
+    return adapt_statistics(described.statistics, in_chans=splits.in_chans, side=splits.image_size)
+
+
+def _check_statistics(described: Weights) -> None:
+    mean, scale = described.statistics.mean, described.statistics.scale
+    channels = described.model.description.in_chans
+    numbers = all(one.is_floating_point() and bool(one.isfinite().all()) for one in (mean, scale))
+    if not numbers or not bool((scale > 0).all()):
         raise InputError("its input.mean and input.scale are not finite numbers, scale above 0")
-    return given
+    square = mean.ndim == 3 and mean.shape == (channels, mean.shape[2], mean.shape[2])
+    if not square or tuple(scale.shape) not in {(1, 1, 1), (channels, 1, 1)}:
+        raise InputError(f"its input.mean and input.scale are not those of images of {channels} channels")
 
 
 def _other_units(given: Network, wanted: Network) -> tuple[str, ...]:
