@@ -19,8 +19,8 @@ from PIL import Image
 from kilolayer.__main__ import main
 from kilolayer.commands import evaluation_page
 from kilolayer.commands.measurement import Measurement
-from kilolayer.commands.sample import Sample
-from kilolayer.data import Images, Statistics
+from kilolayer.commands.sample import Sample, lies_within
+from kilolayer.data import Data, Images, Statistics
 from kilolayer.networks import build
 from kilolayer.report.page import render
 from kilolayer.runs import write_weights
@@ -290,6 +290,15 @@ def test_a_run_s_own_data_are_its_test_set(
     figures = json.loads(capsys.readouterr().out)
     assert (figures["part"], figures["images"]) == ("test", 6)
     assert figures["error"] == json.loads((own_run / "result.json").read_text())["test_error"]
+
+
+@pytest.mark.parametrize(
+    ("place", "within"), [("own/test", True), ("link/test", True), ("own", False), ("owner", False)]
+)
+def test_a_folder_within_the_run_s_own_data(place: str, within: bool, tmp_path: Path) -> None:
+    (tmp_path / "own/test").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("own")
+    assert lies_within(str(tmp_path / place), Data(str(tmp_path / "own"))) is within
 
 
 def test_data_that_are_gone(own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

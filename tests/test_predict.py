@@ -216,6 +216,15 @@ def test_a_bare_option_takes_no_image(words: str, csv_file: str | None, images: 
     assert (options.csv, options.images) == (csv_file, images)
 
 
+def test_size_and_appearance_can_be_chosen(predicted: Predicted) -> None:
+    own = predicted("photos/a.png", "--json")[1]
+    assert predicted("photos/a.png", "--json", "--image-size", "8", "--appearance", "stored")[1] == own
+    assert predicted("photos/a.png", "--json", "--image-size", "12")[1] != own
+    for size, said in (("1", "too small"), ("0", "--image-size is 0"), ("5000", "--image-size is 5000")):
+        status, _, err = predicted("photos/a.png", "--image-size", size)
+        assert (status, said in err) == (2, True)
+
+
 # Weights that say nothing of themselves.
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kilolayer.commands.foreign_weights import foreign_network, named, statistics
-from kilolayer.commands.sample import Sample, is_place, new_images, own_images, sample
+from kilolayer.commands.sample import Sample, is_place, lies_within, new_images, own_images, sample
 from kilolayer.commands.trained import Trained, trained
 from kilolayer.data import Data, Images, load_labelled, measure
 from kilolayer.data.describe import BUILT_IN
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kilolayer.commands.evaluate import Evaluate
 
 UNKNOWN_TRAINING = "a weights file does not say what it was trained on: images of that would count here too"
+WITHIN_OWN = "these lie within the data of the run: images that it was trained on may count here too"
 
 
 def network_and_sample(options: Evaluate) -> tuple[Trained, Sample]:
@@ -55,6 +56,8 @@ def _sample(options: Evaluate, network: Trained) -> Sample:
         labelled, part = new_images(_data(options, size, own), options.part, grey)
         if own is None and part == "all":
             labelled = replace(labelled, origin=(*labelled.origin, UNKNOWN_TRAINING))
+        if own is not None and lies_within(str(options.data), own):
+            labelled = replace(labelled, origin=(*labelled.origin, WITHIN_OWN))
     return sample(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kilolayer.commands.sample import Sample
-from kilolayer.commands.trained import Trained
+from kilolayer.commands.trained import Trained, check_images
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
 from kilolayer.training import Evaluation, Place, choose_device, choose_precision, evaluate
@@ -104,7 +104,7 @@ def measure(
     """Measures `network`. Raises `InputError` where its output is not finite."""
     place = Place(choose_device(device))
     own, weights = network.experiment, network.weights
-    _check_images(network, *sample.images.pixels.shape[1:3])
+    check_images(weights, *sample.images.pixels.shape[1:3])
     rows: list[tuple[Tensor, Tensor]] = []
 
     def observe(logits: Tensor) -> None:
@@ -134,20 +134,3 @@ def _precision(network: Trained, asked: str, place: Place) -> Precision:
     if asked == "auto":
         return network.experiment.precision if network.experiment else "fp32"
     return choose_precision(asked, place.device)
-
-
-def _check_images(network: Trained, channels: int, side: int) -> None:
-    mean, description = network.weights.statistics.mean, network.weights.model.description
-    if channels != description.in_chans:
-        raise InputError(
-            f"the network reads images of {description.in_chans} channels, these have {channels}"
-        )
-    if mean.shape[-1] not in (1, side):
-        raise InputError(
-            f"{network.name} subtracts a mean image of {mean.shape[-1]} pixels a side, and the images have "
-            f"{side}; leave out --image-size"
-        )
-    if side < description.total_stride:
-        raise InputError(
-            f"images of {side} pixels are too small for a network that divides by {description.total_stride}"
-        )

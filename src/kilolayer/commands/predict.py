@@ -7,18 +7,30 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes
 
-from kilolayer.commands.flags import Device, Files, OptionalCsv, Switch, Trained, Whole
+from kilolayer.commands.flags import (
+    SAID,
+    Device,
+    Files,
+    OptionalCsv,
+    OptionalWhole,
+    Switch,
+    Trained,
+    Whole,
+    choice,
+)
 from kilolayer.commands.foreign_options import NO_FOREIGN, ForeignOptions
+from kilolayer.data.describe import Appearance
 from kilolayer.errors import InputError
 
 if TYPE_CHECKING:
     from kilolayer.commands.prediction import Prediction
-    from kilolayer.data.describe import Appearance
     from kilolayer.runs import Weights
+
+MOST_PIXELS = 4096
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,11 @@ class Predict:
     to a file whose name ends in .csv."""
     json: Switch = False
     """Print JSON."""
+    image_size: OptionalWhole = None
+    """Resize to this many pixels a side; otherwise the network's own size."""
+    appearance: Annotated[Appearance | None, choice("shown", "stored"), SAID] = None
+    """Pictures as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
+    shown for a weights file."""
     foreign: OmitArgPrefixes[ForeignOptions] = NO_FOREIGN
     device: Device = "auto"
     """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
@@ -51,17 +68,18 @@ class Predict:
 def predict(options: Predict) -> int:
     """Classifies, writes, and returns 1 where a file could not be read."""
     from kilolayer.commands.picture_files import picture_files
-    from kilolayer.commands.prediction import predictions
+    from kilolayer.commands.prediction import input_form, predictions
     from kilolayer.data.progress import follow
 
     _check(options)
     weights, appearance = _trained(options)
+    form = input_form(weights, options.image_size)
     write = _writer(options, len(weights.classes))
     files = picture_files(options.images)
     missed = _Missed()
     # Lines on a terminal show how far it is by themselves.
     title = "" if sys.stdout.isatty() and options.csv in (None, "-") else "predicting"
-    answers = predictions(weights, files, options.top, appearance, options.device)
+    answers = predictions(weights, files, form, options.top, options.appearance or appearance, options.device)
     write(missed.recorded(follow(((1, one) for one in answers), len(files), title)))
     missed.print_summary(len(files))
     return 1 if missed.unreadable else 0
@@ -74,6 +92,10 @@ def _check(options: Predict) -> None:
         raise InputError("no image given: kilolayer predict RUN_OR_WEIGHTS IMAGE...")
     if options.top < 1:
         raise InputError(f"--top is {options.top}; allowed: a whole number from 1")
+    if options.image_size is not None and not 1 <= options.image_size <= MOST_PIXELS:
+        raise InputError(
+            f"--image-size is {options.image_size}; allowed: a whole number from 1 to {MOST_PIXELS:,}"
+        )
     if options.csv is not None and options.json:
         raise InputError("--csv and --json exclude each other; give one of them")
     if options.csv is not None:

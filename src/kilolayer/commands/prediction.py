@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kilolayer.commands.picture_files import PictureFile
+from kilolayer.commands.trained import check_images
 from kilolayer.data.describe import Appearance
 from kilolayer.data.pictures import Form, Pictures, Unreadable, decode_readable
 from kilolayer.data.wording import quoted
@@ -36,12 +37,13 @@ class Prediction:
 def predictions(
     weights: Weights,
     files: Sequence[PictureFile],
+    form: Form,
     top: int,
     appearance: Appearance = "shown",
     device: str = "auto",
 ) -> Iterator[Prediction]:
     """One for each file, in their order. Raises `InputError` where the network's output is not finite."""
-    classifier, form = Classifier(weights, device), input_form(weights)
+    classifier = Classifier(weights, device)
     for start in range(0, len(files), DECODED):
         some = files[start : start + DECODED]
         images, outcomes = decode_readable(_pictures(some, appearance), form, "")
@@ -81,12 +83,14 @@ class Classifier:
         ]
 
 
-def input_form(weights: Weights) -> Form:
+def input_form(weights: Weights, image_size: int | None = None) -> Form:
     """The images as the network was trained to see them: its size, its channels. Raises `InputError`."""
     description = weights.model.description
     if description.in_chans not in (1, 3):
         raise InputError(f"the network reads {description.in_chans} channels, which no image file has")
-    return Form(description.image_size, grey=description.in_chans == 1)
+    form = Form(image_size or description.image_size, grey=description.in_chans == 1)
+    check_images(weights, form.channels, form.side)
+    return form
 
 
 def _pictures(files: Sequence[PictureFile], appearance: Appearance) -> Pictures:

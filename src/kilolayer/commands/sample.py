@@ -40,6 +40,11 @@ def is_place(source: str, data: Data) -> bool:
     return _place(source) == _place(data.source)
 
 
+def lies_within(source: str, data: Data) -> bool:
+    """Whether `source` is a file or folder in the folder of these data."""
+    return _place(source).startswith(os.path.join(_place(data.source), ""))
+
+
 def _place(source: str) -> str:
     return source if source in BUILT_IN else os.path.realpath(expand(source))
 

@@ -31,3 +31,20 @@ def trained(path: str) -> Trained:
     if not Path(path).exists():
         raise InputError(f"no run and no weights file at {path}")
     return Trained(path, read_weights(Path(path)))
+
+
+def check_images(weights: Weights, channels: int, side: int) -> None:
+    """Raises `InputError` where the network cannot read images of so many channels and pixels a side."""
+    mean, description = weights.statistics.mean, weights.model.description
+    if channels != description.in_chans:
+        needed = description.in_chans
+        raise InputError(f"the network reads images of {needed} channels, these have {channels}")
+    if mean.shape[-1] not in (1, side):
+        raise InputError(
+            f"the network subtracts a mean image of {mean.shape[-1]} pixels a side, and the images have "
+            f"{side}; leave out --image-size"
+        )
+    if side < description.total_stride:
+        raise InputError(
+            f"images of {side} pixels are too small for a network that divides by {description.total_stride}"
+        )
