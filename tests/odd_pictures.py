@@ -292,6 +292,11 @@ def _keys(looks: frozenset[str]) -> Iterator[tuple[str, Case]]:
     yield "png 16-bit with a transparent grey", Case(raw, right, looks | {"deep"})
     raw = png(TWO_BITS, 2, 0, key(1))
     yield "png 2-bit with a transparent grey", Case(raw, white_where(GREY >> 6 == 1, (GREY >> 6) * 85), looks)
+    four = np.packbits(bits_of(GREY >> 4, 4).reshape(SIDE, -1), axis=1).tobytes()
+    right = white_where(GREY >> 4 == 5, (GREY >> 4) * 17)
+    yield "png 4-bit with a transparent grey", Case(png(four, 4, 0, key(5)), right, looks)
+    raw = saved(grey(), "GIF", transparency=int(at[0]), optimize=False)
+    yield "gif with a transparent grey", Case(raw, white_where(at[0] == GREY, GREY), looks)
     raw = png(np.packbits(GREY > 127, axis=1).tobytes(), 1, 0, key(0))
     yield "png 1-bit with transparent black", Case(raw, np.full_like(GREY, 255), looks)
 
@@ -340,6 +345,11 @@ def several() -> Iterator[tuple[str, Case]]:
     image.putpalette(bytes(range(256)) * 3)
     raw = saved(image, "GIF", save_all=True, append_images=[second.quantize()], optimize=False)
     yield "gif of two", Case(raw, np.asarray(image.convert("RGB")), looks)
+    for whole in (False, True):
+        further = [with_alpha(rgb(SCENE[::-1]))]
+        raw = saved(with_alpha(rgb()), "PNG", save_all=True, append_images=further, default_image=whole)
+        name = f"png of two, transparent{', its first apart' * whole}"
+        yield name, Case(raw, over_white(SCENE, ALPHA), looks | {"transparent"}, 1)
     mpo = saved(rgb(), "MPO", save_all=True, append_images=[second], quality=95)
     yield "mpo", Case(mpo, np.asarray(Image.open(io.BytesIO(saved(rgb(), "JPEG", quality=95)))))
 
@@ -384,6 +394,8 @@ def coloured() -> Iterator[tuple[str, Case]]:
 def _inks() -> Iterator[tuple[str, Case]]:
     said, cmyk = frozenset({"cmyk"}), rgb().convert("CMYK")
     yield "tiff cmyk", Case(saved(cmyk, "TIFF"), SCENE, said, 1)
+    deeper = np.asarray(cmyk).astype(np.uint16) * 257
+    yield "tiff 16-bit cmyk", Case(tiff(deeper, 5), SCENE, said | {"deep"}, 1)
     yield "jpeg cmyk", Case(saved(cmyk, "JPEG", quality=100, subsampling=0), SCENE, said, 6)
     ink = np.zeros((SIDE, SIDE, 4), np.uint8) + np.array([255, 200, 90, 0], np.uint8)
     ink[: SIDE // 2, :, 3] = 255
