@@ -128,6 +128,70 @@ def test_a_bn_of_other_arguments_folds_or_stays(arrangement, change, dtype):
     assert (folded - plain).norm() < (1e-5 if dtype is torch.float32 else 0.05) * plain.norm()
 
 
+class DoubledConv(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class DoubledNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Leaky(nn.ReLU):
+    def forward(self, x):
+        return nn.functional.leaky_relu(x, 0.1)
+
+
+def of_class(kind):
+    def change(layer):
+        layer.__class__ = kind
+
+    return change
+
+
+def reflecting(conv):
+    conv.padding_mode, conv._reversed_padding_repeated_twice = "reflect", [1, 1, 1, 1]
+
+
+def same_padding(conv):
+    conv.padding = "same"
+
+
+def with_forward(layer):
+    forward = layer.forward
+    layer.forward = lambda x: 2 * forward(x)
+
+
+OTHERS = {
+    "convolution's class": ("conv2", of_class(DoubledConv)),
+    "BN's class": ("bn1", of_class(DoubledNorm)),
+    "ReLU's class": ("relu1", of_class(Leaky)),
+    "reflected border": ("conv2", reflecting),
+    "padding in words": ("conv2", same_padding),
+}
+REPLACED = {"convolution's forward": ("conv2", with_forward), "BN's forward": ("bn1", with_forward)}
+"""Whose closures keep the weights that they had, and so their type."""
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "dtype"),
+    [
+        *((*each, dtype) for each in OTHERS.values() for dtype in (torch.float32, torch.bfloat16)),
+        *((*each, torch.float32) for each in REPLACED.values()),
+    ],
+)
+@pytest.mark.parametrize("arrangement", [ORIGINAL, FULL_PREACT])
+def test_a_layer_that_computes_something_else_stays(arrangement, name, change, dtype):
+    model = settled(f"{'pre-activated' if arrangement is FULL_PREACT else 'original'} basic, 8", 0)
+    model = copy.deepcopy(model)
+    change(model.stage1[1].F.get_submodule(name))
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        plain, folded = model(x), fold(model, dtype)(x.to(dtype)).float()
+    assert (folded - plain).norm() < (1e-5 if dtype is torch.float32 else 0.1) * plain.norm()
+
+
 def test_sync_batch_norm_folds_as_batch_norm_does():
     model = lived(BASIC)
     x = torch.randn(3, 3, 8, 8)

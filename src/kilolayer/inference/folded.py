@@ -9,15 +9,18 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
 from kilolayer.inference.layers import FoldedConv, FoldedNorm
 from kilolayer.kernels import refusal
+from kilolayer.kernels.chain import computes_as
+from kilolayer.kernels.convolution import NativeConv
 from kilolayer.kernels.inference import NativeRun, Step, folded_weights, is_affine, step_of
-from kilolayer.kernels.patches import FoldedStem, pays
+from kilolayer.kernels.patches import FoldedStem, PatchConv, pays
+from kilolayer.kernels.widened import WidenedConv
 from kilolayer.networks import ResidualNetwork
 from kilolayer.units import GatedUnit, ResidualUnit
 from kilolayer.units.modules import Paths
@@ -76,7 +79,8 @@ class FoldedUnit(nn.Module):
         self.p, self.h, self.F, self.f = unit.p, unit.h, unit.F, unit.f
         self.last: FoldedConv | None = None
         *first, last = unit.F
-        if isinstance(last, FoldedConv) and not last.relu:
+        # oneDNN joins no addition to a convolution of each channel by itself, as a BN alone is.
+        if isinstance(last, FoldedConv) and not isinstance(last, FoldedNorm) and not last.relu:
             self.F, self.last = nn.Sequential(*first), last
             if list(map(type, unit.f)) == [nn.ReLU]:
                 last.relu, self.f = True, nn.Sequential()
@@ -102,7 +106,7 @@ def _folded(layers: nn.Sequential, *, native: bool = False) -> nn.Sequential:
     left = list(layers.named_children())
     while left:
         name, layer = left.pop(0)
-        if isinstance(layer, nn.Conv2d):
+        if _is_convolution(layer):
             norm, relu = _next(left, is_affine), _next(left, _is_relu) is not None
             if native and pays(layer):
                 found[name] = FoldedStem(layer, *folded_weights(layer, norm), relu=relu)
@@ -122,5 +126,11 @@ def _next(left: list[tuple[str, nn.Module]], is_kind: Callable[[nn.Module], bool
     return left.pop(0)[1] if left and is_kind(left[0][1]) else None
 
 
+def _is_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is one with zeros around its input, by PyTorch or by our kernels."""
+    known = computes_as(layer, nn.Conv2d, NativeConv, PatchConv, WidenedConv)
+    return known and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
 def _is_relu(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.ReLU)
+    return computes_as(layer, nn.ReLU)

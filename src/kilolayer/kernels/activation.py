@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from kilolayer.kernels import library
 from kilolayer.kernels.calls import applies, batch_of, count_batch, fits, known_sums, norms_of, transformed
-from kilolayer.kernels.chain import LANES
+from kilolayer.kernels.chain import LANES, computes_as
 from kilolayer.kernels.ways import Way
 
 
@@ -43,8 +43,9 @@ def has_activation(sequence: nn.Module) -> bool:
 
 def is_activation(*layers: nn.Module) -> bool:
     match layers:
-        case [nn.BatchNorm2d(num_features=channels) as norm, nn.ReLU()]:
-            return type(norm) is nn.BatchNorm2d and channels % LANES == 0
+        case [nn.BatchNorm2d(num_features=channels) as norm, nn.ReLU() as relu]:
+            own = computes_as(norm, nn.BatchNorm2d) and computes_as(relu, nn.ReLU)
+            return own and channels % LANES == 0
         case _:
             return False
 

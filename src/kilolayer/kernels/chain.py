@@ -203,12 +203,20 @@ def links_of(layers: list[nn.Module]) -> list[Link] | None:
 
 def _refused(chain: Chain) -> str | None:
     """Why kernels do not compute what is a chain by its form."""
-    if any(type(norm) is not BatchNorm2d for norm in chain.norms()):
-        return "its BN is of a class of its own"
+    if not all(computes_as(conv, nn.Conv2d) for conv in chain.convs()):
+        return "its convolution has a forward of its own"
+    if not all(computes_as(norm, BatchNorm2d) for norm in chain.norms()):
+        return "its BN has a forward of its own"
     meet = [parameter.shape for parameter in chain.parameters()] == chain.shapes()
     return no_kernel_for(chain.convs()) or (
         None if meet else "a parameter is missing or does not fit the others"
     )
+
+
+def computes_as(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether `layer` has the forward of one of these classes; that of a class derived from them may do
+    anything, and so may one that was put in its place."""
+    return type(layer).forward in [kind.forward for kind in kinds] and "forward" not in vars(layer)
 
 
 def shape_of(conv: nn.Conv2d) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kilolayer.kernels import library
 from kilolayer.kernels.arithmetic import PRODUCTS, products
 from kilolayer.kernels.calls import batch_of, map_like
-from kilolayer.kernels.chain import Chain, any_chain_of
+from kilolayer.kernels.chain import Chain, any_chain_of, computes_as
 from kilolayer.units.modules import ResidualUnit
 
 
@@ -77,7 +77,7 @@ class NativeRun(nn.Module):
 
 def is_affine(layer: nn.Module) -> bool:
     """Whether `layer` is a BN with running statistics, and so an affine map of each channel at inference."""
-    known = type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    known = computes_as(layer, nn.BatchNorm2d, nn.SyncBatchNorm)
     return known and layer.running_mean is not None and layer.running_var is not None
 
 
