@@ -231,6 +231,16 @@ def test_empty_shards_and_damaged_files(tmp_path: Path) -> None:
     assert "train-2.parquet" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(("column", "values"), [("split", ["train", "test"]), ("Subset", ["TRAIN", "val"])])
+def test_rows_of_several_splits_in_one_file_are_refused(
+    column: str, values: list[str], tmp_path: Path
+) -> None:
+    path = table(tmp_path / "x.parquet", [0, 1] * 4, **{column: values * 4})
+    assert "write a file for each" in refused(path)
+    table(path, [0, 1] * 5, **{column: ["train"] * 10}, set=["a", "b"] * 5)
+    assert len(load(Data(str(path))).train) == 8
+
+
 def test_files_that_are_not_here_are_named(tmp_path: Path) -> None:
     parquet(tmp_path, "train-00000-of-00003", train=True)
     parquet(tmp_path, "test-00000-of-00001", train=False)

@@ -45,17 +45,15 @@ def parquet(root: Path, files: Sequence[Path], data: Data) -> Layout:
     if root.is_file():
         split = _split("all", frozenset(), [root], data, root)
         return Layout(root.resolve().stem, quoted(root), (split,))
-    groups: dict[tuple[str, str], list[Path]] = {}
-    written: dict[tuple[str, str], str] = {}
+    groups: dict[tuple[str, str], tuple[str, list[Path]]] = {}
     for path in files:
         above, name = _group(path.relative_to(root))
-        groups.setdefault((above, name.casefold()), []).append(path)
-        written.setdefault((above, name.casefold()), name)
+        groups.setdefault((above, name.casefold()), (name, []))[1].append(path)
     configurations = sorted({above for above, _ in groups})
     several = len(configurations) > 1
     splits = tuple(
-        _split(f"{group[0]}/{name}" if several and group[0] else name, roles(name), groups[group], data, root)
-        for group, name in written.items()
+        _split(f"{above}/{name}" if several and above else name, roles(name), paths, data, root)
+        for (above, _), (name, paths) in groups.items()
     )
     if several and data.train is None:
         _refuse_configurations(root, configurations, splits)
@@ -119,6 +117,16 @@ def _missing_shards(name: str, paths: Sequence[Path]) -> tuple[str, ...]:
     return (f"files of {name}: {len(paths):,} of {max(totals):,} are here, by the numbers in their names",)
 
 
+def _refuse_splits_of_rows(table: Table) -> None:
+    for column, values in table.splits().items():
+        purposes = {purpose for value in values for purpose in roles(value)}
+        if len(purposes) > 1:
+            rows = f"column {column!r} says that rows are of {listed(sorted(values), 5)}"
+            raise InputError(
+                f"{quoted(table.path)}: {rows}; write a file for each, as train.parquet and test.parquet"
+            )
+
+
 def _table(path: Path, data: Data) -> Table | InputError:
     """A damaged file is named where it is used, and only there."""
     try:
@@ -130,6 +138,7 @@ def _table(path: Path, data: Data) -> Table | InputError:
 def _read(table: Table | InputError) -> NamedPictures:
     if isinstance(table, InputError):
         raise table
+    _refuse_splits_of_rows(table)
     rows = table.read()
     names = rows.names
     if rows.given == "numbers":

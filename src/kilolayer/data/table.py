@@ -18,6 +18,8 @@ IMAGE = (("image", "img"), ("jpg", "jpeg", "png", "webp"), ("picture", "photo", 
 LABEL = (("label", "labels"), ("fine_label",), ("class", "target", "category", "cls", "class_label"))
 """Names of columns, the more usual first; two of one row in one file are ambiguous."""
 FITTING = {"image": "encoded bytes (JPEG, PNG …), or structs of them", "label": "whole numbers or text"}
+SPLIT = ("split", "splits", "subset", "partition", "phase", "set")
+"""Columns that can say which split a row is of."""
 POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS has not fetched."""
 MOST_DICTIONARY = 2**30
@@ -78,6 +80,13 @@ class Table:
         if len(labels) == labels.null_count:
             return "all labels are null" if len(labels) else ""
         return "all labels are −1" if _is_whole(labels.type) and _most(labels) == UNLABELLED else ""
+
+    def splits(self) -> dict[str, tuple[str, ...]]:
+        """The columns that can say which split a row is of, and what stands in them."""
+        names = [
+            field.name for field in self._schema if field.name.casefold() in SPLIT and _is_text(field.type)
+        ]
+        return {name: tuple(map(str, self._column(name).unique().to_pylist())) for name in names}
 
     def read(self) -> Rows:
         """The labels and the images, still encoded."""
