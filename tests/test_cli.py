@@ -13,7 +13,7 @@ from PIL import Image
 
 from kilolayer import __version__
 from kilolayer.__main__ import main
-from kilolayer.cli import COMMANDS, flags, options_type, unboxed
+from kilolayer.cli import COMMANDS, flags, unboxed
 from kilolayer.commands.options import ARRANGEMENT_NAMES, RECIPE_NAMES
 from kilolayer.training import RECIPES
 from kilolayer.units import ARRANGEMENTS
@@ -52,7 +52,7 @@ def test_what_only_tells_does_without_torch(words: list[str]) -> None:
 def test_every_command_explains_all_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
-    for flag in flags(options_type(command)):
+    for flag in flags(command):
         assert flag in shown or flag.startswith("--no-")
 
 
@@ -93,7 +93,7 @@ def test_models_as_json_are_exact(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_models_fits_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("kilolayer.terminal.size_of", lambda stream: (80, 25))
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
     assert "…" not in shown
@@ -126,13 +126,6 @@ def test_recipes_show_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "0.01 up to 400" in shown
     assert "momentum" not in shown
-
-
-def test_completion_names_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", "bash"]) == 0
-    shown = capsys.readouterr().out
-    assert "evaluate" in shown
-    assert "--memory" in shown
 
 
 def test_train_leaves_a_whole_run(run: Path) -> None:

@@ -75,13 +75,13 @@ def test_fingerprint_sees_one_pixel():
 
 
 def test_missing_path_names_what_there_is(tmp_path):
-    message = fails("does not exist", source=str(tmp_path / "no\nwhere"))
+    message = fails("no such file or folder", source=str(tmp_path / "no\nwhere"))
     assert "digits, cifar10, cifar100" in message
 
 
 @pytest.mark.parametrize("source", ["~nobody-of-this-name/x", "x" * 5000, "/proc/1/root/x"])
 def test_odd_paths(source):
-    fails("does not exist", source=source)
+    fails("no such file or folder", source=source)
 
 
 def test_neither_kind_of_file(tmp_path):

@@ -40,8 +40,6 @@ ORDER = (
 # `values` writes descriptions from every folder as JSON and reads them lazily, so it may be imported
 # everywhere and imports what it likes; the package's own front door re-exports lazily as well.
 EXEMPT = ("values", "__init__")
-# A shell's completion is that of the whole command line, which only `cli` knows.
-BACKWARDS = {("commands/completion.py", "cli")}
 
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -71,12 +69,7 @@ def imported(path):
 def test_folders_import_from_the_left_only(path):
     assert home(path) in ORDER, f"{home(path)} has no place in the order"
     allowed = (*ORDER[: ORDER.index(home(path)) + 1], *EXEMPT, "__version__")
-    name = str(path.relative_to(SOURCE))
-    wrong = [
-        f"line {line}: {folder}"
-        for folder, line in imported(path)
-        if folder not in allowed and (name, folder) not in BACKWARDS
-    ]
+    wrong = [f"line {line}: {folder}" for folder, line in imported(path) if folder not in allowed]
     assert not wrong
 
 

@@ -220,7 +220,7 @@ def test_a_page_has_as_many_networks_as_were_given(names: list[str], moments: in
     assert list(lab.tabulated) == names
     assert lab.iterations == [10 * at for at in range(moments)]
     assert all(set(row.panels) <= set(names) for row in lab.rows)
-    assert all(list(said) == names for said in lab.findings.values())
+    assert {network for said in lab.findings.values() for network in said} == set(names)
 
 
 @pytest.mark.parametrize("moments", [0, 2])
@@ -293,10 +293,3 @@ def test_a_column_without_a_value_is_not_drawn() -> None:
 def test_units_below_the_line_and_names_as_they_are() -> None:
     html = render(Page("t", sections=(Section("s", ("x_l of test_error, run_1 and ∂ε/∂x_L",)),)))
     assert "x<sub>l</sub> of test_error, run_1 and ∂ε/∂x<sub>L</sub>" in html
-
-
-def test_the_page_tells_the_finding_of_the_last_moment() -> None:
-    first, last = (analysed(unit, "gradient")[0].analysis for unit in ("original", "plain"))
-    for order in ((first, 0), (last, 10)), ((last, 10), (first, 0)):
-        lab = gathered([(at, analysis) for analysis, at in order])
-        assert lab.findings == {"Gradient": {"net": last.finding()}}

@@ -232,7 +232,7 @@ def test_baselines() -> None:
 
 
 def test_an_unknown_table_names_the_nearest() -> None:
-    with pytest.raises(InputError, match="nearest: p2-table-1;"):
+    with pytest.raises(InputError, match="nearest: p2-table-1"):
         table("p2-table1")
 
 

@@ -42,7 +42,7 @@ REFUSED = {
     "p2-table-1 --seeds 0": "allowed: a count from 1",
     "p2-table-1 --seeds 1,1": "different seeds",
     "p2-table-1 --seeds few": "allowed: a count from 1",
-    "p2-table-1 --data /nowhere": "does not exist",
+    "p2-table-1 --data /nowhere": "no such file or folder",
     "p2-table-1 --iterations 0": "allowed: a whole number from 1",
     "p2-table-1 --image-size 2": "image size 2",
     "p2-table-1 --depths x": "pairs PAPER=OURS",

@@ -193,7 +193,7 @@ def test_a_torn_file(share: float, good: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"^no file {tmp_path / 'none'}$"):
+    with pytest.raises(InputError, match=f"{tmp_path / 'none'}: no such file"):
         read_weights(tmp_path / "none")
     with pytest.raises(InputError, match=f"^{tmp_path} is no readable safetensors file: "):
         read_weights(tmp_path)

@@ -228,7 +228,7 @@ def test_a_resumed_run_without_a_state_begins_from_them_too(plain: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("train", "--init", "none.pt"), "'none.pt': no such file"),
+        (("train", "--init", "none.pt"), "none.pt: no such file"),
         (("train", "--init", "w.pt", "--model", "preact_resnet56_cifar"), "missing: stage1.3.F"),
         (("train", "--init", "w.pt", "--resume", "run"), "leave out --init"),
         (("evaluate", "w.pt", "--model", "preact_resnet20_cifar"), "add --data"),
@@ -236,7 +236,7 @@ def test_a_resumed_run_without_a_state_begins_from_them_too(plain: Path, tmp_pat
             ("evaluate", "w.pt", "--data", "digits", "--model", "resnet56_cifar"),
             "184 missing: stage1.0.F.bn2",
         ),
-        (("evaluate", "none.pt", "--data", "digits", "--model", "resnet56_cifar"), "'none.pt': no such file"),
+        (("evaluate", "none.pt", "--data", "digits", "--model", "resnet56_cifar"), "none.pt: no such file"),
         (("evaluate", "w.pt", "--data", "digits"), "add --model"),
     ],
 )

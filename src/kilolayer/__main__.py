@@ -114,6 +114,11 @@ def _run(words: list[str]) -> int:
 
         print(f"kilolayer {__version__}")
         return 0
+    if shell := os.environ.get("_KILOLAYER_COMPLETE"):
+        from kilolayer.commands.completing import print_words
+
+        print_words(shell, words)
+        return 0
     from kilolayer.cli import run
 
     return run(words)

@@ -1,6 +1,10 @@
-"""The one exception that is the user's or the machine's fault."""
+"""The one exception that is the user's or the machine's fault, and what it says of a word or a path."""
 
+import os
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -35,3 +39,52 @@ def out_of_memory(error: BaseException) -> InputError | None:
         f"out of memory{f' (asked for {asked[1]})' if asked else ''}; nothing was changed: take a smaller "
         "--batch-size, --grad-checkpointing or --precision bf16, or free memory and go on with --resume"
     )
+
+
+MANY = 12
+"""More allowed words than this are not listed where one of them is near."""
+
+
+def nearest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
+    """What to write in place of `word`: the nearest that is allowed, and what else is."""
+    lower = {name.lower(): name for name in reversed(allowed)}
+    longer = [name for name in lower if word and name.startswith(word.lower())]
+    near = longer or get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
+    every = f"allowed: {', '.join(allowed)}"
+    if not near:
+        return every
+    return f"nearest: {lower[near[0]]}" + (f"; {every}" if len(allowed) <= MANY else "")
+
+
+def no_such_path(path: str | Path) -> InputError:
+    """For a file or folder that is missing, with the nearest that is there."""
+    near = _nearest_path(Path(os.path.expanduser(path)))
+    return InputError(f"{_plain(path)}: no such file or folder{f'; nearest: {_plain(near)}' if near else ''}")
+
+
+def _plain(path: str | Path) -> str:
+    """The path as it is, quoted where a terminal would not show it so."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def is_path(word: str) -> bool:
+    """Whether a word can only mean a file or folder: it has a folder in it, or the ending of a file."""
+    endings = (".py", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json", ".zip", ".tar", ".gz")
+    return os.sep in word or word.startswith((".", "~")) or word.lower().endswith(endings)
+
+
+def _nearest_path(path: Path) -> Path | None:
+    """The path with every part that is missing replaced by the nearest that is there."""
+    there = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        if not os.path.exists(there / part):
+            try:
+                names = os.listdir(there)
+            except OSError:
+                return None
+            near = get_close_matches(part, names, n=1)
+            if not near:
+                return None
+            part = near[0]
+        there /= part
+    return there

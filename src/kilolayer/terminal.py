@@ -30,6 +30,8 @@ NO_WIDTH = 100_000
 """Columns of what is no terminal."""
 USUAL, TALL = 80, 25
 GAP = 2
+FREE = 3
+"""Columns left free behind a line that is redrawn: a full one, and Ctrl-C's echo "^C", begin another."""
 NARROW_TEXT = 16
 """A column of words is made no narrower than this, or than its longest word."""
 LONG_WORD = 40
@@ -66,8 +68,11 @@ def size_of(stream: IO[str]) -> tuple[int, int] | None:
 
 def is_redrawable(stream: IO[str]) -> bool:
     """Whether a line can be written over: on a terminal that is not a dumb one, in a run's first process."""
-    dumb = os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown", "")
-    return stream.isatty() and not dumb and leads()
+    return stream.isatty() and not _is_dumb() and leads()
+
+
+def _is_dumb() -> bool:
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown", "")
 
 
 def is_screen(stream: IO[str]) -> bool:
@@ -84,6 +89,7 @@ class Console(RichConsole):
             stderr=stderr,
             force_terminal=stream.isatty(),  # $FORCE_COLOR makes no terminal of a pipe
             force_jupyter=False,
+            color_system=None if _is_dumb() else "auto",
             highlight=False,
             markup=False,
             emoji=False,
@@ -99,25 +105,28 @@ class Console(RichConsole):
         raise AttributeError("the width is the terminal's")
 
 
-def say(text: str, *, hanging: int = 0, style: str = "", stderr: bool = False) -> None:
+def say(
+    text: str, *, hanging: int = 0, style: str = "", stderr: bool = False, width: int | None = None
+) -> None:
     """Prints lines; a terminal gets them broken between words, what follows a break `hanging` further in.
 
-    A command to be copied, a line that begins with "kilolayer", is left whole.
+    A command to be copied, a line that begins with "kilolayer", is left whole. `width` is another than
+    the terminal's.
     """
     console = Console(stderr=stderr)
     for line in map(printable, text.split("\n")):
-        for part in _broken(line, hanging, console):
+        for part in _broken(line, hanging, width or console.width, console):
             console.print(Text(part, style), soft_wrap=True)
     console.file.flush()
 
 
-def _broken(line: str, hanging: int, console: Console) -> list[str]:
-    if cell_len(line) <= console.width or line[hanging:].lstrip().startswith("kilolayer "):
+def _broken(line: str, hanging: int, width: int, console: Console) -> list[str]:
+    if cell_len(line) <= width or line[hanging:].lstrip().startswith("kilolayer "):
         return [line]
     indent = len(line) - len(line.lstrip()) + hanging
     head, rest = line[:indent], Text(line[indent:], overflow="ignore")
-    parts = [part.plain.rstrip() for part in rest.wrap(console, max(20, console.width - indent))]
-    return [head + parts[0], *(" " * indent + part for part in parts[1:])] if parts else [line]
+    parts = [part.plain.rstrip() for part in rest.wrap(console, max(20, width - indent))]
+    return [head + parts[0], *(" " * indent + part for part in parts[1:])]
 
 
 def say_rows(rows: Mapping[str, str]) -> None:
@@ -242,7 +251,7 @@ def line_that_fits(parts: Sequence[str], share: float, width: int) -> RichTable:
 
     What there is no room for is left out whole.
     """
-    room = width - 1  # a full line moves the cursor on, on some terminals
+    room = width - FREE
     texts: list[str] = []
     for text in filter(None, parts):
         if _sum([*map(cell_len, texts), cell_len(text)]) <= room:
@@ -262,7 +271,7 @@ def line_that_fits(parts: Sequence[str], share: float, width: int) -> RichTable:
 def status() -> Iterator[Callable[[str], None]]:
     """Within, what is said stands on one line of standard error that goes away; nowhere if nobody watches."""
     console = Console(stderr=True)
-    if not is_redrawable(console.file):
+    if _lines or not is_redrawable(console.file):
         yield lambda text: None
         return
     from rich.live import Live
@@ -270,9 +279,13 @@ def status() -> Iterator[Callable[[str], None]]:
     with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False) as live:
 
         def show(text: str) -> None:
-            live.update(Text(middle_cut(text, console.width - 1), no_wrap=True), refresh=True)
+            live.update(Text(middle_cut(text, console.width - FREE), no_wrap=True), refresh=True)
 
         yield show
+
+
+_lines: list[object] = []
+"""The line that is being redrawn: a second one, as of pictures read within training, would write into it."""
 
 
 class ProgressLine(Progress):
@@ -286,9 +299,19 @@ class ProgressLine(Progress):
             # What goes into a file must not be taken from it for the terminal.
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
-            disable=disable,
+            disable=disable or bool(_lines),
         )
         self.task_id = self.add_task("", total=total)
+
+    def start(self) -> None:
+        if not self.disable:
+            _lines.append(self)
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        if self in _lines:
+            _lines.remove(self)
 
     def figures(self, task: Task) -> Sequence[str]:
         """What stands on the line, `BAR` among it, the most important first."""
@@ -313,7 +336,7 @@ class Reading(ProgressLine):
 
     def figures(self, task: Task) -> Sequence[str]:
         left = "" if task.time_remaining is None else f"{clock(task.time_remaining)} left"
-        what = middle_cut(self.what, self.console.width - 1)
+        what = middle_cut(self.what, self.console.width - FREE)
         return [what] if task.total is None else [what, f"{task.percentage:.0f} %", left, BAR]
 
 
@@ -333,7 +356,7 @@ def notebook_line() -> Callable[[RenderableType], None] | None:
     handle = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def write(line: RenderableType) -> None:
-        console = RichConsole(file=io.StringIO(), width=NO_WIDTH, color_system=None)
+        console = RichConsole(file=io.StringIO(), width=NO_WIDTH, color_system=None, force_jupyter=False)
         with console.capture() as captured:
             console.print(line)
         handle.update({"text/plain": captured.get().rstrip()}, raw=True)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hostile import status, tree
 
-from kilolayer.cli import COMMANDS, flags, options_type
+from kilolayer.cli import COMMANDS, flags
 from tiny_runs import Poll, tiny, train
 
 FLAGS, FILES = 500, 500
@@ -96,9 +96,9 @@ def wrong_words(rng: random.Random) -> tuple[Words, str]:
     kind = rng.randrange(8)
     if kind == 0:
         command = rng.choice([name for name in COMMANDS if name not in ("demo", "lens")])
-        known = [flag for flag in flags(options_type(command)) if len(flag) > 5]
+        known = [flag for flag in flags(command) if len(flag) > 5]
         flag = rng.choice(known or ["--help"])
-        while (wrong := "--" + typo(flag[2:], rng)) in (*flags(options_type(command)), "--help"):
+        while (wrong := "--" + typo(flag[2:], rng)) in (*flags(command), "--help"):
             pass
         rest = ["--data", NOWHERE] if command == "train" else []
         return [command, wrong, "1", *rest], wrong.partition("=")[0].replace("_", "-")

@@ -6,10 +6,12 @@ import contextlib
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import pyte
 
 KILOLAYER = (sys.executable, "-m", "kilolayer")
 HEIGHT = 50
+PATIENCE = 150
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,16 @@ def on_terminal(
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(inner)
+    # A program that waits for ever fails its test, and not the suite.
+    alarm = threading.Timer(PATIENCE, child.kill)
+    alarm.start()
     raw = b""
     with contextlib.suppress(OSError):  # a pty without a program is at its end with EIO
         while part := os.read(outer, 65536):
             raw += part
             meanwhile(outer, raw)
     status = child.wait()
+    alarm.cancel()
     os.close(outer)
     return Shown(status, raw, width)
 
@@ -97,3 +104,21 @@ def on_terminal(
 def resize(terminal: int, width: int) -> None:
     """The window is so many columns wide from now on; the program gets SIGWINCH."""
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, width, 0, 0))
+
+
+def at_prompt(
+    program: Sequence[str], typed: str, prompt: str, *, folder: Path, env: Mapping[str, str | None]
+) -> str:
+    """Types into an interactive shell once its prompt is there, and returns all that it then writes.
+
+    The line is given up by Ctrl-C once the shell has been still for a while, and the shell left.
+    """
+    ahead = [typed, "\x03", "exit\n"]
+
+    def answer(terminal: int, raw: bytes) -> None:
+        if len(ahead) == 3 and prompt.encode() not in raw:
+            return
+        if ahead and (len(ahead) == 3 or not select.select([terminal], [], [], 3)[0]):
+            os.write(terminal, ahead.pop(0).encode())
+
+    return on_terminal([], program=program, folder=folder, env=env, meanwhile=answer).raw.decode()

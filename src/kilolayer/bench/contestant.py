@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, no_such_path
 from kilolayer.networks import describe
 from kilolayer.training.budget import CHOICES, budget
 
@@ -101,7 +101,7 @@ def _check_file(name: str, file: str, made_by: str) -> None:
         sources = ", ".join(f"{package}:NAME" for package in PACKAGES)
         raise InputError(f"{name!r} is no contestant; allowed: a network's name, {sources}, FILE.py:CALLABLE")
     if not Path(file).is_file():
-        raise InputError(f"{name!r}: no file {file}")
+        raise no_such_path(file)
     if not made_by.isidentifier():
         raise InputError(f"{name!r}: {made_by!r} is no name of a function; allowed: FILE.py:CALLABLE")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from kilolayer.commands.flags import Device, OptionalFile, OptionalWhole, Switch, Text, Whole
+from kilolayer.commands.flags import Device, OptionalFile, OptionalWhole, Switch, Text, Whole, Wholes
 from kilolayer.commands.stopping import STATUS
 from kilolayer.errors import InputError
 
@@ -44,7 +44,7 @@ class Bench:
     """CPU threads, for all alike."""
     repeats: Whole = 5
     """Turns that count, after two to warm up; medians are told."""
-    depths: tuple[int, ...] = ()
+    depths: Wholes = ()
     """Measure every MODEL at these depths in place of its own, one depth after another."""
     memory: Text = "fastest"
     """How MODELs without @ train: fastest, balanced, smallest, or bytes as 2GB."""

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kilolayer.commands.flags import Whole, Wholes
 from kilolayer.data.describe import Data
 from kilolayer.errors import InputError
 from kilolayer.networks.families import cifar
@@ -32,13 +33,13 @@ class Demo:
     Interrupted, it goes on with the same --out.
     """
 
-    depths: tuple[int, ...] = (20, 56, 110, 218)
+    depths: Wholes = (20, 56, 110, 218)
     """depths to train, each of the form 6n+2"""
-    iterations: int = 176
+    iterations: Whole = 176
     """training iterations of each network, in batches of 64"""
-    seed: int = 0
+    seed: Whole = 0
     """seed of initialisation, order and augmentation"""
-    workers: int = 2
+    workers: Whole = 2
     """networks trained at the same time, each on its share of the cores"""
     out: Path | None = None
     """folder of the runs and the report [default: runs/demo-<random>]"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -10,21 +11,19 @@ from typing import Annotated, Any, Literal, TypeVar
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from kilolayer.errors import nearest
 from kilolayer.folders import expand
 
 T = TypeVar("T")
 
 
-def _option(
-    metavar: str, read: Callable[[str], Any], choices: tuple[str, ...] | None = None
-) -> PrimitiveConstructorSpec[Any]:
+def _option(metavar: str, read: Callable[[str], Any]) -> PrimitiveConstructorSpec[Any]:
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
         instance_from_str=lambda words: read(words[0]),
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value)],
-        choices=choices,
     )
 
 
@@ -33,23 +32,46 @@ def _number(kind: Callable[[str], T], called: str) -> Callable[[str], T]:
         try:
             return kind(text)
         except ValueError:
-            raise ValueError(f"{text!r} is not a {called}") from None
+            point = text.replace(",", ".", 1)
+            hint = f"; with a point: {point}" if "," in text and _is_number(point) else ""
+            raise ValueError(f"{text!r} is not a {called}{hint}") from None
 
     return read
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def choice(*allowed: str) -> PrimitiveConstructorSpec[Any]:
     """One of these words."""
-    return _option("{" + ",".join(allowed) + "}", str, allowed)
+
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"{text!r} is unknown; {nearest(text, allowed)}")
+        return text
+
+    return _option("{" + ",".join(allowed) + "}", read)
 
 
 _WHOLE = _option("N", _number(int, "whole number"))
 _COMPILE = replace(choice("units", "model", "off"), metavar="[{units,model,off}]")
+_WHOLES = replace(
+    _WHOLE,
+    nargs="*",
+    metavar="N...",
+    instance_from_str=lambda words: tuple(_number(int, "whole number")(word) for word in words),
+    str_from_instance=lambda values: [str(value) for value in values],
+)
 _NUMBER = _option("X", _number(float, "number"))
 # For options whose help says in words what happens without them.
 SAID = arg(help_behavior_hint="")
 
 Whole = Annotated[int, _WHOLE]
+Wholes = Annotated[tuple[int, ...], _WHOLES]
 OptionalWhole = Annotated[int | None, _WHOLE, SAID]
 OptionalNumber = Annotated[float | None, _NUMBER, SAID]
 OptionalText = Annotated[str | None, _option("TEXT", str), SAID]

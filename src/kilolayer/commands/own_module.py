@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, no_such_path
 
 
 def is_own(text: str) -> bool:
@@ -28,7 +28,7 @@ def own_module(text: str, seed: int = 0) -> nn.Module:
     file, _, name = text.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise InputError(f"no file {path}")
+        raise no_such_path(path)
     made = getattr(_imported(path), name, None)
     if made is None:
         raise InputError(f"{path} has no {name!r}")

@@ -68,6 +68,8 @@ class Bar(ProgressLine):
         super().__init__(training.experiment.recipe.iterations, disable=disable)
 
     def figures(self, task: Task) -> list[str]:
+        if not self._looked:
+            return ["starting"]
         training, recipe = self.training, self.training.experiment.recipe
         epoch = min(training.epochs, training.epochs_closed + 1)
         speed, left = task.finished_speed or task.speed, task.time_remaining

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, no_such_path
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ def report(options: Report) -> int:
 
     folder = Path(options.folder)
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}; give a sweep's or a run's")
+        if not os.path.exists(folder):
+            raise no_such_path(folder)
+        raise InputError(f"{folder} is a file; give the folder of a sweep, of a run or of runs")
     check_installed()
     if (folder / "sweep.json").exists():
         from kilolayer.commands.reproduction_report import print_findings, write_all

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from kilolayer.analysis.statistics import LEAST_RUNS
-from kilolayer.commands.reproduction_tables import UNITS, named
+from kilolayer.commands.reproduction_tables import named
 from kilolayer.sweep.finding import Finding
 from kilolayer.sweep.findings import TableFindings
 
@@ -34,7 +34,7 @@ def _parts(one: TableFindings) -> Iterator[str]:
         yield _lowest(one, ended)
         yield _gaps(one)
     else:
-        yield _extremes(one, ended)
+        yield f"{len(ended)} of its {len(one.findings)} cells have a figure"
 
 
 def _lowest(one: TableFindings, ended: list[Finding]) -> str:
@@ -45,16 +45,6 @@ def _lowest(one: TableFindings, ended: list[Finding]) -> str:
         return lowest.replace(" of 1 cells", "")
     paper = ended[min(ranks)[1]]
     return lowest + (", as in the paper" if paper is ours else f"; in the paper it is {_name(one, paper)}")
-
-
-def _extremes(one: TableFindings, ended: list[Finding]) -> str:
-    """Of a figure that is no error: where it is smallest and where largest."""
-    least, most = min(ended, key=_median), max(ended, key=_median)
-    what = UNITS.get(least.cell.metric, least.cell.metric)
-    said = f"the {what} is {_median(least):.2f} in {_name(one, least)}"
-    if len(ended) == 1:
-        return f"{said}; no second row was run to compare it with"
-    return f"{said}, the smallest of {len(ended)}, and {_median(most):.2f} in {_name(one, most)}, the largest"
 
 
 def _name(one: TableFindings, finding: Finding) -> str:

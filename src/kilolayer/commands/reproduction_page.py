@@ -81,9 +81,8 @@ def _responses(one: TableFindings) -> Iterator[Figure]:
     for place in range(2 if done else 0):
         charts = [(row, found.charts()[place]) for row, found in done]
         chart = charts[0][1]
-        said = "; ".join(f"{row}: {shown.note}" for row, shown in charts if shown.note)
-        caption = f"{tables.named(one)}: {chart.title}; the smaller, the nearer a unit is to the identity."
-        yield Figure(f"{caption} {said}".strip(), chart_figure(charts), said or chart.title)
+        alt = "; ".join(f"{row}: {shown.note}" for row, shown in charts if shown.note) or chart.title
+        yield Figure(f"{tables.named(one)}: {chart.title}.", chart_figure(charts), alt)
 
 
 def _curve(label: str, trial: Trial) -> Curve:

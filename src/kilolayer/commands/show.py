@@ -24,7 +24,7 @@ class Show:
     """Show a network: sizes, its unit drawn, its stages, and its description."""
 
     name: Name
-    """A network's name; any admissible depth will do."""
+    """A network's name, any admissible depth will do; or a run's folder or weights file, for its network."""
     svg: OptionalFile = None
     """Draw the unit into this SVG file."""
     json: Switch = False
@@ -34,7 +34,7 @@ class Show:
 
 def show(options: Show) -> int:
     """Prints the network, and writes the drawing where one is asked for."""
-    network = described(options.name, options.unit)
+    network = _network(options)
     if options.svg is not None:
         _draw(network, options.name, Path(options.svg))
     if options.json:
@@ -42,6 +42,18 @@ def show(options: Show) -> int:
     else:
         _print(options.name, network)
     return 0
+
+
+def _network(options: Show) -> Network:
+    """The network of that name, or of the run or weights file that lies there."""
+    path = Path(options.name)
+    if not path.is_file() and not (path / "config.json").is_file():
+        return described(options.name, options.unit)
+    if options.unit != UnitOptions():
+        raise InputError(f"{path} has its own units; options that change them are for a network's name")
+    from kilolayer.runs import Run, read_weights
+
+    return Run.open(path).experiment().network if path.is_dir() else read_weights(path).model.description
 
 
 def _print(name: str, network: Network) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kilolayer.errors import InputError
+from kilolayer.errors import no_such_path
 from kilolayer.runs import Run, Weights, read_weights
 from kilolayer.runs.dataset import located, noted_fingerprints
 from kilolayer.training import Experiment
@@ -29,7 +29,7 @@ def trained(path: str) -> Trained:
         experiment = replace(run.experiment(), data=located(run))
         return Trained(path, run.weights(), experiment, noted_fingerprints(run).get("test set"))
     if not Path(path).exists():
-        raise InputError(f"no run and no weights file at {path}")
+        raise no_such_path(path)
     return Trained(path, read_weights(Path(path)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from kilolayer.data.randomness import shuffled
 from kilolayer.data.scanning import passed_over, scan
 from kilolayer.data.splits import Layout
 from kilolayer.data.wording import quoted
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, nearest, no_such_path
 from kilolayer.folders import expand
 
 
@@ -128,7 +129,12 @@ def cifar_at(data: Data) -> tuple[cifar.Layout, Path] | None:
         return _named(data)
     path = Path(expand(data.source))
     if not os.path.isdir(path) and not os.path.isfile(path):
-        raise InputError(f"data: {quoted(path)} does not exist and is none of {', '.join(BUILT_IN)}")
+        near = get_close_matches(data.source, BUILT_IN, n=1)
+        if near:
+            raise InputError(
+                f"data: {quoted(data.source)} is unknown; {nearest(data.source, BUILT_IN)}, or a PATH"
+            )
+        raise InputError(f"data: {no_such_path(path)}; or one of {', '.join(BUILT_IN)}")
     return cifar.find(path)
 
 

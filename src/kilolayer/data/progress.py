@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def follow(items: Iterable[tuple[int, T]], total: int | None, what: str) -> Iterator[T]:
-    """The second of each pair; the first says how far it brings us towards `total`. None without `what`."""
+    """The second of each pair; the first says how far it brings us to `total`. No line without `what`."""
     if not what:
         yield from (item for _, item in items)
         return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, is_path, no_such_path
 from kilolayer.networks.description import Network
 from kilolayer.networks.families import IMAGENET_UNITS, cifar, imagenet
 from kilolayer.units.arrangement import FULL_PREACT, ORIGINAL
@@ -119,6 +120,10 @@ def describe(
     Raises `InputError` for an unknown name, with the nearest known, and for impossible depths.
     """
     parsed = _parse(name)
+    if parsed is None and is_path(name):
+        raise (
+            InputError(f"{name} is a path, no network's name") if os.path.exists(name) else no_such_path(name)
+        )
     if parsed is None:
         raise InputError(f"unknown model {name!r}; nearest: {_nearest(name)}; names: {SYNTAX}")
     try:

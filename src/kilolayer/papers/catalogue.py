@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import NamedTuple
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, nearest
 from kilolayer.networks import Network, describe
 from kilolayer.papers import p1, p2, px
 from kilolayer.papers.plan import DataSet, Plan
@@ -28,10 +27,7 @@ def table(name: str) -> Table:
     for found in _TABLES:
         if found.name == name:
             return found
-    near = get_close_matches(name, [found.name for found in _TABLES], n=1, cutoff=0.0)[0]
-    raise InputError(
-        f"unknown table {name!r}; nearest: {near}; allowed: {', '.join(found.name for found in _TABLES)}"
-    )
+    raise InputError(f"unknown table {name!r}; {nearest(name, [found.name for found in _TABLES])}")
 
 
 def cells() -> tuple[Cell, ...]:

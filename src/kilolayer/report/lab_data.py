@@ -86,6 +86,7 @@ def gathered(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
     """
     lab, rows = Lab([], {}, {}, sorted({at for at, _ in snapshots if at is not None})), dict[Name, Row]()
     named = _by_network(snapshots)
+    lab.findings = {analysis_name(one): {} for _, _, one in named if isinstance(one, Conclusive)}
     for network, at, analysis in named:
         group = analysis_name(analysis)
         for chart in (chart.with_values() for chart in analysis.charts()):
@@ -94,24 +95,14 @@ def gathered(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
                 row.panels.setdefault(network, []).append((at, chart))
         told = {(group, one_line(what)): one_line(value) for what, value in analysis.summary()}
         lab.figures.setdefault(network, {}).setdefault(at, {}).update(told)
-    lab.findings = _findings(named)
+    for network, _, analysis in sorted(named, key=lambda one: _order(one[1])):
+        if isinstance(analysis, Conclusive):
+            lab.findings[analysis_name(analysis)][network] = one_line(analysis.finding())
     for row in rows.values():
         for frames in row.panels.values():
             frames.sort(key=lambda frame: _order(frame[0]))
     lab.rows.extend(rows.values())
     return lab
-
-
-def _findings(named: Sequence[tuple[str, Time, Analysis]]) -> dict[str, dict[str, str]]:
-    """What the last analysis of each kind has found, analyses and networks in the order given."""
-    found: dict[str, dict[str, tuple[int, str]]] = {}
-    for network, at, analysis in named:
-        if isinstance(analysis, Conclusive):
-            told = found.setdefault(analysis_name(analysis), {})
-            before = told.get(network)
-            if before is None or before[0] <= _order(at):
-                told[network] = _order(at), one_line(analysis.finding())
-    return {name: {network: said for network, (_, said) in told.items()} for name, told in found.items()}
 
 
 def analysis_name(analysis: Analysis) -> str:

@@ -87,8 +87,8 @@ def environment() -> Environment:
     return made
 
 
-_INDEX = re.compile(r"(?<!\w)([^\W\d_]′?)_([lLigs])(?!\w)")
-"""An index of the papers, as in x_l, x_L, W_s and b_g; a name such as test_error or run_1 stays as it is."""
+_INDEX = re.compile(r"(?<!\w)([^\W\d_]′?)_([lLi])(?!\w)")
+"""A unit's index, as in x_l and x_L; a name such as test_error or run_1 stays as it is."""
 
 
 def typeset(text: str) -> Markup:

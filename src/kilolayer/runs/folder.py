@@ -13,6 +13,7 @@ result.json            the final figures; written last, so a run that has it is 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from kilolayer import durable
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, no_such_path
 from kilolayer.runs import checkpoints
 from kilolayer.runs.checkpoints import Checkpoint
 from kilolayer.runs.snapshots import kept
@@ -55,6 +56,8 @@ class Run:
     def open(cls, path: str | Path) -> Run:
         """The run in the folder `path`; `InputError` where there is none, or a newer release's."""
         run = cls(Path(path))
+        if not os.path.exists(run.path):
+            raise no_such_path(path)
         if not run.file("config.json").is_file():
             raise InputError(f"{path} is not a run's folder: it has no config.json")
         run._require_known_format()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kilolayer import durable
 from kilolayer.data import Statistics
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, no_such_path
 from kilolayer.networks import Network, ResidualNetwork, build
 from kilolayer.values import from_json, to_json
 
@@ -109,7 +109,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with path.open("rb") as opened, safe_open(_in_utf8(path, opened), "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
-        raise InputError(f"no file {path}") from None
+        raise no_such_path(path) from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no readable safetensors file: {str(error).splitlines()[0]}") from None
 

@@ -8,11 +8,12 @@ made once.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kilolayer import durable
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, no_such_path
 from kilolayer.papers import Cell, Table, experiment, table
 from kilolayer.runs import Run
 from kilolayer.sweep.plan import Planned
@@ -76,6 +77,8 @@ def plan(request: Request, folder: Path) -> Reproduction:
 def open_sweep(folder: str | Path) -> Reproduction:
     """The reproduction kept in `folder`; `InputError` where there is none."""
     path = Path(folder) / FILE
+    if not os.path.exists(folder):
+        raise no_such_path(folder)
     if not path.is_file():
         raise InputError(f"{folder} holds no sweep: it has no {FILE}; kilolayer reproduce --out makes one")
     return plan(_kept(path), Path(folder))

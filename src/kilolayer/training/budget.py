@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, nearest
 
 CHOICES = ("fastest", "balanced", "smallest")
 _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -20,7 +20,7 @@ def budget(memory: str) -> int | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|[kMG]i?B|KiB)", memory) if isinstance(memory, str) else None
     if found is None or found[2] not in _UNITS:
         sizes = "bytes as 800MB, 2GB, 1.5GiB"
-        raise InputError(f"memory is {memory!r}; allowed: {', '.join(CHOICES)}, or {sizes}")
+        raise InputError(f"memory is {memory!r}; {nearest(str(memory), CHOICES)}, or {sizes}")
     return int(float(found[1]) * _UNITS[found[2]])
 
 

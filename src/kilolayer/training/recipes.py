@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from kilolayer.data.describe import PHOTOGRAPHS, Augmentation, Normalization
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, nearest
 from kilolayer.training.optimizer import ADAMW_RATE, SGD, AdamW, Optimizer, check_share
 from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup, check_length
 
@@ -234,7 +234,7 @@ RECIPES: dict[str, Callable[[int], Recipe]] = {
 def recipe(name: str, images: int) -> Recipe:
     """The recipe called `name` for `images` training images. Raises `InputError` for an unknown name."""
     if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}; allowed: {', '.join(RECIPES)}")
+        raise InputError(f"unknown recipe {name!r}; {nearest(name, list(RECIPES))}")
     return RECIPES[name](images)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from kilolayer.errors import InputError
@@ -121,7 +122,9 @@ def parse_shortcut(text: str) -> Shortcut:
     """
     name, _, rest = text.partition(":")
     if name not in _SYNTAX:
-        raise InputError(f"unknown shortcut {text!r}; allowed: {', '.join(map(_usage, _SYNTAX))}")
+        near = get_close_matches(name, _SYNTAX, n=1)
+        first = f"nearest: {near[0]}; " if near else ""
+        raise InputError(f"unknown shortcut {text!r}; {first}allowed: {', '.join(map(_usage, _SYNTAX))}")
     kind, parameters = _SYNTAX[name]
     values = rest.split(",") if rest else []
     if len(values) > len(parameters):

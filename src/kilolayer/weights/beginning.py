@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kilolayer.data import Statistics
 from kilolayer.data.wording import quoted
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, no_such_path
 from kilolayer.networks import Network
 from kilolayer.runs import Run
 from kilolayer.runs.weights import Weights
@@ -123,7 +123,7 @@ def _other_units(given: Network, wanted: Network) -> tuple[str, ...]:
 
 def _sha256(path: str) -> str:
     if not Path(path).is_file():
-        raise InputError(f"{quoted(path)}: no such file of weights")
+        raise no_such_path(path)
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kilolayer.data.wording import listed, quoted, shortened
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, no_such_path
 from kilolayer.runs.weights import HEADER, Weights, read_tensors, read_weights
 from kilolayer.weights import legacy, zipped
 
@@ -85,7 +85,7 @@ def _content(path: Path) -> Any:
 def _start(path: Path) -> bytes:
     # A pipe or a device would never end.
     if not os.path.isfile(path):
-        raise InputError(f"{quoted(path)}: {'is no file' if os.path.exists(path) else 'no such file'}")
+        raise InputError(f"{quoted(path)}: is no file") if os.path.exists(path) else no_such_path(path)
     try:
         with path.open("rb") as file:
             return file.read(16)

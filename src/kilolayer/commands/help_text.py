@@ -1,0 +1,127 @@
+"""`--help`: a command in words, three examples, and its options, those first that most people look for.
+
+tyro's own page breaks lines where our source does, takes comments for help, and has no groups of commands.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from kilolayer.commands.catalogue import (
+    FIRST,
+    GROUPS,
+    Option,
+    description,
+    examples_of,
+    group_text,
+    options_of,
+    summary,
+)
+from kilolayer.terminal import USUAL, say, size_of
+
+ABOUT = "The laboratory for residual networks a thousand layers deep."
+NAMES, DEEP = 24, 6
+"""Where the text of an option begins: beside its name, and on a narrow terminal below it."""
+WIDEST = 100
+
+
+def print_help(command: str | None) -> None:
+    """The page of a command, or of the program."""
+    width = min((size_of(sys.stdout) or (USUAL, 0))[0], WIDEST)
+    if command is None:
+        _print_commands(width)
+    else:
+        _print_command(command, width)
+
+
+def _print_commands(width: int) -> None:
+    _wrapped("usage: kilolayer COMMAND ...", width)
+    _wrapped(f"\n{ABOUT}", width)
+    for group, commands in GROUPS.items():
+        say(f"\n{group}", style="bold")
+        for command in commands:
+            _entry(command, summary(command), width, beside=14)
+    _wrapped(
+        "\nTo begin: kilolayer demo. Of each command: kilolayer COMMAND --help. Also: kilolayer --version.",
+        width,
+    )
+
+
+def _print_command(command: str, width: int) -> None:
+    options = options_of(command)
+    places = " ".join(option.metavar for option in options if not option.flags)
+    _wrapped(f"usage: kilolayer {command} {f'{places} ' if places else ''}[options]", width)
+    for paragraph in description(command).split("\n\n"):
+        _wrapped(f"\n{paragraph}", width)
+    say("\nexamples", style="bold")
+    for what, line in examples_of(command):
+        _wrapped(f"  # {what}", width, hanging=4)
+        say("\n".join(_continued(f"  {line}", width)))
+    for heading, text, some in _groups(command, options):
+        say(f"\n{heading}", style="bold")
+        if text:
+            _wrapped(f"  {text}", width)
+        for option in some:
+            _entry(_name(option), _text(option), width, beside=NAMES)
+
+
+def _groups(command: str, options: Sequence[Option]) -> list[tuple[str, str, list[Option]]]:
+    """Headings with what they say and their options; none is empty."""
+    flags = FIRST.get(command, "").split()
+    by_flag = {option.flags[0]: option for option in options if option.flags}
+    first = [by_flag[flag] for flag in flags]
+    rest = [option for option in options if option.flags and option not in first]
+    groups = [("arguments", "", [option for option in options if not option.flags])]
+    groups.append(("most used", "", first))
+    for name in dict.fromkeys(option.group for option in rest):
+        heading = f"{name} options" if name else "more options" if first else "options"
+        some = [option for option in rest if option.group == name]
+        groups.append((heading, group_text(command, name) if name else "", some))
+    return [group for group in groups if group[2]]
+
+
+def _name(option: Option) -> str:
+    return f"{', '.join(option.flags)} {option.metavar}".strip()
+
+
+def _text(option: Option) -> str:
+    return f"{option.text} (default: {option.default})" if option.default else option.text
+
+
+def _entry(name: str, text: str, width: int, beside: int) -> None:
+    """A name and its text, beside it where there is room."""
+    if width >= USUAL or beside < NAMES:
+        head = f"  {name:<{beside - 2}}"
+        if len(head) <= beside and not head.endswith(name):
+            _wrapped(f"{head}{text}", width, hanging=beside - 2)
+            return
+        indent = beside
+    else:
+        indent = DEEP
+    _wrapped(f"  {name.replace(',', ', ') if len(name) > width - 2 else name}", width, hanging=2)
+    _wrapped(f"{' ' * indent}{text}", width)
+
+
+def _wrapped(text: str, width: int, hanging: int = 0) -> None:
+    say(text, hanging=hanging, width=width)
+
+
+def _continued(line: str, width: int) -> list[str]:
+    """A command on as many lines as it needs, each but the last ending as a shell's line that goes on."""
+    if len(line) <= width:
+        return [line]
+    words, lines = line.split(), [line[: len(line) - len(line.lstrip())]]
+    for word in words:
+        if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
+            lines[-1] += " \\"
+            lines.append("     ")
+        lines[-1] += f"{'' if not lines[-1].strip() and len(lines) == 1 else ' '}{word}"
+    return lines
+
+
+def example_words(line: str) -> list[str]:
+    """The words of an example as `kilolayer` gets them: without what the shell does with them."""
+    inner = line.partition("$(")[2].rpartition(")")[0] or line
+    return shlex.split(inner.partition(" > ")[0].partition(" | ")[0])[1:]
