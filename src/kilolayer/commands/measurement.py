@@ -94,7 +94,7 @@ class Measurement:
         if not confusions:
             return f"{text}."
         first = confusions[0]
-        often = f"{quoted(first.label)} for {quoted(first.answer)} ({first.count:,} times)"
+        often = f"{quoted(first.label)} is taken for {quoted(first.answer)} ({first.count:,} times)"
         return f"{text}; most often {often}." if first.count > 1 else f"{text}."
 
 
