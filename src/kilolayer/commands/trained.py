@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kilolayer.errors import no_such_path
+from kilolayer.errors import InputError, no_such_path
 from kilolayer.runs import Run, Weights, read_weights
 from kilolayer.runs.dataset import located, noted_fingerprints
 from kilolayer.training import Experiment
