@@ -331,6 +331,10 @@ class TestFolders:
         assert "left behind by systems: 6" in said
         assert not check(Data(str(tmp_path))).findings
 
+    def test_folders_without_end(self, tmp_path: Path) -> None:
+        (tmp_path / ("a/" * 500)).mkdir(parents=True)
+        assert "more than 100 deep" in refused(tmp_path)
+
     def test_a_picture_without_an_ending_is_one(self, tmp_path: Path) -> None:
         folders(tmp_path, "ant", "bee")
         (tmp_path / "ant/0.png").rename(tmp_path / "ant/0")

@@ -27,6 +27,8 @@ LITTER = frozenset({
 })  # fmt: skip
 """What systems leave behind, beside hidden files (.DS_Store, ._x.jpg, .ipynb_checkpoints)."""
 
+DEEPEST = 100
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -94,6 +96,10 @@ def _folder(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
     except OSError as error:
         raise InputError(f"{quoted(path)}: cannot be read ({brief(error)})") from None
     above = (*above, (state.st_dev, state.st_ino))
+    if len(above) > DEEPEST:
+        raise InputError(
+            f"{quoted(path.name)}: folders more than {DEEPEST} deep; name the one with the images"
+        )
 
     def of(kind: str) -> tuple[Path, ...]:
         return tuple(entry for each, entry in kinds if each == kind)
@@ -120,12 +126,14 @@ def _kind(entry: os.DirEntry[str]) -> str:
     except OSError:  # a link in a circle
         return "neither"
     known = os.path.splitext(entry.name)[1].casefold() in PICTURES
-    return "picture" if known or _begins_as_picture(entry.path) else "other"
+    return "picture" if known or _begins_as_picture(entry) else "other"
 
 
-def _begins_as_picture(path: str) -> bool:
+def _begins_as_picture(entry: os.DirEntry[str]) -> bool:
     try:
-        with open(path, "rb") as file:
+        if not entry.stat().st_size:  # as all files of /proc, of which some are never done with reading
+            return False
+        with open(entry.path, "rb") as file:
             return is_picture(file.read(HEAD))
     except OSError:
         return True  # whoever decodes it says why it cannot be read
