@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -70,3 +71,30 @@ def test_one_command_begins_goes_on_and_is_done(tmp_path: Path) -> None:
     refused = finish(*words, "--seed", "1")
     assert refused.returncode != 0
     assert refused.stderr.count("was begun with other settings: seed 0 (now 1)") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_two_processes_of_another_launcher_are_ranks_of_one_run(launcher: str, tmp_path: Path) -> None:
+    """As `srun -n 2` and `mpirun -n 2` start them, with MASTER_ADDR and MASTER_PORT set by the user."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = (sys.executable, "-m", "kilolayer", "train", *OPTIONS, "--out", str(tmp_path / "run"))
+    names = {
+        "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+        "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    }[launcher]
+    processes = []
+    for rank in ("0", "1"):
+        said = dict(zip(names, (rank, "2", rank), strict=True))
+        env = ALONE | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "KILOLAYER_TIMEOUT": "100"} | said
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=env))
+    ended = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    assert "2 processes" in ended[0][0]
+    assert ended[1] == ("", "")
+    torchrun = (*TORCHRUN, "-m", "kilolayer", "train", *OPTIONS, "--out", str(tmp_path / "torchrun"))
+    assert finish(*torchrun).returncode == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "torchrun")

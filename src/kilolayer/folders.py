@@ -19,11 +19,7 @@ from kilolayer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-LENT = {
-    "matplotlib": "MPLCONFIGDIR",
-    "torchinductor": "TORCHINDUCTOR_CACHE_DIR",
-    "triton": "TRITON_CACHE_DIR",
-}
+LENT = {"matplotlib": "MPLCONFIGDIR", "triton": "TRITON_CACHE_DIR"}
 """Packages that keep a cache in the home folder, and the variable that names another one."""
 
 

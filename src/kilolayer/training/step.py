@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kilolayer.data import Splits, resampled, select, selected
 from kilolayer.errors import InputError
-from kilolayer.folders import lend
 from kilolayer.kernels import fuse
 from kilolayer.networks import build
 from kilolayer.training import graph
@@ -66,8 +65,6 @@ class Stepping(State):
 
     def _wrapped(self) -> nn.Module:
         module: nn.Module = self.model
-        if self.experiment.compile != "off":
-            lend("torchinductor")
         if self.experiment.compile == "model":
             module = torch.compile(module)  # type: ignore[assignment]
         elif self.experiment.compile == "units":
