@@ -61,9 +61,9 @@ def done(error: float) -> dict[str, Any]:
     ("original", "preactivation", "said"),
     [
         (done(78.0), done(2.5), "the original network fails and the pre-activation one does not"),
-        (done(3.0), done(33.0), "the pre-activation network fails and the original one does not"),
+        (done(3.0), done(33.0), "the pre-activation network falls behind and the original one does not"),
         ({"status": "diverged"}, done(2.5), "ends at 90.00 % test error"),
-        (done(4.0), done(3.0), "both train"),
+        (done(4.0), done(3.0), "no difference shows at this depth"),
         (done(88.0), done(75.0), "neither has learned much"),
         ({}, done(3.0), "nothing can be compared"),
         ({"status": "failed"}, done(3.0), "nothing can be compared"),
@@ -87,6 +87,7 @@ def test_the_demo_says_whose_gradient_is_larger_and_whence(larger: bool, tmp_pat
     assert ("has not vanished" in size) is larger
     assert ("is 3.5, 7 times" if larger else "is 0.5, 0.143 times") in size
     assert ("7.5 times the other" if larger else "0.133 times the other") in ends
+    assert ("divides the gradient" in ends) is larger
     assert "P2, Eq. 5" in direct
     assert direct.index("100 %" if larger else "40.8 %") < direct.index("40.8 %" if larger else "100 %")
 

@@ -23,7 +23,7 @@ from kilolayer.report import Curve, DepthLine, Page, Profile, Section, Table, ca
 from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.lab import render as render_lab
 from kilolayer.report.lab_data import drawn, gathered
-from kilolayer.training import RECIPES, Schedule, Steps, recipe
+from kilolayer.training import RECIPES, Steps, recipe
 from kilolayer.units import BASIC, BOTTLENECK, FULL_PREACT, ExclusiveGate, Projection, Zero
 from subjects import subject, two_stages
 
@@ -141,12 +141,14 @@ def test_the_line_of_a_learning_rate_passes_through_every_iteration(
     assert outside(axes) == []
 
 
-@pytest.mark.parametrize("schedule", [STEPWISE, recipe("short", 1000).rate], ids=["steps", "one cycle"])
+@pytest.mark.parametrize("iterations", [8, 80])
+@pytest.mark.parametrize("kind", ["paper", "short"])
 def test_a_rate_of_steps_is_drawn_as_steps_and_no_other(
-    schedule: Schedule, figure: Callable[[Callable[[], str]], list[Axes]]
+    kind: str, iterations: int, figure: Callable[[Callable[[], str]], list[Axes]]
 ) -> None:
-    (axes,) = figure(lambda: plots.learning_rate([plots.Rate("a", schedule, 80)], "t"))
-    stepwise = isinstance(schedule, Steps)
+    one = recipe(kind, 1000).shortened(iterations)
+    (axes,) = figure(lambda: plots.learning_rate([plots.Rate("a", one.rate, iterations)], "t"))
+    stepwise = kind == "paper"
     assert axes.lines[0].get_drawstyle() == ("steps-post" if stepwise else "default")
     assert axes.get_yscale() == ("log" if stepwise else "linear")
 

@@ -69,6 +69,11 @@ def rates(recipes: Mapping[str, Recipe], title: str) -> Figure:
     drawing = learning_rate(shown, title)
     peak = max((rate.schedule(at) for rate in shown for at in range(rate.iterations)), default=0.0)
     caption = f"{title}: the learning rate of every iteration, as the recipe computes it; at most {peak:.3g}."
+    shares = {recipe.trunk_rate for recipe in recipes.values()} - {1.0}
+    if shares:
+        caption += (
+            f" It is the classifier's; the trunk's is {', '.join(f'{x:g}' for x in sorted(shares))} of it."
+        )
     return Figure(caption, drawing, f"Learning rate by iteration, at most {peak:.3g}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from kilolayer.analysis.gradient import Gradient
 from kilolayer.analysis.wording import percent
 from kilolayer.commands.demo import UNITS
+from kilolayer.commands.run_finding import LEARNED
 from kilolayer.runs import Run
 from kilolayer.sweep.plan import Planned
 from kilolayer.training import Experiment
@@ -20,7 +21,7 @@ GAP = 10.0
 """Points of test error by which one unit must be worse to have failed beside the other."""
 
 SMALLER = 0.3
-"""Of the learning rate: what the last of the commands tries."""
+"""Of the learning rate: what the second of the commands tries."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,15 @@ def _errors(depth: int, found: dict[tuple[int, str], float], chance: float) -> s
         f"At {depth} layers the original unit ends at {original:.2f} % test error and the pre-activation "
         f"unit at {preactivation:.2f} %, with the same data, recipe and seed"
     )
-    if min(original, preactivation) > 0.8 * chance:
+    if min(original, preactivation) > LEARNED * chance:
         return f"{said}: neither has learned much, since guessing is {chance:.0f} % wrong; train for longer."
     if abs(original - preactivation) < GAP:
-        return f"{said}: both train, so the difference between them does not show at this depth."
-    worse, better = (
-        ("pre-activation", "original") if preactivation > original else ("original", "pre-activation")
-    )
-    return f"{said}: the {worse} network fails and the {better} one does not{_shallower(depth, found)}."
+        return f"{said}: they lie within {GAP:.0f} points, so no difference shows at this depth."
+    worse, better = "original", "pre-activation"
+    if preactivation > original:
+        worse, better = better, worse
+    verb = "fails" if max(original, preactivation) > LEARNED * chance else "falls behind"
+    return f"{said}: the {worse} network {verb} and the {better} one does not{_shallower(depth, found)}."
 
 
 def _shallower(depth: int, found: dict[tuple[int, str], float]) -> str:
@@ -118,10 +120,13 @@ def _size(original: Start, preactivation: Start) -> str:
 
 def _ends(original: Start, preactivation: Start) -> str:
     """Whence the factor: from the end of the network, or from the way through it."""
+    why = (
+        ", for only the pre-activation network has a BN there, which divides the gradient by the deviation "
+        f"of x_L ({preactivation.deviation:.3g} here, and growing with depth)"
+    )
     return (
-        f"Behind the last unit it is already {_times(original.last, preactivation.last)} the other, for only "
-        "the pre-activation network has a BN there, which divides the gradient by the deviation of x_L "
-        f"({preactivation.deviation:.3g} here, and growing with depth). On the way back to the first unit "
+        f"Behind the last unit it is already {_times(original.last, preactivation.last)} the other"
+        f"{why if original.last > preactivation.last else ''}. On the way back to the first unit "
         f"the gradient grows {original.gradient.growth:.3g} times in the original network and "
         f"{preactivation.gradient.growth:.3g} times in the pre-activation network."
     )

@@ -74,7 +74,7 @@ def learning_rate(rates: Sequence[Rate], title: str) -> str:
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
         canvas.frame(axes, _axis(axes, [rate.iterations for rate in rates]), "learning rate")
-        stepwise = [len(set(y)) <= STEPS for y in values]
+        stepwise = [_is_stepwise(y) for y in values]
         log = marks.spread(axes, chain.from_iterable(values), log=all(stepwise))
         for number, (y, steps) in enumerate(zip(values, stepwise, strict=True)):
             style = "steps-post" if steps else "default"
@@ -84,6 +84,12 @@ def learning_rate(rates: Sequence[Rate], title: str) -> str:
         canvas.legend(figure, labels)
 
     return canvas.draw(title, paint, 2.1 + canvas.legend_height(labels))
+
+
+def _is_stepwise(rates: Sequence[float]) -> bool:
+    """Whether the rate is held for several iterations at a time, as a few values."""
+    different = len(set(rates))
+    return different <= STEPS and 2 * different <= len(rates)
 
 
 def _keys(curves: Sequence[Curve]) -> list[str]:
