@@ -215,14 +215,14 @@ def test_a_resumed_run_without_a_state_begins_from_them_too(plain: Path, tmp_pat
     copy = tmp_path / "w.pt"
     copy.write_bytes(plain.read_bytes())
     begun = _begun(Train(init=str(copy), out=str(tmp_path / "run"), tensorboard=False), HERE)
-    Run.create(begun[1], begun[0].experiment)
-    resumed = _resumed(Train(resume=str(begun[1]), tensorboard=False), HERE)
+    run = Run.create(begun[1], begun[0].experiment)
+    resumed = _resumed(run, Train(resume=str(begun[1]), tensorboard=False), HERE)
     assert resumed is not None
     given = read_state_dict(copy)
     assert all(torch.equal(value, given[key]) for key, value in resumed[0].model.state_dict().items())
     copy.write_bytes(b"another file")
     with pytest.raises(InputError, match="has changed since the run began"):
-        _resumed(Train(resume=str(begun[1]), tensorboard=False), HERE)
+        _resumed(run, Train(resume=str(begun[1]), tensorboard=False), HERE)
 
 
 @pytest.mark.parametrize(
