@@ -229,6 +229,8 @@ def test_empty_shards_and_damaged_files(tmp_path: Path) -> None:
     assert "cannot be read" in splits.origin[-1]
     (tmp_path / "train-2.parquet").write_bytes(b"")
     assert "train-2.parquet" in refused(tmp_path)
+    with pytest.raises(InputError, match=r"(extra|train-2)\.parquet.*damaged"):
+        load_labelled(Data(str(tmp_path)))
 
 
 @pytest.mark.parametrize(("column", "values"), [("split", ["train", "test"]), ("Subset", ["TRAIN", "val"])])

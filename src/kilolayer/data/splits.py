@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from kilolayer.data.classes import NamedPictures
 from kilolayer.data.describe import Data
-from kilolayer.data.wording import listed, quoted
+from kilolayer.data.wording import counted, listed, quoted
 from kilolayer.errors import InputError
 
 Role = Literal["train", "validation", "test"]
@@ -97,7 +97,7 @@ class Assignment:
     test: tuple[Split, ...]
     unused: tuple[tuple[Split, str], ...] = ()
     reason: str = ""
-    offered: str | None = field(default=None)
+    offered: str | None = None
 
     def parts(self) -> dict[str, tuple[Split, ...]]:
         """The parts that there are, by name; `train` always."""
@@ -121,7 +121,7 @@ class Assignment:
 
 
 def _described(splits: Sequence[Split]) -> str:
-    return " and ".join(f"{split.count:,} images of {split.where}" for split in splits)
+    return " and ".join(f"{counted(split.count, 'image')} of {split.where}" for split in splits)
 
 
 def choose(layout: Layout, names: str, option: str) -> tuple[Split, ...]:

@@ -18,7 +18,7 @@ from kilolayer.data.loading import built_in, find, layout
 from kilolayer.data.memory import require_memory
 from kilolayer.data.pictures import Form, Pictures, decode
 from kilolayer.data.splits import choose
-from kilolayer.data.wording import listed
+from kilolayer.data.wording import counted, listed
 from kilolayer.errors import InputError
 
 
@@ -104,11 +104,14 @@ def _in_files(data: Data, part: str) -> tuple[str, tuple[str, ...], Pictures, tu
     # A named part is looked for among all folders, as a training split would be.
     there = layout(data if every or data.train else replace(data, train=part))
     splits = there.splits if every else choose(there, part, "--part")
-    without = {split: split.unlabelled() or ("" if split.count else "empty") for split in splits}
+    without = {split: split.unlabelled() or ("empty" if split.is_empty else "") for split in splits}
     used = [split for split in splits if not without[split]]
     unused = [
-        f"not used: {split.count:,} images of {split.where}: {why}" for split, why in without.items() if why
+        f"not used: {counted(split.count, 'image')} of {split.where}: {why}"
+        for split, why in without.items()
+        if why
     ]
+    require_memory(sum(split.size for split in used), f"the encoded images of {there.path}")
     lots = read(used)
     if not any(len(lot.pictures) for lot in lots):
         remedies = dict.fromkeys(split.remedy for split in splits if split.remedy)
@@ -118,7 +121,7 @@ def _in_files(data: Data, part: str) -> tuple[str, tuple[str, ...], Pictures, tu
     shown, damaged = sound(shown) if data.skip_damaged else (shown, ())
     no_files = [place for split in used for place in (*split.no_files, *split.astray)]
     lines = [
-        *(f"{split.count:,} images of {split.where}" for split in used),
+        *(f"{counted(split.count, 'image')} of {split.where}" for split in used),
         *(note for split in used for note in split.notes),
         *unused,
         *remarks(lots),

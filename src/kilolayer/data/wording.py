@@ -16,6 +16,11 @@ def is_text(name: str) -> bool:
     return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
+def counted(count: int, noun: str) -> str:
+    """As `1 image`, `2 images`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def listed(things: Sequence[str], most: int = 10) -> str:
     """The first of these, and how many more there are."""
     rest = len(things) - most
