@@ -16,6 +16,7 @@ from kilolayer.__main__ import main
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, Stage, Stem, build
 from kilolayer.training import Place, Resolution
+from kilolayer.training.experiment import Init
 from kilolayer.units import (
     BASIC,
     BN_AFTER_ADDITION,
@@ -78,6 +79,16 @@ def test_images_that_are_small_at_first_are_refused_with_their_option() -> None:
     experiment = with_recipe(tiny(), batch_size=1, resolution=Resolution(0.25, ((0.5, 1.0),)))
     with pytest.raises(InputError, match=r"for images of 2; .* or a larger --resolution$"):
         training_of(experiment)
+
+
+def test_a_frozen_trunk_takes_one_image() -> None:
+    described = replace(network(), image_size=2)
+    experiment = with_recipe(replace(tiny(network=described), init=Init("weights", "0" * 64)), batch_size=1)
+    experiment = replace(experiment, data=replace(experiment.data, image_size=2))
+    with pytest.raises(InputError, match="one value a channel"):
+        training_of(experiment)
+    step, *_ = training_of(with_recipe(experiment, trunk_rate=0.0)).steps()
+    assert step.loss.isfinite()
 
 
 @pytest.mark.parametrize("option", [["--image-size", "4"], ["--resolution", "0.5,1@0.5"]], ids=" ".join)

@@ -197,7 +197,8 @@ def _check_fits(experiment: Experiment, splits: Splits, place: Place) -> None:
             f"batch size {size} cannot be shared among {place.world} processes; "
             f"take a multiple of {place.world}"
         )
-    if size == place.world:
+    # The BNs of a frozen trunk have their figures, and measure none.
+    if size == place.world and not experiment.recipe.trunk_frozen:
         _check_variance(experiment, splits.image_size, place.world)
     epochs = -(-experiment.recipe.iterations // (images // size))
     if epochs > MOST_EPOCHS:
