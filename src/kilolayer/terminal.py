@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ USUAL, TALL = 80, 25
 GAP = 2
 FREE = 3
 """Columns left free behind a line that is redrawn: a full one, and Ctrl-C's echo "^C", begin another."""
+BOUND = "\ue000"
+"""Stands for a space at which a line is not broken."""
 NARROW_TEXT = 16
 """A column of words is made no narrower than this, or than its longest word."""
 LONG_WORD = 40
@@ -110,8 +113,8 @@ def say(
 ) -> None:
     """Prints lines; a terminal gets them broken between words, what follows a break `hanging` further in.
 
-    A command to be copied, a line that begins with "kilolayer", is left whole. `width` is another than
-    the terminal's.
+    A command to be copied goes on in the next line as a shell's does. `width` is another than the
+    terminal's.
     """
     console = Console(stderr=stderr)
     for line in map(printable, text.split("\n")):
@@ -121,12 +124,35 @@ def say(
 
 
 def _broken(line: str, hanging: int, width: int, console: Console) -> list[str]:
-    if cell_len(line) <= width or line[hanging:].lstrip().startswith("kilolayer "):
+    if cell_len(line) <= width:
         return [line]
+    if is_command(line[hanging:]):
+        start = len(line) - len(line[hanging:].lstrip())
+        return continued(line[:start], line[start:], width)
     indent = len(line) - len(line.lstrip()) + hanging
-    head, rest = line[:indent], Text(line[indent:], overflow="ignore")
-    parts = [part.plain.rstrip() for part in rest.wrap(console, max(20, width - indent))]
+    # A figure and its unit stay together.
+    head, rest = line[:indent], Text(line[indent:].replace(" %", f"{BOUND}%"), overflow="ignore")
+    wrapped = rest.wrap(console, max(20, width - indent))
+    parts = [part.plain.rstrip().replace(BOUND, " ") for part in wrapped]
     return [head + parts[0], *(" " * indent + part for part in parts[1:])]
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is to be copied into a shell."""
+    return line.lstrip().startswith(("kilolayer ", 'eval "$(kilolayer '))
+
+
+def continued(head: str, command: str, width: int) -> list[str]:
+    """A command on as many lines as it needs, all but the last ending as a shell's line that goes on."""
+    first, *words = re.findall(r"""(?:'[^']*'|"[^"]*"|\S)+""", command)
+    parts = [head + first]
+    for word in words:
+        if cell_len(f"{parts[-1]} {word} \\") > width:
+            parts[-1] += " \\"
+            parts.append(f"{' ' * (len(head) + 4)}{word}")
+        else:
+            parts[-1] += f" {word}"
+    return parts
 
 
 def say_rows(rows: Mapping[str, str]) -> None:
@@ -202,11 +228,16 @@ def _drawn(table: Grid, places: Sequence[int], least: Sequence[int], width: int)
 
 def _widths(table: Grid, places: Sequence[int], least: Sequence[int], width: int) -> list[int]:
     """What the columns need, the widest made narrower until all have room."""
-    widths = [max(cell_len(text) for text in _column(table, place)) for place in places]
+    widths = [max(map(cell_len, _column(table, place))) for place in places]
     bounds = [least[place] for place in places]
-    while _sum(widths) > width and any(wide > bound for wide, bound in zip(widths, bounds, strict=True)):
-        spare = [wide if wide > bound else 0 for wide, bound in zip(widths, bounds, strict=True)]
-        widths[spare.index(max(spare))] -= 1
+    bodies = [max(map(cell_len, _column(table, place)[1:]), default=0) for place in places]
+    # Headings are broken before what stands below them.
+    for lowest in ([max(pair) for pair in zip(bounds, bodies, strict=True)], bounds):
+        while _sum(widths) > width:
+            spare = [wide if wide > low else 0 for wide, low in zip(widths, lowest, strict=True)]
+            if not any(spare):
+                break
+            widths[spare.index(max(spare))] -= 1
     return widths
 
 

@@ -82,9 +82,10 @@ def print_summary(planned: Plan, starts: Starts, folder: Path, page: Path) -> No
     show_table(Table("", HEADER, tuple(rows_of(planned, starts))), drop=("training loss",))
     for sentence in findings(planned, starts):
         say(f"\n{sentence}")
-    print("\nnext:")
+    say("\nnext:")
     for purpose, line in next_commands(planned, folder):
-        print(f"  # {purpose}\n  {line}")
+        say(f"  # {purpose}", hanging=4)
+        say(f"  {line}")
     print(f"report: {page.resolve()}")
 
 

@@ -23,10 +23,13 @@ def show(found: tuple[TableFindings, ...]) -> None:
         shown = (*tables.figures(one), *compared.comparisons(one))
         for table in shown:
             show_captioned(table)
-        say("")
-        for note in dict.fromkeys(table.note for table in shown if table.note):
+        notes = dict.fromkeys(table.note for table in shown if table.note)
+        lines = (*compared.rankings(one), *tables.verdicts(one))
+        if notes or lines:
+            say("")
+        for note in notes:
             say(note, style="dim")
-        for line in (*compared.rankings(one), *tables.verdicts(one)):
+        for line in lines:
             say(line)
 
 

@@ -58,7 +58,7 @@ def _print_command(command: str, width: int) -> None:
     say("\nexamples", style="bold")
     for what, line in examples_of(command):
         _wrapped(f"  # {what}", width, hanging=4)
-        say("\n".join(_continued(f"  {line}", width)))
+        say(f"  {line}", width=width)
     for heading, text, some in _groups(command, options):
         say(f"\n{heading}", style="bold")
         if text:
@@ -106,19 +106,6 @@ def _entry(name: str, text: str, width: int, beside: int) -> None:
 
 def _wrapped(text: str, width: int, hanging: int = 0) -> None:
     say(text, hanging=hanging, width=width)
-
-
-def _continued(line: str, width: int) -> list[str]:
-    """A command on as many lines as it needs, each but the last ending as a shell's line that goes on."""
-    if len(line) <= width:
-        return [line]
-    words, lines = line.split(), [line[: len(line) - len(line.lstrip())]]
-    for word in words:
-        if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
-            lines[-1] += " \\"
-            lines.append("     ")
-        lines[-1] += f"{'' if not lines[-1].strip() and len(lines) == 1 else ' '}{word}"
-    return lines
 
 
 def example_words(line: str) -> list[str]:
