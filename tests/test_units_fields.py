@@ -39,10 +39,13 @@ from kilolayer.units import (
         (lambda: Dropout(1.0), "Dropout.p is 1.0; allowed: 0 up to but not including 1"),
         (lambda: ZeroPad("bn"), "ZeroPad.reads is 'bn'; allowed: 'raw', 'preactivated'"),
         (lambda: Unit(arrangement="original"), "Unit.arrangement is 'original'; allowed: an Arrangement"),
-        (lambda: Unit(resize=Identity()), "Unit.resize is Identity(); allowed: ZeroPad, Projection"),
+        (
+            lambda: Unit(resize=Identity()),
+            "Unit.resize is Identity(); allowed: Projection, ZeroPad, or one of your own",
+        ),
         (
             lambda: Unit("basic"),
-            "Unit.branch is 'basic'; allowed: Basic, OneLayer, Bottleneck, Aggregated",
+            "Unit.branch is 'basic'; allowed: Basic, OneLayer, Bottleneck, Aggregated, or one of your own",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from kilolayer.data.describe import BUILT_IN, CHOICES, Data
 from kilolayer.errors import InputError
-from kilolayer.units import branch, shortcut
+from kilolayer.units import arrangement, branch, own, shortcut
 
 T = TypeVar("T")
 
@@ -27,7 +27,18 @@ def _converter() -> Any:
 
     converter = Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole)
-    for union in (branch.Branch, shortcut.Shortcut, shortcut.Resize, schedule.Schedule, optimizer.Optimizer):
+    for base in (branch.Branch, shortcut.Shortcut, shortcut.Resize, arrangement.Activation):
+        _register_kinds(converter, base)
+
+    def layer(value: Any, _: type) -> Any:
+        if isinstance(value, dict):
+            return converter.structure(value, arrangement.Activation)
+        if value not in (arrangement.BN, arrangement.RELU):
+            raise InputError(f"{value!r}; allowed: 'BN', 'ReLU'")
+        return value
+
+    converter.register_structure_hook(arrangement.Layer, layer)
+    for union in (schedule.Schedule, optimizer.Optimizer):
         # cattrs looks unions up by their typing form.
         configure_tagged_union(Union[union.__args__], converter, tag_name="type")  # noqa: UP007
         configure_tagged_union(union, converter, tag_name="type")
@@ -39,6 +50,28 @@ def _converter() -> Any:
     _read_older(converter, Recipe, lambda recipe: _within_its_length(_with_optimizer(recipe)))
     _read_older(converter, Experiment, _with_memory_and_compiler)
     return converter
+
+
+def _register_kinds(converter: Any, base: type) -> None:
+    """Values of a kind of `base`, the package's or one of your own, carry the kind's name in `type`."""
+    from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+
+    reader: Any = cache(lambda kind: make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True))
+    writer: Any = cache(lambda kind: make_dict_unstructure_fn(kind, converter))
+
+    def structure(value: Any, _: type) -> Any:
+        fields = dict(value)
+        name, origin = fields.pop("type"), fields.pop("file", None)
+        return reader(own.kind_of(base, name, origin))(fields, None)
+
+    def unstructure(value: Any) -> dict[str, Any]:
+        origin = own.origin_of(type(value))
+        file = {"file": {"name": origin.name, "sha256": origin.sha256}} if origin else {}
+        written: dict[str, Any] = writer(type(value))(value)
+        return written | {"type": type(value).__name__} | file
+
+    converter.register_structure_hook(base, structure)
+    converter.register_unstructure_hook(base, unstructure)
 
 
 def _read_older(converter: Any, kind: type, renewed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ class Case:
     def before(self) -> str:
         """The pre-activation's pattern, "BR"; empty where there is none."""
         layers = self.fit.network.unit.arrangement.before if self.fit else ()
-        return "".join(layer[0] for layer in layers)
+        return "".join(str(layer)[0] for layer in layers)
 
     @cached_property
     def end(self) -> Steps:

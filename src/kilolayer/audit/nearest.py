@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, assert_never
+from typing import Any
 
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
@@ -92,7 +92,7 @@ def _candidate(name: str, network: Network) -> Candidate:
     stride_on = getattr(network.unit.branch, "stride_on", "")
     stride_on = "" if stride_on == getattr(ours.unit.branch, "stride_on", "") else stride_on
     padded = isinstance(network.unit.resize, ZeroPad) and isinstance(ours.unit.resize, ZeroPad)
-    reads = network.unit.resize.reads if padded and network.unit.resize != ours.unit.resize else ""  # type: ignore[union-attr]
+    reads = network.unit.resize.reads if padded and network.unit.resize != ours.unit.resize else ""
     made = _described(name, stride_on, reads)
     choices = {"branch": {"stride_on": stride_on}} if stride_on else {}
     choices |= {"unit": {"resize": f"ZeroPad({reads!r})"}} if reads else {}
@@ -136,7 +136,7 @@ def _plain_branch(branch: Branch) -> Branch:
 def same_shortcut(a: Shortcut, b: Shortcut) -> bool:
     """Equal but for b_g, which training moves."""
     blank = {"bias": 0.0}
-    return replace(a, **blank) == replace(b, **blank) if hasattr(a, "bias") and type(a) is type(b) else a == b  # type: ignore[arg-type]
+    return replace(a, **blank) == replace(b, **blank) if hasattr(a, "bias") and type(a) is type(b) else a == b
 
 
 def option(network: Network) -> str | None:
@@ -171,7 +171,7 @@ def branch_words(branch: Branch) -> str:
         case OneLayer():
             return "one 3×3 convolution each"
         case _:
-            assert_never(branch)
+            return type(branch).__name__
 
 
 def stem_words(network: Network) -> str:

@@ -12,7 +12,7 @@ import tyro
 from kilolayer.commands.flags import Switch
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, describe, list_models
-from kilolayer.units.branch import Aggregated, OneLayer
+from kilolayer.units.branch import Aggregated, Basic, Bottleneck, OneLayer
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def unit_kind(network: Network) -> str:
             return f"{branch.cardinality}×{branch.d}d"
         case OneLayer():
             return "one-layer"
+        case Basic(widen) | Bottleneck(widen) if widen > 1:
+            return f"wide ×{widen}"
         case _:
-            return f"wide ×{branch.widen}" if branch.widen > 1 else type(branch).__name__.lower()
+            return type(branch).__name__.lower()
 
 
 def _matching(pattern: str) -> list[str]:

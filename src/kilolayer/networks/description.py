@@ -8,10 +8,11 @@ from typing import Literal
 
 from kilolayer.errors import InputError
 from kilolayer.units import ops as op
+from kilolayer.units.arrangement import RELU, activation
 from kilolayer.units.branch import Basic
 from kilolayer.units.checks import check, check_choice, check_count, is_count
 from kilolayer.units.ops import Ops
-from kilolayer.units.unit import Layout, Unit, activation, layout
+from kilolayer.units.unit import Layout, Unit, layout
 
 MOST_UNITS = 100_000
 """Room for 200,001 layers. More, by mistake or malice, would fill the memory with the description alone."""
@@ -118,7 +119,8 @@ class Network:
     def stem_ops(self) -> Ops:
         conv = op.Conv(self.in_chans, self.stem.channels, self.stem.kernel, self.stem.stride)
         pool = (op.MaxPool(),) if self.stem.pool else ()
-        return (conv, op.BatchNorm(self.stem.channels), op.ReLU(), *pool)
+        normaliser = self.unit.arrangement.normaliser
+        return (conv, *activation((normaliser, RELU), self.stem.channels), *pool)
 
     @property
     def final_ops(self) -> Ops:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from dataclasses import dataclass, replace
@@ -147,7 +148,7 @@ def _other_family(name: str, parsed: _Name) -> str:
 
 def _replaced(value: T, fields: dict[str, Any]) -> T:
     """`value` with some of its fields replaced; `InputError` for a field it does not have."""
-    allowed = value.__dataclass_fields__
+    allowed = [field.name for field in dataclasses.fields(value)]
     for field in fields:
         if field not in allowed:
             kind, has = type(value).__name__, ", ".join(allowed) or "no choices"

@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from kilolayer.errors import InputError
+from kilolayer.units.arrangement import Arrangement, Layers, activation
 from kilolayer.units.checks import check_choice, check_count, check_probability
-from kilolayer.units.ops import Conv
+from kilolayer.units.ops import Conv, Dropout, NoReading, Ops, Paths
 
 StrideOn = Literal["1x1", "3x3"]
 
 
 @dataclass(frozen=True)
-class Basic:
+class Branch:
+    """F: which convolutions it stacks, and what else it has beside the arrangement's BN and ReLU.
+
+    Extend it, or a branch below, by a frozen dataclass to add one of your own.
+    """
+
+    layers: ClassVar[int] = 0
+    """Its weight layers, as a network's depth counts them."""
+
+    def out_channels(self, width: int) -> int:
+        """Channels of the output at a stage of `width`."""
+        raise NoReading(f"{type(self).__name__} does not say how wide it ends: it has no out_channels()")
+
+    def convs(self, in_channels: int, width: int, stride: int) -> tuple[Conv, ...]:
+        """Its convolutions in their order."""
+        raise NoReading(f"{type(self).__name__} does not say which convolutions it has: it has no convs()")
+
+    def function(self, arrangement: Arrangement, in_channels: int, width: int, stride: int) -> Ops:
+        """F's layers behind the arrangement's `before`: the convolutions with `between`, then `after`."""
+        convs = self.convs(in_channels, width, stride)
+        stacked = self.stack(convs, arrangement.between)
+        return (*stacked, *activation(arrangement.after, convs[-1].out_channels))
+
+    def stack(self, convs: tuple[Conv, ...], between: Layers) -> Ops:
+        """The convolutions with `between` behind all but the last."""
+        return _stack(convs, between)
+
+
+def _stack(convs: tuple[Conv, ...], between: Layers, last: Ops = ()) -> Ops:
+    """`last` stands ahead of the last convolution."""
+    stacked: Ops = ()
+    for conv in convs[:-1]:
+        stacked += (conv, *activation(between, conv.out_channels))
+    return (*stacked, *last, convs[-1])
+
+
+@dataclass(frozen=True)
+class Basic(Branch):
     """Two 3×3 convolutions (P1, Fig. 5 left); `widen` = k and `dropout` between them give WRN's unit.
 
     Shapes: in → k·width → k·width, the stride on the first convolution.
@@ -35,9 +73,12 @@ class Basic:
         out = self.out_channels(width)
         return Conv(in_channels, out, 3, stride), Conv(out, out, 3)
 
+    def stack(self, convs: tuple[Conv, ...], between: Layers) -> Ops:
+        return _stack(convs, between, (Dropout(self.dropout),) if self.dropout else ())
+
 
 @dataclass(frozen=True)
-class OneLayer:
+class OneLayer(Branch):
     """One 3×3 convolution: the one-layer skip of P2, Table 3."""
 
     layers = 1
@@ -50,7 +91,7 @@ class OneLayer:
 
 
 @dataclass(frozen=True)
-class Bottleneck:
+class Bottleneck(Branch):
     """1×1, 3×3, 1×1 convolutions (P1, Fig. 5 right), inner width widen·width, output 4·width.
 
     `stride_on`: the first 1×1 convolution in P1 and in P2's released code, the 3×3 in FB's
@@ -75,7 +116,7 @@ class Bottleneck:
 
 
 @dataclass(frozen=True)
-class Aggregated:
+class Aggregated(Branch):
     """ResNeXt's C parallel bottlenecks of width d (PX, Fig. 3), output 4·width.
 
         F(x) = Σ_{i=1}^{C} T_i(x),   T_i: 1×1 to d, 3×3, 1×1 to 4·width
@@ -114,12 +155,22 @@ class Aggregated:
         out = self.out_channels(width)
         return _bottleneck(in_channels, inner, out, stride, self.cardinality, self.stride_on)
 
+    def stack(self, convs: tuple[Conv, ...], between: Layers) -> Ops:
+        """Fig. 3 (a): each path ends in its own 1×1; (b): paths are concatenated before one 1×1; (c)."""
+        if self.form == "grouped":
+            return _stack(convs, between)
+        reduce, spatial, expand = convs
+        d = reduce.out_channels // self.cardinality
+        narrow = Conv(reduce.in_channels, d, 1, reduce.stride), Conv(d, d, 3, spatial.stride)
+        if self.form == "split":
+            path = _stack((*narrow, Conv(d, expand.out_channels, 1)), between)
+            return (Paths((path,) * self.cardinality, "sum"),)
+        joined = Paths((_stack(narrow, between),) * self.cardinality, "concatenate")
+        return (joined, *activation(between, reduce.out_channels), expand)
+
 
 def _bottleneck(
     in_channels: int, inner: int, out: int, stride: int, groups: int, stride_on: StrideOn
 ) -> tuple[Conv, ...]:
     first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
     return Conv(in_channels, inner, 1, first), Conv(inner, inner, 3, second, groups), Conv(inner, out, 1)
-
-
-Branch = Basic | OneLayer | Bottleneck | Aggregated

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 from kilolayer.errors import InputError
 from kilolayer.fp32 import ALLOWED, is_in_fp32
+
+T = TypeVar("T")
 
 
 def check(owner: str, name: str, value: object, holds: bool, allowed: str) -> None:
@@ -43,3 +46,9 @@ def check_probability(owner: str, **values: float) -> None:
 
 def check_choice(owner: str, name: str, value: object, *allowed: str) -> None:
     check(owner, name, value, value in allowed, ", ".join(map(repr, allowed)))
+
+
+def kinds(base: type[T]) -> list[type[T]]:
+    """The package's own kinds of `base`, in the order of their definitions."""
+    below = [kind for each in base.__subclasses__() for kind in (each, *kinds(each))]
+    return [kind for kind in dict.fromkeys(below) if kind.__module__.startswith("kilolayer.")]

@@ -75,6 +75,7 @@ class Theory(Protocol[S_contra]):
         """3×3 maxima at a stride of 2."""
 
 
+@dataclass(frozen=True)
 class Op:
     """One kind of layer (see the module). Extend it by a frozen dataclass to add a kind of your own:
 
@@ -186,6 +187,7 @@ class Conv(Op):
         return theory.convolve(self, x)
 
 
+@dataclass(frozen=True)
 class SameShape(Op):
     """A layer without parameters or products whose output has its input's shape."""
 

@@ -1,0 +1,116 @@
+"""Units of your own: a file outside of the package with kinds of shortcuts, branches, activations and layers.
+
+A description that holds such a kind says which file it is from. Reading the description never runs that file:
+you name it, and only then is it code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from kilolayer.errors import InputError, nearest
+from kilolayer.units.checks import kinds
+
+T = TypeVar("T")
+PREFIX = "kilolayer_own_"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file that a kind is from: its name without its folder, and the SHA-256 of its content."""
+
+    name: str
+    sha256: str
+
+
+_loaded: dict[str, Origin] = {}
+"""By the names of their modules."""
+
+
+def load(path: str | Path) -> ModuleType:
+    """Runs the file and returns its module; a file that ran already is not run again.
+
+    Raises `InputError` where there is none, or its code ends in an error.
+    """
+    file = Path(path)
+    if file.suffix != ".py" or not file.is_file():
+        raise InputError(f"{path} is no Python file; name the file that defines your unit: FILE.py")
+    content = file.read_bytes()
+    origin = Origin(file.name, hashlib.sha256(content).hexdigest())
+    name = f"{PREFIX}{origin.sha256[:16]}"
+    if name not in sys.modules:
+        _run(file, name, origin)
+    return sys.modules[name]
+
+
+def _run(file: Path, name: str, origin: Origin) -> None:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None  # noqa: S101 - a .py file has one
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name], _loaded[name] = module, origin
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name], _loaded[name]
+        raise InputError(f"{file}: {type(error).__name__}: {error}") from error
+
+
+def named(text: str, kind: type[T]) -> T:
+    """The value that FILE.py:NAME names: an instance of `kind`, or a class of that kind with its defaults.
+
+    Raises `InputError` where there is no such thing.
+    """
+    path, _, name = text.rpartition(":")
+    if not path or not name.isidentifier():
+        raise InputError(f"{text!r} names nothing; allowed: FILE.py:NAME, the file and a name in it")
+    module = load(path)
+    values = {key: value for key, value in vars(module).items() if _is_value(value, kind, module)}
+    if name not in values:
+        raise InputError(
+            f"{path} has no {kind.__name__} called {name!r}; {nearest(name, sorted(values)) or 'it has none'}"
+        )
+    value = values[name]
+    made: T = value() if isinstance(value, type) else value
+    return made
+
+
+def _is_value(value: Any, kind: type, module: ModuleType) -> bool:
+    if isinstance(value, type):
+        return issubclass(value, kind) and value.__module__ == module.__name__
+    return isinstance(value, kind)
+
+
+def origin_of(kind: type) -> Origin | None:
+    """The file that a kind is from; None for the package's. Raises `InputError` for a class without one."""
+    if kind.__module__ in _loaded:
+        return _loaded[kind.__module__]
+    if kind.__module__.startswith("kilolayer."):
+        return None
+    raise InputError(
+        f"{kind.__name__} is defined in {kind.__module__}, which a description cannot name; put it into a "
+        "file of its own and load that: kilolayer.units.load('FILE.py')"
+    )
+
+
+def kind_of(base: type[T], name: str, origin: dict[str, Any] | None) -> type[T]:
+    """The kind of `base` that a description names. Raises `InputError` for an unknown or unloaded one."""
+    if origin is None:
+        built_in = {kind.__name__: kind for kind in kinds(base) if is_dataclass(kind)}
+        if name not in built_in:
+            raise InputError(f"no type {name!r}, {nearest(str(name), list(built_in))}")
+        return built_in[name]
+    file, sha256 = str(origin.get("name")), str(origin.get("sha256"))
+    module = sys.modules.get(f"{PREFIX}{sha256[:16]}")
+    kind = getattr(module, str(name), None)
+    if isinstance(kind, type) and issubclass(kind, base):
+        return kind
+    changed = any(each.name == file for each in _loaded.values())
+    why = "but that file has changed since" if changed else "code that runs only when you name it"
+    raise InputError(f"this needs {name} from {file}, {why}: add --unit {file}")
