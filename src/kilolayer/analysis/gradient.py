@@ -127,7 +127,7 @@ class Gradient:
                 by_unit("through weights", [unit.weights for unit in self.units]),
             ),
             log_y=True,
-            note=f"through the weakest stage's shortcuts comes {self.weakest:.3g} of ∂ε/∂x_L",
+            note=f"{percent(self.weakest)} of ‖∂ε/∂x_L‖ arrives through the weakest stage's shortcuts",
             stages=self._stage_starts,
         )
 
@@ -146,7 +146,7 @@ class Gradient:
             "share of ‖∂ε/∂x_L‖",
             (by_unit("direct term", measured), by_unit("direct term", predicted, "predicted")),
             log_y=True,
-            note=f"{self.weakest:.3g} arrives at the weakest stage's start",
+            note=f"{percent(self.weakest)} arrives at the start of the weakest stage",
             stages=self._stage_starts,
         )
 
