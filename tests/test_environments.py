@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,8 @@ PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": SOURCE, "OMP_NUM_THREADS": "1
 
 WORKS: dict[str, dict[str, str]] = {
     "no home": {"HOME": ""},
-    "a home that is not there": {"HOME": "/nonexistent"},
-    "no folder for temporary files": {"TMPDIR": "/nonexistent"},
+    "a home that is not there": {"HOME": "/proc/nonexistent"},
+    "no folder for temporary files": {"TMPDIR": "/proc/nonexistent"},
     "the C locale": {"LC_ALL": "C"},
     "ASCII and nothing else": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "output in ASCII": {"PYTHONIOENCODING": "ascii"},
@@ -56,6 +57,44 @@ def test_it_trains(environment: dict[str, str], tmp_path: Path) -> None:
     assert json.loads((run / "result.json").read_text(encoding="utf-8"))["status"] == "done"
     for path in run.glob("*.json*"):
         path.read_text(encoding="utf-8")
+
+
+BARE = (
+    *("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"),
+    # It may read the Python of whoever tests, and write nothing but what is its own.
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can take another user's id"
+)
+HOMES = {
+    "unset": {},
+    "not there": {"HOME": "/proc/nonexistent"},
+    "the root folder": {"HOME": "/"},
+    "read-only": {"HOME": "{}/read-only"},
+    "a cache of somebody else's": {"XDG_CACHE_HOME": "{}/foreign"},
+    "a relative cache": {"XDG_CACHE_HOME": "cache"},
+    "nothing can be written": {"HOME": "/", "TMPDIR": "/proc/nonexistent"},
+}
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.parametrize("environment", HOMES.values(), ids=list(HOMES))
+def test_a_user_id_without_a_line_in_passwd(environment: dict[str, str], tmp_path: Path) -> None:
+    """As a container has it: everything works, and nothing appears in the working folder but the run."""
+    (tmp_path / "read-only").mkdir(mode=0o555)
+    (tmp_path / "foreign/kilolayer").mkdir(parents=True)
+    work = tmp_path / "work"
+    work.mkdir()
+    work.chmod(0o777)
+    given = {name: value.format(tmp_path) for name, value in environment.items()}
+    for words in (("train", *TINY, "--out", "run"), ("check-data", "digits"), ("report", "run")):
+        command = (*BARE, sys.executable, "-m", "kilolayer", *words)
+        done = started(*command, folder=work, environment=given)
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+    assert [path.name for path in work.iterdir()] == ["run"]
 
 
 STREAMS = {

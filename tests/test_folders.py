@@ -37,7 +37,7 @@ def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 NO_HOME: dict[str, dict[str, str]] = {
     "unset": {},
     "empty": {"HOME": ""},
-    "not there": {"HOME": "/nonexistent"},
+    "not there": {"HOME": "/proc/nonexistent"},
     "a file": {"HOME": "/etc/passwd"},
     "relative": {"HOME": "home"},
     "a tilde": {"HOME": "~"},
@@ -126,7 +126,7 @@ def test_other_packages_keep_their_caches_at_home_where_there_is_one(package, ar
     monkeypatch.setenv("HOME", str(around / "home"))
     folders.lend(package)
     assert variable not in os.environ
-    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("HOME", "/proc/nonexistent")
     monkeypatch.setenv(variable, "as asked")
     folders.lend(package)
     assert os.environ[variable] == "as asked"

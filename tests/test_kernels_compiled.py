@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -105,11 +106,34 @@ class TestMissing:
         self.able(monkeypatch)
         (tmp_path / "kilolayer").write_text("a file where the folder should be")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setenv("HOME", "/nonexistent")
+        monkeypatch.setenv("HOME", "/proc/nonexistent")
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
         says(caplog, "no folder for it can be written")
         # Of the two libraries that are asked for.
         assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
+
+    def test_a_full_cache_leads_to_the_next_folder(self, monkeypatch, tmp_path):
+        self.able(monkeypatch)
+        (tmp_path / "tmp").mkdir()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+        def compile_where_there_is_room(command, sources, flags, target):
+            if target.is_relative_to(tmp_path / "cache"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            target.write_text("made")
+
+        monkeypatch.setattr(compiled, "_compile", compile_where_there_is_room)
+        library = compiled.built("probe")
+        assert library.is_relative_to(tmp_path / f"tmp/kilolayer-{os.getuid()}/native")
+
+    def test_a_compiler_speaks_utf_8_whatever_the_locale(self, monkeypatch, tmp_path):
+        compiler = tmp_path / "g++"
+        compiler.write_bytes(b"#!/bin/sh\nprintf 'error: \\342\\200\\230x\\377' >&2\nexit 1\n")
+        compiler.chmod(0o755)
+        monkeypatch.setattr("locale.getencoding", lambda: "ascii", raising=False)
+        with pytest.raises(compiled.Missing, match="cannot compile them: error: ‘x�"):
+            compiled._run([str(compiler)])
 
     def test_compiler_with_an_open_quote(self, monkeypatch, caplog):
         self.able(monkeypatch)
@@ -122,7 +146,7 @@ class TestMissing:
         compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo made >"$2"\n')
         compiler.chmod(0o755)
         monkeypatch.setenv("CXX", str(compiler))
-        monkeypatch.setenv("HOME", "/nonexistent")
+        monkeypatch.setenv("HOME", "/proc/nonexistent")
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         library = compiled.built("probe")

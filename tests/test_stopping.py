@@ -12,7 +12,7 @@ import torch
 from kilolayer.commands import resuming
 from kilolayer.commands.stopping import interruptible, stoppable
 from kilolayer.errors import out_of_memory
-from kilolayer.signals import SIGNALS
+from kilolayer.signals import SIGNALS, heeded
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -30,6 +30,19 @@ def test_where_something_is_it_is_noted(number: int) -> None:
         os.kill(os.getpid(), number)
         assert stop()
     assert not stop.saves
+
+
+def test_under_nohup_the_closing_of_the_terminal_is_not_heard() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert set(SIGNALS) - set(heeded()) == {signal.SIGHUP}
+        with stoppable() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert set(heeded()) == set(SIGNALS)
 
 
 def test_only_a_second_ctrl_c_insists() -> None:
