@@ -213,3 +213,17 @@ def test_an_image_in_many_rows_is_held_once(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"image": image, "label": [0, 1] * 2500}), path, compression="zstd")
     assert Table(path).read().encoded.nbytes < 10_000_000
+
+
+def test_text_that_is_no_text_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    broken = pa.Array.from_buffers(
+        pa.string(),
+        4,
+        [None, pa.array([0, 1, 2, 3, 4], pa.int32()).buffers()[1], pa.py_buffer(b"\xffa\xffa")],
+    )
+    images = pa.array([picture() for _ in range(4)], pa.binary())
+    pq.write_table(pa.table({"image": images, "label": broken}), tmp_path / "x.parquet")
+    assert "utf-8" in refused(tmp_path)

@@ -8,11 +8,12 @@ from functools import cache, partial
 from pathlib import Path
 
 from kilolayer.data.classes import NamedPictures
+from kilolayer.data.columns import arrow
 from kilolayer.data.describe import Data
 from kilolayer.data.pictures import Pictures
 from kilolayer.data.scanning import Folder
 from kilolayer.data.splits import Layout, Role, Split, roles
-from kilolayer.data.table import Table, arrow
+from kilolayer.data.table import Table
 from kilolayer.data.wording import listed, quoted
 from kilolayer.errors import InputError
 
@@ -36,7 +37,7 @@ def parquet_files(root: Folder) -> list[Path]:
 
 def holds_images(files: Sequence[Path]) -> bool:
     """Whether any of these files has a column of images; one of names and numbers only is no data set."""
-    return any(Table(path).holds_images() for path in files)
+    return any(Table(path).columns.holds_images() for path in files)
 
 
 def parquet(root: Path, files: Sequence[Path], data: Data) -> Layout:
