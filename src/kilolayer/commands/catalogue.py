@@ -68,18 +68,18 @@ kilolayer train --resume runs/NAME
     "evaluate": """
 # a run on its own test set
 kilolayer evaluate runs/NAME
-# a run on other pictures, a folder for each class
+# a run on all labelled pictures of another place
 kilolayer evaluate runs/NAME --data pictures
-# for a program
-kilolayer evaluate runs/NAME --json
+# a page with the confusions and the mistakes as pictures
+kilolayer evaluate runs/NAME --data pictures --html mistakes.html
 """,
     "predict": """
 # one picture
 kilolayer predict runs/NAME cat.jpg
-# the five likeliest classes of several
-kilolayer predict runs/NAME a.png b.png --top 5
-# for a program
-kilolayer predict runs/NAME cat.jpg --json
+# a folder with all below it, as a table
+kilolayer predict runs/NAME pictures --csv classes.csv
+# a pattern, five classes of each, for a program
+kilolayer predict runs/NAME 'pictures/**/*.jpg' --top 5 --json
 """,
     "recipes": """
 # all of them
@@ -160,7 +160,7 @@ FIRST = {
     "train": "--model --data --recipe --epochs --batch-size --lr --out --resume --init",
     "reproduce": "--list --dry-run --scale --data --seeds --rows --out --resume --json",
     "analyse": "--data --html --out --json --seeds",
-    "evaluate": "--data --json",
+    "evaluate": "--data --part --html --json",
 }
 """The options that most people look for; the others follow in their groups."""
 
