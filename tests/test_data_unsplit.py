@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kilolayer.commands.sample import own_images, sample
 from kilolayer.data import Data, load, load_labelled
 from kilolayer.data.images import Images
 from kilolayer.data.unsplit import Labelled, converted
@@ -97,3 +99,16 @@ def test_every_image_is_where_it_is_said_to_be(
                 pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
             assert torch.equal(images.pixels[i], pixels)
             assert splits.classes[int(images.labels[i])] == path.parent.name
+
+
+def test_names_of_a_network_in_another_unicode_form() -> None:
+    """Runs of earlier releases name classes as macOS writes folders."""
+    apart = unicodedata.normalize("NFD", "café")
+    images = Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([1, 0]))
+    labelled = Labelled("x", ("café", "tea"), images, (), str)
+    assert sample(labelled, "all", ("tea", apart)).images.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("part", ["val", "dev", "Validation"])
+def test_parts_of_a_run_by_the_words_for_splits(part: str) -> None:
+    assert len(own_images(Data("digits", validation=100), part, True)) == 100

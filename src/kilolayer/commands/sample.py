@@ -10,8 +10,10 @@ from functools import partial
 import torch
 
 from kilolayer.data import Data, Images, load, load_labelled
+from kilolayer.data.classes import composed
 from kilolayer.data.describe import BUILT_IN
 from kilolayer.data.loading import built_in, find
+from kilolayer.data.splits import roles
 from kilolayer.data.unsplit import Labelled, converted
 from kilolayer.data.wording import listed, quoted
 from kilolayer.errors import InputError
@@ -60,6 +62,8 @@ def own_images(own: Data, part: str, grey: bool) -> Labelled:
 
     `load` knows what was held out; all images would be mostly those that the network was trained on.
     """
+    if len(purposes := roles(part)) == 1:  # val is validation
+        (part,) = purposes
     if part not in OWN_PARTS:
         raise InputError(f"--part is {part!r}; allowed for a run's own data: {', '.join(OWN_PARTS)}")
     if part == "all":
@@ -81,6 +85,7 @@ def sample(labelled: Labelled, part: str, classes: Sequence[str], *, skip_unknow
 
     Raises `InputError` for images of other classes, or leaves them out where that is asked for.
     """
+    classes = [*map(composed, classes)]  # as the data's are; older runs on a Mac have them in two pieces
     counts = torch.bincount(labelled.images.labels, minlength=len(labelled.classes)).tolist()
     present = {name: count for name, count in zip(labelled.classes, counts, strict=True) if count}
     numbers = {name: number for number, name in enumerate(classes)}
