@@ -273,6 +273,11 @@ class TestFolders:
         splits = load(Data(str(folders(tmp_path, "bus", "car", "train"))))
         assert splits.classes == ("bus", "car", "train")
 
+    @pytest.mark.parametrize("name", ["test", "val", "my_testset"])
+    def test_held_out_pictures_beside_class_folders_are_no_class(self, name: str, tmp_path: Path) -> None:
+        folders(tmp_path, "cat", "dog", name)
+        assert "if it is a class, rename it" in refused(tmp_path)
+
     def test_a_class_or_a_split(self, tmp_path: Path) -> None:
         folders(tmp_path, "train/ant", "train/bee", "bus")
         assert "could be a split, or a class" in refused(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def _split_folders(top: Folder, *, chosen: bool) -> tuple[Folder, ...]:
     rest = [one for one in top.filled if not roles(one.name)]
     deep = any(one.filled for one in (named + rest if chosen else named))
     if not deep and (rest or not named):
+        _refuse_held_out(named)
         return ()
     trained = [one.name for one in named if "train" in roles(one.name)]
     if rest and trained and len(trained) == len(named) and not chosen:
@@ -69,6 +71,16 @@ def _split_folders(top: Folder, *, chosen: bool) -> tuple[Folder, ...]:
             f"{listed([quoted(one.name) for one in rest], 3)}; --train {trained[0]} takes it as the split"
         )
     return tuple(one for one in top.folders if one.count or roles(one.name))
+
+
+def _refuse_held_out(folders: Sequence[Folder]) -> None:
+    """Pictures in `test` beside class folders: as a class they would be trained on."""
+    held_out = [quoted(one.path) for one in folders if one.count and roles(one.name) - {"train"}]
+    if held_out:
+        raise InputError(
+            f"{held_out[0]} has the name of a split among class folders; if it is a class, rename it, "
+            f"if it is not, move it elsewhere ({REMEDY})"
+        )
 
 
 def _split(name: str, at: Folder) -> Split:
