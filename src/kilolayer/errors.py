@@ -49,7 +49,7 @@ def nearest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
     """What to write in place of `word`: the nearest that is allowed, and what else is."""
     lower = {name.lower(): name for name in reversed(allowed)}
     longer = [name for name in lower if word and name.startswith(word.lower())]
-    near = longer or get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
+    near = sorted(longer, key=len) or get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
     every = f"allowed: {', '.join(allowed)}"
     if not near:
         return every
