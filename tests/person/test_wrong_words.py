@@ -31,8 +31,8 @@ WORDS = {
 }
 PATHS = (
     "evaluate rnus/a", "predict rnus/a x.png", "show rnus/a", "analyse gradient rnus/a",
-    "train --resume rnus/a", "train --model rnus/a", "report rnus/a", "reproduce --resume rnus/a", "audit rnus/a.pt",
-    "bench rnus/a", "check-data rnus/a", "train --data rnus/a",
+    "train --resume rnus/a", "train --model rnus/a", "report rnus/a", "reproduce --resume rnus/a",
+    "audit rnus/a.pt", "bench rnus/a", "check-data rnus/a", "train --data rnus/a",
 )  # fmt: skip
 
 
