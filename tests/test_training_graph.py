@@ -224,8 +224,8 @@ def test_a_range_of_positions_is_a_view_of_what_the_device_has() -> None:
 )
 def test_what_no_graph_can_hold_is_refused(dropout: bool, world: int, why: str) -> None:
     gpu = torch.device("cuda")
-    assert str(refusal(gpu, dropout=dropout, world=world)).startswith(why)
-    assert refusal(gpu, dropout=False, world=1) is None
+    assert str(refusal(gpu, draws=dropout, world=world)).startswith(why)
+    assert refusal(gpu, draws=False, world=1) is None
     unit = replace(BASIC, arrangement=FULL_PREACT, **({"h": Dropout(0.5)} if dropout else {}))
     training = training_of(tiny(unit, graph=True))
     training.place = Place(gpu, world=world)

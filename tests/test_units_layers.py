@@ -16,16 +16,24 @@ from kilolayer.units import Dropout as DropoutShortcut
 from kilolayer.units import Zero as ZeroShortcut
 from kilolayer.units.branch import Aggregated, Basic, Bottleneck, OneLayer
 from kilolayer.units.measured import measure
-from kilolayer.units.ops import NoReading, Op, Ops, Paths, Saved
+from kilolayer.units.ops import CustomLayer, NoReading, Op, Ops, Paths, Saved
 
 BRANCHES = (Basic(dropout=0.3), OneLayer(), Bottleneck(), Aggregated(form="split"), Aggregated())
 SHORTCUTS = (Scaled(0.5), ZeroShortcut(), DropoutShortcut(0.5), ExclusiveGate(-1, batch_norm=True))
 
 
+WITHOUT_READINGS = (Paths, CustomLayer)
+"""A way to put layers together, and layers that are measured."""
+
+
 def kinds(base: type[Op] = Op) -> Iterator[type[Op]]:
     """Every kind of layer of the package: those that can be built, and are no way to put layers together."""
     for kind in base.__subclasses__():
-        if kind.__module__.startswith("kilolayer") and "module" in vars(kind) and kind is not Paths:
+        if (
+            kind.__module__.startswith("kilolayer")
+            and "module" in vars(kind)
+            and kind not in WITHOUT_READINGS
+        ):
             yield kind
         yield from kinds(kind)
 

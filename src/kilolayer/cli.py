@@ -32,9 +32,20 @@ def run(argv: Sequence[str]) -> int:
         print_help(argv[0] if argv and argv[0] in COMMANDS else None)
         return 0
     options = parse(argv)
+    _load_own_unit(options)
     home = sys.modules[type(options).__module__]
     status: int = getattr(home, home.__name__.rpartition(".")[2])(options)
     return status
+
+
+def _load_own_unit(options: Any) -> None:
+    """Runs the file that --unit names, and no other: what is read later may hold kinds that it defines."""
+    unit = getattr(options, "unit", None)
+    text = unit if isinstance(unit, str) else getattr(unit, "unit", None)
+    if text:
+        from kilolayer.units import own
+
+        own.load(own.divided(text)[0] or text)
 
 
 def parse(argv: Sequence[str]) -> Any:

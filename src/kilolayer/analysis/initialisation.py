@@ -14,7 +14,7 @@ from torch import Size, Tensor, nn
 from kilolayer.analysis.chain import Chain
 from kilolayer.analysis.chart import Chart, Series
 from kilolayer.analysis.first_steps import STEPS, FirstSteps, first_steps
-from kilolayer.analysis.mean_field import Prediction, predict
+from kilolayer.analysis.mean_field import Prediction, predict, silent
 from kilolayer.analysis.numbers import norm, positive, ratio
 from kilolayer.analysis.subject import Subject
 from kilolayer.analysis.trainability import Verdict, judge
@@ -101,7 +101,8 @@ def initialisation(subject: Subject, *, steps: int = STEPS) -> Initialisation:
         measure(subject.fresh(seed), subject.x, subject.labels, units=subject.units, seed=seed)
         for seed in subject.seeds
     )
-    prediction = predict(subject.description) if subject.description else None
+    described = subject.description
+    prediction = predict(described) if described and not silent(described) else None
     trained = _recomputing(subject.fresh(subject.seeds[0]))
     taken = first_steps(trained, subject.x, subject.labels, steps=steps)
     return Initialisation(

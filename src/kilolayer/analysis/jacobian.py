@@ -15,7 +15,7 @@ from torch import Tensor
 from kilolayer.analysis.chain import Chain
 from kilolayer.analysis.chart import Chart, Series
 from kilolayer.analysis.lanczos import quantile, singular_values
-from kilolayer.analysis.mean_field import predict
+from kilolayer.analysis.mean_field import predict, silent
 from kilolayer.analysis.numbers import positive
 from kilolayer.analysis.subject import Subject
 from kilolayer.analysis.tangents import Tangents
@@ -103,7 +103,8 @@ def jacobian(
     tangents = Tangents(chain, subject.x[:images])
     random = torch.Generator().manual_seed(seed)
     at = sorted({round(i * (len(chain) - 1) / max(1, points - 1)) for i in range(points)})
-    theory = predict(subject.description) if subject.description and not subject.trained else None
+    described = subject.description
+    theory = predict(described) if described and not subject.trained and not silent(described) else None
     return Jacobian(
         network=subject.name,
         units=chain.names,

@@ -16,6 +16,7 @@ import numpy as np
 
 from kilolayer.analysis.ensemble import Array, Back, Dynamics, Ensemble, add, times
 from kilolayer.networks.description import Network
+from kilolayer.units.ops import Op, leaves
 from kilolayer.units.unit import Layout
 
 
@@ -50,6 +51,16 @@ def predict(network: Network, *, seed: int = 0) -> Prediction:
         gradient=theory.norms([step.whole for step in theory.steps]),
         direct=theory.norms([step.shortcut for step in theory.steps]),
     )
+
+
+def silent(network: Network) -> str | None:
+    """Why theory predicts nothing of `network`; None where it does."""
+    layers = (letter for placed in network.units() for letter in vars(placed.layout).values())
+    for ops in (network.stem_ops, network.final_ops, *(each for each in layers if isinstance(each, tuple))):
+        for layer in leaves(ops):
+            if type(layer).carry is Op.carry:
+                return f"theory says nothing of the layer {layer.label}"
+    return None
 
 
 @dataclass(frozen=True)

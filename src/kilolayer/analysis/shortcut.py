@@ -13,7 +13,10 @@ from kilolayer.analysis.numbers import norm, ratio
 from kilolayer.analysis.shortcut_factors import Shortcut, UnitFactor
 from kilolayer.analysis.shortcut_theory import ShortcutTheory
 from kilolayer.units import GatedUnit, ResidualUnit
-from kilolayer.units.modules import Scale
+from kilolayer.units.modules import PadChannels, Scale, Zero
+
+KNOWN = (Scale, PadChannels, Zero, nn.Dropout)
+"""Layers of a shortcut on whose factor the description alone decides."""
 
 __all__ = ["Shortcut", "UnitFactor", "shortcut"]
 
@@ -68,7 +71,7 @@ def _predicted(unit: UnitPass) -> float | None:
         return 1.0
     if not isinstance(module, ResidualUnit) or unit.h is None:
         return None
-    if any(isinstance(layer, nn.Conv2d) for layer in module.h):
+    if not all(isinstance(layer, KNOWN) for layer in module.h):
         return None
     scales = math.prod(layer.factor for layer in module.h if isinstance(layer, Scale))
     if unit.h.ndim == 0:

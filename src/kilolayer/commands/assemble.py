@@ -17,7 +17,16 @@ from kilolayer.training import Experiment, Growth, Recipe, Resolution, fitted, r
 from kilolayer.training.budget import budget
 from kilolayer.training.optimizer import OPTIMIZERS
 from kilolayer.training.recipes import MOST_ITERATIONS
-from kilolayer.units import ARRANGEMENTS, Projection, ZeroPad, parse_shortcut
+from kilolayer.units import (
+    ARRANGEMENTS,
+    Arrangement,
+    Branch,
+    Projection,
+    Shortcut,
+    Unit,
+    ZeroPad,
+    parse_shortcut,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -114,9 +123,28 @@ def described(name: str, options: UnitOptions) -> Network:
     if options.resize is not None:
         unit["resize"] = RESIZES[options.resize]
     branch = {"stride_on": options.stride_on, "dropout": options.dropout}
-    return describe(
+    network = describe(
         name, unit=unit, branch={key: value for key, value in branch.items() if value is not None}
     )
+    return _with_own(network, name, options.unit) if options.unit else network
+
+
+def _with_own(network: Network, name: str, text: str) -> Network:
+    """`network` with a unit of the user's own, or with the part of one in its unit."""
+    from kilolayer.units import own
+
+    if not own.divided(text)[1]:
+        raise InputError(f"--unit is {text!r}; allowed: FILE.py:NAME, with the name of the unit in the file")
+    value = own.named(text, Unit, Branch, Shortcut, Arrangement)
+    fields = {Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
+    part: dict[str, Any] = {field: value for kind, field in fields.items() if isinstance(value, kind)}
+    unit = replace(network.unit, **part) if part else value
+    if unit.branch.layers != network.unit.branch.layers:
+        raise InputError(
+            f"the branch of {text} has {unit.branch.layers} layers and those of {name} have "
+            f"{network.unit.branch.layers}; name another --model, as resnet20_cifar or resnet164_cifar"
+        )
+    return replace(network, unit=unit)
 
 
 def _data(options: DataOptions) -> Data:

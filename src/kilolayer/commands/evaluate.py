@@ -18,6 +18,7 @@ from kilolayer.commands.flags import (
     OptionalFolder,
     OptionalText,
     OptionalWhole,
+    OwnUnit,
     PrecisionChoice,
     Switch,
     Trained,
@@ -47,6 +48,8 @@ class Evaluate:
     """Write a page too: confusion matrix, each class, the most confident mistakes as pictures."""
     json: Switch = False
     """Print JSON."""
+    unit: OwnUnit = None
+    """FILE.py that the network's own kind of unit is from. Its code runs."""
     skip_unknown_classes: Switch = False
     """Leave out images of classes that the network does not have; otherwise they are refused."""
     skip_damaged: Switch = False

@@ -82,6 +82,7 @@ NUMBER_OR_SPLIT = _option("N|SPLIT", str)
 OptionalFolder = Annotated[str | None, _option("DIR", expand), SAID]
 OptionalFile = Annotated[str | None, _option("FILE", expand), SAID]
 OptionalCsv = Annotated[str | None, _option("[FILE.csv]", expand), SAID]
+OwnUnit = Annotated[str | None, _option("FILE.py[:NAME]", str), SAID]
 Text = Annotated[str, _option("TEXT", str)]
 Switch = Annotated[FlagCreatePairsOff[bool], SAID]
 Name = Annotated[Positional[str], arg(metavar="NAME")]

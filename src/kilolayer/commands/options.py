@@ -21,6 +21,7 @@ from kilolayer.commands.flags import (
     OptionalSplit,
     OptionalText,
     OptionalWhole,
+    OwnUnit,
     PrecisionChoice,
     Switch,
     Text,
@@ -63,6 +64,9 @@ class UnitOptions:
     """Which convolution of a bottleneck has the stride."""
     dropout: OptionalNumber = None
     """Dropout between the two convolutions of a basic unit, as in wide networks."""
+    unit: OwnUnit = None
+    """A unit of your own, or a shortcut, branch or arrangement to put into the model's unit. The file's code
+    runs. For a run that has such a unit already FILE.py is enough."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from kilolayer.commands.flags import (
     Files,
     OptionalCsv,
     OptionalWhole,
+    OwnUnit,
     Switch,
     Trained,
     Whole,
@@ -55,6 +56,8 @@ class Predict:
     to a file whose name ends in .csv."""
     json: Switch = False
     """Print JSON."""
+    unit: OwnUnit = None
+    """FILE.py that the network's own kind of unit is from. Its code runs."""
     image_size: OptionalWhole = None
     """Resize to this many pixels a side; otherwise the network's own size."""
     appearance: Annotated[Appearance | None, choice("shown", "stored"), SAID] = None

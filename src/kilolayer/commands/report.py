@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from kilolayer.commands.flags import OwnUnit
 from kilolayer.errors import InputError, no_such_path
 
 
@@ -22,6 +23,8 @@ class Report:
 
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
     """The sweep's, the run's, or the runs' folder; the report goes there."""
+    unit: OwnUnit = None
+    """FILE.py that a run's own kind of unit is from. Its code runs."""
 
 
 def report(options: Report) -> int:

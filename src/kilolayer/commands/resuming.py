@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kilolayer.training import Experiment, Place
 
 ALLOWED_WITH_RESUME = (
-    *("--resume", "--device", "--threads", "--save-every", "--tensorboard"),
+    *("--resume", "--device", "--threads", "--save-every", "--tensorboard", "--unit"),
     *("--data", "--data-folder", "--download"),
 )
 AUTO = "auto"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from kilolayer.analysis.mean_field import silent
 from kilolayer.analysis.subject import Subject
 from kilolayer.analysis.undisturbed import undisturbed
 from kilolayer.commands.assemble import described
@@ -22,6 +23,7 @@ from kilolayer.data.randomness import shuffled
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, build
 from kilolayer.runs import Run, read_weights
+from kilolayer.terminal import say
 from kilolayer.training import choose_device, fitted
 
 if TYPE_CHECKING:
@@ -53,7 +55,11 @@ def subjects(options: Analyse) -> list[Subject]:
     if twice := [name for name, place in zip(names, places, strict=True) if places.count(place) > 1]:
         raise InputError(f"{twice[0]} is named twice")
     device = choose_device(options.device)
-    return _told_apart(names, [_subject(options, name, device) for name in names])
+    named = _told_apart(names, [_subject(options, name, device) for name in names])
+    for subject in named:
+        if subject.description and (why := silent(subject.description)):
+            say(f"no prediction for {subject.name}: {why}", stderr=True)
+    return named
 
 
 def _told_apart(words: Sequence[str], subjects: list[Subject]) -> list[Subject]:

@@ -10,6 +10,7 @@ from kilolayer.data.wording import listed
 from kilolayer.runs import Run
 from kilolayer.terminal import say_rows
 from kilolayer.training import Experiment, Training
+from kilolayer.units import own
 
 
 def announce(run: Run, training: Training) -> None:
@@ -62,8 +63,8 @@ def conclude(run: Run) -> None:
         "test error": f"{result['test_error']:.2f} %{top5} ({which})",
         **_validation(result),
         "time": f"{_duration(result['train_seconds'])}{_speed(run)}",
-        "next": shlex.join(["kilolayer", "evaluate", str(run.path)]),
-        "": shlex.join(["kilolayer", "predict", str(run.path), "IMAGE"]),
+        "next": shlex.join(["kilolayer", "evaluate", str(run.path), *own.words()]),
+        "": shlex.join(["kilolayer", "predict", str(run.path), "IMAGE", *own.words()]),
     }
     say_rows(rows)
 

@@ -267,7 +267,9 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _resume(run: Run) -> str:
-    return shlex.join(["kilolayer", "train", "--resume", str(run.path)])
+    from kilolayer.units import own
+
+    return shlex.join(["kilolayer", "train", "--resume", str(run.path), *own.words()])
 
 
 def _say(text: str) -> None:

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kilolayer.errors import InputError
 from kilolayer.units.batch_norm import running_statistics_kept
+from kilolayer.units.modules import draws
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class _Recomputed:
 
     def forward(self, x: Tensor) -> Tensor:
         modules = chain(*(unit.modules() for unit in chain(*self.parts)))
-        self.begins = [_Begin.of(x, draws=any(isinstance(module, nn.Dropout) for module in modules))]
+        self.begins = [_Begin.of(x, draws=any(map(draws, modules)))]
         with saved_tensors_hooks(self._number, self._tensor):
             for units in self.parts:
                 self.first.append(self.count)

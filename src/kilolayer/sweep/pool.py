@@ -90,11 +90,13 @@ class Pool:
 
     def _executor(self, slot: int) -> ProcessPoolExecutor:
         from kilolayer.sweep.worker import prepare
+        from kilolayer.units import own
 
         if slot not in self._executors:
             try:
+                arguments = self.threads, own.files()
                 self._executors[slot] = ProcessPoolExecutor(
-                    1, mp_context=get_context("spawn"), initializer=prepare, initargs=(self.threads,)
+                    1, mp_context=get_context("spawn"), initializer=prepare, initargs=arguments
                 )
             except OSError as error:
                 raise _no_worker(error) from error

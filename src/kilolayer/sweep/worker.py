@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
@@ -23,6 +23,7 @@ from kilolayer.training.device import Place, choose_device
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.loop import Training
 from kilolayer.training.state import NonFinite
+from kilolayer.units import own
 from kilolayer.values import from_json
 
 _loaded = lru_cache(maxsize=2)(load)
@@ -30,8 +31,13 @@ _working = threading.Lock()
 stop_asked = threading.Event()
 
 
-def prepare(threads: int | None) -> None:
-    """Sets a worker process up: its share of the cores, and signals after which it saves before it ends."""
+def prepare(threads: int | None, own_files: Sequence[str] = ()) -> None:
+    """Sets a worker process up: its share of the cores, and signals after which it saves before it ends.
+
+    `own_files` define kinds of units that its runs have (`kilolayer.units.own`).
+    """
+    for file in own_files:
+        own.load(file)
     if threads:
         torch.set_num_threads(threads)
     for number in heeded():

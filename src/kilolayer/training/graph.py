@@ -154,10 +154,10 @@ def choose_graph(name: str, device: torch.device) -> bool:
     return name == "on"
 
 
-def refusal(device: torch.device, *, dropout: bool, world: int) -> str | None:
+def refusal(device: torch.device, *, draws: bool, world: int) -> str | None:
     """Why a training cannot be a graph, or None where it can."""
     if device.type != "cuda":
         return "the device is no GPU"
-    if dropout:
+    if draws:
         return "dropout draws anew at every step, from a state that a graph would hold fixed"
     return "the processes exchange gradients, which is not captured" if world > 1 else None

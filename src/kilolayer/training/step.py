@@ -23,6 +23,7 @@ from kilolayer.training.experiment import Experiment
 from kilolayer.training.memory import allocate, arrange
 from kilolayer.training.state import State
 from kilolayer.training.updates import freeze_trunk, running_figures, set_rate
+from kilolayer.units.modules import draws
 
 
 class Stepping(State):
@@ -60,7 +61,7 @@ class Stepping(State):
         self.memory = arrange(self.model, experiment, place)
         self.epoch_length = len(splits.train) // recipe.batch_size
         self._compute = self._wrapped()
-        self._dropout = any(isinstance(part, nn.Dropout) and part.training for part in self.model.modules())
+        self._draws = any(map(draws, self.model.modules()))
         self._replay = self._replayed()
 
     def _wrapped(self) -> nn.Module:
@@ -79,7 +80,7 @@ class Stepping(State):
         """What replays the steps as a CUDA graph. None where that is not asked for, or is no GPU."""
         if not self.experiment.graph or self.place.device.type != "cuda":
             return None
-        why = graph.refusal(self.place.device, dropout=self._dropout, world=self.place.world)
+        why = graph.refusal(self.place.device, draws=self._draws, world=self.place.world)
         if why:
             raise InputError(f"the step cannot be a CUDA graph: {why}; use --graph off")
         return graph.Replay(self._advance, graph.CudaRecorder(self.place.device), self._changed)
@@ -122,7 +123,7 @@ class Stepping(State):
             self.place.device,
         )
         self._selection = self._replay.held(selection) if self._replay else selection
-        if self._dropout:
+        if self._draws:
             torch.manual_seed(_hash(self.experiment.seed, self.iteration, self.place.rank))
         self._side = recipe.resolution.side(self.splits.image_size, self.iteration, recipe.iterations)
         self.model.let_work(recipe.growth.at(self.iteration, recipe.iterations))

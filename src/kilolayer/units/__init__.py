@@ -14,9 +14,12 @@ from kilolayer.units.arrangement import (
     RELU,
     RELU_BEFORE_ADDITION,
     RELU_ONLY_PREACT,
+    Activation,
     Arrangement,
 )
 from kilolayer.units.branch import Aggregated, Basic, Bottleneck, Branch, OneLayer
+from kilolayer.units.ops import CustomLayer, NoReading, Op
+from kilolayer.units.own import load
 from kilolayer.units.shortcut import (
     Dropout,
     ExclusiveGate,
@@ -59,18 +62,22 @@ __all__ = [
     "RELU",
     "RELU_BEFORE_ADDITION",
     "RELU_ONLY_PREACT",
+    "Activation",
     "Aggregated",
     "Arrangement",
     "Basic",
     "BatchNorm",
     "Bottleneck",
     "Branch",
+    "CustomLayer",
     "Dropout",
     "ExclusiveGate",
     "GatedUnit",
     "Identity",
     "Layout",
+    "NoReading",
     "OneLayer",
+    "Op",
     "Projection",
     "ResidualUnit",
     "Resize",
@@ -83,5 +90,6 @@ __all__ = [
     "build_unit",
     "convert_form",
     "layout",
+    "load",
     "parse_shortcut",
 ]

@@ -69,7 +69,20 @@ def named(ops: Ops) -> list[tuple[str, Op]]:
 
 def sequence(ops: Ops) -> nn.Sequential:
     """The modules of `ops`, applied in order, under their names."""
-    return nn.Sequential(OrderedDict((name, spec.module()) for name, spec in named(ops)))
+    return nn.Sequential(OrderedDict((name, _module(spec)) for name, spec in named(ops)))
+
+
+def _module(spec: Op) -> nn.Module:
+    module = spec.module()
+    # Set on those of others alone: PyTorch's own know no such mark, and dropout is known by its class.
+    if spec.draws and not isinstance(module, nn.Dropout | Paths):
+        module.draws = True  # type: ignore[assignment]
+    return module
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether it may draw random numbers now, itself and not in what it is made of."""
+    return module.training and (isinstance(module, nn.Dropout) or bool(getattr(module, "draws", False)))
 
 
 class ResidualUnit(nn.Module):

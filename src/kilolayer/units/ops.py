@@ -8,17 +8,17 @@
     saved           what autograd keeps of it from the forward to the backward pass
     carry           what the mean-field theory says that it does to signal and gradient
 
-What is printed is what is stored is what is built. A kind of your own is a frozen dataclass that extends `Op`
-and says no more than `module`, and `channels`, those of its input: the other readings are measured on that
-module. Theory cannot be measured, so without `carry` there is no prediction. No module here imports PyTorch
-before a reading needs it.
+What is printed is what is stored is what is built. A layer of your own is `CustomLayer(MODULE, channels)`,
+or a frozen dataclass that extends `Op` and says no more than `module`, and `channels`, those of its input:
+the other readings are measured on that module. Theory cannot be measured, so without `carry` there is no
+prediction. Nothing here imports PyTorch before a reading needs it.
 
 An `Ops` is a tuple of layers applied from left to right; `Paths` are several side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -95,6 +95,9 @@ class Op:
     style: ClassVar[Style] = "other"
     over_batch: ClassVar[bool] = False
     """Whether it needs more than one value of every channel in a batch."""
+    draws: ClassVar[bool] = True
+    """Whether it may draw random numbers in training, as dropout does: then every step begins from a seed of
+    its own, so that a resumed run draws the same."""
 
     def module(self) -> nn.Module:
         kind = type(self).__name__
@@ -148,6 +151,7 @@ class Conv(Op):
 
     name = "conv"
     style = "conv"
+    draws = False
 
     def module(self) -> nn.Module:
         from torch import nn
@@ -190,6 +194,8 @@ class Conv(Op):
 @dataclass(frozen=True)
 class SameShape(Op):
     """A layer without parameters or products whose output has its input's shape."""
+
+    draws = False
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
         return channels, side
@@ -282,6 +288,7 @@ class Dropout(SameShape):
     p: float
 
     name = "dropout"
+    draws = True
 
     def module(self) -> nn.Module:
         from torch import nn
@@ -406,7 +413,45 @@ class Paths(Op):
         return sum(multiply_adds(path, side) for path in self.paths)
 
 
+@dataclass(frozen=True, init=False)
+class CustomLayer(Op):
+    """A layer that is built as a module of your own: `CustomLayer(Gain, 16, 0.9)` is `Gain(16, 0.9)`.
+
+    Its readings are measured on that module, which takes the channels of its input first. Arguments are
+    compared and hashed, so they are numbers, words and tuples of them.
+    """
+
+    kind: Callable[..., nn.Module]
+    channels: int
+    arguments: tuple[object, ...]
+
+    def __init__(self, kind: Callable[..., nn.Module], channels: int, *arguments: object) -> None:
+        for name, value in (("kind", kind), ("channels", channels), ("arguments", arguments)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.kind.__name__.lower()
+
+    def module(self) -> nn.Module:
+        return self.kind(self.channels, *self.arguments)
+
+    @property
+    def label(self) -> str:
+        return " ".join((self.kind.__name__, *map(str, self.arguments)))
+
+
 Ops = tuple[Op, ...]
+
+
+def leaves(ops: Ops) -> Iterator[Op]:
+    """Every layer in `ops`, those of paths too."""
+    for op in ops:
+        if isinstance(op, Paths):
+            for path in op.paths:
+                yield from leaves(path)
+        else:
+            yield op
 
 
 def parameters(ops: Ops) -> int:

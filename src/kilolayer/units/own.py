@@ -62,29 +62,33 @@ def _run(file: Path, name: str, origin: Origin) -> None:
         raise InputError(f"{file}: {type(error).__name__}: {error}") from error
 
 
-def named(text: str, kind: type[T]) -> T:
-    """The value that FILE.py:NAME names: an instance of `kind`, or a class of that kind with its defaults.
+def divided(text: str) -> tuple[str, str]:
+    """FILE.py and NAME of FILE.py:NAME; the name is empty where there is none."""
+    if text.endswith(".py"):
+        return text, ""
+    path, _, name = text.rpartition(":")
+    return path, name
+
+
+def named(text: str, *allowed: type[Any]) -> Any:
+    """The value that FILE.py:NAME names: of an `allowed` class, or such a class of yours with its defaults.
 
     Raises `InputError` where there is no such thing.
     """
-    path, _, name = text.rpartition(":")
-    if not path or not name.isidentifier():
-        raise InputError(f"{text!r} names nothing; allowed: FILE.py:NAME, the file and a name in it")
-    module = load(path)
-    values = {key: value for key, value in vars(module).items() if _is_value(value, kind, module)}
+    path, name = divided(text)
+    module = load(path or text)
+    values = {key: value for key, value in vars(module).items() if _is_value(value, allowed, module)}
     if name not in values:
-        raise InputError(
-            f"{path} has no {kind.__name__} called {name!r}; {nearest(name, sorted(values)) or 'it has none'}"
-        )
+        has = nearest(name, sorted(values)) if values else "it defines none"
+        raise InputError(f"{path} has no unit, shortcut, branch or arrangement called {name!r}; {has}")
     value = values[name]
-    made: T = value() if isinstance(value, type) else value
-    return made
+    return value() if isinstance(value, type) else value
 
 
-def _is_value(value: Any, kind: type, module: ModuleType) -> bool:
+def _is_value(value: Any, allowed: tuple[type, ...], module: ModuleType) -> bool:
     if isinstance(value, type):
-        return issubclass(value, kind) and value.__module__ == module.__name__
-    return isinstance(value, kind)
+        return issubclass(value, allowed) and value.__module__ == module.__name__
+    return isinstance(value, allowed)
 
 
 def origin_of(kind: type) -> Origin | None:
@@ -114,3 +118,13 @@ def kind_of(base: type[T], name: str, origin: dict[str, Any] | None) -> type[T]:
     changed = any(each.name == file for each in _loaded.values())
     why = "but that file has changed since" if changed else "code that runs only when you name it"
     raise InputError(f"this needs {name} from {file}, {why}: add --unit {file}")
+
+
+def words() -> list[str]:
+    """The options that a command needs to read what was written here."""
+    return [word for file in files() for word in ("--unit", file)]
+
+
+def files() -> tuple[str, ...]:
+    """The files that have run in this process, for others that must run them too."""
+    return tuple(str(sys.modules[name].__file__) for name in _loaded)

@@ -1,0 +1,219 @@
+"""Units of one's own: the documentation's examples work everywhere, and no stranger's code runs unasked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kilolayer.analysis.mean_field import silent
+from kilolayer.cli import run
+from kilolayer.errors import InputError
+from kilolayer.inference import fold
+from kilolayer.kernels import fuse
+from kilolayer.networks import Network, build, cifar
+from kilolayer.networks.activations import kept_by_units
+from kilolayer.units import BASIC, Arrangement, Branch, Shortcut, Unit, layout, own
+from kilolayer.values import from_json, to_json
+
+EXAMPLES = {
+    f"{path.stem}": path for path in sorted((Path(__file__).parents[1] / "docs" / "own").glob("*.py"))
+}
+NAMES = {
+    "learned_scale": "LearnedScale",
+    "squeeze_excite": "SqueezeExcite",
+    "group_norm": "PREACT",
+    "stochastic_depth": "StochasticDepth",
+}
+TINY = ("--subset", "64", "--iterations", "6", "--batch-size", "16", "--threads", "1", "--no-tensorboard")
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded() -> Iterator[None]:
+    """A test begins as a program does: without the files that others named."""
+    before = dict(own._loaded)
+    yield
+    for name in set(own._loaded) - set(before):
+        del own._loaded[name], sys.modules[name]
+
+
+def unit_of(example: str) -> Unit:
+    value = own.named(f"{EXAMPLES[example]}:{NAMES[example]}", Unit, Branch, Shortcut, Arrangement)
+    fields = {Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
+    return replace(BASIC, **{field: value for kind, field in fields.items() if isinstance(value, kind)})
+
+
+def network_of(example: str) -> Network:
+    return replace(cifar(8, unit_of(example)), image_size=8)
+
+
+def test_every_example_is_under_test() -> None:
+    assert set(EXAMPLES) == set(NAMES)
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_an_example_has_at_most_thirty_lines(example: str) -> None:
+    assert len(EXAMPLES[example].read_text(encoding="utf-8").splitlines()) <= 30
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_counts_are_those_of_the_module(example: str) -> None:
+    network = network_of(example)
+    assert network.parameters == sum(each.numel() for each in build(network).parameters())
+    assert network.multiply_adds >= replace(network, unit=BASIC).multiply_adds
+    assert all(kept.inside > 0 for kept in kept_by_units(network))
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_a_description_survives_json_and_names_its_file(example: str) -> None:
+    unit = unit_of(example)
+    text = to_json(unit)
+    assert from_json(text, Unit) == unit
+    assert f'"name": "{EXAMPLES[example].name}"' in text
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_theory_predicts_nothing_and_says_of_what(example: str) -> None:
+    assert "theory says nothing of the layer" in str(silent(network_of(example)))
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_kernels_and_folding_leave_the_function_as_it_is(example: str) -> None:
+    torch.manual_seed(0)
+    model, x = build(network_of(example)), torch.randn(4, 3, 8, 8)
+    model(x)  # BN has seen data
+    wanted = model.eval()(x)
+    assert torch.allclose(fold(model)(x), wanted, atol=1e-4)
+    fuse(model)
+    assert torch.allclose(model(x), wanted, atol=1e-5)
+
+
+def test_an_activation_of_ones_own_stands_in_the_stem_too() -> None:
+    assert "BatchNorm" not in str(build(network_of("group_norm")))
+
+
+def test_the_shortcut_of_ones_own_is_drawn_as_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(("show", "resnet20_cifar", "--unit", f"{EXAMPLES['learned_scale']}:LearnedScale")) == 0
+    assert "Gain 0.9" in capsys.readouterr().out
+
+
+def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kilolayer", *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", NAMES)
+def test_training_resumes_to_the_same_bits_and_every_command_reads_the_run(
+    example: str, tmp_path: Path
+) -> None:
+    file = str(EXAMPLES[example])
+    words = ("train", "--model", "preact_resnet8_cifar", "--unit", f"{file}:{NAMES[example]}", *TINY)
+    assert run((*words, "--out", str(tmp_path / "whole"))) == 0
+    stopped(words, tmp_path / "part")
+    assert run(("train", "--resume", str(tmp_path / "part"), "--unit", file, "--no-tensorboard")) == 0
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "part")]
+    assert weights[0] == weights[1]
+    assert run(("evaluate", str(tmp_path / "whole"), "--unit", file)) == 0
+    assert run(("analyse", "shortcut", str(tmp_path / "whole"), "--unit", file)) == 0
+    assert run(("report", str(tmp_path / "whole"), "--unit", file)) == 0
+    network = ("preact_resnet8_cifar", "--unit", f"{file}:{NAMES[example]}")
+    assert run(("analyse", "initialisation", *network, "--seeds", "1")) == 0
+    assert run((*words, "--memory", "smallest", "--out", str(tmp_path / "less"))) == 0
+    less = (tmp_path / "less" / "metrics.jsonl").read_text()
+    assert less == (tmp_path / "whole" / "metrics.jsonl").read_text()
+
+
+def stopped(words: tuple[str, ...], folder: Path) -> None:
+    """The same run stopped after three steps."""
+    from kilolayer.cli import parse
+    from kilolayer.commands.assemble import assemble
+    from kilolayer.runs import Run, record
+    from kilolayer.training import Place, Training
+
+    experiment, splits = assemble(parse((*words, "--out", str(folder))), torch.device("cpu"))
+    with Run.claim(folder, experiment) as begun:
+        training = Training(experiment, splits, Place(torch.device("cpu")))
+        for _ in record(begun, training, stop=lambda: training.iteration >= 3):
+            pass
+
+
+def test_a_strangers_run_runs_no_code_until_its_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.py"
+    file.write_text(
+        EXAMPLES["learned_scale"].read_text() + f"\nopen({str(tmp_path / 'RAN')!r}, 'w').close()\n"
+    )
+    unit = replace(BASIC, h=own.named(f"{file}:LearnedScale", Shortcut))
+    text = to_json(unit)
+    (tmp_path / "RAN").unlink()
+    (tmp_path / "unit.json").write_text(text)
+    code = (
+        "from pathlib import Path; from kilolayer.units import Unit; from kilolayer.values import from_json; "
+    )
+    code += "from_json(Path('unit.json').read_text(), Unit)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (
+        "this needs LearnedScale from theirs.py, code that runs only when you name it: add --unit theirs.py"
+        in done.stderr
+    )
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(EXAMPLES["learned_scale"].read_text())
+    text = to_json(replace(BASIC, h=own.named(f"{file}:LearnedScale", Shortcut)))
+    changed = json.loads(text)
+    changed["h"]["file"]["sha256"] = "0" * 64
+    with pytest.raises(InputError, match=r"LearnedScale from mine\.py, but that file has changed since"):
+        from_json(json.dumps(changed), Unit)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--unit", "nothing.py:X"), "nothing.py is no Python file"),
+        (("--unit", "learned_scale.py"), "allowed: FILE.py:NAME"),
+        (("--unit", "learned_scale.py:LearnedSale"), "nearest: LearnedScale"),
+        (("--unit", "broken.py:X"), "broken.py: ZeroDivisionError"),
+        (("--unit", "empty.py:X"), "it defines none"),
+    ],
+)
+def test_what_cannot_be_a_unit_is_refused(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("learned_scale.py").write_text(EXAMPLES["learned_scale"].read_text())
+    Path("broken.py").write_text("1 / 0\n")
+    Path("empty.py").write_text("")
+    with pytest.raises(InputError, match=said):
+        run(("show", "resnet20_cifar", *words))
+
+
+def test_a_branch_of_another_depth_is_refused() -> None:
+    with pytest.raises(InputError, match="has 2 layers and those of resnet164_cifar have 3"):
+        run(("show", "resnet164_cifar", "--unit", f"{EXAMPLES['squeeze_excite']}:SqueezeExcite"))
+
+
+def test_a_class_that_no_file_defines_is_refused() -> None:
+    class Local(Shortcut):
+        pass
+
+    with pytest.raises(InputError, match="which a description cannot name; put it into a file"):
+        to_json(replace(BASIC, h=Local()))
+
+
+def test_a_shortcut_of_ones_own_changes_only_h() -> None:
+    unit = unit_of("learned_scale")
+    plain, mine = layout(BASIC, 16, 16), layout(unit, 16, 16)
+    assert replace(mine, h=plain.h) == plain
+    assert mine.h != plain.h
