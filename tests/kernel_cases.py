@@ -68,6 +68,11 @@ def gradients(module: nn.Module, y: torch.Tensor, x: torch.Tensor, dy: torch.Ten
     return list(torch.autograd.grad(y, [x, *module.parameters()], dy))
 
 
+def running(module: nn.Module) -> list[torch.Tensor]:
+    """BN's running figures, without its count of batches, which is no figure."""
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+
+
 def errors(found: list[torch.Tensor], exact: list[torch.Tensor]) -> list[float]:
     pairs = zip(found, exact, strict=True)
     return [((one.double() - other).norm() / other.norm()).item() for one, other in pairs]

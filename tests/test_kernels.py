@@ -19,6 +19,7 @@ from kernel_cases import (
     gradients,
     made,
     needs_kernels,
+    running,
 )
 from kilolayer.kernels import fused, reference
 from kilolayer.kernels.chain import Chain, any_chain_of
@@ -189,7 +190,7 @@ def test_a_unit_that_changes_shape_is_as_exact_as_autocast(place, arrangement, a
             with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
                 y = module(own)
             dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed)).bfloat16().to(dtype)
-            rows.append([y, *gradients(module, y, own, dy), *module.buffers()])
+            rows.append([y, *gradients(module, y, own, dy), *running(module)])
         assert "_Unit" in rows[2][0].grad_fn.name()
         autocast.append(errors(rows[1], rows[0]))
         kernel.append(errors(rows[2], rows[0]))
@@ -267,7 +268,7 @@ def test_running_statistics_follow_as_the_plain_unit_has_them(arrangement):
     plain = copy.deepcopy(module).double()
     plain(x.double())
     native_unit(chain(module), x.bfloat16().to(memory_format=torch.channels_last))
-    for one, other in zip(module.buffers(), plain.buffers(), strict=True):
+    for one, other in zip(running(module), running(plain), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=5e-3, atol=5e-3)
     before = [buffer.clone() for buffer in module.buffers()]
     with running_statistics_kept(module):

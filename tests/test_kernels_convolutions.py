@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from kernel_cases import drawn, errors, gradients, needs_kernels
+from kernel_cases import drawn, errors, gradients, needs_kernels, running
 from kilolayer.kernels import convolution, fused, patches
 from kilolayer.kernels.activation import FusedSequence
 from kilolayer.kernels.convolution import NativeConv
@@ -32,7 +32,7 @@ def test_an_activation_alone_is_as_exact_as_autocast(shape):
         own = x.to(dtype, memory_format=torch.channels_last).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, dtype is torch.bfloat16):
             y = module(own)
-        return [y, *gradients(module, y, own, dy.to(dtype)), *module.buffers()]
+        return [y, *gradients(module, y, own, dy.to(dtype)), *running(module)]
 
     wanted = passed(exact, torch.float64)
     autocast = errors(passed(plain, torch.bfloat16), wanted)

@@ -96,9 +96,10 @@ def test_a_claim_goes_on_where_a_start_was_killed(tmp_path: Path) -> None:
 
 
 def test_no_run_there(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(InputError, match=r"is not a run's folder: it has no config\.json"):
-            Run.open(path)
+    with pytest.raises(InputError, match=r"is not a run's folder: it has no config\.json"):
+        Run.open(tmp_path)
+    with pytest.raises(InputError, match=r"missing: no such file or folder"):
+        Run.open(tmp_path / "missing")
 
 
 HOLDER = """

@@ -204,7 +204,9 @@ def test_every_recipe_fits_any_data_and_survives_json(name: str, images: int) ->
 
 
 def test_an_unknown_recipe() -> None:
-    with pytest.raises(InputError, match=r"unknown recipe 'papers'; allowed: paper, paper-v1, [^\n]*$"):
+    with pytest.raises(
+        InputError, match=r"unknown recipe 'papers'; nearest: paper; allowed: paper, paper-v1, [^\n]*$"
+    ):
         recipe("papers", CIFAR)
 
 

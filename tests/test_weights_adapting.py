@@ -291,7 +291,7 @@ def test_a_run_that_is_not_done_says_how_to_finish_it(
     [
         ("", "has an empty name"),
         (".", "'.': is no run's folder; give that of a run, or a file of weights in it"),
-        ("none", "'none': no such file of weights"),
+        ("none", "none: no such file or folder"),
         ("run/config.json", "'run/config.json': no file of weights"),
         ("run/checkpoints/000000002-000000.safetensors", "holds the state of a training under way"),
     ],
