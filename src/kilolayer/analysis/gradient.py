@@ -66,12 +66,28 @@ class Gradient:
         )
 
     def finding(self) -> str:
-        whole = self.weakest > 1 - WHOLE
-        return (
-            f"the gradient at the first unit is {self.growth:.3g} times that at the last; through the "
-            f"shortcuts of the weakest stage {percent(self.weakest)} of ‖∂ε/∂x_L‖ arrives (P2, Eq. 5), "
-            + ("so none of it can be lost on the way" if whole else "the rest comes through weights alone")
+        whole = abs(self.weakest - 1) < WHOLE
+        weakest = (
+            "in every stage the whole gradient of the stage's end arrives through shortcuts alone"
+            if whole
+            else f"in the weakest stage {percent(self.weakest)} of the gradient of the stage's end arrives "
+            "through shortcuts alone"
         )
+        return (
+            f"the gradient at the first unit is {self.growth:.3g} times that at the last; {weakest} at the "
+            f"first unit{' that keeps its shape' if self._changes else ''} (P2, Eq. 5), and what comes "
+            f"through weights is added to it{self._lost()}"
+        )
+
+    def _lost(self) -> str:
+        """What arrives at the first units of stages, whose shortcuts change the shape."""
+        if not self._changes:
+            return ""
+        shares = ", ".join(
+            f"{percent(ratio(unit.direct, self.ends[unit.stage - 1]))} in stage {unit.stage}"
+            for unit in self._changes
+        )
+        return f"; through the shortcut before it, which changes the shape, it is only {shares}"
 
     def trend(self) -> tuple[tuple[str, float], ...]:
         """What is followed over training."""
@@ -105,9 +121,17 @@ class Gradient:
         """Of every stage the first unit that keeps its shape, or else the first."""
         starts: dict[int, UnitTerms] = {}
         for unit in self.units:
-            if unit.stage not in starts or starts[unit.stage].predicted is None:
+            first = starts.setdefault(unit.stage, unit)
+            if first.predicted is None and unit.predicted is not None:
                 starts[unit.stage] = unit
         return list(starts.values())
+
+    @property
+    def _changes(self) -> list[UnitTerms]:
+        """The first units of stages that change the shape before others keep it."""
+        starts = self._starts
+        firsts = {unit.stage: unit for unit in reversed(self.units)}
+        return [firsts[start.stage] for start in starts if firsts[start.stage] is not start]
 
     @property
     def _stage_starts(self) -> tuple[float, ...]:

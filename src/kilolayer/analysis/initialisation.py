@@ -52,6 +52,8 @@ class Initialisation:
     prediction: Prediction | None
     first_steps: FirstSteps
     verdict: Verdict
+    of_trained: bool = False
+    """Whether the network that was given is trained; all that stands here is of fresh ones like it."""
 
     def charts(self) -> tuple[Chart, ...]:
         return *(_chart(self, kind) for kind in _SAID), _steps_chart(self)
@@ -74,7 +76,8 @@ class Initialisation:
         )
 
     def finding(self) -> str:
-        return f"it {self.verdict.word}: {'; '.join(self.verdict.reasons)}"
+        which = "a fresh network like this trained one" if self.of_trained else "it"
+        return f"{which} {self.verdict.word}: {'; '.join(self.verdict.reasons)}"
 
     def typical(self, kind: str) -> Values:
         """Geometric means over the seeds, of "signal", "gradient" or "common"."""
@@ -111,6 +114,7 @@ def initialisation(subject: Subject, *, steps: int = STEPS) -> Initialisation:
         prediction=prediction,
         first_steps=taken,
         verdict=judge(starts[0].signal, starts[0].gradient, prediction, taken),
+        of_trained=subject.trained,
     )
 
 

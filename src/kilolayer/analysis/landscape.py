@@ -49,25 +49,43 @@ class Landscape:
     curvature: float
 
     def finding(self) -> str:
-        flat = [value for row in self.grid for value in row if value is not None]
-        lowest = "a lowest point" if self.curvature > 0 else "no lowest point"
+        points = self.points
+        lower = [loss for loss in points.values() if loss < self.centre]
+        said = f"the loss is {self.centre:.4g} at the weights"
+        curved = f"curvature along a random direction {self.curvature:.3g}"
+        if not lower:
+            return f"{said}, the lowest of the {len(points)} points measured around them ({curved})"
+        (alpha, beta), lowest = min(points.items(), key=lambda point: point[1])
         return (
-            f"the loss is {self.centre:.3g} at the weights, which are {lowest} along a random direction "
-            f"(curvature {self.curvature:.3g}); "
-            f"{percent(_share_above(flat, self.centre))} of the slice lies no lower"
+            f"{said}, which are not the lowest point: of the {len(points)} measured around them "
+            f"{len(lower)} lie lower, by {self.centre - lowest:.2g} at most, at α = {alpha:.3g}, "
+            f"β = {beta:.3g} ({curved})"
         )
+
+    @property
+    def points(self) -> dict[tuple[float, float], float]:
+        """Every finite loss of the slice by (α, β): the square's, the line's and the centre."""
+        line = {(step, 0.0): loss for step, loss in zip(self.steps, self.line, strict=True)}
+        square = {
+            (alpha, beta): loss
+            for alpha, row in zip(self.ticks, self.grid, strict=True)
+            for beta, loss in zip(self.ticks, row, strict=True)
+        }
+        losses = square | line | {(0.0, 0.0): _finite(self.centre)}
+        return {point: loss for point, loss in losses.items() if loss is not None}
 
     def charts(self) -> tuple[Chart, ...]:
         return _line_chart(self), _grid_chart(self)
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        flat = [value for row in self.grid for value in row if value is not None]
+        losses = list(self.points.values())
+        extremes = f"{min(losses):.4g}, {max(losses):.4g}" if losses else "not finite"
         return (
             ("loss at the weights", f"{self.centre:.4g}"),
             ("curvature d²L/dα² there", f"{self.curvature:.4g}"),
             ("loss at α = −1 and 1", f"{_said(self.line[0])}, {_said(self.line[-1])}"),
-            ("lowest and highest loss of the slice", f"{min(flat):.4g}, {max(flat):.4g}"),
-            ("share of the slice not below the centre", percent(_share_above(flat, self.centre))),
+            ("lowest and highest loss of the slice", extremes),
+            ("share of the slice not below the centre", percent(_share_above(losses, self.centre))),
             ("BN's statistics", self.mode),
         )
 
@@ -147,7 +165,7 @@ def _said(value: float | None) -> str:
 
 
 def _share_above(values: Sequence[float], centre: float) -> float:
-    return sum(value >= centre for value in values) / len(values)
+    return sum(value >= centre for value in values) / max(1, len(values))
 
 
 def _line_chart(found: Landscape) -> Chart:

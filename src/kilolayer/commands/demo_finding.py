@@ -158,7 +158,7 @@ def next_commands(planned: Plan, folder: Path) -> tuple[tuple[str, str], ...]:
     slower = ["--model", f"resnet{depth}_cifar", "--iterations", str(recipe.iterations), "--lr", rate]
     return (
         (
-            "See the gradient after training, unit by unit",
+            "See the gradient of the trained networks; those above are at initialisation",
             _line("analyse", "gradient", *runs, "--html", str(folder / "gradient.html")),
         ),
         (

@@ -92,11 +92,12 @@ def _matching(pattern: str) -> list[str]:
 
 def _print_table(names: list[str]) -> None:
     from kilolayer.report.content import Table
-    from kilolayer.terminal import show_table
+    from kilolayer.terminal import say, show_table
 
     rows = tuple(_cells(facts(name)) for name in names)
-    header = ("name", "depth", "unit", "parameters", "mult-add", "error")
+    header = ("name", "depth", "unit", "parameters", "mult-add", "papers' error %")
     show_table(Table("", header, rows), drop=("unit", "mult-add"))
+    say("\npapers' error: the top-1 error that a paper reports, on CIFAR-10 (_cifar) or ImageNet.")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ class Recipes:
 
 def recipes(options: Recipes) -> int:
     """Prints the recipes."""
+    from kilolayer.terminal import say
+
     if options.images < 1:
         raise InputError(f"--images is {options.images}; allowed: a whole number from 1")
     chosen = [recipe(name, options.images) for name in options.names or RECIPES]
@@ -43,6 +45,10 @@ def recipes(options: Recipes) -> int:
         print(to_json(chosen))
     else:
         _print(chosen, overview=not options.names)
+        say(
+            f"\nSteps are for {options.images:,} training images (--images N); recipes that count in epochs "
+            "follow the data that you train on."
+        )
     return 0
 
 

@@ -12,7 +12,9 @@ from kilolayer.sweep.plan import State, state_of
 from kilolayer.sweep.reproduction import Reproduction, Trial
 from kilolayer.terminal import say, show_table
 
-HEADER = ("table", "paper", "what", "cells", "to run", "cited", "runs", "EFLOP")
+HEADER = ("table", "what", "cells", "to run", "cited", "runs", "EFLOP")
+LESS_NEEDED = ("cited", "cells", "to run", "what")
+"""The columns that a narrow terminal leaves out, in this order."""
 RUNS = ("row", "run", "seed", "training", "status")
 
 
@@ -51,7 +53,7 @@ def print_tables(as_json: bool) -> int:
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return 0
-    show_table(Shown("", HEADER, tuple(map(_row, facts))), drop=("what", "cited", "cells", "paper"))
+    show_table(Shown("", HEADER, tuple(map(_row, facts))), drop=LESS_NEEDED)
     say("\n" + "\n".join(_totals(facts)))
     return 0
 
@@ -59,7 +61,7 @@ def print_tables(as_json: bool) -> int:
 def _row(fact: dict[str, Any]) -> tuple[str, ...]:
     numbers = (str(fact[key]) for key in ("cells", "buildable", "literature_only", "runs"))
     flop = f"{fact['training_flop'] / 1e18:.3g}"
-    return (fact["name"], f"{fact['paper']}, {fact['source']}", fact["title"], *numbers, flop)
+    return (fact["name"], fact["title"], *numbers, flop)
 
 
 def _totals(facts: list[dict[str, Any]]) -> tuple[str, ...]:

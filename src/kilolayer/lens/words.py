@@ -40,7 +40,8 @@ def meaning(unit: Unit, prediction: Prediction) -> str:
     sentences = (
         _shortcuts(unit.h, units),
         _between(unit),
-        f"By all paths together the first unit's gradient is in theory {_number(all_paths)} times the last.",
+        f"By all paths together the first unit's gradient is in theory {_number(all_paths)} times the last"
+        f"{_alone(unit.h, prediction.direct[0])}.",
     )
     return " ".join(filter(None, sentences))
 
@@ -63,6 +64,13 @@ def _shortcuts(h: Shortcut, units: int) -> str:
             return f"1^{units} = 1: the whole signal comes through the {units} shortcuts."
         case _:
             return f"Theory has no factor for {type(h).__name__}: no prediction of the shortcuts alone."
+
+
+def _alone(h: Shortcut, direct: float) -> str:
+    """Where the curve of the shortcuts alone begins, which knows f and the changes of shape too."""
+    if isinstance(h, Zero):
+        return ""
+    return f"; through the shortcuts alone it is {_number(direct)} times, with f and the changes of shape"
 
 
 def _gated(bias: float, units: int) -> str:

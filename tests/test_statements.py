@@ -1,0 +1,110 @@
+"""What is said of figures follows from those very figures."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from kilolayer.__main__ import main
+from kilolayer.analysis.gradient import Gradient, UnitTerms, gradient
+from kilolayer.analysis.initialisation import initialisation
+from kilolayer.analysis.landscape import Landscape
+from kilolayer.analysis.mean_field import predict
+from kilolayer.commands.reproduce_list import HEADER, LESS_NEEDED, tables_json
+from kilolayer.commands.reproduce_list import _row as table_row
+from kilolayer.lens.app import render
+from kilolayer.lens.choice import WORDS, Choice
+from kilolayer.lens.words import _number, meaning
+from kilolayer.report.content import Table
+from kilolayer.terminal import fitted
+from kilolayer.units import BASIC, FULL_PREACT, ORIGINAL
+from subjects import subject, two_stages
+
+PREACT = replace(BASIC, arrangement=FULL_PREACT)
+
+
+def slice_of(line: tuple[float | None, ...], grid: float | None, centre: float) -> Landscape:
+    """A line of five points, and a square of nine that is `grid` but in its middle."""
+    square = ((grid, grid, grid), (grid, centre, grid), (grid, grid, grid))
+    steps, ticks = (-1.0, -0.5, 0.0, 0.5, 1.0), (-1.0, 0.0, 1.0)
+    return Landscape("net", "batch", 4, 0, steps, line, ticks, square, centre, 0.0, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "said", "lowest"),
+    [
+        (slice_of((4, 2, 1, 2, 4), 5, 1), "is 1 at the weights, the lowest of the 11 points", "1, 5"),
+        (slice_of((4, 0.9, 1, 2, 4), 5, 1), "1 lie lower, by 0.1 at most, at α = -0.5, β = 0", "0.9, 5"),
+        (slice_of((4, 0.9, 1, 2, 4), 0.5, 1), "7 lie lower, by 0.5 at most, at α = -1, β = -1", "0.5, 4"),
+        (slice_of((None, 2, 1, 2, None), None, 1), "the lowest of the 3 points", "1, 2"),
+    ],
+)
+def test_a_lowest_point_has_no_lower_one_in_its_table(found: Landscape, said: str, lowest: str) -> None:
+    # In all of these the curvature at the weights is positive.
+    assert said in found.finding()
+    assert ("not the lowest" in found.finding()) is ("lower, by" in said)
+    assert dict(found.summary())["lowest and highest loss of the slice"] == lowest
+
+
+@pytest.mark.parametrize("unit", [PREACT, replace(BASIC, arrangement=ORIGINAL)])
+def test_the_gradient_lost_at_changes_of_shape_is_said(unit: object) -> None:
+    one = subject(two_stages(unit, units=3))
+    found = gradient(one.model, one.x, one.labels)
+    change = found.units[3]
+    assert change.stage == 2
+    share = 100 * change.direct / found.ends[1]
+    assert f"{share:.3g} % in stage 2" in found.finding()
+    assert "none of it" not in found.finding()
+    assert ("the whole gradient of the stage's end" in found.finding()) is (unit is PREACT)
+
+
+def test_where_no_unit_is_predicted_the_first_stands_for_its_stage() -> None:
+    """Not the last, whose gradient has passed one shortcut only."""
+    terms = [UnitTerms(f"u{n}", 1, 1.0, direct, 0.5, 0.0, None) for n, direct in enumerate((0.1, 0.3, 0.9))]
+    found = Gradient("net", tuple(terms), (1.0,))
+    assert found.weakest == 0.1
+    assert "in stage" not in found.finding()
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_verdict_on_fresh_networks_does_not_pass_for_one_on_the_trained(trained: bool) -> None:
+    found = initialisation(subject(two_stages(PREACT), trained=trained), steps=1)
+    assert found.finding().startswith("a fresh network like this trained one" if trained else "it ")
+
+
+@pytest.mark.parametrize("shortcut", WORDS["shortcut"])
+def test_the_lens_says_where_its_curve_of_the_shortcuts_begins(shortcut: str) -> None:
+    choice = Choice(shortcut=shortcut, depth=20, width=4)
+    prediction = predict(choice.network())
+    said = f"through the shortcuts alone it is {_number(prediction.direct[0])} times"
+    assert (said in meaning(choice.unit, prediction)) is (shortcut != "zero")
+
+
+def test_the_names_of_sliders_hold_no_markup() -> None:
+    names = re.findall(r'aria-label="([^"]*), slider"', render("plotly.js"))
+    assert "gate bias b_g" in names
+    assert not [name for name in names if "<" in name or "&" in name]
+
+
+def test_at_80_columns_the_list_of_tables_still_says_what_they_are() -> None:
+    table = Table("", HEADER, tuple(map(table_row, tables_json())))
+    drawn, *left_out = fitted(table, 80, drop=LESS_NEEDED)
+    assert "what" in [str(column.header) for column in drawn.columns]  # type: ignore[union-attr]
+    assert "what" not in " ".join(map(str, left_out))
+
+
+@pytest.mark.parametrize("images", [1437, 50_000])
+def test_recipes_say_for_how_many_images_their_steps_are(
+    images: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipes", "--images", str(images)]) == 0
+    assert f"Steps are for {images:,} training images" in capsys.readouterr().out
+
+
+def test_the_errors_of_models_are_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "preact_resnet110_cifar"]) == 0
+    shown = capsys.readouterr().out
+    assert "papers' error %" in shown
+    assert "CIFAR-10" in shown
