@@ -311,6 +311,62 @@ def test_data_that_are_gone(own_run: Path, tmp_path: Path, capsys: pytest.Captur
     assert "'gone', are not there; --data PATH says where" in capsys.readouterr().err
 
 
+def damaged(picture: Path) -> None:
+    picture.write_bytes(picture.read_bytes()[:60])
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "damaged": damaged,
+    "deleted": Path.unlink,
+    "added": lambda picture: shutil.copy(picture, picture.with_name(f"0{picture.name}")),
+}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate",),
+        ("evaluate", "--part", "train"),
+        ("evaluate", "--image-size", "16"),
+        ("analyse", "responses", "--batch-size", "4"),
+        ("analyse", "paths", "--batch-size", "4"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_pool_that_changed_has_another_test_set(
+    change: str, words: tuple[str, ...], own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("own", "run"):
+        shutil.copytree(own_run.parent / name, tmp_path / name)
+    for file in ("config.json", "environment.json"):
+        text = (tmp_path / "run" / file).read_text()
+        (tmp_path / "run" / file).write_text(text.replace(str(own_run.parent), str(tmp_path)))
+    CHANGES[change](sorted((tmp_path / "own" / CLASSES[0]).iterdir())[0])
+    command = words[:1] if words[0] == "evaluate" else words[:2]
+    skip = ("--skip-damaged",) if change == "damaged" and words[0] == "evaluate" else ()
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "run"), *words[len(command) :], *skip]) == 2
+    said = capsys.readouterr().err
+    if (change, words[0]) != ("damaged", "analyse"):
+        assert "of the run's data is not that of" in said
+        assert "--data PATH --part all" in said
+
+
+def test_a_run_that_noted_nothing_says_so(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(own_run, tmp_path / "run")
+    path = tmp_path / "run/environment.json"
+    starts = json.loads(path.read_text())
+    for start in starts if isinstance(starts, list) else starts["starts"]:
+        del start["data"]["fingerprints"]
+    path.write_text(json.dumps(starts))
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "did not note what its test set was" in capsys.readouterr().out
+
+
 def test_other_pictures_in_the_same_classes_are_new_data(
     own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,6 +375,7 @@ def test_other_pictures_in_the_same_classes_are_new_data(
     assert main(["evaluate", str(own_run), "--json", "--data", str(new)]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["part"], figures["images"]) == ("all", 30)
+    assert any("make the error too low" in note for note in figures["notes"])
     assert main(["evaluate", str(own_run), "--json", "--part", "all"]) == 0
     assert "the network was trained on most of these images" in capsys.readouterr().out
 

@@ -13,15 +13,19 @@ from kilolayer.commands.trained import Trained, trained
 from kilolayer.data import Data, Images, load_labelled, measure
 from kilolayer.data.describe import BUILT_IN
 from kilolayer.data.loading import find
+from kilolayer.data.unsplit import Labelled
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
 from kilolayer.folders import expand
 from kilolayer.runs import Weights
+from kilolayer.runs.dataset import PARTS, check_part
 
 if TYPE_CHECKING:
     from kilolayer.commands.evaluate import Evaluate
 
 UNKNOWN_TRAINING = "a weights file does not say what it was trained on: images of that would count here too"
+NOT_NOTED = "the run did not note what its {} was: whether that has changed since cannot be told"
+ALIKE = "these have the run's classes: any pictures among them that it was trained on make the error too low"
 WITHIN_OWN = "these lie within the data of the run: images that it was trained on may count here too"
 
 
@@ -44,11 +48,9 @@ def _sample(options: Evaluate, network: Trained) -> Sample:
         _check_there(own, network.name)
     grey = weights.model.description.in_chans == 1
     if own is not None and (options.data is None or is_place(options.data, own)):
-        part = options.part or "test"
-        labelled = own_images(_own_data(options, own), part, grey)
-    elif own is not None and options.part != "all" and _is_moved(_own_data(options, own), network.test_set):
-        part = options.part or "test"
-        labelled = own_images(_own_data(options, own), part, grey)
+        labelled, part = _own_images(options, own, network, grey)
+    elif own is not None and options.part != "all" and _is_moved(options, own, network):
+        labelled, part = _own_images(options, own, network, grey)
         note = "the run's test set is in these data, so they are split as the run's (--part all takes all)"
         labelled = replace(labelled, origin=(*labelled.origin, note))
     else:
@@ -58,6 +60,8 @@ def _sample(options: Evaluate, network: Trained) -> Sample:
             labelled = replace(labelled, origin=(*labelled.origin, UNKNOWN_TRAINING))
         if own is not None and lies_within(str(options.data), own):
             labelled = replace(labelled, origin=(*labelled.origin, WITHIN_OWN))
+        elif own is not None and own.source not in BUILT_IN and {*labelled.classes} == {*weights.classes}:
+            labelled = replace(labelled, origin=(*labelled.origin, ALIKE))
     return sample(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
 
 
@@ -68,14 +72,37 @@ def _check_there(own: Data, name: str) -> None:
         )
 
 
-def _is_moved(own: Data, test_set: str | None) -> bool:
+def _is_moved(options: Evaluate, own: Data, network: Trained) -> bool:
     """Whether the run's data lie at this other place: most of those images it was trained on."""
-    if test_set is None or own.source in BUILT_IN:
+    test_set = network.fingerprints.get(PARTS["test"])
+    there = _as_trained(_own_data(options, own), own)
+    if test_set is None or there.source in BUILT_IN:
         return False
     try:
-        return find(own).read_test().fingerprint() == test_set
+        return find(there).read_test().fingerprint() == test_set
     except InputError:
         return False
+
+
+def _own_images(options: Evaluate, own: Data, network: Trained, grey: bool) -> tuple[Labelled, str]:
+    """A part of the run's data, which must be what it was when the run began; and the part's name."""
+    data, noted = _own_data(options, own), network.fingerprints
+    trained_on = _as_trained(data, own)
+
+    def check(part: str, images: Images) -> None:
+        check_part(network.name, part, images, noted)
+
+    part = options.part or "test"
+    labelled = own_images(trained_on, part, grey, check)
+    if data != trained_on:  # another size or appearance has other fingerprints
+        labelled = own_images(data, part, grey)
+    if own.source not in BUILT_IN and part in PARTS and PARTS[part] not in noted:
+        labelled = replace(labelled, origin=(*labelled.origin, NOT_NOTED.format(PARTS[part])))
+    return labelled, part
+
+
+def _as_trained(data: Data, own: Data) -> Data:
+    return replace(data, image_size=own.image_size, appearance=own.appearance)
 
 
 def _own_data(options: Evaluate, own: Data) -> Data:

@@ -57,8 +57,12 @@ def new_images(data: Data, part: str | None, grey: bool) -> tuple[Labelled, str]
     return load_labelled(data, part, grey), part
 
 
-def own_images(own: Data, part: str, grey: bool) -> Labelled:
+def own_images(
+    own: Data, part: str, grey: bool, check: Callable[[str, Images], None] = lambda _part, _images: None
+) -> Labelled:
     """A part of the data that a run was trained on, split as it was then. Raises `InputError`.
+
+    check: is called with the part and its images as they are read, and raises where they are others now.
 
     `load` knows what was held out; all images would be mostly those that the network was trained on.
     """
@@ -71,12 +75,13 @@ def own_images(own: Data, part: str, grey: bool) -> Labelled:
         return replace(whole, origin=(*whole.origin, "the network was trained on most of these images"))
     if part == "test":
         source = find(own)  # the training images need not be read
-        labelled = Labelled(source.name, source.classes, source.read_test(), (), partial(source.where, part))
-        return converted(labelled, grey)
+        check(part, images := source.read_test())
+        return converted(Labelled(source.name, source.classes, images, (), partial(source.where, part)), grey)
     splits = load(own)
     images = getattr(splits, part)
     if images is None:
         raise InputError(f"{splits.name} has no validation images here: none were held out; use --part test")
+    check(part, images)
     return converted(Labelled(splits.name, splits.classes, images, (), partial(splits.where, part)), grey)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from kilolayer.data.randomness import shuffled
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, build
 from kilolayer.runs import Run, read_weights
+from kilolayer.runs.dataset import check_part
 from kilolayer.terminal import say
 from kilolayer.training import choose_device, fitted
 
@@ -35,7 +36,7 @@ MOST_IMAGES = 2000
 
 @dataclass(frozen=True)
 class _Found:
-    """A network before it has seen images; `data` and `statistics` are its own where it was trained."""
+    """A network before it has seen images; `data`, `statistics` and `noted` are those of its training."""
 
     name: str
     fresh: Callable[[int], nn.Module]
@@ -44,6 +45,7 @@ class _Found:
     data: Data | None = None
     statistics: Statistics | None = None
     moments: tuple[tuple[int, Callable[[], nn.Module]], ...] = ()
+    noted: Mapping[str, str] = field(default_factory=dict)
 
 
 def subjects(options: Analyse) -> list[Subject]:
@@ -71,6 +73,14 @@ def _told_apart(words: Sequence[str], subjects: list[Subject]) -> list[Subject]:
 
 def _subject(options: Analyse, name: str, device: torch.device) -> Subject:
     splits = load(_data(options, found := _found(options, name)))
+    noted = found.noted if options.data is None else {}
+    if len(splits.train) < MOST_IMAGES:  # of more only some were taken, which cannot be compared
+        check_part(name, "train", splits.train, noted)
+
+    def held_out(count: int) -> tuple[Tensor, Tensor]:
+        check_part(name, "test", splits.test, noted)
+        return _normalised(_chosen(splits.test, count, options.seed), statistics, device)
+
     statistics = (found.statistics or measure(splits.train, "channel")).to(device)
     if found.network is not None and found.model is None:
         found = _fitted(found, splits)
@@ -83,7 +93,7 @@ def _subject(options: Analyse, name: str, device: torch.device) -> Subject:
         x=statistics.normalize(images.pixels),
         labels=images.labels,
         fresh=lambda seed: found.fresh(seed).to(device),
-        held_out=lambda count: _normalised(_chosen(splits.test, count, options.seed), statistics, device),
+        held_out=held_out,
         description=found.network,
         units=options.units if found.network is None else (),
         seeds=tuple(range(options.seed, options.seed + options.seeds)),
@@ -105,8 +115,8 @@ def _found(options: Analyse, name: str) -> _Found:
     if Path(name).exists() or name.endswith(".safetensors"):
         one = trained(name)
         network, data = one.weights.model.description, one.experiment.data if one.experiment else None
-        statistics, moments = one.weights.statistics, _moments(Path(name))
-        return _Found(name, _built(network), network, one.weights.model, data, statistics, moments)
+        statistics, moments, noted = one.weights.statistics, _moments(Path(name)), one.fingerprints
+        return _Found(name, _built(network), network, one.weights.model, data, statistics, moments, noted)
     network = described(name, options.unit)
     return _Found(name, _built(network), network)
 

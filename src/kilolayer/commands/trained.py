@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kilolayer.errors import InputError, no_such_path
@@ -18,8 +19,8 @@ class Trained:
     name: str
     weights: Weights
     experiment: Experiment | None = None
-    test_set: str | None = None
-    """The test set's fingerprint, where the run noted it."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of the parts of its data, as far as the run noted them (`kilolayer.runs.dataset`)."""
 
 
 def trained(path: str) -> Trained:
@@ -27,7 +28,7 @@ def trained(path: str) -> Trained:
     if Path(path).is_dir():
         run = Run.open(path)
         experiment = replace(run.experiment(), data=located(run))
-        return Trained(path, run.weights(), experiment, noted_fingerprints(run).get("test set"))
+        return Trained(path, run.weights(), experiment, noted_fingerprints(run))
     if not Path(path).exists():
         raise no_such_path(path)
     return Trained(path, read_weights(Path(path)))

@@ -18,6 +18,7 @@ from kilolayer.errors import InputError
 from kilolayer.folders import expand
 
 if TYPE_CHECKING:
+    from kilolayer.data.images import Images
     from kilolayer.runs.folder import Run
     from kilolayer.training.loop import Training
 
@@ -69,6 +70,24 @@ def check(run: Run, now: Mapping[str, str], *, moved: bool) -> None:
             f"the data are not those with which {run.path} began: other images or labels in the "
             f"{' and the '.join(others)}{'; the same ' + ' and '.join(same) if same else ''}; bring the data "
             "back, or begin a new run"
+        )
+
+
+PARTS = {"train": "training set", "validation": "validation set", "test": "test set"}
+"""What the fingerprints are called, by the part."""
+
+
+def check_part(run: str, part: str, images: Images, noted: Mapping[str, str]) -> None:
+    """Raises `InputError` where the run noted other images or labels for this part of its data.
+
+    A picture that is changed, added, deleted or damaged draws another test fifth, of pictures trained on.
+    """
+    title = PARTS[part]
+    if noted.get(title, now := images.fingerprint()) != now:
+        raise InputError(
+            f"the {title} of the run's data is not that of {run}: pictures or labels were changed, added, "
+            "deleted or damaged since, and pictures that were trained on may count as test pictures; bring "
+            "the data back; for new pictures name them: --data PATH --part all"
         )
 
 
