@@ -81,7 +81,7 @@ def test_results_and_figures_are_written(tmp_path: Path, capsys: pytest.CaptureF
     folder = tmp_path / "out"
     words = ["analyse", "gradient", NETWORK, "resnet8_cifar", "--out", str(folder)]
     assert main([*words, "--html", str(tmp_path / "page.html"), *SMALL]) == 0
-    capsys.readouterr()
+    assert f"page        {tmp_path / 'page.html'}" in capsys.readouterr().out
     written = sorted(path.name for path in folder.iterdir())
     assert written == ["gradient-left.svg", "gradient-terms.svg", "gradient.json"]
     record = json.loads((folder / "gradient.json").read_text())

@@ -103,6 +103,20 @@ def test_what_is_wrong_is_named(
     assert kinds(check(Data(str(photos)))) == found, "what is remembered says the same"
 
 
+def test_one_class_is_refused_and_broken_pictures_beside_it_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bee").mkdir()
+    for i in range(3):
+        (tmp_path / "bee" / f"{i}.png").write_bytes(noise(i))
+    (tmp_path / "sound.png").write_bytes(noise(9))
+    (tmp_path / "broken.jpg").write_bytes(b"words")
+    report = check(Data(str(tmp_path)))
+    assert {one.kind: one.refused for one in report.findings} == {"few_classes": True, "beside": False}
+    (place,) = kinds(report)["beside"]
+    assert "broken.jpg" in place
+    with pytest.raises(InputError, match="1 class, but at least 2"):
+        load(Data(str(tmp_path)))
+
+
 def test_every_kind_is_explained() -> None:
     assert all(KINDS.values())
 

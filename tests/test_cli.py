@@ -113,6 +113,8 @@ def test_show_draws_and_describes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert shown.startswith("resnet110_cifar: 110 layers, 1,727,962 parameters, 252,887,680 multiply-adds")
     assert "⊕" in shown
     assert "stage3" in shown
+    assert "{" not in shown
+    assert "--json" in shown
     assert drawing.read_text(encoding="utf-8").lstrip().startswith("<svg")
 
 

@@ -21,6 +21,7 @@ from kilolayer.commands import evaluation_page
 from kilolayer.commands.measurement import Measurement
 from kilolayer.commands.sample import Sample, lies_within
 from kilolayer.data import Data, Images, Statistics
+from kilolayer.errors import InputError
 from kilolayer.networks import build
 from kilolayer.report.page import render
 from kilolayer.runs import write_weights
@@ -466,3 +467,12 @@ def test_the_next_command_can_be_copied(
     assert main(words) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"next        kilolayer evaluate {weights} --data '{root}' --html mistakes.html"
+
+
+def test_of_pictures_without_labels_predict_is_named(tmp_path: Path) -> None:
+    from kilolayer.commands.evaluate import Evaluate
+    from kilolayer.commands.evaluation_input import _new_images
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="for pictures without labels: kilolayer predict runs/mine "):
+        _new_images(Evaluate("runs/mine", data=str(tmp_path)), Data(str(tmp_path)), False)

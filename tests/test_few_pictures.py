@@ -105,3 +105,11 @@ def test_a_person_is_told_on_one_line(
         "kilolayer: 7 pictures a class are few for 269,202 random weights; begin from a run's: "
         "--init runs/source --recipe finetune"
     ]
+
+
+def test_the_suggested_folder_is_not_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "--init runs/source " in str(advice(experiment(), splits(3), []))
+    assert "--init runs/source-2 " in str(advice(experiment(), splits(3), [], Path("runs/source")))
+    (tmp_path / "runs" / "source-2").mkdir(parents=True)
+    assert "--out runs/source-3" in str(advice(experiment(), splits(3), [], tmp_path / "runs" / "source"))

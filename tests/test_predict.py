@@ -166,6 +166,9 @@ def test_a_picture_is_never_taken_for_the_table(predicted: Predicted) -> None:
     before = Path("photos/a.png").read_bytes()
     assert predicted("--csv", "photos/a.png", "photos/b.JPG")[1].count("photos/") == 2
     assert predicted("--csv=photos/a.png", "photos/b.JPG")[0] == 2
+    status, _, err = predicted("photos", "--csv", "table.txt")
+    assert status == 2
+    assert "--csv 'table.txt': the name must end in .csv" in err
     assert Path("photos/a.png").read_bytes() == before
 
 
@@ -332,3 +335,15 @@ def test_names_from_json_and_with_commas(tmp_path: Path) -> None:
 
 def test_the_network_s_own_file_is_read_as_it_was(weights: Path) -> None:
     assert read_weights(weights).classes == NAMES
+
+
+def test_no_bar_stands_among_answers_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads a pipe may write to the same terminal."""
+    from kilolayer.commands.predict import Predict, _is_watched
+
+    ends = os.pipe()
+    with open(ends[0], "rb"), open(ends[1], "w") as pipe, open(tmp_path / "answers", "w") as file:
+        for stream, csv_name, watched in ((pipe, None, True), (pipe, "a.csv", False), (file, None, False)):
+            monkeypatch.setattr("sys.stdout", stream)
+            assert _is_watched(Predict("run", ("x.png",), csv=csv_name)) is watched
+        monkeypatch.undo()

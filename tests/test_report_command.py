@@ -61,6 +61,7 @@ def test_of_a_run_and_of_a_folder_of_runs(tmp_path: Path, capsys: pytest.Capture
     run = made.runs[0].path
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
+    assert "This is one run" in capsys.readouterr().out
     assert run.name in page
     assert "1 run" in page
     assert main(["report", str(tmp_path / "runs")]) == 0

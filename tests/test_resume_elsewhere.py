@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from PIL import Image
 from kilolayer.__main__ import main
 from kilolayer.commands import resuming, stopping
 from kilolayer.runs import Run
+from kilolayer.training import recipe
+from kilolayer.values import to_json
 
 TINY = (
     *("--model", "resnet8_cifar", "--epochs", "2", "--batch-size", "4", "--image-size", "16"),
@@ -185,8 +189,9 @@ class TestAuto:
         ("words", "said"),
         [
             (("--seed", "1"), "seed 0 (now 1)"),
-            (("--batch-size", "5"), "recipe.batch_size 4 (now 5)"),
-            (("--lr", "0.01"), "recipe.rate.peak"),
+            (("--epochs", "3"), "settings: steps (--epochs, --iterations) 8 (now 12); give"),
+            (("--batch-size", "5"), "--batch-size 4 (now 5)"),
+            (("--lr", "0.01"), "--lr 0.1 (now 0.01)"),
             (("--model", "resnet14_cifar"), "network.stages"),
             (("--precision", "bf16"), "precision fp32 (now bf16)"),
             (("--snapshots", "2"), "snapshots 0 (now 2)"),
@@ -246,3 +251,23 @@ class TestAuto:
 
 def test_only_what_does_not_change_a_run_may_stand_beside_resume():
     assert {"--data", "--data-folder", "--download"} < set(resuming.ALLOWED_WITH_RESUME)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"iterations": 9}, ["recipe.iterations"]),
+        ({"iterations": 9, "batch_size": 8}, ["recipe.batch_size", "recipe.iterations"]),
+        ({"peak": 0.2}, ["recipe.rate.peak"]),
+        ({"recipe": "sprint"}, ["recipe.name"]),
+    ],
+)
+def test_settings_that_follow_from_others_are_not_named(changed: dict[str, Any], named: list[str]) -> None:
+    began = recipe("short", 1000)
+    now = recipe(changed.get("recipe", "short"), 1000).shortened(changed.get("iterations", began.iterations))
+    now = replace(now, batch_size=changed.get("batch_size", now.batch_size))
+    if "peak" in changed:
+        now = replace(now, rate=replace(now.rate, peak=changed["peak"]))
+    one, other = (dict(resuming._flat(json.loads(to_json(each)), "recipe")) for each in (began, now))
+    differing = [name for name in one | other if one.get(name) != other.get(name)]
+    assert sorted(resuming._chosen(differing, began, now)) == named

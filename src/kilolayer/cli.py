@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from itertools import dropwhile, takewhile
+from itertools import dropwhile, pairwise, takewhile
 from typing import Any
 
 import tyro
@@ -57,7 +57,16 @@ def parse(argv: Sequence[str]) -> Any:
         with redirect_stderr(boxed):
             return tyro.cli(options_type(command), args=list(with_words(words)), prog=f"kilolayer {command}")
     except SystemExit:
-        raise InputError(f"{unboxed(boxed.getvalue())}; see kilolayer {command} --help") from None
+        said = unboxed(boxed.getvalue())
+        raise InputError(_not_csv(said, words) or f"{said}; see kilolayer {command} --help") from None
+
+
+def _not_csv(said: str, words: Sequence[str]) -> str | None:
+    """What is wrong where the word that nothing takes stands behind --csv, which may stand alone."""
+    behind = [word for flag, word in pairwise(words) if flag == "--csv"]
+    if behind and said.startswith(f"unrecognized options: {behind[0]}"):
+        return f"--csv {behind[0]!r}: the name must end in .csv; - is standard output"
+    return None
 
 
 def check_words(argv: Sequence[str]) -> None:

@@ -94,4 +94,6 @@ def analyse(options: Analyse) -> int:
         output.write(found, options.out)
     if options.html is not None:
         output.write_page(found, options.html)
+    if not options.json:
+        output.show_written(options.out, options.html)
     return 0

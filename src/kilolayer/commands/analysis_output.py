@@ -14,7 +14,7 @@ from kilolayer.analysis.over_training import OverTraining
 from kilolayer.commands.analysis_run import Measured
 from kilolayer.errors import InputError
 from kilolayer.report.content import Table
-from kilolayer.terminal import say, show_table
+from kilolayer.terminal import say, say_rows, show_table
 from kilolayer.values import to_json
 
 ROWS = 7
@@ -103,6 +103,11 @@ def write_page(found: Sequence[Measured], path: str) -> None:
     except ImportError:
         raise InputError("the interactive page is not part of this installation; leave out --html") from None
     page([(one.iteration, one.analysis) for one in found], Path(path), provenance=_provenance())
+
+
+def show_written(folder: str | None, page: str | None) -> None:
+    """Where the results and the page lie."""
+    say_rows({name: where for name, where in (("results", folder), ("page", page)) if where is not None})
 
 
 def _provenance() -> list[tuple[str, str]]:

@@ -149,7 +149,7 @@ def run_text(one: Planned, state: State, error: str = "test_error") -> str:
         return str(state.result["status"]) if value is None else f"{value:.2f} %"
     if state.last is None:
         return "…"
-    return f"{100 * _share(one, state):.0f} %, loss {state.last['train_loss']:.2f}"
+    return f"{100 * _share(one, state):.0f} % done, loss {state.last['train_loss']:.2f}"
 
 
 def median_text(states: Sequence[State], error: str = "test_error") -> str:

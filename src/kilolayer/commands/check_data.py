@@ -82,7 +82,8 @@ def _print(source: str, report: Report) -> None:
     from kilolayer.terminal import say
 
     counts = ", ".join(f"{count:,} {name} images" for name, count in report.images.items())
-    say(f"{source}: {counts or 'no images'}, {report.classes:,} classes")
+    classes = "1 class" if report.classes == 1 else f"{report.classes:,} classes"
+    say(f"{source}: {counts or 'no images'}, {classes}")
     for line in (*report.origin, *(look.words for look in report.looks)):
         say(f"  {line}", hanging=2)
     for one in report.findings:

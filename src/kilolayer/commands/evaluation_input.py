@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 from kilolayer.commands.foreign_weights import foreign_network, named, statistics
 from kilolayer.commands.sample import Sample, is_place, lies_within, new_images, own_images, sample
 from kilolayer.commands.trained import Trained, trained
-from kilolayer.data import Data, Images, load_labelled, measure
+from kilolayer.data import Data, Images, Labelled, load_labelled, measure
 from kilolayer.data.describe import BUILT_IN
+from kilolayer.data.folder import REMEDY
 from kilolayer.data.loading import find
 from kilolayer.data.unsplit import Labelled
 from kilolayer.data.wording import quoted
@@ -55,7 +57,7 @@ def _sample(options: Evaluate, network: Trained) -> Sample:
         labelled = replace(labelled, origin=(*labelled.origin, note))
     else:
         size = options.image_size or weights.model.description.image_size
-        labelled, part = new_images(_data(options, size, own), options.part, grey)
+        labelled, part = _new_images(options, _data(options, size, own), grey)
         if own is None and part == "all":
             labelled = replace(labelled, origin=(*labelled.origin, UNKNOWN_TRAINING))
         if own is not None and lies_within(str(options.data), own):
@@ -63,6 +65,15 @@ def _sample(options: Evaluate, network: Trained) -> Sample:
         elif own is not None and own.source not in BUILT_IN and {*labelled.classes} == {*weights.classes}:
             labelled = replace(labelled, origin=(*labelled.origin, ALIKE))
     return sample(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
+
+
+def _new_images(options: Evaluate, data: Data, grey: bool) -> tuple[Labelled, str]:
+    try:
+        return new_images(data, options.part, grey)
+    except InputError as error:
+        words = shlex.join(["kilolayer", "predict", options.trained, data.source])
+        hint = f"; for pictures without labels: {words}" if REMEDY in str(error) else ""
+        raise InputError(f"{error}{hint}") from None
 
 
 def _check_there(own: Data, name: str) -> None:
@@ -143,7 +154,7 @@ def _read_foreign(options: Evaluate, name: str) -> tuple[Trained, Sample]:
     model = foreign_network(options.trained, name, options.image_size)
     grey = model.description.in_chans == 1
     data = _data(options, model.description.image_size)
-    labelled, part = new_images(data, options.part, grey)
+    labelled, part = _new_images(options, data, grey)
     notes = [] if names else ["the network's classes are taken to be the data's, in their order (--classes)"]
     classes = named(model, names or labelled.classes, "--classes" if names else "the data")
     if given is not None:

@@ -22,10 +22,12 @@ MOST_RUNS = 200
 """Folders that are looked into for weights."""
 
 
-def advice(experiment: Experiment, splits: Splits, folders: Iterable[Path]) -> str | None:
+def advice(
+    experiment: Experiment, splits: Splits, folders: Iterable[Path], out: Path | None = None
+) -> str | None:
     """What to do instead, a command on a line of its own; None where weights are given, or pictures enough.
 
-    folders: where finished runs may lie, whose weights can be begun from.
+    folders: where finished runs may lie, whose weights can be begun from; out: the folder of this training.
     """
     if experiment.init is not None:
         return None
@@ -38,16 +40,24 @@ def advice(experiment: Experiment, splits: Splits, folders: Iterable[Path]) -> s
         if few
         else "the recipe finetune is for weights that are given"
     )
-    return f"{why}; {_instead(next(sources(experiment, folders), None))}"
+    return f"{why}; {_instead(next(sources(experiment, folders), None), out)}"
 
 
-def _instead(source: Path | None) -> str:
+def _instead(source: Path | None, out: Path | None) -> str:
     if source is not None:
         return f"begin from a run's: --init {shlex.quote(str(source))} --recipe finetune"
+    name = _free_name(out)
     return (
-        "train on a larger set of the same kind first, then add --init runs/source --recipe finetune\n"
-        "  kilolayer train --data cifar100 --download --out runs/source"
+        f"train on a larger set of the same kind first, then add --init {name} --recipe finetune\n"
+        f"  kilolayer train --data cifar100 --download --out {name}"
     )
+
+
+def _free_name(out: Path | None) -> Path:
+    """A folder for a run, which is not there and not `out`."""
+    names = (Path(f"runs/source{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+    taken = None if out is None else out.resolve()
+    return next(name for name in names if not name.exists() and name.resolve() != taken)
 
 
 def sources(experiment: Experiment, folders: Iterable[Path]) -> Iterator[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -80,12 +82,21 @@ def predict(options: Predict) -> int:
     write = _writer(options, len(weights.classes))
     files = picture_files(options.images)
     missed = _Missed()
-    # Lines on a terminal show how far it is by themselves.
-    title = "" if sys.stdout.isatty() and options.csv in (None, "-") else "predicting"
+    title = "" if _is_watched(options) else "predicting"
     answers = predictions(weights, files, form, options.top, options.appearance or appearance, options.device)
     write(missed.recorded(follow(((1, one) for one in answers), len(files), title)))
     missed.print_summary(len(files))
     return 1 if missed.unreadable else 0
+
+
+def _is_watched(options: Predict) -> bool:
+    """Whether the answers go to a terminal, as those of a pipe may too: a bar would stand among them."""
+    if options.csv not in (None, "-"):
+        return False
+    try:
+        return sys.stdout.isatty() or stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except OSError:  # no file at all, as in a notebook
+        return True
 
 
 def _check(options: Predict) -> None:

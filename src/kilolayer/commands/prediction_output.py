@@ -82,5 +82,5 @@ def write_text(predictions: Iterable[Prediction]) -> None:
             continue
         out.write(f"{printable(one.file.path)}\n")
         for name, value in one.classes:
-            bar = "█" * round(BAR * value) if watched else ""
-            out.write(f"  {100 * value:5.1f} %  {printable(name)}  {bar}".rstrip() + "\n")
+            bar = f"{'█' * round(BAR * value):<{BAR}}  " if watched else ""
+            out.write(f"  {100 * value:5.1f} %  {bar}{printable(name)}\n")

@@ -28,7 +28,7 @@ class Report:
 
 
 def report(options: Report) -> int:
-    """Writes the report and says where it is."""
+    """Writes the report, and says what was found and where the page is."""
     from kilolayer.report.optional import check_installed
 
     folder = Path(options.folder)
@@ -45,6 +45,10 @@ def report(options: Report) -> int:
         print_findings(reproduction, write_all(reproduction), False)
     else:
         from kilolayer.commands.runs_page import write_runs_page
+        from kilolayer.terminal import say
 
-        print(f"report: {write_runs_page(folder).resolve()}")
+        path, found = write_runs_page(folder)
+        for sentence in found:
+            say(sentence)
+        print(f"report: {path.resolve()}")
     return 0

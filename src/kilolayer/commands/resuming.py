@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from kilolayer.commands.train import Train
     from kilolayer.data import Data
     from kilolayer.runs import Run
-    from kilolayer.training import Experiment, Place
+    from kilolayer.training import Experiment, Place, Recipe
 
 ALLOWED_WITH_RESUME = (
     *("--resume", "--device", "--threads", "--save-every", "--tensorboard", "--unit"),
     *("--data", "--data-folder", "--download"),
 )
+OPTIONS = {
+    "recipe.name": "--recipe",
+    "recipe.iterations": "steps (--epochs, --iterations)",
+    "recipe.batch_size": "--batch-size",
+    "recipe.rate.peak": "--lr",
+}
+"""The options of settings whose names differ from theirs."""
 AUTO = "auto"
 """In place of a folder: begin the run in --out, or go on with it."""
 NO_SETTINGS = ("data.source", "data.folder", "data.download", "init.path")
@@ -87,11 +94,29 @@ def refuse_other_settings(run: Run, experiment: Experiment, options: Train) -> N
     now = {**_settings(_as_chosen(began, experiment, options.compute)), "snapshots": options.snapshots}
     names = [name for name in {**then, **now} if then.get(name) != now.get(name) and name not in NO_SETTINGS]
     if names:
-        said = [f"{name} {_in_words(then.get(name))} (now {_in_words(now.get(name))})" for name in names]
+        said = [
+            f"{OPTIONS.get(name, name)} {_in_words(then.get(name))} (now {_in_words(now.get(name))})"
+            for name in _chosen(names, began.recipe, experiment.recipe)
+        ]
         raise InputError(
             f"{run.path} was begun with other settings: {listed(said)}; give the same ones, or choose "
             "another --out"
         )
+
+
+def _chosen(names: list[str], began: Recipe, now: Recipe) -> list[str]:
+    """Those of the settings that differ which were chosen; the others follow from them."""
+    if _base(began) != _base(now):  # another recipe: its settings follow
+        return [name for name in names if name == "recipe.name" or not name.startswith("recipe.")]
+    follows = ["recipe.name"]
+    if began.shortened(now.iterations).rate == now.rate:
+        follows += [name for name in names if name.startswith("recipe.rate.")]
+    rest = [name for name in names if name not in follows]
+    return rest or names
+
+
+def _base(recipe: Recipe) -> str:
+    return recipe.name.partition("@")[0]
 
 
 def _as_chosen(began: Experiment, experiment: Experiment, compute: ComputeOptions) -> Experiment:

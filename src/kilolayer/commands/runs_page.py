@@ -16,19 +16,24 @@ from kilolayer.runs import Run
 HEADER = ("run", "status", "test error %", "validation error %", "epochs", "iterations", "images/s")
 
 
-def write_runs_page(folder: Path) -> Path:
-    """report.html in `folder`, for the run that it is or the runs below it; `InputError` if there is none."""
+def write_runs_page(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """report.html in `folder`, for the run that it is or the runs below it, and what was found.
+
+    Raises `InputError` if there is no run.
+    """
     runs = _runs(folder)
+    found = finding(runs)
     title = folder.resolve().name
     caption = "Every run with its figures after the last epoch; lower errors are better."
     table = Table(caption, HEADER, tuple(map(_row, runs.items())))
     listings = tuple(listing for name, run in runs.items() for listing in _listings(name, run))
     sections = (
-        Section("What was found", finding(runs), _figures(runs, title)),
+        Section("What was found", found, _figures(runs, title)),
         Section("All figures", (), (table, *_rates(runs, title))),
         Section("How to repeat it", (), listings),
     )
-    return write(Page(title, f"{len(runs)} run{'s' * (len(runs) > 1)}", sections), folder / "report.html")
+    page = Page(title, f"{len(runs)} run{'s' * (len(runs) > 1)}", sections)
+    return write(page, folder / "report.html"), found
 
 
 def _figures(runs: dict[str, Run], title: str) -> tuple[Figure, ...]:

@@ -65,7 +65,7 @@ def _print(name: str, network: Network) -> None:
     print(unit_text(network.unit), flush=True)
     print(flush=True)
     show_table(_stages(network), drop=("output",))
-    print(f"\n{to_json(network)}")
+    say("\nthe description as JSON: --json")
 
 
 def _stages(network: Network) -> Table:

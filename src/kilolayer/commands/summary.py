@@ -6,6 +6,7 @@ import shlex
 import statistics
 from typing import Any
 
+from kilolayer.data import Splits
 from kilolayer.data.wording import listed
 from kilolayer.runs import Run
 from kilolayer.terminal import say_rows
@@ -18,10 +19,10 @@ def announce(run: Run, training: Training) -> None:
     experiment, splits, place = training.experiment, training.splits, training.place
     network, recipe = experiment.network, experiment.recipe
     length = f"{training.epochs:,} epochs, {recipe.iterations:,} steps of {recipe.batch_size}"
-    held_out = f"{len(splits.validation):,} held out" if splits.validation else "curves on the test set"
+    side = network.image_size
     rows = {
-        "network": f"{network.depth} layers, {network.parameters:,} parameters",
-        "data": f"{splits.name}: {len(splits.train):,} images, {held_out}",
+        "network": f"{network.depth} layers, {network.parameters:,} parameters, images of {side}×{side}",
+        "data": f"{splits.name}: {_counts(splits)}",
         **_lines("read", splits.origin),
         **_skipped(splits.skipped),
         **_lines("pictures", splits.looks),
@@ -31,7 +32,17 @@ def announce(run: Run, training: Training) -> None:
         + (f", {place.world} processes" if place.world > 1 else ""),
         "run": str(run.path),
     }
+    if training.iteration:
+        rows["goes on"] = f"after step {training.iteration:,} of {recipe.iterations:,}"
     say_rows(rows)
+
+
+def _counts(splits: Splits) -> str:
+    """How many images each part has, so that their sum can be seen."""
+    trained, test = f"{len(splits.train):,} to train on", f"{len(splits.test):,} to test"
+    if splits.validation is None:
+        return f"{trained}, {test} (curves on these)"
+    return f"{trained}, {len(splits.validation):,} held out, {test}"
 
 
 def _lines(name: str, lines: tuple[str, ...]) -> dict[str, str]:
@@ -62,7 +73,7 @@ def conclude(run: Run) -> None:
     rows = {
         "test error": f"{result['test_error']:.2f} %{top5} ({which})",
         **_validation(result),
-        "time": f"{_duration(result['train_seconds'])}{_speed(run)}",
+        "time": f"{_duration(result['train_seconds'])}{_sessions(run)}{_speed(run)}",
         "next": shlex.join(["kilolayer", "evaluate", str(run.path), *own.words()]),
         "": shlex.join(["kilolayer", "predict", str(run.path), "IMAGE", *own.words()]),
     }
@@ -77,6 +88,11 @@ def _validation(result: dict[str, Any]) -> dict[str, str]:
     return {
         "validation": f"best {result['best_validation_error']:.2f} % at epoch {result['best_epoch']}{then}"
     }
+
+
+def _sessions(run: Run) -> str:
+    starts = len(run.environments())
+    return f" in all {starts} sessions together" if starts > 1 else ""
 
 
 def _speed(run: Run) -> str:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     """A training, the folder of its run, and its data where they lie now."""
 
 MOST_SECONDS = 10**9
+LONG_ON_A_CPU = 224
+"""Pixels a side, in which photographs of many sizes are taken."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,18 @@ def _begun(options: Train, here: Place) -> Prepared:
     data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
     name = f"{model}-{data}-s{options.seed}-{resuming.suffix()}"
     folder = Path(options.out or f"runs/{name}")
-    if warning := advice(experiment, splits, (folder.parent, Path("runs"))):
+    if warning := advice(experiment, splits, (folder.parent, Path("runs")), folder):
         _say(warning)
+    _hint_at_size(experiment, options, here)
     return training, folder, experiment.data
+
+
+def _hint_at_size(experiment: Experiment, options: Train, here: Place) -> None:
+    """Pictures of many sizes are taken at 224 pixels, which nobody chose."""
+    size = experiment.network.image_size
+    chosen = options.data.image_size is not None or options.init is not None
+    if here.device.type == "cpu" and size >= LONG_ON_A_CPU and not chosen:
+        _say(f"images of {size}×{size} pixels take long on a CPU; --image-size 64 is quicker")
 
 
 def _network_of(init: Init, options: Train) -> Network | None:
@@ -237,15 +248,20 @@ def _carry_out(run: Run, training: Training, here: dict[str, Any], stop: Stop, o
 
     shows = options.tensorboard and training.place.leads
     write = sink(run.file("tensorboard")) if shows else lambda row: None
-    summary.announce(run, training)
-    with display(training) as shown:
+    shown = display(training)
+    with ExitStack() as screen:
+
+        def on_start() -> None:
+            summary.announce(run, training)
+            screen.enter_context(shown)
 
         def on_epoch(row: dict[str, Any]) -> None:
             write(row)
             shown.epoch(row)
 
         seconds = options.save_every
-        for _ in record(run, training, stop=stop, save_seconds=seconds, on_epoch=on_epoch, here=here):
+        hear: dict[str, Any] = {"on_start": on_start, "on_epoch": on_epoch}
+        for _ in record(run, training, stop=stop, save_seconds=seconds, here=here, **hear):
             shown.step()
     if not training.done:
         _say(f"stopped at iteration {training.iteration:,}, state saved; to go on:\n  {_resume(run)}")

@@ -42,13 +42,15 @@ KINDS = {
     "no_file": "no file, but a folder, a pipe, or a link that leads nowhere or in a circle",
     "label": "labels outside the classes",
     "class": "classes without images in train or in test, or with names that are no text",
+    "few_classes": "fewer than 2 classes",
+    "beside": "cannot be read, and not used, since they lie beside the folders",
     "train_and_test": "the same pixels in two of train, validation and test",
     "labels_differ": "the same pixels under different classes",
     "twice": "the same pixels more than once in one part",
     "name": "names with control characters, broken encodings or spaces at their ends",
 }
-"""What can be found. Training begins with the last four, and refuses the others."""
-ACCEPTED = ("train_and_test", "labels_differ", "twice", "name")
+"""What can be found. Training begins with the last five, and refuses the others."""
+ACCEPTED = ("beside", "train_and_test", "labels_differ", "twice", "name")
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,9 @@ def _in_files(there: Layout, data: Data) -> Report:
     lots = {part: list(_lots(splits, found)) for part, splits in assigned.parts().items()}
     every = [lot for some in lots.values() for lot in some]
     classes = union(every)
+    if len(classes) == 1:
+        found.append(("few_classes", f"{quoted(classes[0])} is the only class"))
+    found += _beside([*there.beside, *(path for split in assigned.used for path in split.beside)])
     with _noting(found, "class"):
         check_together(every)
     filled = {part: joined(some, classes) for part, some in lots.items() if some}
@@ -165,6 +170,14 @@ def _in_files(there: Layout, data: Data) -> Report:
     ]
     origin = (*assigned.lines(), *remarks(every), *there.notes)
     return replace(_report(sets, len(classes), found), origin=origin)
+
+
+def _beside(paths: Sequence[Path]) -> Found:
+    """Those of the pictures which are not used that could not be read either."""
+    shown = Pictures(np.zeros(len(paths), np.int64), paths.__getitem__, lambda i: quoted(paths[i]))
+    for i, one in enumerate(inspect(shown, "reading the images beside the folders") if paths else ()):
+        if isinstance(one, Unreadable):
+            yield "beside", f"{shown.where(i)} ({one.reason})"
 
 
 def _lots(splits: Sequence[Split], found: list[tuple[str, str]]) -> Iterator[NamedPictures]:

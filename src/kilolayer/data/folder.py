@@ -33,7 +33,9 @@ def folder(root: Folder, data: Data) -> Layout:
     beside = _pictures_beside(top) if folders else ()
     name = root.path.resolve().name or "images"
     others = passed_over(root, lambda path: path.name == ANNOTATIONS)
-    return Layout(name, quoted(root.path), splits, (*read_from, *others, *beside))
+    return Layout(
+        name, quoted(root.path), splits, (*read_from, *others, *beside), top.pictures if folders else ()
+    )
 
 
 def _unwrapped(at: Folder, *, split: bool = False) -> Folder:
@@ -114,6 +116,7 @@ def _split(name: str, at: Folder) -> Split:
         no_files=tuple(map(quoted, within)),
         astray=tuple(quoted(path) for path in top.no_files if path.is_symlink()),
         empty=() if annotated else tuple(quoted(one.path) for one in top.folders if not one.count),
+        beside=() if annotated or not top.folders else top.pictures,
         remedy=REMEDY,
         notes=() if annotated else (*_pictures_beside(top), *_nested(top)),
     )

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from kilolayer.data.classes import NamedPictures
@@ -51,6 +52,7 @@ class Split:
     size: bytes that they take in memory, encoded; damaged: whether a file cannot even be opened;
     no_files: what is neither file nor folder, which `skip_damaged` passes over;
     astray: links in place of class folders; empty: class folders without pictures;
+    beside: pictures beside its class folders, which are not used;
     remedy: what to do where it has no labels; notes: what else there is to say.
     """
 
@@ -65,6 +67,7 @@ class Split:
     no_files: tuple[str, ...] = ()
     astray: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
     remedy: str = ""
     notes: tuple[str, ...] = ()
 
@@ -76,12 +79,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Layout:
-    """All splits of a source, how figures name it, and what was passed over, a line each."""
+    """All splits of a source, how figures name it, and what was passed over, a line each.
+
+    beside: pictures beside the folders of its splits, which are not used.
+    """
 
     name: str
     path: str
     splits: tuple[Split, ...]
     notes: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,21 @@ def record(
     save_seconds: float = 300.0,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
     here: dict[str, Any] | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Iterator[Step]:
     """Trains into `run` from its last checkpoint, if it has one, to the end or until `stop()`.
 
     Yields every step. State is saved at the end of every epoch, at least every `save_seconds` between,
     and when stopped; `on_epoch` hears of an epoch once it is saved. With many processes only the leader
     writes. A loss or a tensor that is not finite leaves a result that says so, and raises `NonFinite`; no
-    such state is saved. `here` is the `environment_of` this start where it is known already.
+    such state is saved. `on_start` hears once the state to
+    go on from is restored. `here` is the `environment_of` this start where it is known already.
     """
     if run.result() is not None:
         return
     leads = training.place.leads
     _continue(run, training, here or environment_of(training))
+    on_start()
     if leads and training.iteration == 0:
         keep(run.path, training)
     saved = time.monotonic()
