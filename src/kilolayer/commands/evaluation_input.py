@@ -15,7 +15,6 @@ from kilolayer.data import Data, Images, Labelled, load_labelled, measure
 from kilolayer.data.describe import BUILT_IN
 from kilolayer.data.folder import REMEDY
 from kilolayer.data.loading import find
-from kilolayer.data.unsplit import Labelled
 from kilolayer.data.wording import quoted
 from kilolayer.errors import InputError
 from kilolayer.folders import expand
