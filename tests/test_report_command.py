@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from kilolayer.__main__ import main
-from kilolayer.commands.curve_figures import MOST_CURVES, _parts, _schedules
+from kilolayer.commands.curve_figures import MOST_CURVES, _parts, _schedules, drawn, numbered, rates
+from kilolayer.commands.runs_page import _runs
+from kilolayer.report.content import Figure
 from kilolayer.report.curves import Curve
+from kilolayer.runs import Run
 from kilolayer.sweep.reproduction import keep, plan
 from kilolayer.training import recipe
+from kilolayer.units import BASIC
 from test_reproduce_findings import SMOKE, START, as_in_the_paper, end, pretend
+from tiny_runs import PREACT, network, tiny
 
 
 def curve(label: str, loss: float = 2.0) -> Curve:
@@ -121,5 +128,60 @@ def test_a_loss_that_explodes_is_drawn_apart() -> None:
 
 def test_a_learning_rate_that_all_share_is_one_line() -> None:
     short, long = recipe("short", 1000), recipe("paper", 1000)
-    assert [one.label for one in _schedules({"a": short, "b": short})] == ["all runs"]
-    assert [one.label for one in _schedules({"a": short, "b": long, "c": short})] == ["a, c", "b"]
+    assert [one.label for one in _schedules({"a": short, "b": short}, {"a": 0, "b": 1})] == ["all runs"]
+    assert [one.label for one in _schedules({"a": short, "b": long, "c": short}, numbered("abc"))] == [
+        "a, c",
+        "b",
+    ]
+
+
+def colours(figure: Figure) -> set[str]:
+    """Those of the curves; the text's colour is none of them."""
+    return set(re.findall(r"--curve-\d", figure.svg))
+
+
+@pytest.mark.parametrize("baseline", [None, "0"])
+def test_a_run_has_one_colour_on_the_whole_page(baseline: str | None) -> None:
+    labels = [str(number) for number in range(15)]
+    numbers = numbered(labels, baseline)
+    assert len(set(numbers.values())) == len(labels)
+    alone = {label: next(drawn([curve(label)], "t", numbers)) for label in labels}
+    every = [
+        rates({label: recipe("short", 1000), "other": recipe("paper", 1000)}, "t", numbers | {"other": 7})
+        for label in labels
+    ]
+    for (label, figure), rate in zip(alone.items(), every, strict=True):
+        assert colours(rate) == colours(figure), label
+    if baseline:
+        others = {number % 8 for label, number in numbers.items() if label != baseline}
+        assert numbers[baseline] % 8 not in others
+
+
+def test_runs_of_the_same_depth_stand_beside_each_other(tmp_path: Path) -> None:
+    for unit, depths in ((PREACT, (1, 2)), (BASIC, (1, 2))):
+        for units in depths:
+            name = f"{'v2' if unit is PREACT else 'v1'}-{units}"
+            Run.create(tmp_path / name, replace(tiny(), network=network(unit, units)))
+    assert list(_runs(tmp_path)) == ["v1-1", "v2-1", "v1-2", "v2-2"]
+
+
+def test_runs_of_different_data_are_not_compared(tmp_path: Path) -> None:
+    ends = {"a": (10, 9.0), "b": (10, 7.0), "c": (3, 70.0)}
+    for name, (classes, error) in ends.items():
+        one = tiny(seed=ord(name))
+        run = Run.create(tmp_path / name, replace(one, network=replace(one.network, num_classes=classes)))
+        run.write_json("result.json", {"status": "done", "test_error": error})
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "digits, 10 classes: All 2 runs have a final test error: the lowest is 7.00 % (b)" in page
+    assert "digits, 3 classes: c ends at 70.00 %" in page
+    assert "the highest 70" not in page
+    assert '<th scope="col" class="words short">data</th>' in page
+    assert ">model</th>" not in page
+
+
+def test_a_stopped_run_is_where_its_state_is(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", tiny())
+    run.save({"x": torch.zeros(1)}, {"iteration": 2, "epochs_closed": 0})
+    assert main(["report", str(run.path)]) == 0
+    assert "it is at iteration 2 of 7" in (run.path / "report.html").read_text()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from kilolayer.report.canvas import OKABE_ITO
 from kilolayer.report.content import Figure
 from kilolayer.report.curves import Curve
 from kilolayer.report.plots import Rate, learning_rate, training
@@ -13,24 +14,38 @@ from kilolayer.training.schedule import Schedule
 MOST_CURVES = 6
 """Rows that can be told apart in one figure."""
 
+NO_RUN = len(OKABE_ITO) - 1
+"""The text's colour, for what is no single run's."""
+
 EXPLODED = 100.0
 """A training loss far above that of guessing, ln 10 = 2.3 or ln 1000 = 6.9."""
 
 
-def drawn(curves: list[Curve], title: str, baseline: Curve | None = None) -> Iterator[Figure]:
+def numbered(labels: Iterable[str], baseline: str | None = None) -> dict[str, int]:
+    """The number of each curve's colour on a whole page; the baseline's colour is no other's."""
+    others = [label for label in dict.fromkeys(labels) if label != baseline]
+    if not baseline:
+        return {label: number for number, label in enumerate(others)}
+    free = len(OKABE_ITO) - 1
+    return {baseline: 0} | {label: 1 + at % free + at // free * (free + 1) for at, label in enumerate(others)}
+
+
+def drawn(
+    curves: list[Curve], title: str, numbers: Mapping[str, int], baseline: Curve | None = None
+) -> Iterator[Figure]:
     """Training loss and error, as few rows to a figure as can be told apart, each beside the baseline.
 
     Runs of one epoch, which have no course, are not drawn.
     """
     parts = (part for part in _parts(curves, baseline) if any(map(_is_line, part)))
-    return (_drawn(part, title) for part in parts)
+    return (_drawn(part, title, numbers) for part in parts)
 
 
-def _drawn(curves: list[Curve], title: str) -> Figure:
+def _drawn(curves: list[Curve], title: str, numbers: Mapping[str, int]) -> Figure:
     names = " and ".join(dict.fromkeys(curve.error_name for curve in curves))
     return Figure(
         f"{title}: training loss above, {names} below; the lower, the better.",
-        training(curves, title),
+        training(curves, title, numbers),
         f"Training loss and {names} by iteration of {', '.join(curve.label for curve in curves)}",
     )
 
@@ -63,9 +78,9 @@ def _explodes(curve: Curve) -> bool:
     return any(loss is not None and loss > EXPLODED for loss in curve.train_loss)
 
 
-def rates(recipes: Mapping[str, Recipe], title: str) -> Figure:
-    """The learning rate by the name of its run, each schedule once."""
-    shown = _schedules(recipes)
+def rates(recipes: Mapping[str, Recipe], title: str, numbers: Mapping[str, int]) -> Figure:
+    """The learning rate by the name of its run, each schedule once, in the colour of its first run."""
+    shown = _schedules(recipes, numbers)
     drawing = learning_rate(shown, title)
     peak = max((rate.schedule(at) for rate in shown for at in range(rate.iterations)), default=0.0)
     caption = f"{title}: the learning rate of every iteration, as the recipe computes it; at most {peak:.3g}."
@@ -77,13 +92,15 @@ def rates(recipes: Mapping[str, Recipe], title: str) -> Figure:
     return Figure(caption, drawing, f"Learning rate by iteration, at most {peak:.3g}")
 
 
-def _schedules(recipes: Mapping[str, Recipe]) -> list[Rate]:
+def _schedules(recipes: Mapping[str, Recipe], numbers: Mapping[str, int]) -> list[Rate]:
     """One line for each schedule; the only one of several runs is that of all."""
     by_schedule: dict[tuple[Schedule, int], list[str]] = {}
     for label, recipe in recipes.items():
         by_schedule.setdefault((recipe.rate, recipe.iterations), []).append(label)
     alone = len(by_schedule) == 1 < len(recipes)
     return [
-        Rate("all runs" if alone else ", ".join(labels), schedule, iterations)
+        Rate("all runs", schedule, iterations, NO_RUN)
+        if alone
+        else Rate(", ".join(labels), schedule, iterations, numbers[labels[0]])
         for (schedule, iterations), labels in by_schedule.items()
     ]

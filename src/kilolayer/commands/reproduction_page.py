@@ -58,6 +58,8 @@ def _figures(one: TableFindings) -> Iterator[Figure]:
     """For each column its rows' training curves, one run each, a few to a figure; and the learning rate."""
     drawn: set[frozenset[str]] = set()
     recipes: dict[str, Recipe] = {}
+    labels = [run[0] for finding in one.findings if (run := _shown_run(finding)) is not None]
+    numbers = curve_figures.numbered(labels, one.table.baseline)
     for column in dict.fromkeys(finding.cell.column for finding in one.findings):
         chosen = [f for f in one.findings if f.cell.column == column and f.keys not in drawn]
         shown = {f.cell.row: run for f in chosen if (run := _shown_run(f)) is not None}
@@ -65,9 +67,9 @@ def _figures(one: TableFindings) -> Iterator[Figure]:
         drawn |= {finding.keys for finding in chosen}
         recipes |= {label: trial.planned.experiment.recipe for label, trial in shown.values()}
         title = tables.named(one) if len(one.table.columns) == 1 else f"{tables.named(one)}, {column}"
-        yield from curve_figures.drawn(list(curves.values()), title, curves.get(one.table.baseline))
+        yield from curve_figures.drawn(list(curves.values()), title, numbers, curves.get(one.table.baseline))
     if recipes:
-        yield curve_figures.rates(recipes, tables.named(one))
+        yield curve_figures.rates(recipes, tables.named(one), numbers)
 
 
 def _responses(one: TableFindings) -> Iterator[Figure]:

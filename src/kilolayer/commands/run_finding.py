@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean, stdev
 
+from kilolayer.data.describe import BUILT_IN
 from kilolayer.runs import Run
 from kilolayer.training import Experiment
 
@@ -18,7 +19,24 @@ def finding(runs: Mapping[str, Run]) -> tuple[str, ...]:
     if len(runs) == 1:
         ((name, run),) = runs.items()
         return (_alone(name, run),)
-    return tuple(filter(None, (_several(runs), _seeds(runs))))
+    return tuple(filter(None, (*_by_data(runs), _seeds(runs))))
+
+
+def data_name(experiment: Experiment) -> str:
+    """The data that a test error belongs to: errors on other images or classes do not compare."""
+    data = experiment.data
+    drawn = "" if data.source in BUILT_IN else f", drawn by seed {data.split_seed}" if data.split_seed else ""
+    test = f", {data.test}" if data.test else ""
+    return f"{data.source}{test}{drawn}, {experiment.network.num_classes} classes"
+
+
+def reached(run: Run) -> int:
+    """The iteration that a run has come to: its result's, or the newest state's or epoch's."""
+    ended = (run.result() or {}).get("iterations")
+    if ended is not None:
+        return int(ended)
+    rows, state = run.metrics(), run.latest()
+    return max(rows[-1]["iteration"] if rows else 0, state.counters["iteration"] if state else 0)
 
 
 def test_error(run: Run) -> float | None:
@@ -28,21 +46,18 @@ def test_error(run: Run) -> float | None:
 
 
 def _alone(name: str, run: Run) -> str:
-    result, rows, experiment = run.result(), run.metrics(), run.experiment()
-    reached = rows[-1]["iteration"] if rows else 0
+    result, experiment, at = run.result(), run.experiment(), reached(run)
     whole = experiment.recipe.iterations
     if result is None:
-        return (
-            f"{name} has not ended: it is at iteration {reached:,} of {whole:,}, so there is no final figure."
-        )
+        return f"{name} has not ended: it is at iteration {at:,} of {whole:,}, so there is no final figure."
     error = result.get("test_error")
     if error is None:
         reason = result.get("reason", "no reason was recorded")
-        return f"{name} {result['status']} at iteration {reached:,} of {whole:,} and has no figure: {reason}."
+        return f"{name} {result['status']} at iteration {at:,} of {whole:,} and has no figure: {reason}."
     chance = 100 - 100 / experiment.network.num_classes
     return (
         f"{name}, a network of {experiment.network.depth} layers, ends at {error:.2f} % test error after "
-        f"{result.get('iterations', reached):,} iterations; guessing would be {chance:.0f} % wrong, so "
+        f"{at:,} iterations; guessing would be {chance:.0f} % wrong, so "
         f"{_learned(error, chance)}. This is one run: another seed will differ, and only training it "
         "tells you by how much."
     )
@@ -52,6 +67,26 @@ def _learned(error: float, chance: float) -> str:
     if error > 0.95 * chance:
         return "it has learned nothing"
     return "it has learned little" if error > LEARNED * chance else "it has learned"
+
+
+def _by_data(runs: Mapping[str, Run]) -> list[str]:
+    groups: dict[str, dict[str, Run]] = {}
+    for name, run in runs.items():
+        groups.setdefault(data_name(run.experiment()), {})[name] = run
+    if len(groups) == 1:
+        return [_several(runs)]
+    apart = f"These runs are of {len(groups)} different data, between which errors do not compare."
+    return [apart, *(f"{data}: {_of_one_data(some)}" for data, some in groups.items())]
+
+
+def _of_one_data(runs: Mapping[str, Run]) -> str:
+    if len(runs) > 1:
+        return _several(runs)
+    ((name, run),) = runs.items()
+    error = test_error(run)
+    return (
+        f"{name} has no final test error." if error is None else f"{name} ends at {error:.2f} % test error."
+    )
 
 
 def _several(runs: Mapping[str, Run]) -> str:

@@ -94,12 +94,14 @@ def legend_height(labels: Sequence[str]) -> float:
     return math.ceil(len(shown) / _columns(shown)) * _LINE / 72
 
 
-def legend(figure: Drawing, labels: Sequence[str]) -> None:
-    """A key below the figure, one sample per label in the order of the colours."""
+def legend(figure: Drawing, labels: Sequence[str], numbers: Sequence[int] | None = None) -> None:
+    """A key below the figure, one sample per label in the order of the colours, or in those of `numbers`."""
     from matplotlib.lines import Line2D
 
     shown = [shortened(label, _LONGEST) for label in labels]
-    samples = [Line2D([], [], color=colour(n), marker=marker(n), markersize=4) for n in range(len(shown))]
+    samples = [
+        Line2D([], [], color=colour(n), marker=marker(n), markersize=4) for n in numbers or range(len(shown))
+    ]
     # matplotlib hides labels that begin with an underscore, so they are set afterwards.
     places = [str(number) for number in range(len(shown))]
     key = figure.legend(samples, places, loc="outside lower center", ncols=_columns(shown), **_KEY)

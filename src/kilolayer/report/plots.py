@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -26,41 +26,47 @@ STEPS = 12
 """A schedule of no more rates than this is one of steps."""
 
 
-def training(curves: Sequence[Curve], title: str) -> str:
+def training(curves: Sequence[Curve], title: str, numbers: Mapping[str, int] | None = None) -> str:
     """Training loss above, error below, by iterations (P2, Figs. 1 and 6, which draw both in one plane).
 
     Every value lies inside its axes. They are logarithmic where all values are positive and span much, so
     that the beginning and the end can both be read. A cross stands where a value stopped being finite.
+    `numbers` are those of the colours by the curves' keys, for a page of several figures.
     """
     keys = _keys(curves)
+    numbers = numbers or {key: number for number, key in enumerate(keys)}
 
     def paint(figure: Drawing) -> None:
         upper, lower = figure.subplots(2, sharex=True)
         canvas.frame(upper, "", "training loss")
         canvas.frame(lower, _iterations(lower, curves), f"{_error_name(curves)} in %")
-        _panel(upper, curves, keys, [curve.train_loss for curve in curves])
-        _panel(lower, curves, keys, [curve.error for curve in curves])
-        canvas.legend(figure, keys)
+        _panel(upper, curves, numbers, [curve.train_loss for curve in curves])
+        _panel(lower, curves, numbers, [curve.error for curve in curves])
+        canvas.legend(figure, keys, [numbers[key] for key in keys])
 
     return canvas.draw(title, paint, _PANELS + canvas.legend_height(keys))
 
 
-def _panel(axes: Axes, curves: Sequence[Curve], keys: Sequence[str], values: Sequence[Values]) -> None:
+def _panel(axes: Axes, curves: Sequence[Curve], numbers: Mapping[str, int], values: Sequence[Values]) -> None:
     """One quantity of all curves, on axes that hold every value."""
     log = marks.spread(axes, chain.from_iterable(values))
     for curve, y in zip(curves, values, strict=True):
-        marks.line(axes, curve.x, y, keys.index(curve.key), log)
+        marks.line(axes, curve.x, y, numbers[curve.key], log)
     if not marks.finite(chain.from_iterable(values)):
         canvas.nothing_measured(axes)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A learning rate as the recipe has it: a function of the iteration, from 0 to `iterations` - 1."""
+    """A learning rate as the recipe has it: a function of the iteration, from 0 to `iterations` - 1.
+
+    `number` is that of its colour; None: its place among the rates.
+    """
 
     label: str
     schedule: Callable[[int], float]
     iterations: int
+    number: int | None = None
 
 
 def learning_rate(rates: Sequence[Rate], title: str) -> str:
@@ -69,6 +75,7 @@ def learning_rate(rates: Sequence[Rate], title: str) -> str:
     Logarithmic where the rates are steps, whose later ones could not be seen otherwise.
     """
     labels = [rate.label for rate in rates]
+    numbers = [at if rate.number is None else rate.number for at, rate in enumerate(rates)]
     values = [[rate.schedule(at) for at in range(rate.iterations)] for rate in rates]
 
     def paint(figure: Drawing) -> None:
@@ -76,12 +83,12 @@ def learning_rate(rates: Sequence[Rate], title: str) -> str:
         canvas.frame(axes, _axis(axes, [rate.iterations for rate in rates]), "learning rate")
         stepwise = [_is_stepwise(y) for y in values]
         log = marks.spread(axes, chain.from_iterable(values), log=all(stepwise))
-        for number, (y, steps) in enumerate(zip(values, stepwise, strict=True)):
+        for number, y, steps in zip(numbers, values, stepwise, strict=True):
             style = "steps-post" if steps else "default"
             marks.line(axes, range(len(y)), y, number, log, drawstyle=style)
         if not any(values):
             canvas.nothing_measured(axes)
-        canvas.legend(figure, labels)
+        canvas.legend(figure, labels, numbers)
 
     return canvas.draw(title, paint, 2.1 + canvas.legend_height(labels))
 
