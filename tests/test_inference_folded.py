@@ -285,6 +285,22 @@ def test_a_stage_is_one_run_and_a_copy_of_it_gives_its_bits(name):
         assert torch.equal(folded(x), copy.deepcopy(folded)(x))
 
 
+@pytest.mark.parametrize("unit", ["original basic", "full_preactivation bottleneck", "gated", "plain"])
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("weight", torch.nan), ("weight", torch.inf), ("running_var", torch.nan), ("running_var", -1000.0)],
+)
+def test_a_network_that_is_not_finite_gives_no_ordinary_numbers(kind, value, dtype, unit):
+    model = lived(UNITS[unit])
+    name = next(name for name in model.state_dict() if name.startswith("stage") and name.endswith(kind))
+    model.state_dict()[name].fill_(value)
+    x = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert model(x).isnan().all()
+        assert fold(model, dtype)(x.to(dtype or x.dtype)).isnan().all()
+
+
 @pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_nan_goes_where_it_goes_in_plain_layers(name):

@@ -135,6 +135,14 @@ def changed(state: State, **others: Tensor) -> State:
         (lambda s: changed(s, classifier__bias=torch.zeros(10, dtype=torch.int64)), "int64, not float32"),
         (lambda s: changed(s, classifier__bias=torch.full((10,), torch.nan)), "not finite: classifier.bias"),
         (lambda s: changed(s, extra=torch.zeros(1)), "1 unexpected: extra"),
+        (
+            lambda s: changed(s, stem__bn1__running_var=-s["stem.bn1.running_var"]),
+            "variances below 0: stem.bn1.running_var",
+        ),
+        (
+            lambda s: {key: torch.zeros_like(value) for key, value in s.items()},
+            "every value of the weights is 0",
+        ),
     ],
 )
 def test_nothing_keeps_its_random_initialisation(

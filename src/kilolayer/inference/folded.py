@@ -18,7 +18,14 @@ from kilolayer.inference.layers import FoldedConv, FoldedNorm
 from kilolayer.kernels import refusal
 from kilolayer.kernels.chain import computes_as
 from kilolayer.kernels.convolution import NativeConv
-from kilolayer.kernels.inference import NativeRun, Step, folded_weights, is_affine, step_of
+from kilolayer.kernels.inference import (
+    NativeRun,
+    Step,
+    folded_weights,
+    is_affine,
+    scale_and_shift,
+    step_of,
+)
 from kilolayer.kernels.patches import FoldedStem, PatchConv, pays
 from kilolayer.kernels.widened import WidenedConv
 from kilolayer.networks import ResidualNetwork
@@ -32,8 +39,13 @@ def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNe
     Its weights are those of `model` now. It is meant for channels-last input of its own dtype, and gives
     logits of that dtype. In bf16 on a CPU that has the kernels, units are computed whole, run by run, an
     image at a time.
+
+    Weights that are not finite, or variances below 0, stay in plain layers: their NaNs must reach the logits,
+    and the joined ReLU of oneDNN makes each a 0.
     """
     found = copy.deepcopy(model).eval().requires_grad_(False)
+    if not _is_finite(found):
+        return found.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
     on_cpu = next(found.parameters()).device.type == "cpu"
     native = dtype is torch.bfloat16 and on_cpu and refusal() is None
     for name in found.stage_names:
@@ -41,6 +53,12 @@ def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNe
         found.set_submodule(name, nn.Sequential(OrderedDict(_runs(stage, native=native))))
     found.stem, found.final = _folded(found.stem, native=native), _folded(found.final)
     return found.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _is_finite(model: nn.Module) -> bool:
+    norms = (layer for layer in model.modules() if is_affine(layer))
+    scaled = (part for norm in norms for part in scale_and_shift(cast(nn.BatchNorm2d, norm)))
+    return all(bool(tensor.isfinite().all()) for tensor in (*model.state_dict().values(), *scaled))
 
 
 def _runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, nn.Module]]:

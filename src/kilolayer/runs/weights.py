@@ -16,11 +16,13 @@ from torch import Tensor
 
 from kilolayer import durable
 from kilolayer.data import Statistics
+from kilolayer.data.wording import listed
 from kilolayer.errors import InputError, no_such_path
 from kilolayer.networks import Network, ResidualNetwork, build
 from kilolayer.values import from_json, to_json
 
 HEADER = "kilolayer"
+VARIANCE = "running_var"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ def read_weights(path: Path) -> Weights:
     load_state(model, tensors, path)
     if not whole:
         raise InputError(f"{path} is damaged: its checksum is not the one in its header")
+    try:
+        check_values(tensors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     statistics = Statistics(mean=inputs["mean"], scale=inputs["scale"])
     return Weights(model.eval(), description.classes, statistics)
 
@@ -120,6 +126,21 @@ def _in_utf8(path: Path, opened: BinaryIO) -> str:
         return os.fsencode(path).decode()
     except UnicodeDecodeError:
         return f"/dev/fd/{opened.fileno()}"
+
+
+def check_values(state: Mapping[str, Tensor]) -> None:
+    """Raises `InputError` naming the tensors that no trained network has.
+
+    That is values that are not finite, and variances below 0, of which BN would take the root.
+    """
+    bad = [name for name, value in state.items() if not bool(value.isfinite().all())]
+    if bad:
+        raise InputError(
+            f"{len(bad):,} tensors of the weights hold values that are not finite: {listed(bad, 5)}"
+        )
+    bad = [name for name, value in state.items() if name.endswith(VARIANCE) and bool((value < 0).any())]
+    if bad:
+        raise InputError(f"{len(bad):,} tensors of the weights hold variances below 0: {listed(bad, 5)}")
 
 
 def load_state(model: ResidualNetwork, tensors: dict[str, Tensor], path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kilolayer.data.wording import listed, shortened
 from kilolayer.errors import InputError
+from kilolayer.runs.weights import check_values
 
 COUNTER = ".num_batches_tracked"
 """BN's count of batches is no weight: our state dicts have none, nor have files from before PyTorch 0.4.1."""
@@ -61,8 +62,9 @@ def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
 def fit(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> Fit:
     """Loads `state` into `model` and says how it fits.
 
-    A tensor that is missing, of another shape or not finite is always an error: nothing keeps its random
-    initialisation. `strict=False` only passes over what the network has no place for.
+    A tensor that is missing, of another shape or not finite is always an error, and so are variances below 0
+    and zeros throughout: nothing keeps its random initialisation. `strict=False` only passes over what the
+    network has no place for.
 
     Raises `InputError` with the counts and names, and leaves the model as it was.
     """
@@ -71,11 +73,10 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -
         raise InputError(f"the weights are of another network: {found}")
     if found.missing or found.wrong or (strict and found.unexpected):
         raise InputError(f"the weights do not fit the network: {found}")
-    bad = [name for name in _needed(model, state) if not bool(state[name].isfinite().all())]
-    if bad:
-        raise InputError(
-            f"{len(bad):,} tensors of the weights hold values that are not finite: {listed(bad, 5)}"
-        )
+    needed = {name: state[name] for name in _needed(model, state)}
+    check_values(needed)
+    if not any(bool(value.any()) for value in needed.values()):
+        raise InputError("every value of the weights is 0: these are no trained weights")
     model.load_state_dict({name: state.get(name, value) for name, value in model.state_dict().items()})
     return found
 
