@@ -23,7 +23,8 @@ class NamedPictures:
 
     where: the file or folder, in words. given: how the names are given: as a list whose order counts, as text
     beside each picture (a folder's name, a string), or not at all, so that the numbers are the names.
-    column: the labels' name in a table; files: the pictures' own, where they are files.
+    column: the labels' name in a table; files: the pictures' own, where they are files;
+    spoken: the numbers, and what a text column beside them calls them.
     """
 
     pictures: Pictures
@@ -32,6 +33,7 @@ class NamedPictures:
     given: Literal["list", "text", "numbers"] = "text"
     column: str = ""
     files: Sequence[Path] = ()
+    spoken: Sequence[tuple[int, str]] = ()
 
 
 def composed(name: str) -> str:
@@ -56,6 +58,7 @@ def check_together(lots: Sequence[NamedPictures]) -> None:
     """Raises `InputError` where the names of different files cannot be matched."""
     _check_numbers(lots)
     _check_columns(lots)
+    _check_spoken(lots)
     _check_alike(union(lots))
 
 
@@ -156,6 +159,20 @@ def _check_columns(lots: Sequence[NamedPictures]) -> None:
             f"data: labels are numbers in column {places}, which could mean other classes; "
             "choose one that all files have, with --label-column NAME"
         )
+
+
+def _check_spoken(lots: Sequence[NamedPictures]) -> None:
+    """Raises `InputError` where a number has two names beside it, or a name two numbers."""
+    pairs = {pair: lot.where for lot in reversed(lots) for pair in lot.spoken}
+    seen: dict[int | str, tuple[tuple[int, str], str]] = {}
+    for (number, name), where in sorted(pairs.items()):
+        for key in (number, name):
+            (other, called), place = seen.setdefault(key, ((number, name), where))
+            if (other, called) != (number, name):
+                raise InputError(
+                    f"data: label {other} is {called!r} in {place}, and label {number} is {name!r} in "
+                    f"{where}; number the classes alike, or choose the names with --label-column NAME"
+                )
 
 
 def _check_alike(names: Sequence[str]) -> None:

@@ -14,8 +14,16 @@ IMAGE = (("image", "img"), ("jpg", "jpeg", "png", "webp"), ("picture", "photo", 
 LABEL = (("label", "labels"), ("fine_label",), ("class", "target", "category", "cls", "class_label"))
 """Names of columns, the more usual first; two of one row in one file are ambiguous."""
 FITTING = {"image": "encoded bytes (JPEG, PNG …), or structs of them", "label": "whole numbers or text"}
-SPLIT = ("split", "splits", "subset", "partition", "phase", "set")
+SPLIT = (
+    "split", "splits", "data_split", "split_name", "subset", "partition", "phase", "set",
+    "usage", "fold", "dataset",
+)  # fmt: skip
 """Columns that can say which split a row is of."""
+LABEL_TEXTS = (
+    "label_name", "label_text", "label_str", "labels_name", "class_name", "classname",
+    "category_name", "target_name",
+)  # fmt: skip
+"""Columns that name the class whose number another column holds."""
 
 
 class Columns:
@@ -39,8 +47,27 @@ class Columns:
     def split(self) -> list[str]:
         """The columns that can say which split a row is of."""
         return [
-            field.name for field in self._schema if field.name.casefold() in SPLIT and is_text(field.type)
+            field.name
+            for field in self._schema
+            if field.name.casefold() in SPLIT
+            and field.name != self._label
+            and (is_text(field.type) or is_whole(field.type) or is_flag(field.type))
         ]
+
+    @property
+    def flags(self) -> list[str]:
+        """The columns of truth values, or of whole numbers that can stand for them."""
+        return [
+            field.name
+            for field in self._schema
+            if field.name != self._label and (is_flag(field.type) or is_whole(field.type))
+        ]
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The columns of text that can say in words what the labels say in numbers."""
+        texts = {field.name.casefold(): field.name for field in self._schema if is_text(field.type)}
+        return [texts[name] for name in LABEL_TEXTS if name in texts]
 
     def holds_images(self) -> bool:
         """Whether there is a column that may hold encoded images."""
@@ -135,6 +162,10 @@ def _value_type(kind: Any) -> Any:
 
 def is_whole(kind: Any) -> bool:
     return bool(arrow().types.is_integer(kind))
+
+
+def is_flag(kind: Any) -> bool:
+    return bool(arrow().types.is_boolean(kind))
 
 
 def is_text(kind: Any) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from kilolayer.data.classes import NamedPictures
 from kilolayer.data.describe import Data
+from kilolayer.data.lists import card, card_said, label_lists, refuse_other_labels, said, split_lists
 from kilolayer.data.pictures import Pictures
 from kilolayer.data.scanning import Folder, passed_over
 from kilolayer.data.splits import Layout, Split, roles
@@ -20,6 +25,7 @@ CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimage
 """Folders so called, with no other beside them, are no class: `val/images/1.jpg` says nothing of a class."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 ANNOTATIONS = "val_annotations.txt"
+UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised", "nolabel", "nolabels")
 REMEDY = "put the pictures of each class into a folder with its name, as in FOLDER/train/CLASS/IMAGE"
 
 
@@ -28,14 +34,16 @@ def folder(root: Folder, data: Data) -> Layout:
     top = _unwrapped(root)
     chosen = data.train is not None or data.test is not None or data.validation_split is not None
     folders = _split_folders(top, chosen=chosen)
-    splits = tuple(_split(one.name, one) for one in folders) or (_split("all", top),)
+    lists = label_lists(root)
+    splits = tuple(_split(one.name, one, lists) for one in folders) or (_split("all", top, lists),)
+    is_drawn = data.test is None and not any(split.roles - {"train"} for split in splits)
+    not_read = (*said(lists, split_lists(root) if is_drawn else ()), *card_said(card(root)))
     read_from = (f"read from {quoted(top.path)}",) if top is not root else ()
     beside = _pictures_beside(top) if folders else ()
     name = root.path.resolve().name or "images"
     others = passed_over(root, lambda path: path.name == ANNOTATIONS)
-    return Layout(
-        name, quoted(root.path), splits, (*read_from, *others, *beside), top.pictures if folders else ()
-    )
+    notes = (*read_from, *others, *beside, *not_read)
+    return Layout(name, quoted(root.path), splits, notes, top.pictures if folders else ())
 
 
 def _unwrapped(at: Folder, *, split: bool = False) -> Folder:
@@ -70,7 +78,8 @@ def _split_folders(top: Folder, *, chosen: bool) -> tuple[Folder, ...]:
     if rest and trained and len(trained) == len(named) and not chosen:
         raise InputError(
             f"{quoted(top.path)}: {quoted(trained[0])} could be a split, or a class beside "
-            f"{listed([quoted(one.name) for one in rest], 3)}; --train {trained[0]} takes it as the split"
+            f"{listed([quoted(one.name) for one in rest], 3)}; --train {shlex.quote(trained[0])} "
+            "takes it as the split"
         )
     return tuple(one for one in top.folders if one.count or roles(one.name))
 
@@ -85,7 +94,7 @@ def _refuse_held_out(folders: Sequence[Folder]) -> None:
         )
 
 
-def _split(name: str, at: Folder) -> Split:
+def _split(name: str, at: Folder, lists: Sequence[Path]) -> Split:
     top, where = _unwrapped(at, split=name != "all"), quoted(at.path)
     classes = cache(lambda: _classes(top))
 
@@ -103,6 +112,16 @@ def _split(name: str, at: Folder) -> Split:
         return NamedPictures(shown, tuple(found), where, files=files)
 
     annotated = _annotations(top) is not None
+
+    def check() -> None:
+        found = classes()
+        if annotated or isinstance(found, str):
+            return
+        _refuse_two_readings(top)
+        _refuse_unlabelled(top)
+        for path in lists:
+            refuse_other_labels(path, found)
+
     within = (
         [] if annotated else [path for one in top.folders for each in one.walk() for path in each.no_files]
     )
@@ -119,7 +138,41 @@ def _split(name: str, at: Folder) -> Split:
         beside=() if annotated or not top.folders else top.pictures,
         remedy=REMEDY,
         notes=() if annotated else (*_pictures_beside(top), *_nested(top)),
+        check=check,
+        numbers=tuple((one.number, quoted(one.path)) for one in at.walk() if one.pictures),
     )
+
+
+def _refuse_two_readings(top: Folder) -> None:
+    """Raises `InputError` where class folders hold the same folders, which may be the classes."""
+    shared = Counter(inner.name for one in top.folders for inner in one.filled)
+    holders: dict[tuple[str, str], str] = {}
+    for one in top.folders:
+        for pair in combinations([inner.name for inner in one.filled if shared[inner.name] > 1], 2):
+            first = holders.setdefault(pair, one.name)
+            if first != one.name:
+                _refuse_pair(top, (first, one.name), pair)
+
+
+def _refuse_pair(top: Folder, outer: tuple[str, str], inner: tuple[str, str]) -> None:
+    raise InputError(
+        f"{quoted(top.path)}: {quoted(outer[0])} and {quoted(outer[1])} both hold folders "
+        f"{quoted(inner[0])} and {quoted(inner[1])}, so it cannot be told whether the outer or the inner "
+        "folders are the classes; "
+        f"if the inner, name one folder, as --data {shlex.quote(str(top.path / outer[0]))}, choose with "
+        "--train SPLIT --test SPLIT, or rename them to train and test; if the outer, put the pictures "
+        "of each class right into its folder"
+    )
+
+
+def _refuse_unlabelled(top: Folder) -> None:
+    """Raises `InputError` for pictures without labels beside class folders: they are no class."""
+    found = [one for one in top.filled if re.sub(r"[\W\d_]", "", one.name).casefold() in UNLABELLED]
+    if found and len(top.filled) > 1:
+        raise InputError(
+            f"{quoted(found[0].path)} has the name of pictures without labels, among class folders; "
+            "move it elsewhere, or rename it if it is a class"
+        )
 
 
 def _classes(top: Folder) -> dict[str, list[Path]] | str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +21,7 @@ from kilolayer.data.download import download
 from kilolayer.data.folder import ARCHIVES, folder
 from kilolayer.data.images import Images, Source, Splits
 from kilolayer.data.labelled import source
+from kilolayer.data.lists import card, card_said
 from kilolayer.data.memory import require_memory
 from kilolayer.data.parquet import holds_images, is_parquet, parquet, parquet_files
 from kilolayer.data.randomness import shuffled
@@ -109,7 +111,21 @@ def layout(data: Data) -> Layout:
             f"{quoted(path)}: holds {len(tables):,} parquet files and {scanned.count:,} pictures; "
             f"name the folder of one of them, or a parquet file, as {quoted(tables[0])}"
         )
-    return replace(parquet(path, tables, data), notes=passed_over(scanned, is_parquet))
+    there = parquet(path, tables, data)
+    declared = card(scanned)
+    if declared is not None and data.train is None:
+        _refuse_pool(declared, there, tables)
+    return replace(there, notes=(*passed_over(scanned, is_parquet), *card_said(declared)))
+
+
+def _refuse_pool(declared: Path, there: Layout, tables: Sequence[Path]) -> None:
+    """Raises `InputError` where a card declares splits, and several files are one pool by their names."""
+    if len(tables) > 1 and len(there.splits) == 1 and not there.splits[0].roles:
+        raise InputError(
+            f"{quoted(declared)} declares splits by file (data_files), which is not read, and the names of "
+            "the files do not tell them; rename them, as train-0.parquet and test-0.parquet, or pool them: "
+            f"--train {shlex.quote(there.splits[0].name)}"
+        )
 
 
 def refuse_choices(data: Data) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,6 +25,8 @@ _SHARD = re.compile(r"(^part[-_.]?\d.*|(?:^|[-_. ]+)\d+)?(?:[-_. ]of[-_. ]\d+)?(
 """What numbers a file among others of its split: -00000-of-00002, _3, 0000, and the hash that hubs add."""
 
 
+_COPY = re.compile(r"\s*(?:\(\d+\)|[-_ ]copy(?:[-_ ]?\d+)?)$", re.IGNORECASE)
+"""What browsers and systems add to the name of a second copy."""
 _TOTAL = re.compile(r"[-_. ]of[-_. ](\d+)")
 
 
@@ -44,8 +48,10 @@ def parquet(root: Path, files: Sequence[Path], data: Data) -> Layout:
     """The splits in these files of `root`. Raises InputError."""
     arrow()
     if root.is_file():
-        split = _split("all", frozenset(), [root], data, root)
+        split = replace(_split("all", frozenset(), [root], data, root), trained=_name_says(root))
         return Layout(root.resolve().stem, quoted(root), (split,))
+    if data.train is None:
+        _refuse_second_downloads(root, files)
     groups: dict[tuple[str, str], tuple[str, list[Path]]] = {}
     for path in files:
         above, name = _group(path.relative_to(root))
@@ -61,6 +67,28 @@ def parquet(root: Path, files: Sequence[Path], data: Data) -> Layout:
     return Layout(root.resolve().name, quoted(root), splits)
 
 
+def _name_says(path: Path) -> tuple[str, ...]:
+    """Says so where a file that is trained on is held out by its name."""
+    held_out = sorted(roles(path.stem) - {"train"})
+    return (
+        (f"{quoted(path.name)} is {' or '.join(held_out)} by its name, and is trained on",)
+        if held_out
+        else ()
+    )
+
+
+def _refuse_second_downloads(root: Path, files: Sequence[Path]) -> None:
+    """Pooled, the same rows would be trained on twice, and tested on."""
+    there = {path.with_name(path.stem): path for path in files}
+    for path in files:
+        first = there.get(path.with_name(re.sub(_COPY, "", path.stem)))
+        if first is not None and first != path:
+            raise InputError(
+                f"{quoted(root)}: {quoted(path.name)} looks like a second download of {quoted(first.name)}; "
+                "delete one of them, or choose with --train SPLIT"
+            )
+
+
 def _refuse_configurations(root: Path, configurations: Sequence[str], splits: Sequence[Split]) -> None:
     names = [name for name in configurations if name]
     train = next((split.name for split in splits if "train" in split.roles), splits[0].name)
@@ -69,7 +97,7 @@ def _refuse_configurations(root: Path, configurations: Sequence[str], splits: Se
     raise InputError(
         f"{quoted(root)}: holds several configurations: {listed([quoted(name) for name in names])}{beside}; "
         f"name the folder of one, as {quoted(root / names[0])}, or choose its splits: "
-        f"--train {train} --test {test}"
+        f"--train {shlex.quote(train)} --test {shlex.quote(test)}"
     )
 
 
@@ -107,7 +135,25 @@ def _split(name: str, purposes: frozenset[Role], paths: Sequence[Path], data: Da
         size=sum(table.size for table in sound),
         damaged=len(sound) < len(tables),
         notes=_missing_shards(name, paths),
+        purposes=cache(lambda: _purposes(sound)),
+        numbers=tuple(_number(path) for path in paths),
     )
+
+
+def _number(path: Path) -> tuple[tuple[int, int], str]:
+    state = path.stat()
+    return (state.st_dev, state.st_ino), quoted(path)
+
+
+def _purposes(tables: Sequence[Table]) -> dict[str, frozenset[str]]:
+    """What the columns of these files say of the parts that rows belong to; a flag says its name or "no"."""
+    said: dict[str, frozenset[str]] = {}
+    for table in tables:
+        flags = table.flags(lambda name: bool(roles(name)))
+        columns = {name: {name if flag else "no" for flag in values} for name, values in flags.items()}
+        for name, values in (*table.splits().items(), *columns.items()):
+            said[name] = said.get(name, frozenset()) | frozenset(values)
+    return said
 
 
 def _missing_shards(name: str, paths: Sequence[Path]) -> tuple[str, ...]:
@@ -146,4 +192,4 @@ def _read(table: Table | InputError) -> NamedPictures:
         names = tuple(str(number) for number in range(min(MOST_CLASSES, 1 + int(rows.labels.max()))))
     where = quoted(rows.path)
     shown = Pictures(rows.labels, rows.image, lambda row: f"{where} row {row}")
-    return NamedPictures(shown, names, where, rows.given, rows.column)
+    return NamedPictures(shown, names, where, rows.given, rows.column, spoken=rows.spoken)

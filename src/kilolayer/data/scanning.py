@@ -35,6 +35,7 @@ class Folder:
     """One folder.
 
     others: files that are no pictures; no_files: pipes, and links to nowhere or in a circle.
+    number: device and inode, the same wherever a link leads to it.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Folder:
     others: tuple[Path, ...]
     litter: tuple[Path, ...]
     no_files: tuple[Path, ...]
+    number: tuple[int, int]
 
     @cached_property
     def count(self) -> int:
@@ -95,7 +97,8 @@ def _folder(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
             kinds = [(_kind(entry), Path(entry.path)) for entry in sorted(entries, key=lambda one: one.name)]
     except OSError as error:
         raise InputError(f"{quoted(path)}: cannot be read ({brief(error)})") from None
-    above = (*above, (state.st_dev, state.st_ino))
+    number = (state.st_dev, state.st_ino)
+    above = (*above, number)
     if len(above) > DEEPEST:
         raise InputError(
             f"{quoted(path.name)}: folders more than {DEEPEST} deep; name the one with the images"
@@ -106,7 +109,8 @@ def _folder(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
 
     circles = tuple(entry for entry in of("folder") if entry.is_symlink() and _number(entry) in above)
     folders = tuple(_folder(entry, above) for entry in of("folder") if entry not in circles)
-    return Folder(path, folders, of("picture"), of("other"), of("litter"), (*of("neither"), *circles))
+    no_files = (*of("neither"), *circles)
+    return Folder(path, folders, of("picture"), of("other"), of("litter"), no_files, number)
 
 
 def _number(path: Path) -> tuple[int, int]:

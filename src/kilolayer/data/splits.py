@@ -13,7 +13,8 @@ One table of words and one rule, for parquet files and for folders of images ali
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,7 +54,11 @@ class Split:
     no_files: what is neither file nor folder, which `skip_damaged` passes over;
     astray: links in place of class folders; empty: class folders without pictures;
     beside: pictures beside its class folders, which are not used;
-    remedy: what to do where it has no labels; notes: what else there is to say.
+    remedy: what to do where it has no labels; notes: what else there is to say;
+    trained: what there is to say where it is trained on;
+    check: raises `InputError` where its pictures can be read in two ways;
+    purposes: the columns that say which rows are held out, and what stands in them;
+    numbers: device and inode of its files or folders, and where each is.
     """
 
     name: str
@@ -70,6 +75,10 @@ class Split:
     beside: tuple[Path, ...] = ()
     remedy: str = ""
     notes: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
+    check: Callable[[], None] = lambda: None
+    purposes: Callable[[], Mapping[str, frozenset[str]]] = dict
+    numbers: tuple[tuple[tuple[int, int], str], ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -124,7 +133,13 @@ class Assignment:
         elif self.reason:
             used[-1] += f" ({self.reason})"
         notes = (note for split in self.used for note in split.notes)
-        return (*used, *notes, *(f"not used: {_described([split])}: {why}" for split, why in self.unused))
+        trained = (note for split in self.train for note in split.trained)
+        return (
+            *used,
+            *notes,
+            *trained,
+            *(f"not used: {_described([split])}: {why}" for split, why in self.unused),
+        )
 
 
 def _described(splits: Sequence[Split]) -> str:
@@ -175,6 +190,10 @@ def assign(layout: Layout, data: Data) -> Assignment:
         reason = "the validation split, since there is no test split with labels" if test else ""
     used = (*train, *validation, *test)
     _check_labels(layout, used)
+    _check_numbers(layout, used)
+    _check_rows(layout, train, used, drawn=not test)
+    for split in used:
+        split.check()
     for split in layout.splits:
         if split not in used and split not in unused:
             unused[split] = _why_not(split, offered)
@@ -217,13 +236,74 @@ def _check_labels(layout: Layout, splits: Sequence[Split]) -> None:
             raise InputError(f"{layout.path}: {whose}{why}{remedy}")
 
 
+def _check_numbers(layout: Layout, splits: Sequence[Split]) -> None:
+    """Raises `InputError` where a link makes two classes, or two parts, one and the same."""
+    places: dict[tuple[int, int], str] = {}
+    for number, where in (each for split in splits for each in split.numbers):
+        first = places.setdefault(number, where)
+        if first != where:
+            raise InputError(
+                f"{layout.path}: {first} and {where} are one and the same, by a link; remove the link, "
+                "or choose other splits with --train SPLIT --test SPLIT"
+            )
+
+
+SURE = ("split", "splits", "data_split", "split_name", "usage", "phase", "fold")
+"""Columns that say which rows are held out whatever the words in them are."""
+MOST_PARTS = 20
+A_FILE_EACH = "write a file for each, as train.parquet and test.parquet, or drop the column"
+
+
+def _check_rows(layout: Layout, train: Sequence[Split], used: Sequence[Split], *, drawn: bool) -> None:
+    """Raises `InputError` where a column says of rows that they are held out, and nothing reads it.
+
+    drawn: whether a fifth of the training rows becomes the test set.
+    """
+    for split in used:
+        _refuse_other_purpose(layout, split)
+    together: dict[str, frozenset[str]] = {}
+    for split in train:
+        for column, values in split.purposes().items():
+            together[column] = together.get(column, frozenset()) | values
+    for column, values in together.items():
+        if _parts_rows(column, values) and (drawn or column.casefold() != "fold"):
+            raise InputError(
+                f"{layout.path}: column {column!r} says that rows are of "
+                f"{listed(sorted(map(quoted, values)), 5)}, all of which would be trained on; {A_FILE_EACH}"
+            )
+
+
+def _refuse_other_purpose(layout: Layout, split: Split) -> None:
+    """Raises `InputError` where rows of a training file are held out by a column, or the reverse."""
+    for column, values in split.purposes().items():
+        wrong = sorted(
+            value
+            for value in values
+            if split.roles and roles(value) and ("train" in roles(value)) != ("train" in split.roles)
+        )
+        if wrong:
+            raise InputError(
+                f"{layout.path}: {split.where} is {' or '.join(sorted(split.roles))} by its name, and its "
+                f"column {column!r} says {listed([quoted(value) for value in wrong], 3)}; {A_FILE_EACH}"
+            )
+
+
+def _parts_rows(column: str, values: frozenset[str]) -> bool:
+    """Whether these values part the rows: `train` and `trainval` do not, nor do other words in `set`."""
+    meant = {roles(value) for value in values}
+    if len(values) < 2 or (len(meant) == 1 and meant != {frozenset()}):
+        return False
+    numbers = len(values) <= MOST_PARTS and all(value.lstrip("-").isdigit() for value in values)
+    return len(meant) > 1 or numbers or column.casefold() in SURE
+
+
 def _pool(layout: Layout) -> tuple[Split, ...]:
     """The only split. Raises `InputError` where there are several, since any of them may be held out."""
     if len(layout.splits) > 1:
         every = "+".join(split.name for split in layout.splits)
         raise InputError(
             f"{layout.path}: nothing says which of {_names(layout.splits)} are to be trained on; choose with "
-            f"--train SPLIT --test SPLIT, or pool them: --train {every}"
+            f"--train SPLIT --test SPLIT, or pool them: --train {shlex.quote(every)}"
         )
     return layout.splits
 
@@ -245,8 +325,8 @@ def _only(layout: Layout, splits: Sequence[Split], role: Role, option: str = "")
             what = f"{quoted(unclear[0].name)} could be {' or '.join(sorted(unclear[0].roles))}"
         example = "+".join(split.name for split in hits) if role == "train" and not unclear else hits[0].name
         raise InputError(
-            f"{layout.path}: {what}; choose with --train SPLIT --test SPLIT, as --{option or role} {example} "
-            f"(it has: {_names(layout.splits)})"
+            f"{layout.path}: {what}; choose with --train SPLIT --test SPLIT, as --{option or role} "
+            f"{shlex.quote(example)} (it has: {_names(layout.splits)})"
         )
     return tuple(hits)
 
@@ -258,7 +338,7 @@ def _offered(rest: Sequence[Split], test: Sequence[Split], named: Sequence[Split
 
 def _why_not(split: Split, offered: str | None) -> str:
     if split.name == offered:
-        return f"--validation {split.name} holds it out"
+        return f"--validation {shlex.quote(split.name)} holds it out"
     if split.damaged and not split.count:
         return "cannot be read"
     return "empty" if split.is_empty else "neither the train nor the test split"

@@ -26,7 +26,7 @@ class Rows:
     """What one file holds: its class names, int64 labels (N,) that number them, and N encoded images.
 
     given: whether the names are a list of the file's, the values of its text column, or only numbers;
-    column: the labels' name.
+    column: the labels' name; spoken: numbers and what a text column calls them.
     """
 
     path: Path
@@ -35,6 +35,7 @@ class Rows:
     labels: NDArray[np.int64]
     encoded: Any
     column: str
+    spoken: tuple[tuple[int, str], ...] = ()
 
     def image(self, row: int) -> bytes:
         """The image in this row, as stored. Raises ValueError where there is none."""
@@ -68,9 +69,20 @@ class Table:
 
     def splits(self) -> dict[str, tuple[str, ...]]:
         """The columns that can say which split a row is of, and what stands in them."""
-        return {
-            name: tuple(map(str, self._texts(self._column(name).unique()))) for name in self.columns.split
-        }
+        return {name: self._split_values(name) for name in self.columns.split}
+
+    def flags(self, names: Callable[[str], bool]) -> dict[str, frozenset[int]]:
+        """The columns with such names that hold nothing but 0 and 1, and which of them."""
+        named = [name for name in self.columns.flags if names(name)]
+        held = {name: frozenset(self._column(name).unique().drop_null().to_pylist()) for name in named}
+        return {name: values for name, values in held.items() if values <= {0, 1}}
+
+    def _split_values(self, name: str) -> tuple[str, ...]:
+        values = tuple(map(str, self._texts(self._column(name).unique())))
+        classes = self.columns.class_names(name)
+        whole = classes is not None and is_whole(self.columns.kind(name))
+        spoken = {str(number): text for number, text in enumerate(classes or ()) if whole}
+        return tuple(spoken.get(value, value) for value in values)
 
     def read(self) -> Rows:
         """The labels and the images, still encoded."""
@@ -79,7 +91,14 @@ class Table:
         if column.null_count:
             raise InputError(f"{quoted(self.path)}: {column.null_count:,} of {len(column):,} labels are null")
         names, given, labels = self._labels(name, column)
-        return Rows(self.path, names, given, labels, self._encoded(), name)
+        spoken = self._spoken(labels) if given == "numbers" else ()
+        return Rows(self.path, names, given, labels, self._encoded(), name, spoken)
+
+    def _spoken(self, labels: NDArray[np.int64]) -> tuple[tuple[int, str], ...]:
+        """The labels' numbers and what the text beside them calls them."""
+        texts = [self._texts(self._column(name)) for name in self.columns.label_texts[:1]]
+        pairs = {pair for column in texts for pair in zip(labels.tolist(), column, strict=True)}
+        return tuple(sorted((number, str(text)) for number, text in pairs if text is not None))
 
     def _labels(self, name: str, column: Any) -> tuple[tuple[str, ...], Any, NDArray[np.int64]]:
         """Class names, how they are given, and the label of each row."""

@@ -112,6 +112,8 @@ def _in_files(data: Data, part: str) -> tuple[str, tuple[str, ...], Pictures, tu
         if why
     ]
     require_memory(sum(split.size for split in used), f"the encoded images of {there.path}")
+    for split in used:
+        split.check()
     lots = read(used)
     if not any(len(lot.pictures) for lot in lots):
         remedies = dict.fromkeys(split.remedy for split in splits if split.remedy)
