@@ -12,6 +12,8 @@ import pytest
 from browsing import SIZES, chromium, clipped, opened, wide
 from kilolayer.__main__ import main
 from kilolayer.commands.demo import Demo, demo
+from kilolayer.report.content import Page, Section, Table
+from kilolayer.report.page import write
 from test_reproduce_findings import SMOKE, as_in_the_paper, pretend
 
 if TYPE_CHECKING:
@@ -80,3 +82,15 @@ def test_a_report_fits_any_window_and_theme(
             }).map(text => text.textContent);
         })""")
         assert beyond == []
+
+
+def test_a_table_uses_the_window(browser: Browser, tmp_path: Path) -> None:
+    """What is wider than the text is not to be scrolled where the window has room for it."""
+    cells = tuple(f"a column {number}" for number in range(10))
+    path = write(
+        Page("t", sections=(Section("s", items=(Table("t", cells, (cells,)),)),)), tmp_path / "t.html"
+    )
+    shape: Any = {"viewport": {"width": 1280, "height": 800}}
+    with opened(browser, path.as_uri(), **shape) as (page, _):
+        assert not page.evaluate("""[...document.querySelectorAll(".scroll")].some(box =>
+          box.scrollWidth > box.clientWidth)""")
