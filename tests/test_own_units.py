@@ -174,7 +174,10 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     text = to_json(replace(BASIC, h=own.named(f"{file}:LearnedScale", Shortcut)))
     changed = json.loads(text)
     changed["h"]["file"]["sha256"] = "0" * 64
-    with pytest.raises(InputError, match=r"LearnedScale from mine\.py, but that file has changed since"):
+    with pytest.raises(
+        InputError,
+        match=r"LearnedScale from mine\.py as it was, .* changed since: bring it back",
+    ):
         from_json(json.dumps(changed), Unit)
 
 
@@ -185,7 +188,7 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
         (("--unit", "learned_scale.py"), "allowed: FILE.py:NAME"),
         (("--unit", "learned_scale.py:LearnedSale"), "nearest: LearnedScale"),
         (("--unit", "broken.py:X"), "broken.py: ZeroDivisionError"),
-        (("--unit", "empty.py:X"), "it defines none"),
+        (("--unit", "empty.py:X"), "it defines nothing"),
     ],
 )
 def test_what_cannot_be_a_unit_is_refused(
@@ -197,6 +200,80 @@ def test_what_cannot_be_a_unit_is_refused(
     Path("empty.py").write_text("")
     with pytest.raises(InputError, match=said):
         run(("show", "resnet20_cifar", *words))
+
+
+SHOW = ("show", "resnet20_cifar")
+
+
+def test_what_is_given_twice_is_refused() -> None:
+    scale = f"{EXAMPLES['learned_scale']}:LearnedScale"
+    with pytest.raises(InputError, match="are for the same part of the unit"):
+        run((*SHOW, "--unit", scale, "--shortcut", "zero"))
+    with pytest.raises(InputError, match="--unit is there more than once"):
+        run((*SHOW, "--unit", scale, "--unit", f"{EXAMPLES['group_norm']}:PREACT"))
+
+
+def test_a_name_that_the_file_has_not_is_refused_for_a_run_too(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="defines no 'LearnedScal'; nearest: LearnedScale"):
+        run(("evaluate", str(tmp_path), "--unit", f"{EXAMPLES['learned_scale']}:LearnedScal"))
+
+
+def test_a_renamed_file_is_the_same_file(tmp_path: Path) -> None:
+    text = to_json(unit_of("learned_scale"))
+    origin = json.loads(text)["h"]["file"]
+    renamed = tmp_path / "renamed.py"
+    renamed.write_bytes(EXAMPLES["learned_scale"].read_bytes())
+    for name in list(own._loaded):
+        del own._loaded[name], sys.modules[name]
+    own.load(renamed)
+    assert json.loads(to_json(from_json(text, Unit)))["h"]["file"] == origin
+
+
+MINE = """
+from dataclasses import dataclass
+from torch import nn
+from kilolayer.units import Activation, Arrangement, BN, CustomLayer, Shortcut
+class Wider(nn.Conv2d):
+    def __init__(self, channels): super().__init__(channels, 2 * channels, 1)
+class Thin(nn.Module):
+    def __init__(self, channels): super().__init__()
+    def forward(self, x): return x[:, :, ::2, ::2]
+class Broken(nn.Module):
+    def __init__(self, channels): super().__init__()
+    def forward(self, x): return self.nothing
+class SiLU(nn.SiLU):
+    def __init__(self, channels): super().__init__()
+def shortcut(kind):
+    @dataclass(frozen=True)
+    class Mine(Shortcut):
+        def layers(self, channels): return (CustomLayer(kind, channels),)
+    return Mine()
+WIDER, THIN, BROKEN = map(shortcut, (Wider, Thin, Broken))
+@dataclass(frozen=True)
+class Swish(Activation):
+    def layer(self, channels): return CustomLayer(SiLU, channels)
+SWISH = Arrangement(before=(BN, Swish()), between=(BN, Swish()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("WIDER", r"stage1\.0: h\(x\) has 32×32×32, F\(x\) has 16×32×32"),
+        ("THIN", r"stage1\.0: h\(x\) has 16×16×16, F\(x\) has 16×32×32"),
+        ("BROKEN", r"the layer Broken cannot be applied to .*AttributeError: .*'nothing'"),
+    ],
+)
+def test_layers_that_cannot_be_added_or_applied_are_refused(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    with pytest.raises(InputError, match=said):
+        run((*SHOW, "--unit", f"{tmp_path / 'mine.py'}:{name}"))
+
+
+def test_a_nonlinearity_of_ones_own_stands_in_the_stem_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    arrangement = own.named(f"{tmp_path / 'mine.py'}:SWISH", Arrangement)
+    assert "ReLU" not in str(build(cifar(8, replace(BASIC, arrangement=arrangement))))
 
 
 def test_a_branch_of_another_depth_is_refused() -> None:

@@ -45,7 +45,12 @@ def _load_own_unit(options: Any) -> None:
     if text:
         from kilolayer.units import own
 
-        own.load(own.divided(text)[0] or text)
+        path, name = own.divided(text)
+        module = own.load(path or text)
+        if name and not hasattr(module, name):
+            public = [each for each in vars(module) if not each.startswith("_")]
+            has = nearest(name, public) if public else "it defines nothing"
+            raise InputError(f"{path} defines no {name!r}; {has}")
 
 
 def parse(argv: Sequence[str]) -> Any:
@@ -78,6 +83,8 @@ def check_words(argv: Sequence[str]) -> None:
     if argv[0] not in COMMANDS:
         raise InputError(f"unknown command {argv[0]!r}; {nearest(argv[0], COMMANDS)}")
     known = [*HELP, *flags(argv[0])]
+    if sum(word.partition("=")[0] == "--unit" for word in argv) > 1:
+        raise InputError("--unit is there more than once; one file is enough: let it load the others")
     for word in argv[1:]:
         if word == "--":
             break

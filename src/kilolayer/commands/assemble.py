@@ -126,23 +126,29 @@ def described(name: str, options: UnitOptions) -> Network:
     network = describe(
         name, unit=unit, branch={key: value for key, value in branch.items() if value is not None}
     )
-    return _with_own(network, name, options.unit) if options.unit else network
+    return _with_own(network, name, options) if options.unit else network
 
 
-def _with_own(network: Network, name: str, text: str) -> Network:
+def _with_own(network: Network, name: str, options: UnitOptions) -> Network:
     """`network` with a unit of the user's own, or with the part of one in its unit."""
     from kilolayer.units import own
+
+    text = str(options.unit)
 
     if not own.divided(text)[1]:
         raise InputError(f"--unit is {text!r}; allowed: FILE.py:NAME, with the name of the unit in the file")
     value = own.named(text, Unit, Branch, Shortcut, Arrangement)
     fields = {Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
     part: dict[str, Any] = {field: value for kind, field in fields.items() if isinstance(value, kind)}
+    given = {"h": "shortcut", "arrangement": "arrangement", "branch": "dropout"}
+    twice = [word for field, word in given.items() if (not part or field in part) and getattr(options, word)]
+    if twice:
+        raise InputError(f"--unit and --{twice[0]} are for the same part of the unit; give one of them")
     unit = replace(network.unit, **part) if part else value
     if unit.branch.layers != network.unit.branch.layers:
         raise InputError(
             f"the branch of {text} has {unit.branch.layers} layers and those of {name} have "
-            f"{network.unit.branch.layers}; name another --model, as resnet20_cifar or resnet164_cifar"
+            f"{network.unit.branch.layers}; name a --model of such units, or use cifar(DEPTH, unit) in Python"
         )
     return replace(network, unit=unit)
 

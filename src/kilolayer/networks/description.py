@@ -8,7 +8,7 @@ from typing import Literal
 
 from kilolayer.errors import InputError
 from kilolayer.units import ops as op
-from kilolayer.units.arrangement import RELU, activation
+from kilolayer.units.arrangement import activation
 from kilolayer.units.branch import Basic
 from kilolayer.units.checks import check, check_choice, check_count, is_count
 from kilolayer.units.ops import Ops
@@ -60,6 +60,17 @@ class PlacedUnit:
     name: str
     layout: Layout
     side: int
+
+
+def _check_shapes(name: str, made: Layout, channels: int, side: int) -> None:
+    """Raises `InputError` where layers of one's own give h(x) and F(x) shapes that cannot be added."""
+    parts = {"h": made.h, "F": made.F}
+    if all(type(layer).output is not op.Op.output for ops in parts.values() for layer in op.leaves(ops)):
+        return
+    found = {part: op.output(ops, channels, side) for part, ops in parts.items() if op.Zero() not in ops}
+    if len(set(found.values())) > 1:
+        said = ", ".join(f"{part}(x) has {out}×{height}×{height}" for part, (out, height) in found.items())
+        raise InputError(f"{name}: {said}; allowed: the same channels, height and width")
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,9 @@ class Network:
     def stem_ops(self) -> Ops:
         conv = op.Conv(self.in_chans, self.stem.channels, self.stem.kernel, self.stem.stride)
         pool = (op.MaxPool(),) if self.stem.pool else ()
-        normaliser = self.unit.arrangement.normaliser
-        return (conv, *activation((normaliser, RELU), self.stem.channels), *pool)
+        arrangement = self.unit.arrangement
+        layers = arrangement.normaliser, arrangement.nonlinearity
+        return (conv, *activation(layers, self.stem.channels), *pool)
 
     @property
     def final_ops(self) -> Ops:
@@ -138,6 +150,7 @@ class Network:
             for index in range(stage.units):
                 stride = stage.stride if index == 0 else 1
                 made = layout(self.unit, channels, stage.width, stride, activated=activated)
+                _check_shapes(f"stage{number}.{index}", made, channels, side)
                 yield PlacedUnit(f"stage{number}.{index}", made, side)
                 channels, side = self.unit.branch.out_channels(stage.width), made.output_side(side)
                 activated = False

@@ -79,6 +79,13 @@ class Arrangement:
         layers = (*self.before, *self.between, *self.after, *self.f)
         return BN if BN in layers else next(filter(normalises, layers), BN)
 
+    @property
+    def nonlinearity(self) -> Layer:
+        """What stands in the stem: ReLU, or what takes its place here."""
+        layers = (*self.before, *self.between, *self.after, *self.f)
+        others = [layer for layer in layers if layer != BN and not normalises(layer)]
+        return RELU if RELU in others else next(iter(others), RELU)
+
 
 ORIGINAL = Arrangement(after=(BN,), f=(RELU,))
 BN_AFTER_ADDITION = Arrangement(f=(BN, RELU))

@@ -53,18 +53,18 @@ def measure(layer: Op, channels: int, side: int) -> Measured:
 
     Raises `NoReading` where its module cannot be applied to that, or gives no map.
     """
-    kind = type(layer).__name__
     with torch.random.fork_rng(devices=[]):
         few, more = (_pass(layer, channels, side, count) for count in IMAGES)
     if few.y.ndim != 4:
-        raise NoReading(f"a layer of kind {kind} gives {tuple(few.y.shape)}; allowed: (N, channels, H, W)")
+        raise NoReading(f"the layer {layer.label} gives {tuple(few.y.shape)}; allowed: (N, channels, H, W)")
     images = IMAGES[1] - IMAGES[0]
     saved = Saved(
         input=any(_same(tensor, few.x) for tensor in few.kept),
         output=any(_same(tensor, few.y) for tensor in few.kept),
         beside=(more.numbers(more.beside) - few.numbers(few.beside)) // images,
     )
-    return Measured((few.y.shape[1], few.y.shape[2]), _multiply_adds(layer, few.x) // IMAGES[0], saved)
+    shape = few.y.shape[1], few.y.shape[2]
+    return Measured(shape, _multiply_adds(layer, few.x.detach()) // IMAGES[0], saved)
 
 
 def _pass(layer: Op, channels: int, side: int, images: int) -> _Pass:
@@ -83,9 +83,8 @@ def _pass(layer: Op, channels: int, side: int, images: int) -> _Pass:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             y = module(x)
     except Exception as error:
-        raise NoReading(
-            f"a layer of kind {type(layer).__name__} cannot be applied to {tuple(x.shape)}: {error}"
-        ) from error
+        said = f"{type(error).__name__}: {error}"
+        raise NoReading(f"the layer {layer.label} cannot be applied to {tuple(x.shape)}: {said}") from error
     return _Pass(x, y, list(kept.values()))
 
 

@@ -114,15 +114,23 @@ def kind_of(base: type[T], name: str, origin: dict[str, Any] | None) -> type[T]:
     module = sys.modules.get(f"{PREFIX}{sha256[:16]}")
     kind = getattr(module, str(name), None)
     if isinstance(kind, type) and issubclass(kind, base):
+        # A file that was renamed is written under the name that it had: checksums are over descriptions.
+        _loaded[kind.__module__] = Origin(file, sha256)
         return kind
     changed = any(each.name == file for each in _loaded.values())
-    why = "but that file has changed since" if changed else "code that runs only when you name it"
-    raise InputError(f"this needs {name} from {file}, {why}: add --unit {file}")
+    if changed:
+        raise InputError(
+            f"this needs {name} from {file} as it was, with the SHA-256 {sha256[:12]}…, but that file has "
+            "changed since: bring it back, or train anew"
+        )
+    raise InputError(
+        f"this needs {name} from {file}, code that runs only when you name it: add --unit {file}"
+    )
 
 
 def words() -> list[str]:
-    """The options that a command needs to read what was written here."""
-    return [word for file in files() for word in ("--unit", file)]
+    """The option that a command needs to read what was written here: the first file loads the others."""
+    return ["--unit", files()[0]] if _loaded else []
 
 
 def files() -> tuple[str, ...]:
