@@ -205,10 +205,29 @@ def test_what_cannot_be_a_unit_is_refused(
 SHOW = ("show", "resnet20_cifar")
 
 
-def test_what_is_given_twice_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        ("learned_scale", ("--shortcut", "zero")),
+        ("group_norm", ("--arrangement", "original")),
+        ("squeeze_excite", ("--dropout", "0.3")),
+        ("squeeze_excite", ("--dropout", "0")),
+    ],
+)
+def test_an_option_for_the_part_that_is_ones_own_is_refused(example: str, words: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match=f"--unit and {words[0]} are for the same part of the unit"):
+        run((*SHOW, "--unit", f"{EXAMPLES[example]}:{NAMES[example]}", *words))
+
+
+@pytest.mark.parametrize("words", [("--resize", "projection"), ("--shortcut", "zero")])
+def test_beside_a_whole_unit_every_such_option_is_refused(words: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from kilolayer.units import BASIC as WHOLE\n")
+    with pytest.raises(InputError, match=f"--unit and {words[0]} are for the same part of the unit"):
+        run((*SHOW, "--unit", f"{tmp_path / 'mine.py'}:WHOLE", *words))
+
+
+def test_two_files_are_refused() -> None:
     scale = f"{EXAMPLES['learned_scale']}:LearnedScale"
-    with pytest.raises(InputError, match="are for the same part of the unit"):
-        run((*SHOW, "--unit", scale, "--shortcut", "zero"))
     with pytest.raises(InputError, match="--unit is there more than once"):
         run((*SHOW, "--unit", scale, "--unit", f"{EXAMPLES['group_norm']}:PREACT"))
 

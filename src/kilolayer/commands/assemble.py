@@ -5,6 +5,7 @@ experiment, splits = assemble(Settings(model="preact_resnet110_cifar", data=Data
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,23 @@ def described(name: str, options: UnitOptions) -> Network:
     return _with_own(network, name, options) if options.unit else network
 
 
+PARTS = {
+    "h": ("shortcut",),
+    "arrangement": ("arrangement",),
+    "branch": ("stride_on", "dropout"),
+    "resize": ("resize",),
+}
+"""Of a unit its fields, and the options that are for each."""
+
+
+def _refuse_twice(options: UnitOptions, parts: Iterable[str]) -> None:
+    """Raises `InputError` for an option beside --unit that is for one of these parts."""
+    for option in (option for part in parts for option in PARTS[part]):
+        if getattr(options, option) is not None:
+            flag = option.replace("_", "-")
+            raise InputError(f"--unit and --{flag} are for the same part of the unit; give one of them")
+
+
 def _with_own(network: Network, name: str, options: UnitOptions) -> Network:
     """`network` with a unit of the user's own, or with the part of one in its unit."""
     from kilolayer.units import own
@@ -140,10 +158,7 @@ def _with_own(network: Network, name: str, options: UnitOptions) -> Network:
     value = own.named(text, Unit, Branch, Shortcut, Arrangement)
     fields = {Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
     part: dict[str, Any] = {field: value for kind, field in fields.items() if isinstance(value, kind)}
-    given = {"h": "shortcut", "arrangement": "arrangement", "branch": "dropout"}
-    twice = [word for field, word in given.items() if (not part or field in part) and getattr(options, word)]
-    if twice:
-        raise InputError(f"--unit and --{twice[0]} are for the same part of the unit; give one of them")
+    _refuse_twice(options, part or PARTS)
     unit = replace(network.unit, **part) if part else value
     if unit.branch.layers != network.unit.branch.layers:
         raise InputError(
