@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: install test slow lint types demo all
+.PHONY: install test slow lint types docs demo all
 $(VENV)/bin/kilolayer:
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q -c constraints.txt -e ".[dev]"
@@ -15,6 +15,9 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 types: install
 	$(VENV)/bin/mypy
+docs: install
+	$(VENV)/bin/pip install -q -c constraints.txt -e ".[docs]"
+	$(VENV)/bin/sphinx-build -W -n -q --keep-going docs docs/_build
 demo: install
 	$(VENV)/bin/kilolayer demo
 all: lint types test slow

@@ -5,7 +5,7 @@
 Called again with the same --out it goes on where it was; a run in the middle continues from its checkpoint.
 Every cell is written to RESULTS at once, with its error, images/s, wall time and machine, and with its curve
 so far where the time is over. A cell that cannot be run says why, and the next one follows. Needs neither
-tyro nor rich, only the Python API (with cattrs). What docs/gpu.md has for speed is asked for with --kernels
+tyro nor rich, only the Python API (with cattrs). What docs/internals/gpu.md has for speed: --kernels
 fused, --graph on and --compile units. `--iterations 20` tries it out on a CPU; such runs bear "proxy" in
 their recipe's name.
 """

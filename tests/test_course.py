@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-COURSE = Path(__file__).parents[1] / "docs" / "course"
+COURSE = Path(__file__).parents[1] / "docs" / "theory" / "course"
 PAGES = sorted(COURSE.glob("*.ipynb"))
 
 
 def test_the_index_names_every_page() -> None:
-    index = (COURSE / "README.md").read_text(encoding="utf-8")
+    index = (COURSE / "index.md").read_text(encoding="utf-8")
     assert PAGES
     assert [page.name for page in PAGES if f"({page.name})" not in index] == []
 

@@ -22,9 +22,8 @@ from kilolayer.networks.activations import kept_by_units
 from kilolayer.units import BASIC, Arrangement, Branch, Shortcut, Unit, layout, own
 from kilolayer.values import from_json, to_json
 
-EXAMPLES = {
-    f"{path.stem}": path for path in sorted((Path(__file__).parents[1] / "docs" / "own").glob("*.py"))
-}
+OWN = Path(__file__).parents[1] / "docs" / "how-to" / "own"
+EXAMPLES = {path.stem: path for path in sorted(OWN.glob("*.py"))}
 NAMES = {
     "learned_scale": "LearnedScale",
     "squeeze_excite": "SqueezeExcite",

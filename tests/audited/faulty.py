@@ -1,4 +1,4 @@
-"""Networks with the faults that `docs/audit.md` lists, written from their descriptions."""
+"""Networks with the faults that `docs/how-to/audit.md` lists, written from their descriptions."""
 
 import torch
 from torch import nn

@@ -32,7 +32,7 @@ def judge(
     """A network trains if its first steps learn the batch, or if signal and gradient pass unharmed.
 
     `signal` and `gradient` are measured at x_0 … x_L. A network that does neither fails. The bounds are
-    `SHORTCUTS`, `GROWTH` and `SIGNAL`; how often this is right for P2's Table 1 is in docs/analysis.md.
+    `SHORTCUTS`, `GROWTH` and `SIGNAL`; docs/theory tells how often this is right for Table 1.
     """
     harm = [*_harm_to_gradient(gradient, prediction), *_harm_to_signal(signal)]
     if taken.learns:

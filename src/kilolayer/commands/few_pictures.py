@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kilolayer.data import Splits
 
 FEW = 100
-"""Pictures of a class below which random weights learn little: measured (docs/results.md, Fine-tuning)."""
+"""Pictures of a class below which random weights learn little: measured (docs/results, Fine-tuning)."""
 LARGE = 100_000
 """Parameters of a network that few pictures do not determine."""
 MOST_RUNS = 200

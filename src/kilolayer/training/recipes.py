@@ -176,7 +176,7 @@ def _short(images: int) -> Recipe:
 def _sprint(images: int) -> Recipe:
     """Ours: 5 epochs of one cycle in small batches, on images that grow from half the side.
 
-    Chosen on validation images of CIFAR-10 (docs/performance.md, Short recipes); crops move by 2 pixels.
+    Chosen on validation images of CIFAR-10 (docs/results, Short recipes); crops move by 2 pixels.
     """
     iterations = 5 * max(1, images // 64)
     return Recipe(
@@ -196,7 +196,7 @@ def _sprint(images: int) -> Recipe:
 def _finetune(images: int) -> Recipe:
     """Ours, for weights that are given (`--init`): 20 epochs of one cycle at a low rate, on photographs.
 
-    Chosen on validation images (docs/results.md, Fine-tuning).
+    Chosen on validation images (docs/results, Fine-tuning).
     """
     batch_size = 64 if images > 10_000 else 32
     iterations = 20 * max(1, images // batch_size)

@@ -1,0 +1,60 @@
+"""The directive `command-line`: every command with its examples and options, read from the program itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+from kilolayer.commands.catalogue import (
+    GROUPS,
+    Option,
+    description,
+    examples_of,
+    group_text,
+    options_of,
+    summary,
+)
+
+
+class CommandLine(Directive):
+    """One section for each command."""
+
+    def run(self) -> list[nodes.Node]:
+        return [_command(command) for commands in GROUPS.values() for command in commands]
+
+
+def _command(command: str) -> nodes.section:
+    section = nodes.section(ids=[f"kilolayer-{command}"], names=[f"kilolayer {command}"])
+    section += nodes.title("", f"kilolayer {command}")
+    for paragraph in (description(command) or summary(command)).split("\n\n"):
+        section += nodes.paragraph("", paragraph)
+    examples = "\n".join(f"# {meaning}\n{line}" for meaning, line in examples_of(command))
+    section += nodes.literal_block(examples, examples, language="bash")
+    options = options_of(command)
+    for group in dict.fromkeys(option.group for option in options):
+        if group:
+            section += nodes.rubric("", f"{group} options")
+            section += nodes.paragraph("", group_text(command, group))
+        section += _option_list(command, [option for option in options if option.group == group])
+    return section
+
+
+def _option_list(command: str, options: list[Option]) -> nodes.definition_list:
+    entries = nodes.definition_list()
+    for option in options:
+        name = f"{', '.join(option.flags)} {option.metavar}".strip()
+        ids = [f"kilolayer-{command}{flag}" for flag in option.flags[:1]]
+        text = f"{option.text} (default: {option.default})" if option.default else option.text
+        entries += nodes.definition_list_item(
+            "",
+            nodes.term("", "", nodes.literal(name, name), ids=ids),
+            nodes.definition("", nodes.paragraph("", text)),
+        )
+    return entries
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.add_directive("command-line", CommandLine)
+    return {"parallel_read_safe": True}
