@@ -121,7 +121,7 @@ def training(of: Conditions) -> list[dict[str, Any]]:
 
 def thousand(of: Conditions) -> list[dict[str, Any]]:
     deep = f"{OURS}:preact_resnet1001"
-    # Of two repeats the ratio was 4.70, of two others 5.56 (docs/internals/log.md).
+    # Of two repeats the ratio was 4.70, of two others 5.56 (docs/internals/log/).
     few = replace(of, warm_up=min(of.warm_up, 1))
     one = measured([f"{deep}@fast", f"{deep}@fast+balanced"], [f"{PEERS}:preresnet1001_cifar10"], few)
     whole, above = memory(one, 1)

@@ -26,7 +26,7 @@ SIDE = 32
 def pays(conv: nn.Conv2d) -> bool:
     """Whether the kernels compute this layer, and faster than PyTorch's: from a side of 5 on.
 
-    Of a 3×3 kernel the patches take longer to lay out than is saved (docs/internals/log.md).
+    Of a 3×3 kernel the patches take longer to lay out than is saved (docs/internals/log/).
     """
     same = all(len(set(sizes)) == 1 for sizes in (conv.kernel_size, conv.stride, conv.padding))
     return (
