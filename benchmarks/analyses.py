@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from kilolayer.commands.analyses import ANALYSES
 from kilolayer.data import Data, load
-from kilolayer.data import measure as measure_statistics
-from kilolayer.data.loading import find
+from kilolayer.data import measure_statistics as measure_statistics
+from kilolayer.data.loading import open_source
+from kilolayer.measure.all_analyses import ANALYSES
 from kilolayer.networks import build, describe
-from kilolayer.runs import environment
-from kilolayer.training import Place, fitted
+from kilolayer.runs import environment_record
+from kilolayer.training import DistributedContext, network_for_data
 
 NETWORKS = ("resnet110_cifar", "preact_resnet110_cifar", "resnet1001_cifar", "preact_resnet1001_cifar")
 RESULTS = Path(__file__).parent.parent / "results"
@@ -56,9 +56,9 @@ def analyse(what: str, networks: tuple[str, ...], options: argparse.Namespace, *
 def training_step(network: str, options: argparse.Namespace) -> None:
     """Forward and backward on a batch, as training does it."""
     data = Data(options.data)
-    splits = load(replace(data, subset=min(2000, find(data).count)))
+    splits = load(replace(data, subset=min(2000, open_source(data).count)))
     size = {"in_chans": splits.in_chans, "image_size": splits.image_size, "classes": splits.num_classes}
-    model = build(fitted(describe(network), **size))
+    model = build(network_for_data(describe(network), **size))
     some = splits.train[: options.batch_size]
     x = measure_statistics(splits.train, "channel").normalize(some.pixels)
     functional.cross_entropy(model(x), some.labels).backward()
@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace) -> None:
         told = {"analysis": what, "network": network, "batch_size": options.batch_size}
         rows[what, network] = told | cost(*words)
         print(json.dumps(rows[what, network]), flush=True)
-        here = environment(Place(torch.device("cpu")), "fp32") | {"threads": 1}
+        here = environment_record(DistributedContext(torch.device("cpu")), "fp32") | {"threads": 1}
         whole = {"environment": here, "rows": list(rows.values())}
         path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from kilolayer.audit import Audit, audit_model
+from kilolayer.audit import AuditReport, audit_model
 from kilolayer.networks import create_model, list_models
-from kilolayer.runs.environment import environment, peak_memory
-from kilolayer.training import Place
+from kilolayer.runs.start_environment import environment_record, peak_memory_bytes
+from kilolayer.training import DistributedContext
 
 # Two names of one function: ImageNet's default is option B, and ResNeXt's 1×64d is the bottleneck itself.
 SAME = {
@@ -110,7 +110,7 @@ def row(name: str, expected: str | set[str], make: Callable[[str], nn.Module]) -
     }
 
 
-def told(report: Audit, expected: str | set[str]) -> bool:
+def told(report: AuditReport, expected: str | set[str]) -> bool:
     """Whether the audit named the network, or all the findings expected and no fault besides."""
     if isinstance(expected, str):
         same = report.nearest is not None and report.nearest.identical
@@ -148,13 +148,13 @@ def main() -> None:
         found.setdefault(library, {})[each["name"]] = each
         words = each.get("failed") or each["nearest"] or each["findings"][:1]
         print("right" if each["right"] else "WRONG", library, each["name"], words, flush=True)
-    place = Place(torch.device("cpu"))
+    place = DistributedContext(torch.device("cpu"))
     every = [each for networks in found.values() for each in networks.values()]
     record = {
-        "environments": [*kept["environments"], environment(place, "fp32")],
+        "environments": [*kept["environments"], environment_record(place, "fp32")],
         "networks": len(every),
         "right": sum(each["right"] for each in every),
-        "peak_memory_bytes": peak_memory(place),
+        "peak_memory_bytes": peak_memory_bytes(place),
         "libraries": {library: list(networks.values()) for library, networks in found.items()},
     }
     options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kilolayer.report import canvas
-from kilolayer.report.depth import DepthLine, error_against_depth
+from kilolayer.report.depth_plots import DepthLine, error_against_depth
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, STATIC = ROOT / "results", ROOT / "docs" / "_static"
@@ -45,7 +45,7 @@ def bars(
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        canvas.frame(axes, axis, "", grid=False)
+        canvas.set_up_axes(axes, axis, "", grid=False)
         axes.grid(True, axis="x")
         for number in range(count):
             places = [row + (number - (count - 1) / 2) * 0.8 / count for row in range(len(rows))]
@@ -60,10 +60,10 @@ def bars(
             axes.set_xticks([tick for tick in (0.01, 0.1, 1, 10, 100, 1000) if tick <= largest])
         canvas.plain_ticks(axes.xaxis)
         if series:
-            canvas.legend(figure, series)
+            canvas.add_legend(figure, series)
 
     height = 0.8 + len(rows) * (0.16 + 0.14 * count) + canvas.legend_height(series)
-    return canvas.draw(title, paint, height)
+    return canvas.draw_svg(title, paint, height)
 
 
 def curves(
@@ -77,16 +77,16 @@ def curves(
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        canvas.frame(axes, x, y)
+        canvas.set_up_axes(axes, x, y)
         for number, (xs, ys) in enumerate(lines.values()):
             axes.plot(xs, ys, color=canvas.colour(number), marker=canvas.marker(number), ms=4)
         if log:
             axes.set_yscale("log")
         canvas.plain_ticks(axes.xaxis)
         canvas.plain_ticks(axes.yaxis)
-        canvas.legend(figure, list(lines))
+        canvas.add_legend(figure, list(lines))
 
-    return canvas.draw(title, paint, canvas.HEIGHT + canvas.legend_height(list(lines)))
+    return canvas.draw_svg(title, paint, canvas.HEIGHT + canvas.legend_height(list(lines)))
 
 
 def tables_1_2() -> str:
@@ -101,15 +101,15 @@ def tables_1_2() -> str:
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        canvas.frame(axes, "the paper's error in %", "the proxy's median error in %")
+        canvas.set_up_axes(axes, "the paper's error in %", "the proxy's median error in %")
         for number, points in enumerate(groups.values()):
             axes.plot(*zip(*points, strict=True), canvas.marker(number), color=canvas.colour(number), ms=5)
         axes.set_xticks([6, 8, 10, 12, 14.5], ["6", "8", "10", "12", "fails"])
         canvas.plain_ticks(axes.yaxis)
-        canvas.legend(figure, list(groups))
+        canvas.add_legend(figure, list(groups))
 
     title = "Errors of P2's Tables 1 and 2: the paper's against the proxy's"
-    return canvas.draw(title, paint, canvas.HEIGHT + canvas.legend_height(list(groups)))
+    return canvas.draw_svg(title, paint, canvas.HEIGHT + canvas.legend_height(list(groups)))
 
 
 def cifar10() -> str:
@@ -212,16 +212,16 @@ def memory_over_depth() -> str:
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        canvas.frame(axes, "layers", "peak memory in GB")
+        canvas.set_up_axes(axes, "layers", "peak memory in GB")
         for number, (depths, memory) in enumerate(lines.values()):
             axes.loglog(depths, memory, color=canvas.colour(number), marker=canvas.marker(number), ms=4)
         canvas.plain_ticks(axes.xaxis)
         canvas.plain_ticks(axes.yaxis)
         axes.set_xticks([20, 110, 1001, 10001], ["20", "110", "1,001", "10,001"])
         axes.set_yticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"])
-        canvas.legend(figure, list(lines))
+        canvas.add_legend(figure, list(lines))
 
-    return canvas.draw(
+    return canvas.draw_svg(
         "Peak memory of a training step against depth, batch 64",
         paint,
         canvas.HEIGHT + canvas.legend_height(list(lines)),

@@ -23,11 +23,11 @@ from collect import collected
 
 from kilolayer.data import Data
 from kilolayer.errors import InputError
-from kilolayer.papers import Cell, Scale, table
-from kilolayer.papers import experiment as experiment_of
+from kilolayer.papers import Cell, Scale, find_table
+from kilolayer.papers import cell_experiment as experiment_of
 from kilolayer.runs import Run
 from kilolayer.sweep.reproduction import run_name
-from kilolayer.sweep.worker import execute
+from kilolayer.sweep.worker import execute_run
 from kilolayer.training import choose_device, choose_graph, choose_kernels, choose_precision
 from kilolayer.units import Dropout
 from kilolayer.values import to_json
@@ -35,7 +35,7 @@ from kilolayer.values import to_json
 
 def cells() -> Iterator[Cell]:
     """Table 2's original and full pre-activation at 110 and 164, Table 1's other rows, ResNet-1001."""
-    table_2, table_1, table_3 = table("p2-table-2"), table("p2-table-1"), table("p2-table-3")
+    table_2, table_1, table_3 = find_table("p2-table-2"), find_table("p2-table-1"), find_table("p2-table-3")
     for column in ("ResNet-110", "ResNet-164"):
         for row in ("original", "full pre-activation"):
             yield table_2.cell(row, column)
@@ -61,7 +61,7 @@ def main() -> None:
     precision = choose_precision("auto", device)
     last = precision == "bf16"
     kernels = choose_kernels(
-        options.kernels, device, precision, channels_last=last, compiled=options.compile != "off"
+        options.kernels, device, precision, channels_last=last, is_compiled=options.compile != "off"
     )
     ways = {"kernels": kernels, "compile": options.compile, "graph": choose_graph(options.graph, device)}
     scale = Scale("trial" if options.iterations else "full", iterations=options.iterations)
@@ -79,7 +79,7 @@ def main() -> None:
             made = replace(made, graph=False)  # what a graph would hold fixed
         folder = options.out / run_name(made)
         try:
-            outcome = execute(str(folder), to_json(made), stop=lambda: time.monotonic() > deadline)
+            outcome = execute_run(str(folder), to_json(made), stop=lambda: time.monotonic() > deadline)
         except InputError as error:
             print(f"{cell.table}, {cell.row}, {cell.column}: not run: {error}", flush=True)
             continue

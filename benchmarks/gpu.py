@@ -43,12 +43,21 @@ from torch import nn
 from kilolayer.data import Augmentation, Data, Images, Splits
 from kilolayer.data import load as load_data
 from kilolayer.kernels import fuse
-from kilolayer.kernels.gpu import check as gpu_check
-from kilolayer.kernels.gpu import unit as gpu_unit
+from kilolayer.kernels.gpu import self_check as gpu_check
+from kilolayer.kernels.gpu import triton_unit as gpu_unit
 from kilolayer.networks import Network, build, cifar, describe
-from kilolayer.runs.environment import environment
-from kilolayer.training import Experiment, Place, Recipe, Steps, Training, fitted, recipe, with_data
-from kilolayer.training.compiling import compile_units
+from kilolayer.runs.start_environment import environment_record
+from kilolayer.training import (
+    DistributedContext,
+    Experiment,
+    Recipe,
+    Steps,
+    Trainer,
+    network_for_data,
+    recipe_by_name,
+    recipe_for_data,
+)
+from kilolayer.training.compilation import compile_units
 from kilolayer.units import BASIC, FULL_PREACT
 from kilolayer.units.modules import ResidualUnit
 
@@ -142,7 +151,10 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     session = Session(options, device, time.monotonic() + options.seconds)
-    head = {"environment": environment(Place(device), "bf16"), "triton": import_module("triton").__version__}
+    head = {
+        "environment": environment_record(DistributedContext(device), "bf16"),
+        "triton": import_module("triton").__version__,
+    }
     session.write({**head, "rehearsal": session.rehearse})
     for row in PARTS[options.part](session):
         session.write(row)
@@ -179,7 +191,7 @@ def check_graphs(session: Session) -> Iterator[Row]:
 def _kinds(session: Session, network: Network) -> list[tuple[str, Any, int]]:
     model = build(network).to(session.device, memory_format=torch.channels_last)
     fuse(model, "triton")
-    return list(gpu_check.kinds(model))
+    return list(gpu_check.distinct_units(model))
 
 
 def _check_shape(session: Session, side: int) -> tuple[int, int, int]:
@@ -187,8 +199,8 @@ def _check_shape(session: Session, side: int) -> tuple[int, int, int]:
 
 
 def _units_errors(module: Any, shape: tuple[int, ...], by: Any) -> Row:
-    gpu_unit.THREE_BY_THREE = by
-    return _errors(module, shape, gpu_check.kernels_of)
+    gpu_unit.CONV3X3_BACKEND = by
+    return _errors(module, shape, gpu_check.triton_forward)
 
 
 def _compiled(unit: ResidualUnit) -> nn.Module:
@@ -198,9 +210,9 @@ def _compiled(unit: ResidualUnit) -> nn.Module:
 
 def _errors(module: Any, shape: tuple[int, ...], of: Callable[[ResidualUnit], Any]) -> Row:
     started = time.monotonic()
-    layers, others = gpu_check.errors(module, shape, of)
+    layers, others = gpu_check.relative_errors(module, shape, of)
     return {
-        "fine": not gpu_check.too_large(layers, others), "layers": layers, "errors": others,
+        "fine": not gpu_check.exceeds_tolerance(layers, others), "layers": layers, "errors": others,
         "seconds_with_compilation": time.monotonic() - started,
     }  # fmt: skip
 
@@ -253,7 +265,7 @@ def _enter(session: Session, network: Network, way: str, turns: dict[str, Callab
     training = trained_on_noise(session, network, WAYS[way])
 
     def step() -> None:
-        gpu_unit.THREE_BY_THREE = WAYS[way].three_by_three  # type: ignore[assignment]
+        gpu_unit.CONV3X3_BACKEND = WAYS[way].three_by_three  # type: ignore[assignment]
         training._step()
 
     return _warm(session, step, turns, way, base, started)
@@ -365,13 +377,15 @@ def peers(depth: int) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
 
 def train_by_recipe(session: Session) -> Iterator[Row]:
     """A network by P2's recipe of 64,000 steps, from its last checkpoint on, until --seconds are over."""
-    from kilolayer.runs import Run, record
+    from kilolayer.runs import Run, train_run
 
     options = session.options
     ((name, base),) = session.networks
     (way,) = options.ways
     splits = read_pictures(options.pictures) if options.pictures else load_data(Data("digits", subset=64))
-    network = fitted(base, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size)
+    network = network_for_data(
+        base, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size
+    )
     experiment = Experiment(
         network,
         Data(str(options.pictures or "digits")),
@@ -380,31 +394,31 @@ def train_by_recipe(session: Session) -> Iterator[Row]:
         evaluate_every=8,
         **({} if session.rehearse else WAYS[way].changes),
     )
-    gpu_unit.THREE_BY_THREE = WAYS[way].three_by_three  # type: ignore[assignment]
+    gpu_unit.CONV3X3_BACKEND = WAYS[way].three_by_three  # type: ignore[assignment]
     started = time.monotonic()
-    with Run.claim(options.runs, experiment) as run:
-        training = Training(experiment, splits, Place(session.device))
+    with Run.open_or_create(options.runs, experiment) as run:
+        training = Trainer(experiment, splits, DistributedContext(session.device))
         ready = time.monotonic()
-        for _ in record(run, training, stop=lambda: not session.going_on(), save_seconds=60):
+        for _ in train_run(run, training, stop=lambda: not session.going_on(), save_seconds=60):
             pass
         synchronize(session.device)
         yield {
             "network": name, "way": way, "seed": options.seed, "data": splits.name,
-            "recipe": experiment.recipe.name, "iteration": training.iteration, "done": training.done,
+            "recipe": experiment.recipe.name, "iteration": training.iteration, "done": training.is_finished,
             "start_seconds": ready - started, "seconds": time.monotonic() - ready, "result": run.result(),
         }  # fmt: skip
 
 
 def _recipe(session: Session, splits: Splits) -> Recipe:
-    whole = recipe("paper", len(splits.train))
+    whole = recipe_by_name("paper", len(splits.train))
     if session.rehearse:
-        whole = replace(with_data(whole, Data("digits")), batch_size=8).shortened(16)
-    return whole.shortened(session.options.iterations or whole.iterations)
+        whole = replace(recipe_for_data(whole, Data("digits")), batch_size=8).with_iterations(16)
+    return whole.with_iterations(session.options.iterations or whole.iterations)
 
 
-def trained_on_noise(session: Session, network: Network, way: Way) -> Training:
+def trained_on_noise(session: Session, network: Network, way: Way) -> Trainer:
     """A training on random images of the network's size, which lie on the device."""
-    gpu_unit.THREE_BY_THREE = way.three_by_three  # type: ignore[assignment]
+    gpu_unit.CONV3X3_BACKEND = way.three_by_three  # type: ignore[assignment]
     size = 4 if session.rehearse else session.options.batch_size
     count, side = (16 if session.rehearse else 10_000), network.image_size
     generator = torch.Generator().manual_seed(0)
@@ -413,7 +427,7 @@ def trained_on_noise(session: Session, network: Network, way: Way) -> Training:
     splits = Splits("noise", tuple("0123456789"), images, None, lambda: images)
     plan = Recipe("noise", 10_000, Steps(0.01), size, augmentation=Augmentation())
     experiment = Experiment(network, Data("digits"), plan, **way.changes)
-    return Training(experiment, splits, Place(session.device))
+    return Trainer(experiment, splits, DistributedContext(session.device))
 
 
 def _or_why(session: Session, call: Callable[[], Row], way: Way | None = None) -> Row:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import batch_norm, conv2d
 
 from kilolayer.kernels.gpu import launch
-from kilolayer.kernels.gpu.launch import Read
+from kilolayer.kernels.gpu.launch import MapLoad
 from kilolayer.units import BatchNorm
 
 CACHE = 200e6
@@ -73,7 +73,7 @@ def drawn(place: Place, device: torch.device) -> Maps:
     g, u = (_map(place.images, place.outputs, place.side, device) for _ in range(2))
     norm = BatchNorm(place.inputs).to(device)
     weight = torch.randn(place.outputs, place.inputs, place.kernel, place.kernel, device=device)
-    measured = launch.settle(norm, norm.weight, norm.bias, launch.measure(t), place.pixels)
+    measured = launch.bn_finalize(norm, norm.weight, norm.bias, launch.channel_sums(t), place.pixels)
     last = weight.to(memory_format=torch.channels_last)
     return Maps(t, g, u, last, norm, measured, torch.randn(3, place.outputs, device=device))
 
@@ -89,11 +89,11 @@ def kernels(place: Place) -> Iterator[tuple[str, int, int, Callable[[Maps], obje
     product = 2 * place.pixels * place.inputs * place.outputs * place.kernel**2
     half = place.kernel // 2
 
-    def read(m: Maps) -> Read:
-        return launch.activated(m.t, m.measured)
+    def read(m: Maps) -> MapLoad:
+        return launch.bn_relu_load(m.t, m.measured)
 
-    def back(m: Maps) -> Read:
-        return launch.gradient_of(m.g, m.u, m.coefficients)
+    def back(m: Maps) -> MapLoad:
+        return launch.bn_gradient_load(m.g, m.u, m.coefficients)
 
     def norm(m: Maps) -> Tensor:
         return batch_norm(m.t, None, None, m.norm.weight.detach(), m.norm.bias.detach(), True).relu()
@@ -104,19 +104,34 @@ def kernels(place: Place) -> Iterator[tuple[str, int, int, Callable[[Maps], obje
             m.g, m.t, weight, None, [1, 1], [half] * 2, [1, 1], False, [0, 0], 1, needed
         )
 
-    yield "BN statistics", i, 0, lambda m: launch.measure(m.t)
-    yield "BN-ReLU", 2 * i, 0, lambda m: launch.activate(m.t, m.measured)
-    yield "BN-ReLU backward, sums", 2 * i, 0, lambda m: launch.mask(m.t, m.t, m.measured, stored=False)
-    yield "BN-ReLU backward, dx", 3 * o, 0, lambda m: launch.spread(m.g, m.u, m.coefficients)
-    yield "addition with sums", 3 * o, 0, lambda m: launch.add(m.g, m.u)
-    yield "convolution", i + o, product, lambda m: launch.convolve(read(m), m.weight)
-    yield "convolution and addition", i + 2 * o, product, lambda m: launch.convolve(read(m), m.weight, m.g)
+    yield "BN statistics", i, 0, lambda m: launch.channel_sums(m.t)
+    yield "BN-ReLU", 2 * i, 0, lambda m: launch.bn_relu(m.t, m.measured)
+    yield (
+        "BN-ReLU backward, sums",
+        2 * i,
+        0,
+        lambda m: launch.relu_backward(m.t, m.t, m.measured, stored=False),
+    )
+    yield "BN-ReLU backward, dx", 3 * o, 0, lambda m: launch.bn_backward(m.g, m.u, m.coefficients)
+    yield "addition with sums", 3 * o, 0, lambda m: launch.add_with_sums(m.g, m.u)
+    yield "convolution", i + o, product, lambda m: launch.conv_forward(read(m), m.weight)
+    yield (
+        "convolution and addition",
+        i + 2 * o,
+        product,
+        lambda m: launch.conv_forward(read(m), m.weight, m.g),
+    )
     into = 2 * o + 2 * i
     yield (
         "convolution backward, dx", into, product,
-        lambda m: launch.convolve_back(back(m), m.weight, m.t, m.measured),
+        lambda m: launch.conv_dgrad(back(m), m.weight, m.t, m.measured),
     )  # fmt: skip
-    yield "convolution backward, dw", 2 * o + i, product, lambda m: launch.weigh(back(m), read(m), m.weight)
+    yield (
+        "convolution backward, dw",
+        2 * o + i,
+        product,
+        lambda m: launch.conv_wgrad(back(m), read(m), m.weight),
+    )
     yield "PyTorch's BN and ReLU", 5 * i, 0, norm
     yield "PyTorch's convolution", i + o, product, lambda m: conv2d(m.t, m.weight.bfloat16(), padding=half)
     yield "PyTorch's convolution backward", into, 2 * product, both

@@ -263,7 +263,9 @@ def take_along(run: Path) -> None:
     for name, file in (("config", "config.json"), ("metrics", "metrics.jsonl"), ("timing", "timing.jsonl"),
                        ("environment", "environment.json")):  # fmt: skip
         (run / file).write_text(whole[name], encoding="utf-8")
-    checkpoints.write(run / "checkpoints", load(pieces), whole["counters"], whole["metrics"].encode())
+    checkpoints.save_checkpoint(
+        run / "checkpoints", load(pieces), whole["counters"], whole["metrics"].encode()
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

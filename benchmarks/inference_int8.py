@@ -22,16 +22,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kilolayer import durable
 from kilolayer.__main__ import main as kilolayer
-from kilolayer.bench.ceilings import machine
-from kilolayer.commands.trained import Trained, trained
+from kilolayer.bench.machine import describe_machine
 from kilolayer.data import Images, load
-from kilolayer.inference import fold, onnx, openvino
-from kilolayer.runs.environment import command, environment
-from kilolayer.training import Place
+from kilolayer.kernels.folding import fold
+from kilolayer.runs.start_environment import current_command, environment_record
+from kilolayer.runs.trained_network import TrainedNetwork, open_trained
+from kilolayer.system import durable
+from kilolayer.training import DistributedContext
+from kilolayer.weights import onnx, openvino
 
-HERE = Place(torch.device("cpu"))
+HERE = DistributedContext(torch.device("cpu"))
 CALIBRATION = 512
 Logits = numpy.ndarray[Any, Any]
 
@@ -45,22 +46,22 @@ def train(asked: argparse.Namespace, folder: str) -> None:
 
 
 def paths(
-    network: Trained, training: Tensor, test: Tensor, folder: Path
+    network: TrainedNetwork, training: Tensor, test: Tensor, folder: Path
 ) -> tuple[dict[str, Callable[[Tensor], Logits]], dict[str, Any]]:
     """Every way to compute the logits of normalised images, and what quantisation told of itself."""
     model = network.weights.model.eval()
     exact, rough, file = fold(model, torch.float32), fold(model, torch.bfloat16), folder / "int8.onnx"
-    told = onnx.quantize(model, training[:CALIBRATION], file, test)
-    onnx.export(model, test[:1], folder / "fp32.onnx")
+    told = onnx.quantize_onnx(model, training[:CALIBRATION], file, test)
+    onnx.export_onnx(model, test[:1], folder / "fp32.onnx")
     one = test[: part(len(test))]
     return {
         "fp32, layer by layer": lambda x: model(x).numpy(),
         "fp32, folded": lambda x: exact(x).numpy(),
         "bf16, folded": lambda x: rough(x.bfloat16()).float().numpy(),
-        "fp32, ONNX Runtime": onnx.run_file(folder / "fp32.onnx", 1),
-        "OpenVINO, its own choice": openvino.run_file(folder / "fp32.onnx", one, 1),
-        "int8, ONNX Runtime": onnx.run_file(file, 1),
-        "int8, OpenVINO": openvino.run_file(file, one, 1),
+        "fp32, ONNX Runtime": onnx.onnx_file_session(folder / "fp32.onnx", 1),
+        "OpenVINO, its own choice": openvino.openvino_file_session(folder / "fp32.onnx", one, 1),
+        "int8, ONNX Runtime": onnx.onnx_file_session(file, 1),
+        "int8, OpenVINO": openvino.openvino_file_session(file, one, 1),
     }, {"calibration_images": CALIBRATION, **vars(told)}
 
 
@@ -71,7 +72,7 @@ def part(images: int) -> int:
 
 def figures(logits: Logits, labels: Tensor, exact: Logits) -> dict[str, float]:
     found = torch.from_numpy(logits)
-    same = onnx.agreement(logits, exact)
+    same = onnx.logit_agreement(logits, exact)
     return {
         "test_error": 100 * (found.argmax(1) != labels).double().mean().item(),
         "test_loss": functional.cross_entropy(found.double(), labels).item(),
@@ -92,15 +93,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         with torch.enable_grad():
             train(asked, f"{folder}/run")
-        network = trained(f"{folder}/run")
+        network = open_trained(f"{folder}/run")
         record = measured(network, Path(folder))
-    record["environment"]["command"] = command()
+    record["environment"]["command"] = current_command()
     before = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    durable.write(asked.out, json.dumps(before | {record["network"]: record}, indent=1).encode())
+    durable.write_file(asked.out, json.dumps(before | {record["network"]: record}, indent=1).encode())
     return 0
 
 
-def measured(network: Trained, folder: Path) -> dict[str, Any]:
+def measured(network: TrainedNetwork, folder: Path) -> dict[str, Any]:
     assert network.experiment is not None  # noqa: S101 - it is a run
     splits = load(network.experiment.data)
     normalised: Callable[[Images], Tensor] = lambda images: network.weights.statistics.normalize(  # noqa: E731
@@ -121,7 +122,7 @@ def measured(network: Trained, folder: Path) -> dict[str, Any]:
         "trained": {"recipe": experiment.recipe.name, "images": len(splits.train),
                     "precision": experiment.precision, "kernels": experiment.kernels},
         "test_images": len(labels), "quantisation": told, "paths": found,
-        "environment": environment(HERE, "fp32"), "machine": machine(),
+        "environment": environment_record(HERE, "fp32"), "machine": describe_machine(),
     }  # fmt: skip
 
 

@@ -20,30 +20,40 @@ from typing import Any
 
 import torch
 
-from kilolayer import durable
 from kilolayer.data import Data, load
 from kilolayer.networks import describe
-from kilolayer.runs.environment import environment
-from kilolayer.training import Experiment, Place, Training, choose_kernels, fitted, recipe, with_data
+from kilolayer.runs.start_environment import environment_record
+from kilolayer.system import durable
+from kilolayer.training import (
+    DistributedContext,
+    Experiment,
+    Trainer,
+    choose_kernels,
+    network_for_data,
+    recipe_by_name,
+    recipe_for_data,
+)
 
-HERE = Place(torch.device("cpu"))
+HERE = DistributedContext(torch.device("cpu"))
 SEEDS = range(10)
 
 
 def experiment(model: str, steps: int, seed: int, *, fast: bool) -> Experiment:
     data = Data("digits", image_size=16)
-    chosen = replace(with_data(recipe("short", 1437), data).shortened(steps), batch_size=32)
-    network = fitted(describe(model), classes=10, in_chans=1, image_size=16)
+    chosen = replace(
+        recipe_for_data(recipe_by_name("short", 1437), data).with_iterations(steps), batch_size=32
+    )
+    network = network_for_data(describe(model), classes=10, in_chans=1, image_size=16)
     plain = Experiment(network, data, chosen, seed=seed, evaluate_every=10**6)
     if not fast:
         return plain
     kernels = choose_kernels("auto", HERE.device, "bf16", channels_last=True)
-    return replace(plain, precision="bf16", channels_last=True, memory="balanced", kernels=kernels)
+    return replace(plain, precision="bf16", channels_last=True, activation_memory="balanced", kernels=kernels)
 
 
 def losses(one: Experiment) -> list[float]:
     """The training loss of every step but the last, behind which an evaluation comes."""
-    steps = Training(one, load(one.data), HERE).steps()
+    steps = Trainer(one, load(one.data), HERE).steps()
     return [step.loss.item() for step in islice(steps, one.recipe.iterations - 1)]
 
 
@@ -85,9 +95,9 @@ def main() -> int:
     torch.set_num_threads(1)
     found = curves(asked.model, asked.steps)
     fast = experiment(asked.model, asked.steps, 0, fast=True)
-    where = environment(HERE, fast.precision, channels_last=fast.channels_last, kernels=fast.kernels)
+    where = environment_record(HERE, fast.precision, channels_last=fast.channels_last, kernels=fast.kernels)
     record = {"environment": where, "model": asked.model, "steps": asked.steps, **found}
-    durable.write(asked.out, json.dumps(record, indent=1).encode())
+    durable.write_file(asked.out, json.dumps(record, indent=1).encode())
     gap, error, plain = found["mean_gap"], found["standard_error"], found["plain"]
     print(f"the fast path ends {gap:+.4f} ± {error:.4f} from plain's {plain:.4f}")
     return 0

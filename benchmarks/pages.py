@@ -29,13 +29,13 @@ from typing import Any
 import torch
 from playwright.sync_api import sync_playwright
 
-from kilolayer.analysis.mean_field import predict
-from kilolayer.lens.choice import Choice
-from kilolayer.lens.measurement import measure
-from kilolayer.lens.view import View
 from kilolayer.report import lab
-from kilolayer.runs import environment
-from kilolayer.training import Place
+from kilolayer.report.lens.measurement import measure_lens_network
+from kilolayer.report.lens.settings import LensSettings
+from kilolayer.report.lens.view import LensAnalysis
+from kilolayer.runs import environment_record
+from kilolayer.theory.mean_field import predict_propagation
+from kilolayer.training import DistributedContext
 
 SNAPSHOTS = 10
 CHOICES = {
@@ -47,16 +47,21 @@ CHOICES = {
 }
 
 
-def analyses() -> Iterator[tuple[int, View]]:
+def analyses() -> Iterator[tuple[int, LensAnalysis]]:
     for arrangement in ("original", "full_preactivation"):
-        choice = Choice(arrangement, "identity")
-        theory = predict(choice.network())
+        choice = LensSettings(arrangement, "identity")
+        theory = predict_propagation(choice.network())
         for seed in range(SNAPSHOTS):
-            yield 100 * seed, View(choice, theory, measure(choice.network(), "noise", lambda: False, seed))
+            yield (
+                100 * seed,
+                LensAnalysis(
+                    choice, theory, measure_lens_network(choice.network(), "noise", lambda: False, seed)
+                ),
+            )
 
 
 def page(folder: Path, times: int) -> dict[str, Any]:
-    path = lab.page(list(analyses()), folder / "page.html")
+    path = lab.write_lab(list(analyses()), folder / "page.html")
     html = path.read_bytes()
     with sync_playwright() as driver:
         program = shutil.which("chromium") or "chromium"
@@ -140,7 +145,7 @@ def main() -> None:
     with lens() as address:
         found |= {"lens_page_bytes": len(fetch(address)), "lens": answers(address, options.times)}
     record = {
-        "environment": environment(Place(torch.device("cpu")), "fp32"),
+        "environment": environment_record(DistributedContext(torch.device("cpu")), "fp32"),
         "times": options.times,
         "load_before": round(load, 1),
         **found,

@@ -23,15 +23,15 @@ from sweeps import arguments, record
 from kilolayer.data import Data, Images, Splits
 from kilolayer.networks import describe
 from kilolayer.runs import Run
-from kilolayer.runs.record import _save
-from kilolayer.training import Experiment, Training, place, recipe
+from kilolayer.runs.recorder import _save_state
+from kilolayer.training import Experiment, Trainer, distributed_context, recipe_by_name
 
 EPOCH = 351
 INTERVAL = 300.0
 BATCH = 128
 
 
-def training(steps: int, where: Any) -> Training:
+def training(steps: int, where: Any) -> Trainer:
     """ResNet-110 on noise; with a validation split, so that the best weights are saved too."""
     generator = torch.Generator().manual_seed(0)
 
@@ -41,12 +41,12 @@ def training(steps: int, where: Any) -> Training:
 
     held_out = images(64)
     splits = Splits("noise", tuple("0123456789"), images(BATCH * 2), held_out, lambda: held_out)
-    chosen = recipe("paper", 45_000).shortened(10 * steps)
-    return Training(Experiment(describe("resnet110_cifar"), Data("cifar10"), chosen), splits, where)
+    chosen = recipe_by_name("paper", 45_000).with_iterations(10 * steps)
+    return Trainer(Experiment(describe("resnet110_cifar"), Data("cifar10"), chosen), splits, where)
 
 
 def measure(steps: int, saves: int) -> dict[str, Any]:
-    with place() as where, tempfile.TemporaryDirectory() as folder:
+    with distributed_context() as where, tempfile.TemporaryDirectory() as folder:
         train = training(steps, where)
         times: list[float] = []
         for step in train.steps():
@@ -61,7 +61,7 @@ def measure(steps: int, saves: int) -> dict[str, Any]:
             train.iteration += 1
             began = time.perf_counter()
             run.append_metrics({"epoch": number}, {"epoch": number})
-            _save(run, train)
+            _save_state(run, train)
             found.append(time.perf_counter() - began)
         size = max(path.stat().st_size for path in run.file("checkpoints").iterdir())
     every = min(INTERVAL, EPOCH * step_seconds)

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kilolayer import durable
-from kilolayer.bench import Conditions, contestant, race
+from kilolayer.bench import BenchConfiguration, compare_candidates, parse_candidate
 from kilolayer.report import canvas
-from kilolayer.runs.environment import command
+from kilolayer.runs.start_environment import current_command
+from kilolayer.system import durable
 
 DEPTHS = (20, 56, 110, 164, 326, 506, 1001, 2000, 4997, 10_001)
 BATCHES = (8, 16, 32, 64, 128)
@@ -35,8 +35,8 @@ def name(depth: int, variant: str) -> str:
 
 def step(depth: int, variant: str, batch: int, threads: int) -> dict[str, Any]:
     """One measured point."""
-    conditions = Conditions(batch, threads, repeats=1 if depth > 1001 else 3, warm_up=1)
-    found = race([contestant(name(depth, variant))], conditions)
+    conditions = BenchConfiguration(batch, threads, repeats=1 if depth > 1001 else 3, warm_up=1)
+    found = compare_candidates([parse_candidate(name(depth, variant))], conditions)
     mine = found["contestants"][0]
     keys = (
         "seconds",
@@ -69,7 +69,7 @@ def draw(rows: list[dict[str, Any]], along: str) -> str:
             ("seconds a step", "peak GB"),
             strict=True,
         ):
-            canvas.frame(axes, along.replace("_", " "), label)
+            canvas.set_up_axes(axes, along.replace("_", " "), label)
             axes.set_xscale("log")
             axes.set_yscale("log")
             for number, variant in enumerate(variants):
@@ -82,9 +82,9 @@ def draw(rows: list[dict[str, Any]], along: str) -> str:
                 )
             canvas.plain_ticks(axes.xaxis)
             canvas.plain_ticks(axes.yaxis)
-        canvas.legend(figure, variants)
+        canvas.add_legend(figure, variants)
 
-    return canvas.draw(f"A training step over {along}", paint, canvas.HEIGHT)
+    return canvas.draw_svg(f"A training step over {along}", paint, canvas.HEIGHT)
 
 
 def main() -> int:
@@ -101,13 +101,13 @@ def main() -> int:
     ]
     over_depth = [step(depth, variant, 64, asked.threads) for depth, variant in plan]
     over_batch = [step(164, variant, batch, asked.threads) for variant in VARIANTS for batch in BATCHES]
-    environment = over_depth[0]["environment"] | {"command": command()}
+    environment = over_depth[0]["environment"] | {"command": current_command()}
     for row in (*over_depth, *over_batch):
         del row["environment"]
     record = {"environment": environment, "over_depth": over_depth, "over_batch": over_batch}
-    durable.write(asked.out, json.dumps(record, indent=1).encode())
+    durable.write_file(asked.out, json.dumps(record, indent=1).encode())
     for rows, along in ((over_depth, "depth"), (over_batch, "batch_size")):
-        durable.write(
+        durable.write_file(
             asked.out.with_name(f"{asked.out.stem}-{along.partition('_')[0]}.svg"), draw(rows, along).encode()
         )
     return 0

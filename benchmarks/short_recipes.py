@@ -24,26 +24,26 @@ from typing import Any
 import torch
 from short_recipes_figures import figure, table
 
-from kilolayer import durable
 from kilolayer.data import Augmentation, Data, Images, Splits, load
 from kilolayer.networks import describe
-from kilolayer.runs.environment import environment
+from kilolayer.runs.start_environment import environment_record
+from kilolayer.system import durable
 from kilolayer.training import (
+    DistributedContext,
     Evaluation,
     Experiment,
-    Growth,
     OneCycle,
-    Place,
+    ProgressiveDepth,
+    ProgressiveResize,
     Recipe,
-    Resolution,
-    Training,
+    Trainer,
     choose_kernels,
-    fitted,
-    recipe,
+    network_for_data,
+    recipe_by_name,
 )
 from kilolayer.values import to_json
 
-HERE = Place(torch.device("cpu"))
+HERE = DistributedContext(torch.device("cpu"))
 HELD_OUT = 5_000
 
 
@@ -61,13 +61,13 @@ class Trial:
     pad: int = 4
 
 
-GROWING = {"resolution": Resolution(0.5, ((0.4, 0.75), (0.7, 1.0)))}
+GROWING = {"resolution": ProgressiveResize(0.5, ((0.4, 0.75), (0.7, 1.0)))}
 SMALL_BATCH = {"batch_size": 64, "peak": 0.1}
 # The mean changes no step, so each of these tells the error with and without it.
 MEAN = {"averaged": 0.05}
 SPRINT = GROWING | SMALL_BATCH
-THIRD = {"growth": Growth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0)))}
-NINTH = {"growth": Growth(1 / 9, ((0.4, 1 / 3), (0.7, 1.0)))}
+THIRD = {"growth": ProgressiveDepth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0)))}
+NINTH = {"growth": ProgressiveDepth(1 / 9, ((0.4, 1 / 3), (0.7, 1.0)))}
 
 TRIALS: dict[str, Trial] = {
     "tune/20, 3 epochs, short": Trial(20, 3),
@@ -77,7 +77,9 @@ TRIALS: dict[str, Trial] = {
     "tune/20, 3 epochs, sprint, rate 0.2": Trial(20, 3, SPRINT | {"peak": 0.2}, pad=2),
     "tune/20, 3 epochs, sprint, label smoothing": Trial(20, 3, SPRINT | {"label_smoothing": 0.1}, pad=2),
     "tune/20, 3 epochs, sprint, no Nesterov": Trial(20, 3, SPRINT | {"nesterov": False}, pad=2),
-    "tune/20, 3 epochs, sprint, whole images": Trial(20, 3, SPRINT | {"resolution": Resolution()}, pad=2),
+    "tune/20, 3 epochs, sprint, whole images": Trial(
+        20, 3, SPRINT | {"resolution": ProgressiveResize()}, pad=2
+    ),
     "test/20, 5 epochs": Trial(20, 5, SPRINT, pad=2),
     "test/20, 5 epochs, seed 1": Trial(20, 5, SPRINT, seed=1, pad=2),
     "test/20, 5 epochs, seed 2": Trial(20, 5, SPRINT, seed=2, pad=2),
@@ -95,7 +97,7 @@ TRIALS: dict[str, Trial] = {
 }
 
 
-class Timed(Training):
+class Timed(Trainer):
     """Training that knows how long its evaluations took."""
 
     evaluating = (0.0, 0.0)
@@ -115,7 +117,7 @@ def clocks() -> tuple[float, float]:
 
 def made(trial: Trial, images: int) -> Recipe:
     options = dict(trial.options)
-    base = recipe("short", images)
+    base = recipe_by_name("short", images)
     base = replace(base, batch_size=options.pop("batch_size", base.batch_size))
     iterations = round(trial.epochs * (images // base.batch_size))
     assert isinstance(base.rate, OneCycle)  # noqa: S101 - what the short recipe has
@@ -126,7 +128,7 @@ def made(trial: Trial, images: int) -> Recipe:
 
 def experiment(trial: Trial, data: Data, splits: Splits) -> Experiment:
     kernels = choose_kernels("auto", HERE.device, "bf16", channels_last=True)
-    network = fitted(
+    network = network_for_data(
         describe(f"preact_resnet{trial.layers}_cifar"),
         classes=splits.num_classes,
         in_chans=splits.in_chans,
@@ -152,7 +154,7 @@ def run(name: str, trial: Trial, data: Data, splits: Splits) -> dict[str, Any]:
         "options": json.loads(to_json(trial)),
         "data": splits.name,
         "validation_error": curve[-1]["monitored_error"],
-        "validation_error_of_last_weights": last_weights(training) if training.average else None,
+        "validation_error_of_last_weights": last_weights(training) if training.ema else None,
         "test_error": final.last.error if final else None,
         "images": images,
         "pflop": pflop(chosen),
@@ -162,18 +164,18 @@ def run(name: str, trial: Trial, data: Data, splits: Splits) -> dict[str, Any]:
         "wall_seconds": whole[1] - before[1],
         "curve": curve,
         "experiment": json.loads(to_json(chosen)),
-        "environment": environment(HERE, "bf16", channels_last=True, kernels=chosen.kernels),
+        "environment": environment_record(HERE, "bf16", channels_last=True, kernels=chosen.kernels),
     }
 
 
-def last_weights(training: Training) -> float:
+def last_weights(training: Trainer) -> float:
     """Where the reported weights are a mean: the error of those it ended in."""
-    assert training.splits.validation is not None and training.average is not None  # noqa: S101, PT018
-    mean, training.average = training.average, None
+    assert training.splits.validation is not None and training.ema is not None  # noqa: S101, PT018
+    mean, training.ema = training.ema, None
     try:
         found = training.evaluate(training.splits.validation)
     finally:
-        training.average = mean
+        training.ema = mean
     assert found is not None  # noqa: S101 - only a stop gives none
     return found.error
 
@@ -205,9 +207,11 @@ def main() -> int:
             continue
         splits = splits or load(data)
         figures = run(name, TRIALS[name], data, splits)
-        durable.write(asked.out, json.dumps(done | {name: figures}, indent=1, ensure_ascii=False).encode())
+        durable.write_file(
+            asked.out, json.dumps(done | {name: figures}, indent=1, ensure_ascii=False).encode()
+        )
     found = json.loads(asked.out.read_text(encoding="utf-8"))
-    durable.write(asked.out.with_suffix(".svg"), figure(found).encode())
+    durable.write_file(asked.out.with_suffix(".svg"), figure(found).encode())
     print(table(found))
     return 0
 

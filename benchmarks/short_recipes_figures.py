@@ -61,8 +61,8 @@ def figure(found: Figures) -> str:
 
     def paint(drawing: Any) -> None:
         panels = drawing.subplots(1, 2, sharey=True)
-        canvas.frame(panels[0], "processor minutes", "validation error in %")
-        canvas.frame(panels[1], "PFLOP", "")
+        canvas.set_up_axes(panels[0], "processor minutes", "validation error in %")
+        canvas.set_up_axes(panels[1], "PFLOP", "")
         for number, one in enumerate(shown.values()):
             errors = [row["monitored_error"] for row in one["curve"]]
             minutes = [row["processor_seconds"] / 60 for row in one["curve"]]
@@ -74,9 +74,9 @@ def figure(found: Figures) -> str:
             axes.set_xscale("log")
             canvas.plain_ticks(axes.xaxis)
         canvas.plain_ticks(panels[0].yaxis)
-        canvas.legend(drawing, names)
+        canvas.add_legend(drawing, names)
 
-    return canvas.draw(
+    return canvas.draw_svg(
         f"Short recipes on {data}: error against training time and arithmetic",
         paint,
         canvas.HEIGHT + canvas.legend_height(names),

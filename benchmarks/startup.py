@@ -26,17 +26,17 @@ from typing import Any
 
 import torch
 
-from kilolayer import durable
-from kilolayer.bench.ceilings import machine
-from kilolayer.data import Augmentation, Images, batch, measure
-from kilolayer.inference import fold
+from kilolayer.bench.machine import describe_machine
+from kilolayer.data import Augmentation, Images, batch_at, measure_statistics
+from kilolayer.kernels.folding import fold
 from kilolayer.networks import build, describe
 from kilolayer.runs import checkpoints
-from kilolayer.runs.environment import environment
-from kilolayer.training import Place, evaluate
-from kilolayer.training.experiment import Evaluated, Precision
+from kilolayer.runs.start_environment import environment_record
+from kilolayer.system import durable
+from kilolayer.training import DistributedContext, evaluate
+from kilolayer.training.experiment import EvaluationMode, Precision
 
-HERE = Place(torch.device("cpu"))
+HERE = DistributedContext(torch.device("cpu"))
 DEEP = "preact_resnet1001_cifar"
 
 
@@ -92,13 +92,13 @@ def pictures(count: int = 10_000) -> Images:
 
 def augmentation(images: Images) -> dict[str, float | None]:
     """Images a second, everything that chance decides included: each repeat is an epoch of its own."""
-    statistic, epochs = measure(images, "channel"), iter(range(1_000))
+    statistic, epochs = measure_statistics(images, "channel"), iter(range(1_000))
     count = len(images) // 128 * 128
 
     def ours() -> None:
         epoch = next(epochs)
         for start in range(0, count, 128):
-            batch(images, statistic, Augmentation(), 0, epoch, range(start, start + 128))
+            batch_at(images, statistic, Augmentation(), 0, epoch, range(start, start + 128))
 
     return {"images_per_second": count / seconds(ours), **_torchvision(images, count)}
 
@@ -132,7 +132,7 @@ def _torchvision(images: Images, count: int) -> dict[str, float | None]:
 def checkpoint(folder: Path) -> dict[str, float]:
     tensors = {f"model.{key}": value for key, value in build(describe(DEEP)).state_dict().items()}
     began = time.perf_counter()
-    checkpoints.write(folder, tensors, {"iteration": 1, "epochs_closed": 0}, b"")
+    checkpoints.save_checkpoint(folder, tensors, {"iteration": 1, "epochs_closed": 0}, b"")
     size = sum(path.stat().st_size for path in folder.iterdir())
     return {"wall_seconds": time.perf_counter() - began, "bytes": float(size)}
 
@@ -141,12 +141,12 @@ def evaluation(images: Images) -> dict[str, float]:
     """Images a second through 110 layers, and the seconds that folding takes, which are in them."""
     model = build(describe("preact_resnet110_cifar")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     deep = build(describe(DEEP))
-    some, statistic = images[:1024], measure(images, "channel")
+    some, statistic = images[:1024], measure_statistics(images, "channel")
 
-    def of(precision: Precision, way: Evaluated) -> float:
+    def of(precision: Precision, way: EvaluationMode) -> float:
         return 1024 / seconds(
             lambda: evaluate(
-                model, some, statistic, place=HERE, num_classes=10, precision=precision,
+                model, some, statistic, context=HERE, num_classes=10, precision=precision,
                 channels_last=precision == "bf16", evaluation=way,
             ), 3)  # fmt: skip
 
@@ -183,8 +183,8 @@ def main() -> int:
     options.add_argument("--out", type=Path, default=Path("results/startup.json"))
     asked = options.parse_args()
     torch.set_num_threads(1)
-    record = {"environment": environment(HERE, "fp32"), "machine": machine(), **found()}
-    durable.write(asked.out, json.dumps(record, indent=1).encode())
+    record = {"environment": environment_record(HERE, "fp32"), "machine": describe_machine(), **found()}
+    durable.write_file(asked.out, json.dumps(record, indent=1).encode())
     print(json.dumps(record, indent=1))
     return 0
 

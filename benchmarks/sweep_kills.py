@@ -23,7 +23,7 @@ from typing import Any
 
 from sweeps import arguments, compared, record, tiny_runs
 
-from kilolayer.sweep import Planned, Pool, run_all, state_of
+from kilolayer.sweep import ProcessPool, RunSpec, read_progress, run_all
 
 WORKERS = 2
 EPOCH = 4
@@ -37,7 +37,7 @@ class Killer:
     that is still being set up is hit too, while another one works.
     """
 
-    def __init__(self, planned: list[Planned], kills: int, seed: int = 0) -> None:
+    def __init__(self, planned: list[RunSpec], kills: int, seed: int = 0) -> None:
         self.planned, self.random = planned, random.Random(seed)
         total = sum(one.experiment.recipe.iterations // EPOCH for one in planned)
         self.left = sorted(self.random.sample(range(1, total - 1), kills), reverse=True)
@@ -55,7 +55,7 @@ class Killer:
         return sum(path.read_bytes().count(b"\n") for path in metrics if path.exists())
 
     def _kill(self, child: BaseProcess) -> None:
-        states = [state_of(one) for one in self.planned]
+        states = [read_progress(one) for one in self.planned]
         try:
             os.kill(child.pid, signal.SIGKILL)
         except ProcessLookupError:  # it has ended meanwhile; another one is killed in its place
@@ -74,10 +74,10 @@ def measure(folder: Path, runs: int, kills: int) -> dict[str, Any]:
     """Both sweeps, and what they have in common."""
     calm, killed = tiny_runs(folder / "undisturbed", runs), tiny_runs(folder / "killed", runs)
     began = time.monotonic()
-    run_all(calm, Pool(WORKERS))
+    run_all(calm, ProcessPool(WORKERS))
     between = time.monotonic()
     killer = Killer(killed, kills)
-    outcomes = Counter(run_all(killed, Pool(WORKERS), killer).values())
+    outcomes = Counter(run_all(killed, ProcessPool(WORKERS), killer).values())
     ended = time.monotonic()
     rows = compared(killed, calm)
     return {

@@ -22,7 +22,7 @@ from typing import Any
 
 from sweeps import arguments, compared, record, tiny_runs
 
-from kilolayer.sweep import Planned, Pool, run_all, state_of
+from kilolayer.sweep import ProcessPool, RunSpec, read_progress, run_all
 from kilolayer.sweep.ray_cluster import QUIET
 from kilolayer.sweep.ray_engine import RayEngine
 
@@ -30,7 +30,7 @@ from kilolayer.sweep.ray_engine import RayEngine
 class Executioner:
     """Kills a node's processes once half of the runs have ended and others are under way."""
 
-    def __init__(self, planned: list[Planned], raylet: int) -> None:
+    def __init__(self, planned: list[RunSpec], raylet: int) -> None:
         self.planned, self.raylet = planned, raylet
         self.killed: dict[str, Any] = {}
 
@@ -38,7 +38,7 @@ class Executioner:
         """The sweep's tick."""
         if self.killed:
             return
-        states = [state_of(one) for one in self.planned]
+        states = [read_progress(one) for one in self.planned]
         ended = sum(state.finished for state in states)
         under_way = sum(state.running for state in states)
         workers = _descendants(self.raylet)
@@ -76,7 +76,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def on_two_nodes(planned: list[Planned]) -> dict[str, Any]:
+def on_two_nodes(planned: list[RunSpec]) -> dict[str, Any]:
     """The sweep on a fresh cluster, whose second node dies halfway."""
     os.environ.update(QUIET)
     from ray.cluster_utils import Cluster
@@ -99,7 +99,7 @@ def on_two_nodes(planned: list[Planned]) -> dict[str, Any]:
 def measure(folder: Path, runs: int) -> dict[str, Any]:
     """The sweep by a pool, undisturbed, and on the cluster; and what they have in common."""
     calm, on_ray = tiny_runs(folder / "pool", runs), tiny_runs(folder / "ray", runs)
-    run_all(calm, Pool(2))
+    run_all(calm, ProcessPool(2))
     began = time.monotonic()
     found = on_two_nodes(on_ray)
     seconds = round(time.monotonic() - began, 1)

@@ -18,30 +18,32 @@ from typing import Any
 import torch
 
 import kilolayer
-from kilolayer.data.describe import Data
+from kilolayer.data.config import Data
 from kilolayer.networks.families import cifar
-from kilolayer.sweep import Planned
-from kilolayer.training import Experiment, recipe, with_data
+from kilolayer.sweep import RunSpec
+from kilolayer.training import Experiment, recipe_by_name, recipe_for_data
 from kilolayer.units import BASIC, FULL_PREACT, ORIGINAL
 
 TIMING = ("images_per_second", "seconds", "train_seconds", "peak_memory_bytes")
 """What the clock and the operating system decide."""
 
 
-def tiny_runs(folder: Path, count: int, iterations: int = 120) -> list[Planned]:
+def tiny_runs(folder: Path, count: int, iterations: int = 120) -> list[RunSpec]:
     """Small networks on the embedded digits, with a checkpoint after every fourth iteration."""
-    return [Planned(folder / f"run-{number:02d}", _experiment(number, iterations)) for number in range(count)]
+    return [RunSpec(folder / f"run-{number:02d}", _experiment(number, iterations)) for number in range(count)]
 
 
 def _experiment(number: int, iterations: int) -> Experiment:
     depth, unit = (8, 14, 20)[number % 3], (ORIGINAL, FULL_PREACT)[number // 3 % 2]
     network = cifar(depth, replace(BASIC, arrangement=unit), in_chans=1, image_size=8)
     data = Data("digits", subset=128)
-    chosen = replace(with_data(recipe("short", 128), data).shortened(iterations), batch_size=32)
+    chosen = replace(
+        recipe_for_data(recipe_by_name("short", 128), data).with_iterations(iterations), batch_size=32
+    )
     return Experiment(network, data, chosen, seed=number)
 
 
-def figures(one: Planned) -> dict[str, Any]:
+def figures(one: RunSpec) -> dict[str, Any]:
     """A run's weights by their SHA-256, its metrics and its result, without what the clock decides."""
     metrics = (one.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     result = json.loads((one.path / "result.json").read_text(encoding="utf-8"))
@@ -56,13 +58,13 @@ def _timeless(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in TIMING}
 
 
-def starts(one: Planned) -> int:
+def starts(one: RunSpec) -> int:
     """How often a worker began or went on with a run."""
     path = one.path / "environment.json"
     return len(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else 0
 
 
-def compared(ours: Iterable[Planned], undisturbed: Iterable[Planned]) -> list[dict[str, Any]]:
+def compared(ours: Iterable[RunSpec], undisturbed: Iterable[RunSpec]) -> list[dict[str, Any]]:
     """Every run beside the undisturbed one of the same name."""
     return [
         {

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from kilolayer import durable
-from kilolayer.analysis.initialisation import initialisation
-from kilolayer.commands.analyse import Analyse
-from kilolayer.commands.subjects import subjects
+from kilolayer.cli.analyse import AnalyseOptions
+from kilolayer.cli.analysis_inputs import load_analysis_inputs
+from kilolayer.measure.initialisation import measure_initialisation
 from kilolayer.networks import Network, build
 from kilolayer.papers.p2 import TABLE_1
-from kilolayer.papers.table import FAIL, Each
-from kilolayer.runs import environment
-from kilolayer.training import Place
+from kilolayer.papers.schema import FAIL, EachSetting
+from kilolayer.runs import environment_record
+from kilolayer.system import durable
+from kilolayer.training import DistributedContext
 
 BATCH, LAYERS = 32, "resnet110_cifar"
 
@@ -33,24 +33,24 @@ def rows() -> list[tuple[str, dict, object]]:
     """(name, changes to the unit, the paper's error) for every experiment that the table's rows stand for."""
     found = []
     for name, (what, error) in TABLE_1.rows.items():
-        single = what.settings if isinstance(what, Each) else {"": what}
+        single = what.settings if isinstance(what, EachSetting) else {"": what}
         for detail, value in single.items():
             changes = value if isinstance(value, dict) else {TABLE_1.vary: value}
-            changes = {key: each for key, each in changes.items() if key in ("h", "resize")}
+            changes = {key: each for key, each in changes.items() if key in ("h", "downsample")}
             found.append((f"{name} {detail}".strip(), changes, error))
     return found
 
 
 def main(folder: str, seeds: int = 1, side: int = 16) -> None:
     torch.set_num_threads(1)
-    options = Analyse("initialisation", (LAYERS,), data=folder, image_size=side, batch_size=BATCH)
-    (subject,) = subjects(options)
+    options = AnalyseOptions("initialisation", (LAYERS,), data=folder, image_size=side, batch_size=BATCH)
+    (subject,) = load_analysis_inputs(options)
     results = []
     for name, changes, error in rows():
         network = replace(subject.description, unit=replace(subject.description.unit, **changes))
         for seed in range(seeds):
             one = replace(subject, name=name, description=network, fresh=fresh(network), seeds=(seed,))
-            found = initialisation(one)
+            found = measure_initialisation(one)
             judged = found.verdict
             fails = error is FAIL
             results.append(
@@ -61,7 +61,7 @@ def main(folder: str, seeds: int = 1, side: int = 16) -> None:
                     "verdict": judged.word,
                     "agrees": judged.trains != fails,
                     "reasons": judged.reasons,
-                    "loss": [round(found.first_steps.losses[0], 4), round(found.first_steps.last, 4)],
+                    "loss": [round(found.first_steps.losses[0], 4), round(found.first_steps.final_loss, 4)],
                     "gradient growth": float(f"{found.starts[0].gradient[0]:.4g}"),
                     "gradient growth by theory": float(f"{found.prediction.gradient[0]:.4g}"),
                     "by shortcuts alone, by theory": float(f"{found.prediction.direct[0]:.4g}"),
@@ -72,13 +72,13 @@ def main(folder: str, seeds: int = 1, side: int = 16) -> None:
                 flush=True,
             )
     record = {
-        "environment": environment(Place(torch.device("cpu")), "fp32"),
+        "environment": environment_record(DistributedContext(torch.device("cpu")), "fp32"),
         "network": f"{LAYERS}, {side}×{side} pixels, batch {BATCH}",
         "counts": counts(results),
         "results": results,
     }
     path = Path("results/analyses/table-1-verdicts.json")
-    durable.write(path, json.dumps(record, indent=1, ensure_ascii=False).encode())
+    durable.write_file(path, json.dumps(record, indent=1, ensure_ascii=False).encode())
     print(record["counts"])
 
 

@@ -26,10 +26,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kilolayer import durable
-from kilolayer.bench import Conditions, contestant, race
+from kilolayer.bench import BenchConfiguration, compare_candidates, parse_candidate
 from kilolayer.errors import InputError
-from kilolayer.runs.environment import command
+from kilolayer.runs.start_environment import current_command
+from kilolayer.system import durable
 
 OURS = os.path.relpath(Path(__file__).parent / "same_work.py")
 PEERS = os.path.relpath(Path(__file__).parent / "pytorchcv_peers.py")
@@ -58,17 +58,17 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
 
 
-def measured(ours: list[str], peers: list[str], conditions: Conditions) -> Race:
+def measured(ours: list[str], peers: list[str], conditions: BenchConfiguration) -> Race:
     """Ours and the peers, or where these cannot be had our own network run plainly."""
-    mine, without = [contestant(name) for name in ours], None
+    mine, without = [parse_candidate(name) for name in ours], None
     if peers:
         try:
-            return Race(race([*mine, *map(contestant, peers)], conditions, say), len(mine))
+            return Race(compare_candidates([*mine, *map(parse_candidate, peers)], conditions, say), len(mine))
         except InputError as error:
             without = str(error)
             say(f"without the peers: {error}")
-    plain = contestant(f"{ours[0].partition('@')[0]}@plain")
-    return Race(race([*mine, plain], conditions, say), len(mine), without)
+    plain = parse_candidate(f"{ours[0].partition('@')[0]}@plain")
+    return Race(compare_candidates([*mine, plain], conditions, say), len(mine), without)
 
 
 def row(
@@ -109,7 +109,7 @@ def memory(one: Race, place: int) -> tuple[float, float]:
     return peer / ours, (peer - before) / (ours - before)
 
 
-def training(of: Conditions) -> list[dict[str, Any]]:
+def training(of: BenchConfiguration) -> list[dict[str, Any]]:
     basic = measured(["preact_resnet110_b_cifar"], [f"{PEERS}:preresnet110_cifar10"], of)
     deeper = measured([f"{OURS}:preact_resnet164@fast"], [f"{PEERS}:preresnet164bn_cifar10"], of)
     return [
@@ -119,7 +119,7 @@ def training(of: Conditions) -> list[dict[str, Any]]:
     ]
 
 
-def thousand(of: Conditions) -> list[dict[str, Any]]:
+def thousand(of: BenchConfiguration) -> list[dict[str, Any]]:
     deep = f"{OURS}:preact_resnet1001"
     # Of two repeats the ratio was 4.70, of two others 5.56 (docs/internals/log/).
     few = replace(of, warm_up=min(of.warm_up, 1))
@@ -134,16 +134,16 @@ def thousand(of: Conditions) -> list[dict[str, Any]]:
     ]
 
 
-def deepest(of: Conditions) -> list[dict[str, Any]]:
+def deepest(of: BenchConfiguration) -> list[dict[str, Any]]:
     once = replace(of, repeats=1, warm_up=min(of.warm_up, 1))
-    one = Race(race([contestant("preact_resnet10001_cifar@balanced")], once, say), 1)
+    one = Race(compare_candidates([parse_candidate("preact_resnet10001_cifar@balanced")], once, say), 1)
     size = one.own("peak_memory_bytes") / 1e9
     above = size - one.own("memory_bytes_before") / 1e9
     target = f"training 10,001 layers at batch {of.batch_size}, GB"
     return [row(target, one, size, at_most=3.0, above_the_imports=above)]
 
 
-def inference(of: Conditions) -> list[dict[str, Any]]:
+def inference(of: BenchConfiguration) -> list[dict[str, Any]]:
     name, engines = "preact_resnet164_cifar", ("openvino", "onnxruntime", "openvino-int8", "onnxruntime-int8")
     asked = replace(of, infer=True, batch_size=min(of.batch_size, 32))
     one = measured([name, *(f"{name}@{engine}" for engine in engines)], [], asked)
@@ -154,7 +154,7 @@ def inference(of: Conditions) -> list[dict[str, Any]]:
     ]
 
 
-def imagenet(of: Conditions) -> list[dict[str, Any]]:
+def imagenet(of: BenchConfiguration) -> list[dict[str, Any]]:
     few = replace(
         of, batch_size=min(of.batch_size, 16), repeats=min(of.repeats, 3), warm_up=min(of.warm_up, 1)
     )
@@ -177,22 +177,24 @@ def main() -> int:
     options.add_argument("--rehearse", action="store_true", help="one step of two images; no figures")
     options.add_argument("--out", type=Path, default=Path("results/targets.json"))
     asked = options.parse_args()
-    of = Conditions(64, asked.threads)
+    of = BenchConfiguration(64, asked.threads)
     if asked.rehearse:
-        of = Conditions(2, asked.threads, repeats=1, warm_up=0)
+        of = BenchConfiguration(2, asked.threads, repeats=1, warm_up=0)
     parts = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.exists() else {}
     for part in asked.only:
         began = time.monotonic()
         rows = PARTS[part](of)
-        first = race([contestant("preact_resnet20_cifar")], Conditions(2, asked.threads, repeats=1))
+        first = compare_candidates(
+            [parse_candidate("preact_resnet20_cifar")], BenchConfiguration(2, asked.threads, repeats=1)
+        )
         parts[part] = {
-            "environment": first["environment"] | {"command": command()},
+            "environment": first["environment"] | {"command": current_command()},
             "machine": first["machine"],
             "rehearsal": asked.rehearse,
             "seconds": round(time.monotonic() - began),
             "targets": rows,
         }
-        durable.write(asked.out, json.dumps(parts, indent=1, ensure_ascii=False).encode())
+        durable.write_file(asked.out, json.dumps(parts, indent=1, ensure_ascii=False).encode())
     rows = [each for part in asked.only for each in parts[part]["targets"]]
     print(f"{sum(each['met'] for each in rows)} of {len(rows)} met: {asked.out}")
     return 0

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer import kernels
-from kilolayer.bench.ceilings import ceilings, fastest
-from kilolayer.kernels import pool
-from kilolayer.kernels.chain import chain_of
-from kilolayer.kernels.unit import unit as fused_unit
+from kilolayer.bench.machine import fastest_dtype, measure_ceilings
+from kilolayer.kernels import cpu_pool
+from kilolayer.kernels.conv_chain import same_shape_chain
+from kilolayer.kernels.native_unit import run_native_unit as fused_unit
 from kilolayer.networks import build, describe
-from kilolayer.runs.environment import environment
-from kilolayer.training import Place
-from kilolayer.training.memory import resident
+from kilolayer.runs.start_environment import environment_record
+from kilolayer.training import DistributedContext
+from kilolayer.training.memory_plan import resident_bytes
 from kilolayer.units import BASIC, BOTTLENECK, FULL_PREACT, ORIGINAL, Unit, build_unit, layout
 
 WAYS = ("fp32", "bf16", "fused")
@@ -66,7 +66,7 @@ def unit_work(unit: Unit, width: int, side: int, batch: int) -> Work:
     channels = unit.branch.out_channels(width)
     module = build_unit(layout(unit, channels, width))
     x, dy = torch.randn(2, batch, channels, side, side)
-    chain = chain_of(module)
+    chain = same_shape_chain(module)
     assert not isinstance(chain, str), chain  # noqa: S101 - of a benchmark
 
     def of(way: str) -> Callable[[], object]:
@@ -121,7 +121,7 @@ def resident_after_two_steps(name: str, way: str, batch: int) -> int:
     step = network_step(name, way, batch)
     step()
     step()
-    return resident()
+    return resident_bytes()
 
 
 def row(name: str, flops: float, times: dict[str, float], ceiling: float, **more: Any) -> dict[str, Any]:
@@ -179,16 +179,18 @@ def main() -> None:
     parser.add_argument("--resident", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    allocation = pool.use()
+    allocation = cpu_pool.install_pool()
     if options.resident:
         name, batch = options.networks[0].split(":")
         print(resident_after_two_steps(name, options.resident, int(batch)))
         return
-    if why := kernels.refusal():
+    if why := kernels.unavailable_reason():
         raise SystemExit(f"there are no kernels here: {why}")
-    arithmetic, ceiling = fastest(ceilings(CPU))
+    arithmetic, ceiling = fastest_dtype(measure_ceilings(CPU))
     found = {
-        "environment": environment(Place(CPU), "bf16", channels_last=True, kernels="fused"),
+        "environment": environment_record(
+            DistributedContext(CPU), "bf16", channels_last=True, kernels="fused"
+        ),
         "allocation": allocation,
         "ceiling_gflops": ceiling / 1e9,
         "ceiling_in": arithmetic,

@@ -15,8 +15,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from kilolayer.kernels.chain import chain_of
-from kilolayer.kernels.gpu import unit as gpu_unit
+from kilolayer.kernels.conv_chain import same_shape_chain
+from kilolayer.kernels.gpu import triton_unit as gpu_unit
 from kilolayer.units import BASIC, BOTTLENECK, FULL_PREACT, ORIGINAL, build_unit, layout
 
 
@@ -55,13 +55,15 @@ def main() -> None:
 
     JITFunction.__getitem__ = compiling
     for way in ("triton", "cudnn"):
-        gpu_unit.THREE_BY_THREE = way
+        gpu_unit.CONV3X3_BACKEND = way
         for unit, channels in ((BASIC, 16), (BASIC, 64), (BOTTLENECK, 256)):
             for arrangement in (FULL_PREACT, ORIGINAL):
                 width = channels // unit.branch.out_channels(1)
-                chain = chain_of(build_unit(layout(replace(unit, arrangement=arrangement), channels, width)))
+                chain = same_shape_chain(
+                    build_unit(layout(replace(unit, arrangement=arrangement), channels, width))
+                )
                 x = torch.randn(4, channels, 8, 8).bfloat16().to(memory_format=torch.channels_last)
-                y = gpu_unit.unit(chain, x.requires_grad_(), chain.parameters())
+                y = gpu_unit.run_triton_unit(chain, x.requires_grad_(), chain.parameters())
                 y.backward(torch.ones_like(y))
     for name in ("convolve", "weigh"):
         # Hopper's matrix instruction, or that of the generations before.

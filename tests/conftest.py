@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kilolayer import kernels
-from kilolayer.data import remembered
+from kilolayer.data.pictures import inspection_cache
 
 pytest_plugins = ["fault_counts", "kernel_products"]
 torch.set_num_threads(1)
@@ -21,11 +21,11 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """What the tests look at is not remembered in the user's own cache."""
     place = tmp_path_factory.mktemp("cache") / "images.sqlite"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remembered, "place", lambda: place)
+        patch.setattr(inspection_cache, "cache_path", lambda: place)
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def kernels_compiled() -> None:
     """A command that a test starts says nothing of compiling them."""
-    kernels.refusal()
+    kernels.unavailable_reason()

@@ -89,7 +89,7 @@ def _today() -> str:
 
 
 def _surroundings() -> dict[str, Any]:
-    from kilolayer.runs.environment import processor
+    from kilolayer.runs.start_environment import processor_name
 
     packages = ("kilolayer", "torch", "numpy", "safetensors", "filelock", "pytest")
     return {
@@ -97,7 +97,7 @@ def _surroundings() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "date": _today(),
     }

@@ -38,7 +38,9 @@ CASES = {
 }
 """Widths and shapes (images, height, width) that try the edges."""
 
-needs_kernels = pytest.mark.skipif(kernels.refusal() is not None, reason=str(kernels.refusal()))
+needs_kernels = pytest.mark.skipif(
+    kernels.unavailable_reason() is not None, reason=str(kernels.unavailable_reason())
+)
 PREACT = replace(BASIC, arrangement=FULL_PREACT)
 ARRANGEMENTS = {"pre-activated": FULL_PREACT, "original": ORIGINAL}
 

@@ -6,17 +6,21 @@ import pytest
 
 from kilolayer import kernels
 from kilolayer.errors import InputError
-from kilolayer.kernels import arithmetic, library
+from kilolayer.kernels import compute_dtype, native_library
 
 
 @pytest.fixture(
-    params=["fastest", *(pytest.param(name, marks=pytest.mark.slow) for name in arithmetic.PRODUCTS)]
+    params=["fastest", *(pytest.param(name, marks=pytest.mark.slow) for name in compute_dtype.MUL_DTYPES)]
 )
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """The arithmetic that the kernels multiply in: this processor's fastest, and each of them."""
 
     def forget() -> None:
-        for cached in (arithmetic.products, arithmetic._unit_library, library.native):
+        for cached in (
+            compute_dtype.mul_dtype,
+            compute_dtype._unit_library_path,
+            native_library.load_native_library,
+        ):
             cached.cache_clear()
 
     if request.param == "fastest":
@@ -36,6 +40,6 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
 def _refusal() -> str | None:
     """Why there are no kernels in that arithmetic; not every processor has each of them."""
     try:
-        return kernels.refusal()
+        return kernels.unavailable_reason()
     except InputError as error:
         return str(error)

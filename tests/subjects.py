@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kilolayer.analysis.subject import Subject
+from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.networks import Network, Stage, Stem, build
 from kilolayer.units import Unit
 
@@ -26,7 +26,7 @@ def batch(side: int, size: int = 4) -> tuple[Tensor, Tensor]:
     return x, torch.arange(size) % 4
 
 
-def subject(network: Network, *, size: int = 4, trained: bool = False) -> Subject:
+def subject(network: Network, *, size: int = 4, trained: bool = False) -> AnalysisInput:
     """`network` from seed 0, with a batch of noise."""
 
     def fresh(seed: int) -> nn.Module:
@@ -35,13 +35,15 @@ def subject(network: Network, *, size: int = 4, trained: bool = False) -> Subjec
 
     x, labels = batch(network.image_size, size)
     held_out = batch(network.image_size, 8)
-    return Subject(
+    return AnalysisInput(
         "net", fresh(0), x, labels, fresh, lambda count: held_out, description=network, trained=trained
     )
 
 
-def foreign(model: nn.Module, *units: str, side: int = 8) -> Subject:
+def foreign(model: nn.Module, *units: str, side: int = 8) -> AnalysisInput:
     """A module that is not ours and takes grey images, its units named."""
     images, labels = batch(side)
     model, x = model.double(), images[:, :1]
-    return Subject("foreign", model, x, labels, lambda seed: model, lambda count: (x, labels), units=units)
+    return AnalysisInput(
+        "foreign", model, x, labels, lambda seed: model, lambda count: (x, labels), units=units
+    )

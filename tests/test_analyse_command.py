@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.commands.analyse import WHAT
-from kilolayer.commands.analyses import ANALYSES
+from kilolayer.cli.analyse import ANALYSIS_NAMES
+from kilolayer.measure.all_analyses import ANALYSES
 
 BLOCKS = Path(__file__).with_name("foreign_networks.py")
 NETWORK = "preact_resnet8_cifar"
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_word_of_the_help_is_an_analysis() -> None:
-    assert tuple(ANALYSES) == WHAT
+    assert tuple(ANALYSES) == ANALYSIS_NAMES
 
 
 @pytest.mark.parametrize("what", OURS)

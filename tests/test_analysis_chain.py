@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from foreign_networks import UNITS, names_of, original, pooled, preactivation
-from kilolayer.analysis.chain import Chain
-from kilolayer.analysis.chart import Chart
-from kilolayer.analysis.decomposition import decomposition
-from kilolayer.analysis.gradient import gradient
-from kilolayer.analysis.responses import responses
-from kilolayer.analysis.shortcut import shortcut
+from kilolayer.chart import Chart
 from kilolayer.errors import InputError
+from kilolayer.measure.decomposition import measure_decomposition
+from kilolayer.measure.gradient import measure_gradient
+from kilolayer.measure.response_recorder import measure_layer_responses
+from kilolayer.measure.shortcut_measurement import measure_shortcut_factors
+from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.networks import Network, ResidualNetwork, Stage, Stem, build
 from kilolayer.units import (
     ARRANGEMENTS,
@@ -42,10 +42,10 @@ from kilolayer.units import (
 )
 
 ANALYSES = {
-    "decomposition": lambda model, x, labels, **k: decomposition(model, x, **k),
-    "gradient": gradient,
-    "shortcut": lambda model, x, labels, **k: shortcut(model, x, **k),
-    "responses": lambda model, x, labels, units=(), **k: responses(model, x, **k),
+    "decomposition": lambda model, x, labels, **k: measure_decomposition(model, x, **k),
+    "gradient": measure_gradient,
+    "shortcut": lambda model, x, labels, **k: measure_shortcut_factors(model, x, **k),
+    "responses": lambda model, x, labels, units=(), **k: measure_layer_responses(model, x, **k),
 }
 SHORTCUTS = {
     "identity": BASIC,
@@ -53,11 +53,11 @@ SHORTCUTS = {
     "scaled": replace(BASIC, h=Scaled(0.5, 0.5)),
     "exclusive gate": replace(BASIC, h=ExclusiveGate(-1)),
     "shortcut-only gate": replace(BASIC, h=ShortcutGate(-1)),
-    "1×1": replace(BASIC, h=Projection(), resize=Projection()),
+    "1×1": replace(BASIC, h=Projection(), downsample=Projection()),
     "dropout": replace(BASIC, h=Dropout(0.5)),
-    "one layer with 1×1": Unit(OneLayer(), h=Projection(), resize=Projection()),
-    "bottleneck": Unit(Bottleneck(), resize=Projection()),
-    "split": Unit(Aggregated(2, 16, form="split"), resize=Projection()),
+    "one layer with 1×1": Unit(OneLayer(), h=Projection(), downsample=Projection()),
+    "bottleneck": Unit(Bottleneck(), downsample=Projection()),
+    "split": Unit(Aggregated(2, 16, form="split"), downsample=Projection()),
 }
 FOREIGN: dict[str, Callable[[], nn.Module]] = {
     "original": original, "pre-activation": preactivation, "pooling between": pooled,
@@ -74,7 +74,7 @@ def ours(unit: Unit = BASIC, units: int = 2) -> ResidualNetwork:
     width = 64 if isinstance(unit.branch, Aggregated) else 8
     stages = (Stage(units, width), Stage(units, 2 * width, stride=2))
     return build(
-        Network(Stem(8), stages, replace(unit, resize=Projection()), in_chans=1, image_size=8)
+        Network(Stem(8), stages, replace(unit, downsample=Projection()), in_chans=1, image_size=8)
     ).double()
 
 
@@ -93,10 +93,10 @@ def cases() -> list[object]:
     return units + others
 
 
-def autograd(chain: Chain, x: Tensor, labels: Tensor) -> list[Tensor]:
+def autograd(chain: UnitChain, x: Tensor, labels: Tensor) -> list[Tensor]:
     """∂ε/∂x_l of all units at once, by ordinary means."""
     inputs: list[Tensor] = []
-    order, model = chain.order(x), copy.deepcopy(chain.model).train()
+    order, model = chain.execution_order(x), copy.deepcopy(chain.model).train()
     for name in order.names:
         model.get_submodule(name).register_forward_pre_hook(_reading(inputs))
     loss = functional.cross_entropy(model(x.clone().requires_grad_()), labels)
@@ -120,7 +120,7 @@ def deterministic(unit: Unit) -> bool:
 def test_y_is_h_plus_f_in_every_unit(unit: Unit) -> None:
     """P2, Eq. 1: whatever h and F are, the two sides of the addition that was found make y."""
     model, (x, _) = ours(unit), batch()
-    for one in Chain(model).forward(x):
+    for one in UnitChain(model).forward(x):
         total = one.F if one.h is None else one.h + one.F
         assert torch.equal(total, one.y)
         if unit.arrangement == FULL_PREACT:
@@ -130,24 +130,24 @@ def test_y_is_h_plus_f_in_every_unit(unit: Unit) -> None:
 @pytest.mark.parametrize("unit", cases())
 def test_pieces_give_the_gradient_of_the_whole(unit: Unit) -> None:
     model, (x, labels) = ours(unit), batch()
-    chain = Chain(model)
+    chain = UnitChain(model)
     expected = autograd(chain, x, labels) if deterministic(unit) else None
     for one in chain.backward(x, labels):
         if expected is not None:
-            torch.testing.assert_close(one.at_input, expected[one.index])
-        both = one.shortcut(one.gradient) + one.branch(one.gradient)
-        torch.testing.assert_close(both, one.at_input)
+            torch.testing.assert_close(one.input_gradient, expected[one.index])
+        both = one.shortcut(one.output_gradient) + one.branch(one.output_gradient)
+        torch.testing.assert_close(both, one.input_gradient)
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_pieces_of_a_foreign_network_give_its_gradient(kind: str) -> None:
     model, (x, labels) = foreign(kind), batch()
-    chain = Chain(model, UNITS)
+    chain = UnitChain(model, UNITS)
     expected = autograd(chain, x, labels)
     seen = []
     for one in chain.backward(x, labels):
         seen.append(one.name)
-        torch.testing.assert_close(one.at_input, expected[one.index])
+        torch.testing.assert_close(one.input_gradient, expected[one.index])
     assert seen == ["layer2.1", "layer2.0", "layer1.1", "layer1.0"]
 
 
@@ -160,7 +160,7 @@ def measured(chart: Chart) -> list[list[float]]:
 @pytest.mark.parametrize("what", ANALYSES)
 @pytest.mark.parametrize("preact", [False, True], ids=["original", "pre-activation"])
 def test_a_foreign_network_with_our_weights_has_our_figures(what: str, preact: bool) -> None:
-    unit = replace(BASIC, arrangement=FULL_PREACT if preact else ORIGINAL, resize=Projection())
+    unit = replace(BASIC, arrangement=FULL_PREACT if preact else ORIGINAL, downsample=Projection())
     model, (x, labels) = ours(unit), batch()
     twin = (preactivation() if preact else original()).double()
     renamed = {names_of(key, preact): value for key, value in model.state_dict().items()}
@@ -203,15 +203,15 @@ def test_the_network_is_left_bit_for_bit_as_it_was(what: str, training: bool, ki
 
 def test_two_passes_with_dropout_see_the_same_masks() -> None:
     model, (x, labels) = ours(replace(BASIC, h=Dropout(0.5))), batch()
-    assert gradient(model, x, labels) == gradient(model, x, labels)
+    assert measure_gradient(model, x, labels) == measure_gradient(model, x, labels)
     torch.manual_seed(5)
-    assert decomposition(model, x) == decomposition(model, x)
+    assert measure_decomposition(model, x) == measure_decomposition(model, x)
 
 
 def test_an_analysis_that_fails_leaves_the_network_whole() -> None:
     model, (x, labels) = foreign("pooling between"), batch()
     with pytest.raises(RuntimeError):
-        gradient(model, x, labels, units=UNITS, loss=lambda logits, labels: logits @ labels.double())
+        measure_gradient(model, x, labels, units=UNITS, loss=lambda logits, labels: logits @ labels.double())
     assert all("forward" not in vars(part) for part in model.modules())
     assert model(x).shape == (4, 10)
 
@@ -240,11 +240,11 @@ class Nested(nn.Module):
 def test_what_is_no_chain_of_units_is_refused(units: tuple[str, ...], message: str) -> None:
     x, labels = batch()
     with pytest.raises(InputError, match=message):
-        gradient(Nested().double(), x, labels, units=units)
+        measure_gradient(Nested().double(), x, labels, units=units)
 
 
 def test_patterns_match_part_by_part() -> None:
-    chain = Chain(original(), ["layer?.*"])
+    chain = UnitChain(original(), ["layer?.*"])
     assert chain.names == ("layer1.0", "layer1.1", "layer2.0", "layer2.1")
 
 

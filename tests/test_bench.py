@@ -10,16 +10,16 @@ from torch import nn
 from torch.nn import functional
 
 from kilolayer.__main__ import main
-from kilolayer.bench import Conditions, building, contestant, race
-from kilolayer.bench.building import built, counts
-from kilolayer.bench.ceilings import fastest, machine
-from kilolayer.bench.checks import differences, loss_of, share_weights
-from kilolayer.bench.clock import Sample, timed
-from kilolayer.bench.contestant import at_depth
-from kilolayer.bench.order import in_order_of_use
-from kilolayer.bench.roofline import intensity
+from kilolayer.bench import BenchConfiguration, candidate_module, compare_candidates, parse_candidate
+from kilolayer.bench.candidate import candidate_at_depth
+from kilolayer.bench.candidate_module import build_candidate, count_work
+from kilolayer.bench.equivalence import reference_loss, share_weights, work_differences
+from kilolayer.bench.machine import describe_machine, fastest_dtype
+from kilolayer.bench.parameter_pairing import pairing_order
+from kilolayer.bench.timing import Timing, time_work
 from kilolayer.errors import InputError
 from kilolayer.networks import build, describe
+from kilolayer.report.roofline import arithmetic_intensity
 
 PEER = """
 import torch
@@ -55,7 +55,7 @@ def peer(tmp_path):
     ],
 )
 def test_a_name_says_who_and_how(name, source, model, variant, memory):
-    one = contestant(name)
+    one = parse_candidate(name)
     assert (one.source, one.model, one.variant, one.memory) == (source, model, variant, memory)
 
 
@@ -77,26 +77,26 @@ def test_a_name_says_who_and_how(name, source, model, variant, memory):
 )
 def test_a_name_that_says_nothing_is_refused(name):
     with pytest.raises(InputError):
-        contestant(name)
+        parse_candidate(name)
 
 
 def test_a_file_without_a_function_is_no_unknown_network(peer):
     with pytest.raises(InputError, match=r"names no function in the file; allowed: FILE\.py:CALLABLE"):
-        contestant(str(peer))
+        parse_candidate(str(peer))
 
 
 def test_depth_is_the_name_s_number():
-    assert at_depth("preact_resnet20_cifar@2GB", 1001) == "preact_resnet1001_cifar@2GB"
-    assert at_depth("resnext29_8x64d_cifar", 56) == "resnext56_8x64d_cifar"
+    assert candidate_at_depth("preact_resnet20_cifar@2GB", 1001) == "preact_resnet1001_cifar@2GB"
+    assert candidate_at_depth("resnext29_8x64d_cifar", 56) == "resnext56_8x64d_cifar"
 
 
 def test_a_sample_knows_its_own_time():
-    sample = timed(lambda: sum(range(200_000)))
+    sample = time_work(lambda: sum(range(200_000)))
     assert sample.cpu_seconds > 0
     assert sample.seconds > 0
-    assert Sample(1.0, 1.0, 0.3, None).disturbed
-    assert not Sample(1.0, 1.0, 0.01, None).disturbed
-    assert not Sample(1.0, 1.0, None, None).disturbed
+    assert Timing(1.0, 1.0, 0.3, None).is_disturbed
+    assert not Timing(1.0, 1.0, 0.01, None).is_disturbed
+    assert not Timing(1.0, 1.0, None, None).is_disturbed
 
 
 def row(name, parameters=10, multiply_adds=20, loss=1.0, as_run=None):
@@ -110,8 +110,10 @@ def row(name, parameters=10, multiply_adds=20, loss=1.0, as_run=None):
 
 
 def test_other_work_is_named():
-    assert differences([row("a"), row("b", loss=1.0001), row("c", as_run=1.05)]) == []
-    found = differences([row("a"), row("b", multiply_adds=30), row("c", loss=1.01), row("d", as_run=1.2)])
+    assert work_differences([row("a"), row("b", loss=1.0001), row("c", as_run=1.05)]) == []
+    found = work_differences(
+        [row("a"), row("b", multiply_adds=30), row("c", loss=1.01), row("d", as_run=1.2)]
+    )
     assert found == [
         "b: 30 multiply-adds, a 20 (+50.00 %)",
         "c: with equal weights the loss is 1.01000, of a 1.00000",
@@ -121,7 +123,7 @@ def test_other_work_is_named():
 
 def test_a_loss_that_could_not_be_compared_is_named():
     unpaired = row("b") | {"loss_with_equal_weights": None, "loss_as_run": None}
-    assert differences([row("a"), unpaired]) == [
+    assert work_differences([row("a"), unpaired]) == [
         "b: its tensors do not pair with a's, so losses are not compared"
     ]
 
@@ -159,7 +161,7 @@ def same_loss(mine, other, folder, side, training=True):
     torch.manual_seed(1)
     x, labels = torch.randn(4, 3, side, side), torch.randint(10, (4,))
     paired = [share_weights(module, str(folder / "weights"), x) for module in (mine, other)]
-    losses = [loss_of(module, x, labels, training=training) for module in (mine, other)]
+    losses = [reference_loss(module, x, labels, training=training) for module in (mine, other)]
     return losses if all(paired) else None
 
 
@@ -183,7 +185,7 @@ def test_another_network_does_not_pair_or_gives_another_loss(tmp_path):
 
 def test_weights_are_named_once_and_nothing_is_computed():
     model = build(describe("preact_resnet20_cifar"))
-    names = in_order_of_use(model, (1, 3, 32, 32))
+    names = pairing_order(model, (1, 3, 32, 32))
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert names[0] == "stem.conv1.weight"
     assert names[-2:] == ["classifier.weight", "classifier.bias"]
@@ -197,9 +199,9 @@ def test_in_evaluation_the_signal_is_that_of_training_not_of_untouched_norms():
     with torch.no_grad():
         untouched = functional.cross_entropy(model.eval()(x), labels).item()
     model.train()
-    step = loss_of(model, x, labels, training=True)
+    step = reference_loss(model, x, labels, training=True)
     assert untouched > 10 * step
-    assert loss_of(model, x, labels, training=False) == pytest.approx(step, rel=0.05)
+    assert reference_loss(model, x, labels, training=False) == pytest.approx(step, rel=0.05)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -207,7 +209,9 @@ def test_the_check_adds_in_one_order_whatever_the_memory_format(training: bool):
     """Rounding otherwise grows with depth, and equal functions of 1001 layers differ by 0.1 %."""
     model, x, labels = build(describe("preact_resnet56_cifar")), torch.randn(8, 3, 32, 32), torch.arange(8)
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    assert loss_of(model, x, labels, training=training) == loss_of(last, x, labels, training=training)
+    assert reference_loss(model, x, labels, training=training) == reference_loss(
+        last, x, labels, training=training
+    )
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in last.parameters() if p.ndim == 4)
     assert all(p.is_contiguous() for p in model.parameters())
 
@@ -222,13 +226,13 @@ def test_the_check_adds_in_one_order_whatever_the_memory_format(training: bool):
 )
 def test_packages_networks_are_ours_with_equal_weights(tmp_path, ours, peer, side):
     try:
-        other = built(contestant(peer), CPU, 2, infer=False)
+        other = build_candidate(parse_candidate(peer), CPU, 2, infer=False)
     except InputError as error:
         pytest.skip(str(error))
     assert other.precision == "fp32"
     mine = build(describe(ours))
     x = torch.zeros(1, 3, mine.description.image_size, mine.description.image_size)
-    assert counts(other.module, x) == counts(mine, x)
+    assert count_work(other.module, x) == count_work(mine, x)
     one, two = same_loss(mine, other.module, tmp_path, side)
     assert one == pytest.approx(two, rel=1e-3)
 
@@ -249,41 +253,43 @@ def test_a_package_that_is_missing_is_one_line_with_what_to_do(monkeypatch, erro
     def refuse(name):
         raise error
 
-    monkeypatch.setattr(building, "import_module", refuse)
+    monkeypatch.setattr(candidate_module, "import_module", refuse)
     with pytest.raises(InputError) as caught:
-        built(contestant("timm:resnet50"), CPU, 2, infer=False)
+        build_candidate(parse_candidate("timm:resnet50"), CPU, 2, infer=False)
     assert str(caught.value) == advice
 
 
 def test_a_file_may_give_a_network_of_ours_and_have_it_run_fast(peer):
-    found = built(contestant(f"{peer}:ours@fast+balanced"), CPU, 2, infer=False)
+    found = build_candidate(parse_candidate(f"{peer}:ours@fast+balanced"), CPU, 2, infer=False)
     assert found.plan is not None
     assert found.channels_last
     with pytest.raises(
         InputError, match="net gives Sequential, which is not ours; allowed for others: @plain"
     ):
-        built(contestant(f"{peer}:net@fast"), CPU, 2, infer=False)
+        build_candidate(parse_candidate(f"{peer}:net@fast"), CPU, 2, infer=False)
 
 
 def test_the_ceiling_is_the_fastest_product_whichever_that_is():
     found = {"bf16_flops": 86.0, "fp32_flops": 171.0, "int8_flops": 690.0, "copy_bytes": 1.0}
-    assert fastest(found) == ("fp32", 171.0)
-    assert fastest(found | {"bf16_flops": 235.0}) == ("bf16", 235.0)
-    assert fastest(found | {"fp16_flops": 380.0}) == ("fp16", 380.0)
-    assert fastest(found, int8=True) == ("int8", 690.0)
+    assert fastest_dtype(found) == ("fp32", 171.0)
+    assert fastest_dtype(found | {"bf16_flops": 235.0}) == ("bf16", 235.0)
+    assert fastest_dtype(found | {"fp16_flops": 380.0}) == ("fp16", 380.0)
+    assert fastest_dtype(found, int8=True) == ("int8", 690.0)
     del found["int8_flops"]
-    assert fastest(found, int8=True) == ("fp32", 171.0)
+    assert fastest_dtype(found, int8=True) == ("fp32", 171.0)
 
 
 def test_the_processor_is_named():
-    found = machine()
+    found = describe_machine()
     assert set(found) == {"name", "family_and_model", "instructions"}
     assert found["name"]
 
 
 def test_intensity_counts_the_least_traffic():
     """ResNet-164 moves 3 maps of 4·16, 4·32, 4·64 channels a unit at least: about 120 FLOP a byte in bf16."""
-    assert intensity(describe("preact_resnet164_cifar"), "training", 2) == pytest.approx(121, rel=0.1)
+    assert arithmetic_intensity(describe("preact_resnet164_cifar"), "training", 2) == pytest.approx(
+        121, rel=0.1
+    )
 
 
 @pytest.mark.slow
@@ -326,7 +332,9 @@ def test_a_race_is_run_in_turns_and_told(peer, tmp_path, capsys):
 )
 def test_a_peer_that_is_none_is_refused(peer, function, why):
     with pytest.raises(InputError, match=why):
-        race([contestant(f"{peer}:{function}")], Conditions(batch_size=2, repeats=1, warm_up=0))
+        compare_candidates(
+            [parse_candidate(f"{peer}:{function}")], BenchConfiguration(batch_size=2, repeats=1, warm_up=0)
+        )
 
 
 @pytest.mark.parametrize(
@@ -339,4 +347,4 @@ def test_a_peer_that_is_none_is_refused(peer, function, why):
 )
 def test_conditions_are_checked(words, said):
     with pytest.raises(InputError, match=said):
-        Conditions(**words)
+        BenchConfiguration(**words)

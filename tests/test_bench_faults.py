@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from kilolayer import bench, durable
+from kilolayer import bench
 from kilolayer.__main__ import main
-from kilolayer.bench import Conditions, contestant, race
-from kilolayer.bench.building import First, blamed, built, counts
-from kilolayer.bench.checks import share_weights
-from kilolayer.bench.contestant import check_work
-from kilolayer.bench.order import in_order_of_use
-from kilolayer.bench.worker import Worker
+from kilolayer.bench import BenchConfiguration, compare_candidates, parse_candidate
+from kilolayer.bench.candidate import check_candidate
+from kilolayer.bench.candidate_module import BatchShape, attribute_errors, build_candidate, count_work
+from kilolayer.bench.equivalence import share_weights
+from kilolayer.bench.parameter_pairing import pairing_order
+from kilolayer.bench.worker import CandidateWorker
 from kilolayer.errors import InputError
+from kilolayer.system import durable
 
 PEER = """
 import torch
@@ -64,7 +65,7 @@ def numbers():
     return Odd(lambda self, x: self.net(torch.from_numpy(x.numpy())))
 """
 CPU = torch.device("cpu")
-CIFAR = First("a", 32, 3, 10)
+CIFAR = BatchShape("a", 32, 3, 10)
 
 
 @pytest.fixture
@@ -78,18 +79,18 @@ def peer(tmp_path):
     "variant", ["folded", "onnxruntime", "openvino", "onnxruntime-int8", "openvino-int8"]
 )
 def test_a_variant_of_inference_does_not_train(variant):
-    one = contestant(f"resnet20_cifar@{variant}")
-    check_work(one, infer=True)
+    one = parse_candidate(f"resnet20_cifar@{variant}")
+    check_candidate(one, infer=True)
     with pytest.raises(InputError, match=f"{variant} is for inference: add --infer"):
-        race([one], Conditions())
+        compare_candidates([one], BenchConfiguration())
 
 
 @pytest.mark.parametrize("memory", ["balanced", "0", "2GB"])
 def test_a_choice_of_memory_is_none_for_inference(memory):
-    one = contestant(f"resnet20_cifar@{memory}")
-    check_work(one, infer=False)
+    one = parse_candidate(f"resnet20_cifar@{memory}")
+    check_candidate(one, infer=False)
     with pytest.raises(InputError, match=f"{memory} is a choice of memory for training"):
-        race([one], Conditions(infer=True))
+        compare_candidates([one], BenchConfiguration(infer=True))
 
 
 @pytest.mark.parametrize(
@@ -99,12 +100,12 @@ def test_a_choice_of_memory_is_none_for_inference(memory):
         ("{peer}:net", 40, CIFAR, 40),
         ("resnet18", None, None, 224),
         ("resnet18", 64, None, 64),
-        ("resnet18", 64, First("a", 64, 3, 10), 64),
+        ("resnet18", 64, BatchShape("a", 64, 3, 10), 64),
     ],
 )
 def test_all_have_the_images_of_the_first_or_those_asked_for(peer, name, asked, first, side):
-    one = contestant(name.format(peer=peer))
-    assert built(one, CPU, 2, infer=False, image_size=asked, first=first).image_side == side
+    one = parse_candidate(name.format(peer=peer))
+    assert build_candidate(one, CPU, 2, infer=False, image_size=asked, first=first).image_side == side
 
 
 @pytest.mark.parametrize(
@@ -112,27 +113,28 @@ def test_all_have_the_images_of_the_first_or_those_asked_for(peer, name, asked, 
     [
         ("{peer}:net", None, r"the side of its images is not known; add --image-size N"),
         ("resnet18", CIFAR, r"is for images of 224 pixels a side, a for 32; .* add --image-size N"),
-        ("{peer}:ours", First("a", 32, 1, 10), "is for images of 3 channels, a for 1"),
+        ("{peer}:ours", BatchShape("a", 32, 1, 10), "is for images of 3 channels, a for 1"),
     ],
 )
 def test_nobody_has_other_images_unnoticed(peer, name, first, why):
     with pytest.raises(InputError, match=why):
-        built(contestant(name.format(peer=peer)), CPU, 2, infer=False, first=first)
+        build_candidate(parse_candidate(name.format(peer=peer)), CPU, 2, infer=False, first=first)
 
 
 def test_what_is_counted_is_for_the_images_that_are_given():
     small, large = (
-        built(contestant("resnet20_cifar"), CPU, 2, infer=False, image_size=side) for side in (32, 64)
+        build_candidate(parse_candidate("resnet20_cifar"), CPU, 2, infer=False, image_size=side)
+        for side in (32, 64)
     )
-    ratio = counts(large.module, torch.zeros(0))[1] / counts(small.module, torch.zeros(0))[1]
+    ratio = count_work(large.module, torch.zeros(0))[1] / count_work(small.module, torch.zeros(0))[1]
     assert ratio == pytest.approx(4, rel=1e-3)
 
 
 def build_and_step(name, *, infer=False, image_size=None):
     """A contestant in this process, second to a network for CIFAR, and one of its steps of 8 images."""
-    worker = Worker()
+    worker = CandidateWorker()
     first = None if image_size else asdict(CIFAR)
-    facts = worker.build(asdict(contestant(name)), 8, 1, "cpu", infer, "", image_size, first)
+    facts = worker.build(asdict(parse_candidate(name)), 8, 1, "cpu", infer, "", image_size, first)
     worker.step()
     return facts
 
@@ -190,18 +192,18 @@ def test_a_network_need_not_look_like_ours(peer, function, infer, image_size, cl
 
 def test_a_network_whose_order_cannot_be_read_is_run_all_the_same(peer, tmp_path):
     """Its forward leaves PyTorch, where nothing can be run without computing."""
-    module = built(contestant(f"{peer}:numbers"), CPU, 2, infer=True, first=CIFAR).module
+    module = build_candidate(parse_candidate(f"{peer}:numbers"), CPU, 2, infer=True, first=CIFAR).module
     with pytest.raises(RuntimeError, match="cannot be run without computing"):
-        in_order_of_use(module, (1, 3, 32, 32))
+        pairing_order(module, (1, 3, 32, 32))
     assert share_weights(module, str(tmp_path / "weights"), torch.zeros(1, 3, 32, 32))
 
 
 def test_a_fault_of_ours_keeps_its_kind():
-    with pytest.raises(KeyError), blamed("a", "a step", ours=True):
+    with pytest.raises(KeyError), attribute_errors("a", "a step", ours=True):
         raise KeyError
-    with pytest.raises(InputError, match=r"^a: a step raised KeyError$"), blamed("a", "a step"):
+    with pytest.raises(InputError, match=r"^a: a step raised KeyError$"), attribute_errors("a", "a step"):
         raise KeyError
-    with pytest.raises(InputError, match=r"^a: no$"), blamed("a", "a step", ours=True):
+    with pytest.raises(InputError, match=r"^a: no$"), attribute_errors("a", "a step", ours=True):
         raise InputError("no")
 
 
@@ -225,7 +227,7 @@ FOUND = {
 
 @pytest.mark.parametrize("option", ["--out", "--plot"])
 def test_where_nothing_can_be_written_nothing_is_measured(option, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "race", lambda *words: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "compare_candidates", lambda *words: pytest.fail("measured"))
     (tmp_path / "file").write_text("")
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "f", "Not a directory")):
         assert main(["bench", "resnet20_cifar", option, str(path)]) == 2
@@ -237,8 +239,8 @@ def test_where_writing_fails_the_figures_are_told_first(json_too, tmp_path, monk
     def refuse(path, content):
         raise InputError(f"cannot write {path}")
 
-    monkeypatch.setattr(bench, "race", lambda *words: FOUND)
-    monkeypatch.setattr(durable, "write", refuse)
+    monkeypatch.setattr(bench, "compare_candidates", lambda *words: FOUND)
+    monkeypatch.setattr(durable, "write_file", refuse)
     assert main(["bench", "resnet20_cifar", "--out", str(tmp_path / "f"), *json_too]) == 2
     told = capsys.readouterr()
     assert "resnet20_cifar" in told.out

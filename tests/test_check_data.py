@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from kilolayer.__main__ import main
-from kilolayer.data import Data, load, remembered
-from kilolayer.data.checking import KINDS, Report, check
+from kilolayer.data import Data, load
+from kilolayer.data.defects import DEFECTS, DataReport, find_defects
+from kilolayer.data.pictures import inspection_cache
 from kilolayer.errors import InputError
 
 TINY = ("--epochs", "1", "--batch-size", "4", "--threads", "1", "--precision", "fp32", "--no-tensorboard")
@@ -37,12 +38,12 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def kinds(report: Report) -> dict[str, tuple[str, ...]]:
+def kinds(report: DataReport) -> dict[str, tuple[str, ...]]:
     return {one.kind: one.places for one in report.findings}
 
 
 def test_a_sound_folder(photos: Path) -> None:
-    report = check(Data(str(photos)))
+    report = find_defects(Data(str(photos)))
     assert (report.images, report.classes, report.findings) == ({"train": 12, "test": 12}, 2, ())
 
 
@@ -98,9 +99,9 @@ def test_what_is_wrong_is_named(
     change: Callable[[Path], object], kind: str, count: int, photos: Path
 ) -> None:
     change(photos)
-    found = kinds(check(Data(str(photos))))
+    found = kinds(find_defects(Data(str(photos))))
     assert {kind: len(places) for kind, places in found.items()} == dict.fromkeys(kind.split(), count)
-    assert kinds(check(Data(str(photos)))) == found, "what is remembered says the same"
+    assert kinds(find_defects(Data(str(photos)))) == found, "what is remembered says the same"
 
 
 def test_one_class_is_refused_and_broken_pictures_beside_it_are_named(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_one_class_is_refused_and_broken_pictures_beside_it_are_named(tmp_path: 
         (tmp_path / "bee" / f"{i}.png").write_bytes(noise(i))
     (tmp_path / "sound.png").write_bytes(noise(9))
     (tmp_path / "broken.jpg").write_bytes(b"words")
-    report = check(Data(str(tmp_path)))
+    report = find_defects(Data(str(tmp_path)))
     assert {one.kind: one.refused for one in report.findings} == {"few_classes": True, "beside": False}
     (place,) = kinds(report)["beside"]
     assert "broken.jpg" in place
@@ -118,22 +119,22 @@ def test_one_class_is_refused_and_broken_pictures_beside_it_are_named(tmp_path: 
 
 
 def test_every_kind_is_explained() -> None:
-    assert all(KINDS.values())
+    assert all(DEFECTS.values())
 
 
 def test_what_has_changed_is_read_again(photos: Path) -> None:
-    assert not check(Data(str(photos))).findings
+    assert not find_defects(Data(str(photos))).findings
     path = photos / "test/bee/5.png"
     state = path.stat()
     path.write_bytes(path.read_bytes()[:-20])
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-    assert len(kinds(check(Data(str(photos))))["damaged"]) == 1
+    assert len(kinds(find_defects(Data(str(photos))))["damaged"]) == 1
 
 
 def test_what_is_remembered_is_not_decoded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(Data(str(photos)))
-    monkeypatch.setattr("kilolayer.data.inspecting.each", lambda *rest: pytest.fail("decoded again"))
-    check(Data(str(photos)))
+    find_defects(Data(str(photos)))
+    monkeypatch.setattr("kilolayer.data.pictures.inspection.each", lambda *rest: pytest.fail("decoded again"))
+    find_defects(Data(str(photos)))
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, None])
@@ -145,9 +146,9 @@ def test_without_a_cache_all_is_read(
         place.mkdir()  # no file can be opened there
     else:
         place.write_bytes(content)
-    monkeypatch.setattr(remembered, "place", lambda: place)
+    monkeypatch.setattr(inspection_cache, "cache_path", lambda: place)
     for _ in range(2):
-        assert not check(Data(str(photos))).findings
+        assert not find_defects(Data(str(photos))).findings
 
 
 def cifar10(root: Path) -> Path:
@@ -161,15 +162,15 @@ def cifar10(root: Path) -> Path:
 
 
 def test_cifar(tmp_path: Path) -> None:
-    assert not check(Data(str(cifar10(tmp_path)))).findings
+    assert not find_defects(Data(str(cifar10(tmp_path)))).findings
     path = tmp_path / "test_batch.bin"
     raw = bytearray(path.read_bytes())
     raw[3073:6146] = (tmp_path / "data_batch_3.bin").read_bytes()[3073:6146]
     path.write_bytes(raw)
-    assert kinds(check(Data(str(tmp_path)))) == {"train_and_test": ("train image 41, test image 1",)}
+    assert kinds(find_defects(Data(str(tmp_path)))) == {"train_and_test": ("train image 41, test image 1",)}
     raw[0] = 10
     path.write_bytes(raw)
-    assert "label 10" in kinds(check(Data(str(tmp_path))))["damaged"][0]
+    assert "label 10" in kinds(find_defects(Data(str(tmp_path))))["damaged"][0]
     with pytest.raises(InputError, match="label 10"):
         load(Data(str(tmp_path)))
 
@@ -186,7 +187,7 @@ def test_parquet(tmp_path: Path) -> None:
         table = pa.table({"image": column, "label": labels}).replace_schema_metadata(metadata)
         pq.write_table(table, tmp_path / f"{name}.parquet")
     (tmp_path / "train-2.parquet").write_bytes(b"PAR1")
-    found = kinds(check(Data(str(tmp_path))))
+    found = kinds(find_defects(Data(str(tmp_path))))
     counts = {"damaged": 2, "empty": 1, "label": 1, "train_and_test": 1, "twice": 1}
     assert {kind: len(places) for kind, places in found.items()} == counts
 
@@ -246,4 +247,4 @@ def test_a_class_that_no_report_could_name(name: str, photos: Path) -> None:
         (photos / part / "ant").rename(photos / part / name)
     with pytest.raises(InputError, match="1 class names are no text"):
         load(Data(str(photos)))
-    assert len(kinds(check(Data(str(photos))))["class"]) == 2
+    assert len(kinds(find_defects(Data(str(photos))))["class"]) == 2

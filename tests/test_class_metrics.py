@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kilolayer.training import Evaluation
-from kilolayer.training.calibration import BINS, calibration
-from kilolayer.training.class_metrics import class_metrics, macro_mean, wilson_interval
+from kilolayer.training.calibration import NUM_BINS, measure_calibration
+from kilolayer.training.class_metrics import compute_class_metrics, macro_mean, wilson_interval
 
 
 def of(confusion: list[list[int]]) -> Evaluation:
@@ -18,7 +18,9 @@ def of(confusion: list[list[int]]) -> Evaluation:
 
 
 def test_figures_of_the_classes() -> None:
-    first, second, third, fourth = class_metrics(of([[3, 1, 0, 0], [2, 4, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]))
+    first, second, third, fourth = compute_class_metrics(
+        of([[3, 1, 0, 0], [2, 4, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
+    )
     assert (first.support, first.predicted) == (4, 6)
     assert (first.precision, first.recall, first.f1) == (3 / 6, 3 / 4, 6 / 10)
     assert (second.precision, second.recall, second.f1) == (4 / 6, 4 / 6, 8 / 12)
@@ -50,27 +52,27 @@ def test_an_interval_stays_within_bounds(total: int) -> None:
 def test_the_expected_calibration_error_by_its_definition() -> None:
     random = np.random.default_rng(0)
     confidence, right = random.random(500), random.random(500) < 0.5
-    edges = np.linspace(0, 1, BINS + 1)
+    edges = np.linspace(0, 1, NUM_BINS + 1)
     expected = 0.0
     for low, high in pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    assert calibration(confidence, right).error == pytest.approx(expected)
+    assert measure_calibration(confidence, right).error == pytest.approx(expected)
 
 
 def test_exact_probabilities_are_within_chance() -> None:
     random = np.random.default_rng(1)
     confidence = random.uniform(0.3, 1, 20_000)
-    exact = calibration(confidence, random.random(20_000) < confidence)
+    exact = measure_calibration(confidence, random.random(20_000) < confidence)
     assert 0 < exact.error < exact.chance < 0.02
-    bold = calibration(confidence, random.random(20_000) < confidence - 0.2)
+    bold = measure_calibration(confidence, random.random(20_000) < confidence - 0.2)
     assert bold.error == pytest.approx(0.2, abs=0.02)
     assert bold.error > bold.chance
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 1.0])
 def test_one_image_at_the_ends_of_the_range(value: float) -> None:
-    one = calibration(np.array([value]), np.array([True]))
+    one = measure_calibration(np.array([value]), np.array([True]))
     assert one.error == pytest.approx(1 - value)
     assert sum(each.images for each in one.bins) == 1

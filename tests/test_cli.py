@@ -13,8 +13,8 @@ from PIL import Image
 
 from kilolayer import __version__
 from kilolayer.__main__ import main
-from kilolayer.cli import COMMANDS, flags, unboxed
-from kilolayer.commands.options import ARRANGEMENT_NAMES, RECIPE_NAMES
+from kilolayer.cli.command_line import COMMANDS, command_flags, unbox_error
+from kilolayer.cli.options import ARRANGEMENT_NAMES, RECIPE_NAMES
 from kilolayer.training import RECIPES
 from kilolayer.units import ARRANGEMENTS
 
@@ -52,7 +52,7 @@ def test_what_only_tells_does_without_torch(words: list[str]) -> None:
 def test_every_command_explains_all_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
-    for flag in flags(command):
+    for flag in command_flags(command):
         assert flag in shown or flag.startswith("--no-")
 
 
@@ -93,7 +93,7 @@ def test_models_as_json_are_exact(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_models_fits_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kilolayer.terminal.size_of", lambda stream: (80, 25))
+    monkeypatch.setattr("kilolayer.system.terminal.terminal_size", lambda stream: (80, 25))
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
     assert "…" not in shown
@@ -180,4 +180,4 @@ def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
 
 def test_what_tyro_says_in_a_box_becomes_a_line() -> None:
     rows = ("╭─ Value error ──╮", "│ Error parsing --x: │", "│ 'a' is no number. │", "│ ───── │", "│ See … │")
-    assert unboxed("\n".join(rows)) == "--x: 'a' is no number"
+    assert unbox_error("\n".join(rows)) == "--x: 'a' is no number"

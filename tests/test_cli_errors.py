@@ -241,7 +241,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     def broken(options: object) -> int:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("kilolayer.commands.models.models", broken)
+    monkeypatch.setattr("kilolayer.cli.models.execute", broken)
     with pytest.raises(RuntimeError, match="ours"):
         main(["models"])
 

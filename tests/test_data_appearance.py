@@ -15,11 +15,11 @@ from torch import Tensor
 
 from kilolayer.__main__ import main
 from kilolayer.data import Data, load
-from kilolayer.data.appearance import LOOKS, Looks
-from kilolayer.data.checking import check
-from kilolayer.data.inspecting import Seen, digest, inspect
-from kilolayer.data.pictures import Form, Pictures, decode
-from kilolayer.data.unsplit import load_labelled
+from kilolayer.data.defects import find_defects
+from kilolayer.data.labelled_images import load_labelled
+from kilolayer.data.pictures.decoding import EncodedPictures, PixelFormat, decode
+from kilolayer.data.pictures.inspection import InspectedPicture, inspect_pictures, pixel_digest
+from kilolayer.data.pictures.rendering import TRAITS, TraitCounts
 from kilolayer.errors import InputError
 from kilolayer.training import Experiment
 from kilolayer.values import from_json, to_json
@@ -28,14 +28,14 @@ from odd_pictures import CASES, GREY, SCENE, SHOWN, SIDE, Case, chunk, exif, png
 PLACES = ("train/ant", "train/bee", "test/ant", "test/bee")
 
 
-def pictures(*raw: bytes, appearance: Any = "shown") -> Pictures:
-    return Pictures(np.zeros(len(raw), np.int64), raw.__getitem__, "picture {}".format, appearance)
+def pictures(*raw: bytes, appearance: Any = "shown") -> EncodedPictures:
+    return EncodedPictures(np.zeros(len(raw), np.int64), raw.__getitem__, "picture {}".format, appearance)
 
 
 def decoded(
     raw: bytes, side: int = SIDE, grey: bool = False, appearance: Any = "shown"
 ) -> np.ndarray[Any, Any]:
-    images = decode(pictures(raw, appearance=appearance), Form(side, grey), "")
+    images = decode(pictures(raw, appearance=appearance), PixelFormat(side, grey), "")
     return shape(images.pixels[0])
 
 
@@ -61,19 +61,19 @@ def test_a_picture_looks_as_it_is_shown_wherever_it_is_read(name: str, tmp_path:
         "train": splits.train.pixels[0],
         "test": splits.test.pixels[1],
         "evaluate": labelled[3],
-        "predict": decode(pictures(case.raw), Form(SIDE, case.shown.ndim == 2), "").pixels[0],
+        "predict": decode(pictures(case.raw), PixelFormat(SIDE, case.shown.ndim == 2), "").pixels[0],
     }
     for way, pixels in ways.items():
         seen = shape(pixels)
         assert seen.shape == case.shown.shape, way
         assert abs(seen.astype(int) - case.shown.astype(int)).max() <= case.tolerance, way
         assert (pixels == ways["train"]).all(), way
-    (one,) = inspect(pictures(case.raw), "")
-    assert isinstance(one, Seen)
+    (one,) = inspect_pictures(pictures(case.raw), "")
+    assert isinstance(one, InspectedPicture)
     whole = np.ascontiguousarray(shape(ways["train"]))
-    assert one.digest == digest(whole.tobytes(), (SIDE, SIDE, 1 if whole.ndim == 2 else 3))
-    assert one.looks == case.looks
-    assert {look.kind for look in check(source).looks} == case.looks
+    assert one.digest == pixel_digest(whole.tobytes(), (SIDE, SIDE, 1 if whole.ndim == 2 else 3))
+    assert one.traits == case.looks
+    assert {look.kind for look in find_defects(source).looks} == case.looks
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if "orientation" not in n and n != "mpo"])
@@ -223,7 +223,7 @@ def test_what_cannot_be_shown_is_named(name: str, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words) as error:
             use()
         assert "\n" not in str(error.value)
-    (finding,) = (one for one in check(Data(str(tmp_path))).findings if one.refused)
+    (finding,) = (one for one in find_defects(Data(str(tmp_path))).findings if one.refused)
     assert len(finding.places) == len(PLACES)
     assert all(words in place for place in finding.places)
 
@@ -248,7 +248,7 @@ def test_stored_pixels_are_those_of_pillow(name: str, tmp_path: Path) -> None:
     assert (splits.train.pixels == splits.test.pixels).all()
     assert "as stored" in splits.looks[0]
     assert (splits.train.pixels == load_labelled(source).images.pixels[:2]).all()
-    assert not check(source).looks
+    assert not find_defects(source).looks
 
 
 def test_the_appearance_is_recorded_and_older_runs_have_stored_pixels() -> None:
@@ -274,19 +274,19 @@ def test_an_older_experiment_has_stored_pixels(small_experiment: Experiment) -> 
 @pytest.fixture
 def small_experiment() -> Experiment:
     from kilolayer.networks import describe
-    from kilolayer.training import recipe
+    from kilolayer.training import recipe_by_name
 
-    return Experiment(describe("resnet8_cifar"), Data(), recipe("smoke", 1000))
+    return Experiment(describe("resnet8_cifar"), Data(), recipe_by_name("smoke", 1000))
 
 
 def test_imagenet_is_read_as_stored_and_nothing_else_is() -> None:
     from kilolayer.papers import tables
-    from kilolayer.papers.reproduce import experiment
+    from kilolayer.papers.experiments import cell_experiment
 
     for table in tables():
         for cell in table.cells:
             if cell.plans and cell.plan:
-                data = experiment(cell, data=Data("photos")).data
+                data = cell_experiment(cell, data=Data("photos")).data
                 assert data.appearance == ("stored" if cell.plan.data == "imagenet" else "shown")
 
 
@@ -294,7 +294,7 @@ def test_imagenet_is_read_as_stored_and_nothing_else_is() -> None:
 
 
 def test_what_changes_pixels_is_counted() -> None:
-    looks = Looks()
+    looks = TraitCounts()
     looks.add([frozenset({"turned", "line"})] * 3 + [frozenset({"transparent"})] + [frozenset()] * 796)
     assert looks.sentences() == (
         "3 of 800 pictures are turned by their orientation (EXIF)",
@@ -307,9 +307,9 @@ def test_what_changes_pixels_is_counted() -> None:
     ((1, 1), set()), ((1, 9), {"line", "cropped"}), ((9, 1), {"line", "cropped"}), ((2, 1), {"line"}),
 ])  # fmt: skip
 def test_what_the_centre_square_leaves_out(size: tuple[int, int], looks: set[str]) -> None:
-    (one,) = inspect(pictures(saved(Image.new("RGB", size, "red"), "PNG")), "")
-    assert isinstance(one, Seen)
-    assert one.looks == looks
+    (one,) = inspect_pictures(pictures(saved(Image.new("RGB", size, "red"), "PNG")), "")
+    assert isinstance(one, InspectedPicture)
+    assert one.traits == looks
     assert (
         decoded(saved(Image.new("RGB", size, "red"), "PNG")).reshape(-1, 3).tolist()
         == [[255, 0, 0]] * SIDE**2
@@ -336,14 +336,14 @@ def test_check_data_counts_and_finds_no_fault(tmp_path: Path, capsys: pytest.Cap
     shown = capsys.readouterr().out
     assert "  1 picture is transparent: shown over white\n" in shown
     assert "nothing wrong was found" in shown
-    assert set(LOOKS) >= {look["kind"] for look in said["looks"]}
+    assert set(TRAITS) >= {look["kind"] for look in said["looks"]}
 
 
 def test_grey_pictures_among_colour_ones_are_counted(tmp_path: Path) -> None:
     shades, colour = saved(Image.fromarray(GREY), "PNG"), saved(rgb(), "PNG")
     for raws, count in (((shades, colour), 4), ((shades,), 0), ((colour,), 0)):
         source = Data(str(folder(tmp_path / str(count) / str(len(raws)), *raws)))
-        looks = {look.kind: len(look.places) for look in check(source).looks}
+        looks = {look.kind: len(look.places) for look in find_defects(source).looks}
         assert looks == ({"grey": count} if count else {})
         assert load(source).in_chans == (1 if raws == (shades,) else 3)
 

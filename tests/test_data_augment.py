@@ -13,12 +13,12 @@ from kilolayer.data import (
     ColorJitter,
     Images,
     ResizedCrop,
-    batch,
-    draws,
-    measure,
-    permutation,
+    batch_at,
+    draw_augmentation,
+    epoch_order,
+    measure_statistics,
 )
-from kilolayer.data.augment import augment, crop, cut_out, mirror
+from kilolayer.data.augmentation import augment_batch, cut_out, mirror, pad_and_crop
 from kilolayer.errors import InputError
 
 N = 37
@@ -32,7 +32,7 @@ def some_images(n=N, channels=3, side=9):
 
 
 IMAGES = some_images()
-STATISTICS = measure(IMAGES)
+STATISTICS = measure_statistics(IMAGES)
 
 
 @settings(max_examples=25, deadline=None)
@@ -40,10 +40,10 @@ STATISTICS = measure(IMAGES)
     cuts=st.lists(st.integers(0, N), max_size=5), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 10**6)
 )
 def test_slicing_does_not_matter(cuts, seed, epoch):
-    whole = batch(IMAGES, STATISTICS, EVERYTHING, seed, epoch, range(N))
+    whole = batch_at(IMAGES, STATISTICS, EVERYTHING, seed, epoch, range(N))
     edges = [0, *sorted(cuts), N]
     parts = [
-        batch(IMAGES, STATISTICS, EVERYTHING, seed, epoch, range(start, end))
+        batch_at(IMAGES, STATISTICS, EVERYTHING, seed, epoch, range(start, end))
         for start, end in pairwise(edges)
     ]
     assert torch.equal(torch.cat([x for x, _ in parts]), whole[0])
@@ -51,43 +51,43 @@ def test_slicing_does_not_matter(cuts, seed, epoch):
 
 
 def test_ranks_share_the_whole_batch():
-    whole, _ = batch(IMAGES, STATISTICS, EVERYTHING, 0, 0, range(32))
+    whole, _ = batch_at(IMAGES, STATISTICS, EVERYTHING, 0, 0, range(32))
     for rank in range(4):
-        share, _ = batch(IMAGES, STATISTICS, EVERYTHING, 0, 0, torch.arange(rank, 32, 4))
+        share, _ = batch_at(IMAGES, STATISTICS, EVERYTHING, 0, 0, torch.arange(rank, 32, 4))
         assert torch.equal(share, whole[rank::4])
 
 
 @given(seed=st.integers(0, 2**40), epoch=st.integers(0, 10**6), n=st.integers(1, 300))
 def test_every_image_once_an_epoch(seed, epoch, n):
-    assert torch.equal(permutation(seed, epoch, n).sort().values, torch.arange(n))
+    assert torch.equal(epoch_order(seed, epoch, n).sort().values, torch.arange(n))
 
 
 def test_epochs_and_seeds_differ():
-    orders = {tuple(permutation(seed, epoch, 100).tolist()) for seed in range(3) for epoch in range(3)}
+    orders = {tuple(epoch_order(seed, epoch, 100).tolist()) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 
 
 def test_golden():
     """These numbers are a promise: a run resumed with a later release goes on as it began."""
-    assert permutation(0, 0, 8).tolist() == [2, 3, 6, 1, 4, 5, 0, 7]
-    drawn = draws(0, 0, 8, Augmentation())
+    assert epoch_order(0, 0, 8).tolist() == [2, 3, 6, 1, 4, 5, 0, 7]
+    drawn = draw_augmentation(0, 0, 8, Augmentation())
     assert drawn.top.tolist() == [0, 4, 0, 6, 0, 6, 1, 2]
     assert drawn.flip.int().tolist() == [1, 0, 1, 0, 1, 1, 0, 0]
 
 
 def test_global_randomness_is_neither_read_nor_moved():
     before = torch.get_rng_state()
-    first, _ = batch(IMAGES, STATISTICS, EVERYTHING, 5, 5, range(N))
+    first, _ = batch_at(IMAGES, STATISTICS, EVERYTHING, 5, 5, range(N))
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(99)
-    draws.cache_clear()
-    permutation.cache_clear()
-    assert torch.equal(first, batch(IMAGES, STATISTICS, EVERYTHING, 5, 5, range(N))[0])
+    draw_augmentation.cache_clear()
+    epoch_order.cache_clear()
+    assert torch.equal(first, batch_at(IMAGES, STATISTICS, EVERYTHING, 5, 5, range(N))[0])
 
 
 def test_no_augmentation_is_the_identity():
-    x, labels = batch(IMAGES, STATISTICS, NO_AUGMENTATION, 0, 0, range(N))
-    order = permutation(0, 0, N)
+    x, labels = batch_at(IMAGES, STATISTICS, NO_AUGMENTATION, 0, 0, range(N))
+    order = epoch_order(0, 0, N)
     assert torch.equal(x, STATISTICS.normalize(IMAGES.pixels[order]))
     assert torch.equal(labels, IMAGES.labels[order])
 
@@ -95,12 +95,12 @@ def test_no_augmentation_is_the_identity():
 def test_central_crop_is_the_identity():
     x = torch.randn(5, 3, 8, 8)
     middle = torch.full((5,), 4)
-    assert torch.equal(crop(x, middle, middle, 4), x)
+    assert torch.equal(pad_and_crop(x, middle, middle, 4), x)
 
 
 def test_crop_is_a_shift_with_zeros():
     x = torch.randn(2, 1, 6, 6)
-    shifted = crop(x, torch.tensor([0, 4]), torch.tensor([2, 2]), 2)
+    shifted = pad_and_crop(x, torch.tensor([0, 4]), torch.tensor([2, 2]), 2)
     assert torch.equal(shifted[0, :, 2:], x[0, :, :4])
     assert not shifted[0, :, :2].any()
     assert torch.equal(shifted[1, :, :4], x[1, :, 2:])
@@ -115,7 +115,7 @@ def test_flip_is_an_involution():
 
 
 def test_draws_are_uniform():
-    drawn = draws(0, 0, 20_000, Augmentation(pad=4))
+    drawn = draw_augmentation(0, 0, 20_000, Augmentation(pad=4))
     for corner in (drawn.top, drawn.left):
         counts = torch.bincount(corner, minlength=9)
         assert len(counts) == 9
@@ -124,7 +124,10 @@ def test_draws_are_uniform():
 
 
 def test_crops_stay_when_flips_go():
-    with_flips, without = draws(0, 3, 50, Augmentation()), draws(0, 3, 50, Augmentation(flip=False))
+    with_flips, without = (
+        draw_augmentation(0, 3, 50, Augmentation()),
+        draw_augmentation(0, 3, 50, Augmentation(flip=False)),
+    )
     assert torch.equal(with_flips.top, without.top)
     assert torch.equal(with_flips.left, without.left)
     assert not without.flip.any()
@@ -132,16 +135,16 @@ def test_crops_stay_when_flips_go():
 
 def test_cutout_zeros_at_most_its_square():
     x = torch.ones(200, 2, 9, 9)
-    drawn = draws(0, 0, 200, Augmentation(cutout=4))
-    gone = (cut_out(x, drawn.centre, 4) == 0).sum((1, 2, 3)) / 2
+    drawn = draw_augmentation(0, 0, 200, Augmentation(cutout=4))
+    gone = (cut_out(x, drawn.cutout_center, 4) == 0).sum((1, 2, 3)) / 2
     assert gone.max() == 16
     assert gone.min() >= 4  # a quarter is left at a corner
-    assert torch.equal(cut_out(x, drawn.centre, 0), x)
+    assert torch.equal(cut_out(x, drawn.cutout_center, 0), x)
 
 
 def test_augment_keeps_shape_and_type():
     x = torch.randn(N, 1, 7, 7)
-    out = augment(x, draws(0, 0, N, EVERYTHING), EVERYTHING)
+    out = augment_batch(x, draw_augmentation(0, 0, N, EVERYTHING), EVERYTHING)
     assert out.shape == x.shape
     assert out.dtype == torch.float32
 
@@ -149,7 +152,7 @@ def test_augment_keeps_shape_and_type():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_per_pixel_mean_is_exact(channels):
     images = some_images(500, channels)
-    statistics = measure(images, "per_pixel_mean")
+    statistics = measure_statistics(images, "per_pixel_mean")
     x = statistics.normalize(images.pixels).double()
     assert torch.equal(statistics.mean, images.pixels.double().mean(0).float())
     assert x.mean(0).abs().max() < 1e-6
@@ -158,7 +161,7 @@ def test_per_pixel_mean_is_exact(channels):
 
 def test_channel_statistics():
     images = some_images(500)
-    statistics = measure(images, "channel")
+    statistics = measure_statistics(images, "channel")
     x = statistics.normalize(images.pixels).double()
     assert statistics.mean.shape == statistics.scale.shape == (3, 1, 1)
     assert x.mean((0, 2, 3)).abs().max() < 1e-6
@@ -168,16 +171,16 @@ def test_channel_statistics():
 def test_statistics_do_not_depend_on_order():
     images = some_images(600)
     backwards = images[torch.arange(599, -1, -1)]
-    assert torch.equal(measure(images).mean, measure(backwards).mean)
-    assert torch.equal(measure(images).scale, measure(backwards).scale)
+    assert torch.equal(measure_statistics(images).mean, measure_statistics(backwards).mean)
+    assert torch.equal(measure_statistics(images).scale, measure_statistics(backwards).scale)
 
 
 def test_constant_images_are_only_centred():
     flat = Images(torch.full((4, 1, 3, 3), 7, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     for kind in ("per_pixel_mean", "channel"):
-        assert not measure(flat, kind).normalize(flat.pixels).any()
+        assert not measure_statistics(flat, kind).normalize(flat.pixels).any()
 
 
 def test_unknown_normalization():
     with pytest.raises(InputError, match="normalization"):
-        measure(IMAGES, "imagenet")
+        measure_statistics(IMAGES, "imagenet")

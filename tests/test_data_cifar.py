@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from kilolayer.data import Data, load
-from kilolayer.data import download as downloads
-from kilolayer.data.cifar import LAYOUTS
+from kilolayer.data.sources import download as downloads
+from kilolayer.data.sources.cifar import CIFAR_FORMATS
 from kilolayer.errors import InputError
 
-TEN, HUNDRED, TEN_PY, HUNDRED_PY = LAYOUTS
+TEN, HUNDRED, TEN_PY, HUNDRED_PY = CIFAR_FORMATS
 
 
 def fails(match, **description):
@@ -117,7 +117,7 @@ def agrees(splits, layout):
     assert splits.name == f"{layout.title} ({len(splits.train)} training images)"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.folder)
+@pytest.mark.parametrize("layout", CIFAR_FORMATS, ids=lambda layout: layout.folder)
 def test_folder_by_name_and_by_path(layout, tmp_path):
     folder = as_folder(layout, tmp_path)
     agrees(load(Data(layout.source, folder=str(tmp_path))), layout)
@@ -125,7 +125,7 @@ def test_folder_by_name_and_by_path(layout, tmp_path):
     agrees(load(Data(str(tmp_path))), layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.folder)
+@pytest.mark.parametrize("layout", CIFAR_FORMATS, ids=lambda layout: layout.folder)
 def test_archive_by_name_and_renamed(layout, tmp_path):
     archive = as_archive(layout, tmp_path / layout.archive)
     agrees(load(Data(layout.source, folder=str(tmp_path))), layout)
@@ -309,8 +309,8 @@ def test_nothing_leaves_a_hostile_archive(tmp_path, site, monkeypatch):
 
 
 def test_bombs_are_capped(tmp_path, monkeypatch):
-    from kilolayer.data import bundle
+    from kilolayer.data.sources import archive
 
     as_archive(TEN, tmp_path / TEN.archive)
-    monkeypatch.setattr(bundle, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(archive, "MOST_BYTES", 100_000)
     fails("no CIFAR", source="cifar10", folder=str(tmp_path))

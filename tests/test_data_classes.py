@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kilolayer.data import Data, load, load_labelled
-from kilolayer.data.checking import check
+from kilolayer.data.defects import find_defects
 from kilolayer.errors import InputError
 from labelled_data import folders, picture, table
 
@@ -52,7 +52,7 @@ def test_labels_follow_names(first: str, second: str, other: tuple[str, ...], tm
 def refused(root: Path) -> str:
     with pytest.raises(InputError) as error:
         load(Data(str(root)))
-    assert check(Data(str(root))).findings, "check-data finds what training refuses"
+    assert find_defects(Data(str(root))).findings, "check-data finds what training refuses"
     return str(error.value)
 
 
@@ -186,7 +186,7 @@ def test_a_file_without_any_image_is_named(tmp_path: Path) -> None:
 
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"image": pa.array([None] * 10, pa.binary()), "label": [0, 1] * 5}), path)
-    assert [len(finding.places) for finding in check(Data(str(path))).findings] == [10]
+    assert [len(finding.places) for finding in find_defects(Data(str(path))).findings] == [10]
     with pytest.raises(InputError, match=r"row 1 \(null\)"):
         load(Data(str(path)))
 
@@ -206,13 +206,13 @@ def test_an_image_in_many_rows_is_held_once(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from kilolayer.data.table import Table
+    from kilolayer.data.sources.parquet_table import ParquetTable
 
     value = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), pa.array([b"\0" * 100_000]))
     image = pa.StructArray.from_arrays([value, pa.nulls(5000, pa.string())], ["bytes", "path"])
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"image": image, "label": [0, 1] * 2500}), path, compression="zstd")
-    assert Table(path).read().encoded.nbytes < 10_000_000
+    assert ParquetTable(path).read().encoded.nbytes < 10_000_000
 
 
 def test_text_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from kilolayer.data import Data, load
-from kilolayer.data import memory as memory_module
-from kilolayer.data.loading import split
+from kilolayer.data import memory_limit as memory_module
+from kilolayer.data.loading import split_indices
 from kilolayer.errors import InputError
 
 
@@ -37,21 +37,21 @@ def test_digits_are_scikit_learns():
 
 
 def test_validation_and_training_are_a_partition():
-    train, validation = split(1000, Data(validation=100, split_seed=4))
+    train, validation = split_indices(1000, Data(validation=100, split_seed=4))
     assert len(validation) == 100
     assert sorted([*train, *validation]) == list(range(1000))
-    assert not np.array_equal(validation, split(1000, Data(validation=100, split_seed=5))[1])
+    assert not np.array_equal(validation, split_indices(1000, Data(validation=100, split_seed=5))[1])
 
 
 def test_validation_images_are_not_trained_on():
     whole, parts = load(Data()), load(Data(validation=200))
-    train, held_out = split(1437, Data(validation=200))
+    train, held_out = split_indices(1437, Data(validation=200))
     assert torch.equal(parts.train.pixels, whole.train.pixels[train])
     assert torch.equal(parts.validation.labels, whole.train.labels[held_out])
 
 
 def test_subsets_are_nested_and_leave_validation_alone():
-    parts = [split(1000, Data(validation=100, subset=size)) for size in (10, 50, 900)]
+    parts = [split_indices(1000, Data(validation=100, subset=size)) for size in (10, 50, 900)]
     assert set(parts[0][0]) < set(parts[1][0]) < set(parts[2][0])
     assert all(np.array_equal(part[1], parts[0][1]) for part in parts)
 

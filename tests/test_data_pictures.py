@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kilolayer.data import Data, load, memory, pictures
+from kilolayer.data import Data, load, memory_limit
+from kilolayer.data.pictures import decoding
 from kilolayer.errors import InputError
 
 CLASSES = ("ant", "bee")
@@ -111,9 +112,10 @@ def test_centre_is_kept(tmp_path):
 def test_only_the_subset_is_decoded(tmp_path, monkeypatch):
     image_folder(tmp_path, n=8)
     sizes = []
-    original = pictures.decode
+    original = decoding.decode
     monkeypatch.setattr(
-        "kilolayer.data.labelled.decode", lambda p, *rest: sizes.append(len(p)) or original(p, *rest)
+        "kilolayer.data.sources.picture_source.decode",
+        lambda p, *rest: sizes.append(len(p)) or original(p, *rest),
     )
     splits = load(Data(str(tmp_path), subset=3, validation=2))
     assert sizes == [5]
@@ -204,7 +206,7 @@ def test_one_image_cannot_be_split(tmp_path):
 
 
 def test_memory_is_asked_for_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda: 20_000)
+    monkeypatch.setattr(memory_limit, "available_memory", lambda: 20_000)
     assert "--subset" in fails("24 images of 64×64", image_folder(tmp_path), image_size=64)
 
 
@@ -321,9 +323,9 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 
 
 def test_re_encoded_cifar_says_so():
-    from kilolayer.data.cifar import CLASSES as TEN
-    from kilolayer.data.labelled import _title
-    from kilolayer.data.pictures import Header
+    from kilolayer.data.pictures.decoding import Header
+    from kilolayer.data.sources.cifar import CIFAR10_CLASSES as TEN
+    from kilolayer.data.sources.picture_source import _title
 
     small, full = {Header("JPEG", (32, 32), False)}, (50_000, 10_000)
     assert _title("x", TEN, small, full) == "CIFAR-10 (JPEG re-encode)"
@@ -339,7 +341,7 @@ def test_readable_pictures_are_decoded_beside_unreadable_ones(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(7, mode="L"))
     (tmp_path / "b.png").write_text("words")
     paths = [tmp_path / "b.png", tmp_path / "a.png"]
-    labelled = pictures.Pictures(np.zeros(2, np.int64), paths.__getitem__, lambda i: paths[i].name)
-    images, outcomes = pictures.decode_readable(labelled, pictures.Form(4, grey=True), "")
-    assert [isinstance(outcome, pictures.Unreadable) for outcome in outcomes] == [True, False]
+    labelled = decoding.EncodedPictures(np.zeros(2, np.int64), paths.__getitem__, lambda i: paths[i].name)
+    images, outcomes = decoding.decode_readable(labelled, decoding.PixelFormat(4, grey=True), "")
+    assert [isinstance(outcome, decoding.Unreadable) for outcome in outcomes] == [True, False]
     assert images.pixels[1].eq(7).all()

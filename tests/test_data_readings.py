@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kilolayer.data import Data, load
-from kilolayer.data.checking import check
+from kilolayer.data.defects import find_defects
 from kilolayer.errors import InputError
 from labelled_data import folders, table
 
@@ -21,13 +21,13 @@ def refused(root: Path, **choices: Any) -> str:
         load(Data(str(root), **choices))
     assert "\n" not in str(error.value)
     with pytest.raises(InputError):
-        check(Data(str(root), **choices))
+        find_defects(Data(str(root), **choices))
     return str(error.value).replace(str(root), "D")
 
 
 def said(root: Path, **choices: Any) -> str:
     lines = load(Data(str(root), **choices)).origin
-    assert set(lines) <= {*check(Data(str(root), **choices)).origin, *lines}
+    assert set(lines) <= {*find_defects(Data(str(root), **choices)).origin, *lines}
     return "\n".join(lines)
 
 
@@ -184,7 +184,9 @@ class TestRows:
         with pytest.raises(InputError, match=r"label 0 is 'cat' in .*train.*, and label . is '.*' in .*test"):
             load(Data(str(tmp_path)))
         assert any(
-            "label 0 is 'cat'" in place for one in check(Data(str(tmp_path))).findings for place in one.places
+            "label 0 is 'cat'" in place
+            for one in find_defects(Data(str(tmp_path))).findings
+            for place in one.places
         )
         assert load(Data(str(tmp_path), label_column="label_name")).classes == ("cat", "dog")
 

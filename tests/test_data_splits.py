@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.commands.assemble import assemble
-from kilolayer.commands.options import DataOptions, RecipeOptions, Settings
+from kilolayer.cli.assemble import assemble_experiment
+from kilolayer.cli.options import DataOptions, ExperimentOptions, RecipeOptions
 from kilolayer.data import Data, Splits, load, load_labelled
-from kilolayer.data.checking import check
-from kilolayer.data.splits import WORDS, roles
+from kilolayer.data.defects import find_defects
+from kilolayer.data.sources.splits import ROLE_WORDS, name_roles
 from kilolayer.errors import InputError
 from labelled_data import HELD_OUT, folders, table
 
@@ -77,16 +77,18 @@ def test_the_words_in_names_decide(write, train: str, test: str, tmp_path: Path)
     assert test in splits.origin[1]
 
 
-@pytest.mark.parametrize(("role", "word"), [(role, word) for role, words in WORDS.items() for word in words])
+@pytest.mark.parametrize(
+    ("role", "word"), [(role, word) for role, words in ROLE_WORDS.items() for word in words]
+)
 def test_every_word_says_one_thing(role: str, word: str) -> None:
     joined = word.replace(" ", "_")
     for name in (joined, joined.upper(), joined.title(), f"set-{joined}", f"{joined}_2017", f"x.{joined}"):
-        assert roles(name) == {role}, name
+        assert name_roles(name) == {role}, name
 
 
 @pytest.mark.parametrize("name", ["contest", "latest", "trains", "value", "device", "medieval", "cats", ""])
 def test_parts_of_words_say_nothing(name: str) -> None:
-    assert not roles(name)
+    assert not name_roles(name)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +289,7 @@ class TestFolders:
         folders(tmp_path, "ant/train", "ant/test", "bee/train", "bee/test")
         assert "has the name of a split" in refused(tmp_path)
         with pytest.raises(InputError, match="has the name of a split"):
-            check(Data(str(tmp_path)))
+            find_defects(Data(str(tmp_path)))
 
     def test_a_copy_of_all_splits_beside_them_is_not_used(self, tmp_path: Path) -> None:
         """As some archives are unpacked."""
@@ -316,7 +318,7 @@ class TestFolders:
         folders(tmp_path, place)
         assert "put the pictures of each class into a folder" in refused(tmp_path)
         with pytest.raises(InputError, match="put the pictures"):
-            check(Data(str(tmp_path)))
+            find_defects(Data(str(tmp_path)))
 
     def test_what_is_no_picture_is_passed_over_and_counted(self, tmp_path: Path) -> None:
         folders(tmp_path, "ant", "bee")
@@ -336,7 +338,7 @@ class TestFolders:
         said = "\n".join(splits.origin)
         assert "no pictures: 3 ('.txt' 1, '.json' 1, '.csv' 1)" in said
         assert "left behind by systems: 6" in said
-        assert not check(Data(str(tmp_path))).findings
+        assert not find_defects(Data(str(tmp_path))).findings
 
     def test_folders_without_end(self, tmp_path: Path) -> None:
         (tmp_path / ("a/" * 500)).mkdir(parents=True)
@@ -426,13 +428,13 @@ def test_what_train_takes(
         images(tmp_path, name, train=name == "train")
     options = DataOptions(str(tmp_path), **words)  # type: ignore[arg-type]
     recipe = RecipeOptions(batch_size=4, iterations=1)
-    settings = Settings(model="preact_resnet8_cifar", data=options, recipe=recipe)
-    experiment, splits = assemble(settings)
+    settings = ExperimentOptions(model="preact_resnet8_cifar", data=options, recipe=recipe)
+    experiment, splits = assemble_experiment(settings)
     assert (experiment.data.validation_split, experiment.data.validation) == (validation_split, validation)
     assert (len(splits.train), len(splits.validation or ()), len(splits.test)) == counts
 
 
-@pytest.mark.parametrize("read", [load, check, load_labelled])
+@pytest.mark.parametrize("read", [load, find_defects, load_labelled])
 def test_digits_have_no_splits_to_choose(read) -> None:
     for choice in ({"train": "x"}, {"validation_split": "x"}, {"label_column": "x"}):
         with pytest.raises(InputError, match=r"--(train|validation|label-column) x: digits has one"):

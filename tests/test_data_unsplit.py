@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kilolayer.commands.sample import own_images, sample
 from kilolayer.data import Data, load, load_labelled
+from kilolayer.data.evaluation_sample import match_classes, select_own_images
 from kilolayer.data.images import Images
-from kilolayer.data.unsplit import Labelled, converted
+from kilolayer.data.labelled_images import LabelledImages, convert_channels
 from kilolayer.errors import InputError
 
 
@@ -45,7 +45,7 @@ def test_folders(classes: tuple[str, ...], names: tuple[str, ...], tmp_path: Pat
     loaded = load_labelled(Data(str(folder(tmp_path, *classes))))
     assert (loaded.classes, len(loaded)) == (names, 2 * len(classes))
     for i, label in enumerate(loaded.images.labels.tolist()):
-        assert f"/{names[label]}/" in loaded.where(i)
+        assert f"/{names[label]}/" in loaded.locate(i)
 
 
 def test_one_split(tmp_path: Path) -> None:
@@ -71,13 +71,13 @@ def test_pictures_are_read_in_the_channels_asked_for(
 def test_pictures_in_memory_are_converted_as_pillow_does() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
     images = Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor([0, 1]))
-    colour = Labelled("x", ("a", "b"), images, (), str)
-    grey = converted(colour, True)
+    colour = LabelledImages("x", ("a", "b"), images, (), str)
+    grey = convert_channels(colour, True)
     expected = np.stack([np.asarray(Image.fromarray(one).convert("L")) for one in pixels])
     assert torch.equal(grey.images.pixels[:, 0], torch.from_numpy(expected))
     assert grey.origin == ("colour pictures are read as grey",)
-    assert converted(grey, False).images.pixels.shape == (2, 3, 40, 40)
-    assert converted(colour, None) is colour
+    assert convert_channels(grey, False).images.pixels.shape == (2, 3, 40, 40)
+    assert convert_channels(colour, None) is colour
 
 
 @pytest.mark.parametrize("validation", [0, 3])
@@ -94,7 +94,7 @@ def test_every_image_is_where_it_is_said_to_be(
     for part in ("train", "validation", "test"):
         images = getattr(splits, part)
         for i in range(0 if images is None else len(images)):
-            path = Path(splits.where(part, i).strip("'"))
+            path = Path(splits.locate(part, i).strip("'"))
             with Image.open(path) as image:
                 pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
             assert torch.equal(images.pixels[i], pixels)
@@ -105,10 +105,10 @@ def test_names_of_a_network_in_another_unicode_form() -> None:
     """Runs of earlier releases name classes as macOS writes folders."""
     apart = unicodedata.normalize("NFD", "café")
     images = Images(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([1, 0]))
-    labelled = Labelled("x", ("café", "tea"), images, (), str)
-    assert sample(labelled, "all", ("tea", apart)).images.labels.tolist() == [0, 1]
+    labelled = LabelledImages("x", ("café", "tea"), images, (), str)
+    assert match_classes(labelled, "all", ("tea", apart)).images.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("part", ["val", "dev", "Validation"])
 def test_parts_of_a_run_by_the_words_for_splits(part: str) -> None:
-    assert len(own_images(Data("digits", validation=100), part, True)) == 100
+    assert len(select_own_images(Data("digits", validation=100), part, True)) == 100

@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.cli import parse
-from kilolayer.commands.demo import UNITS, Demo, again, demo, plan, shares
+from kilolayer.cli.command_line import parse
+from kilolayer.cli.demo import UNITS, DemoOptions, demo_resume_command, demo_runs, execute, worker_shares
 from kilolayer.errors import InputError
 from kilolayer.sweep import worker
-from kilolayer.training import choose_device, computing
+from kilolayer.training import choose_device, computation_options
 from kilolayer.values import to_json
 
 
 def test_it_ends_with_a_table_and_a_report_and_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = Demo(depths=(8,), iterations=4, out=tmp_path / "demo")
-    cut = plan(options, tmp_path / "demo")[8, "original"]
+    options = DemoOptions(depths=(8,), iterations=4, out=tmp_path / "demo")
+    cut = demo_runs(options, tmp_path / "demo")[8, "original"]
     calls = iter(range(100))
-    outcome = worker.execute(str(cut.path), to_json(cut.experiment), "cpu", 60.0, lambda: next(calls) > 1)
+    outcome = worker.execute_run(str(cut.path), to_json(cut.experiment), "cpu", 60.0, lambda: next(calls) > 1)
     assert outcome == "stopped"
-    assert demo(options) == 0
+    assert execute(options) == 0
     said = capsys.readouterr().out
     assert "gradient norm" in said
     assert "report: " in said
@@ -34,7 +34,7 @@ def test_it_ends_with_a_table_and_a_report_and_goes_on_where_it_was(
     assert all(name.replace("-", "-") in page for name in UNITS.values())
     assert len(json.loads((cut.path / "environment.json").read_text())) == 2
     before = {path: path.read_bytes() for path in (tmp_path / "demo").glob("*/*.json*")}
-    assert demo(options) == 0
+    assert execute(options) == 0
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -70,10 +70,10 @@ def test_a_folder_that_holds_other_things_is_refused(
 
 
 def test_a_demo_of_other_options_is_refused(tmp_path: Path) -> None:
-    one = plan(Demo(depths=(8,), iterations=4), tmp_path)[8, "original"]
-    assert worker.execute(str(one.path), to_json(one.experiment), "cpu", 60.0, lambda: False) == "done"
+    one = demo_runs(DemoOptions(depths=(8,), iterations=4), tmp_path)[8, "original"]
+    assert worker.execute_run(str(one.path), to_json(one.experiment), "cpu", 60.0, lambda: False) == "done"
     with pytest.raises(InputError, match="another experiment"):
-        demo(Demo(depths=(8,), iterations=5, out=tmp_path))
+        execute(DemoOptions(depths=(8,), iterations=5, out=tmp_path))
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "plotly", "jinja2"])
@@ -87,17 +87,17 @@ def test_without_the_extra_it_says_so_before_it_trains(
 
 
 def test_the_command_that_goes_on_is_the_same_demo(tmp_path: Path) -> None:
-    for options in (Demo(), Demo(depths=(8, 20), iterations=5, seed=3, workers=1)):
-        said = parse(shlex.split(again(options, tmp_path))[1:])
-        assert plan(said, tmp_path) == plan(options, tmp_path)
+    for options in (DemoOptions(), DemoOptions(depths=(8, 20), iterations=5, seed=3, workers=1)):
+        said = parse(shlex.split(demo_resume_command(options, tmp_path))[1:])
+        assert demo_runs(said, tmp_path) == demo_runs(options, tmp_path)
 
 
 def test_its_runs_are_computed_as_train_chooses(tmp_path: Path) -> None:
-    here = computing(choose_device("cpu"))
-    for one in plan(Demo(depths=(20,)), tmp_path).values():
+    here = computation_options(choose_device("cpu"))
+    for one in demo_runs(DemoOptions(depths=(20,)), tmp_path).values():
         assert {name: getattr(one.experiment, name) for name in here} == here
 
 
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert [shares(workers) for workers in (1, 2, 3, 20)] == [(1, 8), (2, 4), (3, 2), (8, 1)]
+    assert [worker_shares(workers) for workers in (1, 2, 3, 20)] == [(1, 8), (2, 4), (3, 2), (8, 1)]

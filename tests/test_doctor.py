@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kilolayer.__main__ import main
-from kilolayer.commands import self_test as tested
-from kilolayer.training import Training
+from kilolayer.runs import self_test as tested
+from kilolayer.training import Trainer
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
@@ -37,7 +37,7 @@ def test_it_tells_what_matters_and_nothing_private(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kilolayer.commands.doctor._tried", lambda: [dict.fromkeys(tested.PROMISES, True)])
+    monkeypatch.setattr("kilolayer.cli.doctor._tried", lambda: [dict.fromkeys(tested.PROMISES, True)])
     found = json.loads(said(capsys, "--json"))
     assert found["versions and machine"]["torch"] == torch.__version__
     assert found["devices"][0]["native_bf16"] in (True, False)
@@ -57,7 +57,7 @@ def test_the_self_test_holds_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.count("repeats                  yes") == len(shown.split("steps per second")) - 1 > 0
 
 
-def only_counts(training: Training, tensors: object, counters: dict[str, int]) -> None:
+def only_counts(training: Trainer, tensors: object, counters: dict[str, int]) -> None:
     training.iteration = counters["iteration"]
 
 
@@ -65,8 +65,8 @@ def only_counts(training: Training, tensors: object, counters: dict[str, int]) -
     ("place", "fault", "broken"),
     [
         ("torch.manual_seed", lambda seed: None, "repeats"),
-        ("kilolayer.training.loop.Training.restore", only_counts, "resumes"),
-        ("kilolayer.commands.self_test.record", lambda *rest, **named: (), "repeats"),
+        ("kilolayer.training.trainer.Training.restore", only_counts, "resumes"),
+        ("kilolayer.runs.self_test.record", lambda *rest, **named: (), "repeats"),
     ],
 )
 def test_the_self_test_sees_a_fault(
@@ -89,6 +89,6 @@ def test_what_is_missing_is_told(capsys: pytest.CaptureFixture[str], monkeypatch
             raise metadata.PackageNotFoundError
         return "1.0"
 
-    monkeypatch.setattr("kilolayer.commands.surroundings.metadata.version", version)
-    monkeypatch.setattr("kilolayer.commands.doctor._tried", lambda: [dict.fromkeys(tested.PROMISES, True)])
+    monkeypatch.setattr("kilolayer.runs.environment_report.metadata.version", version)
+    monkeypatch.setattr("kilolayer.cli.doctor._tried", lambda: [dict.fromkeys(tested.PROMISES, True)])
     assert "pyarrow                  missing (parquet)" in said(capsys)

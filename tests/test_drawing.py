@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from kilolayer.lens.words import equation
 from kilolayer.networks import describe, list_models
-from kilolayer.networks.diagram import diagram
-from kilolayer.networks.drawing import stage_table, unit_svg, unit_text
+from kilolayer.report.lens.sentences import unit_equation
+from kilolayer.report.unit_diagram import unit_diagram
+from kilolayer.report.unit_text import stage_table, unit_svg, unit_text
 from kilolayer.units import (
     AGGREGATED,
     ARRANGEMENTS,
@@ -25,7 +25,7 @@ from kilolayer.units import (
     Zero,
     layout,
 )
-from kilolayer.units.checks import kinds
+from kilolayer.units.field_checks import built_in_kinds
 from kilolayer.units.ops import (
     MaxPool,
     NoReading,
@@ -80,7 +80,7 @@ def parsed(svg):
 
 
 def labels(unit):
-    drawn = diagram(unit)
+    drawn = unit_diagram(unit)
     return sorted(step.label for steps in (drawn.p, drawn.h, drawn.g, drawn.F, drawn.f) for step in steps)
 
 
@@ -100,7 +100,7 @@ def test_every_layer_is_drawn_once(unit):
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 def test_layers_follow_one_another_from_top_to_bottom(unit):
-    text, drawn = unit_text(unit), diagram(unit)
+    text, drawn = unit_text(unit), unit_diagram(unit)
     assert text.index("x") < text.index("├") < text.index("⊕") < text.index("x′")
     beginnings = (0, drawn.p), (text.index("├"), drawn.F), (text.index("⊕"), drawn.f)
     for position, steps in beginnings:
@@ -133,7 +133,7 @@ def test_aggregated_paths_are_counted():
 
 
 def test_gates_show_what_they_multiply():
-    exclusive, only = (diagram(replace(BASIC, h=gate)) for gate in (ExclusiveGate(), ShortcutGate()))
+    exclusive, only = (unit_diagram(replace(BASIC, h=gate)) for gate in (ExclusiveGate(), ShortcutGate()))
     assert exclusive.h == only.h
     assert exclusive.h[-1].label == "× (1−g)"
     assert exclusive.F[-1].label == "× g"
@@ -189,7 +189,7 @@ class LearnedScale(Op):
     start: float = 0.9
 
 
-@pytest.mark.parametrize("kind", [*(kind for kind in kinds(Op) if not fields(kind)), LearnedScale])
+@pytest.mark.parametrize("kind", [*(kind for kind in built_in_kinds(Op) if not fields(kind)), LearnedScale])
 def test_only_a_max_pool_is_called_one(kind):
     drawn = replace(layout(BASIC, 64, 64), F=(kind(),))
     shown = (unit_text(drawn), "".join(parsed(unit_svg(drawn)).itertext()))
@@ -211,11 +211,11 @@ def test_a_shortcut_of_no_known_kind_is_not_the_identity():
     class Mine(Shortcut):
         pass
 
-    assert "y = Mine(x) + F(x)" in equation(replace(BASIC, h=Mine()))
+    assert "y = Mine(x) + F(x)" in unit_equation(replace(BASIC, h=Mine()))
 
 
 @pytest.mark.parametrize(
     ("h", "said"), [(Scaled(0.5, 1.0), "0.5·x + F(x)"), (Scaled(0.5, 0.25), "0.5·x + 0.25·F(x)")]
 )
 def test_both_factors_of_a_scaled_unit_stand_in_its_equation(h, said):
-    assert f"y = {said}," in equation(replace(BASIC, h=h))
+    assert f"y = {said}," in unit_equation(replace(BASIC, h=h))

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from kilolayer import durable
 from kilolayer.errors import InputError
+from kilolayer.system import durable
 from tiny_runs import files_in
 
 
@@ -24,12 +24,12 @@ def test_what_is_written_is_there_alone(content: bytes, older: bytes | None, tmp
     if older is not None:
         path.parent.mkdir(parents=True)
         path.write_bytes(older)
-    durable.write(path, content)
+    durable.write_file(path, content)
     assert files_in(tmp_path) == {"deep/deeper/file": content}
 
 
 def test_a_file_may_be_read_as_the_umask_says(tmp_path: Path) -> None:
-    durable.write(tmp_path / "ours", b"")
+    durable.write_file(tmp_path / "ours", b"")
     (tmp_path / "plain").write_bytes(b"")
     assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE(
         (tmp_path / "plain").stat().st_mode
@@ -42,14 +42,14 @@ def test_where_the_system_refuses_the_older_file_is_whole(
     call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    durable.write(path, b"older")
+    durable.write_file(path, b"older")
 
     def refuse(*args: Any, **options: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path if call == "open" else os, call, refuse)
     with pytest.raises(InputError) as refused:
-        durable.write(path, b"newer")
+        durable.write_file(path, b"newer")
     monkeypatch.undo()
     assert str(refused.value).startswith(f"cannot write {path} (5 bytes): {os.strerror(number)}")
     assert ("bytes are free there" in str(refused.value)) == (number != errno.EIO)
@@ -65,10 +65,10 @@ def test_a_place_where_nothing_can_be_written_is_seen_before(place: str, number:
     (tmp_path / "file").write_bytes(b"")
     before = files_in(tmp_path)
     with pytest.raises(InputError) as refused:
-        durable.check_place(tmp_path / place)
+        durable.check_writable(tmp_path / place)
     assert str(refused.value) == f"cannot write {tmp_path / place}: {os.strerror(number)}"
     for good in ("file", "folder/new", "folder/deep/new"):
-        durable.check_place(tmp_path / good)
+        durable.check_writable(tmp_path / good)
     assert files_in(tmp_path) == before
 
 
@@ -76,21 +76,21 @@ def test_a_place_where_nothing_can_be_written_is_seen_before(place: str, number:
 def test_a_folder_that_is_not_ours_is_seen_before(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match=os.strerror(errno.EACCES)):
-        durable.check_place(tmp_path / "file")
+        durable.check_writable(tmp_path / "file")
 
 
 def test_a_ctrl_c_while_writing_leaves_the_older_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    durable.write(path, b"older")
+    durable.write_file(path, b"older")
 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        durable.write(path, b"newer")
+        durable.write_file(path, b"newer")
     assert files_in(tmp_path) == {"file": b"older"}
 
 
@@ -117,7 +117,7 @@ except durable.InputError as error:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"^cannot write .*file/below/name \(1 bytes\): .*directory"):
-        durable.write(tmp_path / "file" / "below" / "name", b"x")
+        durable.write_file(tmp_path / "file" / "below" / "name", b"x")
 
 
 class Calls:
@@ -145,24 +145,24 @@ def test_the_order_that_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest
     base = tmp_path / "base"
     base.mkdir()
     calls = Calls(monkeypatch)
-    durable.write(base / "new" / "file", b"content")
+    durable.write_file(base / "new" / "file", b"content")
     # The temporary's name begins with a point, so what stands before the first one is nothing.
     assert calls.made == ["fsync base", "fsync ", "replace file", "fsync new"]
     calls.made.clear()
-    durable.append(base / "lines", b"one\n")
-    durable.append(base / "lines", b"two\n")
+    durable.append_file(base / "lines", b"one\n")
+    durable.append_file(base / "lines", b"two\n")
     assert calls.made == ["fsync lines", "fsync base", "fsync lines"]
     assert (base / "lines").read_bytes() == b"one\ntwo\n"
 
 
 def test_appending_where_it_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^cannot write .*: No such file or directory$"):
-        durable.append(tmp_path / "missing" / "file", b"x")
+        durable.append_file(tmp_path / "missing" / "file", b"x")
 
 
 def test_only_what_a_killed_write_left_is_cleared_away(tmp_path: Path) -> None:
     kept = [".lock", ".hidden.txt", "file.0123abcd", ".file.0123abc", ".file.0123ABCD"]
     for name in [*kept, ".file.0123abcd", ".a.json.00000000"]:
         (tmp_path / name).write_bytes(b"")
-    durable.clean(tmp_path)
+    durable.remove_temporary_files(tmp_path)
     assert sorted(files_in(tmp_path)) == sorted(kept)

@@ -17,19 +17,19 @@ import torch
 from PIL import Image
 
 from kilolayer.__main__ import main
-from kilolayer.commands import evaluation_page
-from kilolayer.commands.measurement import Measurement
-from kilolayer.commands.sample import Sample, lies_within
-from kilolayer.data import Data, Images, Statistics
+from kilolayer.data import Data, Images, InputStatistics
+from kilolayer.data.evaluation_sample import EvaluationSample, lies_within
 from kilolayer.errors import InputError
 from kilolayer.networks import build
-from kilolayer.report.page import render
+from kilolayer.report import evaluation_page
+from kilolayer.report.page import render_page
 from kilolayer.runs import write_weights
+from kilolayer.runs.evaluation_result import EvaluationResult
 from kilolayer.training import Evaluation
 from tiny_runs import network
 
 CLASSES = ("dark", "mid", "light")
-STATISTICS = Statistics(torch.full((3, 1, 1), 100.0), torch.full((3, 1, 1), 50.0))
+STATISTICS = InputStatistics(torch.full((3, 1, 1), 100.0), torch.full((3, 1, 1), 50.0))
 
 
 def saved(path: Path, channels: int = 3, classes: tuple[str, ...] = CLASSES) -> Path:
@@ -41,7 +41,7 @@ def saved(path: Path, channels: int = 3, classes: tuple[str, ...] = CLASSES) -> 
         noise = torch.rand(400, channels, 8, 8) * torch.randint(64, 257, (400, 1, 1, 1))
         model.get_parameter("classifier.weight").mul_(20)
         model.get_parameter("classifier.bias").sub_(model.eval()(noise.sub(100).div(50)).mean(0))
-    write_weights(path, description, model.state_dict(), classes, Statistics(*(
+    write_weights(path, description, model.state_dict(), classes, InputStatistics(*(
         one[:channels] for one in (STATISTICS.mean, STATISTICS.scale)
     )))  # fmt: skip
     return path
@@ -222,7 +222,7 @@ def test_what_holds_no_image(content: dict[str, bytes], refused: Refused, tmp_pa
 def test_an_image_size_that_the_mean_image_has_not(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     description = replace(network(), in_chans=3, num_classes=3)
-    mean = Statistics(torch.full((3, 8, 8), 100.0), torch.full((1, 1, 1), 50.0))
+    mean = InputStatistics(torch.full((3, 8, 8), 100.0), torch.full((1, 1, 1), 50.0))
     write_weights(path, description, build(description).state_dict(), CLASSES, mean)
     root = folder(tmp_path / "new", "dark")
     assert "mean image of 8 pixels a side" in refused(root, "--image-size", "16", network=path)
@@ -232,7 +232,7 @@ def test_an_image_size_that_the_mean_image_has_not(refused: Refused, tmp_path: P
 def test_a_network_of_two_channels(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     description = replace(network(), in_chans=2, num_classes=3)
-    statistics = Statistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    statistics = InputStatistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     write_weights(path, description, build(description).state_dict(), CLASSES, statistics)
     assert "of 2 channels, these have 3" in refused(folder(tmp_path / "new", "dark"), network=path)
 
@@ -384,7 +384,7 @@ def test_other_pictures_in_the_same_classes_are_new_data(
 # What is shown.
 
 
-def example(classes: tuple[str, ...], images: int = 60, where: str = "photo") -> Measurement:
+def example(classes: tuple[str, ...], images: int = 60, where: str = "photo") -> EvaluationResult:
     """Three of four answers right, the others for the next class."""
     count = len(classes)
     labels = torch.arange(images) % count
@@ -396,21 +396,21 @@ def example(classes: tuple[str, ...], images: int = 60, where: str = "photo") ->
         tuple(confusion.sum(1).tolist()), tuple(map(tuple, confusion.tolist())),
     )  # fmt: skip
     pixels = torch.arange(images * 3 * 64).remainder(251).to(torch.uint8).view(images, 3, 8, 8)
-    sample = Sample(where, "all", Images(pixels, labels), lambda i: f"{where} {i}", (where,))
-    return Measurement(sample, classes, evaluation, answers, torch.linspace(0.5, 0.99, images).double())
+    sample = EvaluationSample(where, "all", Images(pixels, labels), lambda i: f"{where} {i}", (where,))
+    return EvaluationResult(sample, classes, evaluation, answers, torch.linspace(0.5, 0.99, images).double())
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6, 25, 26, 1000])
 def test_top_5_only_of_more_than_five_classes(
     classes: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kilolayer.commands.evaluation_output import as_json, print_text
+    from kilolayer.report.evaluation_text import evaluation_json, print_evaluation
 
     measurement = example(tuple(f"class {i}" for i in range(classes)), 2000)
-    html = render(evaluation_page.page(measurement, "run"))
-    print_text(measurement)
+    html = render_page(evaluation_page.build_evaluation_page(measurement, "run"))
+    print_evaluation(measurement)
     assert ("top-5" in html) is ("top-5" in capsys.readouterr().out) is (classes > 5)
-    assert as_json(measurement)["top5_error"] == 1.25
+    assert evaluation_json(measurement)["top5_error"] == 1.25
     assert ("<small>" in html) is (classes <= 25)
     assert ("<svg" in html) is (classes > 25)
     assert len(html) < 3_000_000
@@ -418,7 +418,7 @@ def test_top_5_only_of_more_than_five_classes(
 
 def test_the_page_shows_the_most_confident_mistakes_first() -> None:
     measurement = example(("a", "b"))
-    page = evaluation_page.page(measurement, "run")
+    page = evaluation_page.build_evaluation_page(measurement, "run")
     gallery = next(item for section in page.sections for item in section.items if hasattr(item, "pictures"))
     assert [picture.lines[-1] for picture in gallery.pictures] == [f"photo {i}" for i in range(56, -1, -4)]
     with Image.open(io.BytesIO(gallery.pictures[0].png)) as image:
@@ -430,7 +430,7 @@ def test_the_page_shows_the_most_confident_mistakes_first() -> None:
 @pytest.mark.parametrize("side", [8, 160, 500])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_on_the_page_are_small(side: int, channels: int) -> None:
-    content = evaluation_page.png(torch.zeros(channels, side, side, dtype=torch.uint8))
+    content = evaluation_page.png_bytes(torch.zeros(channels, side, side, dtype=torch.uint8))
     with Image.open(io.BytesIO(content)) as image:
         assert image.size == (min(side, 160),) * 2
 
@@ -439,8 +439,8 @@ def test_nothing_wrong_is_a_page_too() -> None:
     measurement = example(("a", "b"))
     labels = measurement.sample.images.labels
     evaluation = replace(measurement.evaluation, error=0.0, confusion=((30, 0), (0, 30)))
-    right = Measurement(measurement.sample, ("a", "b"), evaluation, labels, measurement.probability)
-    html = render(evaluation_page.page(right, "run"))
+    right = EvaluationResult(measurement.sample, ("a", "b"), evaluation, labels, measurement.probability)
+    html = render_page(evaluation_page.build_evaluation_page(right, "run"))
     assert "0 of 60 images are taken for another class" in html
     assert "<img" not in html
 
@@ -470,9 +470,9 @@ def test_the_next_command_can_be_copied(
 
 
 def test_of_pictures_without_labels_predict_is_named(tmp_path: Path) -> None:
-    from kilolayer.commands.evaluate import Evaluate
-    from kilolayer.commands.evaluation_input import _new_images
+    from kilolayer.cli.evaluate import EvaluateOptions
+    from kilolayer.cli.evaluation_input import _new_images
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="for pictures without labels: kilolayer predict runs/mine "):
-        _new_images(Evaluate("runs/mine", data=str(tmp_path)), Data(str(tmp_path)), False)
+        _new_images(EvaluateOptions("runs/mine", data=str(tmp_path)), Data(str(tmp_path)), False)

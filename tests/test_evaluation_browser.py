@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browsing import SIZES, chromium, clipped, opened, wide
-from kilolayer.commands.evaluation_page import write_page
+from kilolayer.report.evaluation_page import write_evaluation_page
 from test_evaluate import example
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def test_the_page_fits(
 ) -> None:
     names = (*NAMES, *(f"class {i}" for i in range(classes)))[:classes]
     where = "'/home/somebody/pictures/holiday/<b>IMG_2031.jpeg'"
-    path = write_page(example(names, 3 * classes, where), "runs/mine", tmp_path / "page.html")
+    path = write_evaluation_page(example(names, 3 * classes, where), "runs/mine", tmp_path / "page.html")
     viewport = dict(zip(("width", "height"), size, strict=True))
     with opened(browser, path.as_uri(), viewport=viewport, color_scheme=scheme) as (page, seen):
         assert seen.faults == []

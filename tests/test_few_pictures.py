@@ -12,19 +12,19 @@ import torch
 from PIL import Image
 
 from kilolayer.__main__ import main
-from kilolayer.commands.few_pictures import FEW, advice, sources
+from kilolayer.cli.init_advice import FEW_IMAGES, advise_on_init, source_runs
 from kilolayer.data import Data, Images, Splits
 from kilolayer.networks import cifar, describe
-from kilolayer.training import Experiment, fitted, recipe
-from kilolayer.training.experiment import Init
+from kilolayer.training import Experiment, network_for_data, recipe_by_name
+from kilolayer.training.experiment import InitialWeights
 from kilolayer.values import to_json
 
-LARGE = fitted(describe("preact_resnet20_cifar"), classes=4, in_chans=3, image_size=8)
-SMALL = fitted(cifar(8), classes=4, in_chans=3, image_size=8)
+LARGE = network_for_data(describe("preact_resnet20_cifar"), classes=4, in_chans=3, image_size=8)
+SMALL = network_for_data(cifar(8), classes=4, in_chans=3, image_size=8)
 
 
 def experiment(**changes: Any) -> Experiment:
-    return replace(Experiment(LARGE, Data("photos"), recipe("short", 100)), **changes)
+    return replace(Experiment(LARGE, Data("photos"), recipe_by_name("short", 100)), **changes)
 
 
 def splits(a_class: int) -> Splits:
@@ -43,32 +43,36 @@ def finished(folder: Path, network: Any = LARGE, source: str = "others", age: in
 @pytest.mark.parametrize(
     ("given", "a_class", "warned"),
     [
-        (experiment(), FEW - 1, "pictures a class are few for"),
-        (experiment(), FEW, None),
-        (experiment(init=Init("w.pt", "0")), 5, None),
+        (experiment(), FEW_IMAGES - 1, "pictures a class are few for"),
+        (experiment(), FEW_IMAGES, None),
+        (experiment(init=InitialWeights("w.pt", "0")), 5, None),
         (experiment(network=SMALL), 5, None),
         (experiment(data=Data("cifar10")), 5, None),
         (
-            experiment(recipe=recipe("finetune", 100)),
+            experiment(recipe=recipe_by_name("finetune", 100)),
             500,
             "the recipe finetune is for weights that are given",
         ),
-        (experiment(recipe=recipe("finetune", 100).shortened(9)), 500, "the recipe finetune is for weights"),
-        (experiment(recipe=recipe("finetune", 100), init=Init("w.pt", "0")), 500, None),
+        (
+            experiment(recipe=recipe_by_name("finetune", 100).with_iterations(9)),
+            500,
+            "the recipe finetune is for weights",
+        ),
+        (experiment(recipe=recipe_by_name("finetune", 100), init=InitialWeights("w.pt", "0")), 500, None),
     ],
 )
 def test_who_is_warned(given: Experiment, a_class: int, warned: str | None, tmp_path: Path) -> None:
-    said = advice(given, splits(a_class), [tmp_path])
+    said = advise_on_init(given, splits(a_class), [tmp_path])
     assert (said is None) == (warned is None)
     assert said is None or (warned or "") in said
 
 
 def test_weights_that_are_there_are_named(tmp_path: Path) -> None:
     run = finished(tmp_path / "my runs" / "source")
-    said = advice(experiment(), splits(3), [tmp_path / "my runs"])
+    said = advise_on_init(experiment(), splits(3), [tmp_path / "my runs"])
     assert said is not None
     assert said.endswith(f"begin from a run's: --init '{run}' --recipe finetune")
-    nothing = advice(experiment(), splits(3), [tmp_path / "none", tmp_path])
+    nothing = advise_on_init(experiment(), splits(3), [tmp_path / "none", tmp_path])
     assert nothing is not None
     assert "train on a larger set of the same kind first" in nothing
 
@@ -83,7 +87,7 @@ def test_the_same_network_comes_first_then_the_newest(tmp_path: Path) -> None:
     (finished(tmp_path / "damaged") / "config.json").write_text("[" * 100_000)
     (finished(tmp_path / "other") / "config.json").write_text('{"network": 3, "data": []}')
     (tmp_path / "unfinished").mkdir()
-    assert list(sources(experiment(), [tmp_path, tmp_path])) == [same, new, old]
+    assert list(source_runs(experiment(), [tmp_path, tmp_path])) == [same, new, old]
 
 
 @pytest.mark.slow
@@ -109,7 +113,9 @@ def test_a_person_is_told_on_one_line(
 
 def test_the_suggested_folder_is_not_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "--init runs/source " in str(advice(experiment(), splits(3), []))
-    assert "--init runs/source-2 " in str(advice(experiment(), splits(3), [], Path("runs/source")))
+    assert "--init runs/source " in str(advise_on_init(experiment(), splits(3), []))
+    assert "--init runs/source-2 " in str(advise_on_init(experiment(), splits(3), [], Path("runs/source")))
     (tmp_path / "runs" / "source-2").mkdir(parents=True)
-    assert "--out runs/source-3" in str(advice(experiment(), splits(3), [], tmp_path / "runs" / "source"))
+    assert "--out runs/source-3" in str(
+        advise_on_init(experiment(), splits(3), [], tmp_path / "runs" / "source")
+    )

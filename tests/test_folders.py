@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kilolayer import folders
-from kilolayer.data import Data, load, remembered
+from kilolayer.data import Data, load
+from kilolayer.data.pictures import inspection_cache
 from kilolayer.errors import InputError
+from kilolayer.system import folders
 
-SET_HERE = ("HOME", "XDG_CACHE_HOME", *folders.LENT.values())
+SET_HERE = ("HOME", "XDG_CACHE_HOME", *folders.CACHE_VARIABLES.values())
 
 
 @pytest.fixture
@@ -48,19 +49,19 @@ NO_HOME: dict[str, dict[str, str]] = {
 def test_without_a_home_nothing_is_guessed(environment, around, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert (folders.home(), folders.cache()) == (None, None)
+    assert (folders.home_folder(), folders.cache_folder()) == (None, None)
     with pytest.raises(InputError, match=r"'~/runs': there is no home folder here .*give the whole path"):
-        folders.expand("~/runs")
+        folders.expand_home("~/runs")
     with pytest.raises(InputError, match="there is no home folder here; name the folder: --data-folder DIR"):
         load(Data("cifar10", download=True))
-    remembered.keep({b"key": "said"})
+    inspection_cache.store({b"key": "said"})
     assert not list((around / "work").iterdir())
 
 
 def test_the_line_in_passwd_serves_where_home_is_not_set(around, monkeypatch):
     entry = pwd.struct_passwd(("me", "x", 1, 1, "", str(around / "home"), ""))
     monkeypatch.setattr(pwd, "getpwuid", lambda user: entry)
-    assert folders.home() == around / "home"
+    assert folders.home_folder() == around / "home"
 
 
 CACHES: dict[str, tuple[dict[str, str], str]] = {
@@ -77,8 +78,8 @@ CACHES: dict[str, tuple[dict[str, str], str]] = {
 def test_where_the_cache_lies(environment, root, around, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value.format(around))
-    assert folders.writable_cache() == folders.cache() == around / root / "kilolayer"
-    assert next(folders.writable("native")) == around / root / "kilolayer/native"
+    assert folders.writable_cache_folder() == folders.cache_folder() == around / root / "kilolayer"
+    assert next(folders.writable_folders("native")) == around / root / "kilolayer/native"
     assert not list((around / "work").iterdir())
 
 
@@ -86,7 +87,7 @@ def test_a_cache_that_takes_nothing_leads_to_a_folder_of_this_user_s_alone(aroun
     monkeypatch.setenv("XDG_CACHE_HOME", str(around / "cache"))
     (around / "cache/kilolayer").write_text("a file")
     for _ in range(2):
-        (path,) = folders.writable("native")
+        (path,) = folders.writable_folders("native")
         assert path == around / f"tmp/kilolayer-{os.getuid()}/native"
         assert path.parent.stat().st_mode & 0o777 == 0o700
     assert [one.getMessage() for one in caplog.records] == [
@@ -108,39 +109,39 @@ def planted(kind: str, path: Path, elsewhere: Path) -> None:
 def test_a_temporary_folder_that_somebody_planted_is_not_used(kind, around):
     planted(kind, around / f"tmp/kilolayer-{os.getuid()}", around / "home")
     with pytest.raises(PermissionError, match="not a folder of this user's alone"):
-        folders.temporary()
-    assert not list(folders.writable("native"))
+        folders.private_temporary_folder()
+    assert not list(folders.writable_folders("native"))
     assert not list((around / "home").iterdir())
 
 
 def test_without_a_folder_for_temporary_files_there_is_none(around, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(around / "gone"))
-    assert not list(folders.writable("native"))
-    folders.lend("triton")
+    assert not list(folders.writable_folders("native"))
+    folders.redirect_cache("triton")
     assert "TRITON_CACHE_DIR" not in os.environ
 
 
-@pytest.mark.parametrize("package", folders.LENT)
+@pytest.mark.parametrize("package", folders.CACHE_VARIABLES)
 def test_other_packages_keep_their_caches_at_home_where_there_is_one(package, around, monkeypatch):
-    variable = folders.LENT[package]
+    variable = folders.CACHE_VARIABLES[package]
     monkeypatch.setenv("HOME", str(around / "home"))
-    folders.lend(package)
+    folders.redirect_cache(package)
     assert variable not in os.environ
     monkeypatch.setenv("HOME", "/proc/nonexistent")
     monkeypatch.setenv(variable, "as asked")
-    folders.lend(package)
+    folders.redirect_cache(package)
     assert os.environ[variable] == "as asked"
     monkeypatch.delenv(variable)
-    folders.lend(package)
+    folders.redirect_cache(package)
     assert os.environ[variable] == str(around / f"tmp/kilolayer-{os.getuid()}/{package}")
 
 
 def test_a_tilde_that_the_shell_left_is_the_home_folder(around, monkeypatch):
     monkeypatch.setenv("HOME", str(around / "home"))
-    assert folders.expand("~/runs/a") == f"{around}/home/runs/a"
-    assert folders.expand("~") == f"{around}/home"
+    assert folders.expand_home("~/runs/a") == f"{around}/home/runs/a"
+    assert folders.expand_home("~") == f"{around}/home"
     for path in ("runs", "/runs", "a/~", "~nobody-of-this-name", ""):
-        assert folders.expand(path) == path
+        assert folders.expand_home(path) == path
 
 
 def test_data_in_the_cache_of_an_earlier_release_are_still_there(around, monkeypatch):

@@ -17,8 +17,15 @@ import pytest
 import torch
 
 from kilolayer.data import Data, load
-from kilolayer.runs import Run, record
-from kilolayer.training import Experiment, Place, Training, fitted, recipe, with_data
+from kilolayer.runs import Run, train_run
+from kilolayer.training import (
+    DistributedContext,
+    Experiment,
+    Trainer,
+    network_for_data,
+    recipe_by_name,
+    recipe_for_data,
+)
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 BYTES_KEPT_FREE = 53 * 2**20
@@ -176,14 +183,14 @@ def trained(folder: Path, iterations: int) -> None:
     splits = load(data)
     from kilolayer.networks import describe
 
-    network = fitted(
+    network = network_for_data(
         describe("preact_resnet8_cifar"), classes=splits.num_classes, in_chans=splits.in_chans,
         image_size=splits.image_size,
     )  # fmt: skip
-    experiment = Experiment(network, data, with_data(recipe("smoke", 64), data))
-    with Run.claim(folder, experiment) as run:
-        training = Training(experiment, splits, Place(torch.device("cpu")))
-        for _ in record(run, training, stop=lambda: training.iteration >= iterations):
+    experiment = Experiment(network, data, recipe_for_data(recipe_by_name("smoke", 64), data))
+    with Run.open_or_create(folder, experiment) as run:
+        training = Trainer(experiment, splits, DistributedContext(torch.device("cpu")))
+        for _ in train_run(run, training, stop=lambda: training.iteration >= iterations):
             pass
 
 

@@ -22,7 +22,7 @@ from kernel_cases import CASES
 from kilolayer import kernels
 from kilolayer.errors import InputError
 from kilolayer.kernels import reference
-from kilolayer.kernels.chain import Chain, chain_of
+from kilolayer.kernels.conv_chain import ConvChain, same_shape_chain
 from kilolayer.networks import Network, Stage, Stem, build
 from kilolayer.training import choose_kernels
 from kilolayer.units import (
@@ -37,13 +37,13 @@ from kilolayer.units import (
     build_unit,
     layout,
 )
-from kilolayer.units.batch_norm import running_statistics_kept
+from kilolayer.units.batch_norm_module import preserve_running_statistics
 
 # Triton 3.6 cannot be interpreted with NumPy 2.4; on a GPU it need not be.
 pytest.importorskip("triton", minversion=None if torch.cuda.is_available() else "3.7")
-from kilolayer.kernels.gpu import check, launch
-from kilolayer.kernels.gpu import unit as gpu_unit
-from kilolayer.kernels.gpu.activation import activation
+from kilolayer.kernels.gpu import launch, self_check
+from kilolayer.kernels.gpu import triton_unit as gpu_unit
+from kilolayer.kernels.gpu.triton_bn_relu import triton_bn_relu
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ARRANGEMENTS = {"pre-activated": FULL_PREACT, "original": ORIGINAL}
@@ -80,7 +80,7 @@ def totals(partials: Tensor) -> Tensor:
 
 
 def settled(t: Tensor, norm: BatchNorm) -> Tensor:
-    return launch.settle(norm, norm.weight, norm.bias, launch.measure(t), t.numel() // t.shape[1])
+    return launch.bn_finalize(norm, norm.weight, norm.bias, launch.channel_sums(t), t.numel() // t.shape[1])
 
 
 def norm_of(channels: int) -> BatchNorm:
@@ -98,9 +98,11 @@ EXACT, ROUNDED = 1e-5, 4e-3  # fp32 sums; numbers that were written in bf16
 def test_statistics_and_running_averages(shape: tuple[int, ...]) -> None:
     t, norm = drawn(*shape), norm_of(shape[1])
     wide = t.double()
-    close(totals(launch.measure(t)), torch.stack([wide.sum(_ALL), wide.square().sum(_ALL)]), within=EXACT)
+    close(
+        totals(launch.channel_sums(t)), torch.stack([wide.sum(_ALL), wide.square().sum(_ALL)]), within=EXACT
+    )
     plain = copy.deepcopy(norm).double()
-    with running_statistics_kept(norm):
+    with preserve_running_statistics(norm):
         before = [buffer.clone() for buffer in norm.buffers()]
         settled(t, norm)
         assert all(torch.equal(one, other) for one, other in zip(before, norm.buffers(), strict=True))
@@ -122,24 +124,24 @@ def test_passes_over_memory(shape: tuple[int, ...]) -> None:
     measured = settled(t, norm)
     mean, _, scale, shift = (row[:, None, None].double() for row in measured)
     z, x = scale * t.double() + shift, other.double()
-    close(launch.activate(t, measured), z.relu(), within=ROUNDED)
-    close(launch.activate(t, measured, other), (x + z).relu(), within=ROUNDED)
+    close(launch.bn_relu(t, measured), z.relu(), within=ROUNDED)
+    close(launch.bn_relu(t, measured, other), (x + z).relu(), within=ROUNDED)
     for gate, opened in ((None, z > 0), (t, t.double() > 0)):
-        g, partials = launch.mask(other, t, measured, gate)
+        g, partials = launch.relu_backward(other, t, measured, gate)
         exact = x * opened
         assert torch.equal(g.double(), exact)
         sums = torch.stack([exact.sum(_ALL), (exact * (t.double() - mean)).sum(_ALL)])
         close(totals(partials), sums, within=1e-4)
-        _, unstored = launch.mask(other, t, measured, gate, stored=False)
+        _, unstored = launch.relu_backward(other, t, measured, gate, stored=False)
         assert torch.equal(partials, unstored)
     numbers = torch.randn(3, shape[1], generator=torch.Generator().manual_seed(2)).to(DEVICE)
     alpha, beta, gamma = (row[:, None, None].double() for row in numbers)
     spread = alpha * x + beta * t.double() + gamma
-    close(launch.spread(other, t, numbers), spread, within=ROUNDED)
-    close(launch.spread(other, t, numbers, residual=t), spread + t.double(), within=ROUNDED)
+    close(launch.bn_backward(other, t, numbers), spread, within=ROUNDED)
+    close(launch.bn_backward(other, t, numbers, residual=t), spread + t.double(), within=ROUNDED)
     masked = alpha * x * (z > 0) + beta * t.double() + gamma
-    close(launch.spread(other, t, numbers, measured=measured), masked, within=ROUNDED)
-    total, partials = launch.add(t, other)
+    close(launch.bn_backward(other, t, numbers, measured=measured), masked, within=ROUNDED)
+    total, partials = launch.add_with_sums(t, other)
     assert torch.equal(total, t + other)
     stored = total.double()
     close(totals(partials), torch.stack([stored.sum(_ALL), stored.square().sum(_ALL)]), within=EXACT)
@@ -154,45 +156,45 @@ def test_convolutions(shape: tuple[int, ...], outputs: int, side: int) -> None:
     weight = torch.randn(outputs, shape[1], side, side, generator=torch.Generator().manual_seed(3)).to(DEVICE)
     weight = weight.to(memory_format=torch.channels_last)
     near = weight.bfloat16().double()
-    a = launch.activate(t, measured).double()
+    a = launch.bn_relu(t, measured).double()
     out = conv2d(a, near, padding=side // 2)
     residual = drawn(shape[0], outputs, *shape[2:], seed=4)
-    for read, wanted in ((launch.activated(t, measured), out), (launch.as_it_is(a.bfloat16()), out)):
-        found, partials = launch.convolve(read, weight)
+    for read, wanted in ((launch.bn_relu_load(t, measured), out), (launch.identity_load(a.bfloat16()), out)):
+        found, partials = launch.conv_forward(read, weight)
         close(found, wanted, within=ROUNDED)
         stored = found.double()
         close(totals(partials), torch.stack([stored.sum(_ALL), stored.square().sum(_ALL)]), within=1e-4)
-        close(launch.convolve(read, weight, residual)[0], wanted + residual.double(), within=ROUNDED)
+        close(launch.conv_forward(read, weight, residual)[0], wanted + residual.double(), within=ROUNDED)
 
     g, u = drawn(*out.shape, seed=5), drawn(*out.shape, seed=6)
     numbers = torch.randn(3, outputs, generator=torch.Generator().manual_seed(7)).to(DEVICE)
-    written = launch.spread(g, u, numbers)
-    for read, dt in ((launch.as_it_is(g), g), (launch.gradient_of(g, u, numbers), written)):
+    written = launch.bn_backward(g, u, numbers)
+    for read, dt in ((launch.identity_load(g), g), (launch.bn_gradient_load(g, u, numbers), written)):
         exact = conv2d_input(t.shape, near, dt.double(), padding=side // 2)
-        close(launch.convolve_back(read, weight)[0], exact, within=ROUNDED)
-        both = launch.convolve_back(read, weight, residual=t)[0]
+        close(launch.conv_dgrad(read, weight)[0], exact, within=ROUNDED)
+        both = launch.conv_dgrad(read, weight, residual=t)[0]
         close(both, exact + t.double(), within=ROUNDED)
         opened = measured[2][:, None, None] * t.float() + measured[3][:, None, None] > 0
-        found, partials = launch.convolve_back(read, weight, t, measured)
+        found, partials = launch.conv_dgrad(read, weight, t, measured)
         close(found, exact * opened, within=ROUNDED)
         stored = found.double()
         mean = measured[0][:, None, None].double()
         sums = torch.stack([stored.sum(_ALL), (stored * (t.double() - mean)).sum(_ALL)])
         close(totals(partials), sums, within=1e-4)
-        dweight = launch.weigh(read, launch.activated(t, measured), weight)
+        dweight = launch.conv_wgrad(read, launch.bn_relu_load(t, measured), weight)
         assert dweight.stride() == weight.stride()
         close(dweight, conv2d_weight(a, weight.shape, dt.double(), padding=side // 2), within=EXACT)
 
 
 @pytest.fixture(params=["triton", "cudnn"])
 def three_by_three(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(gpu_unit, "THREE_BY_THREE", request.param)
+    monkeypatch.setattr(gpu_unit, "CONV3X3_BACKEND", request.param)
     return str(request.param)
 
 
 def as_exact_as_autocast(module: ResidualUnit, *shape: int) -> None:
-    found = check.errors(module, shape)
-    assert not check.too_large(*found), found
+    found = self_check.relative_errors(module, shape)
+    assert not self_check.exceeds_tolerance(*found), found
 
 
 @pytest.mark.usefixtures("three_by_three")
@@ -223,15 +225,15 @@ def test_the_unit_takes_the_steps_of_the_reference(arrangement: object) -> None:
     x, dy = drawn(3, 64, 5, 4).requires_grad_(), drawn(3, 64, 5, 4, seed=1)
     exact = copy.deepcopy(module).double()
     with torch.no_grad():
-        kept = reference.forward(chain(exact), x.double())
-        dx, gradients = reference.backward(chain(exact), kept, dy.double())
+        kept = reference.reference_forward(chain(exact), x.double())
+        dx, gradients = reference.reference_backward(chain(exact), kept, dy.double())
     wanted = [kept.y, dx, *(gradients[parameter] for parameter in exact.parameters())]
     found = []
     for forward in (lambda: plain(module, x), lambda: fused(module, x)):
         y = forward()
         each = [y, *torch.autograd.grad(y, [x, *module.parameters()], dy)]
-        found.append([check.error(*pair) for pair in zip(each, wanted, strict=True)])
-    assert not check.too_large(*found), found
+        found.append([self_check.relative_error(*pair) for pair in zip(each, wanted, strict=True)])
+    assert not self_check.exceeds_tolerance(*found), found
 
 
 def plain(module: nn.Module, x: Tensor) -> Tensor:
@@ -239,15 +241,15 @@ def plain(module: nn.Module, x: Tensor) -> Tensor:
         return module(x)
 
 
-def chain(module: nn.Module) -> Chain:
-    found = chain_of(module)
-    assert isinstance(found, Chain), found
+def chain(module: nn.Module) -> ConvChain:
+    found = same_shape_chain(module)
+    assert isinstance(found, ConvChain), found
     return found
 
 
 def fused(module: nn.Module, x: Tensor) -> Tensor:
     with torch.autocast(DEVICE.type, torch.bfloat16, cache_enabled=False):
-        return gpu_unit.unit(chain(module), x, chain(module).parameters())
+        return gpu_unit.run_triton_unit(chain(module), x, chain(module).parameters())
 
 
 def test_the_same_bits_from_call_to_call() -> None:
@@ -276,7 +278,7 @@ def test_the_next_unit_takes_the_sums_that_come_with_its_input() -> None:
 def test_an_activation_alone(shape: tuple[int, ...]) -> None:
     norm, x, dy = norm_of(shape[1]), drawn(*shape).requires_grad_(), drawn(*shape, seed=1)
     exact, wide = copy.deepcopy(norm).double(), x.detach().double().requires_grad_()
-    y = activation(norm, x)
+    y = triton_bn_relu(norm, x)
     wanted = exact(wide).relu()
     close(y, wanted, within=ROUNDED)
     found = torch.autograd.grad(y, [x, norm.weight, norm.bias], dy)
@@ -309,7 +311,7 @@ def test_a_network_on_the_fast_path_of_a_gpu() -> None:
     whole, saving, plain = fresh(), fresh(), fresh()
     for model in (whole, saving):
         found = kernels.fuse(model, "triton")
-        assert found.fused == 3
+        assert found.fused_units == 3
     assert str(found) == (
         "stem: BN and ReLU in Triton kernels; stage1.0 … stage1.1: whole unit in Triton kernels; "
         "stage2.0: BN and ReLU in Triton kernels, its shortcut is no identity; "
@@ -329,28 +331,28 @@ def test_the_check_at_the_start_finds_a_kernel_that_errs(monkeypatch: pytest.Mon
     model = fresh()
     kernels.fuse(model, "triton")
     before = copy.deepcopy(model.state_dict())
-    assert check.check(model) == ["stage1.0", "stage1.1", "stage2.1"]
+    assert self_check.check_units(model) == ["stage1.0", "stage1.1", "stage2.1"]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    whole = launch.spread
-    monkeypatch.setattr(launch, "spread", lambda *args, **options: 1.2 * whole(*args, **options))
+    whole = launch.bn_backward
+    monkeypatch.setattr(launch, "bn_backward", lambda *args, **options: 1.2 * whole(*args, **options))
     with pytest.raises(InputError, match=r"Triton kernels err in stage1\.\d more than .*use --kernels plain"):
-        check.check(model)
+        self_check.check_units(model)
 
 
 def test_where_there_is_no_gpu_the_choice_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     cpu = torch.device("cpu")
-    assert kernels.refusal(cpu, "triton") == "Triton's kernels are for a GPU"
+    assert kernels.unavailable_reason(cpu, "triton") == "Triton's kernels are for a GPU"
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     why = "the GPU does not multiply bf16: compute capability 7.5, needed 8.0"
-    assert kernels.refusal(gpu) == why
+    assert kernels.unavailable_reason(gpu) == why
     with pytest.raises(InputError, match=f"no fused kernels here: {why}; use --kernels plain"):
         choose_kernels("fused", gpu, "bf16", channels_last=True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    assert kernels.refusal(gpu) is None
+    assert kernels.unavailable_reason(gpu) is None
     assert choose_kernels("fused", gpu, "bf16", channels_last=True) == "fused"
     # Until it has been measured there.
     assert choose_kernels("auto", gpu, "bf16", channels_last=True) == "plain"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kilolayer.analysis.gradient import unit_gradients
+from kilolayer.measure.gradient import unit_gradient_norms
 from kilolayer.networks import Network, ResidualNetwork, Stage, Stem, build
 from kilolayer.units import BASIC, BatchNorm, ResidualUnit, Scaled, Unit
 from tiny_runs import PREACT, network
@@ -41,7 +41,7 @@ def without_branches(model: ResidualNetwork) -> ResidualNetwork:
 
 def test_past_units_that_add_nothing_the_gradient_is_the_same() -> None:
     """Eq. 5 with ∂ΣF = 0: ∂E/∂x_l = ∂E/∂x_L for every l."""
-    norms = unit_gradients(without_branches(chain(PREACT)), *batch())
+    norms = unit_gradient_norms(without_branches(chain(PREACT)), *batch())
     assert len(norms) == 6
     assert norms[0] > 0
     assert norms == pytest.approx([norms[-1]] * 6, rel=1e-12)
@@ -50,14 +50,14 @@ def test_past_units_that_add_nothing_the_gradient_is_the_same() -> None:
 @pytest.mark.parametrize("factor", [0.5, 0.9, 1.1])
 def test_a_scaled_shortcut_scales_the_gradient_at_every_unit(factor: float) -> None:
     """Eq. 8: the shortcut's term is Π λ_i."""
-    norms = unit_gradients(without_branches(chain(replace(PREACT, h=Scaled(factor)))), *batch())
+    norms = unit_gradient_norms(without_branches(chain(replace(PREACT, h=Scaled(factor)))), *batch())
     assert [before / after for before, after in pairwise(norms)] == pytest.approx([factor] * 5, rel=1e-12)
 
 
 @pytest.mark.parametrize("unit", [BASIC, PREACT])
 def test_norms_agree_with_finite_differences(unit: Unit) -> None:
     model, (x, labels) = chain(unit, units=2), batch()
-    norms = unit_gradients(model, x, labels)
+    norms = unit_gradient_norms(model, x, labels)
     units = [module for module in model.modules() if isinstance(module, ResidualUnit)]
     for norm, one in zip(norms, units, strict=True):
         assert differences(model, one, x, labels) == pytest.approx(norm, rel=1e-5)
@@ -107,7 +107,7 @@ def test_the_network_is_left_as_it_was(training: bool) -> None:
     model, (x, labels) = chain(PREACT).train(training), batch()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     hooks = [len(module._forward_pre_hooks) for module in model.modules()]
-    unit_gradients(model, x, labels)
+    unit_gradient_norms(model, x, labels)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training is training for module in model.modules())
@@ -119,24 +119,24 @@ def test_the_network_is_left_as_it_was(training: bool) -> None:
 def test_it_measures_in_training_mode_even_where_gradients_are_off() -> None:
     model, (x, labels) = chain(PREACT).eval(), batch()
     with torch.no_grad():
-        norms = unit_gradients(model, x, labels)
-    assert norms == unit_gradients(model.train(), x, labels)
+        norms = unit_gradient_norms(model, x, labels)
+    assert norms == unit_gradient_norms(model.train(), x, labels)
 
 
 def test_recomputed_units_have_the_same_gradients() -> None:
     model, (x, labels) = chain(PREACT), batch()
-    plain = unit_gradients(model, x, labels)
+    plain = unit_gradient_norms(model, x, labels)
     model.set_grad_checkpointing()
-    assert unit_gradients(model, x, labels) == pytest.approx(plain, rel=1e-12)
+    assert unit_gradient_norms(model, x, labels) == pytest.approx(plain, rel=1e-12)
 
 
 def test_frozen_weights_have_gradients_at_their_units_too() -> None:
     model, (x, labels) = chain(PREACT), batch()
-    expected = unit_gradients(model, x, labels)
-    assert unit_gradients(model.requires_grad_(False), x, labels) == pytest.approx(expected, rel=1e-12)
+    expected = unit_gradient_norms(model, x, labels)
+    assert unit_gradient_norms(model.requires_grad_(False), x, labels) == pytest.approx(expected, rel=1e-12)
 
 
 def test_every_unit_counts_from_the_first_to_the_last() -> None:
     model = build(network(PREACT, units=3))
     x, labels = batch(10, 8)
-    assert len(unit_gradients(model, x.float(), labels)) == 6
+    assert len(unit_gradient_norms(model, x.float(), labels)) == 6

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from kilolayer.inference import fold
-from kilolayer.inference.layers import FoldedConv, FoldedNorm
-from kilolayer.kernels import patches, refusal
-from kilolayer.kernels.inference import NativeRun
-from kilolayer.kernels.patches import FoldedStem
+from kilolayer.kernels import im2col, unavailable_reason
+from kilolayer.kernels.folded_layers import FoldedConv, FoldedNorm
+from kilolayer.kernels.folding import fold
+from kilolayer.kernels.im2col import FoldedStemConv
+from kilolayer.kernels.native_run import NativeUnitRun
 from kilolayer.networks import Network, Stage, Stem, build, describe
 from kilolayer.units import (
     AGGREGATED,
@@ -43,8 +43,8 @@ UNITS = {
     "scaled": replace(BASIC, h=Scaled(0.5, 0.5)),
     "dropped out": replace(BASIC, h=Dropout(0.5)),
     "projections": replace(BASIC, h=Projection()),
-    "preactivated padding": replace(BASIC, arrangement=FULL_PREACT, resize=ZeroPad("preactivated")),
-    "paths": Unit(Aggregated(2, 32, form="split"), resize=Projection()),
+    "preactivated padding": replace(BASIC, arrangement=FULL_PREACT, downsample=ZeroPad("preactivated")),
+    "paths": Unit(Aggregated(2, 32, form="split"), downsample=Projection()),
     "grouped": replace(AGGREGATED, branch=Aggregated(2, 32)),
 }  # fmt: skip
 
@@ -216,11 +216,11 @@ WHOLE = {
         ("basic", BASIC, (32, 64), 7),
         ("bottleneck", BOTTLENECK, (16, 32), 12),
         ("one-layer", ONE_LAYER, (16, 32), 9),
-        ("projected", replace(BOTTLENECK, resize=Projection()), (16, 32), 8),
-        ("projected basic", replace(BASIC, resize=Projection()), (32, 48), 8),
+        ("projected", replace(BOTTLENECK, downsample=Projection()), (16, 32), 8),
+        ("projected basic", replace(BASIC, downsample=Projection()), (32, 48), 8),
         ("stride on the 3×3", replace(BOTTLENECK, branch=Bottleneck(stride_on="3x3")), (16, 32), 9),
-        ("padding of an activation", replace(BASIC, resize=ZeroPad("preactivated")), (16, 32), 10),
-        ("padded bottleneck", replace(BOTTLENECK, resize=ZeroPad("preactivated")), (16, 32), 8),
+        ("padding of an activation", replace(BASIC, downsample=ZeroPad("preactivated")), (16, 32), 10),
+        ("padded bottleneck", replace(BOTTLENECK, downsample=ZeroPad("preactivated")), (16, 32), 8),
     )
 }
 
@@ -260,14 +260,14 @@ def excess(name, scale=1.0, threads=1):
     return sum(ratios) / len(ratios)
 
 
-@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_runs_of_units_err_no_more_than_autocast_does(name, threads):
     assert excess(name, threads=threads) < 1.2
 
 
-@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 @pytest.mark.parametrize("name", ["pre-activated bottleneck, 12", "original basic, 8"])
 def test_whole_runs_take_any_magnitude(name, scale):
@@ -275,11 +275,11 @@ def test_whole_runs_take_any_magnitude(name, scale):
     assert excess(name, scale) < 1.2
 
 
-@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_stage_is_one_run_and_a_copy_of_it_gives_its_bits(name):
     folded = fold(settled(name, 0), torch.bfloat16)
-    assert [len(m.units) for m in folded.modules() if isinstance(m, NativeRun)] == [3, 3]
+    assert [len(m.units) for m in folded.modules() if isinstance(m, NativeUnitRun)] == [3, 3]
     x = torch.randn(5, 3, WHOLE[name][2], WHOLE[name][2]).bfloat16()
     with torch.no_grad():
         assert torch.equal(folded(x), copy.deepcopy(folded)(x))
@@ -301,7 +301,7 @@ def test_a_network_that_is_not_finite_gives_no_ordinary_numbers(kind, value, dty
         assert fold(model, dtype)(x.to(dtype or x.dtype)).isnan().all()
 
 
-@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_nan_goes_where_it_goes_in_plain_layers(name):
     model, side = settled(name, 0), WHOLE[name][2]
@@ -316,19 +316,19 @@ def test_a_nan_goes_where_it_goes_in_plain_layers(name):
             assert torch.equal(whole.isnan(), plain.isnan())
 
 
-@pytest.mark.skipif(refusal() is not None, reason=str(refusal()))
+@pytest.mark.skipif(unavailable_reason() is not None, reason=str(unavailable_reason()))
 @pytest.mark.parametrize("arrangement", [ORIGINAL, FULL_PREACT], ids=["original", "pre-activated"])
 @pytest.mark.parametrize("kernel", [5, 7])
 def test_a_stem_of_many_pixels_is_the_kernels(kernel, arrangement, monkeypatch):
     """Its error is autocast's at most, where it is computed by them: not where they multiply bf16."""
-    monkeypatch.setattr(patches, "products", lambda: "fp32")
+    monkeypatch.setattr(im2col, "mul_dtype", lambda: "fp32")
     torch.manual_seed(0)
     unit = replace(BASIC, arrangement=arrangement)
     model = build(Network(Stem(16, kernel, 2, pool=True), (Stage(1, 16),), unit, image_size=21))
     for _ in range(30):
         model(torch.randn(16, 3, 21, 21))
     stem = fold(model.eval(), torch.bfloat16).stem
-    assert isinstance(stem[0], FoldedStem)
+    assert isinstance(stem[0], FoldedStemConv)
     x = torch.randn(9, 3, 21, 21).bfloat16()
     with torch.no_grad():
         exact = copy.deepcopy(model.stem).double()(x.double())
@@ -341,8 +341,8 @@ def test_a_stem_of_many_pixels_is_the_kernels(kernel, arrangement, monkeypatch):
 def test_what_the_kernels_do_not_compute_is_folded_layer_by_layer():
     """Another precision, channels that are no multiples of 16, gates."""
     model = build(describe("preact_resnet20_cifar"))
-    assert not any(isinstance(module, NativeRun) for module in fold(model).modules())
+    assert not any(isinstance(module, NativeUnitRun) for module in fold(model).modules())
     narrow = build(Network(Stem(4), (Stage(3, 4),), BASIC, image_size=8))
-    assert not any(isinstance(module, NativeRun) for module in fold(narrow, torch.bfloat16).modules())
+    assert not any(isinstance(module, NativeUnitRun) for module in fold(narrow, torch.bfloat16).modules())
     gated = build(Network(Stem(16), (Stage(3, 16),), Unit(h=ExclusiveGate(-1.0)), image_size=8))
-    assert not any(isinstance(module, NativeRun) for module in fold(gated, torch.bfloat16).modules())
+    assert not any(isinstance(module, NativeUnitRun) for module in fold(gated, torch.bfloat16).modules())

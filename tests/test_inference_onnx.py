@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional
 
 from kilolayer.errors import InputError
-from kilolayer.inference import onnx, openvino
 from kilolayer.networks import Network, Stage, Stem, build
 from kilolayer.units import (
     BASIC,
@@ -25,16 +24,17 @@ from kilolayer.units import (
     Zero,
     ZeroPad,
 )
+from kilolayer.weights import onnx, openvino
 
 UNITS = {
     "basic": BASIC,
-    "pre-activation bottleneck": replace(BOTTLENECK, arrangement=FULL_PREACT, resize=Projection()),
+    "pre-activation bottleneck": replace(BOTTLENECK, arrangement=FULL_PREACT, downsample=Projection()),
     "plain": replace(BASIC, h=Zero()),
     "gated": replace(BASIC, h=ExclusiveGate(-1.0, batch_norm=True)),
     "scaled": replace(BASIC, h=Scaled(0.5, 0.5)),
     "dropped out": replace(BASIC, h=Dropout(0.5)),
-    "preactivated padding": replace(BASIC, arrangement=FULL_PREACT, resize=ZeroPad("preactivated")),
-    "paths": Unit(Aggregated(2, 32, form="split"), resize=Projection()),
+    "preactivated padding": replace(BASIC, arrangement=FULL_PREACT, downsample=ZeroPad("preactivated")),
+    "paths": Unit(Aggregated(2, 32, form="split"), downsample=Projection()),
 }
 
 
@@ -72,11 +72,11 @@ def test_an_exported_network_is_the_network_at_any_batch_size(unit, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     model, path = lived(unit), tmp_path / "network.onnx"
-    assert onnx.export(model, torch.randn(2, 3, 8, 8), path) < 1e-4
+    assert onnx.export_onnx(model, torch.randn(2, 3, 8, 8), path) < 1e-4
     x = torch.randn(5, 3, 8, 8)
     with torch.no_grad():
         expected = model(x).numpy()
-    found = onnx.run_file(path, 1)(x)
+    found = onnx.onnx_file_session(path, 1)(x)
     numpy.testing.assert_allclose(found, expected, atol=1e-4 * numpy.abs(expected).max())
 
 
@@ -84,12 +84,12 @@ def test_the_network_that_is_exported_stays_as_it_was(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     model = lived(BASIC).double().train()
-    onnx.export(model, torch.randn(1, 3, 8, 8), tmp_path / "network.onnx")
+    onnx.export_onnx(model, torch.randn(1, 3, 8, 8), tmp_path / "network.onnx")
     assert model.training
     assert next(model.parameters()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("write", [onnx.export, onnx.quantize])
+@pytest.mark.parametrize("write", [onnx.export_onnx, onnx.quantize_onnx])
 def test_what_cannot_be_written_or_has_no_image_is_refused(write, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
@@ -108,7 +108,7 @@ def test_what_cannot_be_written_or_has_no_image_is_refused(write, tmp_path):
 
 def test_no_image_to_check_on_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"check is of shape \(0, 3, 8, 8\)"):
-        onnx.quantize(lived(BASIC), torch.ones(1, 3, 8, 8), tmp_path / "n.onnx", torch.ones(0, 3, 8, 8))
+        onnx.quantize_onnx(lived(BASIC), torch.ones(1, 3, 8, 8), tmp_path / "n.onnx", torch.ones(0, 3, 8, 8))
 
 
 def test_in_int8_a_trained_network_names_the_same_classes(tmp_path):
@@ -116,13 +116,13 @@ def test_in_int8_a_trained_network_names_the_same_classes(tmp_path):
     pytest.importorskip("onnx")
     model, x, labels = trained()
     path = tmp_path / "int8.onnx"
-    told = onnx.quantize(model, x[:128], path, x[128:])
+    told = onnx.quantize_onnx(model, x[:128], path, x[128:])
     assert told.images == 128
     assert 0 < told.logit_error < 0.1
     assert told.same_class >= 97
-    found = onnx.run_file(path, 1)(x[128:])
+    found = onnx.onnx_file_session(path, 1)(x[128:])
     with torch.no_grad():
-        assert told == onnx.agreement(found, onnx_fp32(model, x[128:], tmp_path))
+        assert told == onnx.logit_agreement(found, onnx_fp32(model, x[128:], tmp_path))
     assert (torch.from_numpy(found).argmax(1) == labels[128:]).float().mean() > 0.9
     import onnx as package
 
@@ -132,8 +132,8 @@ def test_in_int8_a_trained_network_names_the_same_classes(tmp_path):
 
 def onnx_fp32(model, x, folder):
     path = folder / "fp32.onnx"
-    onnx.export(model, x, path)
-    return onnx.run_file(path, 1)(x)
+    onnx.export_onnx(model, x, path)
+    return onnx.onnx_file_session(path, 1)(x)
 
 
 @pytest.mark.slow
@@ -141,20 +141,20 @@ def test_openvino_runs_both_files(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     model, x, _ = trained()
-    onnx.quantize(model, x, tmp_path / "int8.onnx")
+    onnx.quantize_onnx(model, x, tmp_path / "int8.onnx")
     with torch.no_grad():
         exact = model(x).numpy()
     whole = openvino.session(model, x, 1, "fp32")(x)
     numpy.testing.assert_allclose(whole, exact, atol=1e-3 * numpy.abs(exact).max())
-    told = onnx.agreement(openvino.run_file(tmp_path / "int8.onnx", x, 1)(x), exact)
+    told = onnx.logit_agreement(openvino.openvino_file_session(tmp_path / "int8.onnx", x, 1)(x), exact)
     assert told.logit_error < 0.15
     assert told.same_class >= 97
 
 
 def test_agreement_is_counted_over_images():
     exact = numpy.array([[3.0, 4.0], [0.0, 0.0]])
-    assert onnx.agreement(exact, exact) == onnx.Agreement(2, 0.0, 100.0)
-    told = onnx.agreement(numpy.array([[4.0, 3.0], [0.0, 0.0]]), exact)
+    assert onnx.logit_agreement(exact, exact) == onnx.LogitAgreement(2, 0.0, 100.0)
+    told = onnx.logit_agreement(numpy.array([[4.0, 3.0], [0.0, 0.0]]), exact)
     assert told.logit_error == pytest.approx(2**0.5 / 5)
     assert told.same_class == 50
 
@@ -164,5 +164,5 @@ def test_without_the_packages_one_line_says_what_to_install(monkeypatch, tmp_pat
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"pip install 'kilolayer\[export\]'"):
-        onnx.quantize(lived(BASIC), torch.zeros(1, 3, 8, 8), tmp_path / "n.onnx")
+        onnx.quantize_onnx(lived(BASIC), torch.zeros(1, 3, 8, 8), tmp_path / "n.onnx")
     assert not list(tmp_path.iterdir())

@@ -9,28 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from foreign_networks import original
-from kilolayer.analysis.chain import Chain
-from kilolayer.analysis.jacobian import jacobian
-from kilolayer.analysis.lanczos import quantile, singular_values
-from kilolayer.analysis.subject import Subject
-from kilolayer.analysis.tangents import Tangents
+from kilolayer.measure.analysis_input import AnalysisInput
+from kilolayer.measure.jacobian import measure_jacobian
+from kilolayer.measure.jacobian_products import JacobianProducts
+from kilolayer.measure.lanczos import lanczos_singular_values, weighted_quantile
+from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.units import ARRANGEMENTS, BASIC, FULL_PREACT, ResidualUnit, Scaled, Zero
 from subjects import foreign, row, subject, two_stages
 
 PREACT = replace(BASIC, arrangement=FULL_PREACT)
 
 
-def dense(one: Subject, place: int, images: int = 2) -> Tensor:
+def dense(one: AnalysisInput, place: int, images: int = 2) -> Tensor:
     """∂x_L/∂x_l, entry by entry, as autograd computes it through all units at once."""
     chain, x = one.chain(), one.x[:images]
-    signal = chain.enter(x)
+    signal = chain.first_input(x)
     for index in range(place):
-        signal = chain.run(x, index, signal)
+        signal = chain.run_unit(x, index, signal)
 
     def end(flat: Tensor) -> Tensor:
         out = flat.view(signal.shape)
         for index in range(place, len(chain)):
-            out = chain.run(x, index, out)
+            out = chain.run_unit(x, index, out)
         return out.flatten()
 
     found = torch.autograd.functional.jacobian(end, signal.detach().flatten())
@@ -41,20 +41,20 @@ def dense(one: Subject, place: int, images: int = 2) -> Tensor:
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_products_are_those_of_the_dense_jacobian(arrangement: object) -> None:
     one = subject(two_stages(replace(BASIC, arrangement=arrangement), side=4))
-    tangents = Tangents(one.chain(), one.x[:2])
+    tangents = JacobianProducts(one.chain(), one.x[:2])
     for place in (0, 1, 3):
         whole = dense(one, place)
         v = torch.randn(tangents.shapes[place], dtype=torch.float64)
         u = torch.randn_like(tangents.out)
-        torch.testing.assert_close(tangents.forward(place, [v])[0].flatten(), whole @ v.flatten())
-        torch.testing.assert_close(tangents.backward(place, [u])[0].flatten(), whole.T @ u.flatten())
+        torch.testing.assert_close(tangents.jvp(place, [v])[0].flatten(), whole @ v.flatten())
+        torch.testing.assert_close(tangents.vjp(place, [u])[0].flatten(), whole.T @ u.flatten())
 
 
 @pytest.mark.parametrize("unit", [BASIC, PREACT, replace(BASIC, h=Zero())])
 def test_singular_values_are_those_of_the_dense_jacobian(unit: object) -> None:
     """The largest to four digits after 30 steps of 64, and the Frobenius norm by random probes."""
     one = subject(two_stages(unit, side=4))
-    found = jacobian(one, images=2, steps=30, points=2, probes=200)
+    found = measure_jacobian(one, images=2, steps=30, points=2, probes=200)
     for spectrum in found.spectra:
         whole = dense(one, spectrum.place)
         expected = torch.linalg.svdvals(whole)
@@ -63,7 +63,7 @@ def test_singular_values_are_those_of_the_dense_jacobian(unit: object) -> None:
         assert found.growth[spectrum.place] == pytest.approx(growth, rel=0.1)
 
 
-def without_branches(one: Subject) -> Subject:
+def without_branches(one: AnalysisInput) -> AnalysisInput:
     for module in one.model.modules():
         if isinstance(module, ResidualUnit):
             nn.init.zeros_([part for part in module.F.modules() if isinstance(part, nn.Conv2d)][-1].weight)
@@ -71,7 +71,7 @@ def without_branches(one: Subject) -> Subject:
 
 
 def test_units_that_add_nothing_have_singular_values_of_one() -> None:
-    found = jacobian(without_branches(subject(row(PREACT, 5))))
+    found = measure_jacobian(without_branches(subject(row(PREACT, 5))))
     for spectrum in found.spectra:
         assert (*spectrum.leading[:1], *spectrum.quantiles) == pytest.approx([1.0] * 4, rel=1e-12)
     assert found.growth == pytest.approx([1.0] * 6, rel=1e-12)
@@ -80,7 +80,7 @@ def test_units_that_add_nothing_have_singular_values_of_one() -> None:
 @pytest.mark.parametrize(("factor", "units"), [(0.9, 100), (0.5, 20), (1.1, 30)])
 def test_scaled_shortcuts_multiply_them(factor: float, units: int) -> None:
     """P2, Eq. 8: λ^(L−l), 0.9^100 = 2.656e-5."""
-    found = jacobian(
+    found = measure_jacobian(
         without_branches(subject(row(replace(PREACT, h=Scaled(factor)), units))),
         points=2,
         steps=3,
@@ -96,7 +96,7 @@ def test_scaled_shortcuts_multiply_them(factor: float, units: int) -> None:
 def test_lanczos_finds_every_value_of_a_small_matrix() -> None:
     torch.manual_seed(0)
     matrix = torch.randn(9, 6, dtype=torch.float64)
-    values, weights = singular_values(
+    values, weights = lanczos_singular_values(
         lambda v: matrix @ v, lambda u: matrix.T @ u, torch.randn(6).double(), 20
     )
     assert values == pytest.approx(torch.linalg.svdvals(matrix).tolist(), rel=1e-10)
@@ -105,26 +105,26 @@ def test_lanczos_finds_every_value_of_a_small_matrix() -> None:
 
 def test_lanczos_stops_where_nothing_is_left() -> None:
     start = torch.ones(5, dtype=torch.float64)
-    values, _ = singular_values(lambda v: 3 * v, lambda u: 3 * u, start, 20)
+    values, _ = lanczos_singular_values(lambda v: 3 * v, lambda u: 3 * u, start, 20)
     assert values == pytest.approx([3])
-    assert singular_values(lambda v: 0 * v, lambda u: 0 * u, start, 20)[0] == (0,)
+    assert lanczos_singular_values(lambda v: 0 * v, lambda u: 0 * u, start, 20)[0] == (0,)
 
 
 def test_quantiles_weigh() -> None:
-    assert quantile([5.0, 1.0, 3.0], [0.2, 0.5, 0.3], 0.5) == 1
-    assert quantile([5.0, 1.0, 3.0], [0.2, 0.5, 0.3], 0.6) == 3
-    assert quantile([5.0, 1.0, 3.0], [0.2, 0.5, 0.3], 1.0) == 5
+    assert weighted_quantile([5.0, 1.0, 3.0], [0.2, 0.5, 0.3], 0.5) == 1
+    assert weighted_quantile([5.0, 1.0, 3.0], [0.2, 0.5, 0.3], 0.6) == 3
+    assert weighted_quantile([5.0, 1.0, 3.0], [0.2, 0.5, 0.3], 1.0) == 5
 
 
 def test_of_many_units_only_the_square_root_is_kept() -> None:
     one = subject(row(PREACT, 50))
-    assert len(Tangents(one.chain(), one.x)._kept) == 7
+    assert len(JacobianProducts(one.chain(), one.x)._checkpoints) == 7
 
 
 def test_it_works_on_other_peoples_modules_and_leaves_them_alone() -> None:
     one = foreign(original(), "layer?.*")
     before = {key: value.clone() for key, value in one.model.state_dict().items()}
-    found = jacobian(one, images=2, steps=30, points=1, probes=2)
+    found = measure_jacobian(one, images=2, steps=30, points=1, probes=2)
     assert found.predicted is None
     assert found.units == ("layer1.0", "layer1.1", "layer2.0", "layer2.1")
     expected = torch.linalg.svdvals(dense(one, 0))
@@ -136,9 +136,9 @@ def test_it_works_on_other_peoples_modules_and_leaves_them_alone() -> None:
 def test_a_trained_networks_bn_uses_its_running_statistics() -> None:
     """Then an image's features do not depend on the others': no entry of the Jacobian crosses images."""
     one = subject(two_stages(PREACT), trained=True)
-    found = jacobian(one, images=2, points=1)
+    found = measure_jacobian(one, images=2, points=1)
     assert (found.mode, found.predicted) == ("running", None)
-    tangents = Tangents(Chain(one.model, training=False), one.x[:2])
+    tangents = JacobianProducts(UnitChain(one.model, training=False), one.x[:2])
     u = torch.zeros_like(tangents.out)
     u[0] = 1
-    assert not tangents.backward(0, [u])[0][1].any()
+    assert not tangents.vjp(0, [u])[0][1].any()

@@ -21,9 +21,9 @@ from kernel_cases import (
     needs_kernels,
     running,
 )
-from kilolayer.kernels import fused, reference
-from kilolayer.kernels.chain import Chain, any_chain_of
-from kilolayer.kernels.unit import unit as whole_unit
+from kilolayer.kernels import fusion, reference
+from kilolayer.kernels.conv_chain import ConvChain, unit_chain
+from kilolayer.kernels.native_unit import run_native_unit as whole_unit
 from kilolayer.units import (
     BASIC,
     BOTTLENECK,
@@ -39,18 +39,18 @@ from kilolayer.units import (
     build_unit,
     layout,
 )
-from kilolayer.units.batch_norm import running_statistics_kept
+from kilolayer.units.batch_norm_module import preserve_running_statistics
 
 BRANCHES = {"basic": BASIC, "bottleneck": BOTTLENECK, "one layer": ONE_LAYER}
 
 
-def chain(module: nn.Module) -> Chain:
-    found = any_chain_of(module)
-    assert isinstance(found, Chain), found
+def chain(module: nn.Module) -> ConvChain:
+    found = unit_chain(module)
+    assert isinstance(found, ConvChain), found
     return found
 
 
-def native_unit(chain: Chain, x: torch.Tensor) -> torch.Tensor:
+def native_unit(chain: ConvChain, x: torch.Tensor) -> torch.Tensor:
     return whole_unit(chain, x, chain.parameters())
 
 
@@ -66,8 +66,8 @@ def test_the_reference_is_the_plain_unit(branch, arrangement, activated):
     y = module(x)
     expected = gradients(module, y, x, dy)
     with torch.no_grad():
-        kept = reference.forward(chain(module), x)
-        dx, found = reference.backward(chain(module), kept, dy)
+        kept = reference.reference_forward(chain(module), x)
+        dx, found = reference.reference_backward(chain(module), kept, dy)
     torch.testing.assert_close(kept.y, y, rtol=1e-10, atol=1e-10)
     for one, other in zip([dx, *(found[p] for p in module.parameters())], expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
@@ -78,13 +78,13 @@ TRANSITIONS = {
     "stride 3, to fewer": (BOTTLENECK, 96, 16, 3),
     "as behind the stem": (BOTTLENECK, 16, 16, 1),
     "stride on the 3×3": (replace(BOTTLENECK, branch=Bottleneck(stride_on="3x3")), 64, 16, 2),
-    "basic": (replace(BASIC, resize=Projection()), 16, 32, 2),
+    "basic": (replace(BASIC, downsample=Projection()), 16, 32, 2),
     "basic, padded": (BASIC, 16, 48, 2),
     "padded, no stride": (BASIC, 32, 64, 1),
-    "both read an activation, padded": (replace(BASIC, resize=ZeroPad("preactivated")), 16, 32, 2),
-    "padded, stride 3 on the first 1×1": (replace(BOTTLENECK, resize=ZeroPad("preactivated")), 32, 16, 3),
+    "both read an activation, padded": (replace(BASIC, downsample=ZeroPad("preactivated")), 16, 32, 2),
+    "padded, stride 3 on the first 1×1": (replace(BOTTLENECK, downsample=ZeroPad("preactivated")), 32, 16, 3),
     "padded, stride on the 3×3": (
-        replace(BOTTLENECK, resize=ZeroPad(), branch=Bottleneck(stride_on="3x3")),
+        replace(BOTTLENECK, downsample=ZeroPad(), branch=Bottleneck(stride_on="3x3")),
         32,
         16,
         2,
@@ -114,8 +114,8 @@ def test_the_reference_is_the_plain_transition(place, arrangement, activated):
     own = [parameter for name, parameter in module.named_parameters() if not name.startswith("p.")]
     expected = torch.autograd.grad(y, [x, *own], dy)
     with torch.no_grad():
-        kept = reference.forward(chain(module), x)
-        dx, found = reference.backward(chain(module), kept, dy)
+        kept = reference.reference_forward(chain(module), x)
+        dx, found = reference.reference_backward(chain(module), kept, dy)
     torch.testing.assert_close(kept.y, y, rtol=1e-10, atol=1e-10)
     for one, other in zip([dx, *(found[p] for p in own)], expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
@@ -178,7 +178,7 @@ def test_a_unit_that_changes_shape_is_as_exact_as_autocast(place, arrangement, a
     plain = transition(arrangement, place, activated=activated)
     double = copy.deepcopy(plain).double()
     whole = copy.deepcopy(plain)
-    fused.fuse_part(whole, "native", None)
+    fusion.fuse_part(whole, "native", None)
     autocast, kernel = [], []
     *_, stride = place
     draws = 2**14 // (4 * -(-20 // stride) * -(-18 // stride))
@@ -271,7 +271,7 @@ def test_running_statistics_follow_as_the_plain_unit_has_them(arrangement):
     for one, other in zip(running(module), running(plain), strict=True):
         torch.testing.assert_close(one.double(), other, rtol=5e-3, atol=5e-3)
     before = [buffer.clone() for buffer in module.buffers()]
-    with running_statistics_kept(module):
+    with preserve_running_statistics(module):
         native_unit(chain(module), x.bfloat16().to(memory_format=torch.channels_last))
     assert all(torch.equal(one, other) for one, other in zip(before, module.buffers(), strict=True))
 
@@ -312,7 +312,7 @@ def test_the_next_unit_takes_the_sums_that_come_with_its_input():
 @needs_kernels
 def test_a_batch_of_one_pixel_is_refused_as_pytorch_refuses_it():
     module = transition(ORIGINAL, (BOTTLENECK, 64, 32, 2), activated=False)
-    fused.fuse_part(module, "native", None)
+    fusion.fuse_part(module, "native", None)
     x = torch.randn(1, 64, 2, 2).bfloat16().to(memory_format=torch.channels_last)
     with (
         torch.autocast("cpu", torch.bfloat16),

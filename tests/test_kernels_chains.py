@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from kernel_cases import PREACT, made
-from kilolayer.kernels import chain as chains
-from kilolayer.kernels.chain import Chain, chain_of, transition_of
+from kilolayer.kernels import conv_chain as chains
+from kilolayer.kernels.conv_chain import ConvChain, same_shape_chain, transition_chain
 from kilolayer.units import (
     BASIC,
     BN_AFTER_ADDITION,
@@ -42,49 +42,53 @@ REFUSED = {
 def test_a_unit_that_is_no_chain_says_why(why):
     unit = REFUSED[why]
     module = build_unit(layout(unit, unit.branch.out_channels(64), 64))
-    assert chain_of(module) == why
+    assert same_shape_chain(module) == why
 
 
 NO_TRANSITIONS = {
     "its paths are gated": (Unit(h=ShortcutGate(-1.0)), 2),
     "its shortcut is no projection and not padded": (Unit(h=Scaled(0.5)), 2),
-    "the stride of its 3×3 convolution is not 2": (replace(BASIC, resize=Projection()), 3),
+    "the stride of its 3×3 convolution is not 2": (replace(BASIC, downsample=Projection()), 3),
     "its first BN counts pixels that no convolution reads": (
-        replace(BOTTLENECK, arrangement=FULL_PREACT, resize=ZeroPad("raw")),
+        replace(BOTTLENECK, arrangement=FULL_PREACT, downsample=ZeroPad("raw")),
         2,
     ),
     "of its arrangement": (replace(BASIC, arrangement=BN_AFTER_ADDITION), 2),
     "F is not BN-ReLU-convolution in turn": (replace(BASIC, arrangement=RELU_ONLY_PREACT), 2),
-    "its convolution is grouped": (Unit(Aggregated(2, 32), resize=Projection()), 1),
+    "its convolution is grouped": (Unit(Aggregated(2, 32), downsample=Projection()), 1),
 }
 
 
 @pytest.mark.parametrize("why", NO_TRANSITIONS)
 def test_a_change_of_shape_that_is_no_chain_says_why(why):
     unit, stride = NO_TRANSITIONS[why]
-    assert transition_of(build_unit(layout(unit, 32, 64, stride))) == why
+    assert transition_chain(build_unit(layout(unit, 32, 64, stride))) == why
 
 
 @pytest.mark.parametrize("arrangement", [BN_AFTER_ADDITION, RELU_BEFORE_ADDITION])
 def test_other_arrangements_are_refused(arrangement):
-    assert chain_of(made(Unit(arrangement=arrangement), 16)) == "of its arrangement"
+    assert same_shape_chain(made(Unit(arrangement=arrangement), 16)) == "of its arrangement"
 
 
 def test_odd_channels_are_refused():
-    assert chain_of(made(BASIC, 24)) == "its channels are no multiples of 16"
+    assert same_shape_chain(made(BASIC, 24)) == "its channels are no multiples of 16"
 
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_a_convolution_that_outgrows_the_cache_is_refused_where_pytorch_is_faster(bf16, monkeypatch):
     monkeypatch.setattr(chains, "multiplies_bf16_faster", lambda: bf16)
-    assert isinstance(chain_of(made(BASIC, 256)), Chain)
+    assert isinstance(same_shape_chain(made(BASIC, 256)), ConvChain)
     why = "PyTorch's 3×3 convolution is faster for more than 256 channels"
-    assert chain_of(made(BASIC, 512)) == why if bf16 else isinstance(chain_of(made(BASIC, 512)), Chain)
+    assert (
+        same_shape_chain(made(BASIC, 512)) == why
+        if bf16
+        else isinstance(same_shape_chain(made(BASIC, 512)), ConvChain)
+    )
 
 
 def test_a_stride_is_refused():
     strided = build_unit(layout(replace(PREACT, h=Scaled(1.0)), 16, 16, 2))
-    assert chain_of(strided) == "its shortcut is no identity"
+    assert same_shape_chain(strided) == "its shortcut is no identity"
 
 
 OTHERWISE = {
@@ -98,15 +102,19 @@ OTHERWISE = {
 def test_other_convolutions_in_a_unit_are_refused(conv):
     module = made(PREACT, 16)
     module.F.conv2 = conv
-    assert chain_of(module) == "its convolutions have another padding, stride or dilation than kernels know"
+    assert (
+        same_shape_chain(module)
+        == "its convolutions have another padding, stride or dilation than kernels know"
+    )
 
 
 def test_a_stride_of_two_numbers_is_refused():
-    module = build_unit(layout(replace(BASIC, resize=Projection()), 32, 64, 2))
-    assert isinstance(transition_of(module), Chain)
+    module = build_unit(layout(replace(BASIC, downsample=Projection()), 32, 64, 2))
+    assert isinstance(transition_chain(module), ConvChain)
     module.F.conv1.stride = (2, 1)
     assert (
-        transition_of(module) == "its convolutions have another padding, stride or dilation than kernels know"
+        transition_chain(module)
+        == "its convolutions have another padding, stride or dilation than kernels know"
     )
 
 
@@ -123,21 +131,21 @@ def test_layers_that_do_not_fit_together_are_refused(name):
     """What kernels would read or write beyond, PyTorch refuses when the layers run."""
     module = made(PREACT, 16)
     module.set_submodule(name, STRANGERS[name])
-    assert chain_of(module) == "a parameter is missing or does not fit the others"
+    assert same_shape_chain(module) == "a parameter is missing or does not fit the others"
 
 
 def test_a_convolution_whose_weights_are_computed_is_refused():
     module = made(PREACT, 16)
     weight_norm(module.F.conv1)
-    assert chain_of(module) == "a parameter is missing or does not fit the others"
+    assert same_shape_chain(module) == "a parameter is missing or does not fit the others"
 
 
 def test_a_shortcut_that_does_not_fit_is_refused():
-    module = build_unit(layout(replace(BASIC, resize=Projection()), 32, 64, 2))
+    module = build_unit(layout(replace(BASIC, downsample=Projection()), 32, 64, 2))
     module.h.conv1 = nn.Conv2d(32, 48, 1, stride=2, bias=False)
-    assert transition_of(module) == "a parameter is missing or does not fit the others"
+    assert transition_chain(module) == "a parameter is missing or does not fit the others"
 
 
 def test_dropout_is_refused():
     module = made(replace(PREACT, branch=Basic(dropout=0.5)), 16)
-    assert chain_of(module) == "F is not BN-ReLU-convolution in turn"
+    assert same_shape_chain(module) == "F is not BN-ReLU-convolution in turn"

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from kernel_cases import needs_kernels
-from kilolayer import folders, kernels
+from kilolayer import kernels
 from kilolayer.errors import InputError
-from kilolayer.kernels import arithmetic, compiled, library, processor
+from kilolayer.kernels import compute_dtype, cpu_features, native_build, native_library
 from kilolayer.networks import build, describe
+from kilolayer.system import folders
 from kilolayer.training import choose_kernels
-from kilolayer.training.explain import choices
+from kilolayer.training.decisions import explain_decisions
 from tiny_runs import tiny, training_of
 
 CPU = torch.device("cpu")
@@ -31,11 +32,11 @@ def forgetful():
     """Nothing known of the library from before, and nothing kept of what the test pretends."""
 
     def forget():
-        arithmetic._unit_library.cache_clear()
-        arithmetic.products.cache_clear()
-        processor.cpu_flags.cache_clear()
-        library.native.cache_clear()
-        compiled._warn.cache_clear()
+        compute_dtype._unit_library_path.cache_clear()
+        compute_dtype.mul_dtype.cache_clear()
+        cpu_features.cpu_flags.cache_clear()
+        native_library.load_native_library.cache_clear()
+        native_build._warn.cache_clear()
 
     forget()
     yield
@@ -46,12 +47,12 @@ def says(caplog: pytest.LogCaptureFixture, reason: str) -> None:
     """The network stays plain, --kernels auto is plain, fused is refused, and one line is logged."""
     caplog.set_level(logging.INFO, logger="kilolayer")
     found = kernels.fuse(build(describe("preact_resnet20_cifar")))
-    assert found.fused == 0
+    assert found.fused_units == 0
     assert re.search(reason, str(found))
     assert choose_kernels("auto", CPU, "bf16", channels_last=True) == "plain"
     with pytest.raises(InputError, match=f"(?s)no fused kernels here: .*{reason}.*--kernels plain"):
         choose_kernels("fused", CPU, "bf16", channels_last=True)
-    lines = [record for record in caplog.records if record.name == arithmetic.__name__]
+    lines = [record for record in caplog.records if record.name == compute_dtype.__name__]
     assert len([line for line in lines if "no native kernels" in line.getMessage()]) == 1
 
 
@@ -60,34 +61,34 @@ class TestMissing:
     def test_switched_off(self, monkeypatch, caplog):
         monkeypatch.setenv("KILOLAYER_NATIVE", "0")
         says(caplog, "KILOLAYER_NATIVE is 0")
-        why = choices(training_of(tiny()))["kernels"]
+        why = explain_decisions(training_of(tiny()))["kernels"]
         assert why == "plain layers, without kernels: KILOLAYER_NATIVE is 0"
 
     def test_what_switches_nothing_is_refused(self, monkeypatch):
         monkeypatch.setenv("KILOLAYER_NATIVE", "no")
         with pytest.raises(InputError, match="KILOLAYER_NATIVE is 'no' in the environment; allowed: 0, 1"):
-            kernels.refusal()
+            kernels.unavailable_reason()
 
     def test_instructions(self, monkeypatch, caplog):
-        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512f"}))
-        monkeypatch.setattr(arithmetic.sys, "platform", "linux")
-        monkeypatch.setattr(arithmetic.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset({"avx512f"}))
+        monkeypatch.setattr(compute_dtype.sys, "platform", "linux")
+        monkeypatch.setattr(compute_dtype.platform, "machine", lambda: "x86_64")
         says(caplog, "the processor has no .*avx512bw")
 
     def test_other_systems(self, monkeypatch, caplog):
-        monkeypatch.setattr(arithmetic.platform, "machine", lambda: "arm64")
+        monkeypatch.setattr(compute_dtype.platform, "machine", lambda: "arm64")
         says(caplog, "on arm64")
 
     def test_compiler(self, monkeypatch, caplog):
         self.able(monkeypatch)
-        monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+        monkeypatch.setattr(native_build.shutil, "which", lambda name: None)
         says(caplog, "no C.. compiler is here")
 
     def test_the_compiler_that_was_asked_for(self, monkeypatch, caplog):
         """Another one would not be what was asked for."""
         self.able(monkeypatch)
         monkeypatch.setenv("CXX", "ccache no-such-g++")
-        monkeypatch.setattr(compiled.shutil, "which", lambda name: None if name == "ccache" else name)
+        monkeypatch.setattr(native_build.shutil, "which", lambda name: None if name == "ccache" else name)
         says(caplog, "CXX is ccache no-such-g.., and there is no ccache here")
 
     def test_broken_compiler(self, monkeypatch, caplog, tmp_path):
@@ -123,8 +124,8 @@ class TestMissing:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             target.write_text("made")
 
-        monkeypatch.setattr(compiled, "_compile", compile_where_there_is_room)
-        library = compiled.built("probe")
+        monkeypatch.setattr(native_build, "_compile", compile_where_there_is_room)
+        library = native_build.compile_library("probe")
         assert library.is_relative_to(tmp_path / f"tmp/kilolayer-{os.getuid()}/native")
 
     def test_a_compiler_speaks_utf_8_whatever_the_locale(self, monkeypatch, tmp_path):
@@ -132,8 +133,8 @@ class TestMissing:
         compiler.write_bytes(b"#!/bin/sh\nprintf 'error: \\342\\200\\230x\\377' >&2\nexit 1\n")
         compiler.chmod(0o755)
         monkeypatch.setattr("locale.getencoding", lambda: "ascii", raising=False)
-        with pytest.raises(compiled.Missing, match="cannot compile them: error: ‘x�"):
-            compiled._run([str(compiler)])
+        with pytest.raises(native_build.NativeUnavailable, match="cannot compile them: error: ‘x�"):
+            native_build._run([str(compiler)])
 
     def test_compiler_with_an_open_quote(self, monkeypatch, caplog):
         self.able(monkeypatch)
@@ -149,23 +150,25 @@ class TestMissing:
         monkeypatch.setenv("HOME", "/proc/nonexistent")
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        library = compiled.built("probe")
-        assert library.is_relative_to(tmp_path / f"kilolayer-{os.getuid()}" / "native")
-        assert library.read_text() == "made\n"
-        assert compiled.built("probe") == library
+        library = native_build.compile_library("probe")
+        assert native_library.is_relative_to(tmp_path / f"kilolayer-{os.getuid()}" / "native")
+        assert native_library.read_text() == "made\n"
+        assert native_build.compile_library("probe") == library
 
     def test_a_cache_that_can_only_be_read_serves(self, monkeypatch, tmp_path):
         self.able(monkeypatch)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setattr(compiled, "_compile", lambda *given: given[-1].write_text("made"))
-        library = compiled.built("probe")
-        monkeypatch.setattr(folders, "_writable", lambda path: pytest.fail(f"{path} was to be written"))
-        assert compiled.built("probe") == library
+        monkeypatch.setattr(native_build, "_compile", lambda *given: given[-1].write_text("made"))
+        library = native_build.compile_library("probe")
+        monkeypatch.setattr(
+            folders, "_require_writable", lambda path: pytest.fail(f"{path} was to be written")
+        )
+        assert native_build.compile_library("probe") == library
 
     @staticmethod
     def able(monkeypatch):
-        monkeypatch.setattr(arithmetic, "_check_processor", lambda: None)
-        monkeypatch.setattr(compiled, "_version", lambda compiler: "1")
+        monkeypatch.setattr(compute_dtype, "_check_processor", lambda: None)
+        monkeypatch.setattr(native_build, "_version", lambda compiler: "1")
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -173,27 +176,31 @@ class TestProducts:
     """In which arithmetic the kernels multiply."""
 
     def test_without_bf16_instructions_fp32(self, monkeypatch):
-        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset(arithmetic.NEEDED))
-        monkeypatch.setattr(arithmetic, "built", lambda *_: pytest.fail("there is nothing to time"))
-        assert arithmetic.products() == "fp32"
+        monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset(compute_dtype.REQUIRED_CPU_FLAGS))
+        monkeypatch.setattr(
+            compute_dtype, "compile_library", lambda *_: pytest.fail("there is nothing to time")
+        )
+        assert compute_dtype.mul_dtype() == "fp32"
 
     def test_asked_for(self, monkeypatch):
-        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({*arithmetic.NEEDED, "avx512_bf16"}))
+        monkeypatch.setattr(
+            compute_dtype, "cpu_flags", lambda: frozenset({*compute_dtype.REQUIRED_CPU_FLAGS, "avx512_bf16"})
+        )
         monkeypatch.setenv("KILOLAYER_PRODUCTS", "bf16")
-        assert arithmetic.products() == "bf16"
+        assert compute_dtype.mul_dtype() == "bf16"
 
     def test_asked_for_what_there_is_not(self, monkeypatch):
-        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset(arithmetic.NEEDED))
+        monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset(compute_dtype.REQUIRED_CPU_FLAGS))
         monkeypatch.setenv("KILOLAYER_PRODUCTS", "bf16")
         with pytest.raises(InputError, match="KILOLAYER_PRODUCTS is 'bf16'; allowed here: fp32"):
-            arithmetic.products()
+            compute_dtype.mul_dtype()
 
     def test_the_choice_is_noted_beside_the_libraries(self, monkeypatch, tmp_path):
         """And holds for every process from then on, whatever a second timing would say."""
-        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
-        monkeypatch.setattr(arithmetic, "built", lambda *_: tmp_path / "probe-1.so")
+        monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+        monkeypatch.setattr(compute_dtype, "compile_library", lambda *_: tmp_path / "probe-1.so")
         (tmp_path / "probe-1.products").write_text("bf16")
-        assert arithmetic.products() == "bf16"
+        assert compute_dtype.mul_dtype() == "bf16"
 
     @pytest.mark.parametrize("fastest", ["fp32", "bf16", "fp16"])
     @pytest.mark.parametrize("before", [None, b"", b"fp1", b"\xff"], ids=repr)
@@ -201,10 +208,10 @@ class TestProducts:
         """In place of a note that is damaged too."""
         if before is not None:
             (tmp_path / "probe-1.products").write_bytes(before)
-        monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx512_bf16", "avx512_fp16"}))
-        monkeypatch.setattr(arithmetic, "built", lambda *_: tmp_path / "probe-1.so")
-        monkeypatch.setattr(arithmetic, "multiply_adds", lambda name: 2.0 if name == fastest else 1.0)
-        assert arithmetic.products() == fastest
+        monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset({"avx512_bf16", "avx512_fp16"}))
+        monkeypatch.setattr(compute_dtype, "compile_library", lambda *_: tmp_path / "probe-1.so")
+        monkeypatch.setattr(compute_dtype, "peak_multiply_adds", lambda name: 2.0 if name == fastest else 1.0)
+        assert compute_dtype.mul_dtype() == fastest
         assert (tmp_path / "probe-1.products").read_text() == fastest
 
 
@@ -212,8 +219,8 @@ def test_a_compiler_that_is_ended_takes_with_it_what_it_has_started(tmp_path):
     note = tmp_path / "child"
     driver = ["sh", "-c", f"sleep 100 & echo $! > {note}.new; mv {note}.new {note}; wait"]
     fails = ["sh", "-c", f"while [ ! -e {note} ]; do sleep 0.01; done; echo error: none >&2; exit 1"]
-    with pytest.raises(compiled.Missing, match="sh cannot compile them: error: none"):
-        compiled._run(fails, driver)
+    with pytest.raises(native_build.NativeUnavailable, match="sh cannot compile them: error: none"):
+        native_build._run(fails, driver)
     child = Path(f"/proc/{note.read_text().strip()}/stat")
     # Gone, or dead and not yet buried by whoever took it over.
     assert not child.exists() or child.read_text().split(") ")[1][0] == "Z"
@@ -221,18 +228,18 @@ def test_a_compiler_that_is_ended_takes_with_it_what_it_has_started(tmp_path):
 
 @needs_kernels
 def test_the_processor_multiplies_in_nothing_it_has_no_instruction_for():
-    assert arithmetic.multiply_adds("fp32") > 0
-    assert arithmetic.multiply_adds("fp32", threads=2) > 0
+    assert compute_dtype.peak_multiply_adds("fp32") > 0
+    assert compute_dtype.peak_multiply_adds("fp32", threads=2) > 0
     for name in ("bf16", "fp16"):
-        if f"avx512_{name}" not in arithmetic.cpu_flags():
-            assert arithmetic.multiply_adds(name) == 0
+        if f"avx512_{name}" not in compute_dtype.cpu_flags():
+            assert compute_dtype.peak_multiply_adds(name) == 0
 
 
 def test_kernels_are_chosen_only_where_they_apply():
     for name in ("auto", "plain"):
         assert choose_kernels(name, CPU, "fp32", channels_last=False) == "plain"
         assert choose_kernels(name, torch.device("cuda"), "bf16", channels_last=True) == "plain"
-        assert choose_kernels(name, CPU, "bf16", channels_last=True, compiled=True) == "plain"
+        assert choose_kernels(name, CPU, "bf16", channels_last=True, is_compiled=True) == "plain"
     with pytest.raises(InputError, match="bf16 with channels last"):
         choose_kernels("fused", CPU, "fp32", channels_last=True)
     with pytest.raises(InputError, match="kernels is 'fast'; allowed: auto, plain, fused"):

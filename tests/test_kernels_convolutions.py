@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from kernel_cases import drawn, errors, gradients, needs_kernels, running
-from kilolayer.kernels import convolution, fused, patches
-from kilolayer.kernels.activation import FusedSequence
-from kilolayer.kernels.convolution import NativeConv
-from kilolayer.kernels.patches import PatchConv
-from kilolayer.kernels.widened import WidenedConv
+from kilolayer.kernels import fusion, im2col, native_conv
+from kilolayer.kernels.bn_relu import FusedSequence
+from kilolayer.kernels.im2col import Im2colConv
+from kilolayer.kernels.native_conv import NativeConv
+from kilolayer.kernels.upcast_conv import UpcastConv
 from kilolayer.units import BatchNorm
 
 
@@ -78,7 +78,7 @@ def compared(
 def test_a_widened_convolution_errs_less_than_autocast(conv):
     """Its products are of fp32 weights, which autocast rounds."""
     x = torch.randn(3, conv.in_channels, 9, 9, generator=torch.Generator().manual_seed(5)).bfloat16()
-    found, own, allowed = compared(conv, WidenedConv, x)
+    found, own, allowed = compared(conv, UpcastConv, x)
     assert "_Conv" in found[0].grad_fn.name()
     assert all(one <= other + 1e-6 for one, other in zip(own, allowed, strict=True))
 
@@ -130,7 +130,7 @@ STEMS = {
 @pytest.mark.parametrize("conv", STEMS.values(), ids=STEMS)
 def test_a_stem_is_as_exact_as_autocast(conv):
     x = torch.randn(5, conv.in_channels, 29, 18, generator=torch.Generator().manual_seed(5)).bfloat16()
-    found, own, allowed = compared(conv, PatchConv, x, of_x=False)
+    found, own, allowed = compared(conv, Im2colConv, x, of_x=False)
     assert "_Patches" in found[0].grad_fn.name()
     assert all(one <= 1.1 * other for one, other in zip(own, allowed, strict=True))
     y = found[0].double()
@@ -142,14 +142,14 @@ def test_a_stem_is_as_exact_as_autocast(conv):
 def test_images_that_need_a_gradient_go_through_the_plain_stem():
     """As saliency and Jacobians ask for one."""
     x = torch.randn(2, 3, 9, 9).bfloat16()
-    found = computed(STEMS["7×7 of ImageNet"], PatchConv, x, torch.bfloat16)
+    found = computed(STEMS["7×7 of ImageNet"], Im2colConv, x, torch.bfloat16)
     plain = computed(STEMS["7×7 of ImageNet"], nn.Conv2d, x, torch.bfloat16)
     assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
 
 
 def test_which_stems_pay(monkeypatch):
-    monkeypatch.setattr(patches, "products", lambda: "fp16")
-    assert all(map(patches.pays, STEMS.values()))
+    monkeypatch.setattr(im2col, "mul_dtype", lambda: "fp16")
+    assert all(map(im2col.pays, STEMS.values()))
     for conv in (
         nn.Conv2d(3, 16, 3, bias=False),
         nn.Conv2d(8, 16, 5, bias=False),
@@ -160,9 +160,9 @@ def test_which_stems_pay(monkeypatch):
         nn.Conv2d(3, 16, 5, dilation=2, bias=False),
         nn.Conv2d(3, 16, 5, padding=2, padding_mode="circular", bias=False),
     ):
-        assert not patches.pays(conv), conv
-    monkeypatch.setattr(patches, "products", lambda: "bf16")
-    assert not any(map(patches.pays, STEMS.values()))
+        assert not im2col.pays(conv), conv
+    monkeypatch.setattr(im2col, "mul_dtype", lambda: "bf16")
+    assert not any(map(im2col.pays, STEMS.values()))
 
 
 @needs_kernels
@@ -183,8 +183,8 @@ def test_which_stems_pay(monkeypatch):
     ids=str,
 )
 def test_other_convolutions_are_left_alone(conv, monkeypatch):
-    monkeypatch.setattr(convolution, "products", lambda: "fp16")
-    assert not convolution.pays(conv)
+    monkeypatch.setattr(native_conv, "mul_dtype", lambda: "fp16")
+    assert not native_conv.pays(conv)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_other_convolutions_are_left_alone(conv, monkeypatch):
     ],
 )
 def test_where_widening_pays(products, flags, wide, narrow, monkeypatch):
-    monkeypatch.setattr(fused.widened, "products", lambda: products)
-    monkeypatch.setattr(fused.widened, "cpu_flags", lambda: flags)
-    assert fused.widened.pays(nn.Conv2d(16, 16, 3)) is wide
-    assert fused.widened.pays(nn.Conv2d(16, 16, 1)) is narrow
+    monkeypatch.setattr(fusion.upcast_conv, "mul_dtype", lambda: products)
+    monkeypatch.setattr(fusion.upcast_conv, "cpu_flags", lambda: flags)
+    assert fusion.upcast_conv.pays(nn.Conv2d(16, 16, 3)) is wide
+    assert fusion.upcast_conv.pays(nn.Conv2d(16, 16, 1)) is narrow

@@ -16,14 +16,14 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from kernel_cases import PREACT, drawn_norms, errors, fresh, needs_kernels
 from kilolayer import kernels
-from kilolayer.inference import fold
-from kilolayer.inference.layers import FoldedConv
-from kilolayer.kernels import convolution, fused, patches
-from kilolayer.kernels.activation import FusedSequence
-from kilolayer.kernels.convolution import NativeConv
-from kilolayer.kernels.fused import FusedUnit
-from kilolayer.kernels.inference import NativeRun
-from kilolayer.kernels.patches import FoldedStem, PatchConv
+from kilolayer.kernels import fusion, im2col, native_conv
+from kilolayer.kernels.bn_relu import FusedSequence
+from kilolayer.kernels.folded_layers import FoldedConv
+from kilolayer.kernels.folding import fold
+from kilolayer.kernels.fusion import FusedUnit
+from kilolayer.kernels.im2col import FoldedStemConv, Im2colConv
+from kilolayer.kernels.native_conv import NativeConv
+from kilolayer.kernels.native_run import NativeUnitRun
 from kilolayer.networks import ResidualNetwork, Stem
 from kilolayer.units import (
     BASIC,
@@ -47,7 +47,7 @@ def preactivated() -> ResidualUnit:
 def original() -> ResidualUnit:
     """With a projection, so BNs stand behind F and behind the shortcut too."""
     torch.manual_seed(0)
-    return drawn_norms(build_unit(layout(replace(BOTTLENECK, resize=Projection()), 32, 16, 2)))
+    return drawn_norms(build_unit(layout(replace(BOTTLENECK, downsample=Projection()), 32, 16, 2)))
 
 
 def activation() -> nn.Sequential:
@@ -65,7 +65,7 @@ def stem() -> nn.Conv2d:
 
 
 def whole(module: nn.Module) -> None:
-    assert fused.fuse_part(module, "native", None)[0] == fused.FUSED
+    assert fusion.fuse_part(module, "native", None)[0] == fusion.WHOLE_UNIT
 
 
 def as_one(kind: type[nn.Module]) -> Callable[[nn.Module], None]:
@@ -77,7 +77,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], None], int
     "original unit": (original, whole, 32),
     "activation": (activation, as_one(FusedSequence), 32),
     "convolution": (convolved, as_one(NativeConv), 32),
-    "stem": (stem, as_one(PatchConv), 3),
+    "stem": (stem, as_one(Im2colConv), 3),
 }
 """What is made, how kernels come in, and the channels it reads."""
 
@@ -254,7 +254,7 @@ def test_a_layer_that_has_been_replaced_is_seen_and_fused_by_the_next_call():
     model.stage1[0].F.conv1 = other
     step(model, images(4, 3, 8, 8))
     assert other.weight.grad.any()
-    assert kernels.fuse(model).fused == 4
+    assert kernels.fuse(model).fused_units == 4
     assert model.stage1[0].chain.links[0].conv is other
     assert goes_plain("pre-activated unit", replaced)
 
@@ -267,13 +267,13 @@ def replaced(module: nn.Module) -> None:
 @pytest.fixture(params=["whole units", "layers alone"])
 def networks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[ResidualNetwork]:
     """The same network plain and with kernels wherever they can be, whatever pays here."""
-    for part in (convolution, patches):
-        monkeypatch.setattr(part, "products", lambda: "fp32")
+    for part in (native_conv, im2col):
+        monkeypatch.setattr(part, "mul_dtype", lambda: "fp32")
     unit = PREACT if request.param == "whole units" else replace(BASIC, arrangement=BN_AFTER_ADDITION)
     plain, other = (fresh(unit, Stem(16, 5)) for _ in range(2))
     kernels.fuse(other)
     kind = FusedUnit if request.param == "whole units" else NativeConv
-    assert {PatchConv, FusedSequence, kind} <= set(map(type, other.modules()))
+    assert {Im2colConv, FusedSequence, kind} <= set(map(type, other.modules()))
     return [plain, other]
 
 
@@ -307,7 +307,7 @@ def test_a_bn_of_another_class_is_left_to_it(kind):
     if kind == "activation":
         come_in(other)
     else:
-        assert fused.fuse_part(other, "native", None)[0] == fused.PLAIN
+        assert fusion.fuse_part(other, "native", None)[0] == fusion.PLAIN_LAYERS
     x = images(2, channels, 9, 9)
     assert same(step(plain, x), step(other, x))
 
@@ -331,7 +331,7 @@ def test_transforms_of_torch_func_go_through_the_layers(networks):
 @pytest.mark.parametrize("shape", [(3, 9, 9), (5, 2, 3, 9, 9)], ids=["one image", "vmap"])
 def test_images_in_other_dimensions_go_through_the_plain_stem(shape):
     plain, other = stem(), stem()
-    other.__class__ = PatchConv
+    other.__class__ = Im2colConv
     x = images(*shape).float()
     with torch.autocast("cpu", torch.bfloat16):
         found = [(torch.vmap(one) if len(shape) == 5 else one)(x) for one in (plain, other)]
@@ -350,10 +350,10 @@ def test_training_forward_in_inference_mode_is_that_without_gradients(networks):
 
 def folded(kernel: int, monkeypatch: pytest.MonkeyPatch) -> ResidualNetwork:
     """In bf16, with a stem by PyTorch of 3×3 or by the kernels of 5×5."""
-    monkeypatch.setattr(patches, "products", lambda: "fp32")
+    monkeypatch.setattr(im2col, "mul_dtype", lambda: "fp32")
     found = fold(fresh(PREACT, Stem(16, kernel)), torch.bfloat16)
-    assert isinstance(found.stem[0], FoldedConv if kernel == 3 else FoldedStem)
-    assert isinstance(found.stage1[0], NativeRun)
+    assert isinstance(found.stem[0], FoldedConv if kernel == 3 else FoldedStemConv)
+    assert isinstance(found.stage1[0], NativeUnitRun)
     return found
 
 

@@ -12,13 +12,13 @@ from torch import nn
 
 from kernel_cases import ARRANGEMENTS, PREACT, fresh, needs_kernels
 from kilolayer import kernels
-from kilolayer.kernels import convolution, fused
-from kilolayer.kernels.activation import FusedSequence
-from kilolayer.kernels.chain import Chain
-from kilolayer.kernels.convolution import NativeConv
-from kilolayer.kernels.fused import FusedUnit
-from kilolayer.kernels.unit import unit as whole_unit
-from kilolayer.kernels.widened import WidenedConv
+from kilolayer.kernels import fusion, native_conv
+from kilolayer.kernels.bn_relu import FusedSequence
+from kilolayer.kernels.conv_chain import ConvChain
+from kilolayer.kernels.fusion import FusedUnit
+from kilolayer.kernels.native_conv import NativeConv
+from kilolayer.kernels.native_unit import run_native_unit as whole_unit
+from kilolayer.kernels.upcast_conv import UpcastConv
 from kilolayer.networks import describe
 from kilolayer.units import BASIC, BOTTLENECK, Basic
 
@@ -37,7 +37,7 @@ def trained(model: nn.Module) -> list[torch.Tensor]:
 def test_recomputation_changes_no_bit(arrangement, unit):
     plain, saving = (fresh(replace(unit, arrangement=arrangement)) for _ in range(2))
     for model in (plain, saving):
-        assert kernels.fuse(model).fused == 4
+        assert kernels.fuse(model).fused_units == 4
     saving.set_grad_checkpointing()
     for one, other in zip(trained(plain), trained(saving), strict=True):
         assert torch.equal(one, other)
@@ -67,11 +67,11 @@ def used(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: torch.Tensor, *, 
     """How many units went through the kernel."""
     calls = []
 
-    def counted(chain: Chain, x: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tensor:
+    def counted(chain: ConvChain, x: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tensor:
         calls.append(chain)
         return whole_unit(chain, x, parameters)
 
-    monkeypatch.setattr(fused, "unit", counted)
+    monkeypatch.setattr(fusion, "unit", counted)
     with torch.autocast("cpu", torch.bfloat16, autocast, cache_enabled=False):
         model(x)
     return len(calls)
@@ -80,7 +80,7 @@ def used(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: torch.Tensor, *, 
 @needs_kernels
 def test_where_a_kernel_does_not_apply_the_layers_do(monkeypatch):
     model = fresh(PREACT)
-    assert kernels.fuse(model).fused == 4
+    assert kernels.fuse(model).fused_units == 4
     x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
     assert used(monkeypatch, model, x) == 4
     assert used(monkeypatch, model, x, autocast=False) == 0
@@ -95,13 +95,13 @@ def test_where_a_kernel_does_not_apply_the_layers_do(monkeypatch):
 @needs_kernels
 @pytest.mark.parametrize("products", ["bf16", "fp16"])
 def test_what_stands_outside_of_units_is_computed_alone_or_widened(products, monkeypatch):
-    monkeypatch.setattr(convolution, "products", lambda: products)
-    monkeypatch.setattr(fused.widened, "pays", lambda conv: True)
+    monkeypatch.setattr(native_conv, "mul_dtype", lambda: products)
+    monkeypatch.setattr(fusion.upcast_conv, "pays", lambda conv: True)
     model = fresh(replace(PREACT, branch=Basic(dropout=0.5)))
-    assert kernels.fuse(model).fused == 0
+    assert kernels.fuse(model).fused_units == 0
     alone, widened = (
         [name for name, module in model.named_modules() if type(module) is kind]
-        for kind in (NativeConv, WidenedConv)
+        for kind in (NativeConv, UpcastConv)
     )
     units = [name for name, module in model.named_modules() if "F.conv" in name]
     own = units if products == "fp16" else []
@@ -110,7 +110,7 @@ def test_what_stands_outside_of_units_is_computed_alone_or_widened(products, mon
     assert sorted(widened) == sorted({"stem.conv1", *units} - set(own))
     trained(model)
     kernels.unfuse(model)
-    assert not any(type(module) in (NativeConv, WidenedConv) for module in model.modules())
+    assert not any(type(module) in (NativeConv, UpcastConv) for module in model.modules())
 
 
 def test_the_share_that_kernels_compute():

@@ -10,13 +10,13 @@ import pytest
 
 from kernel_cases import needs_kernels
 from kilolayer import kernels
-from kilolayer.commands.assemble import assemble
-from kilolayer.commands.options import ComputeOptions, Settings
+from kilolayer.cli.assemble import assemble_experiment
+from kilolayer.cli.options import ComputeOptions, ExperimentOptions
 from kilolayer.errors import InputError
-from kilolayer.kernels import arithmetic, library
+from kilolayer.kernels import compute_dtype, native_library
 from kilolayer.networks import Network, Stage, Stem, cifar
 from kilolayer.runs import Run
-from kilolayer.training import Experiment, Training, recipe
+from kilolayer.training import Experiment, Trainer, recipe_by_name
 from kilolayer.units import BASIC, BOTTLENECK, FULL_PREACT
 from kilolayer.values import from_json, to_json
 from tiny_runs import HERE, PREACT, Poll, outcome, splits_of, tiny, train, training_of
@@ -31,7 +31,7 @@ FUSED = replace(tiny(), network=NETWORK, precision="bf16", channels_last=True, k
 def test_a_fused_run_stopped_again_and_again_ends_as_if_it_had_not_been(tmp_path):
     train(tmp_path / "whole", FUSED)
     for looks in cycle((1, 3, 2)):
-        if train(tmp_path / "stopped", FUSED, Poll(looks)).done:
+        if train(tmp_path / "stopped", FUSED, Poll(looks)).is_finished:
             break
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
     assert {start["kernels"] for start in Run(tmp_path / "stopped").environments()} == {"fused"}
@@ -44,7 +44,7 @@ def test_a_fused_run_stopped_again_and_again_ends_as_if_it_had_not_been(tmp_path
 @pytest.mark.parametrize("memory", ["balanced", "smallest"])
 def test_memory_changes_no_bit_of_a_fused_run(memory, tmp_path):
     train(tmp_path / "fastest", FUSED)
-    assert train(tmp_path / memory, replace(FUSED, memory=memory)).memory.recomputed > 0
+    assert train(tmp_path / memory, replace(FUSED, memory=memory)).memory_plan.recomputed_share > 0
     one, other = outcome(tmp_path / "fastest"), outcome(tmp_path / memory)
     assert one["weights"] == other["weights"]
 
@@ -54,11 +54,11 @@ def test_where_the_kernels_are_gone_a_run_goes_on_in_plain_layers_and_warns(tmp_
     folder = tmp_path / "run"
     train(folder, FUSED, Poll(3))
     monkeypatch.setenv("KILOLAYER_NATIVE", "0")
-    for cached in (arithmetic._unit_library, library.native):
+    for cached in (compute_dtype._unit_library_path, native_library.load_native_library):
         cached.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert train(folder, FUSED).done
-    for cached in (arithmetic._unit_library, library.native):
+        assert train(folder, FUSED).is_finished
+    for cached in (compute_dtype._unit_library_path, native_library.load_native_library):
         cached.cache_clear()
     assert "kernels plain (was fused)" in caplog.text
 
@@ -73,8 +73,8 @@ def test_an_experiment_says_what_it_can_be():
 @needs_kernels
 def test_what_units_keep_is_less_than_layers_do():
     fused, plain = training_of(FUSED), training_of(replace(FUSED, kernels="plain"))
-    assert [kept.inside for kept in kernels.kept_by_units(fused.model)][:2] == [16 * 64] * 2
-    assert fused.memory.peak.step < plain.memory.peak.step
+    assert [kept.inside for kept in kernels.fused_saved_activations(fused.model)][:2] == [16 * 64] * 2
+    assert fused.memory_plan.peak.step_bytes < plain.memory_plan.peak.step_bytes
 
 
 STEPS = 200
@@ -87,7 +87,7 @@ UNITS = {
 
 def curve(experiment: Experiment) -> list[float]:
     """The mean training loss of every epoch."""
-    steps = Training(experiment, splits_of(experiment), HERE).steps()
+    steps = Trainer(experiment, splits_of(experiment), HERE).steps()
     return [step.epoch.train_loss for step in islice(steps, STEPS) if step.epoch is not None]
 
 
@@ -99,7 +99,7 @@ def test_the_curve_is_that_of_plain_training(name):
     depth, unit = UNITS[name]
     base = tiny()
     made = replace(
-        recipe("smoke", 1000), iterations=STEPS, batch_size=32, augmentation=base.recipe.augmentation
+        recipe_by_name("smoke", 1000), iterations=STEPS, batch_size=32, augmentation=base.recipe.augmentation
     )
     network = replace(cifar(depth, unit), in_chans=1, image_size=8)
     plain = replace(base, network=network, recipe=made, data=replace(base.data, subset=1000))
@@ -112,11 +112,13 @@ def test_the_curve_is_that_of_plain_training(name):
 
 def test_the_command_line_refuses_kernels_that_cannot_be():
     with pytest.raises(InputError, match="no fused kernels here: they compute in bf16 with channels last"):
-        assemble(Settings(compute=ComputeOptions(kernels="fused", precision="fp32")))
+        assemble_experiment(ExperimentOptions(compute=ComputeOptions(kernels="fused", precision="fp32")))
 
 
 def test_the_command_line_takes_what_is_fastest():
-    automatic, _ = assemble(Settings(compute=ComputeOptions(precision="bf16")))
-    assert automatic.kernels == ("plain" if kernels.refusal() else "fused")
-    plain, _ = assemble(Settings(compute=ComputeOptions(precision="bf16", kernels="plain")))
+    automatic, _ = assemble_experiment(ExperimentOptions(compute=ComputeOptions(precision="bf16")))
+    assert automatic.kernels == ("plain" if kernels.unavailable_reason() else "fused")
+    plain, _ = assemble_experiment(
+        ExperimentOptions(compute=ComputeOptions(precision="bf16", kernels="plain"))
+    )
     assert plain.kernels == "plain"

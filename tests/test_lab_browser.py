@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from browsing import SIZES, chromium, clipped, opened, says, until, wide
-from kilolayer.analysis.chart import Chart
+from kilolayer.chart import Chart
 from kilolayer.report import lab
 from test_lab_page import BOTH, UNITS, Fading
 from test_report_page import HOSTILE
@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return lab.page(BOTH, tmp_path_factory.mktemp("lab") / "page.html").as_uri()
+    return lab.write_lab(BOTH, tmp_path_factory.mktemp("lab") / "page.html").as_uri()
 
 
 def readings(page: Page) -> list[str]:
@@ -197,7 +197,7 @@ class Named(Fading):
 def test_a_name_is_shown_as_it_is_where_plotly_would_read_html(
     browser: Browser, tmp_path: Path, name: str
 ) -> None:
-    path = lab.page([(None, Named("net", text=name))], tmp_path / "page.html")
+    path = lab.write_lab([(None, Named("net", text=name))], tmp_path / "page.html")
     with opened(browser, path.as_uri()) as (page, seen):
         page.locator(".chart").focus()
         page.keyboard.press("End")
@@ -213,7 +213,7 @@ def test_a_name_is_shown_as_it_is_where_plotly_would_read_html(
 def test_hostile_names_are_shown_and_do_nothing(browser: Browser, tmp_path: Path) -> None:
     for start in range(0, len(HOSTILE), 20):
         frames = [(None, Fading("n" + text, text=text)) for text in HOSTILE[start : start + 20]]
-        path = lab.page(frames, tmp_path / "page.html", title=HOSTILE[start])
+        path = lab.write_lab(frames, tmp_path / "page.html", title=HOSTILE[start])
         with opened(browser, path.as_uri()) as (page, seen):
             page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
             page.locator(".chart").first.focus()
@@ -234,7 +234,7 @@ def test_no_line_of_a_chart_joins_two_stages_and_every_point_is_in_sight(
             (chart,) = super().charts()
             return (replace(chart, stages=(3.0, 5.0)),)
 
-    path = lab.page([(0, Staged("net")), (100, Staged("net", 0.25))], tmp_path / "page.html")
+    path = lab.write_lab([(0, Staged("net")), (100, Staged("net", 0.25))], tmp_path / "page.html")
     with opened(browser, path.as_uri()) as (page, seen):
         (lines, shapes, (low, high)) = page.evaluate("""() => {
             const {data, layout, _fullLayout} = document.querySelector(".chart");

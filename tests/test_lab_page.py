@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from kilolayer.analysis.chart import Chart, Series
+from kilolayer.chart import Chart, Series
 from kilolayer.errors import InputError
-from kilolayer.report import inline, lab
-from kilolayer.report.lab_data import drawn, gathered
-from kilolayer.report.lab_table import cells, header
+from kilolayer.report import lab, page_assets
+from kilolayer.report.lab_data import gather_lab, lab_json
+from kilolayer.report.lab_table import chart_header, chart_rows
 from test_report_page import HOSTILE, Markup
 
 UNITS = 6
@@ -65,7 +65,7 @@ def attribute(markup: Markup, tag: str, key: str, value: str, wanted: str) -> st
 
 
 def test_networks_stand_side_by_side_on_common_axes() -> None:
-    (row,) = drawn(gathered(BOTH))["rows"]
+    (row,) = lab_json(gather_lab(BOTH))["rows"]
     assert [panel["network"] for panel in row["panels"]] == ["original", "pre-activation"]
     low, high = row["range"]
     frames = [frame for panel in row["panels"] for frame in panel["frames"]]
@@ -75,7 +75,7 @@ def test_networks_stand_side_by_side_on_common_axes() -> None:
 
 
 def test_snapshots_lie_in_the_order_of_time_and_networks_in_that_given() -> None:
-    page = drawn(gathered([BOTH[3], BOTH[1], BOTH[2], BOTH[0]]))
+    page = lab_json(gather_lab([BOTH[3], BOTH[1], BOTH[2], BOTH[0]]))
     assert page["iterations"] == [0, 100]
     assert [panel["network"] for panel in page["rows"][0]["panels"]] == ["pre-activation", "original"]
     assert [frame["at"] for frame in page["rows"][0]["panels"][0]["frames"]] == [0, 100]
@@ -87,24 +87,24 @@ def test_figures_that_no_time_belongs_to_stand_at_every_time() -> None:
         def summary(self) -> tuple[tuple[str, str], ...]:
             return (("trend", "down"),)
 
-    page = drawn(gathered([*run("net", 0.5, 0.25), (None, Trend("net"))]))
+    page = lab_json(gather_lab([*run("net", 0.5, 0.25), (None, Trend("net"))]))
     assert [frame["values"][2] for frame in page["figures"][0]] == ["down"] * 3
     assert [frame["values"][0] for frame in page["figures"][0]] == ["", "0.0156", "0.0002"]
 
 
 def test_two_networks_of_one_name_stay_two() -> None:
-    lab = gathered([(None, Fading("net", 0.5)), (None, Fading("net", 0.9))])
+    lab = gather_lab([(None, Fading("net", 0.5)), (None, Fading("net", 0.9))])
     assert lab.networks == ["net", "net (2)"]
     assert len(lab.rows[0].panels) == 2
 
 
 def test_an_x_axis_is_held_once() -> None:
-    page = drawn(gathered(BOTH))
+    page = lab_json(gather_lab(BOTH))
     assert page["xs"] == [[1, 2, 3, 4, 5, 6]]
 
 
 def test_prediction_and_measurement_share_a_colour_and_nothing_else_does() -> None:
-    (row,) = drawn(gathered(BOTH))["rows"]
+    (row,) = lab_json(gather_lab(BOTH))["rows"]
     assert [(one["kind"], one["number"]) for one in row["series"]] == [
         ("measured", 0),
         ("predicted", 0),
@@ -131,7 +131,7 @@ def test_an_axis_is_logarithmic_where_that_shows_something(
             x = tuple(map(float, range(len(values))))
             return (Chart("c", "t", "e", "x", "y", (Series("s", x, values),), log_y=log),)
 
-    (row,) = drawn(gathered([(None, One("n"))]))["rows"]
+    (row,) = lab_json(gather_lab([(None, One("n"))]))["rows"]
     assert row["log"] is expected
     low, high = row["range"]
     assert math.isfinite(low)
@@ -140,12 +140,12 @@ def test_an_axis_is_logarithmic_where_that_shows_something(
 
 
 def test_an_equation_is_set_with_subscripts_and_powers_and_stays_text() -> None:
-    assert lab.equation("x_{l+1} = 0.9^54·x_l") == "x<sub>l+1</sub> = 0.9<sup>54</sup>·x<sub>l</sub>"
-    assert lab.equation("x_<b> & <i>") == "x_&lt;b&gt; &amp; &lt;i&gt;"
+    assert lab.equation_markup("x_{l+1} = 0.9^54·x_l") == "x<sub>l+1</sub> = 0.9<sup>54</sup>·x<sub>l</sub>"
+    assert lab.equation_markup("x_<b> & <i>") == "x_&lt;b&gt; &amp; &lt;i&gt;"
 
 
 def test_the_page_lets_only_its_own_scripts_run_and_asks_for_nothing() -> None:
-    html = lab.render(BOTH)
+    html = lab.render_lab(BOTH)
     policy = attribute(Markup(html), "meta", "http-equiv", "Content-Security-Policy", "content")
     digests = [hashlib.sha256(script.encode()).digest() for script in scripts(html)]
     sources = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
@@ -157,7 +157,7 @@ def test_the_page_lets_only_its_own_scripts_run_and_asks_for_nothing() -> None:
 
 
 def test_the_page_has_a_place_for_everything() -> None:
-    html = lab.render(BOTH, title="Gradients", provenance=(("command", "kilolayer analyse"),))
+    html = lab.render_lab(BOTH, title="Gradients", provenance=(("command", "kilolayer analyse"),))
     markup = Markup(html)
     tags = [tag for tag, _ in markup.elements]
     assert [tags.count(tag) for tag in ("h1", "figure", "details", "input")] == [1, 2, 2, 1]
@@ -173,7 +173,7 @@ def test_the_page_has_a_place_for_everything() -> None:
 
 
 def test_without_scripts_the_numbers_of_the_last_moment_are_there() -> None:
-    html = lab.render(BOTH)
+    html = lab.render_lab(BOTH)
     table = html[html.index("<table>", html.index('id="row-1"')) : html.rindex("</table>")].partition(
         "</table>"
     )[0]
@@ -188,25 +188,25 @@ def test_without_scripts_the_numbers_of_the_last_moment_are_there() -> None:
 def test_a_place_without_a_value_is_a_dash_in_the_table() -> None:
     series = (Series("a", (2.0, 1.0), (math.nan, 4.0)), Series("b", (3.0,), (None,), "predicted"))
     chart = Chart("c", "t", "e", "x", "y", series)
-    assert header(chart) == ("x", "a", "b, predicted")
-    assert cells(chart) == [("1", "4", "–"), ("2", "–", "–"), ("3", "–", "–")]
+    assert chart_header(chart) == ("x", "a", "b, predicted")
+    assert chart_rows(chart) == [("1", "4", "–"), ("2", "–", "–"), ("3", "–", "–")]
 
 
 def test_without_training_time_there_is_no_slider() -> None:
     for timeless in ([(None, Fading("a")), (None, Fading("b"))], [(100, Fading("a"))]):
-        assert "input" not in Markup(lab.render(timeless)).tags
+        assert "input" not in Markup(lab.render_lab(timeless)).tags
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=[ascii(text)[:30] for text in HOSTILE])
 def test_no_string_becomes_markup(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Five megabytes that no string of ours comes into need not be parsed each time.
-    monkeypatch.setattr(inline, "plotly_js", lambda: "'plotly'")
+    monkeypatch.setattr(page_assets, "plotly_js", lambda: "'plotly'")
 
     def skeleton(html: str) -> list[str]:
         return [tag for tag, _ in Markup(html).elements if tag not in ("sub", "sup")]
 
     def page(text: str) -> str:
-        return lab.render([(None, Fading("n" + text, text=text))], title=text, provenance=((text, text),))
+        return lab.render_lab([(None, Fading("n" + text, text=text))], title=text, provenance=((text, text),))
 
     html = page(text)
     html.encode()
@@ -219,10 +219,10 @@ def test_no_string_becomes_markup(text: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_nothing_to_show_and_nowhere_to_write_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no analysis"):
-        lab.page([], tmp_path / "page.html")
+        lab.write_lab([], tmp_path / "page.html")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
-        lab.page(BOTH, tmp_path / "file" / "page.html")
+        lab.write_lab(BOTH, tmp_path / "file" / "page.html")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -237,19 +237,19 @@ def test_the_page_is_light(tmp_path: Path) -> None:
             return (Chart("c", "t", "e", "x", "y", tuple(Series(name, x, y) for name in "abc")),)
 
     frames = [(at, Deep(name, 0.1234567 * at)) for name in ("a", "b") for at in range(20)]
-    size = lab.page(frames, tmp_path / "page.html").stat().st_size
-    assert size - len(inline.plotly_js().encode()) < 1_000_000
+    size = lab.write_lab(frames, tmp_path / "page.html").stat().st_size
+    assert size - len(page_assets.plotly_js().encode()) < 1_000_000
 
 
 def test_the_script_is_read_once_and_not_before_it_is_needed() -> None:
     words = "import sys, kilolayer.report.lab; assert not [m for m in sys.modules if m.startswith('plotly')]"
     subprocess.run([sys.executable, "-c", words], check=True)
-    assert inline.plotly_js() is inline.plotly_js()
+    assert page_assets.plotly_js() is page_assets.plotly_js()
 
 
 def test_without_plotly_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    inline.plotly_js.cache_clear()
+    page_assets.plotly_js.cache_clear()
     monkeypatch.delitem(sys.modules, "plotly.offline", raising=False)
     monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(InputError, match=r"plotly .*pip install 'kilolayer"):
-        lab.render(BOTH)
+        lab.render_lab(BOTH)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from foreign_networks import original
-from kilolayer.analysis.landscape import directions, landscape
-from kilolayer.analysis.subject import Subject
+from kilolayer.measure.analysis_input import AnalysisInput
+from kilolayer.measure.landscape import filter_normalised_directions, measure_landscape
 from kilolayer.units import BASIC, FULL_PREACT, Zero
 from kilolayer.values import to_json
 from subjects import batch, foreign, subject, two_stages
@@ -22,7 +22,7 @@ PREACT = replace(BASIC, arrangement=FULL_PREACT)
 def test_directions_are_as_long_as_the_weights_filter_by_filter() -> None:
     """Li et al. 2018, Sec. 4: d_ij ← d_ij / ‖d_ij‖ · ‖θ_ij‖; biases and BN are left out."""
     model = subject(two_stages(PREACT)).model
-    found = directions(model, 0)
+    found = filter_normalised_directions(model, 0)
     weights = {name: weight for name, weight in model.named_parameters() if weight.ndim > 1}
     assert found.keys() == weights.keys()
     for name, weight in weights.items():
@@ -32,11 +32,11 @@ def test_directions_are_as_long_as_the_weights_filter_by_filter() -> None:
 @pytest.mark.parametrize("unit", [PREACT, replace(BASIC, h=Zero())])
 def test_every_point_is_the_loss_of_the_moved_network(unit: object) -> None:
     one = subject(two_stages(unit))
-    found = landscape(one, line=5, grid=3)
-    first, second = directions(one.model, 0), directions(one.model, 1)
+    found = measure_landscape(one, line=5, grid=3)
+    first, second = filter_normalised_directions(one.model, 0), filter_normalised_directions(one.model, 1)
     for i, alpha in enumerate(found.ticks):
         for j, beta in enumerate(found.ticks):
-            moved = one.fresh(0)
+            moved = one.build_fresh(0)
             with torch.no_grad():
                 for name, weight in moved.named_parameters():
                     if name in first:
@@ -52,7 +52,7 @@ def test_the_network_is_left_bit_for_bit_as_it_was(normalisation: str) -> None:
     one = subject(two_stages(PREACT))
     before = {key: value.clone() for key, value in one.model.state_dict().items()}
     pointers = [weight.data_ptr() for weight in one.model.parameters()]
-    landscape(one, line=3, grid=3, normalisation=normalisation)
+    measure_landscape(one, line=3, grid=3, normalisation=normalisation)
     assert all(torch.equal(before[key], value) for key, value in one.model.state_dict().items())
     assert [weight.data_ptr() for weight in one.model.parameters()] == pointers
     assert all(weight.grad is None for weight in one.model.parameters())
@@ -64,9 +64,9 @@ def test_a_filters_scale_before_bn_does_not_matter() -> None:
     small, large = subject(two_stages(BASIC)), subject(two_stages(BASIC))
     with torch.no_grad():
         large.model.get_submodule("stage1.0.F.conv1").weight *= 3  # type: ignore[operator]
-    with_batch = [landscape(one, line=5, grid=1) for one in (small, large)]
+    with_batch = [measure_landscape(one, line=5, grid=1) for one in (small, large)]
     assert with_batch[0].line == pytest.approx(with_batch[1].line, rel=1e-3)
-    running = [landscape(one, line=5, grid=1, normalisation="running") for one in (small, large)]
+    running = [measure_landscape(one, line=5, grid=1, normalisation="running") for one in (small, large)]
     assert running[0].line != pytest.approx(running[1].line, rel=1e-2)
 
 
@@ -85,9 +85,11 @@ class Quadratic(nn.Module):
 def test_slope_and_curvature_are_the_derivatives() -> None:
     model = Quadratic().double()
     x, _ = batch(4)
-    one = Subject("q", model, x, torch.zeros(4, dtype=torch.long), lambda seed: model, lambda n: batch(4))
-    found = landscape(one, line=3, grid=1)
-    step = float(directions(model, 0)["weight"])
+    one = AnalysisInput(
+        "q", model, x, torch.zeros(4, dtype=torch.long), lambda seed: model, lambda n: batch(4)
+    )
+    found = measure_landscape(one, line=3, grid=1)
+    step = float(filter_normalised_directions(model, 0)["weight"])
     p = float(torch.softmax(torch.tensor([0.5, 0, 0, 0], dtype=torch.float64), 0)[0])
     assert found.slope == pytest.approx((p - 1) * step, rel=1e-3)
     assert found.curvature == pytest.approx(p * (1 - p) * step**2, rel=1e-3)
@@ -95,13 +97,13 @@ def test_slope_and_curvature_are_the_derivatives() -> None:
 
 def test_directions_follow_the_seed() -> None:
     one = subject(two_stages(PREACT))
-    first, again, other = (landscape(one, seed=seed, line=3, grid=1) for seed in (0, 0, 1))
+    first, again, other = (measure_landscape(one, seed=seed, line=3, grid=1) for seed in (0, 0, 1))
     assert first == again
     assert first.line != other.line
 
 
 def test_other_peoples_modules_and_json() -> None:
-    found = landscape(foreign(original(), "layer?.*"), line=3, grid=3)
+    found = measure_landscape(foreign(original(), "layer?.*"), line=3, grid=3)
     assert all(value is not None for value in found.line)
     assert len(found.charts()) == 2
     assert '"curvature"' in to_json(found)

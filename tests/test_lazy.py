@@ -14,7 +14,7 @@ import kilolayer
 PACKAGES = sorted(
     ".".join(path.parent.relative_to(Path(kilolayer.__file__).parent.parent).parts)
     for path in Path(kilolayer.__file__).parent.rglob("__init__.py")
-    if "lazily(" in path.read_text(encoding="utf-8")
+    if "lazy_attributes(" in path.read_text(encoding="utf-8")
 )
 
 
@@ -26,7 +26,7 @@ def test_the_law_sees_what_is_there():
 def test_dir_shows_the_api_and_all_of_it_is_there(name):
     package = import_module(name)
     assert set(package.__all__) <= set(dir(package))
-    assert "lazily" not in dir(package)
+    assert "lazy_attributes" not in dir(package)
     for each in dir(package):
         getattr(package, each)
     names = {}

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from kilolayer.__main__ import main
-from kilolayer.analysis.gradient import unit_gradients
-from kilolayer.analysis.mean_field import predict
 from kilolayer.errors import InputError
-from kilolayer.lens.choice import BRANCHES, WORDS, Choice
-from kilolayer.lens.measurement import measure
-from kilolayer.lens.words import equation, meaning
+from kilolayer.measure.gradient import unit_gradient_norms
 from kilolayer.networks import build
-from kilolayer.report import inline
+from kilolayer.report import page_assets
+from kilolayer.report.lens.measurement import measure_lens_network
+from kilolayer.report.lens.sentences import explain_shortcuts, unit_equation
+from kilolayer.report.lens.settings import BRANCHES, WORDS, LensSettings
+from kilolayer.theory.mean_field import predict_propagation
 from kilolayer.units import layout
 from kilolayer.units import ops as op
 from test_report_page import Markup
@@ -28,7 +28,7 @@ from test_report_page import Markup
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
-SMALL = Choice(depth=20, width=4)
+SMALL = LensSettings(depth=20, width=4)
 
 
 def never() -> bool:
@@ -53,21 +53,21 @@ def never() -> bool:
 )
 def test_what_cannot_be_picked_is_one_line(words: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
-        Choice.read(words).network()
+        LensSettings.from_query(words).network()
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
 @pytest.mark.parametrize("width", [4, 7, 16])
 def test_a_choice_is_a_network_of_that_depth_and_width(branch: str, width: int) -> None:
-    network = Choice(branch=branch, depth=20, width=width).network()
+    network = LensSettings(branch=branch, depth=20, width=width).network()
     assert network.depth == 20
     assert [stage.width for stage in network.stages] == [width, 2 * width, 4 * width]
 
 
 def test_a_choice_is_read_from_an_address() -> None:
-    assert Choice.read({}) == Choice()
-    read = Choice.read({"shortcut": "exclusive_gate", "bias": "-6", "depth": "56"})
-    assert read == replace(Choice(), shortcut="exclusive_gate", bias=-6.0, depth=56)
+    assert LensSettings.from_query({}) == LensSettings()
+    read = LensSettings.from_query({"shortcut": "exclusive_gate", "bias": "-6", "depth": "56"})
+    assert read == replace(LensSettings(), shortcut="exclusive_gate", bias=-6.0, depth=56)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_a_choice_is_read_from_an_address() -> None:
 )
 def test_the_equation_has_the_layers_that_the_unit_has(words: tuple[str, str, str]) -> None:
     arrangement, shortcut, branch = words
-    unit = Choice(arrangement, shortcut, branch=branch).unit
+    unit = LensSettings(arrangement, shortcut, branch=branch).unit
     made = layout(unit, unit.branch.out_channels(16), 16)
-    told = equation(unit).partition("F(x) = ")[2]
+    told = unit_equation(unit).partition("F(x) = ")[2]
     # An activation that both paths share is written in F.
     layers = made.p + made.F + made.f
     for kind, sign in ((op.Conv, r"W_\d"), (op.BatchNorm, "BN"), (op.ReLU, "ReLU")):
@@ -89,50 +89,50 @@ def test_the_equation_has_the_layers_that_the_unit_has(words: tuple[str, str, st
     ("choice", "said"),
     [
         (
-            Choice(shortcut="scaled", scale=0.9),
+            LensSettings(shortcut="scaled", scale=0.9),
             "0.9^54 = 0.0034 of the signal comes through the 54 shortcuts",
         ),
         (
-            Choice(shortcut="scaled", scale=1.1),
+            LensSettings(shortcut="scaled", scale=1.1),
             "1.1^54 = 172 of the signal comes through the 54 shortcuts: it",
         ),
-        (Choice(shortcut="scaled", scale=0.5), "0.5^54 = 5.6·10^{−17} of"),
-        (Choice(shortcut="identity"), "1^54 = 1: the whole signal"),
+        (LensSettings(shortcut="scaled", scale=0.5), "0.5^54 = 5.6·10^{−17} of"),
+        (LensSettings(shortcut="identity"), "1^54 = 1: the whole signal"),
         (
-            Choice(shortcut="exclusive_gate", bias=-6),
+            LensSettings(shortcut="exclusive_gate", bias=-6),
             "1 − σ(−6) = 0.9975 of its shortcut: 0.9975^54 = 0.87 of",
         ),
-        (Choice(shortcut="shortcut_gate", bias=0), "0.5^54 = 5.6·10^{−17} of"),
-        (Choice(shortcut="dropout", p=0.5), "0.5^54 = 5.6·10^{−17} is the probability"),
-        (Choice(shortcut="projection"), "the product of 54"),
-        (Choice(shortcut="zero"), "There is no shortcut"),
-        (Choice("original", "identity"), "But f = ReLU stands after every addition"),
-        (Choice("bn_after_addition", "identity"), "But f = BN and ReLU stands after every addition"),
+        (LensSettings(shortcut="shortcut_gate", bias=0), "0.5^54 = 5.6·10^{−17} of"),
+        (LensSettings(shortcut="dropout", p=0.5), "0.5^54 = 5.6·10^{−17} is the probability"),
+        (LensSettings(shortcut="projection"), "the product of 54"),
+        (LensSettings(shortcut="zero"), "There is no shortcut"),
+        (LensSettings("original", "identity"), "But f = ReLU stands after every addition"),
+        (LensSettings("bn_after_addition", "identity"), "But f = BN and ReLU stands after every addition"),
     ],
 )
-def test_it_is_said_in_a_plain_sentence(choice: Choice, said: str) -> None:
+def test_it_is_said_in_a_plain_sentence(choice: LensSettings, said: str) -> None:
     network = choice.network()
-    assert said in meaning(network.unit, predict(network))
+    assert said in explain_shortcuts(network.unit, predict_propagation(network))
 
 
 def test_a_clear_way_is_not_called_unclear() -> None:
-    network = Choice(shortcut="identity").network()
-    assert "But" not in meaning(network.unit, predict(network))
+    network = LensSettings(shortcut="identity").network()
+    assert "But" not in explain_shortcuts(network.unit, predict_propagation(network))
 
 
 @pytest.mark.parametrize("images", WORDS["images"])
 def test_the_measured_gradient_is_that_of_the_analysis(images: str) -> None:
     """Against `unit_gradients`, which finds the same norms in another way."""
-    from kilolayer.lens.measurement import _batch
+    from kilolayer.report.lens.measurement import _batch
 
     network = SMALL.network()
-    found = measure(network, images, never)
+    found = measure_lens_network(network, images, never)
     assert found is not None
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build(network)
         x, labels = _batch(images, found.images)
-        norms = unit_gradients(model, x, labels)
+        norms = unit_gradient_norms(model, x, labels)
     assert len(found.gradient) == len(found.signal) == len(norms) + 1
     assert found.gradient[-1] == 1
     first = [norm / norms[0] for norm in norms]
@@ -140,8 +140,8 @@ def test_the_measured_gradient_is_that_of_the_analysis(images: str) -> None:
 
 
 def test_theory_and_measurement_tell_the_same() -> None:
-    network = Choice(depth=56, width=16, scale=0.9).network()
-    theory, found = predict(network), measure(network, "noise", never)
+    network = LensSettings(depth=56, width=16, scale=0.9).network()
+    theory, found = predict_propagation(network), measure_lens_network(network, "noise", never)
     assert found is not None
     assert found.signal == pytest.approx(theory.signal, rel=0.35)
     assert found.gradient[0] == pytest.approx(theory.gradient[0], rel=0.8)
@@ -150,20 +150,20 @@ def test_theory_and_measurement_tell_the_same() -> None:
 @pytest.mark.parametrize("after", [0, 3, 12])
 def test_a_measurement_that_nobody_waits_for_is_given_up(after: int) -> None:
     asked = iter(range(1000))
-    assert measure(SMALL.network(), "noise", lambda: next(asked) >= after) is None
+    assert measure_lens_network(SMALL.network(), "noise", lambda: next(asked) >= after) is None
     assert next(asked) == after + 1
 
 
 def test_measuring_leaves_the_generator_of_random_numbers_alone() -> None:
     before = torch.get_rng_state()
-    measure(SMALL.network(), "noise", never)
+    measure_lens_network(SMALL.network(), "noise", never)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:
     starlette = pytest.importorskip("starlette.testclient")
-    from kilolayer.lens.app import application
+    from kilolayer.report.lens.app import application
 
     client: TestClient = starlette.TestClient(application(), base_url="http://127.0.0.1")
     return client
@@ -176,7 +176,7 @@ def test_the_page_offers_every_choice(client: TestClient) -> None:
     named = {
         found["name"] for tag, found in markup.elements if tag in ("select", "input") and "name" in found
     }
-    assert named == set(Choice.__dataclass_fields__)
+    assert named == set(LensSettings.__dataclass_fields__)
     labelled = {found["for"] for tag, found in markup.elements if tag == "label"}
     assert labelled == named
 
@@ -197,8 +197,8 @@ def test_the_application_predicts_and_measures(client: TestClient) -> None:
 def test_plotly_is_served_under_an_address_of_its_own_to_be_kept(client: TestClient) -> None:
     (address,) = (found["src"] for tag, found in Markup(client.get("/").text).elements if "src" in found)
     answer = client.get(address)
-    assert answer.text == inline.plotly_js()
-    assert address == f"/plotly-{inline.plotly_version()}.js"
+    assert answer.text == page_assets.plotly_js()
+    assert address == f"/plotly-{page_assets.plotly_version()}.js"
     assert "immutable" in answer.headers["cache-control"]
     assert answer.headers["content-type"].startswith("text/javascript")
 
@@ -232,7 +232,7 @@ def test_a_port_in_use_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_the_extra_it_says_so(
     missing: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith((missing, "kilolayer.lens.app"))]:
+    for name in [name for name in sys.modules if name.startswith((missing, "kilolayer.report.lens.app"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["lens", "--no-browser"]) == 2

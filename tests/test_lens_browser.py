@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pytest
 
 from browsing import SIZES, chromium, clipped, opened, says, wide
-from kilolayer.commands.stopping import STATUS
+from kilolayer.system.stopping import STOPPED_STATUS
 from test_report_page import HOSTILE
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def server() -> Iterator[str]:
         yield found[1]
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=DEADLINE)
-        assert (process.returncode, said) == (STATUS, "")
+        assert (process.returncode, said) == (STOPPED_STATUS, "")
     finally:
         if process.poll() is None:
             process.kill()

@@ -23,8 +23,8 @@ CHECKPOINTED = {
     "basic": Unit(),
     "dropout": Unit(Basic(dropout=0.5), arrangement=FULL_PREACT),
     "one-layer": Unit(OneLayer(), h=ShortcutGate(-1.0)),
-    "bottleneck": Unit(Bottleneck(), arrangement=FULL_PREACT, resize=Projection()),
-    "split": Unit(Aggregated(2, 16, form="split"), resize=Projection()),
+    "bottleneck": Unit(Bottleneck(), arrangement=FULL_PREACT, downsample=Projection()),
+    "split": Unit(Aggregated(2, 16, form="split"), downsample=Projection()),
 }
 
 

@@ -87,6 +87,6 @@ def test_there_are_no_silent_random_weights():
 @settings(deadline=None, max_examples=20)
 @given(side=st.integers(4, 20), units=st.integers(1, 2), classes=st.integers(1, 5))
 def test_any_size_of_anything_runs(side, units, classes):
-    unit = Unit(Aggregated(2, 16), resize=AGGREGATED.resize)
+    unit = Unit(Aggregated(2, 16), downsample=AGGREGATED.downsample)
     model = build(tiny(unit, units, num_classes=classes)).eval()
     assert model(torch.zeros(1, 3, side, side)).shape == (1, classes)

@@ -15,7 +15,7 @@ from kilolayer.units import (
 )
 
 PREACT_BASIC = Unit(arrangement=FULL_PREACT)
-PREACT_BOTTLENECK = Unit(BOTTLENECK.branch, arrangement=FULL_PREACT, resize=Projection())
+PREACT_BOTTLENECK = Unit(BOTTLENECK.branch, arrangement=FULL_PREACT, downsample=Projection())
 
 
 def tiny(unit, units=1, **options):
@@ -57,7 +57,7 @@ def activated(x, bn):
     return functional.batch_norm(x, None, None, bn.weight, bn.bias, training=True).relu()
 
 
-@pytest.mark.parametrize("unit", [PREACT_BOTTLENECK, Unit(arrangement=FULL_PREACT, resize=Projection())])
+@pytest.mark.parametrize("unit", [PREACT_BOTTLENECK, Unit(arrangement=FULL_PREACT, downsample=Projection())])
 def test_projections_read_the_preactivated_tensor(unit):
     """P2, Sec. 4: where a unit changes shape, BN-ReLU stands before the split."""
     model = build(tiny(unit))
@@ -69,7 +69,7 @@ def test_projections_read_the_preactivated_tensor(unit):
 
 @pytest.mark.parametrize("reads", ["raw", "preactivated"])
 def test_option_a_reads_what_it_says(reads):
-    model = build(tiny(Unit(arrangement=FULL_PREACT, resize=ZeroPad(reads))))
+    model = build(tiny(Unit(arrangement=FULL_PREACT, downsample=ZeroPad(reads))))
     read = inputs_of(model, "stage2.0", "stage2.0.F.conv1", "stage2.0.h")
     assert torch.equal(read["stage2.0.h"], read["stage2.0"]) == (reads == "raw")
     assert torch.equal(read["stage2.0.h"], read["stage2.0.F.conv1"]) == (reads == "preactivated")

@@ -64,13 +64,13 @@ def test_names_say_the_block(name, branch):
 
 
 @pytest.mark.parametrize(
-    ("option", "h", "resize"),
+    ("option", "h", "downsample"),
     [("a", Identity(), ZeroPad()), ("b", Identity(), Projection()), ("c", Projection(), Projection())],
 )
 def test_names_say_the_option(option, h, resize):
     """P1, Sec. 4.1: A pads with zeros, B projects where the shape changes, C projects everywhere."""
     unit = describe(f"resnet34_{option}").unit
-    assert (unit.h, unit.resize) == (h, resize)
+    assert (unit.h, unit.downsample) == (h, resize)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_describing_does_not_wait_for_pytorch():
     """`--help` and `models` answer in a fraction of the second that importing PyTorch takes."""
     code = """
 import sys, kilolayer
-from kilolayer.networks.drawing import stage_table, unit_svg, unit_text
+from kilolayer.report.unit_text import stage_table, unit_svg, unit_text
 for name in kilolayer.list_models():
     network = kilolayer.describe(name)
     network.parameters, network.multiply_adds

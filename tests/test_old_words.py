@@ -10,25 +10,25 @@ import pytest
 import torch
 
 from kilolayer.data import Augmentation, Data
-from kilolayer.data.describe import ColorJitter, ResizedCrop
+from kilolayer.data.config import ColorJitter, ResizedCrop
 from kilolayer.networks import Network, Stage, Stem
 from kilolayer.runs import Run, read_weights
-from kilolayer.runs.environment import differences, environment
-from kilolayer.sweep.plan import state_of
+from kilolayer.runs.start_environment import environment_differences, environment_record
 from kilolayer.sweep.reproduction import open_sweep, run_folder
+from kilolayer.sweep.run_spec import read_progress
 from kilolayer.training import (
     SGD,
     AdamW,
+    DistributedContext,
     Experiment,
-    Growth,
     OneCycle,
-    Place,
+    ProgressiveDepth,
+    ProgressiveResize,
     Recipe,
-    Resolution,
     Steps,
     Warmup,
 )
-from kilolayer.training.experiment import Init
+from kilolayer.training.experiment import InitialWeights
 from kilolayer.units import (
     AGGREGATED,
     ARRANGEMENTS,
@@ -62,12 +62,14 @@ SPARING = Recipe(
     optimizer=SGD(nesterov=True),
     decay="weights",
     label_smoothing=0.1,
-    averaged=0.5,
-    resolution=Resolution(0.5, ((0.5, 1.0),)),
-    growth=Growth(0.5, ((0.5, 1.0),)),
+    ema=0.5,
+    progressive_resize=ProgressiveResize(0.5, ((0.5, 1.0),)),
+    progressive_depth=ProgressiveDepth(0.5, ((0.5, 1.0),)),
     augmentation=Augmentation(pad=1, flip=False),
 )
-STOPPED = Experiment(NETWORK, Data(subset=50, validation=20), SPARING, channels_last=True, memory="balanced")
+STOPPED = Experiment(
+    NETWORK, Data(subset=50, validation=20), SPARING, channels_last=True, activation_memory="balanced"
+)
 EVERY_FIELD = Experiment(
     NETWORK,
     Data(
@@ -94,8 +96,8 @@ EVERY_FIELD = Experiment(
         decay="weights",
         label_smoothing=0.1,
         trunk_rate=0.5,
-        averaged=0.5,
-        resolution=Resolution(0.5, ((0.5, 1.0),)),
+        ema=0.5,
+        progressive_resize=ProgressiveResize(0.5, ((0.5, 1.0),)),
         augmentation=Augmentation(2, False, 3, ResizedCrop(), ColorJitter()),
         normalization="channel",
     ),
@@ -105,9 +107,9 @@ EVERY_FIELD = Experiment(
     graph=True,
     kernels="fused",
     evaluation="folded",
-    memory="2GB",
+    activation_memory="2GB",
     evaluate_every=2,
-    init=Init("weights.safetensors", "0" * 64, "file"),
+    init=InitialWeights("weights.safetensors", "0" * 64, "file"),
 )
 UNITS = [
     BASIC,
@@ -115,16 +117,16 @@ UNITS = [
     AGGREGATED,
     ONE_LAYER,
     Unit(Basic(2, 0.3)),
-    Unit(Aggregated(4, 64, "split", "1x1"), resize=Projection()),
-    Unit(Bottleneck(2, "1x1"), resize=Projection()),
+    Unit(Aggregated(4, 64, "split", "1x1"), downsample=Projection()),
+    Unit(Bottleneck(2, "1x1"), downsample=Projection()),
     Unit(h=Scaled(0.5, 0.25, "apply")),
     Unit(h=Zero()),
     Unit(h=Projection()),
     Unit(h=ExclusiveGate(-6.0, "skip", True)),
     Unit(h=ShortcutGate(-3.0, "apply", False)),
     Unit(h=Dropout(0.5, "skip")),
-    Unit(resize=ZeroPad("preactivated")),
-    Unit(resize=Projection()),
+    Unit(downsample=ZeroPad("preactivated")),
+    Unit(downsample=Projection()),
     *(Unit(arrangement=arrangement) for arrangement in ARRANGEMENTS.values()),
 ]
 
@@ -159,10 +161,10 @@ def test_a_stopped_run_goes_on_to_the_end_it_would_have_had(tmp_path: Path) -> N
     copytree(FIXTURES / "stopped_run", tmp_path / "run")
     run = Run.open(tmp_path / "run")
     assert run.experiment() == STOPPED
-    here = environment(Place(torch.device("cpu")), "fp32", channels_last=True)
-    made_here = not differences(run.environments(), here | {"threads": torch.get_num_threads()})
+    here = environment_record(DistributedContext(torch.device("cpu")), "fp32", channels_last=True)
+    made_here = not environment_differences(run.environments(), here | {"threads": torch.get_num_threads()})
     training = train(run.path, STOPPED)
-    assert training.done
+    assert training.is_finished
     then = json.loads((FIXTURES / "stopped_run_outcome.json").read_text())
     now = outcome(run.path)
     if made_here:  # another processor computes other last digits
@@ -174,7 +176,7 @@ def test_a_stopped_run_goes_on_to_the_end_it_would_have_had(tmp_path: Path) -> N
 def test_a_sweep_finds_its_runs() -> None:
     sweep = open_sweep(FIXTURES / "sweep")
     assert len(sweep.runs) == 2
-    assert all(state_of(planned).finished for planned in sweep.runs)
+    assert all(read_progress(planned).finished for planned in sweep.runs)
     folders = {run_folder(FIXTURES / "sweep" / "runs", planned.experiment) for planned in sweep.runs}
     assert folders == set((FIXTURES / "sweep" / "runs").iterdir())
 
@@ -182,7 +184,9 @@ def test_a_sweep_finds_its_runs() -> None:
 def test_weights_are_read_and_their_checksum_holds() -> None:
     weights = read_weights(FIXTURES / "weights.safetensors")
     unit = weights.model.description.unit
-    assert unit == Unit(h=Scaled(0.5, 0.25, "apply"), arrangement=FULL_PREACT, resize=ZeroPad("preactivated"))
+    assert unit == Unit(
+        h=Scaled(0.5, 0.25, "apply"), arrangement=FULL_PREACT, downsample=ZeroPad("preactivated")
+    )
 
 
 def test_a_changed_header_of_old_weights_is_seen(tmp_path: Path) -> None:

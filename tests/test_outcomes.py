@@ -10,32 +10,32 @@ from typing import Any
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.analysis.gradient import Gradient, UnitTerms
 from kilolayer.audit import audit_model
-from kilolayer.cli import parse
-from kilolayer.commands.analyse import Analyse
-from kilolayer.commands.audit_text import show_report
-from kilolayer.commands.bench import _finding
-from kilolayer.commands.demo import UNITS, Demo, check_folder, plan
-from kilolayer.commands.demo_finding import Start, findings, next_commands
-from kilolayer.commands.reproduction_finding import sentence
-from kilolayer.commands.run_finding import finding
-from kilolayer.commands.subjects import subjects
-from kilolayer.commands.train import Train
+from kilolayer.cli.analyse import AnalyseOptions
+from kilolayer.cli.analysis_inputs import load_analysis_inputs
+from kilolayer.cli.bench import _finding
+from kilolayer.cli.command_line import parse
+from kilolayer.cli.demo import UNITS, DemoOptions, check_demo_folder, demo_runs
+from kilolayer.cli.demo_finding import InitialState, demo_findings, next_commands
+from kilolayer.cli.train import TrainOptions
 from kilolayer.errors import InputError
+from kilolayer.measure.gradient import Gradient, GradientTerms
 from kilolayer.networks import create_model
+from kilolayer.report.audit_text import print_audit
+from kilolayer.report.reproduction_finding import finding_sentence
+from kilolayer.report.run_finding import run_findings
 from kilolayer.runs import Run
-from kilolayer.sweep.findings import findings as table_findings
-from kilolayer.sweep.plan import Planned
+from kilolayer.sweep.run_spec import RunSpec
+from kilolayer.sweep.table_result import table_results as table_findings
 from test_reproduce_findings import SMOKE, as_in_the_paper, only, pretend
 from tiny_runs import tiny
 
 ORIGINAL, PREACTIVATION = UNITS
 
 
-def start(first: float, last: float, direct: float) -> Start:
-    unit = UnitTerms("stage1.0", 1, first, direct * last, first, 0.0, None)
-    return Start(Gradient("net", (unit,), (last,)), 5.0)
+def start(first: float, last: float, direct: float) -> InitialState:
+    unit = GradientTerms("stage1.0", 1, first, direct * last, first, 0.0, None)
+    return InitialState(Gradient("net", (unit,), (last,)), 5.0)
 
 
 def ended(run: Path, **result: Any) -> Run:
@@ -45,8 +45,8 @@ def ended(run: Path, **result: Any) -> Run:
     return Run(run)
 
 
-def demo_of(folder: Path, original: dict[str, Any], preactivation: dict[str, Any]) -> dict[Any, Planned]:
-    planned = plan(Demo(depths=(20,), iterations=4), folder)
+def demo_of(folder: Path, original: dict[str, Any], preactivation: dict[str, Any]) -> dict[Any, RunSpec]:
+    planned = demo_runs(DemoOptions(depths=(20,), iterations=4), folder)
     for unit, result in ((ORIGINAL, original), (PREACTIVATION, preactivation)):
         if result:
             ended(planned[20, unit].path, **result)
@@ -74,7 +74,7 @@ def test_the_demo_says_which_unit_fails_or_that_none_does(
 ) -> None:
     planned = demo_of(tmp_path / "demo", original, preactivation)
     starts = {(20, ORIGINAL): start(3.5, 0.03, 0.4), (20, PREACTIVATION): start(0.5, 0.004, 1.0)}
-    outcome, *_ = findings(planned, starts)
+    outcome, *_ = demo_findings(planned, starts)
     assert said in outcome
 
 
@@ -83,7 +83,9 @@ def test_the_demo_says_whose_gradient_is_larger_and_whence(larger: bool, tmp_pat
     planned = demo_of(tmp_path / "demo", done(78.0), done(2.5))
     pair = start(3.5, 0.03, 0.408), start(0.5, 0.004, 1.0)
     original, preactivation = pair if larger else pair[::-1]
-    _, size, ends, direct = findings(planned, {(20, ORIGINAL): original, (20, PREACTIVATION): preactivation})
+    _, size, ends, direct = demo_findings(
+        planned, {(20, ORIGINAL): original, (20, PREACTIVATION): preactivation}
+    )
     assert ("has not vanished" in size) is larger
     assert ("is 3.5, 7 times" if larger else "is 0.5, 0.143 times") in size
     assert ("7.5 times the other" if larger else "0.133 times the other") in ends
@@ -94,21 +96,21 @@ def test_the_demo_says_whose_gradient_is_larger_and_whence(larger: bool, tmp_pat
 
 def test_the_demo_ends_with_three_commands_that_can_be_copied(tmp_path: Path) -> None:
     folder = tmp_path / "my demo"
-    options = Demo(depths=(8, 20), iterations=4, seed=3)
-    planned = plan(options, folder)
+    options = DemoOptions(depths=(8, 20), iterations=4, seed=3)
+    planned = demo_runs(options, folder)
     commands = [parse(shlex.split(line)[1:]) for _, line in next_commands(planned, folder)]
     assert len(commands) == 3
     analyse, train, _ = commands
-    assert isinstance(analyse, Analyse)
+    assert isinstance(analyse, AnalyseOptions)
     assert analyse.networks == tuple(str(planned[20, unit].path) for unit in UNITS)
-    assert isinstance(train, Train)
+    assert isinstance(train, TrainOptions)
     # What the first of them writes does not keep the demo from going on.
     folder.mkdir()
     Path(str(analyse.html)).write_text("")
-    check_folder(folder)
+    check_demo_folder(folder)
     (folder / "thesis.html").write_text("")
     with pytest.raises(InputError, match="other files"):
-        check_folder(folder)
+        check_demo_folder(folder)
 
 
 def runs_of(folder: Path, *results: dict[str, Any], seeds: bool = False) -> dict[str, Run]:
@@ -141,11 +143,11 @@ def runs_of(folder: Path, *results: dict[str, Any], seeds: bool = False) -> dict
     ],
 )
 def test_of_runs_the_outcome_is_said(results: list[dict[str, Any]], said: str, tmp_path: Path) -> None:
-    assert said in " ".join(finding(runs_of(tmp_path, *results)))
+    assert said in " ".join(run_findings(runs_of(tmp_path, *results)))
 
 
 def test_seeds_of_one_experiment_say_how_far_they_spread(tmp_path: Path) -> None:
-    (_, spread) = finding(runs_of(tmp_path, done(9.0), done(7.0), seeds=True))
+    (_, spread) = run_findings(runs_of(tmp_path, done(9.0), done(7.0), seeds=True))
     assert "8.00 ± 1.41 %" in spread
     assert "2 runs" in spread
 
@@ -168,14 +170,14 @@ def test_of_a_table_it_is_said_how_many_gaps_are_decided(
         noise = 0.01 * trial.seed
         return (5.0 if (row == "original") is better else 50.0) + noise
 
-    text = sentence(only(table_findings(pretend(request, tmp_path, figure))))
+    text = finding_sentence(only(table_findings(pretend(request, tmp_path, figure))))
     assert text.startswith("P2, Table 1: the lowest median error of 4 cells is")
     assert said in text
 
 
 def test_of_a_table_without_runs_nothing_is_claimed(tmp_path: Path) -> None:
     made = pretend(replace(SMOKE, rows=("original",)), tmp_path, lambda *_: "not run")
-    assert "no run has a figure yet" in sentence(only(table_findings(made)))
+    assert "no run has a figure yet" in finding_sentence(only(table_findings(made)))
 
 
 def test_the_reports_open_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +197,7 @@ def test_the_reports_open_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[
 )
 def test_an_audit_opens_with_its_outcome(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = create_model("resnet20_cifar", in_chans=3)
-    show_report(audit_model(model, "resnet20" if name != "odd" else "resnet56"))
+    print_audit(audit_model(model, "resnet20" if name != "odd" else "resnet56"))
     assert said in capsys.readouterr().out.splitlines()[0]
 
 
@@ -232,8 +234,8 @@ def test_two_modules_of_one_name_are_told_apart_and_one_run_named_twice_is_refus
             "def net():\n    return create_model('resnet8_cifar', in_chans=1, num_classes=10)\n"
         )
     words = tuple(f"{tmp_path / name}.py:net" for name in ("one", "two"))
-    options = Analyse("gradient", words, batch_size=4, units=("stage?.*",))
-    assert [one.name for one in subjects(options)] == list(words)
+    options = AnalyseOptions("gradient", words, batch_size=4, units=("stage?.*",))
+    assert [one.name for one in load_analysis_inputs(options)] == list(words)
     run = Run.create(tmp_path / "run", tiny()).path
     with pytest.raises(InputError, match="named twice"):
-        subjects(Analyse("gradient", (str(run), f"{run}/")))
+        load_analysis_inputs(AnalyseOptions("gradient", (str(run), f"{run}/")))

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kilolayer.analysis.mean_field import silent
-from kilolayer.cli import run
+from kilolayer.cli.command_line import run_command_line
 from kilolayer.errors import InputError
-from kilolayer.inference import fold
 from kilolayer.kernels import fuse
+from kilolayer.kernels.folding import fold
 from kilolayer.networks import Network, build, cifar
-from kilolayer.networks.activations import kept_by_units
-from kilolayer.units import BASIC, Arrangement, Branch, Shortcut, Unit, layout, own
+from kilolayer.networks.saved_activations import network_activations
+from kilolayer.theory.mean_field import no_prediction_reason
+from kilolayer.units import BASIC, Arrangement, Branch, Shortcut, Unit, extensions, layout
 from kilolayer.values import from_json, to_json
 
 OWN = Path(__file__).parents[1] / "docs" / "how-to" / "own"
@@ -36,14 +36,16 @@ TINY = ("--subset", "64", "--iterations", "6", "--batch-size", "16", "--threads"
 @pytest.fixture(autouse=True)
 def nothing_loaded() -> Iterator[None]:
     """A test begins as a program does: without the files that others named."""
-    before = dict(own._loaded)
+    before = dict(extensions._loaded_origins)
     yield
-    for name in set(own._loaded) - set(before):
-        del own._loaded[name], sys.modules[name]
+    for name in set(extensions._loaded_origins) - set(before):
+        del extensions._loaded_origins[name], sys.modules[name]
 
 
 def unit_of(example: str) -> Unit:
-    value = own.named(f"{EXAMPLES[example]}:{NAMES[example]}", Unit, Branch, Shortcut, Arrangement)
+    value = extensions.load_named(
+        f"{EXAMPLES[example]}:{NAMES[example]}", Unit, Branch, Shortcut, Arrangement
+    )
     fields = {Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
     return replace(BASIC, **{field: value for kind, field in fields.items() if isinstance(value, kind)})
 
@@ -66,7 +68,7 @@ def test_counts_are_those_of_the_module(example: str) -> None:
     network = network_of(example)
     assert network.parameters == sum(each.numel() for each in build(network).parameters())
     assert network.multiply_adds >= replace(network, unit=BASIC).multiply_adds
-    assert all(kept.inside > 0 for kept in kept_by_units(network))
+    assert all(kept.inside > 0 for kept in network_activations(network))
 
 
 @pytest.mark.parametrize("example", NAMES)
@@ -79,7 +81,7 @@ def test_a_description_survives_json_and_names_its_file(example: str) -> None:
 
 @pytest.mark.parametrize("example", NAMES)
 def test_theory_predicts_nothing_and_says_of_what(example: str) -> None:
-    assert "theory says nothing of the layer" in str(silent(network_of(example)))
+    assert "theory says nothing of the layer" in str(no_prediction_reason(network_of(example)))
 
 
 @pytest.mark.parametrize("example", NAMES)
@@ -98,7 +100,10 @@ def test_an_activation_of_ones_own_stands_in_the_stem_too() -> None:
 
 
 def test_the_shortcut_of_ones_own_is_drawn_as_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(("show", "resnet20_cifar", "--unit", f"{EXAMPLES['learned_scale']}:LearnedScale")) == 0
+    assert (
+        run_command_line(("show", "resnet20_cifar", "--unit", f"{EXAMPLES['learned_scale']}:LearnedScale"))
+        == 0
+    )
     assert "Gain 0.9" in capsys.readouterr().out
 
 
@@ -115,32 +120,35 @@ def test_training_resumes_to_the_same_bits_and_every_command_reads_the_run(
 ) -> None:
     file = str(EXAMPLES[example])
     words = ("train", "--model", "preact_resnet8_cifar", "--unit", f"{file}:{NAMES[example]}", *TINY)
-    assert run((*words, "--out", str(tmp_path / "whole"))) == 0
+    assert run_command_line((*words, "--out", str(tmp_path / "whole"))) == 0
     stopped(words, tmp_path / "part")
-    assert run(("train", "--resume", str(tmp_path / "part"), "--unit", file, "--no-tensorboard")) == 0
+    assert (
+        run_command_line(("train", "--resume", str(tmp_path / "part"), "--unit", file, "--no-tensorboard"))
+        == 0
+    )
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "part")]
     assert weights[0] == weights[1]
-    assert run(("evaluate", str(tmp_path / "whole"), "--unit", file)) == 0
-    assert run(("analyse", "shortcut", str(tmp_path / "whole"), "--unit", file)) == 0
-    assert run(("report", str(tmp_path / "whole"), "--unit", file)) == 0
+    assert run_command_line(("evaluate", str(tmp_path / "whole"), "--unit", file)) == 0
+    assert run_command_line(("analyse", "shortcut", str(tmp_path / "whole"), "--unit", file)) == 0
+    assert run_command_line(("report", str(tmp_path / "whole"), "--unit", file)) == 0
     network = ("preact_resnet8_cifar", "--unit", f"{file}:{NAMES[example]}")
-    assert run(("analyse", "initialisation", *network, "--seeds", "1")) == 0
-    assert run((*words, "--memory", "smallest", "--out", str(tmp_path / "less"))) == 0
+    assert run_command_line(("analyse", "initialisation", *network, "--seeds", "1")) == 0
+    assert run_command_line((*words, "--memory", "smallest", "--out", str(tmp_path / "less"))) == 0
     less = (tmp_path / "less" / "metrics.jsonl").read_text()
     assert less == (tmp_path / "whole" / "metrics.jsonl").read_text()
 
 
 def stopped(words: tuple[str, ...], folder: Path) -> None:
     """The same run stopped after three steps."""
-    from kilolayer.cli import parse
-    from kilolayer.commands.assemble import assemble
-    from kilolayer.runs import Run, record
-    from kilolayer.training import Place, Training
+    from kilolayer.cli.assemble import assemble_experiment
+    from kilolayer.cli.command_line import parse
+    from kilolayer.runs import Run, train_run
+    from kilolayer.training import DistributedContext, Trainer
 
-    experiment, splits = assemble(parse((*words, "--out", str(folder))), torch.device("cpu"))
-    with Run.claim(folder, experiment) as begun:
-        training = Training(experiment, splits, Place(torch.device("cpu")))
-        for _ in record(begun, training, stop=lambda: training.iteration >= 3):
+    experiment, splits = assemble_experiment(parse((*words, "--out", str(folder))), torch.device("cpu"))
+    with Run.open_or_create(folder, experiment) as begun:
+        training = Trainer(experiment, splits, DistributedContext(torch.device("cpu")))
+        for _ in train_run(begun, training, stop=lambda: training.iteration >= 3):
             pass
 
 
@@ -149,7 +157,7 @@ def test_a_strangers_run_runs_no_code_until_its_file_is_named(tmp_path: Path) ->
     file.write_text(
         EXAMPLES["learned_scale"].read_text() + f"\nopen({str(tmp_path / 'RAN')!r}, 'w').close()\n"
     )
-    unit = replace(BASIC, h=own.named(f"{file}:LearnedScale", Shortcut))
+    unit = replace(BASIC, h=extensions.load_named(f"{file}:LearnedScale", Shortcut))
     text = to_json(unit)
     (tmp_path / "RAN").unlink()
     (tmp_path / "unit.json").write_text(text)
@@ -170,7 +178,7 @@ def test_a_strangers_run_runs_no_code_until_its_file_is_named(tmp_path: Path) ->
 def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(EXAMPLES["learned_scale"].read_text())
-    text = to_json(replace(BASIC, h=own.named(f"{file}:LearnedScale", Shortcut)))
+    text = to_json(replace(BASIC, h=extensions.load_named(f"{file}:LearnedScale", Shortcut)))
     changed = json.loads(text)
     changed["h"]["file"]["sha256"] = "0" * 64
     with pytest.raises(
@@ -198,7 +206,7 @@ def test_what_cannot_be_a_unit_is_refused(
     Path("broken.py").write_text("1 / 0\n")
     Path("empty.py").write_text("")
     with pytest.raises(InputError, match=said):
-        run(("show", "resnet20_cifar", *words))
+        run_command_line(("show", "resnet20_cifar", *words))
 
 
 SHOW = ("show", "resnet20_cifar")
@@ -215,25 +223,25 @@ SHOW = ("show", "resnet20_cifar")
 )
 def test_an_option_for_the_part_that_is_ones_own_is_refused(example: str, words: tuple[str, str]) -> None:
     with pytest.raises(InputError, match=f"--unit and {words[0]} are for the same part of the unit"):
-        run((*SHOW, "--unit", f"{EXAMPLES[example]}:{NAMES[example]}", *words))
+        run_command_line((*SHOW, "--unit", f"{EXAMPLES[example]}:{NAMES[example]}", *words))
 
 
 @pytest.mark.parametrize("words", [("--resize", "projection"), ("--shortcut", "zero")])
 def test_beside_a_whole_unit_every_such_option_is_refused(words: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from kilolayer.units import BASIC as WHOLE\n")
     with pytest.raises(InputError, match=f"--unit and {words[0]} are for the same part of the unit"):
-        run((*SHOW, "--unit", f"{tmp_path / 'mine.py'}:WHOLE", *words))
+        run_command_line((*SHOW, "--unit", f"{tmp_path / 'mine.py'}:WHOLE", *words))
 
 
 def test_two_files_are_refused() -> None:
     scale = f"{EXAMPLES['learned_scale']}:LearnedScale"
     with pytest.raises(InputError, match="--unit is there more than once"):
-        run((*SHOW, "--unit", scale, "--unit", f"{EXAMPLES['group_norm']}:PREACT"))
+        run_command_line((*SHOW, "--unit", scale, "--unit", f"{EXAMPLES['group_norm']}:PREACT"))
 
 
 def test_a_name_that_the_file_has_not_is_refused_for_a_run_too(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="defines no 'LearnedScal'; nearest: LearnedScale"):
-        run(("evaluate", str(tmp_path), "--unit", f"{EXAMPLES['learned_scale']}:LearnedScal"))
+        run_command_line(("evaluate", str(tmp_path), "--unit", f"{EXAMPLES['learned_scale']}:LearnedScal"))
 
 
 def test_a_renamed_file_is_the_same_file(tmp_path: Path) -> None:
@@ -241,9 +249,9 @@ def test_a_renamed_file_is_the_same_file(tmp_path: Path) -> None:
     origin = json.loads(text)["h"]["file"]
     renamed = tmp_path / "renamed.py"
     renamed.write_bytes(EXAMPLES["learned_scale"].read_bytes())
-    for name in list(own._loaded):
-        del own._loaded[name], sys.modules[name]
-    own.load(renamed)
+    for name in list(extensions._loaded_origins):
+        del extensions._loaded_origins[name], sys.modules[name]
+    extensions.load_unit_file(renamed)
     assert json.loads(to_json(from_json(text, Unit)))["h"]["file"] == origin
 
 
@@ -285,18 +293,18 @@ SWISH = Arrangement(before=(BN, Swish()), between=(BN, Swish()))
 def test_layers_that_cannot_be_added_or_applied_are_refused(name: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     with pytest.raises(InputError, match=said):
-        run((*SHOW, "--unit", f"{tmp_path / 'mine.py'}:{name}"))
+        run_command_line((*SHOW, "--unit", f"{tmp_path / 'mine.py'}:{name}"))
 
 
 def test_a_nonlinearity_of_ones_own_stands_in_the_stem_too(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    arrangement = own.named(f"{tmp_path / 'mine.py'}:SWISH", Arrangement)
+    arrangement = extensions.load_named(f"{tmp_path / 'mine.py'}:SWISH", Arrangement)
     assert "ReLU" not in str(build(cifar(8, replace(BASIC, arrangement=arrangement))))
 
 
 def test_a_branch_of_another_depth_is_refused() -> None:
     with pytest.raises(InputError, match="has 2 layers and those of resnet164_cifar have 3"):
-        run(("show", "resnet164_cifar", "--unit", f"{EXAMPLES['squeeze_excite']}:SqueezeExcite"))
+        run_command_line(("show", "resnet164_cifar", "--unit", f"{EXAMPLES['squeeze_excite']}:SqueezeExcite"))
 
 
 def test_a_class_that_no_file_defines_is_refused() -> None:

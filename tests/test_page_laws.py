@@ -10,20 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kilolayer.analysis.chart import Analysis, Chart, Series
-from kilolayer.analysis.over_training import OverTraining
-from kilolayer.bench import roofline
-from kilolayer.commands.analyses import ANALYSES
-from kilolayer.commands.analysis_run import measured
-from kilolayer.lens.choice import Choice
-from kilolayer.lens.measurement import measure
-from kilolayer.lens.view import View, predicted
+from kilolayer.chart import Analysis, Chart, Series
+from kilolayer.measure.all_analyses import ANALYSES
+from kilolayer.measure.analysis_results import run_analyses
+from kilolayer.measure.snapshot_trends import SnapshotTrends
 from kilolayer.networks import build
-from kilolayer.report import Curve, DepthLine, Page, Profile, Section, Table, canvas, inline, plots, render
+from kilolayer.report import (
+    Curve,
+    DepthLine,
+    Page,
+    Profile,
+    Section,
+    Table,
+    canvas,
+    page_assets,
+    plots,
+    render_page,
+    roofline,
+)
 from kilolayer.report.chart_figures import chart_figure
-from kilolayer.report.lab import render as render_lab
-from kilolayer.report.lab_data import drawn, gathered
-from kilolayer.training import RECIPES, Steps, recipe
+from kilolayer.report.lab import render_lab as render_lab
+from kilolayer.report.lab_data import gather_lab, lab_json
+from kilolayer.report.lens.measurement import measure_lens_network
+from kilolayer.report.lens.settings import LensSettings
+from kilolayer.report.lens.view import LensAnalysis, predicted
+from kilolayer.training import RECIPES, Steps, recipe_by_name
 from kilolayer.units import BASIC, BOTTLENECK, FULL_PREACT, ExclusiveGate, Projection, Zero
 from subjects import subject, two_stages
 
@@ -66,15 +77,17 @@ def bench(*names: str) -> dict[str, Any]:
 
 FIGURES: dict[str, Callable[[], str]] = {
     **{
-        f"training, {name}": lambda curves=curves: plots.training(curves, "t")
+        f"training, {name}": lambda curves=curves: plots.training_curves(curves, "t")
         for name, curves in CURVES.items()
     },
     "error by depth": lambda: plots.error_against_depth(
         [DepthLine("a", (20, 110), ((4.0, 90.0), (5.0,)))], "t"
     ),
-    "by unit": lambda: plots.by_unit([Profile("a", (3.3, 0.01, 1e-7)), Profile("b", (0.4, 2.0, 9.0))], "t"),
-    "learning rate": lambda: plots.learning_rate([plots.Rate("a", STEPWISE, 80)], "t"),
-    "roofline": lambda: roofline.draw(bench("resnet20_cifar", "resnet56_cifar"), "t"),
+    "by unit": lambda: plots.profile_by_unit(
+        [Profile("a", (3.3, 0.01, 1e-7)), Profile("b", (0.4, 2.0, 9.0))], "t"
+    ),
+    "learning rate": lambda: plots.learning_rate([plots.RateCurve("a", STEPWISE, 80)], "t"),
+    "roofline": lambda: roofline.roofline_svg(bench("resnet20_cifar", "resnet56_cifar"), "t"),
 }
 
 
@@ -95,7 +108,7 @@ def figure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], str]], lis
         drawing()
         return found[0].axes
 
-    monkeypatch.setattr(canvas, "draw", draw)
+    monkeypatch.setattr(canvas, "draw_svg", draw)
     return axes_of
 
 
@@ -124,7 +137,7 @@ def test_every_point_lies_inside_its_axes(
 
 
 def test_loss_and_error_have_a_panel_each(figure: Callable[[Callable[[], str]], list[Axes]]) -> None:
-    upper, lower = figure(lambda: plots.training(CURVES["as usual"], "t"))
+    upper, lower = figure(lambda: plots.training_curves(CURVES["as usual"], "t"))
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("training loss", "test error in %")
     assert not upper.bbox.overlaps(lower.bbox)
     values = [[y for _, y in line] for line in lines(lower)]
@@ -135,8 +148,8 @@ def test_loss_and_error_have_a_panel_each(figure: Callable[[Callable[[], str]], 
 def test_the_line_of_a_learning_rate_passes_through_every_iteration(
     name: str, figure: Callable[[Callable[[], str]], list[Axes]]
 ) -> None:
-    one = recipe(name, 5000).shortened(400)
-    (axes,) = figure(lambda: plots.learning_rate([plots.Rate(name, one.rate, one.iterations)], "t"))
+    one = recipe_by_name(name, 5000).with_iterations(400)
+    (axes,) = figure(lambda: plots.learning_rate([plots.RateCurve(name, one.rate, one.iterations)], "t"))
     assert lines(axes)[0] == [(at, one.rate(at)) for at in range(one.iterations)]
     assert outside(axes) == []
 
@@ -146,8 +159,8 @@ def test_the_line_of_a_learning_rate_passes_through_every_iteration(
 def test_a_rate_of_steps_is_drawn_as_steps_and_no_other(
     kind: str, iterations: int, figure: Callable[[Callable[[], str]], list[Axes]]
 ) -> None:
-    one = recipe(kind, 1000).shortened(iterations)
-    (axes,) = figure(lambda: plots.learning_rate([plots.Rate("a", one.rate, iterations)], "t"))
+    one = recipe_by_name(kind, 1000).with_iterations(iterations)
+    (axes,) = figure(lambda: plots.learning_rate([plots.RateCurve("a", one.rate, iterations)], "t"))
     stepwise = kind == "paper"
     assert axes.lines[0].get_drawstyle() == ("steps-post" if stepwise else "default")
     assert axes.get_yscale() == ("log" if stepwise else "linear")
@@ -159,7 +172,7 @@ def analysed(unit: str, what: str = "all", *, moments: int = 0, name: str = "net
     network = two_stages(UNITS[unit])
     one = replace(subject(network, trained=bool(moments)), name=name)
     taken = tuple((10 * at, lambda at=at: build(network).double()) for at in range(moments))
-    return measured(what, [replace(one, moments=taken)])
+    return run_analyses(what, [replace(one, snapshots=taken)])
 
 
 def charts(analysis: Analysis) -> list[Chart]:
@@ -189,19 +202,21 @@ def test_no_line_joins_tensors_of_two_shapes(
 
 @pytest.mark.parametrize("branch", ["basic", "bottleneck"])
 def test_the_lens_breaks_between_stages_too(branch: str) -> None:
-    choice = Choice(branch=branch, depth=20)
-    view = View(choice, predicted(choice.network()), measure(choice.network(), "noise", lambda: False))
+    choice = LensSettings(branch=branch, depth=20)
+    view = LensAnalysis(
+        choice, predicted(choice.network()), measure_lens_network(choice.network(), "noise", lambda: False)
+    )
     units = len(choice.network().units())
     first = (1.0,) if branch == "bottleneck" else ()  # whose first unit widens the stem's channels
     for chart in view.charts():
         assert chart.stages == (*first, units / 3 + 1, 2 * units / 3 + 1)
-        assert all(max(x for x, _ in piece) <= units for piece in chart.pieces(chart.series[0]))
+        assert all(max(x for x, _ in piece) <= units for piece in chart.segments(chart.series[0]))
 
 
 def test_a_chart_breaks_where_a_stage_begins_and_where_a_value_is_missing() -> None:
     series = Series("s", (1.0, 2.0, 3.0, 4.0, 5.0), (1.0, 1.0, 1.0, None, 1.0))
     chart = Chart("c", "t", "e", "x", "y", (series,), stages=(2.0,))
-    assert chart.pieces(series) == [[(1.0, 1.0)], [(2.0, 1.0), (3.0, 1.0)], [(5.0, 1.0)]]
+    assert chart.segments(series) == [[(1.0, 1.0)], [(2.0, 1.0), (3.0, 1.0)], [(5.0, 1.0)]]
 
 
 NETWORKS = {"one": ["a"], "two": ["a", "b"], "three": ["a", "b", "c"]}
@@ -217,7 +232,7 @@ def test_a_page_has_as_many_networks_as_were_given(names: list[str], moments: in
         for name in names
         for one in analysed("original", what, moments=moments, name=name)
     ]
-    lab = gathered([(one.iteration, one.analysis) for one in found])
+    lab = gather_lab([(one.iteration, one.analysis) for one in found])
     assert lab.networks == names
     assert list(lab.tabulated) == names
     assert lab.iterations == [10 * at for at in range(moments)]
@@ -229,8 +244,8 @@ def test_a_page_has_as_many_networks_as_were_given(names: list[str], moments: in
 @pytest.mark.parametrize("unit", UNITS)
 def test_nothing_on_a_page_is_all_dashes(unit: str, moments: int) -> None:
     found = analysed(unit, moments=moments)
-    lab = gathered([(one.iteration, one.analysis) for one in found])
-    data = drawn(lab)
+    lab = gather_lab([(one.iteration, one.analysis) for one in found])
+    data = lab_json(lab)
     for row in data["rows"]:
         for panel in row["panels"]:
             for frame in panel["frames"]:
@@ -246,7 +261,7 @@ def test_nothing_on_a_page_is_all_dashes(unit: str, moments: int) -> None:
 
 def test_analyses_that_name_a_figure_alike_keep_both() -> None:
     found = analysed("original")
-    lab = gathered([(one.iteration, one.analysis) for one in found])
+    lab = gather_lab([(one.iteration, one.analysis) for one in found])
     twice = [group for group, name in lab.figure_names if name == "BN's statistics"]
     assert twice == ["Jacobian", "Landscape"]
 
@@ -254,15 +269,15 @@ def test_analyses_that_name_a_figure_alike_keep_both() -> None:
 def test_long_names_that_end_differently_are_two_networks() -> None:
     names = ["runs/" + "long/" * 20 + end for end in ("first", "second")]
     found = [one for name in names for one in analysed("original", "shortcut", name=name)]
-    lab = gathered([(one.iteration, one.analysis) for one in found])
+    lab = gather_lab([(one.iteration, one.analysis) for one in found])
     assert [name.rpartition("/")[2] for name in lab.networks] == ["first", "second"]
 
 
 def test_what_changes_over_training_belongs_to_its_network() -> None:
-    def trend(of: str) -> OverTraining:
-        return OverTraining("net", of, (0, 10), (f"{of} x",), ((1.0, 2.0),))
+    def trend(of: str) -> SnapshotTrends:
+        return SnapshotTrends("net", of, (0, 10), (f"{of} x",), ((1.0, 2.0),))
 
-    lab = gathered([(None, trend("gradient")), (None, trend("responses")), (None, trend("gradient"))])
+    lab = gather_lab([(None, trend("gradient")), (None, trend("responses")), (None, trend("gradient"))])
     assert lab.networks == ["net", "net (2)"]
     assert [row.analysis for row in lab.rows] == ["Gradient", "Responses"]
 
@@ -278,7 +293,7 @@ def test_every_analysis_says_what_it_has_found_and_the_page_opens_with_it(
         assert len(said) > 20
         assert not said.endswith(".")
         assert "nan" not in said
-    monkeypatch.setattr(inline, "plotly_js", lambda: "'plotly'")
+    monkeypatch.setattr(page_assets, "plotly_js", lambda: "'plotly'")
     html = render_lab([(None, one.analysis) for one in found])
     assert html.index("What was found") < html.index("The figures that matter") < html.index('id="row-1"')
 
@@ -286,12 +301,12 @@ def test_every_analysis_says_what_it_has_found_and_the_page_opens_with_it(
 def test_a_column_without_a_value_is_not_drawn() -> None:
     table = Table("t", ("row", "here", "nowhere"), (("a", "–", ""), ("b", "2", "–")))
     assert table.without_empty_columns() == Table("t", ("row", "here"), (("a", "–"), ("b", "2")))
-    html = render(Page("t", sections=(Section("s", items=(table,)),)))
+    html = render_page(Page("t", sections=(Section("s", items=(table,)),)))
     assert "here" in html
     assert "nowhere" not in html
     assert Table("t", ("a", "b"), ()).without_empty_columns().header == ("a", "b")
 
 
 def test_units_below_the_line_and_names_as_they_are() -> None:
-    html = render(Page("t", sections=(Section("s", ("x_l of test_error, run_1 and ∂ε/∂x_L",)),)))
+    html = render_page(Page("t", sections=(Section("s", ("x_l of test_error, run_1 and ∂ε/∂x_L",)),)))
     assert "x<sub>l</sub> of test_error, run_1 and ∂ε/∂x<sub>L</sub>" in html

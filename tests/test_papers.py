@@ -7,17 +7,17 @@ import sys
 
 import pytest
 
-from kilolayer.data.describe import Data
+from kilolayer.data.config import Data
 from kilolayer.errors import InputError
 from kilolayer.papers import (
     Cell,
     Plan,
+    cell_experiment,
+    cell_experiments,
     cells,
-    counts,
-    experiment,
-    experiments,
+    count_cells,
+    find_table,
     reported_errors,
-    table,
     tables,
 )
 from kilolayer.training import SGD, Experiment
@@ -82,22 +82,22 @@ def test_means_and_spreads_stand_beside_their_medians() -> None:
 
 
 def test_statistics_are_the_papers() -> None:
-    assert str(table("p2-table-1").cells[1].published.statistic) == "median of 5 runs"
-    assert str(table("px-table-7").cells[0].published.statistic) == "mean of 10 runs"
-    assert str(table("p1-table-6").cell("ResNet-110", "error").published.statistic) == "best of 5 runs"
-    assert str(table("p2-table-4").cell("ResNet-1202", "CIFAR-10").published.statistic) == "a single run"
-    assert str(table("p2-table-1").cells[5].published) == "8.70"
+    assert str(find_table("p2-table-1").cells[1].published.statistic) == "median of 5 runs"
+    assert str(find_table("px-table-7").cells[0].published.statistic) == "mean of 10 runs"
+    assert str(find_table("p1-table-6").cell("ResNet-110", "error").published.statistic) == "best of 5 runs"
+    assert str(find_table("p2-table-4").cell("ResNet-1202", "CIFAR-10").published.statistic) == "a single run"
+    assert str(find_table("p2-table-1").cells[5].published) == "8.70"
 
 
 def test_counts() -> None:
-    everything = counts()
+    everything = count_cells()
     assert (everything.cells, everything.buildable, everything.literature_only) == (187, 166, 21)
-    assert counts(table("p2-table-4").cells).literature_only == 14
+    assert count_cells(find_table("p2-table-4").cells).literature_only == 14
 
 
 @pytest.mark.parametrize("cell", BUILDABLE, ids=lambda cell: cell.slug)
 def test_every_planned_cell_builds_an_experiment_that_survives_json(cell: Cell) -> None:
-    for one in experiments(cell, seed=2):
+    for one in cell_experiments(cell, seed=2):
         assert from_json(to_json(one), Experiment) == one
         assert (one.seed, one.network.depth) == (2, _plan(cell).depth)
         assert "proxy" not in one.recipe.name
@@ -107,14 +107,14 @@ def test_other_cells_are_literature_only_and_say_why() -> None:
     for cell in cells():
         assert cell.buildable != bool(cell.reason)
     with pytest.raises(InputError, match="another architecture"):
-        experiment(table("p2-table-4").cell("NIN", "CIFAR-10"))
+        cell_experiment(find_table("p2-table-4").cell("NIN", "CIFAR-10"))
 
 
 def test_what_kilolayer_cannot_do_yet_is_said() -> None:
     for cell in BUILDABLE:
         assert bool(cell.not_yet) == (_plan(cell).data == "imagenet" and cell.counted is None)
-    assert "ten crops" in table("p1-table-2").cells[0].not_yet
-    assert "320" in table("p2-table-5").cell("ResNet-152, original @320", "top-1").not_yet
+    assert "ten crops" in find_table("p1-table-2").cells[0].not_yet
+    assert "320" in find_table("p2-table-5").cell("ResNet-152, original @320", "top-1").not_yet
 
 
 def test_slugs_name_cells_apart() -> None:
@@ -124,12 +124,12 @@ def test_slugs_name_cells_apart() -> None:
 
 
 def test_table_1_changes_nothing_but_the_shortcut() -> None:
-    original, *others = table("p2-table-1").cells
-    base = experiment(original)
+    original, *others = find_table("p2-table-1").cells
+    base = cell_experiment(original)
     assert len(others) == 10
     assert (base.network.depth, base.network.parameters, base.network.unit.h) == (110, 1_727_962, Identity())
     for cell in others:
-        for one in experiments(cell):
+        for one in cell_experiments(cell):
             assert one.recipe == base.recipe
             unit = one.network.unit
             assert unit.h != base.network.unit.h
@@ -137,20 +137,20 @@ def test_table_1_changes_nothing_but_the_shortcut() -> None:
                 base.network.unit.branch,
                 base.network.unit.arrangement,
             )
-            assert unit.resize == (Projection() if unit.h == Projection() else ZeroPad())
+            assert unit.downsample == (Projection() if unit.h == Projection() else ZeroPad())
 
 
 def test_one_row_of_table_1_stands_for_six_biases() -> None:
-    cell = table("p2-table-1").cell("exclusive gating: b_g = 0 … −5", "error")
+    cell = find_table("p2-table-1").cell("exclusive gating: b_g = 0 … −5", "error")
     assert (cell.failed, cell.reported) == (True, None)
     assert [plan.unit.h for plan in cell.plans] == [ExclusiveGate(-float(b)) for b in range(6)]
     assert [plan.setting for plan in cell.plans][::5] == ["b_g = 0", "b_g = −5"]
     with pytest.raises(InputError, match="from 0 to 5"):
-        experiment(cell, setting=6)
+        cell_experiment(cell, setting=6)
 
 
 def test_gates_of_table_1() -> None:
-    gates = [_plan(cell).unit.h for cell in table("p2-table-1").cells[5:9]]
+    gates = [_plan(cell).unit.h for cell in find_table("p2-table-1").cells[5:9]]
     assert gates == [ExclusiveGate(-6.0), ExclusiveGate(-7.0), ShortcutGate(0.0), ShortcutGate(-6.0)]
 
 
@@ -175,7 +175,7 @@ def test_gates_of_table_1() -> None:
     ],
 )
 def test_networks_have_the_exact_sizes(name: str, row: str, column: str, parameters: int) -> None:
-    assert _plan(table(name).cell(row, column)).network.parameters == parameters
+    assert _plan(find_table(name).cell(row, column)).network.parameters == parameters
 
 
 def test_counted_figures_are_the_printed_ones() -> None:
@@ -186,45 +186,45 @@ def test_counted_figures_are_the_printed_ones() -> None:
 
 
 def test_one_layer_skip_is_36_units_a_stage() -> None:
-    network = _plan(table("p2-table-3").cells[0]).network
+    network = _plan(find_table("p2-table-3").cells[0]).network
     assert (network.depth, network.stages[0].units, network.unit.branch.layers) == (110, 36, 1)
 
 
 def test_recipes_are_the_papers() -> None:
-    p1 = {cell.row: experiment(cell).recipe for cell in table("p1-table-6").cells}
+    p1 = {cell.row: cell_experiment(cell).recipe for cell in find_table("p1-table-6").cells}
     assert {name: one.name for name, one in p1.items()} == {
         "ResNet-20": "paper-v1", "ResNet-32": "paper-v1", "ResNet-44": "paper-v1", "ResNet-56": "paper-v1",
         "ResNet-110": "paper", "ResNet-1202": "paper", "plain-110": "paper",
     }  # fmt: skip
-    small = experiment(table("p2-table-4").cell("pre-activation ResNet-1001, batch 64", "CIFAR-10"))
+    small = cell_experiment(find_table("p2-table-4").cell("pre-activation ResNet-1001, batch 64", "CIFAR-10"))
     assert (small.recipe.batch_size, small.recipe.iterations) == (64, 64_000)
-    resnext = experiment(table("px-table-7").cells[0]).recipe
+    resnext = cell_experiment(find_table("px-table-7").cells[0]).recipe
     assert (resnext.weight_decay, resnext.batch_size, resnext.iterations) == (5e-4, 128, 300 * 390)
-    imagenet = experiment(table("p2-table-5").cells[0])
+    imagenet = cell_experiment(find_table("p2-table-5").cells[0])
     assert (imagenet.recipe.iterations, imagenet.network.image_size) == (90 * 5004, 224)
 
 
 def test_another_recipe_can_be_asked_for() -> None:
-    cell = table("p2-table-3").cells[1]
-    released = experiment(cell, recipe_name="released").recipe
+    cell = find_table("p2-table-3").cells[1]
+    released = cell_experiment(cell, recipe_name="released").recipe
     assert (released.name, released.optimizer, released.batch_size) == ("released", SGD(nesterov=True), 64)
     with pytest.raises(InputError, match="unknown recipe"):
-        experiment(cell, recipe_name="nosuch")
+        cell_experiment(cell, recipe_name="nosuch")
 
 
 def test_figures_reuse_the_experiments_of_tables() -> None:
-    of_tables = {experiment(cell) for cell in BUILDABLE if cell.table.startswith("p2-table")}
+    of_tables = {cell_experiment(cell) for cell in BUILDABLE if cell.table.startswith("p2-table")}
     for name in ("p2-figure-1", "p2-figure-3", "p2-figure-6"):
-        assert {experiment(cell) for cell in table(name).cells} <= of_tables
+        assert {cell_experiment(cell) for cell in find_table(name).cells} <= of_tables
 
 
 def test_data_may_lie_anywhere() -> None:
-    one = experiment(table("p2-table-1").cells[0], data=Data("/images/cifar", validation=5_000))
+    one = cell_experiment(find_table("p2-table-1").cells[0], data=Data("/images/cifar", validation=5_000))
     assert (one.data.source, one.network.num_classes) == ("/images/cifar", 10)
 
 
 def test_baselines() -> None:
-    ablation, pairs = table("p2-table-2"), table("p2-table-3")
+    ablation, pairs = find_table("p2-table-2"), find_table("p2-table-3")
     assert ablation.baseline_of(ablation.cell("full pre-activation", "ResNet-164")) == ablation.cells[1]
     assert ablation.baseline_of(ablation.cells[0]) is None
     assert pairs.baseline_of(pairs.cells[1]) == pairs.cells[0]
@@ -233,7 +233,7 @@ def test_baselines() -> None:
 
 def test_an_unknown_table_names_the_nearest() -> None:
     with pytest.raises(InputError, match="nearest: p2-table-1"):
-        table("p2-table1")
+        find_table("p2-table1")
 
 
 def test_reported_errors_compare_networks_not_names() -> None:

@@ -6,16 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilolayer.data.describe import Data
+from kilolayer.data.config import Data
 from kilolayer.errors import InputError
-from kilolayer.papers import FULL, Plan, Scale, experiment, proxy_sentence, selection, table, training_flop
+from kilolayer.papers import (
+    FULL,
+    Plan,
+    Scale,
+    bias_search_experiments,
+    cell_experiment,
+    find_table,
+    proxy_sentence,
+    training_flop,
+)
 from kilolayer.papers.scale import nearest_depth
 from kilolayer.training import Experiment
 from kilolayer.units import BASIC, BOTTLENECK, ONE_LAYER, ExclusiveGate
 from kilolayer.values import from_json, to_json
 
 SMALL = Scale("small", {110: 56, 164: 56, 1001: 164}, image_size=16, subset=2_000, iterations=400)
-CELL = table("p2-table-1").cells[0]
+CELL = find_table("p2-table-1").cells[0]
 PLAN = CELL.plans[0]
 
 
@@ -35,7 +44,7 @@ def test_other_images_are_a_proxy_too() -> None:
 
 
 def test_a_proxy_is_an_experiment_and_its_recipe_bears_the_name() -> None:
-    one = experiment(CELL, 4, scale=SMALL, precision="bf16")
+    one = cell_experiment(CELL, 4, scale=SMALL, precision="bf16")
     assert one.recipe.name == "proxy of paper@400"
     assert (one.network.depth, one.network.image_size, one.data.subset) == (56, 16, 2_000)
     assert (one.recipe.iterations, one.recipe.rate(399), one.precision) == (400, pytest.approx(0.001), "bf16")
@@ -43,7 +52,7 @@ def test_a_proxy_is_an_experiment_and_its_recipe_bears_the_name() -> None:
 
 
 def test_digits_have_their_own_shape() -> None:
-    one = experiment(
+    one = cell_experiment(
         CELL, data=Data("digits"), scale=Scale("tiny", 20, width=8, iterations=50, batch_size=32)
     )
     assert (one.network.in_chans, one.network.image_size, one.recipe.batch_size) == (1, 8, 32)
@@ -61,19 +70,19 @@ def test_digits_have_their_own_shape() -> None:
     ],
 )  # fmt: skip
 def test_depths_keep_the_units_rule(unit: object, wanted: int, depth: int) -> None:
-    assert nearest_depth(PLAN.changed(unit=unit), wanted) == depth
+    assert nearest_depth(PLAN.with_changes(unit=unit), wanted) == depth
 
 
 def test_imagenet_depths_come_from_its_list() -> None:
     plan = Plan("imagenet", 152, BOTTLENECK)
     assert [nearest_depth(plan, wanted) for wanted in (20, 101, 190)] == [50, 101, 200]
-    assert nearest_depth(plan.changed(unit=BASIC), 20) == 18
+    assert nearest_depth(plan.with_changes(unit=BASIC), 20) == 18
 
 
 @given(wanted=st.integers(1, 2_000), unit=st.sampled_from([BASIC, BOTTLENECK, ONE_LAYER]))
 def test_every_depth_becomes_an_admissible_one(wanted: int, unit: object) -> None:
-    depth = nearest_depth(PLAN.changed(unit=unit), wanted)
-    step = 3 * PLAN.changed(unit=unit).unit.branch.layers
+    depth = nearest_depth(PLAN.with_changes(unit=unit), wanted)
+    step = 3 * PLAN.with_changes(unit=unit).unit.branch.layers
     assert (depth - 2) % step == 0
     assert depth > 2
     assert abs(depth - wanted) <= max(step / 2, step + 2 - wanted)
@@ -85,16 +94,18 @@ def test_scales_are_validated() -> None:
 
 
 def test_cost_is_three_passes_of_two_operations() -> None:
-    one = experiment(CELL)
+    one = cell_experiment(CELL)
     assert training_flop(one) == 3 * 2 * 252_887_680 * 128 * 64_000
-    assert training_flop(experiment(CELL, scale=SMALL)) < training_flop(one) / 1_000
+    assert training_flop(cell_experiment(CELL, scale=SMALL)) < training_flop(one) / 1_000
 
 
 def test_the_bias_is_selected_on_held_out_training_images() -> None:
-    searched = selection(table("p2-table-1").cell("exclusive gating: b_g = −6", "error"), seed=1, fold=2)
+    searched = bias_search_experiments(
+        find_table("p2-table-1").cell("exclusive gating: b_g = −6", "error"), seed=1, fold=2
+    )
     assert list(searched) == [-float(b) for b in range(11)]
     for bias, one in searched.items():
         assert one.network.unit.h == ExclusiveGate(bias)
         assert (one.data.validation, one.data.split_seed, one.seed) == (5_000, 2, 1)
     with pytest.raises(InputError, match="nothing was selected"):
-        selection(CELL)
+        bias_search_experiments(CELL)

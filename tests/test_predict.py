@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kilolayer import cli
 from kilolayer.__main__ import main
-from kilolayer.commands.foreign_options import ForeignOptions
-from kilolayer.commands.picture_files import picture_files
-from kilolayer.data import Statistics
+from kilolayer.cli import command_line
+from kilolayer.cli.foreign_options import ForeignOptions
+from kilolayer.data import InputStatistics
+from kilolayer.data.picture_files import find_picture_files
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, build
 from kilolayer.runs import read_weights, write_weights
@@ -33,7 +33,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     description = Network(**{**vars(network()), "num_classes": len(NAMES)})
     torch.manual_seed(0)
-    statistics = Statistics(torch.full((1, 1, 1), 100.0), torch.full((1, 1, 1), 50.0))
+    statistics = InputStatistics(torch.full((1, 1, 1), 100.0), torch.full((1, 1, 1), 50.0))
     write_weights(path, description, build(description).state_dict(), NAMES, statistics)
     return path
 
@@ -56,7 +56,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def paths(*words: str) -> list[str]:
-    return [file.path for file in picture_files(words)]
+    return [file.path for file in find_picture_files(words)]
 
 
 ALL = [f"photos/{name}" for name in ("a.png", "b.JPG", "damaged.png", "empty.jpg", "notes.txt", "sub/c.png")]
@@ -90,12 +90,12 @@ def test_a_name_that_looks_like_a_pattern(photos: Path) -> None:
 @pytest.mark.parametrize("word", ["nowhere", "photos/*.gif", "photos/sub/none"])
 def test_a_word_that_means_nothing_is_refused(word: str, photos: Path) -> None:
     with pytest.raises(InputError, match=r"no file fits|no such file"):
-        picture_files(["photos", word])
+        find_picture_files(["photos", word])
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="without any file"):
-        picture_files([str(tmp_path)])
+        find_picture_files([str(tmp_path)])
 
 
 Predicted = Callable[..., tuple[int, str, str]]
@@ -176,7 +176,9 @@ def test_a_table_with_no_room_leaves_the_older_one(
     predicted: Predicted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("table.csv").write_text("older")
-    monkeypatch.setattr("kilolayer.durable.os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(
+        "kilolayer.system.durable.os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+    )
     status, _, err = predicted("photos/sub", "--csv", "table.csv")
     assert status == 2
     assert "cannot write table.csv" in err
@@ -199,7 +201,7 @@ def test_json_says_why_a_file_has_no_classes(predicted: Predicted) -> None:
 
 def test_many_batches_give_what_one_gives(predicted: Predicted, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = predicted("photos", "--csv")[1]
-    monkeypatch.setattr("kilolayer.commands.prediction.DECODED", 2)
+    monkeypatch.setattr("kilolayer.runs.file_predictions.DECODE_CHUNK", 2)
     assert predicted("photos", "--csv")[1] == whole
 
 
@@ -215,7 +217,7 @@ def test_many_batches_give_what_one_gives(predicted: Predicted, monkeypatch: pyt
     ],
 )
 def test_a_bare_option_takes_no_image(words: str, csv_file: str | None, images: tuple[str, ...]) -> None:
-    options = cli.parse(words.split())
+    options = command_line.parse(words.split())
     assert (options.csv, options.images) == (csv_file, images)
 
 
@@ -314,9 +316,9 @@ def test_pixel_statistics(
     options = ForeignOptions("m", None, mean, std, pixel_range)  # type: ignore[arg-type]
     if expected is None:
         with pytest.raises(InputError, match=r"--mean|--std|--pixel-range"):
-            options.statistics()
+            options.pixel_statistics()
     else:
-        found = options.statistics()
+        found = options.pixel_statistics()
         assert found is not None
         assert (*found.mean, *found.std) == pytest.approx(expected)
 
@@ -339,11 +341,11 @@ def test_the_network_s_own_file_is_read_as_it_was(weights: Path) -> None:
 
 def test_no_bar_stands_among_answers_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads a pipe may write to the same terminal."""
-    from kilolayer.commands.predict import Predict, _is_watched
+    from kilolayer.cli.predict import PredictOptions, _is_watched
 
     ends = os.pipe()
     with open(ends[0], "rb"), open(ends[1], "w") as pipe, open(tmp_path / "answers", "w") as file:
         for stream, csv_name, watched in ((pipe, None, True), (pipe, "a.csv", False), (file, None, False)):
             monkeypatch.setattr("sys.stdout", stream)
-            assert _is_watched(Predict("run", ("x.png",), csv=csv_name)) is watched
+            assert _is_watched(PredictOptions("run", ("x.png",), csv=csv_name)) is watched
         monkeypatch.undo()

@@ -36,13 +36,13 @@ from kilolayer.units import (
 UNITS = {
     "original": BASIC,
     "pre-activated": replace(BASIC, arrangement=FULL_PREACT),
-    "bottleneck": replace(BOTTLENECK, arrangement=FULL_PREACT, resize=Projection()),
+    "bottleneck": replace(BOTTLENECK, arrangement=FULL_PREACT, downsample=Projection()),
     "gated": replace(ONE_LAYER, h=ExclusiveGate(-1.0, batch_norm=True)),
     "shortcut-gated": replace(ONE_LAYER, h=ShortcutGate(-1.0)),
     "scaled": replace(BASIC, h=Scaled(0.5, 0.5)),
     "plain": replace(BASIC, h=Zero()),
-    "split": Unit(Aggregated(2, 16, form="split"), resize=Projection()),
-    "concatenated": Unit(Aggregated(2, 16, form="concatenated"), resize=Projection()),
+    "split": Unit(Aggregated(2, 16, form="split"), downsample=Projection()),
+    "concatenated": Unit(Aggregated(2, 16, form="concatenated"), downsample=Projection()),
     "wide": Unit(Basic(widen=2, dropout=0.3), arrangement=FULL_PREACT),
 }
 of_all_units = pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
@@ -123,7 +123,7 @@ def test_update_bn_measures_the_running_figures_anew(kind):
 @needs_kernels
 def test_kernels_count_batches_as_pytorch_does():
     model = network(replace(BASIC, arrangement=FULL_PREACT), width=16).to(memory_format=torch.channels_last)
-    assert kernels.fuse(model).fused
+    assert kernels.fuse(model).fused_units
     with torch.autocast("cpu", torch.bfloat16):
         for _ in range(2):
             model(images().to(memory_format=torch.channels_last))
@@ -309,7 +309,7 @@ def test_a_stage_is_a_sequential_that_can_be_cut_and_prolonged(checkpointed):
     assert list(model.stage1[:1]) == [model.stage1[0]]
     model.stage1.append(Double())
     assert torch.equal(model.stage1(images(2)[:, :1].expand(-1, 4, -1, -1)), wanted)
-    assert model.working == {"stage1": 3, "stage2": 2}
+    assert model.num_active_units == {"stage1": 3, "stage2": 2}
 
 
 class Double(nn.Module):
@@ -319,8 +319,8 @@ class Double(nn.Module):
 
 def test_resting_units_rest_in_their_stage():
     model = network()
-    model.let_work(0.5)
-    assert model.working == {"stage1": 1, "stage2": 1}
+    model.set_active_units(0.5)
+    assert model.num_active_units == {"stage1": 1, "stage2": 1}
     with torch.no_grad():
         model.stage1[1].F.conv2.weight.fill_(float("nan"))
         assert model(images()).isfinite().all()

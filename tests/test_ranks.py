@@ -9,7 +9,16 @@ import torch
 
 from kilolayer.__main__ import main
 from kilolayer.errors import InputError
-from kilolayer.ranks import LAUNCHERS, MEETING_POINT, TORCHRUN, Launch, alone_among, launch, leads, several
+from kilolayer.system.ranks import (
+    LAUNCHERS,
+    RENDEZVOUS_VARIABLES,
+    TORCHRUN,
+    Launch,
+    is_distributed,
+    is_main_process,
+    num_separate_processes,
+    read_launch,
+)
 from kilolayer.training import device
 
 MASTER = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -27,7 +36,10 @@ KUBEFLOW = {"RANK": "1", "WORLD_SIZE": "2"}
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in {*MEETING_POINT, *(name for names in (TORCHRUN, *LAUNCHERS) for name in names if name)}:
+    for name in {
+        *RENDEZVOUS_VARIABLES,
+        *(name for names in (TORCHRUN, *LAUNCHERS) for name in names if name),
+    }:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -61,8 +73,8 @@ UNDERSTOOD: dict[str, tuple[dict[str, str], Launch]] = {
 @pytest.mark.parametrize(("environment", "launched"), UNDERSTOOD.values(), ids=list(UNDERSTOOD))
 def test_what_is_understood(environment, launched, monkeypatch):
     given(environment, monkeypatch)
-    assert launch() == launched
-    assert (leads(), several()) == (launched.rank == 0, launched.world > 1)
+    assert read_launch() == launched
+    assert (is_main_process(), is_distributed()) == (launched.rank == 0, launched.world > 1)
 
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
@@ -90,9 +102,9 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
 def test_what_is_refused(environment, said, monkeypatch, capsys):
     given(environment, monkeypatch)
     with pytest.raises(InputError, match=said):
-        launch()
+        read_launch()
     # Whoever cannot know its rank says it.
-    assert (leads(), several()) == (True, False)
+    assert (is_main_process(), is_distributed()) == (True, False)
     assert main(["train", "--no-tensorboard"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -101,12 +113,12 @@ def test_what_is_refused(environment, said, monkeypatch, capsys):
 
 def test_processes_that_are_not_to_meet_are_told_of_each_other(monkeypatch, caplog):
     given(SLURM, monkeypatch)
-    assert alone_among() == 2
-    with device.place("cpu") as here:
-        assert here.world == 1
+    assert num_separate_processes() == 2
+    with device.distributed_context("cpu") as here:
+        assert here.world_size == 1
     assert "2 processes were started side by side, and each trains a run of its own" in caplog.text
     given(MASTER, monkeypatch)
-    assert alone_among() is None
+    assert num_separate_processes() is None
 
 
 @pytest.mark.parametrize(
@@ -134,11 +146,11 @@ def test_a_timeout_that_is_no_time(text, monkeypatch):
     with pytest.raises(
         InputError, match=f"KILOLAYER_TIMEOUT is '{text}' in the environment; allowed: seconds"
     ):
-        device._patience()
+        device._rank_timeout()
 
 
 def test_others_that_never_come_are_named(monkeypatch):
     given(TORCH | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "KILOLAYER_TIMEOUT": "1"}, monkeypatch)
     said = r"rank 1 of 2 did not meet the others at 127\.0\.0\.1:1 "
-    with pytest.raises(InputError, match=said), device.place("cpu"):
+    with pytest.raises(InputError, match=said), device.distributed_context("cpu"):
         pytest.fail("there is nobody")

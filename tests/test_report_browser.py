@@ -11,9 +11,9 @@ import pytest
 
 from browsing import SIZES, chromium, clipped, opened, wide
 from kilolayer.__main__ import main
-from kilolayer.commands.demo import Demo, demo
-from kilolayer.report.content import Page, Section, Table
-from kilolayer.report.page import write
+from kilolayer.cli.demo import DemoOptions, execute
+from kilolayer.report.document import Page, Section, Table
+from kilolayer.report.page import write_page
 from test_reproduce_findings import SMOKE, as_in_the_paper, pretend
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def of_a_run(folder: Path) -> Path:
 
 
 def of_the_demo(folder: Path) -> Path:
-    assert demo(Demo(depths=(8, 14), iterations=46, out=folder / "demo")) == 0
+    assert execute(DemoOptions(depths=(8, 14), iterations=46, out=folder / "demo")) == 0
     return folder / "demo"
 
 
@@ -87,7 +87,7 @@ def test_a_report_fits_any_window_and_theme(
 def test_a_table_uses_the_window(browser: Browser, tmp_path: Path) -> None:
     """What is wider than the text is not to be scrolled where the window has room for it."""
     cells = tuple(f"a column {number}" for number in range(10))
-    path = write(
+    path = write_page(
         Page("t", sections=(Section("s", items=(Table("t", cells, (cells,)),)),)), tmp_path / "t.html"
     )
     shape: Any = {"viewport": {"width": 1280, "height": 800}}

@@ -12,13 +12,20 @@ import pytest
 import torch
 
 from kilolayer.__main__ import main
-from kilolayer.commands.curve_figures import MOST_CURVES, _parts, _schedules, drawn, numbered, rates
-from kilolayer.commands.runs_page import _runs
-from kilolayer.report.content import Figure
+from kilolayer.cli.runs_page import _runs
+from kilolayer.report.curve_figures import (
+    MAX_CURVES,
+    _parts,
+    _schedules,
+    colour_numbers,
+    learning_rate_figure,
+    training_figures,
+)
 from kilolayer.report.curves import Curve
+from kilolayer.report.document import Figure
 from kilolayer.runs import Run
-from kilolayer.sweep.reproduction import keep, plan
-from kilolayer.training import recipe
+from kilolayer.sweep.reproduction import plan_reproduction, save_request
+from kilolayer.training import recipe_by_name
 from kilolayer.units import BASIC
 from test_reproduce_findings import SMOKE, START, as_in_the_paper, end, pretend
 from tiny_runs import PREACT, network, tiny
@@ -50,7 +57,7 @@ def test_of_a_sweep_it_writes_page_findings_and_tables(
 def test_it_can_be_written_while_the_sweep_runs(tmp_path: Path) -> None:
     pretend(SMOKE, tmp_path, lambda row, column, trial: "not run" if trial.seed else 9.0)
     assert main(["report", str(tmp_path)]) == 0
-    again = plan(replace(SMOKE, rows=("original",)), tmp_path)
+    again = plan_reproduction(replace(SMOKE, rows=("original",)), tmp_path)
     end(again.cells[0].trials[1], float("nan"), "digits")
     assert main(["report", str(tmp_path)]) == 0
     (table,) = json.loads((tmp_path / "findings.json").read_text())["tables"]
@@ -58,7 +65,7 @@ def test_it_can_be_written_while_the_sweep_runs(tmp_path: Path) -> None:
 
 
 def test_of_a_sweep_that_has_not_begun(tmp_path: Path) -> None:
-    keep(plan(SMOKE, tmp_path))
+    save_request(plan_reproduction(SMOKE, tmp_path))
     assert main(["report", str(tmp_path)]) == 0
     assert "none has begun" in (tmp_path / "report.html").read_text()
 
@@ -104,7 +111,7 @@ def test_of_anything_else_it_is_one_line(
 def test_without_the_extra_it_says_so(
     missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep(plan(SMOKE, tmp_path))
+    save_request(plan_reproduction(SMOKE, tmp_path))
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["report", str(tmp_path)]) == 2
     assert "kilolayer[report]" in capsys.readouterr().err
@@ -116,7 +123,7 @@ def test_many_curves_are_parted_and_each_figure_has_the_baseline() -> None:
     assert [len(part) for part in parts] == [6, 6]
     assert all(part[0] is curves[0] for part in parts)
     assert {one.label for part in parts for one in part} == {one.label for one in curves}
-    assert [len(part) for part in _parts(curves[:MOST_CURVES], None)] == [MOST_CURVES]
+    assert [len(part) for part in _parts(curves[:MAX_CURVES], None)] == [MAX_CURVES]
     assert list(_parts(curves[:1], curves[0])) == [curves[:1]]
     assert list(_parts([], None)) == []
 
@@ -127,9 +134,9 @@ def test_a_loss_that_explodes_is_drawn_apart() -> None:
 
 
 def test_a_learning_rate_that_all_share_is_one_line() -> None:
-    short, long = recipe("short", 1000), recipe("paper", 1000)
+    short, long = recipe_by_name("short", 1000), recipe_by_name("paper", 1000)
     assert [one.label for one in _schedules({"a": short, "b": short}, {"a": 0, "b": 1})] == ["all runs"]
-    assert [one.label for one in _schedules({"a": short, "b": long, "c": short}, numbered("abc"))] == [
+    assert [one.label for one in _schedules({"a": short, "b": long, "c": short}, colour_numbers("abc"))] == [
         "a, c",
         "b",
     ]
@@ -143,11 +150,15 @@ def colours(figure: Figure) -> set[str]:
 @pytest.mark.parametrize("baseline", [None, "0"])
 def test_a_run_has_one_colour_on_the_whole_page(baseline: str | None) -> None:
     labels = [str(number) for number in range(15)]
-    numbers = numbered(labels, baseline)
+    numbers = colour_numbers(labels, baseline)
     assert len(set(numbers.values())) == len(labels)
-    alone = {label: next(drawn([curve(label)], "t", numbers)) for label in labels}
+    alone = {label: next(training_figures([curve(label)], "t", numbers)) for label in labels}
     every = [
-        rates({label: recipe("short", 1000), "other": recipe("paper", 1000)}, "t", numbers | {"other": 7})
+        learning_rate_figure(
+            {label: recipe_by_name("short", 1000), "other": recipe_by_name("paper", 1000)},
+            "t",
+            numbers | {"other": 7},
+        )
         for label in labels
     ]
     for (label, figure), rate in zip(alone.items(), every, strict=True):

@@ -19,10 +19,10 @@ from kilolayer.report import (
     Section,
     Table,
     plots,
-    render,
-    write,
+    render_page,
+    write_page,
 )
-from kilolayer.report.text import clean
+from kilolayer.report.clean_text import replace_unprintable
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -108,7 +108,7 @@ class Markup(HTMLParser):
 
 
 def page_of(text: str) -> Page:
-    drawing = plots.by_unit([Profile(text, (1.0, 0.1))], text, quantity=text)
+    drawing = plots.profile_by_unit([Profile(text, (1.0, 0.1))], text, quantity=text)
     items = (
         Table(text, (text, "n"), ((text, "1"), (text, "2")), note=text),
         Figure(text, drawing, alt=text),
@@ -118,7 +118,7 @@ def page_of(text: str) -> Page:
     return Page(text, text, sections, ((text, text),))
 
 
-PLAIN = Markup(render(page_of("plain")))
+PLAIN = Markup(render_page(page_of("plain")))
 ALLOWED_TAGS = {
     *("html", "head", "meta", "link", "title", "style", "body", "main", "header", "h1", "h2", "p", "nav"),
     *("ol", "li", "a", "section", "span", "figure", "figcaption", "b", "div", "pre", "footer"),
@@ -146,12 +146,12 @@ def assert_inert(html: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=[ascii(text)[:30] for text in HOSTILE])
 def test_no_string_becomes_markup_or_a_request(text: str) -> None:
-    html = render(page_of(text))
+    html = render_page(page_of(text))
     html.encode()
     assert_inert(html)
     markup = Markup(html)
     assert skeleton(markup) == skeleton(PLAIN)
-    assert clean(text).strip() in "".join(markup.words)
+    assert replace_unprintable(text).strip() in "".join(markup.words)
 
 
 def test_no_label_of_any_figure_becomes_markup() -> None:
@@ -161,18 +161,18 @@ def test_no_label_of_any_figure_becomes_markup() -> None:
         lines = [DepthLine(text, (20, 56), ((9.0,), (8.0, 7.0))) for text in texts]
         title = " ".join(texts)
         drawings = (
-            plots.training(curves, title),
-            plots.learning_rate([plots.Rate(text, lambda at: 0.1, 3) for text in texts], title),
+            plots.training_curves(curves, title),
+            plots.learning_rate([plots.RateCurve(text, lambda at: 0.1, 3) for text in texts], title),
             plots.error_against_depth(lines, title, error_name=texts[0]),
         )
         figures = tuple(Figure("c", drawing, "a") for drawing in drawings)
-        assert_inert(render(Page("t", sections=(Section("s", items=figures),))))
+        assert_inert(render_page(Page("t", sections=(Section("s", items=figures),))))
 
 
 def test_the_page_forbids_all_requests_itself() -> None:
     policy = next(a["content"] for _, a in PLAIN.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
-    style = "".join(re.findall("<style>(.*?)</style>", render(Page("t")), re.DOTALL))
+    style = "".join(re.findall("<style>(.*?)</style>", render_page(Page("t")), re.DOTALL))
     assert "url(" not in style
     assert "@import" not in style
     assert "//" not in style
@@ -200,12 +200,12 @@ def test_the_page_forbids_all_requests_itself() -> None:
 def test_only_our_own_drawings_are_shown(drawing: str) -> None:
     page = Page("t", sections=(Section("s", items=(Figure("c", drawing, "a"),)),))
     with pytest.raises(ValueError, match=r"Figure\.svg"):
-        render(page)
+        render_page(page)
 
 
 def test_items_are_numbered_by_kind() -> None:
     items = (Table("c", ("h",), ()), Listing("c", "x"), Listing("c", "y"))
-    html = render(Page("t", sections=(Section("s", items=items), Section("s", items=items))))
+    html = render_page(Page("t", sections=(Section("s", items=items), Section("s", items=items))))
     assert re.findall(r"<b>(.*?)\.</b>", html) == [
         *["Table 1", "Listing 1", "Listing 2"],
         *["Table 2", "Listing 3", "Listing 4"],
@@ -220,7 +220,9 @@ def test_no_two_elements_share_an_id() -> None:
 def test_numbers_are_set_flush_right_and_words_left() -> None:
     table = Table("c", ("unit", "error"), (("original", "6.61 ± 0.16"), ("4(b)", "—"), ("x", "5.93")))
     assert table.numeric == (False, True)
-    assert '<td class="number short">5.93</td>' in render(Page("t", sections=(Section("s", items=(table,)),)))
+    assert '<td class="number short">5.93</td>' in render_page(
+        Page("t", sections=(Section("s", items=(table,)),))
+    )
 
 
 @pytest.mark.parametrize(
@@ -236,13 +238,13 @@ def test_a_row_of_the_wrong_length_is_refused() -> None:
 
 
 def test_the_same_page_gives_the_same_bytes() -> None:
-    assert render(page_of("plain")) == render(page_of("plain"))
+    assert render_page(page_of("plain")) == render_page(page_of("plain"))
 
 
 def test_write_replaces_the_page_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    assert write(Page("first"), path) == path
-    write(Page("second"), path)
+    assert write_page(Page("first"), path) == path
+    write_page(Page("second"), path)
     assert "<h1>second</h1>" in path.read_text(encoding="utf-8")
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
@@ -253,14 +255,14 @@ def test_a_page_that_cannot_be_written_names_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (folder, tmp_path / "file" / "report.html"):
         with pytest.raises(InputError, match=re.escape(f"cannot write {path} ")):
-            write(Page("t"), path)
+            write_page(Page("t"), path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "taken.html"]
 
 
 def test_a_failed_render_leaves_the_older_page(tmp_path: Path) -> None:
-    path = write(Page("first"), tmp_path / "report.html")
+    path = write_page(Page("first"), tmp_path / "report.html")
     with pytest.raises(ValueError, match="Figure"):
-        write(Page("second", sections=(Section("s", items=(Figure("c", "", ""),)),)), path)
+        write_page(Page("second", sections=(Section("s", items=(Figure("c", "", ""),)),)), path)
     assert "<h1>first</h1>" in path.read_text(encoding="utf-8")
 
 
@@ -277,4 +279,6 @@ def test_without_the_extra_one_line_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(InputError, match=r"pip install 'kilolayer\[report\]'"):
-        render(Page("t", sections=(Section("s", items=(Figure("c", plots.training([], "t"), "a"),)),)))
+        render_page(
+            Page("t", sections=(Section("s", items=(Figure("c", plots.training_curves([], "t"), "a"),)),))
+        )

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from kilolayer.report import Curve, DepthLine, Profile, plots
-from kilolayer.report.canvas import written
+from kilolayer.report.canvas import format_tick
 from kilolayer.training import Steps
 
 NAN = math.nan
@@ -21,8 +21,8 @@ def curve(label: str = "ResNet-110", last: float = 5.0, group: str = "") -> Curv
     return Curve(label, x, loss, tuple(last + 40 * y for y in loss), group)
 
 
-def rate(label: str = "ResNet-110") -> plots.Rate:
-    return plots.Rate(label, Steps(0.1, ((40, 0.01), (60, 0.001))), 80)
+def rate(label: str = "ResNet-110") -> plots.RateCurve:
+    return plots.RateCurve(label, Steps(0.1, ((40, 0.01), (60, 0.001))), 80)
 
 
 def parsed(drawing: str) -> ElementTree.Element:
@@ -34,10 +34,10 @@ def texts(drawing: str) -> list[str]:
 
 
 ALL: list[Callable[[], str]] = [
-    lambda: plots.training([curve("a"), curve("b", 8)], "Training"),
+    lambda: plots.training_curves([curve("a"), curve("b", 8)], "Training"),
     lambda: plots.learning_rate([rate()], "Learning rate"),
     lambda: plots.error_against_depth([DepthLine("plain", (20, 1001), ((9.0, 9.1), (20.0,)))], "Depth"),
-    lambda: plots.by_unit([Profile("start", tuple(0.9**unit for unit in range(54)))], "Gradients"),
+    lambda: plots.profile_by_unit([Profile("start", tuple(0.9**unit for unit in range(54)))], "Gradients"),
 ]
 
 
@@ -77,14 +77,16 @@ def test_different_figures_share_no_ids() -> None:
 
 def test_labels_are_shown_as_they_are_written() -> None:
     labels = ["$x$", "_hidden", r"$\frac", "a < b & c", "x^2_3", "\x00nul"]
-    shown = texts(plots.training([curve(label) for label in labels], "t"))
+    shown = texts(plots.training_curves([curve(label) for label in labels], "t"))
     assert [text for text in shown if text in {*labels, "\ufffdnul"}] == [*labels[:-1], "\ufffdnul"]
 
 
 def test_long_labels_are_shortened_and_twelve_all_named() -> None:
     labels = [f"{number} " + "long " * 40 for number in range(12)]
     shown = [
-        text for text in texts(plots.training([curve(label) for label in labels], "t")) if "long" in text
+        text
+        for text in texts(plots.training_curves([curve(label) for label in labels], "t"))
+        if "long" in text
     ]
     assert len(shown) == 12
     assert all(text.endswith("…") and len(text) <= 64 for text in shown)
@@ -92,7 +94,7 @@ def test_long_labels_are_shortened_and_twelve_all_named() -> None:
 
 def test_seeds_of_one_group_share_a_place_in_the_legend() -> None:
     seeds = [curve(f"seed {seed}", seed, group="pre-activation") for seed in range(5)]
-    shown = texts(plots.training(seeds, "t"))
+    shown = texts(plots.training_curves(seeds, "t"))
     assert shown.count("pre-activation") == 1
     assert not any("seed" in text for text in shown)
 
@@ -115,21 +117,21 @@ def test_seeds_of_one_group_share_a_place_in_the_legend() -> None:
 def test_whatever_was_recorded_is_drawn(values: tuple[float | None, ...]) -> None:
     odd = Curve("odd", tuple(map(float, range(len(values)))), values, values)
     for drawing in (
-        plots.training([odd, curve()], "t"),
-        plots.training([odd], "t"),
+        plots.training_curves([odd, curve()], "t"),
+        plots.training_curves([odd], "t"),
     ):
         parsed(drawing)
     floats = tuple(NAN if value is None else value for value in values)
-    parsed(plots.by_unit([Profile("odd", floats)], "t"))
+    parsed(plots.profile_by_unit([Profile("odd", floats)], "t"))
     parsed(plots.error_against_depth([DepthLine("odd", (20, 56), (floats, ()))], "t"))
 
 
 def test_nothing_at_all_is_drawn_and_says_so() -> None:
     for drawing in (
-        plots.training([], "t"),
+        plots.training_curves([], "t"),
         plots.learning_rate([], "t"),
         plots.error_against_depth([], "t"),
-        plots.by_unit([], "t"),
+        plots.profile_by_unit([], "t"),
     ):
         assert "no finite value was recorded" in texts(drawing)
 
@@ -139,7 +141,7 @@ def test_a_curve_has_a_gap_where_it_was_not_finite_and_none_where_it_was_not_mea
         one = Curve("c", (1.0, 2.0, 3.0, 4.0, 5.0), (NAN,) * 5, error)
         blue = [
             e
-            for e in parsed(plots.training([one], "t")).iter(f"{SVG}path")
+            for e in parsed(plots.training_curves([one], "t")).iter(f"{SVG}path")
             if "--curve-1" in e.get("style", "")
         ]
         return max(element.get("d", "").count("M") for element in blue)
@@ -166,7 +168,7 @@ def test_depth_ticks_name_the_depths_that_fit() -> None:
     ("value", "text"), [(0, "0"), (0.02, "0.02"), (-5, "−5"), (1e-7, "10⁻⁷"), (2e-7, "2·10⁻⁷"), (1e6, "10⁶")]
 )
 def test_ticks_are_written_as_people_write(value: float, text: str) -> None:
-    assert written(value) == text
+    assert format_tick(value) == text
 
 
 def test_drawing_leaves_matplotlib_as_it_was() -> None:

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from kilolayer.report import Table
-from kilolayer.report.tables import comma_separated, latex, markdown
-from kilolayer.report.text import one_line
+from kilolayer.report.clean_text import one_line
+from kilolayer.report.table_formats import comma_separated, latex, markdown
 from test_report_page import HOSTILE
 
 TABLE = Table(

@@ -14,22 +14,31 @@ import pytest
 from rich.console import Console
 
 from kilolayer.__main__ import main
-from kilolayer.cli import parse
-from kilolayer.commands.board import Board
-from kilolayer.commands.findings_shown import show
-from kilolayer.commands.reproduce import Reproduce
-from kilolayer.commands.reproduce_request import check_data, engine, request
-from kilolayer.commands.reproduce_run import board_of, warn_of_cost
-from kilolayer.commands.reproduction_report import command, print_findings, whole, write_all
-from kilolayer.commands.wording import duration, flop_text
-from kilolayer.data.describe import Data
+from kilolayer.cli.command_line import parse
+from kilolayer.cli.reproduce import ReproduceOptions
+from kilolayer.cli.reproduction_request import (
+    check_reproduction_data,
+    engine_from_options,
+    request_from_options,
+)
+from kilolayer.cli.reproduction_run import live_table_of, warn_of_cost
+from kilolayer.data.config import Data
 from kilolayer.errors import InputError
 from kilolayer.papers import tables
-from kilolayer.sweep.findings import findings
-from kilolayer.sweep.reproduction import keep, open_sweep, plan
+from kilolayer.report.amounts import duration_text, flop_text
+from kilolayer.report.live_table import LiveTable
+from kilolayer.report.reproduction_report import (
+    cell_command,
+    print_findings,
+    whole_command,
+    write_reproduction,
+)
+from kilolayer.report.reproduction_text import print_reproduction
+from kilolayer.sweep.reproduction import open_sweep, plan_reproduction, save_request
 from kilolayer.sweep.request import SIZES, Request, Size
-from kilolayer.terminal import middle_cut
-from kilolayer.training import choose_device, computing
+from kilolayer.sweep.table_result import table_results
+from kilolayer.system.terminal import truncate_middle
+from kilolayer.training import choose_device, computation_options
 from kilolayer.values import from_json, to_json
 from test_reproduce_findings import FULL, SMOKE, as_in_the_paper, pretend
 
@@ -87,21 +96,21 @@ def test_ray_that_is_missing_or_does_not_answer_is_one_line(
 def test_a_folder_with_other_files_or_another_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="other files"):
-        keep(plan(SMOKE, tmp_path))
-    keep(plan(SMOKE, tmp_path / "sweep"))
+        save_request(plan_reproduction(SMOKE, tmp_path))
+    save_request(plan_reproduction(SMOKE, tmp_path / "sweep"))
     with pytest.raises(InputError, match="another sweep"):
-        keep(plan(replace(SMOKE, recipe="short"), tmp_path / "sweep"))
+        save_request(plan_reproduction(replace(SMOKE, recipe="short"), tmp_path / "sweep"))
     assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["sweep.json"]
 
 
 def test_a_kept_sweep_is_opened_as_it_was_and_may_grow_by_seeds(tmp_path: Path) -> None:
-    made = plan(replace(SMOKE, seeds=(0,)), tmp_path)
-    keep(made)
+    made = plan_reproduction(replace(SMOKE, seeds=(0,)), tmp_path)
+    save_request(made)
     assert open_sweep(tmp_path) == made
-    keep(plan(SMOKE, tmp_path))
+    save_request(plan_reproduction(SMOKE, tmp_path))
     assert open_sweep(tmp_path).request == SMOKE
     with pytest.raises(InputError, match="another sweep"):
-        keep(made)
+        save_request(made)
 
 
 def test_no_sweep_and_a_damaged_one_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +122,7 @@ def test_no_sweep_and_a_damaged_one_are_one_line(tmp_path: Path, capsys: pytest.
 
 
 def test_resume_takes_no_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keep(plan(SMOKE, tmp_path))
+    save_request(plan_reproduction(SMOKE, tmp_path))
     assert main(["reproduce", "p2-table-1", "--resume", str(tmp_path), "--seeds", "2"]) == 2
     assert "leave out TABLE, --seeds" in capsys.readouterr().err
 
@@ -121,7 +130,7 @@ def test_resume_takes_no_changes(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_whole_name_means_itself_and_a_part_all_that_have_it(tmp_path: Path) -> None:
     def rows(*patterns: str) -> set[str]:
         asked = replace(SMOKE, tables=("p2-table-3",), rows=patterns)
-        return {one.cell.row for one in plan(asked, tmp_path).cells}
+        return {one.cell.row for one in plan_reproduction(asked, tmp_path).cells}
 
     assert rows("CIFAR-10, ResNet-110") == {"CIFAR-10, ResNet-110"}
     assert len(rows("ResNet-110")) == 2
@@ -129,7 +138,7 @@ def test_a_whole_name_means_itself_and_a_part_all_that_have_it(tmp_path: Path) -
 
 
 def test_every_run_has_a_folder_of_its_own_and_seeds_come_in_turn(tmp_path: Path) -> None:
-    made = plan(replace(SMOKE, tables=("p2-table-1", "p2-table-2")), tmp_path)
+    made = plan_reproduction(replace(SMOKE, tables=("p2-table-1", "p2-table-2")), tmp_path)
     assert len({one.path for one in made.runs}) == len(made.runs)
     assert len({one.experiment for one in made.runs}) == len(made.runs)
     seeds = [one.experiment.seed for one in made.runs]
@@ -141,10 +150,10 @@ def test_the_command_of_every_cell_gives_that_cell_and_its_runs(one: object, tmp
     name = one.name  # type: ignore[attr-defined]
     size = replace(SIZES["smoke"], name="smoke, changed", depths=((110, 8), (1001, 11)), iterations=4)
     asked = replace(SMOKE, tables=(name,), seeds=(4,), size=size, recipe="short")
-    for made in plan(asked, tmp_path).cells:
+    for made in plan_reproduction(asked, tmp_path).cells:
         if made.trials:
-            words = shlex.split(command(asked, name, made.cell.row, made.cell.column))
-            again = plan(request(parse(words[1:])), tmp_path)
+            words = shlex.split(cell_command(asked, name, made.cell.row, made.cell.column))
+            again = plan_reproduction(request_from_options(parse(words[1:])), tmp_path)
             assert [cell.cell.row for cell in again.cells] == [made.cell.row]
             assert again.cells[0].trials == made.trials
 
@@ -155,46 +164,50 @@ def test_the_command_of_a_request_gives_the_request() -> None:
         SMOKE, rows=("original", "b_g*"), seeds=(0, 3), size=size, recipe="short", settings="first"
     )
     for one in (asked, replace(asked, data=None, size=SIZES["full"], seeds=(0, 1), recipe=None)):
-        assert request(parse(shlex.split(whole(one))[1:])) == one
+        assert request_from_options(parse(shlex.split(whole_command(one))[1:])) == one
 
 
 def test_runs_are_computed_as_train_chooses_and_as_the_request_keeps() -> None:
-    here = computing(choose_device("cpu"))
-    asked = request(Reproduce(tables=("p2-table-1",), device="cpu"))
+    here = computation_options(choose_device("cpu"))
+    asked = request_from_options(ReproduceOptions(tables=("p2-table-1",), device="cpu"))
     assert asked.computing == here
-    made = plan(asked, Path("unused")).runs[0].experiment
+    made = plan_reproduction(asked, Path("unused")).runs[0].experiment
     assert {name: getattr(made, name) for name in here} == here
-    plain = request(Reproduce(tables=("p2-table-1",), device="cpu", precision="bf16", kernels="plain"))
+    plain = request_from_options(
+        ReproduceOptions(tables=("p2-table-1",), device="cpu", precision="bf16", kernels="plain")
+    )
     assert (plain.kernels, plain.evaluation, plain.channels_last) == ("plain", "plain", True)
     # The command that repeats a sweep names its kernels; one stored before there were any has plain ones.
-    assert request(parse(shlex.split(whole(plain))[1:])) == plain
+    assert request_from_options(parse(shlex.split(whole_command(plain))[1:])) == plain
     written = json.loads(to_json(plain))
     del written["kernels"], written["evaluation"]
     assert from_json(json.dumps(written), Request) == plain
 
 
 def test_a_cluster_s_gpus_are_not_asked_for_here() -> None:
-    asked = request(Reproduce(tables=("p2-table-1",), engine="ray", device="cuda"))
+    asked = request_from_options(ReproduceOptions(tables=("p2-table-1",), engine="ray", device="cuda"))
     assert asked.computing == {
         "precision": "bf16", "channels_last": True, "kernels": "plain", "evaluation": "plain",
     }  # fmt: skip
 
 
 def test_a_folder_alone_holds_the_tables_own_data(tmp_path: Path) -> None:
-    options = Reproduce(tables=("p2-table-1",), data_folder=str(tmp_path), device="cpu")
-    assert request(options).data == Data("cifar10", folder=str(tmp_path))
+    options = ReproduceOptions(tables=("p2-table-1",), data_folder=str(tmp_path), device="cpu")
+    assert request_from_options(options).data == Data("cifar10", folder=str(tmp_path))
     with pytest.raises(InputError, match="cifar10, cifar100"):
-        request(replace(options, tables=("p2-table-3",)))
+        request_from_options(replace(options, tables=("p2-table-3",)))
 
 
 def test_missing_data_is_noticed_before_the_first_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cifar10"):
-        check_data(plan(replace(FULL, data=Data("cifar10", folder=str(tmp_path))), tmp_path), False)
+        check_reproduction_data(
+            plan_reproduction(replace(FULL, data=Data("cifar10", folder=str(tmp_path))), tmp_path), False
+        )
 
 
 def test_cores_are_shared_among_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    options = Reproduce(device="cpu")
+    options = ReproduceOptions(device="cpu")
     for changes, expected in (
         ({}, (8, 1)),
         ({"workers": 3}, (3, 2)),
@@ -202,14 +215,14 @@ def test_cores_are_shared_among_workers(monkeypatch: pytest.MonkeyPatch) -> None
         ({"cores": 2, "workers": 1}, (1, 2)),
         ({"workers": 20}, (20, 1)),
     ):
-        pool = engine(replace(options, **changes))  # type: ignore[arg-type]
+        pool = engine_from_options(replace(options, **changes))  # type: ignore[arg-type]
         assert (pool.workers, pool.threads) == expected  # type: ignore[attr-defined]
 
 
 def test_the_list_has_a_line_for_every_table_and_fits_80_columns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kilolayer.terminal.size_of", lambda stream: (80, 25))
+    monkeypatch.setattr("kilolayer.system.terminal.terminal_size", lambda stream: (80, 25))
     assert main(["reproduce"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -250,14 +263,14 @@ def test_full_size_without_a_gpu_is_warned_of_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    warn_of_cost(plan(FULL, tmp_path))
+    warn_of_cost(plan_reproduction(FULL, tmp_path))
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "EFLOP" in said or "PFLOP" in said
     assert "--scale proxy" in said
-    warn_of_cost(plan(SMOKE, tmp_path))
+    warn_of_cost(plan_reproduction(SMOKE, tmp_path))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    warn_of_cost(plan(FULL, tmp_path))
+    warn_of_cost(plan_reproduction(FULL, tmp_path))
     assert capsys.readouterr().err == ""
 
 
@@ -274,9 +287,9 @@ def test_findings_fit_80_columns(
 ) -> None:
     asked = replace(SMOKE, tables=names, size=size, data=None if size.name == "full" else SMOKE.data)
     made = pretend(asked, tmp_path, as_in_the_paper)
-    monkeypatch.setattr("kilolayer.terminal.size_of", lambda stream: (80, 25))
+    monkeypatch.setattr("kilolayer.system.terminal.terminal_size", lambda stream: (80, 25))
     capsys.readouterr()
-    show(findings(made))
+    print_reproduction(table_results(made))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert sum("proxy" in line for line in lines) == (len(names) if size.name == "smoke" else 0)
@@ -284,15 +297,17 @@ def test_findings_fit_80_columns(
 
 def test_json_on_the_terminal_is_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = pretend(SMOKE, tmp_path, as_in_the_paper)
-    print_findings(made, write_all(made), True)
+    print_findings(made, write_reproduction(made), True)
     assert capsys.readouterr().out.strip() == (tmp_path / "findings.json").read_text()
 
 
 def test_the_board_names_runs_by_row_column_and_seed(tmp_path: Path) -> None:
-    made = plan(replace(SMOKE, tables=("p2-table-2",), rows=("original",), seeds=(0, 3)), tmp_path)
+    made = plan_reproduction(
+        replace(SMOKE, tables=("p2-table-2",), rows=("original",), seeds=(0, 3)), tmp_path
+    )
     cells = {(one.cell.row, one.cell.column): one.distinct for one in made.cells}
     console = Console(width=80, record=True, file=io.StringIO())
-    board = Board("title", ["original"], ["ResNet-110", "ResNet-164"], cells, console)
+    board = LiveTable("title", ["original"], ["ResNet-110", "ResNet-164"], cells, console)
     with board:
         pretend(replace(made.request), tmp_path, as_in_the_paper)
     said = console.export_text()
@@ -305,7 +320,7 @@ def test_the_board_on_a_terminal_fits_it(tmp_path: Path) -> None:
     cells = {(one.cell.row, one.cell.column): one.distinct for one in made.cells}
     for columns in (40, 80):
         console = Console(width=columns, record=True, force_terminal=True, file=io.StringIO())
-        board = Board("title", [one.cell.row for one in made.cells], ["error"], cells, console)
+        board = LiveTable("title", [one.cell.row for one in made.cells], ["error"], cells, console)
         console.print(board._shown())
         said = console.export_text()
         assert "6.56 % (2/2)" in said
@@ -314,9 +329,9 @@ def test_the_board_on_a_terminal_fits_it(tmp_path: Path) -> None:
 
 
 def test_two_tables_on_the_board_have_their_own_columns(tmp_path: Path) -> None:
-    made = plan(replace(SMOKE, tables=("p2-table-1", "p2-table-2")), tmp_path)
+    made = plan_reproduction(replace(SMOKE, tables=("p2-table-1", "p2-table-2")), tmp_path)
     console = Console(width=80, record=True, force_terminal=True, file=io.StringIO())
-    console.print(board_of(made, console)._shown())
+    console.print(live_table_of(made, console)._shown())
     said = console.export_text()
     assert "\np2-table-1: exclusive gating: b_g = −6 " in said
     assert "\np2-table-2: original " in said
@@ -326,15 +341,15 @@ def test_two_tables_on_the_board_have_their_own_columns(tmp_path: Path) -> None:
 def test_long_names_are_cut_in_the_middle_and_at_words() -> None:
     name = "constant scaling: 0.5 on the shortcut, 0.5 on F (frozen gating)"
     for most in range(16, 70):
-        cut = middle_cut(name, most)
+        cut = truncate_middle(name, most)
         assert len(cut) <= most
         assert cut == name or "…" in cut
-    assert middle_cut(name, 36).endswith("on F (frozen gating)")
-    assert "…5" not in middle_cut(name, 41)
+    assert truncate_middle(name, 36).endswith("on F (frozen gating)")
+    assert "…5" not in truncate_middle(name, 41)
 
 
 def test_figures_as_words() -> None:
-    assert [duration(s) for s in (40, 600, 9000, 1e6, 1e9)] == [
+    assert [duration_text(s) for s in (40, 600, 9000, 1e6, 1e9)] == [
         "40 s",
         "10 min",
         "2.5 h",

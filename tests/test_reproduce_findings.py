@@ -11,13 +11,21 @@ from typing import Any
 
 import pytest
 
-from kilolayer.commands import comparison_tables, reproduction_tables
-from kilolayer.data.describe import Data
-from kilolayer.sweep.finding import REAL
-from kilolayer.sweep.findings import TableFindings, findings
-from kilolayer.sweep.findings_json import as_text
-from kilolayer.sweep.reproduction import Reproduction, Trial, keep, open_sweep, plan, run_folder, run_name
+from kilolayer.data.config import Data
+from kilolayer.report import comparison_tables, reproduction_tables
+from kilolayer.sweep.cell_result import PAPER_IMAGES
+from kilolayer.sweep.reproduction import (
+    Reproduction,
+    Trial,
+    open_sweep,
+    plan_reproduction,
+    run_folder,
+    run_name,
+    save_request,
+)
 from kilolayer.sweep.request import SIZES, Request
+from kilolayer.sweep.results_json import results_as_json
+from kilolayer.sweep.table_result import TableResult, table_results
 from kilolayer.values import to_json
 
 Figure = Callable[[str, str, Trial], float | str]
@@ -32,21 +40,21 @@ FULL = replace(SMOKE, data=None, size=SIZES["full"])
 
 def pretend(request: Request, folder: Path, figure: Figure, data: str = "") -> Reproduction:
     """A sweep whose runs ended with these errors, or with these reasons of failure, without training."""
-    made = plan(request, folder)
-    keep(made)
+    made = plan_reproduction(request, folder)
+    save_request(made)
     for one in made.cells:
         for trial in one.trials:
-            real = REAL.get(one.cell.plans[trial.setting].data, "my pictures")
+            real = PAPER_IMAGES.get(one.cell.plans[trial.setting].data, "my pictures")
             end(trial, figure(one.cell.row, one.cell.column, trial), data or real)
     return made
 
 
 def end(trial: Trial, value: float | str, data: str) -> None:
-    path = trial.planned.path
+    path = trial.spec.path
     path.mkdir(parents=True, exist_ok=True)
     if value == "not run":
         return
-    (path / "config.json").write_text(to_json(trial.planned.experiment))
+    (path / "config.json").write_text(to_json(trial.spec.experiment))
     (path / "environment.json").write_text(json.dumps([START]))
     rows = [
         {"iteration": i, "epoch": i, "train_loss": 1.0, "learning_rate": 0.1, "test_error": 50.0}
@@ -70,26 +78,26 @@ def as_in_the_paper(row: str, column: str, trial: Trial) -> float:
     return known.get(row, 12.0) + 0.1 * (trial.seed - 1)
 
 
-def only(found: tuple[TableFindings, ...]) -> TableFindings:
+def only(found: tuple[TableResult, ...]) -> TableResult:
     (one,) = found
     return one
 
 
-def words(one: TableFindings) -> dict[str, str]:
-    return {finding.cell.row: finding.verdict.word for finding in one.findings}
+def words(one: TableResult) -> dict[str, str]:
+    return {finding.cell.row: finding.verdict.word for finding in one.cells}
 
 
 @pytest.mark.parametrize("size", [SIZES["smoke"], SIZES["proxy"], replace(SIZES["full"], iterations=63_999)])
 def test_a_proxy_never_agrees_nor_differs(size: Any, tmp_path: Path) -> None:
     request = replace(FULL, size=size)
-    one = only(findings(pretend(request, tmp_path, as_in_the_paper)))
+    one = only(table_results(pretend(request, tmp_path, as_in_the_paper)))
     assert set(words(one).values()) == {"no figure"}
     assert one.proxy.startswith("proxy: ")
-    assert not reproduction_tables.verdicts(one)
+    assert not reproduction_tables.verdict_lines(one)
 
 
 def test_at_full_size_a_figure_is_judged(tmp_path: Path) -> None:
-    found = words(only(findings(pretend(FULL, tmp_path, as_in_the_paper))))
+    found = words(only(table_results(pretend(FULL, tmp_path, as_in_the_paper))))
     assert found["original"] == "agrees"
     assert found["dropout shortcut"] == "agrees"
     assert found["1×1 conv shortcut"] == "agrees" or found["1×1 conv shortcut"] == "differs"
@@ -99,7 +107,7 @@ def test_at_full_size_a_figure_is_judged(tmp_path: Path) -> None:
 def test_other_images_in_a_folder_make_a_proxy(tmp_path: Path) -> None:
     request = replace(FULL, data=Data("somewhere"))
     made = pretend(request, tmp_path, as_in_the_paper, data="CIFAR-10 (JPEG re-encode)")
-    one = only(findings(made))
+    one = only(table_results(made))
     assert set(words(one).values()) == {"no figure"}
     assert "CIFAR-10 (JPEG re-encode) instead of CIFAR-10" in one.proxy
 
@@ -107,16 +115,16 @@ def test_other_images_in_a_folder_make_a_proxy(tmp_path: Path) -> None:
 def test_few_runs_and_none_are_said(tmp_path: Path) -> None:
     two = pretend(replace(FULL, seeds=(0, 1)), tmp_path / "two", as_in_the_paper)
     none = pretend(FULL, tmp_path / "none", lambda *cell: "not run")
-    assert set(words(only(findings(two))).values()) == {"not enough runs"}
-    assert set(words(only(findings(none))).values()) == {"not run"}
+    assert set(words(only(table_results(two))).values()) == {"not enough runs"}
+    assert set(words(only(table_results(none))).values()) == {"not run"}
 
 
 def test_what_kilolayer_does_otherwise_than_the_paper_is_said_and_not_judged(tmp_path: Path) -> None:
     request = replace(FULL, tables=("p1-table-2",), data=Data("imagenet"))
-    one = only(findings(pretend(request, tmp_path, lambda *cell: 27.9, data="my pictures")))
+    one = only(table_results(pretend(request, tmp_path, lambda *cell: 27.9, data="my pictures")))
     assert set(words(one).values()) == {"no figure"}
     assert not one.proxy
-    assert "ten crops" in reproduction_tables.verdicts(one)[0]
+    assert "ten crops" in reproduction_tables.verdict_lines(one)[0]
 
 
 def test_of_several_settings_the_best_counts_once_all_have_ended(tmp_path: Path) -> None:
@@ -124,15 +132,17 @@ def test_of_several_settings_the_best_counts_once_all_have_ended(tmp_path: Path)
         return "not run" if trial.seed == 2 and trial.setting == 5 else 30.0 - trial.setting
 
     made = pretend(replace(SMOKE, rows=("exclusive gating: b_g = 0 … −5",)), tmp_path, figure)
-    (finding,) = only(findings(made)).findings
+    (finding,) = only(table_results(made)).cells
     assert finding.by_seed == {0: 25.0, 1: 25.0}
-    (table,) = reproduction_tables.figures(only(findings(made)))
+    (table,) = reproduction_tables.figure_tables(only(table_results(made)))
     assert "of its 6 settings the best" in table.note
 
 
 def test_a_setting_that_was_left_out_is_said(tmp_path: Path) -> None:
     request = replace(SMOKE, rows=("exclusive gating: b_g = 0 … −5",), settings="first")
-    (table,) = reproduction_tables.figures(only(findings(pretend(request, tmp_path, lambda *cell: 9.0))))
+    (table,) = reproduction_tables.figure_tables(
+        only(table_results(pretend(request, tmp_path, lambda *cell: 9.0)))
+    )
     assert "only b_g = 0 was run" in table.note
 
 
@@ -141,32 +151,32 @@ def test_a_diverged_run_counts_as_guessing_and_a_run_without_memory_not_at_all(t
         return (math.nan, "out of memory: 9 GiB", 10.0)[trial.seed]
 
     made = pretend(replace(SMOKE, rows=("original",)), tmp_path, figure)
-    one = only(findings(made))
-    (finding,) = one.findings
+    one = only(table_results(made))
+    (finding,) = one.cells
     assert finding.by_seed == {0: None, 2: 10.0}
     assert finding.summary is not None
     assert (finding.summary.n, finding.summary.diverged, finding.summary.mean) == (2, 1, 50.0)
-    note = reproduction_tables.figures(one)[0].note
+    note = reproduction_tables.figure_tables(one)[0].note
     assert "1 run(s) failed and count for nothing: out of memory" in note
     assert "counts as guessing, 90 % wrong" in note
 
 
 def test_rows_that_a_scale_makes_one_network_are_flagged_and_not_compared(tmp_path: Path) -> None:
     made = pretend(replace(SMOKE, tables=("p1-table-6",)), tmp_path, lambda *cell: 9.0)
-    one = only(findings(made))
-    flagged = {finding.cell.row: one.same_as(finding) for finding in one.findings}
+    one = only(table_results(made))
+    flagged = {finding.cell.row: one.same_as(finding) for finding in one.cells}
     assert flagged["ResNet-110"] == "ResNet-20"
     assert flagged["ResNet-1202"] == "ResNet-32"
     assert flagged["ResNet-44"] == flagged["plain-110"] == ""
     (compared,) = one.comparisons.values()
     assert not {"ResNet-110", "ResNet-1202"} & set(compared.ranking.rows)
-    assert "“ResNet-110” is the same network as “ResNet-20”" in reproduction_tables.figures(one)[0].note
+    assert "“ResNet-110” is the same network as “ResNet-20”" in reproduction_tables.figure_tables(one)[0].note
 
 
 def test_without_a_scale_no_two_rows_are_one_network(tmp_path: Path) -> None:
     names = ("p2-table-1", "p2-table-2", "p2-table-3", "p1-table-6")
-    made = plan(replace(FULL, tables=names, seeds=(0,)), tmp_path)
-    assert [one.same for one in findings(made)] == [{}] * 4
+    made = plan_reproduction(replace(FULL, tables=names, seeds=(0,)), tmp_path)
+    assert [one.same for one in table_results(made)] == [{}] * 4
 
 
 def test_a_table_of_two_columns_is_compared_across_its_baseline_column(tmp_path: Path) -> None:
@@ -175,26 +185,26 @@ def test_a_table_of_two_columns_is_compared_across_its_baseline_column(tmp_path:
     def better(row: str, column: str, trial: Trial) -> float:
         return (9.0 if column == "original" else 5.0) + 0.1 * trial.seed
 
-    one = only(findings(pretend(request, tmp_path, better)))
+    one = only(table_results(pretend(request, tmp_path, better)))
     assert {pair.word for compared in one.comparisons.values() for pair in compared.pairs} == {
         "same direction"
     }
-    (table, *_) = comparison_tables.comparisons(one)
+    (table, *_) = comparison_tables.gap_tables(one)
     assert table.rows[0][0] == "full pre-activation"
     assert table.rows[0][-1] == "same direction"
 
 
 def test_rows_with_too_few_runs_make_no_table_of_dashes(tmp_path: Path) -> None:
-    one = only(findings(pretend(replace(SMOKE, seeds=(0,)), tmp_path, as_in_the_paper)))
-    assert comparison_tables.comparisons(one) == ()
-    assert comparison_tables.rankings(one) == ["Rows are compared when they have 3 runs each."]
+    one = only(table_results(pretend(replace(SMOKE, seeds=(0,)), tmp_path, as_in_the_paper)))
+    assert comparison_tables.gap_tables(one) == ()
+    assert comparison_tables.ranking_sentences(one) == ["Rows are compared when they have 3 runs each."]
 
 
 def test_the_findings_explain_themselves(tmp_path: Path) -> None:
     made = pretend(
         replace(SMOKE, seeds=(0, 1)), tmp_path, lambda row, column, trial: (math.nan, 9.0)[trial.seed]
     )
-    text = as_text(made, findings(made), "kilolayer reproduce p2-table-1")
+    text = results_as_json(made, table_results(made), "kilolayer reproduce p2-table-1")
     assert "NaN" not in text
     assert "Infinity" not in text
     value = json.loads(text)
@@ -214,7 +224,7 @@ def test_a_run_that_tables_share_is_made_once_and_stands_in_both(tmp_path: Path)
         SMOKE, tables=("p2-table-1", "p2-table-2"), rows=("original",), columns=("error", "ResNet-110")
     )
     made = pretend(request, tmp_path, as_in_the_paper)
-    first, second = (one.findings[0] for one in findings(made))
+    first, second = (one.cells[0] for one in table_results(made))
     assert len(made.runs) == 3
     assert first.keys == second.keys
     assert first.by_seed == second.by_seed
@@ -228,7 +238,7 @@ def test_the_runs_of_an_older_release_are_those_of_the_sweep(tmp_path: Path) -> 
             to_json(run.experiment).replace('"skip_damaged": false,', "")
         )
         run.path.rename(run.path.with_name(f"d{run.experiment.network.depth}-0ld-s{run.experiment.seed}"))
-    (found,) = findings(open_sweep(str(tmp_path)))
-    assert [one.finished for one in found.findings] == [3]
+    (found,) = table_results(open_sweep(str(tmp_path)))
+    assert [one.finished for one in found.cells] == [3]
     other = replace(made.runs[0].experiment, precision="bf16")
     assert run_folder(tmp_path / "runs", other).name == run_name(other)

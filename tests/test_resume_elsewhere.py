@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from kilolayer.__main__ import main
-from kilolayer.commands import resuming, stopping
+from kilolayer.cli import resuming
 from kilolayer.runs import Run
-from kilolayer.training import recipe
+from kilolayer.system import stopping
+from kilolayer.training import recipe_by_name
 from kilolayer.values import to_json
 
 TINY = (
@@ -60,7 +61,7 @@ def begun(*words: str, monkeypatch: pytest.MonkeyPatch, steps: int = 1) -> None:
     """A run that was asked to stop after so many steps."""
     with monkeypatch.context() as patch:
         asked = iter([False] * steps)
-        patch.setattr(stopping.Stop, "__call__", lambda self: next(asked, True))
+        patch.setattr(stopping.StopRequest, "__call__", lambda self: next(asked, True))
         assert main(["train", *TINY, *words]) == 143
 
 
@@ -263,8 +264,10 @@ def test_only_what_does_not_change_a_run_may_stand_beside_resume():
     ],
 )
 def test_settings_that_follow_from_others_are_not_named(changed: dict[str, Any], named: list[str]) -> None:
-    began = recipe("short", 1000)
-    now = recipe(changed.get("recipe", "short"), 1000).shortened(changed.get("iterations", began.iterations))
+    began = recipe_by_name("short", 1000)
+    now = recipe_by_name(changed.get("recipe", "short"), 1000).with_iterations(
+        changed.get("iterations", began.iterations)
+    )
     now = replace(now, batch_size=changed.get("batch_size", now.batch_size))
     if "peak" in changed:
         now = replace(now, rate=replace(now.rate, peak=changed["peak"]))

@@ -13,12 +13,12 @@ import pytest
 
 from kilolayer.errors import InputError
 from kilolayer.runs import Run
-from kilolayer.runs.folder import Busy
+from kilolayer.runs.folder import RunInUse
 from tiny_runs import Poll, files_in, tiny, train
 
 
 def held(path: Path) -> Iterator[Path]:
-    with Run.claim(path, tiny()):
+    with Run.open_or_create(path, tiny()):
         yield path
 
 
@@ -27,7 +27,7 @@ def test_a_run_is_created_in_a_new_or_an_empty_folder(deep: bool, tmp_path: Path
     path = tmp_path / "a" / "b" if deep else tmp_path
     run = Run.create(path, tiny())
     assert run.experiment() == tiny()
-    assert (run.result(), run.latest(), run.metrics(), run.environments()) == (None, None, [], [])
+    assert (run.result(), run.latest_checkpoint(), run.metrics(), run.environments()) == (None, None, [], [])
     assert [Path(name).name for name in files_in(tmp_path)] == [".lock", "config.json"]
     assert Run.open(path) == run
 
@@ -89,9 +89,9 @@ def test_a_claim_goes_on_where_a_start_was_killed(tmp_path: Path) -> None:
     for name in (".lock", ".config.json.0123abcd"):
         (tmp_path / name).write_text("")
     (tmp_path / "checkpoints").mkdir()
-    with Run.claim(tmp_path, tiny()) as run:
+    with Run.open_or_create(tmp_path, tiny()) as run:
         assert run.experiment() == tiny()
-    with Run.claim(tmp_path, tiny()) as again:
+    with Run.open_or_create(tmp_path, tiny()) as again:
         assert again.experiment() == tiny()
 
 
@@ -125,7 +125,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_run_that_another_process_holds(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     before = files_in(tmp_path)
-    with pytest.raises(Busy, match="in use by another process"):
+    with pytest.raises(RunInUse, match="in use by another process"):
         train(tmp_path, tiny())
     assert files_in(tmp_path) == before
     holder.kill()  # as SIGKILL: nothing was tidied up
@@ -137,9 +137,9 @@ def test_a_run_that_another_process_holds(holder: subprocess.Popen[str], tmp_pat
 def test_a_lock_holds_in_this_process_too_and_ends_with_its_block(tmp_path: Path) -> None:
     run = Run.create(tmp_path, tiny())
     with run.lock():
-        with pytest.raises(Busy), run.lock():
+        with pytest.raises(RunInUse), run.lock():
             pass
-        with pytest.raises(Busy), Run.claim(tmp_path, tiny()):
+        with pytest.raises(RunInUse), Run.open_or_create(tmp_path, tiny()):
             pass
     with pytest.raises(RuntimeError), run.lock():
         raise RuntimeError
@@ -193,7 +193,7 @@ def test_a_full_disk_is_an_input_error_and_the_run_goes_on_later(
         raise OSError(28, "No space left on device")
 
     run = Run(tmp_path / "run")
-    checkpoint = run.latest()
+    checkpoint = run.latest_checkpoint()
     assert checkpoint is not None
     monkeypatch.setattr(os, "fsync", full)
     counters = checkpoint.counters | {"iteration": 5}
@@ -209,7 +209,7 @@ def test_a_full_disk_is_an_input_error_and_the_run_goes_on_later(
     monkeypatch.undo()
     assert files_in(run.path / "checkpoints") == good
     assert run.result() is None
-    assert train(run.path, tiny()).done
+    assert train(run.path, tiny()).is_finished
 
 
 def test_every_run_has_an_experiment_of_its_own(tmp_path: Path) -> None:

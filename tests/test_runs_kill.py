@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kilolayer.runs import Run, record
-from kilolayer.training import Training
+from kilolayer.runs import Run, train_run
+from kilolayer.training import Trainer
 from tiny_runs import HERE, outcome, splits_of, tiny, train
 
 EXPERIMENT = tiny(validation=20)
@@ -39,9 +39,9 @@ class Killer:
             setattr(os, name, self.before(getattr(os, name)))
 
 
-def acknowledging(run: Run, training: Training) -> None:
+def acknowledging(run: Run, training: Trainer) -> None:
     """Trains and notes in a file of its own, outside the run, every state that was reported as saved."""
-    for step in record(run, training, save_seconds=-1.0):
+    for step in train_run(run, training, save_seconds=-1.0):
         with run.path.with_suffix(".saved").open("w") as file:
             file.write(str(step.iteration))
 
@@ -53,8 +53,8 @@ def in_a_child(folder: Path, killer: Killer) -> int:
         status = 1
         try:
             killer.install()
-            with Run.claim(folder, EXPERIMENT) as run:
-                acknowledging(run, Training(EXPERIMENT, splits_of(EXPERIMENT), HERE))
+            with Run.open_or_create(folder, EXPERIMENT) as run:
+                acknowledging(run, Trainer(EXPERIMENT, splits_of(EXPERIMENT), HERE))
             status = 0
         finally:
             os._exit(status)
@@ -80,7 +80,7 @@ def killed_at_every(stride: int, folder: Path, whole: dict[str, Any]) -> int:
         status = in_a_child(path, Killer(at))
         assert status in (0, 9)
         if path.exists():
-            found = Run(path).latest()
+            found = Run(path).latest_checkpoint()
             assert (found.counters["iteration"] if found else 0) >= acknowledged(path), f"call {at}"
         train(path, EXPERIMENT)
         assert outcome(path) == whole, f"call {at}"

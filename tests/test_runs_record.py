@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from kilolayer.data import Images, Splits
-from kilolayer.runs import Run, environment, record
-from kilolayer.runs.environment import MUST_AGREE, command
-from kilolayer.training import Experiment, NonFinite, Steps, Training
+from kilolayer.runs import Run, environment_record, train_run
+from kilolayer.runs.start_environment import BITWISE_RELEVANT, current_command
+from kilolayer.training import Experiment, NonFinite, Steps, Trainer
 from kilolayer.units import BatchNorm
 from tiny_runs import HERE, Poll, splits_of, tiny, train, training_of, with_recipe
 
@@ -87,7 +87,7 @@ def test_the_figures_without_a_validation_split(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="counted otherwise elsewhere")
 def test_the_peak_is_of_this_process_alone_and_not_of_the_one_that_began_it() -> None:
     code = (
-        "import torch; from kilolayer.runs.environment import peak_memory;"
+        "import torch; from kilolayer.runs.start_environment import peak_memory;"
         "from kilolayer.training import Place; print(peak_memory(Place(torch.device('cpu'))))"
     )
     peaks = []
@@ -139,8 +139,8 @@ def test_the_test_set_is_read_once_and_at_the_end(tmp_path: Path) -> None:
     experiment = tiny(validation=20)
     counted = Counted(splits_of(experiment))
     run = Run.create(tmp_path / "run", experiment)
-    training = Training(experiment, counted.splits, HERE)
-    for step in record(run, training):
+    training = Trainer(experiment, counted.splits, HERE)
+    for step in train_run(run, training):
         assert counted.read == 0, f"step {step.iteration}"
     assert counted.read == 1
 
@@ -159,7 +159,7 @@ def test_on_epoch_hears_each_line_once_it_is_written(tmp_path: Path) -> None:
         assert run.metrics()[-1] == row
         heard.append(row)
 
-    for _ in record(run, training_of(tiny()), on_epoch=on_epoch):
+    for _ in train_run(run, training_of(tiny()), on_epoch=on_epoch):
         pass
     assert heard == run.metrics()
 
@@ -183,34 +183,34 @@ def test_a_run_that_diverges_says_so_and_what_to_try(tmp_path: Path) -> None:
 
 
 def finite(run: Run) -> bool:
-    checkpoint = run.latest()
+    checkpoint = run.latest_checkpoint()
     return checkpoint is None or all(bool(value.isfinite().all()) for value in checkpoint.tensors.values())
 
 
-def poison_bn(training: Training, value: float) -> None:
+def poison_bn(training: Trainer, value: float) -> None:
     norm = next(module for module in training.model.modules() if isinstance(module, BatchNorm))
     assert norm.running_var is not None
     norm.running_var.fill_(value)
 
 
-def poison_momentum(training: Training, value: float) -> None:
+def poison_momentum(training: Trainer, value: float) -> None:
     next(iter(training.optimizer.state.values()))["momentum_buffer"].fill_(value)
 
 
-def poison_weight(training: Training, value: float) -> None:
+def poison_weight(training: Trainer, value: float) -> None:
     with torch.no_grad():
         next(training.model.parameters()).fill_(value)
 
 
-def poison_classifier(training: Training, value: float) -> None:
+def poison_classifier(training: Trainer, value: float) -> None:
     training.model.get_parameter("classifier.bias").data.fill_(value)
 
 
-def harmed(run: Run, training: Training, harm: Callable[[Training], None], at: int, last: int = -1) -> str:
+def harmed(run: Run, training: Trainer, harm: Callable[[Trainer], None], at: int, last: int = -1) -> str:
     """What the run says when it is harmed after step `at`; it is asked to stop after step `last`."""
 
     def go() -> None:
-        for step in record(run, training, stop=lambda: training.iteration == last):
+        for step in train_run(run, training, stop=lambda: training.iteration == last):
             if step.iteration == at:
                 harm(training)
 
@@ -234,7 +234,7 @@ def harmed(run: Run, training: Training, harm: Callable[[Training], None], at: i
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("at", [1, 2])
 def test_what_no_loss_shows_is_found_before_it_is_saved(
-    poison: Callable[[Training, float], None], name: str, value: float, at: int, tmp_path: Path
+    poison: Callable[[Trainer, float], None], name: str, value: float, at: int, tmp_path: Path
 ) -> None:
     """In training BN reads no running averages: the loss stays finite while they are not."""
     run, training = Run.create(tmp_path / "run", tiny()), training_of(tiny())
@@ -257,7 +257,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_that_step(tmp_path: Path) -> 
     run, training = Run.create(tmp_path / "run", tiny()), training_of(tiny())
     said = harmed(run, training, lambda training: poison_classifier(training, math.nan), 4)
     assert said.startswith("the training loss (and stem.conv1.weight) is not finite at iteration 5 ")
-    checkpoint = run.latest()
+    checkpoint = run.latest_checkpoint()
     assert checkpoint is not None
     assert checkpoint.counters["iteration"] == 3
     assert finite(run)
@@ -275,7 +275,7 @@ def test_the_environment_names_what_a_figure_depends_on(
     starts = Run(tmp_path / "run").environments()
     assert len(starts) == 2
     for start in starts:
-        assert set(MUST_AGREE) < set(start)
+        assert set(BITWISE_RELEVANT) < set(start)
         assert start["torch"] == torch.__version__
         assert (start["threads"], start["precision"], start["processes"]) == (
             torch.get_num_threads(),
@@ -300,5 +300,5 @@ def test_no_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_python_m_is_shown_as_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/lib/kilolayer/__main__.py", "models", "--json"])
-    assert command() == "kilolayer models --json"
-    assert environment(HERE, "fp32")["command"] == "kilolayer models --json"
+    assert current_command() == "kilolayer models --json"
+    assert environment_record(HERE, "fp32")["command"] == "kilolayer models --json"

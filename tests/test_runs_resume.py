@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from kilolayer.data import PHOTOGRAPHS, Images
+from kilolayer.data import PHOTO_AUGMENTATION, Images
 from kilolayer.errors import InputError
-from kilolayer.runs import Run, record
-from kilolayer.training import SGD, AdamW, Experiment, Growth, Resolution, Training
-from kilolayer.training.experiment import Init
+from kilolayer.runs import Run, train_run
+from kilolayer.training import SGD, AdamW, Experiment, ProgressiveDepth, ProgressiveResize, Trainer
+from kilolayer.training.experiment import InitialWeights
 from kilolayer.units import Dropout
 from tiny_runs import HERE, PREACT, Poll, network, outcome, splits_of, tiny, train, training_of, with_recipe
 
@@ -29,20 +29,24 @@ VARIANTS = {
     "dropout": tiny(replace(PREACT, h=Dropout(0.5))),
     "bf16, channels last": tiny(precision="bf16", channels_last=True),
     "validation": tiny(validation=20),
-    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), memory="balanced"),
+    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), activation_memory="balanced"),
     "seldom evaluated": tiny(evaluate_every=2),
     "no momentum": with_recipe(tiny(), optimizer=SGD(0.0)),
     "adamw": with_recipe(tiny(), optimizer=AdamW()),
     "adamw, growing depth": with_recipe(
-        tiny(network=network(units=3)), optimizer=AdamW(), growth=Growth(0.3, ((0.2, 0.6), (0.5, 1.0)))
+        tiny(network=network(units=3)),
+        optimizer=AdamW(),
+        growth=ProgressiveDepth(0.3, ((0.2, 0.6), (0.5, 1.0))),
     ),
-    "photographs": with_recipe(tiny(), augmentation=PHOTOGRAPHS),
+    "photographs": with_recipe(tiny(), augmentation=PHOTO_AUGMENTATION),
     "slower trunk": with_recipe(tiny(), trunk_rate=0.1),
-    "frozen trunk": with_recipe(tiny(init=Init("w.pt", "0")), trunk_rate=0.0, averaged=0.5),
-    "averaged": with_recipe(tiny(validation=20), averaged=0.5),
-    "growing images": with_recipe(tiny(), resolution=Resolution(0.5, ((0.2, 0.75), (0.5, 1.0)))),
+    "frozen trunk": with_recipe(tiny(init=InitialWeights("w.pt", "0")), trunk_rate=0.0, ema=0.5),
+    "averaged": with_recipe(tiny(validation=20), ema=0.5),
+    "growing images": with_recipe(
+        tiny(), progressive_resize=ProgressiveResize(0.5, ((0.2, 0.75), (0.5, 1.0)))
+    ),
     "growing depth": with_recipe(
-        tiny(network=network(units=3)), growth=Growth(0.3, ((0.2, 0.6), (0.5, 1.0)))
+        tiny(network=network(units=3)), growth=ProgressiveDepth(0.3, ((0.2, 0.6), (0.5, 1.0)))
     ),
 }
 
@@ -55,7 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
     def of(name: str) -> dict[str, Any]:
         if name not in known:
             folder = tmp_path_factory.mktemp("whole")
-            assert train(folder, VARIANTS[name]).done
+            assert train(folder, VARIANTS[name]).is_finished
             known[name] = outcome(folder)
         return known[name]
 
@@ -72,10 +76,10 @@ def test_the_run_asks_as_often_as_it_says(tmp_path: Path) -> None:
 def test_stopped_once_anywhere(at: int, tmp_path: Path, whole: Any) -> None:
     folder = tmp_path / "run"
     stopped = train(folder, tiny(), Poll(at))
-    assert not stopped.done
+    assert not stopped.is_finished
     assert Run(folder).result() is None
     resumed = train(folder, tiny())
-    assert resumed.done
+    assert resumed.is_finished
     assert outcome(folder) == whole("plain")
 
 
@@ -86,7 +90,7 @@ def test_stopped_again_and_again(variant: str, tmp_path: Path, whole: Any) -> No
     for looks in cycle((1, 3, 2)):
         training = train(folder, VARIANTS[variant], Poll(looks))
         reached.append(training.iteration)
-        if training.done:
+        if training.is_finished:
             break
     assert len(reached) > 4
     assert reached == sorted(reached)
@@ -136,7 +140,9 @@ def test_a_run_that_is_done_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_the_selected_weights_survive(tmp_path: Path) -> None:
     """The best epoch is the first here, and the run is stopped after it."""
-    experiment = with_recipe(tiny(validation=20), rate=tiny().recipe.rate.times(0.0))  # none is better later
+    experiment = with_recipe(
+        tiny(validation=20), rate=tiny().recipe.rate.scale_rate(0.0)
+    )  # none is better later
     first = train(tmp_path / "run", experiment, Poll(5))
     assert (first.best_epoch, first.epochs_closed) == (1, 1)
     second = train(tmp_path / "run", experiment)
@@ -205,7 +211,7 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
 ) -> None:
     ending, harm = DAMAGES[damage]
     harm(copy / f"checkpoints/000000005-000001{ending}")
-    checkpoint = Run(copy).latest()
+    checkpoint = Run(copy).latest_checkpoint()
     assert checkpoint is not None
     assert checkpoint.counters["iteration"] == 3
     (warning,) = [each for each in caplog.records if each.levelno == logging.WARNING]
@@ -224,7 +230,7 @@ def test_no_bit_flips_unseen(ending: str, copy: Path, caplog: pytest.LogCaptureF
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bad)
-        found = Run(copy).latest()
+        found = Run(copy).latest_checkpoint()
         assert found is not None
         assert found.counters["iteration"] == 3, f"bit {bit}"
 
@@ -232,7 +238,7 @@ def test_no_bit_flips_unseen(ending: str, copy: Path, caplog: pytest.LogCaptureF
 def test_without_any_whole_state_the_run_begins_anew(copy: Path, whole: Any) -> None:
     for state in (copy / "checkpoints").glob("*.safetensors"):
         truncate(state)
-    assert train(copy, tiny()).done
+    assert train(copy, tiny()).is_finished
     assert outcome(copy) == whole("plain")
 
 
@@ -271,8 +277,8 @@ def test_what_kills_left_is_cleared_away(copy: Path) -> None:
 
 def test_at_most_two_states_are_kept(tmp_path: Path) -> None:
     experiment = tiny()
-    with Run.claim(tmp_path / "run", experiment) as run:
-        for step in record(run, training_of(experiment), save_seconds=-1.0):
+    with Run.open_or_create(tmp_path / "run", experiment) as run:
+        for step in train_run(run, training_of(experiment), save_seconds=-1.0):
             names = sorted(path.name for path in run.file("checkpoints").iterdir())
             assert len(names) == 2 * min(2, step.iteration)
             assert names[-1].startswith(f"{step.iteration:09d}")
@@ -312,13 +318,13 @@ def test_the_same_environment_is_not_mentioned(copy: Path, caplog: pytest.LogCap
     assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
-def changed(experiment: Experiment, part: str) -> Training:
+def changed(experiment: Experiment, part: str) -> Trainer:
     splits = splits_of(experiment)
     images: Images = getattr(splits, part)
     labels = images.labels.clone()
     labels[0] = (labels[0] + 1) % 10
     other: dict[str, Any] = {part: Images(images.pixels, labels)}
-    return Training(experiment, replace(splits, **other), HERE)
+    return Trainer(experiment, replace(splits, **other), HERE)
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])
@@ -328,13 +334,13 @@ def test_other_data_are_refused_and_nothing_is_written(part: str, tmp_path: Path
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     name = {"train": "training", "validation": "validation"}[part]
     with pytest.raises(InputError, match=f"^the {name} set has changed since the run began[^\n]*$"):
-        next(record(run, changed(experiment, part)))
+        next(train_run(run, changed(experiment, part)))
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
 def test_a_state_of_other_tensors_is_refused(copy: Path) -> None:
     run = Run(copy)
-    checkpoint = run.latest()
+    checkpoint = run.latest_checkpoint()
     assert checkpoint is not None
     tensors = {key: value for key, value in checkpoint.tensors.items() if key != "model.classifier.bias"}
     with pytest.raises(InputError, match="another release"):

@@ -10,8 +10,8 @@ import torch
 
 from kilolayer.errors import InputError
 from kilolayer.networks import build
-from kilolayer.runs import Run, read_weights, record
-from kilolayer.runs.snapshots import check
+from kilolayer.runs import Run, read_weights, train_run
+from kilolayer.runs.snapshots import check_snapshot_count
 from test_runs_kill import Killer
 from tiny_runs import Poll, files_in, outcome, tiny, train, training_of
 
@@ -19,7 +19,7 @@ EXPERIMENT = tiny()
 
 
 def begin(folder: Path, snapshots: int) -> None:
-    with Run.claim(folder, EXPERIMENT, snapshots=snapshots):
+    with Run.open_or_create(folder, EXPERIMENT, snapshots=snapshots):
         pass
 
 
@@ -75,8 +75,8 @@ def _killed(folder: Path, at: int) -> bool:
         status = 1
         try:
             Killer(at).install()
-            with Run.claim(folder, EXPERIMENT, snapshots=3) as run:
-                for _ in record(run, training_of(EXPERIMENT), save_seconds=-1.0):
+            with Run.open_or_create(folder, EXPERIMENT, snapshots=3) as run:
+                for _ in train_run(run, training_of(EXPERIMENT), save_seconds=-1.0):
                     pass
             status = 0
         finally:
@@ -95,7 +95,7 @@ def test_another_start_plans_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("count", "epochs"), [(1, 3), (5, 3), (-1, 3)])
 def test_impossible_numbers_are_refused(count: int, epochs: int) -> None:
     with pytest.raises(InputError, match=rf"--snapshots is {count}; .* allowed: 2 to 4, or 0"):
-        check(count, epochs)
+        check_snapshot_count(count, epochs)
 
 
 def test_a_damaged_plan_is_told(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from kilolayer.errors import InputError
 from kilolayer.networks import build
-from kilolayer.runs import Run, Weights, read_weights, write_weights
-from kilolayer.training import Training
+from kilolayer.runs import Run, SavedNetwork, read_weights, write_weights
+from kilolayer.training import Trainer
 from kilolayer.units import BASIC, BOTTLENECK, Aggregated, ShortcutGate, Unit
 from tiny_runs import PREACT, network, splits_of, tiny, train, training_of
 
@@ -34,7 +34,7 @@ UNITS: dict[str, Unit] = {
 }
 
 
-def written(path: Path, unit: Unit = PREACT) -> Training:
+def written(path: Path, unit: Unit = PREACT) -> Trainer:
     """A network after two steps, so that its running averages are not what they began as."""
     training = training_of(tiny(unit))
     for step in training.steps():
@@ -52,7 +52,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def logits(found: Weights, pixels: Tensor) -> Tensor:
+def logits(found: SavedNetwork, pixels: Tensor) -> Tensor:
     with torch.no_grad():
         answer: Tensor = found.model(found.statistics.normalize(pixels))
     return answer

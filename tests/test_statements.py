@@ -8,17 +8,17 @@ from dataclasses import replace
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.analysis.gradient import Gradient, UnitTerms, gradient
-from kilolayer.analysis.initialisation import initialisation
-from kilolayer.analysis.landscape import Landscape
-from kilolayer.analysis.mean_field import predict
-from kilolayer.commands.reproduce_list import HEADER, LESS_NEEDED, tables_json
-from kilolayer.commands.reproduce_list import _row as table_row
-from kilolayer.lens.app import render
-from kilolayer.lens.choice import WORDS, Choice
-from kilolayer.lens.words import _number, meaning
-from kilolayer.report.content import Table
-from kilolayer.terminal import fitted
+from kilolayer.measure.gradient import Gradient, GradientTerms, measure_gradient
+from kilolayer.measure.initialisation import measure_initialisation
+from kilolayer.measure.landscape import Landscape
+from kilolayer.report.document import Table
+from kilolayer.report.lens.app import render_lens
+from kilolayer.report.lens.sentences import _number, explain_shortcuts
+from kilolayer.report.lens.settings import WORDS, LensSettings
+from kilolayer.report.reproduction_list import HEADER, LESS_NEEDED, all_table_facts
+from kilolayer.report.reproduction_list import _row as table_row
+from kilolayer.system.terminal import fit_table
+from kilolayer.theory.mean_field import predict_propagation
 from kilolayer.units import BASIC, FULL_PREACT, ORIGINAL
 from subjects import subject, two_stages
 
@@ -51,7 +51,7 @@ def test_a_lowest_point_has_no_lower_one_in_its_table(found: Landscape, said: st
 @pytest.mark.parametrize("unit", [PREACT, replace(BASIC, arrangement=ORIGINAL)])
 def test_the_gradient_lost_at_changes_of_shape_is_said(unit: object) -> None:
     one = subject(two_stages(unit, units=3))
-    found = gradient(one.model, one.x, one.labels)
+    found = measure_gradient(one.model, one.x, one.labels)
     change = found.units[3]
     assert change.stage == 2
     share = 100 * change.direct / found.ends[1]
@@ -62,7 +62,9 @@ def test_the_gradient_lost_at_changes_of_shape_is_said(unit: object) -> None:
 
 def test_where_no_unit_is_predicted_the_first_stands_for_its_stage() -> None:
     """Not the last, whose gradient has passed one shortcut only."""
-    terms = [UnitTerms(f"u{n}", 1, 1.0, direct, 0.5, 0.0, None) for n, direct in enumerate((0.1, 0.3, 0.9))]
+    terms = [
+        GradientTerms(f"u{n}", 1, 1.0, direct, 0.5, 0.0, None) for n, direct in enumerate((0.1, 0.3, 0.9))
+    ]
     found = Gradient("net", tuple(terms), (1.0,))
     assert found.weakest == 0.1
     assert "in stage" not in found.finding()
@@ -70,27 +72,27 @@ def test_where_no_unit_is_predicted_the_first_stands_for_its_stage() -> None:
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_verdict_on_fresh_networks_does_not_pass_for_one_on_the_trained(trained: bool) -> None:
-    found = initialisation(subject(two_stages(PREACT), trained=trained), steps=1)
+    found = measure_initialisation(subject(two_stages(PREACT), trained=trained), steps=1)
     assert found.finding().startswith("a fresh network like this trained one" if trained else "it ")
 
 
 @pytest.mark.parametrize("shortcut", WORDS["shortcut"])
 def test_the_lens_says_where_its_curve_of_the_shortcuts_begins(shortcut: str) -> None:
-    choice = Choice(shortcut=shortcut, depth=20, width=4)
-    prediction = predict(choice.network())
+    choice = LensSettings(shortcut=shortcut, depth=20, width=4)
+    prediction = predict_propagation(choice.network())
     said = f"through the shortcuts alone it is {_number(prediction.direct[0])} times"
-    assert (said in meaning(choice.unit, prediction)) is (shortcut != "zero")
+    assert (said in explain_shortcuts(choice.unit, prediction)) is (shortcut != "zero")
 
 
 def test_the_names_of_sliders_hold_no_markup() -> None:
-    names = re.findall(r'aria-label="([^"]*), slider"', render("plotly.js"))
+    names = re.findall(r'aria-label="([^"]*), slider"', render_lens("plotly.js"))
     assert "gate bias b_g" in names
     assert not [name for name in names if "<" in name or "&" in name]
 
 
 def test_at_80_columns_the_list_of_tables_still_says_what_they_are() -> None:
-    table = Table("", HEADER, tuple(map(table_row, tables_json())))
-    drawn, *left_out = fitted(table, 80, drop=LESS_NEEDED)
+    table = Table("", HEADER, tuple(map(table_row, all_table_facts())))
+    drawn, *left_out = fit_table(table, 80, drop=LESS_NEEDED)
     assert "what" in [str(column.header) for column in drawn.columns]  # type: ignore[union-attr]
     assert "what" not in " ".join(map(str, left_out))
 

@@ -9,13 +9,13 @@ from contextlib import suppress
 import pytest
 import torch
 
-from kilolayer.commands import resuming
-from kilolayer.commands.stopping import interruptible, stoppable
-from kilolayer.errors import out_of_memory
-from kilolayer.signals import SIGNALS, heeded
+from kilolayer.cli import resuming
+from kilolayer.errors import out_of_memory_error
+from kilolayer.system.signals import STOP_SIGNALS, handled_signals
+from kilolayer.system.stopping import interruptible, stoppable
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_where_nothing_is_to_be_saved_a_signal_ends_all(number: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), interruptible():
@@ -23,26 +23,26 @@ def test_where_nothing_is_to_be_saved_a_signal_ends_all(number: int) -> None:
     assert signal.getsignal(number) == before
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_where_something_is_it_is_noted(number: int) -> None:
     with stoppable() as stop:
         assert not stop()
         os.kill(os.getpid(), number)
         assert stop()
-    assert not stop.saves
+    assert not stop.saves_state
 
 
 def test_under_nohup_the_closing_of_the_terminal_is_not_heard() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert set(SIGNALS) - set(heeded()) == {signal.SIGHUP}
+        assert set(STOP_SIGNALS) - set(handled_signals()) == {signal.SIGHUP}
         with stoppable() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert set(heeded()) == set(SIGNALS)
+    assert set(handled_signals()) == set(STOP_SIGNALS)
 
 
 def test_only_a_second_ctrl_c_insists() -> None:
@@ -64,12 +64,12 @@ def test_a_signal_whose_exception_was_swallowed_stops_the_run_at_its_first_look(
 
 
 def test_under_torchrun_a_run_keeps_its_name_at_every_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len({resuming.suffix() for _ in range(20)}) > 1
+    assert len({resuming.run_suffix() for _ in range(20)}) > 1
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    first = resuming.suffix()
-    assert (resuming.restarted(), len(first)) == (False, 4)
+    first = resuming.run_suffix()
+    assert (resuming.is_torchrun_restart(), len(first)) == (False, 4)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert (resuming.restarted(), resuming.suffix()) == (True, first)
+    assert (resuming.is_torchrun_restart(), resuming.run_suffix()) == (True, first)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_under_torchrun_a_run_keeps_its_name_at_every_restart(monkeypatch: pytes
     ],
 )
 def test_memory_that_is_short_is_told_with_advice(error: Exception, asked: str) -> None:
-    told = str(out_of_memory(error))
+    told = str(out_of_memory_error(error))
     assert told.startswith(f"out of memory{f' (asked for {asked})' if asked else ''}; nothing was changed: ")
     assert "--batch-size" in told
 
 
 def test_another_fault_is_none_of_memory() -> None:
-    assert out_of_memory(RuntimeError("shapes do not fit")) is None
+    assert out_of_memory_error(RuntimeError("shapes do not fit")) is None

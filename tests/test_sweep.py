@@ -13,30 +13,32 @@ from typing import Any
 import pytest
 import torch
 
-from kilolayer.data.describe import Data
+from kilolayer.data.config import Data
 from kilolayer.errors import InputError
 from kilolayer.networks.families import cifar
 from kilolayer.runs import Run
-from kilolayer.sweep import Outcome, Planned, Stopped, engine, run_all, state_of, worker
-from kilolayer.sweep.engine import ATTEMPTS_WITHOUT_PROGRESS, Attempts, Tick, given_up
-from kilolayer.training import Experiment, recipe, with_data
+from kilolayer.sweep import Outcome, RunSpec, SweepStopped, engine, read_progress, run_all, worker
+from kilolayer.sweep.engine import ATTEMPTS_WITHOUT_PROGRESS, AttemptCounter, Tick, mark_failed
+from kilolayer.training import Experiment, recipe_by_name, recipe_for_data
 from kilolayer.units import BASIC
 from kilolayer.values import to_json
 
 TIMING = ("images_per_second", "seconds", "train_seconds", "peak_memory_bytes")
 
 
-def tiny(folder: Path, seed: int = 0, iterations: int = 4, rate: float | None = None) -> Planned:
+def tiny(folder: Path, seed: int = 0, iterations: int = 4, rate: float | None = None) -> RunSpec:
     """An epoch, and so a checkpoint, is two iterations."""
     data = Data("digits", subset=64)
-    chosen = replace(with_data(recipe("short", 64), data).shortened(iterations), batch_size=32)
+    chosen = replace(
+        recipe_for_data(recipe_by_name("short", 64), data).with_iterations(iterations), batch_size=32
+    )
     if rate is not None:
-        chosen = replace(chosen, rate=type(recipe("paper", 64).rate.then)(rate, ()))  # type: ignore[union-attr]
+        chosen = replace(chosen, rate=type(recipe_by_name("paper", 64).rate.then)(rate, ()))  # type: ignore[union-attr]
     network = cifar(8, BASIC, in_chans=1, image_size=8)
-    return Planned(folder / f"run-{seed}", Experiment(network, data, chosen, seed=seed))
+    return RunSpec(folder / f"run-{seed}", Experiment(network, data, chosen, seed=seed))
 
 
-def figures(one: Planned) -> tuple[str, list[dict[str, Any]]]:
+def figures(one: RunSpec) -> tuple[str, list[dict[str, Any]]]:
     """The weights' hash and the metrics, without what the clock decides."""
     lines = (one.path / "metrics.jsonl").read_text().splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
@@ -47,7 +49,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def starts(one: Planned) -> int:
+def starts(one: RunSpec) -> int:
     return len(json.loads((one.path / "environment.json").read_text()))
 
 
@@ -58,7 +60,7 @@ class Here:
         self.executed: list[str] = []
         self.closed = 0
 
-    def execute(self, planned: Sequence[Planned], tick: Tick) -> Iterator[tuple[Planned, Outcome]]:
+    def execute(self, planned: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
         for one in planned:
             tick()
             self.executed.append(one.key)
@@ -68,8 +70,8 @@ class Here:
         self.closed += 1
 
 
-def execute(one: Planned, stop: Callable[[], bool] = lambda: False) -> Outcome:
-    return worker.execute(str(one.path), to_json(one.experiment), "cpu", 60.0, stop)
+def execute(one: RunSpec, stop: Callable[[], bool] = lambda: False) -> Outcome:
+    return worker.execute_run(str(one.path), to_json(one.experiment), "cpu", 60.0, stop)
 
 
 def test_every_run_ends_once_and_is_kept_byte_for_byte(tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert execute(whole) == "done"
     calls = iter(range(100))
     assert execute(cut, stop=lambda: next(calls) > 3) == "stopped"
-    assert not state_of(cut).finished
+    assert not read_progress(cut).finished
     assert list(cut.path.glob("checkpoints/*.json"))
     assert execute(cut) == "done"
     assert starts(cut) == 2
@@ -101,7 +103,7 @@ def test_a_run_that_another_process_holds_is_tried_again(
     monkeypatch.setattr(engine, "SECONDS_UNTIL_BUSY_IS_TRIED_AGAIN", 0.0)
     planned = [tiny(tmp_path, seed) for seed in range(2)]
     ours = Here()
-    with Run.claim(planned[0].path, planned[0].experiment) as held:
+    with Run.open_or_create(planned[0].path, planned[0].experiment) as held:
         rounds = ours.execute(planned, lambda: None)
         assert next(rounds)[1] == "busy"
         assert held.result() is None
@@ -113,9 +115,9 @@ def test_a_busy_run_does_not_keep_others_waiting(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(engine, "SECONDS_UNTIL_BUSY_IS_TRIED_AGAIN", 0.0)
     planned = [tiny(tmp_path, seed) for seed in range(2)]
     ours = Here()
-    with Run.claim(planned[0].path, planned[0].experiment), pytest.raises(Stopped):
+    with Run.open_or_create(planned[0].path, planned[0].experiment), pytest.raises(SweepStopped):
         run_all(planned, ours, stop=lambda: ours.executed.count("run-0") == 3)
-    assert state_of(planned[1]).finished
+    assert read_progress(planned[1]).finished
     assert ours.executed.count("run-1") == 1
     assert ours.closed == 1
 
@@ -123,10 +125,10 @@ def test_a_busy_run_does_not_keep_others_waiting(tmp_path: Path, monkeypatch: py
 def test_a_run_that_diverges_is_a_result_with_its_reason(tmp_path: Path) -> None:
     one = tiny(tmp_path, rate=1e30)
     assert run_all([one], Here()) == {"run-0": "diverged"}
-    result = state_of(one).result
+    result = read_progress(one).result
     assert result is not None
     assert "not finite" in result["reason"]
-    assert state_of(one).figure("test_error") is None
+    assert read_progress(one).figure("test_error") is None
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("tried to allocate 9 GiB")])
@@ -136,7 +138,7 @@ def test_out_of_memory_is_a_result_with_its_reason(
     one = tiny(tmp_path)
     monkeypatch.setattr(worker, "Training", raising(error))
     assert run_all([one], Here()) == {"run-0": "failed"}
-    result = state_of(one).result
+    result = read_progress(one).result
     assert result is not None
     assert result["reason"].startswith("out of memory")
 
@@ -159,7 +161,7 @@ def test_a_bug_keeps_its_traceback_and_other_runs_their_state(
     with pytest.raises(ZeroDivisionError):
         run_all(planned, ours)
     assert content(planned[0].path) == before
-    assert state_of(planned[1]).result is None
+    assert read_progress(planned[1]).result is None
     assert ours.closed == 1
 
 
@@ -190,29 +192,29 @@ def test_what_a_kill_at_the_very_beginning_leaves_is_no_obstacle(tmp_path: Path)
 
 
 def test_a_run_is_given_up_after_five_deaths_without_progress(tmp_path: Path) -> None:
-    one, attempts = tiny(tmp_path), Attempts()
-    assert [attempts.again(one) for _ in range(ATTEMPTS_WITHOUT_PROGRESS)] == [True] * 4 + [False]
-    assert given_up(one) == "failed"
-    result = state_of(one).result
+    one, attempts = tiny(tmp_path), AttemptCounter()
+    assert [attempts.try_again(one) for _ in range(ATTEMPTS_WITHOUT_PROGRESS)] == [True] * 4 + [False]
+    assert mark_failed(one) == "failed"
+    result = read_progress(one).result
     assert result is not None
     assert "died 5 times" in result["reason"]
 
 
 def test_progress_gives_new_attempts(tmp_path: Path) -> None:
-    one, attempts = tiny(tmp_path), Attempts()
-    assert all(attempts.again(one) for _ in range(ATTEMPTS_WITHOUT_PROGRESS - 1))
+    one, attempts = tiny(tmp_path), AttemptCounter()
+    assert all(attempts.try_again(one) for _ in range(ATTEMPTS_WITHOUT_PROGRESS - 1))
     calls = iter(range(100))
     assert execute(one, stop=lambda: next(calls) > 3) == "stopped"
-    assert attempts.again(one)
+    assert attempts.try_again(one)
 
 
 def test_what_another_process_has_or_has_ended_is_not_given_up(tmp_path: Path) -> None:
     one = tiny(tmp_path)
-    with Run.claim(one.path, one.experiment):
-        assert given_up(one) == "busy"
+    with Run.open_or_create(one.path, one.experiment):
+        assert mark_failed(one) == "busy"
     assert execute(one) == "done"
     before = content(one.path)
-    assert given_up(one) == "done"
+    assert mark_failed(one) == "done"
     assert content(one.path) == before
 
 
@@ -220,10 +222,10 @@ def test_a_half_written_line_is_not_read(tmp_path: Path) -> None:
     one = tiny(tmp_path)
     one.path.mkdir()
     (one.path / "metrics.jsonl").write_text('{"iteration": 2}\n{"itera')
-    assert state_of(one).last == {"iteration": 2}
+    assert read_progress(one).last_metrics == {"iteration": 2}
 
 
 def test_tick_is_called_while_waiting_for_busy_runs(tmp_path: Path) -> None:
     one, began = tiny(tmp_path), time.monotonic()
-    with Run.claim(one.path, one.experiment), pytest.raises(Stopped):
+    with Run.open_or_create(one.path, one.experiment), pytest.raises(SweepStopped):
         run_all([one], Here(), stop=lambda: time.monotonic() - began > 0.2)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kilolayer.sweep import Planned, Pool, run_all, state_of
+from kilolayer.sweep import ProcessPool, RunSpec, read_progress, run_all
 from test_sweep import content, figures, starts, tiny
 
 pytestmark = pytest.mark.slow
@@ -67,8 +67,8 @@ def under_way(folder: Path) -> bool:
     return any(list(run.glob("checkpoints/*.json")) for run in runs_in(folder))
 
 
-def as_planned(folder: Path) -> list[Planned]:
-    return [Planned(run, None) for run in runs_in(folder)]  # type: ignore[arg-type]
+def as_planned(folder: Path) -> list[RunSpec]:
+    return [RunSpec(run, None) for run in runs_in(folder)]  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -145,19 +145,19 @@ def test_a_killed_workers_run_goes_on_in_another(number: signal.Signals, tmp_pat
     killed: list[int] = []
 
     def tick() -> None:
-        if not killed and state_of(hit).running:
+        if not killed and read_progress(hit).running:
             killed.extend(child.pid for child in active_children() if child.pid)
             os.kill(killed[0], number)
 
-    assert run_all([calm], Pool(1, devices=("cpu",))) == {"run-0": "done"}
-    assert run_all([hit], Pool(1, devices=("cpu",)), tick) == {"run-0": "done"}
+    assert run_all([calm], ProcessPool(1, devices=("cpu",))) == {"run-0": "done"}
+    assert run_all([hit], ProcessPool(1, devices=("cpu",)), tick) == {"run-0": "done"}
     assert killed
     assert starts(hit) == 2
     assert figures(hit) == figures(calm)
 
 
 def test_a_worker_killed_between_two_runs_is_replaced(tmp_path: Path) -> None:
-    planned, pool = [tiny(tmp_path, seed) for seed in range(2)], Pool(1, devices=("cpu",))
+    planned, pool = [tiny(tmp_path, seed) for seed in range(2)], ProcessPool(1, devices=("cpu",))
     try:
         assert [outcome for _, outcome in pool.execute(planned[:1], lambda: None)] == ["done"]
         (idle,) = pool._children
@@ -172,12 +172,12 @@ def test_a_run_whose_workers_always_die_is_given_up_and_the_others_end(tmp_path:
     planned = [tiny(tmp_path, seed) for seed in range(2)]
     doomed = DyingPool(1, devices=("cpu",), victim=str(planned[0].path))
     assert run_all(planned, doomed) == {"run-0": "failed", "run-1": "done"}
-    result = state_of(planned[0]).result
+    result = read_progress(planned[0]).result
     assert result is not None
     assert "died 5 times" in result["reason"]
 
 
-class DyingPool(Pool):
+class DyingPool(ProcessPool):
     """A pool in whose workers one run kills its process, as the kernel does where memory is short."""
 
     def __init__(self, workers: int, *, devices: tuple[str, ...], victim: str) -> None:
@@ -195,7 +195,7 @@ def die() -> None:
 
 
 def test_a_bug_in_a_worker_is_raised_here_with_its_own_traceback(tmp_path: Path) -> None:
-    pool = Pool(1, devices=("no such device",))
+    pool = ProcessPool(1, devices=("no such device",))
     with pytest.raises(Exception, match="unknown device") as caught:
         run_all([tiny(tmp_path)], pool)
     assert "worker.py" in str(caught.value.__cause__)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from kilolayer.errors import InputError
 from kilolayer.runs import Run, read_weights
-from kilolayer.training import Recipe, Steps, recipe
-from kilolayer.training.averaging import Average
+from kilolayer.training import Recipe, Steps, recipe_by_name
+from kilolayer.training.ema import WeightEMA
 from tiny_runs import splits_of, tiny, train, training_of, with_recipe
 
-AVERAGED = with_recipe(tiny(), averaged=0.5)
+AVERAGED = with_recipe(tiny(), ema=0.5)
 
 
 def toy(value: float) -> nn.Module:
@@ -33,9 +33,9 @@ def toy(value: float) -> nn.Module:
 
 @given(st.floats(0, 0.999), st.lists(st.floats(-10, 10), min_size=1, max_size=30))
 def test_the_mean_is_the_closed_form(beta: float, weights: list[float]) -> None:
-    average = Average(toy(1e6), beta)  # the initial weights have no part in it
+    average = WeightEMA(toy(1e6), beta)  # the initial weights have no part in it
     for step, value in enumerate(weights, 1):
-        average.add(toy(value), step)
+        average.update(toy(value), step)
     shares = [beta ** (len(weights) - t) for t in range(1, len(weights) + 1)]
     expected = sum(share * value for share, value in zip(shares, weights, strict=True)) / sum(shares)
     assert set(average.state) == set(toy(0).state_dict())
@@ -45,18 +45,18 @@ def test_the_mean_is_the_closed_form(beta: float, weights: list[float]) -> None:
 
 @given(st.floats(0, 0.9999), st.floats(-1e3, 1e3), st.integers(1, 20))
 def test_the_mean_of_constant_weights_is_the_weights(beta: float, value: float, steps: int) -> None:
-    average = Average(toy(0), beta)
+    average = WeightEMA(toy(0), beta)
     for step in range(1, steps + 1):
-        average.add(toy(value), step)
+        average.update(toy(value), step)
     assert all(torch.equal(mean, toy(value).state_dict()[key]) for key, mean in average.state.items())
 
 
 def test_beta_is_the_share_of_the_run_that_is_looked_back_upon() -> None:
-    one = Recipe("one", 1000, Steps(0.1), averaged=0.05)
-    assert one.beta == pytest.approx(1 - 1 / 50)
-    assert one.shortened(100).beta == pytest.approx(1 - 1 / 5)
-    assert replace(one, averaged=0.0005).beta == 0  # less than a step: the last weights
-    assert recipe("paper", 50_000).beta == 0
+    one = Recipe("one", 1000, Steps(0.1), ema=0.05)
+    assert one.ema_beta == pytest.approx(1 - 1 / 50)
+    assert one.with_iterations(100).ema_beta == pytest.approx(1 - 1 / 5)
+    assert replace(one, ema=0.0005).ema_beta == 0  # less than a step: the last weights
+    assert recipe_by_name("paper", 50_000).ema_beta == 0
 
 
 def test_training_goes_the_same_way_with_and_without_a_mean() -> None:
@@ -65,7 +65,7 @@ def test_training_goes_the_same_way_with_and_without_a_mean() -> None:
         list(islice(training.steps(), 3))
     own, other = plain.model.state_dict(), averaged.model.state_dict()
     assert all(torch.equal(own[key], other[key]) for key in own)
-    assert not all(torch.equal(averaged.reported[key], other[key]) for key in other)
+    assert not all(torch.equal(averaged.reported_state[key], other[key]) for key in other)
 
 
 def test_what_is_evaluated_is_the_mean_with_its_running_statistics() -> None:
@@ -73,15 +73,15 @@ def test_what_is_evaluated_is_the_mean_with_its_running_statistics() -> None:
     means: list[dict[str, Tensor]] = []
     for _ in islice(training.steps(), 3):
         means.append({key: value.clone() for key, value in training.model.state_dict().items()})
-    beta, expected = AVERAGED.recipe.beta, {}
+    beta, expected = AVERAGED.recipe.ema_beta, {}
     for key in means[0]:
         weighted = sum(beta ** (2 - t) * means[t][key].double() for t in range(3))
         expected[key] = (weighted / sum(beta ** (2 - t) for t in range(3))).float()
-        torch.testing.assert_close(training.reported[key], expected[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(training.reported_state[key], expected[key], rtol=1e-5, atol=1e-6)
     before = {key: value.clone() for key, value in training.model.state_dict().items()}
     measured = training.evaluate(training.splits.test)
     other = training_of(tiny())
-    other.model.load_state_dict(training.reported)
+    other.model.load_state_dict(training.reported_state)
     assert measured == other.evaluate(training.splits.test)
     assert all(torch.equal(value, before[key]) for key, value in training.model.state_dict().items())
 
@@ -90,7 +90,7 @@ def test_a_run_saves_and_repeats_the_weights_whose_error_it_tells(tmp_path: Path
     experiment = replace(AVERAGED, data=replace(AVERAGED.data, validation=20))
     training = train(tmp_path / "run", experiment)
     saved = read_weights(tmp_path / "run" / "weights.safetensors").model.state_dict()
-    assert all(torch.equal(value, saved[key]) for key, value in training.reported.items())
+    assert all(torch.equal(value, saved[key]) for key, value in training.reported_state.items())
     assert not all(torch.equal(value, saved[key]) for key, value in training.model.state_dict().items())
     plain = training_of(replace(experiment, recipe=tiny().recipe))
     plain.model.load_state_dict(saved)

@@ -10,11 +10,17 @@ import pytest
 import torch
 
 from kilolayer.errors import InputError
-from kilolayer.kernels import arithmetic
-from kilolayer.kernels.compiled import Missing
-from kilolayer.kernels.processor import cpu_flags
+from kilolayer.kernels import compute_dtype
+from kilolayer.kernels.cpu_features import cpu_flags
+from kilolayer.kernels.native_build import NativeUnavailable
 from kilolayer.networks import describe
-from kilolayer.training import Place, choose_device, choose_precision, device, place
+from kilolayer.training import (
+    DistributedContext,
+    choose_device,
+    choose_precision,
+    device,
+    distributed_context,
+)
 from tiny_runs import HERE
 
 
@@ -58,7 +64,7 @@ def timed_anew():
     """What is known of the processor comes from what the test says."""
 
     def forget() -> None:
-        for cached in (cpu_flags, arithmetic.products):
+        for cached in (cpu_flags, compute_dtype.mul_dtype):
             cached.cache_clear()
 
     forget()
@@ -87,10 +93,10 @@ def test_auto_is_bf16_only_where_the_processor_multiplies_it_faster(
 
     def timed() -> str:
         if faster is None:
-            raise Missing("no C++ compiler is here")
+            raise NativeUnavailable("no C++ compiler is here")
         return faster
 
-    monkeypatch.setattr(arithmetic, "products", timed)
+    monkeypatch.setattr(compute_dtype, "mul_dtype", timed)
     assert choose_precision("auto", HERE.device) == expected
 
 
@@ -106,7 +112,7 @@ def test_for_what_the_kernels_compute_auto_is_bf16_whatever_the_processor_multip
     network: str, refused: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "multiplies_bf16_faster", lambda: False)
-    monkeypatch.setattr(device, "refusal", lambda place: refused)
+    monkeypatch.setattr(device, "unavailable_reason", lambda place: refused)
     assert choose_precision("auto", HERE.device, describe(network)) == expected
 
 
@@ -118,9 +124,9 @@ def test_a_precision_that_is_asked_for_is_taken_or_refused() -> None:
 
 def test_alone_a_process_leads_and_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with place("cpu") as here:
-        assert here == Place(torch.device("cpu"), rank=0, world=1)
-        assert here.leads
-        assert (here.agree(True), here.agree(False)) == (True, False)
-        assert here.total(torch.tensor([2.0])).tolist() == [2.0]
-        assert all(here.meets(iteration) for iteration in range(10))
+    with distributed_context("cpu") as here:
+        assert here == DistributedContext(torch.device("cpu"), rank=0, world_size=1)
+        assert here.is_main
+        assert (here.any(True), here.any(False)) == (True, False)
+        assert here.all_reduce(torch.tensor([2.0])).tolist() == [2.0]
+        assert all(here.is_sync_step(iteration) for iteration in range(10))

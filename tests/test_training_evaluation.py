@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.__main__ import main
-from kilolayer.data import Data, Images, Statistics, load
+from kilolayer.data import Data, Images, InputStatistics, load
 from kilolayer.errors import InputError
-from kilolayer.inference.folded import FoldedUnit
 from kilolayer.kernels import fuse
-from kilolayer.training import Evaluation, Experiment, Steps, evaluate, evaluation_with
-from kilolayer.training.evaluation import forward
+from kilolayer.kernels.folding import FoldedResidualUnit
+from kilolayer.training import Evaluation, Experiment, Steps, evaluate, evaluation_mode_for
+from kilolayer.training.evaluation import autocast_forward
 from kilolayer.units import BOTTLENECK, FULL_PREACT, ORIGINAL, ExclusiveGate, Unit
 from kilolayer.values import from_json, to_json
 from tiny_runs import HERE, PREACT, Poll, numbered, splits_of, tiny, train, training_of, with_recipe
 
-PLAIN = Statistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+PLAIN = InputStatistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
 
 
 class Known(nn.Module):
@@ -44,7 +44,7 @@ def measured(table: Tensor, labels: Tensor | None = None, **options: Any) -> Eva
     images = numbered(*table.shape)
     if labels is not None:
         images = Images(images.pixels, labels)
-    found = evaluate(Known(table), images, PLAIN, place=HERE, num_classes=table.shape[1], **options)
+    found = evaluate(Known(table), images, PLAIN, context=HERE, num_classes=table.shape[1], **options)
     assert found is not None
     return found
 
@@ -92,7 +92,7 @@ def test_the_batch_size_changes_nothing(size: int) -> None:
 
 def test_every_image_counts_once() -> None:
     model = Known(torch.zeros(10, 3))
-    found = evaluate(model, numbered(10, 3), PLAIN, place=HERE, num_classes=3, batch_size=4)
+    found = evaluate(model, numbered(10, 3), PLAIN, context=HERE, num_classes=3, batch_size=4)
     assert found is not None
     assert model.batches == [4, 4, 2]
     assert (found.images, found.class_images) == (10, (4, 3, 3))
@@ -125,7 +125,7 @@ def test_everything_nan_is_everything_wrong() -> None:
 
 def test_no_images_are_refused() -> None:
     with pytest.raises(InputError, match="no images"):
-        evaluate(Known(torch.zeros(1, 2)), numbered(0, 2), PLAIN, place=HERE, num_classes=2)
+        evaluate(Known(torch.zeros(1, 2)), numbered(0, 2), PLAIN, context=HERE, num_classes=2)
 
 
 def test_the_network_is_left_as_it_was() -> None:
@@ -145,14 +145,14 @@ def test_the_network_is_left_as_it_was() -> None:
 def test_the_mode_comes_back_after_a_failure() -> None:
     model = Known(torch.zeros(1, 2)).train()
     with pytest.raises(IndexError):
-        evaluate(model, numbered(5, 2), PLAIN, place=HERE, num_classes=2)
+        evaluate(model, numbered(5, 2), PLAIN, context=HERE, num_classes=2)
     assert model.training
 
 
 @pytest.mark.parametrize("at", range(4))
 def test_stop_is_asked_before_every_batch(at: int) -> None:
     model, stop = Known(torch.zeros(10, 3)), Poll(at)
-    found = evaluate(model, numbered(10, 3), PLAIN, place=HERE, num_classes=3, batch_size=4, stop=stop)
+    found = evaluate(model, numbered(10, 3), PLAIN, context=HERE, num_classes=3, batch_size=4, stop=stop)
     assert (found is None) == (at < 3)
     assert model.batches == [4, 4, 2][:at]
 
@@ -165,8 +165,8 @@ def test_images_reach_the_network_normalised() -> None:
             seen.append(x)
             return torch.zeros(len(x), 2)
 
-    figures = Statistics(torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 2.0))
-    evaluate(Spy(), numbered(4, 2), figures, place=HERE, num_classes=2)
+    figures = InputStatistics(torch.full((1, 1, 1), 3.0), torch.full((1, 1, 1), 2.0))
+    evaluate(Spy(), numbered(4, 2), figures, context=HERE, num_classes=2)
     assert seen[0].flatten().tolist() == [-1.5, -1.0, -0.5, 0.0]
 
 
@@ -176,7 +176,7 @@ def test_precision_and_layout_are_those_asked_for(precision: Any, channels_last:
     seen: list[Tensor] = []
     convolution = nn.Conv2d(3, 4, 3)
     convolution.register_forward_hook(lambda _, args, out: seen.extend([*args, out]))
-    forward(convolution, torch.randn(2, 3, 8, 8), precision, channels_last)
+    autocast_forward(convolution, torch.randn(2, 3, 8, 8), precision, channels_last)
     assert seen[0].is_contiguous(memory_format=torch.channels_last) == channels_last
     assert seen[1].dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
 
@@ -228,7 +228,7 @@ def test_a_folded_evaluation_is_the_plain_one_up_to_rounding(unit: Unit) -> None
     assert rough.loss == pytest.approx(exact.loss, rel=0.02)
     assert abs(rough.error - exact.error) <= 2
     assert rough.loss != folded.loss
-    assert not any(isinstance(module, FoldedUnit) for module in training.model.modules())
+    assert not any(isinstance(module, FoldedResidualUnit) for module in training.model.modules())
 
 
 def test_evaluate_repeats_a_folded_run_s_own_figures(
@@ -255,6 +255,6 @@ def test_runs_of_before_are_evaluated_as_they_were() -> None:
 
 
 def test_fused_kernels_are_evaluated_folded_and_plain_ones_plain() -> None:
-    assert (evaluation_with("fused"), evaluation_with("plain")) == ("folded", "plain")
+    assert (evaluation_mode_for("fused"), evaluation_mode_for("plain")) == ("folded", "plain")
     with pytest.raises(InputError, match="evaluation is 'quick'; allowed: 'plain', 'folded'"):
         tiny(evaluation="quick")

@@ -14,26 +14,26 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kilolayer.commands.assemble import assemble
-from kilolayer.commands.options import ComputeOptions, Settings
-from kilolayer.data import Augmentation, ColorJitter, ResizedCrop, select
+from kilolayer.cli.assemble import assemble_experiment
+from kilolayer.cli.options import ComputeOptions, ExperimentOptions
+from kilolayer.data import Augmentation, ColorJitter, ResizedCrop, batch_spec
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
 from kilolayer.training import (
     SGD,
     AdamW,
+    DistributedContext,
     Experiment,
-    Growth,
     Optimizer,
-    Place,
-    Resolution,
-    Training,
+    ProgressiveDepth,
+    ProgressiveResize,
+    Trainer,
     choose_graph,
 )
-from kilolayer.training.compiling import CompiledGatedUnit, CompiledUnit
-from kilolayer.training.experiment import Init
-from kilolayer.training.explain import choices
-from kilolayer.training.graph import CudaRecorder, Replay, Step, refusal
+from kilolayer.training.compilation import CompiledGatedUnit, CompiledUnit
+from kilolayer.training.cuda_graph import CudaRecorder, GraphReplay, StepFunction, graph_unavailable_reason
+from kilolayer.training.decisions import explain_decisions
+from kilolayer.training.experiment import InitialWeights
 from kilolayer.units import BASIC, FULL_PREACT, Dropout, ExclusiveGate
 from kilolayer.values import from_json, to_json
 from tiny_runs import HERE, PREACT, network, tiny, training_of, with_recipe
@@ -44,15 +44,15 @@ EVERYTHING = Augmentation(1, True, 3, ResizedCrop(), ColorJitter())
 class Recorder:
     """In place of a CUDA graph: what a replay takes from the host is what it was when it was captured."""
 
-    def __init__(self, training: Training) -> None:
+    def __init__(self, training: Trainer) -> None:
         self.training = training
         self.log: list[str] = []
 
-    def aside(self, step: Step) -> None:
+    def aside(self, step: StepFunction) -> None:
         self.log.append("aside")
         step()
 
-    def captured(self, step: Step) -> Step:
+    def captured(self, step: StepFunction) -> StepFunction:
         self.log.append("captured")
         frozen = copy.copy(self.training)
 
@@ -63,14 +63,14 @@ class Recorder:
         return replay
 
 
-def replaying(experiment: Experiment) -> tuple[Training, Recorder]:
+def replaying(experiment: Experiment) -> tuple[Trainer, Recorder]:
     training = training_of(experiment)
     recorder = Recorder(training)
-    training._replay = Replay(training._advance, recorder, training._changed)
+    training._replay = GraphReplay(training._advance, recorder, training._changed)
     return training, recorder
 
 
-def steps_taken(training: Training) -> Iterator[dict[str, torch.Tensor]]:
+def steps_taken(training: Trainer) -> Iterator[dict[str, torch.Tensor]]:
     for _ in range(training.experiment.recipe.iterations):
         training._step()
         yield {key: value.clone() for key, value in training.tensors().items()}
@@ -90,7 +90,7 @@ BF16 = tiny(precision="bf16", channels_last=True)
 @pytest.mark.parametrize("base", [tiny(), BF16], ids=["fp32", "bf16"])
 def test_a_replayed_step_is_the_step(base: Experiment, optimizer: Optimizer, trunk: float) -> None:
     """Bit for bit, with the learning rate, the images and what chance decides changing under it."""
-    begun = replace(base, graph=True, init=Init("w.pt", "0"))
+    begun = replace(base, graph=True, init=InitialWeights("w.pt", "0"))
     experiment = with_recipe(begun, augmentation=EVERYTHING, optimizer=optimizer, trunk_rate=trunk)
     training, recorder = replaying(experiment)
     for replayed, plain in zip(steps_taken(training), steps_taken(training_of(experiment)), strict=True):
@@ -110,7 +110,7 @@ def test_the_optimiser_of_a_graph_takes_the_same_steps() -> None:
 
 @pytest.mark.parametrize(
     "changing",
-    [{"resolution": Resolution(0.5, ((0.5, 1.0),))}, {"growth": Growth(0.5, ((0.5, 1.0),))}],
+    [{"resolution": ProgressiveResize(0.5, ((0.5, 1.0),))}, {"growth": ProgressiveDepth(0.5, ((0.5, 1.0),))}],
     ids=["images", "depth"],
 )
 def test_where_what_is_fixed_changes_a_new_graph_is_captured(changing: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ def test_a_capture_that_fails_says_what_failed_and_leaves_nothing_behind(
     recorder = CudaRecorder.__new__(CudaRecorder)
     recorder._stream = object()  # type: ignore[assignment]
     with pytest.raises(InputError) as refused:
-        recorder.captured(fails)
+        recorder.capture(fails)
     why = "Cannot copy between CPU and CUDA tensors"
     assert str(refused.value) == f"a CUDA graph cannot hold the step ({why}); use --graph off"
     assert seen == [False, "outside"]
@@ -170,9 +170,9 @@ def test_a_capture_that_fails_says_what_failed_and_leaves_nothing_behind(
 def test_a_graph_that_holds_something_stale_is_found_out() -> None:
     training, recorder = replaying(tiny(graph=True))
 
-    def captured(step: Step) -> Step:
+    def captured(step: StepFunction) -> StepFunction:
         frozen = copy.copy(training)
-        frozen._selection = training._selection.mapped(torch.zeros_like)
+        frozen._selection = training._selection.map_tensors(torch.zeros_like)
         return frozen._advance
 
     recorder.captured = captured  # type: ignore[method-assign]
@@ -212,8 +212,8 @@ def test_nothing_in_a_step_waits_for_the_device(memory: str) -> None:
 
 
 def test_a_range_of_positions_is_a_view_of_what_the_device_has() -> None:
-    chosen = select(50, EVERYTHING, 0, 0, range(16, 32), HERE.device)
-    again = select(50, EVERYTHING, 0, 0, range(16, 32), HERE.device)
+    chosen = batch_spec(50, EVERYTHING, 0, 0, range(16, 32), HERE.device)
+    again = batch_spec(50, EVERYTHING, 0, 0, range(16, 32), HERE.device)
     pairs = zip(chosen.tensors(), again.tensors(), strict=True)
     assert all(one.data_ptr() == other.data_ptr() for one, other in pairs)
 
@@ -224,18 +224,18 @@ def test_a_range_of_positions_is_a_view_of_what_the_device_has() -> None:
 )
 def test_what_no_graph_can_hold_is_refused(dropout: bool, world: int, why: str) -> None:
     gpu = torch.device("cuda")
-    assert str(refusal(gpu, draws=dropout, world=world)).startswith(why)
-    assert refusal(gpu, draws=False, world=1) is None
+    assert str(graph_unavailable_reason(gpu, has_dropout=dropout, world_size=world)).startswith(why)
+    assert graph_unavailable_reason(gpu, has_dropout=False, world_size=1) is None
     unit = replace(BASIC, arrangement=FULL_PREACT, **({"h": Dropout(0.5)} if dropout else {}))
     training = training_of(tiny(unit, graph=True))
-    training.place = Place(gpu, world=world)
+    training.context = DistributedContext(gpu, world_size=world)
     with pytest.raises(InputError, match=f"the step cannot be a CUDA graph: {why}.*; use --graph off"):
         training._replayed()
 
 
 def test_without_a_gpu_a_graph_is_one_clear_line() -> None:
     with pytest.raises(InputError, match=r"^--graph on needs a GPU, and the device is cpu; use --graph off$"):
-        assemble(Settings(compute=ComputeOptions(graph="on", device="cpu")))
+        assemble_experiment(ExperimentOptions(compute=ComputeOptions(graph="on", device="cpu")))
     with pytest.raises(InputError, match="graph is 'yes'; allowed: auto, off, on"):
         choose_graph("yes", HERE.device)
     gpu = torch.device("cuda")
@@ -246,14 +246,14 @@ def test_without_a_gpu_a_graph_is_one_clear_line() -> None:
 
 def test_what_runs_on_a_gpu_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     training = training_of(tiny())
-    training.place = Place(torch.device("cuda"))
+    training.context = DistributedContext(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    said = choices(training)
+    said = explain_decisions(training)
     assert said["step"] == "kernel by kernel: a CUDA graph (--graph on) has not been measured on a GPU yet"
     assert "Triton's (--kernels fused) have not been measured on a GPU yet" in said["kernels"]
     training.experiment = tiny(graph=True)
-    assert choices(training)["step"] == "one CUDA graph, as asked"
+    assert explain_decisions(training)["step"] == "one CUDA graph, as asked"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_experiments_say_what_is_compiled_and_read_what_older_ones_said() -> Non
     with pytest.raises(InputError, match="compile is 'all'; allowed: 'off', 'units', 'model'"):
         tiny(compile="all")
     with pytest.raises(InputError, match="compile and memory 'balanced' exclude each other"):
-        tiny(compile="units", memory="balanced")
+        tiny(compile="units", activation_memory="balanced")
     text = to_json(tiny(compile="units", graph=True))
     assert from_json(text, Experiment) == tiny(compile="units", graph=True)
     for older, now in (("true", "model"), ("false", "off")):

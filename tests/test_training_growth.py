@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel_cases import needs_kernels
-from kilolayer.commands.assemble import assemble
-from kilolayer.commands.options import DataOptions, RecipeOptions, Settings
-from kilolayer.commands.recipes import in_words
+from kilolayer.cli.assemble import assemble_experiment
+from kilolayer.cli.options import DataOptions, ExperimentOptions, RecipeOptions
+from kilolayer.cli.recipes import field_text
 from kilolayer.errors import InputError
-from kilolayer.inference import fold
+from kilolayer.kernels.folding import fold
 from kilolayer.networks import Network, build, cifar
-from kilolayer.networks.growth import at_work
 from kilolayer.networks.model import ResidualNetwork
-from kilolayer.training import Experiment, Growth, OneCycle, Recipe, Resolution, Training
-from kilolayer.training.experiment import Init
+from kilolayer.networks.progressive_depth import active_network
+from kilolayer.training import Experiment, OneCycle, ProgressiveDepth, ProgressiveResize, Recipe, Trainer
+from kilolayer.training.experiment import InitialWeights
 from kilolayer.units import (
     ARRANGEMENTS,
     FULL_PREACT,
@@ -39,32 +39,32 @@ from kilolayer.units import (
 from kilolayer.values import from_json, to_json
 from tiny_runs import PREACT, network, tiny, training_of, with_recipe
 
-THIRDS = Growth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0)))
-HALF = Growth(0.5, ((0.5, 1.0),))
+THIRDS = ProgressiveDepth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0)))
+HALF = ProgressiveDepth(0.5, ((0.5, 1.0),))
 ENDS_OTHERWISE = "F ends neither in a convolution nor in a BN"
 CAN_REST = {
     "original": Unit(),
     "full pre-activation": PREACT,
     "ReLU-only pre-activation": Unit(arrangement=ARRANGEMENTS["relu_only_preactivation"]),
-    "bottleneck": Unit(Bottleneck(), resize=Projection()),
-    "pre-activation bottleneck": Unit(Bottleneck(), resize=Projection(), arrangement=FULL_PREACT),
-    "ResNeXt": Unit(Aggregated(cardinality=2, d=16), resize=Projection()),
+    "bottleneck": Unit(Bottleneck(), downsample=Projection()),
+    "pre-activation bottleneck": Unit(Bottleneck(), downsample=Projection(), arrangement=FULL_PREACT),
+    "ResNeXt": Unit(Aggregated(cardinality=2, d=16), downsample=Projection()),
     "dropout in F": replace(PREACT, branch=Basic(dropout=0.5)),
 }
 
 
 def growing(unit: Unit = PREACT, units: int = 4, **changes: Any) -> Experiment:
     """Half of the units at work in the first four of seven steps."""
-    return with_recipe(tiny(unit, network=network(unit, units), **changes), growth=HALF)
+    return with_recipe(tiny(unit, network=network(unit, units), **changes), progressive_depth=HALF)
 
 
-def taken(training: Training) -> Iterator[dict[str, torch.Tensor]]:
+def taken(training: Trainer) -> Iterator[dict[str, torch.Tensor]]:
     """The weights after each step."""
     for _ in training.steps():
         yield {name: value.detach().clone() for name, value in training.model.named_parameters()}
 
 
-def late(training: Training) -> list[str]:
+def late(training: Trainer) -> list[str]:
     """The weights of the units that rest at first."""
     first = tuple(f"stage{stage}.{unit}." for stage in (1, 2) for unit in (2, 3))
     return [name for name, _ in training.model.named_parameters() if name.startswith(first)]
@@ -72,23 +72,26 @@ def late(training: Training) -> list[str]:
 
 def shallow(model: ResidualNetwork, share: float) -> ResidualNetwork:
     """The network of the units at work alone, with their weights."""
-    found = build(at_work(model.description, share)).to(next(model.parameters()).dtype)
+    found = build(active_network(model.description, share)).to(next(model.parameters()).dtype)
     state = model.state_dict()
     found.load_state_dict({name: state[name] for name in found.state_dict()})
     return found
 
 
 def test_the_share_at_every_step() -> None:
-    assert [THIRDS.at(t, 10) for t in range(10)] == [1 / 3] * 4 + [2 / 3] * 3 + [1.0] * 3
-    assert Growth().at(5, 10) == 1.0
+    assert [THIRDS.share_at(t, 10) for t in range(10)] == [1 / 3] * 4 + [2 / 3] * 3 + [1.0] * 3
+    assert ProgressiveDepth().share_at(5, 10) == 1.0
 
 
 @given(st.integers(1, 40), st.floats(0.001, 1), st.floats(0.001, 1))
 def test_what_works_goes_on_working(units: int, one: float, other: float) -> None:
-    stages = at_work(network(units=units), min(one, other)), at_work(network(units=units), max(one, other))
+    stages = (
+        active_network(network(units=units), min(one, other)),
+        active_network(network(units=units), max(one, other)),
+    )
     for first, second in zip(*(each.stages for each in stages), strict=True):
         assert 1 <= first.units <= second.units <= units
-    assert at_work(network(units=units), 1.0) == network(units=units)
+    assert active_network(network(units=units), 1.0) == network(units=units)
 
 
 @pytest.mark.parametrize("unit", CAN_REST.values(), ids=CAN_REST.keys())
@@ -139,7 +142,7 @@ def test_the_step_in_which_units_begin_sees_the_loss_of_the_network_before() -> 
         pass
     x, labels, losses = torch.rand(8, 1, 8, 8), torch.arange(8), list[float]()
     for working in (0.5, 1.0):
-        training.model.let_work(working)
+        training.model.set_active_units(working)
         losses.append(training._loss(x, labels)[1].item())
     assert losses[0] == losses[1]
 
@@ -165,9 +168,9 @@ def test_whole_units_of_the_kernels_begin_at_zero_too() -> None:
         image_size=8,
     )
     chosen = tiny(unit, network=wide, precision="bf16", channels_last=True, kernels="fused")
-    training = training_of(with_recipe(chosen, growth=HALF))
+    training = training_of(with_recipe(chosen, progressive_depth=HALF))
     assert training.kernels
-    assert training.kernels.fused == 6
+    assert training.kernels.fused_units == 6
     *_, last = taken(training)
     for name, value in last.items():
         assert value.isfinite().all(), name
@@ -176,12 +179,12 @@ def test_whole_units_of_the_kernels_begin_at_zero_too() -> None:
 
 def test_the_cost_is_that_of_the_units_at_work() -> None:
     """At 110 layers a third, two thirds and all of the units; each step at its images' side."""
-    chosen = Recipe("g", 1000, OneCycle(0.1, 1000), growth=THIRDS)
+    chosen = Recipe("g", 1000, OneCycle(0.1, 1000), progressive_depth=THIRDS)
     experiment = Experiment(cifar(110), tiny().data, chosen)
     each = [cifar(depth).multiply_adds for depth in (38, 74, 110)]
     assert experiment.multiply_adds == 128 * (400 * each[0] + 300 * each[1] + 300 * each[2])
     assert experiment.multiply_adds_until(500) == 128 * (400 * each[0] + 100 * each[1])
-    both = replace(chosen, resolution=Resolution(0.5, ((0.2, 1.0),)))
+    both = replace(chosen, progressive_resize=ProgressiveResize(0.5, ((0.2, 1.0),)))
     small = replace(cifar(38), image_size=16).multiply_adds
     wanted = 128 * (200 * small + 200 * each[0] + 300 * each[1] + 300 * each[2])
     assert replace(experiment, recipe=both).multiply_adds == wanted
@@ -189,9 +192,9 @@ def test_the_cost_is_that_of_the_units_at_work() -> None:
 
 def test_the_command_line_says_it_in_a_word() -> None:
     options = RecipeOptions(growth="0.5,1@0.5")
-    settings = Settings(recipe=options, data=DataOptions(subset=200), model="preact_resnet20_cifar")
-    assert assemble(settings)[0].recipe.growth == HALF
-    assert in_words(HALF) == "0.5, 1 from 50% of the steps"
+    settings = ExperimentOptions(recipe=options, data=DataOptions(subset=200), model="preact_resnet20_cifar")
+    assert assemble_experiment(settings)[0].recipe.progressive_depth == HALF
+    assert field_text(HALF) == "0.5, 1 from 50% of the steps"
 
 
 def test_a_recipe_of_an_older_run_has_all_units() -> None:
@@ -212,7 +215,7 @@ def test_a_recipe_of_an_older_run_has_all_units() -> None:
 )
 def test_growths_that_are_none(start: Any, changes: Any, said: str) -> None:
     with pytest.raises(InputError) as refused:
-        Growth(start, changes)
+        ProgressiveDepth(start, changes)
     assert str(refused.value).startswith(said)
 
 
@@ -240,5 +243,5 @@ def test_units_that_cannot_rest_are_refused(unit: Unit, why: str) -> None:
 
 def test_weights_from_a_file_do_not_begin_at_zero() -> None:
     with pytest.raises(InputError) as refused:
-        growing(init=Init("weights.safetensors", ""))
+        growing(init=InitialWeights("weights.safetensors", ""))
     assert str(refused.value) == "growth begins with F = 0 where init gives weights; use one of them"

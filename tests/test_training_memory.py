@@ -15,14 +15,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from kernel_cases import needs_kernels
 from kilolayer import kernels
 from kilolayer.errors import InputError
-from kilolayer.kernels import compiled, pool
-from kilolayer.kernels.fused import FusedUnit
+from kilolayer.kernels import cpu_pool, native_build
+from kilolayer.kernels.fusion import FusedUnit
 from kilolayer.networks import Network, Stage, Stem, build, describe
-from kilolayer.networks.activations import kept_by_units
 from kilolayer.networks.recompute import Segment
+from kilolayer.networks.saved_activations import network_activations
 from kilolayer.training import Experiment
-from kilolayer.training.budget import budget
-from kilolayer.training.memory import plan
+from kilolayer.training.memory_budget import parse_memory
+from kilolayer.training.memory_plan import plan_memory
 from kilolayer.units import (
     ARRANGEMENTS,
     BASIC,
@@ -51,13 +51,13 @@ UNITS = {
     "plain": replace(BASIC, h=Zero()),
     "scaled": replace(BASIC, h=Scaled(0.5, 0.5)),
     "projections": replace(BOTTLENECK, h=Projection()),
-    "paths": Unit(Aggregated(2, 32, form="split"), resize=Projection()),
+    "paths": Unit(Aggregated(2, 32, form="split"), downsample=Projection()),
 }  # fmt: skip
 WHOLE = {
     "basic": BASIC,
-    "basic with projections": replace(BASIC, resize=Projection()),
+    "basic with projections": replace(BASIC, downsample=Projection()),
     "bottleneck": BOTTLENECK,
-    "bottleneck, padded": replace(BOTTLENECK, resize=ZeroPad("preactivated")),
+    "bottleneck, padded": replace(BOTTLENECK, downsample=ZeroPad("preactivated")),
     "bottleneck, stride on the 3×3": replace(BOTTLENECK, branch=Bottleneck(stride_on="3x3")),
 }
 DIVISIONS = {
@@ -117,10 +117,10 @@ def test_the_prediction_is_what_autograd_keeps(unit):
     model = build(described)
     x = model.stem(torch.randn(2, 3, 8, 8)).detach().requires_grad_()
     names = [placed.name for placed in described.units()]
-    for name, kept in zip(names, kept_by_units(described), strict=True):
+    for name, kept in zip(names, network_activations(described), strict=True):
         sizes, y = kept_bytes(model.get_submodule(name), x)
         read, gives = x.untyped_storage().data_ptr(), y.untyped_storage().data_ptr()
-        assert kept.keeps_input == (read in sizes)
+        assert kept.saves_input == (read in sizes)
         inside = sum(size for address, size in sizes.items() if address not in (read, gives))
         assert inside == 4 * 2 * kept.inside
         x = y.detach().requires_grad_()
@@ -136,13 +136,13 @@ def test_the_prediction_is_what_whole_units_keep(arrangement, name):
     kernels.fuse(model)
     x = torch.randn(2, described.stem.channels, 8, 8).bfloat16().to(memory_format=torch.channels_last)
     x.requires_grad_()
-    for placed, kept in zip(described.units(), kernels.kept_by_units(model), strict=True):
+    for placed, kept in zip(described.units(), kernels.fused_saved_activations(model), strict=True):
         module = model.get_submodule(placed.name)
         with torch.autocast("cpu", torch.bfloat16):
             sizes, y = kept_bytes(module, x)
         read, gives = x.untyped_storage().data_ptr(), y.untyped_storage().data_ptr()
         assert isinstance(module, FusedUnit)
-        assert kept.keeps_input == (read in sizes)
+        assert kept.saves_input == (read in sizes)
         inside = sum(size for address, size in sizes.items() if address not in (read, gives))
         assert inside == 2 * 2 * kept.inside
         x = y.detach().requires_grad_()
@@ -150,11 +150,11 @@ def test_the_prediction_is_what_whole_units_keep(arrangement, name):
 
 def test_more_levels_need_less():
     peaks = [
-        plan(describe("preact_resnet164_cifar"), memory, 64, "bf16")
+        plan_memory(describe("preact_resnet164_cifar"), memory, 64, "bf16")
         for memory in ("fastest", "balanced", "smallest")
     ]
-    assert [each.recomputed for each in peaks] == sorted(each.recomputed for each in peaks)
-    sizes = [each.peak.total for each in peaks]
+    assert [each.recomputed_share for each in peaks] == sorted(each.recomputed_share for each in peaks)
+    sizes = [each.peak.total_bytes for each in peaks]
     assert sizes[0] > 3 * sizes[1]
     assert sizes[1] > sizes[2]
 
@@ -164,13 +164,13 @@ def test_depth_costs_its_root():
     steps = []
     for depth in (164, 650):
         found = describe(f"preact_resnet{depth}_cifar")
-        steps.append(plan(found, "balanced", 64, "bf16").peak.step - 4 * found.parameters)
+        steps.append(plan_memory(found, "balanced", 64, "bf16").peak.step_bytes - 4 * found.parameters)
     assert steps[1] / steps[0] < 2.2
 
 
 def test_bytes_take_the_least_recomputation_that_fits():
     shares = [
-        plan(describe("preact_resnet164_cifar"), memory, 64, "bf16").recomputed
+        plan_memory(describe("preact_resnet164_cifar"), memory, 64, "bf16").recomputed_share
         for memory in ("2GB", "700MB", "400MB", "200MB")
     ]
     assert shares == sorted(shares)
@@ -180,22 +180,22 @@ def test_bytes_take_the_least_recomputation_that_fits():
 def test_too_little_memory_names_the_smallest():
     described = describe("preact_resnet164_cifar")
     with pytest.raises(InputError, match=r"the smallest plan needs (\d+)MB") as refused:
-        plan(described, "50MB", 64, "bf16")
+        plan_memory(described, "50MB", 64, "bf16")
     least = str(refused.value).partition("needs ")[2].partition(";")[0]
-    assert plan(described, least, 64, "bf16").peak.total <= budget(least)
+    assert plan_memory(described, least, 64, "bf16").peak.total_bytes <= parse_memory(least)
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("2GB", 2 * 10**9), ("1.5GiB", 3 * 2**29), ("800 MB", 8 * 10**8), ("7", 7)]
 )
 def test_bytes_in_words(text, size):
-    assert budget(text) == size
+    assert parse_memory(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "2TB", "fast", "1e9", "2 gb", 5])
 def test_what_is_no_memory_is_refused(text):
     with pytest.raises(InputError, match=r"memory is .*allowed: fastest, balanced, smallest, or bytes"):
-        Experiment(network(BASIC), tiny().data, tiny().recipe, memory=text)
+        Experiment(network(BASIC), tiny().data, tiny().recipe, activation_memory=text)
 
 
 @pytest.mark.parametrize(("before", "now"), [(True, "balanced"), (False, "fastest")])
@@ -209,9 +209,9 @@ def test_an_older_experiment_is_read(before, now):
 POOLED = """
 import torch
 from kilolayer.kernels import compiled, pool
-from kilolayer.kernels.fused import FusedUnit
-said = pool.use()
-from kilolayer.training.memory import resident
+from kilolayer.kernels.fusion import FusedUnit
+said = cpu_pool.use()
+from kilolayer.training.memory_plan import resident
 def mix():
     kept = []
     for size in (4, 1, 3, 2) * 6:
@@ -231,19 +231,19 @@ print(said.partition(":")[0], resident() - first < 8 * 2**20, grown.shape[0])
 
 
 def test_the_pool_holds_no_more_than_was_in_use_at_once():
-    if pool.use().startswith("malloc"):
-        pytest.skip(pool.use())
+    if cpu_pool.install_pool().startswith("malloc"):
+        pytest.skip(cpu_pool.install_pool())
     done = subprocess.run([sys.executable, "-c", POOLED], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["pool", "of", "exact", "sizes", "True", "1000000"]
 
 
 def test_without_a_compiler_malloc_serves(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    said = pool.use.__wrapped__()
+    monkeypatch.setattr(native_build.shutil, "which", lambda name: None)
+    said = cpu_pool.install_pool.__wrapped__()
     assert re.fullmatch("malloc: (no C.. compiler is here|native code is for Linux, .*)", said)
     monkeypatch.setenv("KILOLAYER_POOL", "0")
-    assert pool.use.__wrapped__() == "malloc: KILOLAYER_POOL is 0"
+    assert cpu_pool.install_pool.__wrapped__() == "malloc: KILOLAYER_POOL is 0"
 
 
 def maps_alive():

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from kilolayer.data import batch, measure, selected
-from kilolayer.runs import Run, record
-from kilolayer.training import Experiment, Growth, NonFinite, Training, evaluate, place
+from kilolayer.data import batch_at, make_batch, measure_statistics
+from kilolayer.runs import Run, train_run
+from kilolayer.training import Experiment, NonFinite, ProgressiveDepth, Trainer, distributed_context, evaluate
 from kilolayer.training import step as step_module
 from kilolayer.units import Basic, Unit
 from tiny_runs import HERE, PREACT, network, outcome, splits_of, tiny, with_recipe
@@ -31,7 +31,9 @@ def experiment() -> Experiment:
     """Twelve steps, more than the eight after which the processes ask one another; some units rest."""
     unit: Unit = replace(PREACT, branch=Basic(dropout=0.5))
     chosen = tiny(unit, validation=20, network=network(unit, 2))
-    return with_recipe(chosen, iterations=STEPS, averaged=0.5, growth=Growth(0.5, ((0.5, 1.0),)))
+    return with_recipe(
+        chosen, iterations=STEPS, ema=0.5, progressive_depth=ProgressiveDepth(0.5, ((0.5, 1.0),))
+    )
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -46,24 +48,26 @@ def main(folder: str, stop_at: int, diverge: bool) -> None:
     masks: list[str] = []
 
     def spy(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        x, labels = selected(*args)
+        x, labels = make_batch(*args)
         seen.extend(x.flatten(1).tolist())
         return x, labels
 
-    setattr(step_module, "selected", spy)  # noqa: B010 - replaced in this process only
-    with place("cpu") as here:
+    setattr(step_module, "make_batch", spy)  # noqa: B010 - replaced in this process only
+    with distributed_context("cpu") as here:
         what = experiment()
-        training = Training(what, splits_of(what), here)
+        training = Trainer(what, splits_of(what), here)
         dropout = next(m for m in training.model.modules() if isinstance(m, torch.nn.Dropout))
         dropout.register_forward_hook(
             lambda module, args, out: masks.append(str(torch.initial_seed())) if module.training else None
         )
-        run = Run.create(folder, what) if here.leads and not Path(folder).exists() else Run(Path(folder))
-        here.agree(False)  # so that the other one does not look before the folder is there
+        run = Run.create(folder, what) if here.is_main and not Path(folder).exists() else Run(Path(folder))
+        here.any(False)  # so that the other one does not look before the folder is there
         failed = ""
         try:
-            for step in record(run, training, stop=lambda: here.leads and 0 < stop_at <= training.iteration):
-                if diverge and not here.leads and step.iteration == 2:
+            for step in train_run(
+                run, training, stop=lambda: here.is_main and 0 < stop_at <= training.iteration
+            ):
+                if diverge and not here.is_main and step.iteration == 2:
                     training.sums[1] = float("nan")
         except NonFinite as error:
             failed = str(error)
@@ -72,7 +76,7 @@ def main(folder: str, stop_at: int, diverge: bool) -> None:
             "masks": masks,
             "parameters": digest(dict(training.model.named_parameters())),
             "iteration": training.iteration,
-            "done": training.done,
+            "done": training.is_finished,
             "failed": failed,
         }
         Path(f"{folder}.{here.rank}.json").write_text(json.dumps(notes))
@@ -112,11 +116,11 @@ def test_together_they_see_the_images_of_the_whole_batch(whole: tuple[Path, list
     first, second = (notes["seen"] for notes in whole[1])
     what = experiment()
     splits, recipe = splits_of(what), what.recipe
-    statistics = measure(splits.train, recipe.normalization)
+    statistics = measure_statistics(splits.train, recipe.normalization)
     for step in range(STEPS):
         epoch, index = divmod(step, 3)
         positions = range(16 * index, 16 * index + 16)
-        x, _ = batch(splits.train, statistics, recipe.augmentation, what.seed, epoch, positions)
+        x, _ = batch_at(splits.train, statistics, recipe.augmentation, what.seed, epoch, positions)
         assert first[8 * step : 8 * step + 8] + second[8 * step : 8 * step + 8] == x.flatten(1).tolist()
 
 
@@ -135,7 +139,7 @@ def test_the_figures_are_those_of_one_process_on_the_same_weights(
     assert first["done"]
     assert second["done"]
     assert result is not None
-    measured = evaluate(weights.model, splits_of(what).test, weights.statistics, place=HERE, num_classes=10)
+    measured = evaluate(weights.model, splits_of(what).test, weights.statistics, context=HERE, num_classes=10)
     assert measured is not None
     assert result["test_error"] == measured.error
     assert result["test_top5_error"] == measured.top5_error

@@ -23,8 +23,8 @@ from kilolayer.training import (
     Schedule,
     Steps,
     Warmup,
-    differences,
-    recipe,
+    recipe_by_name,
+    recipe_differences,
 )
 from kilolayer.values import from_json, to_json
 
@@ -49,7 +49,7 @@ def paper(t: int) -> float:
 
 
 def test_the_papers_recipe_at_every_iteration() -> None:
-    second, first = recipe("paper", CIFAR), recipe("paper-v1", CIFAR)
+    second, first = recipe_by_name("paper", CIFAR), recipe_by_name("paper-v1", CIFAR)
     assert [second.rate(t) for t in range(64_000)] == [paper(t) for t in range(64_000)]
     assert [first.rate(t) for t in range(64_000)] == [paper(max(t, 400)) for t in range(64_000)]
     for one in (first, second):
@@ -88,7 +88,7 @@ def imagenet(epoch: int) -> float:
 def test_recipes_in_epochs(
     name: str, images: int, batch: int, epochs: int, rate: Callable[[int], float], decay: float
 ) -> None:
-    found, each = recipe(name, images), images // batch
+    found, each = recipe_by_name(name, images), images // batch
     assert (found.batch_size, found.iterations, found.weight_decay) == (batch, epochs * each, decay)
     assert (found.decay, found.normalization) == ("all", "channel")
     assert found.optimizer == SGD(0.9, nesterov=name != "imagenet")
@@ -99,7 +99,7 @@ def test_recipes_in_epochs(
 
 @pytest.mark.parametrize(("images", "batch", "peak"), [(50_000, 128, 0.2), (1437, 64, 0.1), (10, 64, 0.1)])
 def test_the_short_recipe_rises_once_and_falls_once(images: int, batch: int, peak: float) -> None:
-    short = recipe("short", images)
+    short = recipe_by_name("short", images)
     assert (short.batch_size, short.rate.peak) == (batch, peak)
     assert short.iterations == 15 * max(1, images // batch)
     values = [short.rate(t) for t in range(short.iterations)]
@@ -119,7 +119,7 @@ def test_no_rate_is_above_the_peak_or_below_zero(schedule: Schedule, t: int) -> 
 
 @given(schedules, st.floats(0, 100), st.integers(0, 1000))
 def test_times_scales_every_rate(schedule: Schedule, factor: float, t: int) -> None:
-    higher = schedule.times(factor)
+    higher = schedule.scale_rate(factor)
     assert higher(t) == pytest.approx(factor * schedule(t), rel=1e-9, abs=1e-300)
     assert higher.peak == pytest.approx(factor * schedule.peak)
 
@@ -129,27 +129,27 @@ def test_stretched_by_a_whole_number_says_the_same_later(
     plain: Steps, until: int, factor: int, t: int
 ) -> None:
     for schedule in (plain, Warmup(0.01, until, plain)):
-        assert schedule.stretched(factor)(t) == schedule(t // factor)
+        assert schedule.scale_length(factor)(t) == schedule(t // factor)
 
 
 @given(schedules)
 def test_stretched_by_one_is_the_same(schedule: Schedule) -> None:
-    assert schedule.stretched(1) == schedule
+    assert schedule.scale_length(1) == schedule
 
 
 @given(st.integers(2, 400), st.integers(1, 2000))
 def test_a_cycle_stays_one_cycle_at_any_length(iterations: int, other: int) -> None:
     one = Recipe("one", iterations, OneCycle(0.1, iterations), 8)
-    assert one.shortened(other) == Recipe(
+    assert one.with_iterations(other) == Recipe(
         "one" if other == iterations else f"one@{other}", other, OneCycle(0.1, other), 8
     )
 
 
 def test_a_shortened_recipe_drops_at_the_same_shares() -> None:
-    short = recipe("paper", CIFAR).shortened(640)
+    short = recipe_by_name("paper", CIFAR).with_iterations(640)
     assert [t for t in range(1, 640) if short.rate(t) != short.rate(t - 1)] == [4, 320, 480]
-    assert recipe("paper", CIFAR).shortened(64_000) == recipe("paper", CIFAR)
-    assert recipe("paper", CIFAR).shortened(1).iterations == 1
+    assert recipe_by_name("paper", CIFAR).with_iterations(64_000) == recipe_by_name("paper", CIFAR)
+    assert recipe_by_name("paper", CIFAR).with_iterations(1).iterations == 1
 
 
 LENGTHS = {
@@ -162,25 +162,25 @@ LENGTHS = {
 
 @pytest.mark.parametrize(("name", "length"), [(name, n) for name, each in LENGTHS.items() for n in each])
 def test_a_recipe_of_another_length_than_its_schedule_is_refused(name: str, length: int) -> None:
-    whole = recipe(name, CIFAR)
+    whole = recipe_by_name(name, CIFAR)
     with pytest.raises(
         InputError, match=r"the recipe has [\d,]+ iterations, but its .* use recipe.shortened"
     ):
         replace(whole, iterations=length)
-    shorter = whole.shortened(length)
-    assert (shorter.iterations, shorter.rate.changes_until <= length) == (length, True)
+    shorter = whole.with_iterations(length)
+    assert (shorter.iterations, shorter.rate.last_change <= length) == (length, True)
     assert replace(shorter, batch_size=7, iterations=length).rate == shorter.rate
 
 
 def test_a_rate_that_stays_has_any_length() -> None:
-    assert replace(recipe("smoke", CIFAR), iterations=10**6).rate == Steps(0.05)
-    assert replace(recipe("paper", CIFAR), iterations=48_000).iterations == 48_000
+    assert replace(recipe_by_name("smoke", CIFAR), iterations=10**6).rate == Steps(0.05)
+    assert replace(recipe_by_name("paper", CIFAR), iterations=48_000).iterations == 48_000
 
 
 @pytest.mark.parametrize("length", [1, 100, 400, 32_000, 47_999, 64_000])
 def test_older_recipes_with_changes_behind_their_end_are_read_as_they_ran(length: int) -> None:
     for name in ("paper", "paper-v1"):
-        whole = recipe(name, CIFAR)
+        whole = recipe_by_name(name, CIFAR)
         older = json.loads(to_json(whole)) | {"iterations": length}
         read = from_json(json.dumps(older), Recipe)
         assert [read.rate(t) for t in range(length)] == [whole.rate(t) for t in range(length)]
@@ -188,7 +188,7 @@ def test_older_recipes_with_changes_behind_their_end_are_read_as_they_ran(length
 
 @pytest.mark.parametrize("drops", [[["a", 1]], [[]], [3], [[None, 0.1]], "none"])
 def test_drops_that_are_none_are_refused_by_name(drops: object) -> None:
-    older = json.loads(to_json(recipe("paper-v1", CIFAR)))
+    older = json.loads(to_json(recipe_by_name("paper-v1", CIFAR)))
     older["rate"]["drops"] = drops
     with pytest.raises(InputError, match="not a Recipe"):
         from_json(json.dumps(older), Recipe)
@@ -197,7 +197,7 @@ def test_drops_that_are_none_are_refused_by_name(drops: object) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("images", [1, 50, 1437, CIFAR, IMAGENET])
 def test_every_recipe_fits_any_data_and_survives_json(name: str, images: int) -> None:
-    found = recipe(name, images)
+    found = recipe_by_name(name, images)
     assert found.iterations >= 1
     assert found.rate(found.iterations - 1) > 0
     assert from_json(to_json(found), Recipe) == found
@@ -207,7 +207,7 @@ def test_an_unknown_recipe() -> None:
     with pytest.raises(
         InputError, match=r"unknown recipe 'papers'; nearest: paper; allowed: paper, paper-v1, [^\n]*$"
     ):
-        recipe("papers", CIFAR)
+        recipe_by_name("papers", CIFAR)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_an_unknown_recipe() -> None:
 )
 def test_a_bad_value_is_named(field: str, value: Any) -> None:
     with pytest.raises(InputError) as refused:
-        replace(recipe("paper", CIFAR), **{field: value})
+        replace(recipe_by_name("paper", CIFAR), **{field: value})
     said = str(refused.value)
     assert "\n" not in said
     assert said.startswith(field.replace("_", " ") if field in ("iterations", "batch_size") else field)
@@ -248,7 +248,7 @@ def test_a_bad_value_of_an_optimiser_is_named(made: Callable[[], Any], says: str
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_another_optimiser_shrinks_weights_by_the_same_share(name: str) -> None:
-    first = recipe(name, CIFAR)
+    first = recipe_by_name(name, CIFAR)
     other = first.with_optimizer(AdamW())
     assert other.rate.peak == pytest.approx(first.rate.peak / 100)
     shrinking = [one.rate(500) * one.weight_decay for one in (first, other)]
@@ -320,9 +320,11 @@ def test_a_schedule_that_is_none(make: Callable[[], Schedule]) -> None:
 
 
 def test_differences_are_the_fields_that_differ() -> None:
-    first, second = recipe("paper-v1", CIFAR), recipe("paper", CIFAR)
-    rows = differences(first, second)
+    first, second = recipe_by_name("paper-v1", CIFAR), recipe_by_name("paper", CIFAR)
+    rows = recipe_differences(first, second)
     assert [row[0] for row in rows] == ["name", "rate"]
     assert rows[0] == ("name", "paper-v1", "paper")
-    assert differences(first, first) == differences(first) == []
-    assert [row[0] for row in differences(first, replace(first, optimizer=SGD(0.8)), first)] == ["optimizer"]
+    assert recipe_differences(first, first) == recipe_differences(first) == []
+    assert [row[0] for row in recipe_differences(first, replace(first, optimizer=SGD(0.8)), first)] == [
+        "optimizer"
+    ]

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kilolayer.data import NO_AUGMENTATION, Images, batch, selected
+from kilolayer.data import NO_AUGMENTATION, Images, batch_at, make_batch
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
-from kilolayer.training import SGD, AdamW, Experiment, Place, Steps, Training
+from kilolayer.training import SGD, AdamW, DistributedContext, Experiment, Steps, Trainer
 from kilolayer.training import step as step_module
 from kilolayer.units import BASIC, FULL_PREACT, Dropout
 from tiny_runs import HERE, Poll, losses, splits_of, tiny, training_of, with_recipe
 
 
-def weights(training: Training) -> dict[str, Tensor]:
+def weights(training: Trainer) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in training.model.named_parameters()}
 
 
@@ -29,20 +29,20 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def trained(experiment: Experiment) -> Training:
+def trained(experiment: Experiment) -> Trainer:
     training = training_of(experiment)
     for _ in training.steps():
         pass
     return training
 
 
-def gradients(training: Training, smoothing: float) -> dict[str, Tensor]:
+def gradients(training: Trainer, smoothing: float) -> dict[str, Tensor]:
     """∂E/∂w of the next batch, with (1−ε)·(−log p_y) + ε·mean_k(−log p_k) written out."""
     model, recipe = copy.deepcopy(training.model), training.experiment.recipe
     first = training.iteration * recipe.batch_size
     positions = range(first, first + recipe.batch_size)
     seed = training.experiment.seed
-    x, y = batch(training.train_images, training.statistics, recipe.augmentation, seed, 0, positions)
+    x, y = batch_at(training.train_images, training.statistics, recipe.augmentation, seed, 0, positions)
     surprise = -model(x).log_softmax(1)
     loss = (1 - smoothing) * surprise.gather(1, y[:, None]).mean() + smoothing * surprise.mean()
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -123,7 +123,7 @@ def test_the_seed_decides_order_and_crops_beside_the_first_weights() -> None:
     assert losses(first, 2) != losses(other, 2)
 
 
-def numbered_pixels(training: Training) -> None:
+def numbered_pixels(training: Trainer) -> None:
     """Makes every training image say which one it is."""
     images = training.train_images
     pixels = torch.arange(len(images), dtype=torch.uint8)[:, None, None, None].expand_as(images.pixels)
@@ -134,11 +134,11 @@ def test_an_epoch_sees_whole_batches_of_images_each_at_most_once(monkeypatch: py
     seen: list[list[float]] = []
 
     def spy(*args: Any) -> tuple[Tensor, Tensor]:
-        x, labels = selected(*args)
+        x, labels = make_batch(*args)
         seen.append(x[:, 0, 0, 0].tolist())
         return x, labels
 
-    monkeypatch.setattr(step_module, "selected", spy)
+    monkeypatch.setattr(step_module, "make_batch", spy)
     training = training_of(with_recipe(tiny(), augmentation=NO_AUGMENTATION, normalization="channel"))
     numbered_pixels(training)
     for _ in training.steps():
@@ -155,7 +155,7 @@ def test_an_epoch_sees_whole_batches_of_images_each_at_most_once(monkeypatch: py
 def test_recomputing_units_changes_no_bit(shortcut: Dropout | None) -> None:
     unit = replace(BASIC, arrangement=FULL_PREACT)
     unit = replace(unit, h=shortcut) if shortcut else unit
-    plain, saving = trained(tiny(unit)), trained(tiny(unit, memory="smallest"))
+    plain, saving = trained(tiny(unit)), trained(tiny(unit, activation_memory="smallest"))
     assert saving.model.grad_checkpointing
     assert equal(plain.model.state_dict(), saving.model.state_dict())
 
@@ -175,7 +175,7 @@ def test_dropout_differs_from_step_to_step_and_from_process_to_process() -> None
     experiment = tiny(replace(BASIC, arrangement=FULL_PREACT, h=Dropout(0.5)))
     experiment = with_recipe(experiment, rate=Steps(0.0))
     masks: list[Tensor] = []
-    for place in (HERE, Place(HERE.device, rank=1)):
+    for place in (HERE, DistributedContext(HERE.device, rank=1)):
         training = training_of(experiment, place)
         dropout = next(m for m in training.model.modules() if isinstance(m, nn.Dropout))
         dropout.register_forward_hook(lambda _, args, out: masks.append((out == 0) & (args[0] != 0)))
@@ -202,7 +202,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(InputError, match="batch size 64 is larger than the training set of 50 images"):
         training_of(with_recipe(tiny(), batch_size=64))
     with pytest.raises(InputError, match="batch size 16 cannot be shared among 3 processes"):
-        training_of(tiny(), replace(HERE, world=3))
+        training_of(tiny(), replace(HERE, world_size=3))
     experiment = tiny(network=replace(tiny().network, num_classes=7))
     with pytest.raises(InputError, match="the network has 7 classes and 1 input channels, the data 10 and 1"):
         training_of(experiment)
@@ -224,11 +224,11 @@ def test_a_bad_experiment_is_refused(field: str, value: Any) -> None:
 
 
 def test_running_figures_are_those_of_the_epoch_so_far() -> None:
-    training = Training(tiny(), splits_of(tiny()), HERE)
-    assert all(value != value for value in training.running())
+    training = Trainer(tiny(), splits_of(tiny()), HERE)
+    assert all(value != value for value in training.running_metrics())
     both = losses(training, 2)
-    assert training.running()[0] == pytest.approx(sum(both) / 2)
-    assert 0 <= training.running()[1] <= 100
+    assert training.running_metrics()[0] == pytest.approx(sum(both) / 2)
+    assert 0 <= training.running_metrics()[1] <= 100
 
 
 @pytest.mark.parametrize(

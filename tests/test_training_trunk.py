@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from kilolayer.__main__ import main
-from kilolayer.commands.assemble import _recipe
-from kilolayer.commands.options import RecipeOptions
-from kilolayer.data import PHOTOGRAPHS, Data
+from kilolayer.cli.assemble import _recipe
+from kilolayer.cli.options import RecipeOptions
+from kilolayer.data import PHOTO_AUGMENTATION, Data
 from kilolayer.errors import InputError
 from kilolayer.networks import describe
 from kilolayer.training import (
@@ -24,17 +24,17 @@ from kilolayer.training import (
     Recipe,
     Steps,
     choose_kernels,
-    differences,
-    recipe,
+    recipe_by_name,
+    recipe_differences,
 )
-from kilolayer.training.experiment import Init
-from kilolayer.training.explain import choices
-from kilolayer.training.memory import plan
+from kilolayer.training.decisions import explain_decisions
+from kilolayer.training.experiment import InitialWeights
+from kilolayer.training.memory_plan import plan_memory
 from kilolayer.units import Basic, Dropout
 from kilolayer.values import from_json, to_json
 from tiny_runs import PREACT, tiny, training_of, with_recipe
 
-GIVEN = Init("w.safetensors", "0")
+GIVEN = InitialWeights("w.safetensors", "0")
 """The trainings here are not asked to read it."""
 
 
@@ -122,28 +122,31 @@ def test_what_cannot_be_with_a_frozen_trunk_is_refused() -> None:
     with pytest.raises(InputError, match="use kernels plain"):
         replace(with_trunk(0.0), precision="bf16", channels_last=True, kernels="fused")
     cpu = torch.device("cpu")
-    assert choose_kernels("auto", cpu, "bf16", channels_last=True, frozen=True) == "plain"
+    assert choose_kernels("auto", cpu, "bf16", channels_last=True, trunk_frozen=True) == "plain"
     with pytest.raises(InputError, match="the trunk is frozen"):
-        choose_kernels("fused", cpu, "bf16", channels_last=True, frozen=True)
+        choose_kernels("fused", cpu, "bf16", channels_last=True, trunk_frozen=True)
 
 
 @pytest.mark.parametrize("memory", ["fastest", "balanced", "smallest", "2GB"])
 def test_a_frozen_trunk_keeps_nothing(memory: str) -> None:
     network = describe("preact_resnet56_cifar")
-    frozen, learning = (plan(network, memory, 64, "fp32", frozen=each) for each in (True, False))
-    assert frozen.recomputed == 0
-    assert frozen.peak.step < 4 * 64 * 64 + 4 * 650 + 1
-    assert frozen.peak.step < learning.peak.step / 20
-    assert frozen.peak.state < learning.peak.state
-    training = training_of(replace(with_trunk(0.0), memory="balanced"))
-    assert "nothing is kept" in choices(training)["memory"]
+    frozen, learning = (plan_memory(network, memory, 64, "fp32", trunk_frozen=each) for each in (True, False))
+    assert frozen.recomputed_share == 0
+    assert frozen.peak.step_bytes < 4 * 64 * 64 + 4 * 650 + 1
+    assert frozen.peak.step_bytes < learning.peak.step_bytes / 20
+    assert frozen.peak.state_bytes < learning.peak.state_bytes
+    training = training_of(replace(with_trunk(0.0), activation_memory="balanced"))
+    assert "nothing is kept" in explain_decisions(training)["memory"]
 
 
 def test_adamw_needs_room_for_two_numbers_a_weight() -> None:
     network = describe("preact_resnet56_cifar")
-    none, one, two = (plan(network, "fastest", 64, "fp32", figures=each).peak.state for each in range(3))
+    none, one, two = (
+        plan_memory(network, "fastest", 64, "fp32", optimizer_values=each).peak.state_bytes
+        for each in range(3)
+    )
     assert one - none == two - one == 4 * network.parameters
-    assert [SGD(0.0).numbers_per_weight, SGD().numbers_per_weight, AdamW().numbers_per_weight] == [0, 1, 2]
+    assert [SGD(0.0).values_per_weight, SGD().values_per_weight, AdamW().values_per_weight] == [0, 1, 2]
 
 
 def test_a_recipe_without_a_trunk_rate_is_read() -> None:
@@ -162,7 +165,7 @@ DATA = Data("photos")
         ({"trunk_lr": 1.0}, {"trunk_rate": 1.0}),
         ({"freeze_trunk": True}, {"trunk_rate": 0.0}),
         ({"freeze_trunk": True, "trunk_lr": 0.0}, {"trunk_rate": 0.0}),
-        ({"no_flip": True}, {"augmentation": replace(PHOTOGRAPHS, flip=False)}),
+        ({"no_flip": True}, {"augmentation": replace(PHOTO_AUGMENTATION, flip=False)}),
         ({"optimizer": "sgd"}, {"optimizer": SGD(nesterov=True), "weight_decay": 5e-4}),
         ({"optimizer": "adamw", "weight_decay": 0.3}, {"optimizer": AdamW(), "weight_decay": 0.3}),
     ],
@@ -170,7 +173,7 @@ DATA = Data("photos")
 def test_options_change_the_recipe(options: dict[str, Any], wanted: dict[str, Any]) -> None:
     made = _recipe(RecipeOptions(recipe="finetune", **options), DATA, 800)
     assert {name: getattr(made, name) for name in wanted} == wanted
-    changed = {row[0] for row in differences(recipe("finetune", 800), made)}
+    changed = {row[0] for row in recipe_differences(recipe_by_name("finetune", 800), made)}
     assert changed <= {*wanted, *(("rate", "weight_decay") if isinstance(made.optimizer, AdamW) else ())}
 
 

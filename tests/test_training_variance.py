@@ -15,8 +15,8 @@ from torch import nn
 from kilolayer.__main__ import main
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, Stage, Stem, build
-from kilolayer.training import Place, Resolution
-from kilolayer.training.experiment import Init
+from kilolayer.training import DistributedContext, ProgressiveResize
+from kilolayer.training.experiment import InitialWeights
 from kilolayer.units import (
     BASIC,
     BN_AFTER_ADDITION,
@@ -35,10 +35,10 @@ UNITS = {
     "original": BASIC,
     "pre-activated": replace(BASIC, arrangement=FULL_PREACT),
     "BN after addition": replace(BASIC, arrangement=BN_AFTER_ADDITION),
-    "bottleneck": replace(BOTTLENECK, arrangement=FULL_PREACT, resize=Projection()),
+    "bottleneck": replace(BOTTLENECK, arrangement=FULL_PREACT, downsample=Projection()),
     "gated": replace(ONE_LAYER, h=ExclusiveGate(-1.0, batch_norm=True)),
-    "preactivated padding": replace(BASIC, arrangement=FULL_PREACT, resize=ZeroPad("preactivated")),
-    "split": Unit(Aggregated(2, 16, form="split"), resize=Projection()),
+    "preactivated padding": replace(BASIC, arrangement=FULL_PREACT, downsample=ZeroPad("preactivated")),
+    "split": Unit(Aggregated(2, 16, form="split"), downsample=Projection()),
 }
 
 
@@ -70,20 +70,22 @@ def test_what_pytorch_would_refuse_is_refused_before(unit: Unit, side: int, imag
     except ValueError:
         wanted = f"one image a process at batch size {world}, .* take a --batch-size of {2 * world} or more"
         with pytest.raises(InputError, match=wanted):
-            training_of(experiment, Place(torch.device("cpu"), rank=0, world=world))
+            training_of(experiment, DistributedContext(torch.device("cpu"), rank=0, world_size=world))
     else:
         assert world == 2 or training_of(experiment)
 
 
 def test_images_that_are_small_at_first_are_refused_with_their_option() -> None:
-    experiment = with_recipe(tiny(), batch_size=1, resolution=Resolution(0.25, ((0.5, 1.0),)))
+    experiment = with_recipe(tiny(), batch_size=1, progressive_resize=ProgressiveResize(0.25, ((0.5, 1.0),)))
     with pytest.raises(InputError, match=r"for images of 2; .* or a larger --resolution$"):
         training_of(experiment)
 
 
 def test_a_frozen_trunk_takes_one_image() -> None:
     described = replace(network(), image_size=2)
-    experiment = with_recipe(replace(tiny(network=described), init=Init("weights", "0" * 64)), batch_size=1)
+    experiment = with_recipe(
+        replace(tiny(network=described), init=InitialWeights("weights", "0" * 64)), batch_size=1
+    )
     experiment = replace(experiment, data=replace(experiment.data, image_size=2))
     with pytest.raises(InputError, match="one value a channel"):
         training_of(experiment)

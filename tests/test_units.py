@@ -40,13 +40,13 @@ SHORTCUTS = {
     "identity": Identity(),
     "zero": Zero(),
     "scaled": Scaled(0.5, 0.5),
-    "scaled-skip": Scaled(0.5, at_change="skip"),
+    "scaled-skip": Scaled(0.5, at_downsample="skip"),
     "exclusive": ExclusiveGate(-1.0),
     "exclusive-bn": ExclusiveGate(-1.0, batch_norm=True),
-    "exclusive-skip": ExclusiveGate(-1.0, at_change="skip"),
+    "exclusive-skip": ExclusiveGate(-1.0, at_downsample="skip"),
     "shortcut-only": ShortcutGate(-1.0),
     "dropout": Dropout(0.5),
-    "dropout-skip": Dropout(0.5, at_change="skip"),
+    "dropout-skip": Dropout(0.5, at_downsample="skip"),
     "projection": Projection(),
 }
 RESIZES = (ZeroPad(), ZeroPad("preactivated"), Projection())
@@ -82,20 +82,20 @@ def check_unit(unit, channels, width, stride):
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 8])
-@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("downsample", RESIZES)
 def test_both_paths_meet_at_any_size(resize, side):
     """Every stride rounds up, on the shortcut as on F."""
-    place = layout(Unit(Bottleneck(), resize=resize), 8, 4, 2)
+    place = layout(Unit(Bottleneck(), downsample=resize), 8, 4, 2)
     assert build_unit(place)(torch.zeros(2, 8, side, side)).shape[-1] == -(-side // 2)
 
 
 @pytest.mark.parametrize("normalised", ["original", "relu_only_preactivation", "relu_before_addition"])
 def test_bn_follows_the_projection_where_it_follows_the_last_convolution(normalised):
     """P2, Table 1: BN follows every weight layer of these units, so also the 1×1 shortcut's."""
-    place = layout(Unit(Bottleneck(), arrangement=ARRANGEMENTS[normalised], resize=Projection()), 8, 4)
+    place = layout(Unit(Bottleneck(), arrangement=ARRANGEMENTS[normalised], downsample=Projection()), 8, 4)
     assert [type(spec).__name__ for spec in place.h] == ["Conv", "BatchNorm"]
     bare = layout(
-        Unit(Bottleneck(), arrangement=ARRANGEMENTS["full_preactivation"], resize=Projection()), 8, 4
+        Unit(Bottleneck(), arrangement=ARRANGEMENTS["full_preactivation"], downsample=Projection()), 8, 4
     )
     assert [type(spec).__name__ for spec in bare.h] == ["Conv"]
 

@@ -34,13 +34,16 @@ from kilolayer.units import (
         (lambda: Aggregated(form="c"), "Aggregated.form is 'c'; allowed: 'split', 'concatenated', 'grouped'"),
         (lambda: ExclusiveGate(float("nan")), "ExclusiveGate.bias is nan; allowed: a finite number"),
         (lambda: ShortcutGate(float("-inf")), "ShortcutGate.bias is -inf; allowed: a finite number"),
-        (lambda: ExclusiveGate(at_change="no"), "ExclusiveGate.at_change is 'no'; allowed: 'apply', 'skip'"),
+        (
+            lambda: ExclusiveGate(at_downsample="no"),
+            "ExclusiveGate.at_downsample is 'no'; allowed: 'apply', 'skip'",
+        ),
         (lambda: Scaled("half"), "Scaled.shortcut is 'half'; allowed: a finite number"),
         (lambda: Dropout(1.0), "Dropout.p is 1.0; allowed: 0 up to but not including 1"),
         (lambda: ZeroPad("bn"), "ZeroPad.reads is 'bn'; allowed: 'raw', 'preactivated'"),
         (lambda: Unit(arrangement="original"), "Unit.arrangement is 'original'; allowed: an Arrangement"),
         (
-            lambda: Unit(resize=Identity()),
+            lambda: Unit(downsample=Identity()),
             "Unit.resize is Identity(); allowed: Projection, ZeroPad, or one of your own",
         ),
         (
@@ -56,7 +59,7 @@ def test_a_bad_field_is_named_with_its_value_and_what_is_allowed(make, message):
 
 
 def test_shapes_that_cannot_be_made_say_what_to_do():
-    with pytest.raises(InputError, match=r"cannot go from 16 to 4 channels; use resize=Projection\(\)"):
+    with pytest.raises(InputError, match=r"cannot go from 16 to 4 channels; use downsample=Projection\(\)"):
         layout(Unit(), 16, 4)
     with pytest.raises(InputError, match="d·width must be a multiple of 64"):
         layout(Unit(Aggregated(32, 4)), 16, 8)

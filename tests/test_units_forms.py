@@ -18,7 +18,7 @@ from kilolayer.units import (
     build_unit,
     layout,
 )
-from kilolayer.units import convert_form as convert_unit
+from kilolayer.units import convert_unit_form as convert_unit
 
 FORMS = ("split", "concatenated", "grouped")
 PLACES = {"same": (32, 8, 1), "strided": (32, 16, 2), "after the stem": (16, 8, 1)}

@@ -15,14 +15,14 @@ from kilolayer.units import ARRANGEMENTS, ExclusiveGate, Scaled, Unit, layout, o
 from kilolayer.units import Dropout as DropoutShortcut
 from kilolayer.units import Zero as ZeroShortcut
 from kilolayer.units.branch import Aggregated, Basic, Bottleneck, OneLayer
-from kilolayer.units.measured import measure
-from kilolayer.units.ops import CustomLayer, NoReading, Op, Ops, Paths, Saved
+from kilolayer.units.measured_readings import measure_layer
+from kilolayer.units.ops import CustomLayer, NoReading, Op, Ops, ParallelPaths, SavedForBackward
 
 BRANCHES = (Basic(dropout=0.3), OneLayer(), Bottleneck(), Aggregated(form="split"), Aggregated())
 SHORTCUTS = (Scaled(0.5), ZeroShortcut(), DropoutShortcut(0.5), ExclusiveGate(-1, batch_norm=True))
 
 
-WITHOUT_READINGS = (Paths, CustomLayer)
+WITHOUT_READINGS = (ParallelPaths, CustomLayer)
 """A way to put layers together, and layers that are measured."""
 
 
@@ -41,7 +41,7 @@ def kinds(base: type[Op] = Op) -> Iterator[type[Op]]:
 def walk(layers: Ops, channels: int, side: int) -> Iterator[tuple[Op, int, int]]:
     """Every layer with what it reads."""
     for layer in layers:
-        if isinstance(layer, Paths):
+        if isinstance(layer, ParallelPaths):
             yield from walk(layer.paths[0], channels, side)
         else:
             yield layer, channels, side
@@ -74,8 +74,8 @@ def test_every_kind_is_under_test() -> None:
 @pytest.mark.parametrize(("layer", "channels", "side"), CASES, ids=repr)
 def test_what_a_kind_states_is_what_its_module_does(layer: Op, channels: int, side: int) -> None:
     assert layer.parameters == sum(each.numel() for each in layer.module().parameters())
-    if not isinstance(layer, ops.Zero):  # its output is one number, which measuring refuses
-        found = measure(layer, channels, side)
+    if not isinstance(layer, ops.ZeroOp):  # its output is one number, which measuring refuses
+        found = measure_layer(layer, channels, side)
         assert layer.output(channels, side) == found.output
         assert layer.multiply_adds(side) == found.multiply_adds
         assert layer.saved(channels, side) == found.saved
@@ -116,7 +116,7 @@ def test_a_kind_from_outside_is_read_from_its_module() -> None:
     assert layer.parameters == 8
     assert layer.output(8, 5) == (8, 5)
     assert layer.multiply_adds(5) == 0
-    assert layer.saved(8, 5) == Saved(input=True)
+    assert layer.saved(8, 5) == SavedForBackward(input=True)
     assert layer.label == "LearnedGain, start 1.0"
     with pytest.raises(NoReading, match="theory says nothing of a layer of kind LearnedGain"):
         layer.carry(None, None)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def test_dropout_on_the_shortcut_acts_in_training_only():
 
 @pytest.mark.parametrize("h", [Scaled(0.5, 0.5), ExclusiveGate(-6.0), ShortcutGate(0.0), Dropout(0.5)])
 def test_a_shape_changing_unit_may_leave_its_ablation_out(h):
-    skipping = replace(BASIC, h=replace(h, at_change="skip"))
+    skipping = replace(BASIC, h=replace(h, at_downsample="skip"))
     for letter in "phFfg":
         assert getattr(layout(skipping, 4, 8, 2), letter) == getattr(layout(BASIC, 4, 8, 2), letter)
     applying, bare = layout(replace(BASIC, h=h), 4, 8, 2), layout(BASIC, 4, 8, 2)
@@ -101,7 +101,7 @@ def test_a_shape_changing_unit_may_leave_its_ablation_out(h):
 
 def test_option_a_keeps_every_other_pixel_and_adds_zeros():
     """P1, Sec. 3.3 (A): no parameters."""
-    unit = build_unit(layout(replace(BASIC, arrangement=FULL_PREACT, resize=ZeroPad()), 4, 6, 2))
+    unit = build_unit(layout(replace(BASIC, arrangement=FULL_PREACT, downsample=ZeroPad()), 4, 6, 2))
     silence([unit])
     x = torch.randn(1, 4, 5, 5)
     y = unit(x)

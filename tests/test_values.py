@@ -32,7 +32,7 @@ counts = st.integers(1, 4)
 numbers = st.floats(-10, 10, width=32, allow_subnormal=False)
 shares = st.floats(0, 1, exclude_max=True)
 strides_on = st.sampled_from(["1x1", "3x3"])
-at_change = st.sampled_from(["apply", "skip"])
+at_downsample = st.sampled_from(["apply", "skip"])
 layers = st.lists(st.sampled_from(["BN", "ReLU"]), max_size=3).map(tuple)
 
 branches = st.one_of(
@@ -45,10 +45,10 @@ branches = st.one_of(
 )
 shortcuts = st.one_of(
     st.sampled_from([Identity(), Zero(), Projection()]),
-    st.builds(Scaled, numbers, numbers, at_change),
-    st.builds(ExclusiveGate, numbers, at_change, st.booleans()),
-    st.builds(ShortcutGate, numbers, at_change, st.booleans()),
-    st.builds(Dropout, shares, at_change),
+    st.builds(Scaled, numbers, numbers, at_downsample),
+    st.builds(ExclusiveGate, numbers, at_downsample, st.booleans()),
+    st.builds(ShortcutGate, numbers, at_downsample, st.booleans()),
+    st.builds(Dropout, shares, at_downsample),
 )
 units = st.builds(
     Unit,
@@ -99,9 +99,9 @@ def test_every_named_network_survives_json(name):
 def test_json_reads_like_the_value():
     assert json.loads(to_json(Unit(h=Scaled(0.5)))) == {
         "branch": {"type": "Basic", "widen": 1, "dropout": 0.0},
-        "h": {"type": "Scaled", "shortcut": 0.5, "branch": 1.0, "at_change": "apply"},
+        "h": {"type": "Scaled", "shortcut": 0.5, "branch": 1.0, "at_downsample": "apply"},
         "arrangement": {"before": [], "between": ["BN", "ReLU"], "after": ["BN"], "f": ["ReLU"]},
-        "resize": {"type": "ZeroPad", "reads": "raw"},
+        "downsample": {"type": "ZeroPad", "reads": "raw"},
     }
 
 

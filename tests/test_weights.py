@@ -16,7 +16,7 @@ from torch import Tensor
 from kilolayer.__main__ import main
 from kilolayer.errors import InputError
 from kilolayer.networks import build
-from kilolayer.weights import compare, fit, read_state_dict
+from kilolayer.weights import load_weights, match_weights, read_state_dict
 from tiny_runs import network
 
 State = dict[str, Tensor]
@@ -113,7 +113,7 @@ def test_what_is_no_plain_state_dict(content: Any, words: str, zipped: bool, tmp
 def test_the_counts_and_names_of_what_does_not_fit(state: State) -> None:
     given = {key: value for key, value in state.items() if not key.startswith("final.")}
     given |= {"fc.weight": torch.zeros(1), "classifier.bias": torch.zeros(3)}
-    found = compare(fresh(), given)
+    found = match_weights(fresh(), given)
     assert str(found) == (
         "matched 22 of 27 tensors; "
         "4 missing: final.bn1.weight, final.bn1.bias, final.bn1.running_mean, final.bn1.running_var; "
@@ -151,13 +151,13 @@ def test_nothing_keeps_its_random_initialisation(
     model = fresh(seed=2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(InputError, match=words):
-        fit(model, change(state))
+        load_weights(model, change(state))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_more_than_the_network_has_can_be_passed_over(state: State) -> None:
     model = fresh(seed=2)
-    found = fit(model, changed(state, extra=torch.zeros(1)), strict=False)
+    found = load_weights(model, changed(state, extra=torch.zeros(1)), strict=False)
     assert (found.matched, found.total, found.unexpected) == (len(state), len(state), ("extra",))
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
@@ -165,7 +165,7 @@ def test_more_than_the_network_has_can_be_passed_over(state: State) -> None:
 def test_a_network_of_others_with_counters_fits_a_file_without() -> None:
     norm = torch.nn.BatchNorm2d(2)
     given = {key: value + 1 for key, value in norm.state_dict().items() if "batches" not in key}
-    assert fit(torch.nn.Sequential(norm), {f"0.{key}": value for key, value in given.items()}).exact
+    assert load_weights(torch.nn.Sequential(norm), {f"0.{key}": value for key, value in given.items()}).exact
     assert norm.weight[0] == 2
 
 
@@ -173,7 +173,7 @@ def test_half_precision_and_counters_fit(state: State) -> None:
     model = fresh(seed=2)
     halves = {key: value.half() for key, value in state.items()}
     # BN's count of batches is no weight.
-    assert fit(model, halves | {"stem.bn1.num_batches_tracked": torch.tensor(7)}).exact
+    assert load_weights(model, halves | {"stem.bn1.num_batches_tracked": torch.tensor(7)}).exact
     assert torch.equal(model.state_dict()["classifier.weight"], state["classifier.weight"].half().float())
 
 
@@ -216,21 +216,21 @@ def test_training_begins_from_the_weights(plain: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_without_a_state_begins_from_them_too(plain: Path, tmp_path: Path) -> None:
-    from kilolayer.commands.train import Train, _begun, _resumed
+    from kilolayer.cli.train import TrainOptions, _begun, _resumed
     from kilolayer.runs import Run
     from tiny_runs import HERE
 
     copy = tmp_path / "w.pt"
     copy.write_bytes(plain.read_bytes())
-    begun = _begun(Train(init=str(copy), out=str(tmp_path / "run"), tensorboard=False), HERE)
+    begun = _begun(TrainOptions(init=str(copy), out=str(tmp_path / "run"), tensorboard=False), HERE)
     run = Run.create(begun[1], begun[0].experiment)
-    resumed = _resumed(run, Train(resume=str(begun[1]), tensorboard=False), HERE)
+    resumed = _resumed(run, TrainOptions(resume=str(begun[1]), tensorboard=False), HERE)
     assert resumed is not None
     given = read_state_dict(copy)
     assert all(torch.equal(value, given[key]) for key, value in resumed[0].model.state_dict().items())
     copy.write_bytes(b"another file")
     with pytest.raises(InputError, match="has changed since the run began"):
-        _resumed(run, Train(resume=str(begun[1]), tensorboard=False), HERE)
+        _resumed(run, TrainOptions(resume=str(begun[1]), tensorboard=False), HERE)
 
 
 @pytest.mark.parametrize(

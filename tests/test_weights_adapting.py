@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from kilolayer.__main__ import main
-from kilolayer.data import Splits, Statistics, measure
+from kilolayer.data import InputStatistics, Splits, measure_statistics
 from kilolayer.errors import InputError
 from kilolayer.networks import ResidualNetwork, build
 from kilolayer.runs import Run
-from kilolayer.runs.weights import write_weights
-from kilolayer.training import Training
-from kilolayer.training.experiment import Experiment, Init
+from kilolayer.runs.weights_file import write_weights
+from kilolayer.training import Trainer
+from kilolayer.training.experiment import Experiment, InitialWeights
 from kilolayer.units import Scaled
 from kilolayer.values import from_json, to_json
-from kilolayer.weights import begin, fit, initial, read_state_dict
-from kilolayer.weights.adapting import adapt, adapt_statistics
+from kilolayer.weights import init_from_file, load_initial_weights, load_weights, read_state_dict
+from kilolayer.weights.adaptation import adapt_statistics, adapt_weights
 from tiny_runs import HERE, PREACT, Poll, network, outcome, splits_of, tiny, train
 
 DIGITS = tuple("0123456789")
@@ -61,8 +61,8 @@ def test_classes_go_by_name(
 ) -> None:
     model, state = model_of(num_classes=len(classes)), numbered_rows(rows)
     own = {key: value.clone() for key, value in model.state_dict().items()}
-    adapted = adapt(state, model, classes=classes, of_file=of_file)
-    fit(model, adapted.state)
+    adapted = adapt_weights(state, model, classes=classes, file_classes=of_file)
+    load_weights(model, adapted.state)
     now = model.state_dict()
     assert [note in said for said in adapted.notes] == [True] * bool(note)
     if carried is None:
@@ -78,9 +78,9 @@ def test_without_a_classifier_it_is_new() -> None:
     model = model_of()
     state = {name: value for name, value in model_of().state_dict().items() if "classifier" not in name}
     own = model.classifier.weight.clone()  # type: ignore[union-attr, operator]
-    adapted = adapt(state, model, classes=DIGITS)
+    adapted = adapt_weights(state, model, classes=DIGITS)
     assert adapted.notes == ("the classifier is new, for 10 classes: the file has none",)
-    fit(model, adapted.state)
+    load_weights(model, adapted.state)
     assert torch.equal(model.classifier.weight, own)
 
 
@@ -90,8 +90,8 @@ def test_a_grey_picture_gives_the_same_response(given: int, wanted: int, dtype: 
     before, after = model_of(in_chans=given), model_of(in_chans=wanted)
     before = before.to(dtype).float()
     state = {name: value.to(dtype) for name, value in before.state_dict().items()}
-    adapted = adapt(state, after, classes=DIGITS)
-    fit(after, adapted.state)
+    adapted = adapt_weights(state, after, classes=DIGITS)
+    load_weights(after, adapted.state)
     assert len(adapted.notes) == 1
     grey = torch.randn(4, 1, 8, 8)
     first, other = (
@@ -137,23 +137,23 @@ def test_whatever_else_does_not_fit_is_refused_and_nothing_is_loaded(
     training = begun_from(path, load=False)
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     with pytest.raises(InputError, match=says):
-        begin(training)
+        load_initial_weights(training)
     assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
 
 
-def begun_from(path: Path, *, load: bool = True, splits: Splits | None = None) -> Training:
-    experiment = tiny(init=initial(str(path)))
-    training = Training(experiment, splits or splits_of(experiment), HERE)
+def begun_from(path: Path, *, load: bool = True, splits: Splits | None = None) -> Trainer:
+    experiment = tiny(init=init_from_file(str(path)))
+    training = Trainer(experiment, splits or splits_of(experiment), HERE)
     if load:
-        begin(training)
+        load_initial_weights(training)
     return training
 
 
-def of_ours(path: Path, classes: tuple[str, ...] = DIGITS, **fields: Any) -> Statistics:
+def of_ours(path: Path, classes: tuple[str, ...] = DIGITS, **fields: Any) -> InputStatistics:
     """A file of ours, whose input statistics no measurement gives."""
     description = replace(network(), num_classes=len(classes), **fields)
     channels = description.in_chans
-    statistics = Statistics(torch.full((channels, 1, 1), 11.0), torch.full((channels, 1, 1), 13.0))
+    statistics = InputStatistics(torch.full((channels, 1, 1), 11.0), torch.full((channels, 1, 1), 13.0))
     write_weights(path, description, build(description).state_dict(), classes, statistics)
     return statistics
 
@@ -170,15 +170,15 @@ def test_a_file_of_ours_says_how_pixels_are_normalised(tmp_path: Path) -> None:
 def test_another_file_leaves_normalisation_to_the_data(tmp_path: Path) -> None:
     torch.save(model_of().state_dict(), tmp_path / "w.pt")
     training = begun_from(tmp_path / "w.pt")
-    assert torch.equal(training.statistics.mean, measure(training.splits.train).mean)
+    assert torch.equal(training.statistics.mean, measure_statistics(training.splits.train).mean)
     assert "input.mean" not in training.tensors()
 
 
 def test_a_run_of_an_older_release_keeps_the_normalisation_of_its_data() -> None:
     older = {"path": "w.safetensors", "sha256": "0"}
-    assert from_json(json.dumps(older), Init).normalization == "data"
+    assert from_json(json.dumps(older), InitialWeights).normalization == "data"
     text = json.loads(to_json(tiny())) | {"init": older}
-    assert from_json(json.dumps(text), Experiment).init == Init("w.safetensors", "0")
+    assert from_json(json.dumps(text), Experiment).init == InitialWeights("w.safetensors", "0")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_run_of_an_older_release_keeps_the_normalisation_of_its_data() -> None
 def test_statistics_for_other_images(
     shape: tuple[int, ...], in_chans: int, side: int, wanted: tuple[int, ...]
 ) -> None:
-    given = Statistics(torch.rand(shape), torch.rand(1, 1, 1))
+    given = InputStatistics(torch.rand(shape), torch.rand(1, 1, 1))
     adapted = adapt_statistics(given, in_chans=in_chans, side=side)
     assert adapted.mean.shape == wanted
     torch.testing.assert_close(adapted.mean.mean(), given.mean.mean())
@@ -205,7 +205,7 @@ def test_statistics_for_other_images(
 @pytest.mark.parametrize("scale", [0.0, -1.0, torch.nan, torch.inf])
 def test_statistics_that_divide_by_nothing_are_refused(scale: float, tmp_path: Path) -> None:
     description, path = network(), tmp_path / "w.safetensors"
-    bad = Statistics(torch.zeros(1, 1, 1), torch.full((1, 1, 1), scale))
+    bad = InputStatistics(torch.zeros(1, 1, 1), torch.full((1, 1, 1), scale))
     write_weights(path, description, build(description).state_dict(), DIGITS, bad)
     with pytest.raises(InputError, match=r"input\.scale"):
         begun_from(path)
@@ -226,7 +226,7 @@ def test_statistics_of_other_images_are_refused(
     mean: tuple[int, ...], scale: tuple[int, ...], tmp_path: Path
 ) -> None:
     path = tmp_path / "w.safetensors"
-    bad = Statistics(torch.ones(mean), torch.ones(scale))
+    bad = InputStatistics(torch.ones(mean), torch.ones(scale))
     write_weights(path, network(), build(network()).state_dict(), DIGITS, bad)
     with pytest.raises(InputError, match=r"not those of images of 1 channels"):
         begun_from(path)
@@ -242,16 +242,16 @@ def test_a_stopped_run_goes_on_with_the_files_normalisation_after_the_file_is_go
     finish(tmp_path / "stopped", stopped, Poll(at))
     (tmp_path / "w.safetensors").unlink()
     resumed = train(tmp_path / "stopped", stopped.experiment)
-    assert resumed.done
+    assert resumed.is_finished
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
     assert torch.equal(Run(tmp_path / "stopped").weights().statistics.mean, given.mean)
 
 
-def finish(folder: Path, training: Training, stop: Callable[[], bool] = lambda: False) -> None:
-    from kilolayer.runs import record
+def finish(folder: Path, training: Trainer, stop: Callable[[], bool] = lambda: False) -> None:
+    from kilolayer.runs import train_run
 
-    with Run.claim(folder, training.experiment) as run:
-        for _ in record(run, training, stop=stop):
+    with Run.open_or_create(folder, training.experiment) as run:
+        for _ in train_run(run, training, stop=stop):
             pass
 
 
@@ -274,7 +274,7 @@ def test_a_run_gives_its_network_and_the_size_of_its_images(
     assert experiment.network == replace(network(), image_size=16)
     assert experiment.init is not None
     digest = hashlib.sha256((source / "weights.safetensors").read_bytes()).hexdigest()
-    assert experiment.init == Init(str(source / "weights.safetensors"), digest, "file")
+    assert experiment.init == InitialWeights(str(source / "weights.safetensors"), digest, "file")
 
 
 def test_a_run_that_is_not_done_says_how_to_finish_it(
@@ -314,8 +314,8 @@ def test_what_is_no_file_of_weights_is_named(
 
 def test_another_network_with_the_same_tensors_is_named(tmp_path: Path) -> None:
     of_ours(tmp_path / "w.safetensors")
-    experiment = tiny(replace(PREACT, h=Scaled(0.5)), init=initial(str(tmp_path / "w.safetensors")))
-    found = begin(Training(experiment, splits_of(experiment), HERE))
+    experiment = tiny(replace(PREACT, h=Scaled(0.5)), init=init_from_file(str(tmp_path / "w.safetensors")))
+    found = load_initial_weights(Trainer(experiment, splits_of(experiment), HERE))
     assert found is not None
     assert "the file's network has the same tensors, but another unit" in found.notes
 

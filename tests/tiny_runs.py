@@ -14,11 +14,11 @@ import torch
 
 from kilolayer.data import Augmentation, Data, Images, Splits, load
 from kilolayer.networks import Network, Stage, Stem
-from kilolayer.runs import Run, record
-from kilolayer.training import Experiment, Place, Recipe, Steps, Training
+from kilolayer.runs import Run, train_run
+from kilolayer.training import DistributedContext, Experiment, Recipe, Steps, Trainer
 from kilolayer.units import BASIC, FULL_PREACT, Unit
 
-HERE = Place(torch.device("cpu"))
+HERE = DistributedContext(torch.device("cpu"))
 PREACT = replace(BASIC, arrangement=FULL_PREACT)
 TIMING = ("images_per_second", "seconds", "train_seconds", "peak_memory_bytes")
 
@@ -44,8 +44,8 @@ def splits_of(experiment: Experiment, tests: int = 40) -> Splits:
     return replace(found, read_test=lambda: found.read_test()[:tests])
 
 
-def training_of(experiment: Experiment, place: Place = HERE) -> Training:
-    return Training(experiment, splits_of(experiment), place)
+def training_of(experiment: Experiment, place: DistributedContext = HERE) -> Trainer:
+    return Trainer(experiment, splits_of(experiment), place)
 
 
 def never() -> bool:
@@ -65,11 +65,11 @@ class Poll:
 
 def train(
     folder: Path, experiment: Experiment, stop: Callable[[], bool] = never, splits: Splits | None = None
-) -> Training:
+) -> Trainer:
     """Trains into `folder`, from where it was left, to the end or until `stop()`."""
-    with Run.claim(folder, experiment) as run:
-        training = Training(experiment, splits or splits_of(experiment), HERE)
-        for _ in record(run, training, stop=stop):
+    with Run.open_or_create(folder, experiment) as run:
+        training = Trainer(experiment, splits or splits_of(experiment), HERE)
+        for _ in train_run(run, training, stop=stop):
             pass
     return training
 
@@ -89,7 +89,7 @@ def _timeless(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in TIMING}
 
 
-def losses(training: Training, steps: int) -> list[float]:
+def losses(training: Trainer, steps: int) -> list[float]:
     """The training loss of each of the first steps, as long as they lie in one epoch."""
     taken = list(islice(training.steps(), steps))
     assert all(step.epoch is None for step in taken)

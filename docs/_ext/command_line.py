@@ -7,14 +7,14 @@ from typing import Any
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-from kilolayer.commands.catalogue import (
+from kilolayer.cli.command_table import (
     GROUPS,
     Option,
-    description,
+    command_description,
+    command_summary,
     examples_of,
     group_text,
     options_of,
-    summary,
 )
 
 
@@ -28,7 +28,7 @@ class CommandLine(Directive):
 def _command(command: str) -> nodes.section:
     section = nodes.section(ids=[f"kilolayer-{command}"], names=[f"kilolayer {command}"])
     section += nodes.title("", f"kilolayer {command}")
-    for paragraph in (description(command) or summary(command)).split("\n\n"):
+    for paragraph in (command_description(command) or command_summary(command)).split("\n\n"):
         section += nodes.paragraph("", paragraph)
     examples = "\n".join(f"# {meaning}\n{line}" for meaning, line in examples_of(command))
     section += nodes.literal_block(examples, examples, language="bash")
@@ -46,7 +46,7 @@ def _option_list(command: str, options: list[Option]) -> nodes.definition_list:
     for option in options:
         name = f"{', '.join(option.flags)} {option.metavar}".strip()
         ids = [f"kilolayer-{command}{flag}" for flag in option.flags[:1]]
-        text = f"{option.text} (default: {option.default})" if option.default else option.text
+        text = f"{option.help} (default: {option.default})" if option.default else option.help
         entries += nodes.definition_list_item(
             "",
             nodes.term("", "", nodes.literal(name, name), ids=ids),

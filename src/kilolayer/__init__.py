@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kilolayer.lazy import lazily
+from kilolayer.lazy import lazy_attributes
 
 __version__ = "0.1.0"
 
@@ -27,10 +27,10 @@ _HOMES = {
 }
 
 _FOLDERS = (
-    "analysis", "audit", "data", "errors", "inference", "kernels", "networks", "papers", "report", "runs",
-    "sweep", "training", "units", "weights",
+    "analysis", "audit", "data", "errors", "kernels", "measure", "networks", "papers", "report", "runs",
+    "statistics", "sweep", "theory", "training", "units", "weights",
 )  # fmt: skip
 
-__getattr__, __dir__ = lazily(__name__, _HOMES, _FOLDERS)
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES, _FOLDERS)
 
 __all__ = ["Experiment", "Run", "__version__", "create_model", "describe", "list_models"]

@@ -11,9 +11,9 @@ from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from kilolayer import ranks, streams
-from kilolayer.commands.stopping import STATUS, interruptible
-from kilolayer.errors import InputError, one_value, out_of_memory
+from kilolayer.errors import InputError, out_of_memory_error, single_value_error
+from kilolayer.system import ranks, streams
+from kilolayer.system.stopping import STOPPED_STATUS, interruptible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with interruptible() as stop:
-            if ranks.several():
+            if ranks.is_distributed():
                 _leave(_one_of_many(argv))
             try:
                 return _main(argv)
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 # An import that is broken off can fail with an error of its own.
                 if not stop.interrupted:
                     raise
-                return STATUS
+                return STOPPED_STATUS
     except KeyboardInterrupt:  # in the very last moment
-        return STATUS
+        return STOPPED_STATUS
 
 
 def _one_of_many(argv: Sequence[str] | None) -> int:
@@ -47,8 +47,8 @@ def _one_of_many(argv: Sequence[str] | None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    leads = ranks.leads()
-    streams.prepare()
+    leads = ranks.is_main_process()
+    streams.prepare_streams()
     try:
         with ExitStack() as silence:
             if not leads:
@@ -59,20 +59,20 @@ def _main(argv: Sequence[str] | None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has enough.
-        streams.silence()
+        streams.silence_stdout()
         status = 141
     except KeyboardInterrupt:
-        status = STATUS
+        status = STOPPED_STATUS
     except InputError as error:
         status = _refuse(str(error), leads)
     except OSError as error:
         status = _refuse(_told(error), leads)
     except ValueError as error:
-        if (refusal := one_value(error)) is None:
+        if (refusal := single_value_error(error)) is None:
             raise
         status = _refuse(str(refusal), leads)
     except (RuntimeError, MemoryError) as error:
-        short = out_of_memory(error)
+        short = out_of_memory_error(error)
         if short is None:
             raise
         # Memory is short in this process; the others only see that it has gone.
@@ -85,7 +85,7 @@ def _told(error: OSError) -> str:
     if error.filename is not None and not _ours(error.filename):
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        streams.silence()
+        streams.silence_stdout()
         return f"cannot write the output: {error.strerror}"
     raise error
 
@@ -115,13 +115,13 @@ def _run(words: list[str]) -> int:
         print(f"kilolayer {__version__}")
         return 0
     if shell := os.environ.get("_KILOLAYER_COMPLETE"):
-        from kilolayer.commands.completing import print_words
+        from kilolayer.cli.completion_words import print_completions
 
-        print_words(shell, words)
+        print_completions(shell, words)
         return 0
-    from kilolayer.cli import run
+    from kilolayer.cli.command_line import run_command_line
 
-    return run(words)
+    return run_command_line(words)
 
 
 def _refuse(text: str, leads: bool) -> int:

@@ -15,7 +15,7 @@ class InputError(ValueError):
     """
 
 
-def one_value(error: BaseException) -> InputError | None:
+def single_value_error(error: BaseException) -> InputError | None:
     """What to do about it, where `error` is PyTorch's BN that has one value a channel to normalise."""
     said = re.search(r"Expected more than 1 value per channel .* size torch.Size\((.*)\)", str(error))
     return said and InputError(
@@ -24,15 +24,15 @@ def one_value(error: BaseException) -> InputError | None:
     )
 
 
-_SHORT = ("can't allocate memory", "could not create a primitive")
+_OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "could not create a primitive")
 """What PyTorch's allocator for the CPU says, and oneDNN."""
 
 
-def out_of_memory(error: BaseException) -> InputError | None:
+def out_of_memory_error(error: BaseException) -> InputError | None:
     """What to do about it, where `error` says in one of PyTorch's or Python's ways that memory is short."""
     said = str(error)
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if not named and not any(words in said for words in _SHORT):
+    if not named and not any(words in said for words in _OUT_OF_MEMORY_PHRASES):
         return None
     asked = re.search(r"(?:tried to allocate|Tried to allocate) ([\d.]+ \w+)", said)
     return InputError(
@@ -41,11 +41,11 @@ def out_of_memory(error: BaseException) -> InputError | None:
     )
 
 
-MANY = 12
+MAX_LISTED = 12
 """More allowed words than this are not listed where one of them is near."""
 
 
-def nearest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
+def suggest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
     """What to write in place of `word`: the nearest that is allowed, and what else is."""
     lower = {name.lower(): name for name in reversed(allowed)}
     longer = [name for name in lower if word and name.startswith(word.lower())]
@@ -53,21 +53,23 @@ def nearest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
     every = f"allowed: {', '.join(allowed)}"
     if not near:
         return every
-    return f"nearest: {lower[near[0]]}" + (f"; {every}" if len(allowed) <= MANY else "")
+    return f"nearest: {lower[near[0]]}" + (f"; {every}" if len(allowed) <= MAX_LISTED else "")
 
 
-def no_such_path(path: str | Path) -> InputError:
+def missing_path_error(path: str | Path) -> InputError:
     """For a file or folder that is missing, with the nearest that is there."""
     near = _nearest_path(Path(os.path.expanduser(path)))
-    return InputError(f"{_plain(path)}: no such file or folder{f'; nearest: {_plain(near)}' if near else ''}")
+    return InputError(
+        f"{_quoted(path)}: no such file or folder{f'; nearest: {_quoted(near)}' if near else ''}"
+    )
 
 
-def _plain(path: str | Path) -> str:
+def _quoted(path: str | Path) -> str:
     """The path as it is, quoted where a terminal would not show it so."""
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
-def is_path(word: str) -> bool:
+def looks_like_path(word: str) -> bool:
     """Whether a word can only mean a file or folder: it has a folder in it, or the ending of a file."""
     endings = (".py", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json", ".zip", ".tar", ".gz")
     return os.sep in word or word.startswith((".", "~")) or word.lower().endswith(endings)

@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import Any
 
 
-def lazily(
-    package: str, homes: Mapping[str, str], folders: Sequence[str] = ()
+def lazy_attributes(
+    package: str, submodule_of: Mapping[str, str], submodules: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """A package's `__getattr__` and `__dir__` for the names in `homes`, each in the submodule given.
 
@@ -20,13 +20,13 @@ def lazily(
     """
 
     def attribute(name: str) -> Any:
-        if name in folders:
+        if name in submodules:
             return import_module(f"{package}.{name}")
-        if name not in homes:
+        if name not in submodule_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
+        return getattr(import_module(f"{package}.{submodule_of[name]}"), name)
 
     def names() -> list[str]:
-        return sorted([*sys.modules[package].__all__, *folders])
+        return sorted([*sys.modules[package].__all__, *submodules])
 
     return attribute, names

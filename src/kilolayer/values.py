@@ -10,9 +10,9 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from kilolayer.data.describe import BUILT_IN, CHOICES, Data
+from kilolayer.data.config import BUILT_IN_NAMES, SELECTOR_FLAGS, Data
 from kilolayer.errors import InputError
-from kilolayer.units import arrangement, branch, own, shortcut
+from kilolayer.units import arrangement, branch, extensions, shortcut
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def _converter() -> Any:
 
     converter = Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole)
-    for base in (branch.Branch, shortcut.Shortcut, shortcut.Resize, arrangement.Activation):
+    for base in (branch.Branch, shortcut.Shortcut, shortcut.Downsample, arrangement.Activation):
         _register_kinds(converter, base)
 
     def layer(value: Any, _: type) -> Any:
@@ -43,7 +43,7 @@ def _converter() -> Any:
         configure_tagged_union(Union[union.__args__], converter, tag_name="type")  # noqa: UP007
         configure_tagged_union(union, converter, tag_name="type")
     # Runs are named by a digest of their description: what is not chosen is not written.
-    unwritten: Any = {name: override(omit_if_default=True) for name in CHOICES}
+    unwritten: Any = {name: override(omit_if_default=True) for name in SELECTOR_FLAGS}
     converter.register_unstructure_hook(Data, make_dict_unstructure_fn(Data, converter, **unwritten))
     # Data and recipes first: an experiment's reader takes theirs.
     _read_older(converter, Data, _with_appearance)
@@ -62,10 +62,10 @@ def _register_kinds(converter: Any, base: type) -> None:
     def structure(value: Any, _: type) -> Any:
         fields = dict(value)
         name, origin = fields.pop("type"), fields.pop("file", None)
-        return reader(own.kind_of(base, name, origin))(fields, None)
+        return reader(extensions.kind_of(base, name, origin))(fields, None)
 
     def unstructure(value: Any) -> dict[str, Any]:
-        origin = own.origin_of(type(value))
+        origin = extensions.origin_of(type(value))
         file = {"file": {"name": origin.name, "sha256": origin.sha256}} if origin else {}
         written: dict[str, Any] = writer(type(value))(value)
         return written | {"type": type(value).__name__} | file
@@ -131,7 +131,7 @@ def _with_memory_and_compiler(experiment: dict[str, Any]) -> dict[str, Any]:
 
 def _with_appearance(data: dict[str, Any]) -> dict[str, Any]:
     """Of releases that read pictures as they are stored, without orientation, and had no word for it."""
-    older = "appearance" not in data and data.get("source") not in BUILT_IN
+    older = "appearance" not in data and data.get("source") not in BUILT_IN_NAMES
     return data | {"appearance": "stored"} if older else data
 
 

@@ -25,7 +25,7 @@ torch/load torch.hub/load torch.jit/load torch.serialization/load
 torch.utils._config_module/load_config torch._inductor.codecache/compile_file
 torch.fx.experimental.symbolic_shapes/ShapeEnv.evaluate_guards_expression
 torch.distributed.rpc.internal/_run_function torch._dynamo.guards/GuardBuilder.get
-torch.utils.bottleneck.__main__/run_cprofile collections/namedtuple kilolayer.cli/run
+torch.utils.bottleneck.__main__/run_cprofile collections/namedtuple kilolayer.cli.command_line/run
 kilolayer.__main__/main
 """
 Call = tuple[str, str]

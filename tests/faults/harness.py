@@ -31,9 +31,9 @@ OPTIONS = (
 )  # fmt: skip
 """Three epochs of 3, 3 and 2 steps, with dropout: chance in the order, the crops and the masks."""
 
-PRELOADED = ["pytest", "torch", "torch._dynamo", "kilolayer.cli", "kilolayer.commands.summary",
-             "kilolayer.commands.assemble", "kilolayer.commands.progress", "kilolayer.weights",
-             "kilolayer.training.loop", "kilolayer.runs", "kilolayer.sweep"]  # fmt: skip
+PRELOADED = ["pytest", "torch", "torch._dynamo", "kilolayer.cli.command_line", "kilolayer.report.training_summary",
+             "kilolayer.cli.assemble", "kilolayer.report.training_progress", "kilolayer.weights",
+             "kilolayer.training.trainer", "kilolayer.runs", "kilolayer.sweep"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def saved_iteration(folder: Path) -> int:
     """The step that the run would go on from; 0 where it would begin anew."""
     from kilolayer.runs import Run
 
-    checkpoint = Run(folder).latest() if folder.exists() else None
+    checkpoint = Run(folder).latest_checkpoint() if folder.exists() else None
     return int(checkpoint.counters["iteration"]) if checkpoint else 0
 
 

@@ -23,13 +23,13 @@ def no_fsync() -> None:
 
 
 def no_folder_fsync() -> None:
-    from kilolayer import durable
+    from kilolayer.system import durable
 
     durable.sync_folder = lambda folder: None
 
 
 def in_place() -> None:
-    from kilolayer import durable
+    from kilolayer.system import durable
 
     def replaced(path: Path, content: bytes) -> None:
         with path.open("wb") as file:
@@ -48,19 +48,19 @@ def generators_not_restored() -> None:
 
     from kilolayer.training import step
 
-    generator, keyed = np.random.default_rng(0), step.select
+    generator, keyed = np.random.default_rng(0), step.batch_spec
 
     def drawn(*args: Any) -> Any:
         n, *rest, positions, device = args
         return keyed(n, *rest, torch.from_numpy(generator.permutation(n)[: len(positions)]), device)
 
-    step.select = drawn
+    step.batch_spec = drawn
 
 
 def metrics_not_cut() -> None:
-    from kilolayer import durable
+    from kilolayer.system import durable
 
-    durable.cut = lambda path, length: None
+    durable.truncate_file = lambda path, length: None
 
 
 def seal_not_checked() -> None:
@@ -71,9 +71,9 @@ def seal_not_checked() -> None:
 
 def tensors_after_the_seal() -> None:
     """The seal is written first, so a state can be sealed whose tensors are not there."""
-    from kilolayer import durable
+    from kilolayer.system import durable
 
-    write, held = durable.write, dict[Path, bytes]()
+    write, held = durable.write_file, dict[Path, bytes]()
 
     def turned(path: Path, content: bytes) -> None:
         if path.parent.name == "checkpoints" and path.suffix == ".safetensors":
@@ -83,14 +83,14 @@ def tensors_after_the_seal() -> None:
         for each, what in list(held.items()):
             write(each, held.pop(each) and what)
 
-    durable.write = turned
+    durable.write_file = turned
 
 
 def signal_forgotten() -> None:
     """The handler does nothing: the run goes on to its end."""
-    from kilolayer.commands import stopping
+    from kilolayer.system import stopping
 
-    stopping.Stop.note = lambda self, number, frame: None
+    stopping.StopRequest.handle_signal = lambda self, number, frame: None
 
 
 def no_lock() -> None:
@@ -101,9 +101,9 @@ def no_lock() -> None:
 
 
 def not_checked_for_numbers() -> None:
-    from kilolayer.training.state import State
+    from kilolayer.training.train_state import TrainState
 
-    State.check_finite = State.check_loss = lambda self: None
+    TrainState.check_finite = TrainState.check_loss = lambda self: None
 
 
 # Harm at a step
@@ -111,9 +111,9 @@ def not_checked_for_numbers() -> None:
 
 def at_step(step: int, before: Callable[[Any], None], after: Callable[[Any], None]) -> None:
     """Calls `before` and `after` with the training around its step number `step`, counted from 1."""
-    from kilolayer.training.loop import Training
+    from kilolayer.training.trainer import Trainer
 
-    real = Training._step
+    real = Trainer._step
 
     def stepped(training: Any) -> None:
         due = training.iteration + 1 == step
@@ -123,7 +123,7 @@ def at_step(step: int, before: Callable[[Any], None], after: Callable[[Any], Non
         if due:
             after(training)
 
-    Training._step = stepped
+    Trainer._step = stepped
 
 
 def nothing(training: Any) -> None:

@@ -45,7 +45,7 @@ def wrong_with(ended: Ended, run: Run, what: str, step: int, every: str) -> str:
     before = what == "evaluation" or int(said[3]) <= step
     if not (named and before and step <= seen <= last):
         return ended.said
-    kept = run.latest()
+    kept = run.latest_checkpoint()
     if kept is not None and not all(bool(tensor.isfinite().all()) for tensor in kept.tensors.values()):
         return "a bad state is kept"
     if kept is not None and kept.counters["iteration"] >= step and what != "evaluation":

@@ -14,8 +14,8 @@ import torch
 from harness import Ended, Lab
 
 from kilolayer.runs import Run
-from kilolayer.runs.checkpoints import FORMAT, _sealed
-from kilolayer.runs.environment import differences
+from kilolayer.runs.checkpoints import FORMAT, _manifest_bytes
+from kilolayer.runs.start_environment import environment_differences
 
 FIXTURES = Path(__file__).with_name("fixtures")
 CLOCK = ("images_per_second", "seconds")
@@ -33,8 +33,8 @@ def resumed(lab: Lab, run: Path) -> Ended:
 def test_every_format_there_was_goes_on(number: int, lab: Lab, tmp_path: Path, count: Any) -> None:
     old, anew = Run(tmp_path / "old"), Run(tmp_path / "anew")
     copytree(FIXTURES / f"format-{number}", old.path)
-    made_here = not differences(old.environments(), _here(lab, old, anew))
-    assert old.latest() is not None
+    made_here = not environment_differences(old.environments(), _here(lab, old, anew))
+    assert old.latest_checkpoint() is not None
     assert resumed(lab, old.path).status == 0
     weights = [run.weights().model.state_dict() for run in (old, anew)]
     near = all(torch.allclose(weights[0][key], value, atol=1e-3) for key, value in weights[1].items())
@@ -64,7 +64,7 @@ def newer_seal(run: Path) -> None:
     seal = max((run / "checkpoints").glob("*.json"))
     says = json.loads(seal.read_text()) | {"format": FORMAT + 1}
     del says["seal"]
-    seal.write_bytes(_sealed(says))
+    seal.write_bytes(_manifest_bytes(says))
 
 
 def unknown_field(run: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not(
     lab: Lab, whole: Whole, tmp_path: Path, count: Any
 ) -> None:
     """A person who insists; and a batch system that sends its signal to every process of a job, and again."""
-    stopping = "import os, signal; from kilolayer.commands.stopping import stoppable\n"
+    stopping = "import os, signal; from kilolayer.system.stopping import stoppable\n"
     twice = "with stoppable() as stop:\n  for _ in '12': os.kill(os.getpid(), signal.{})\n  print(stop())"
     answers = [
         subprocess.run([sys.executable, "-c", stopping + twice.format(name)], capture_output=True, text=True)

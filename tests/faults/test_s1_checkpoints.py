@@ -113,7 +113,7 @@ def holds(number: int, run: Path, good: Files, oldest: str, warnings: list[str])
     content, whole = case(number, good)
     put(run / "checkpoints", content)
     warnings.clear()
-    found = Run(run).latest()
+    found = Run(run).latest_checkpoint()
     if len(warnings) != 2 - whole or not all("checkpoints/0" in said for said in warnings):
         return False
     return (found is None) if whole == 0 else found is not None and found.name == oldest
@@ -192,7 +192,9 @@ def test_the_harness_sees_seeded_faults(
     if fault == "no checksum":
         monkeypatch.setattr(checkpoints, "_sha256", lambda content: "")
     elif fault == "no seal of the seal":
-        monkeypatch.setattr(checkpoints, "_opened", lambda seal: json.loads(checkpoints._content(seal)))
+        monkeypatch.setattr(
+            checkpoints, "_read_manifest", lambda seal: json.loads(checkpoints._read_content(seal))
+        )
     else:
         monkeypatch.setattr(checkpoints, "_check_name", lambda seal, says: None)
     outcomes = []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kilolayer.errors import InputError
 from kilolayer.networks import build
-from kilolayer.weights import compare, fit, opcodes, read_state_dict
+from kilolayer.weights import load_weights, match_weights, pickle_scanner, read_state_dict
 from tiny_runs import network
 
 State = dict[str, Tensor]
@@ -209,7 +209,7 @@ def unfit() -> Iterator[tuple[str, bytes]]:
 def is_refused(path: Path) -> bool:
     """In one line that begins with the path, by an `InputError`; anything else is a fault of ours."""
     try:
-        fit(build(network()), read_state_dict(path))
+        load_weights(build(network()), read_state_dict(path))
     except InputError as error:
         text = str(error)
         return "\n" not in text and (
@@ -313,7 +313,7 @@ def test_prefixed_files_of_ours_match_whole(tmp_path: Path) -> None:
         path = gadgets.write(
             tmp_path / "w.pt", of({f"{prefix}{key}": value for key, value in good().items()})
         )
-        found = compare(build(network()), read_state_dict(path))
+        found = match_weights(build(network()), read_state_dict(path))
         assert str(found) == f"matched {len(good())} of {len(good())} tensors"
 
 
@@ -321,11 +321,11 @@ def test_prefixed_files_of_ours_match_whole(tmp_path: Path) -> None:
 def test_the_harness_sees_seeded_faults(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_refused(gadgets.write(tmp_path / "first", saved("zip")))
     if fault == "sizes unchecked":
-        monkeypatch.setattr(opcodes, "check", lambda *rest, **named: None)
-        monkeypatch.setattr("kilolayer.weights.reading._check_size", lambda path, state: None)
+        monkeypatch.setattr(pickle_scanner, "scan_pickle", lambda *rest, **named: None)
+        monkeypatch.setattr("kilolayer.weights.state_dicts._check_size", lambda path, state: None)
         assert not holds(lambda canary: of({"w": torch.zeros(1).expand(10**8)}), tmp_path / "a")
         return
-    monkeypatch.setattr(opcodes, "check", lambda *rest, **named: None)
+    monkeypatch.setattr(pickle_scanner, "scan_pickle", lambda *rest, **named: None)
     if fault == "weights_only off":
         real = torch.load
         monkeypatch.setattr(

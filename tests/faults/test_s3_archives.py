@@ -14,7 +14,8 @@ import pytest
 from hostile import peak, reset_peak, resident, status, tree, watched
 from small_cifar import archive, binary, member
 
-from kilolayer.data import Data, bundle, download, load
+from kilolayer.data import Data, load
+from kilolayer.data.sources import download
 from kilolayer.errors import InputError
 
 ROOM = 150_000_000
@@ -132,7 +133,7 @@ def by_download(path: Path, patch: pytest.MonkeyPatch) -> object:
     raw = path.read_bytes()
     patch.setitem(download.MD5, NAME, hashlib.md5(raw, usedforsecurity=False).hexdigest())
     patch.setattr(download, "_save", lambda url, archive: archive.write_bytes(raw))
-    return download.download("cifar10", path.parent / "home")
+    return download.download_archive("cifar10", path.parent / "home")
 
 
 ROUTES: tuple[Route, ...] = (by_load, by_check, by_download)
@@ -166,7 +167,7 @@ def holds(raw: bytes, route: Route, root: Path, patch: pytest.MonkeyPatch) -> bo
 @pytest.fixture
 def capped(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A smaller cap, so that bombs are quickly made; the cap's place is what is tested."""
-    monkeypatch.setattr(bundle, "MOST_BYTES", CAP)
+    monkeypatch.setattr(archive, "MOST_BYTES", CAP)
     return monkeypatch
 
 
@@ -195,7 +196,7 @@ def test_a_sound_archive_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_cap_as_it_is(tmp_path: Path) -> None:
-    assert 185_000_000 < bundle.MOST_BYTES <= 2**30
+    assert 185_000_000 < archive.MOST_BYTES <= 2**30
 
 
 @pytest.mark.parametrize("fault", ["extracted without a filter", "no cap"])
@@ -206,7 +207,7 @@ def test_the_harness_sees_seeded_faults(fault: str, tmp_path: Path, capped: pyte
             tar.extractall(path.parent / "home", filter="fully_trusted")  # noqa: S202 - the fault
 
     if fault == "no cap":
-        capped.setattr(bundle, "MOST_BYTES", 2**40)
+        capped.setattr(archive, "MOST_BYTES", 2**40)
         raw = archive([member("data_batch_1.bin", bytes(200_000_000)), *sound()])
         assert not holds(raw, by_load, tmp_path / "x", capped)
     else:

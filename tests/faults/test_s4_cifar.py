@@ -11,7 +11,8 @@ import pytest
 from hostile import refused, tree, watched
 from small_cifar import archive, binary, member, python
 
-from kilolayer.data import Data, cifar_python, load
+from kilolayer.data import Data, load
+from kilolayer.data.sources import cifar_pickle
 from kilolayer.errors import InputError
 
 MUTATIONS = 100
@@ -130,7 +131,7 @@ def test_the_harness_sees_a_seeded_fault(tmp_path: Path, monkeypatch: pytest.Mon
     def opened(raw: bytes, where: str) -> object:
         return pickle.loads(raw)  # noqa: S301 - the fault
 
-    monkeypatch.setattr(cifar_python, "_values", opened)
+    monkeypatch.setattr(cifar_pickle, "_values", opened)
     files = python() | {"data_batch_1": gadgets.calling(("posix", "system"), f"mkdir {tmp_path / 'ran'}")}
     place = put(tmp_path / "x", files, packed=False)
     with watched(), pytest.raises(AttributeError):  # what os.system returns is no dictionary

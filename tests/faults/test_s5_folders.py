@@ -19,7 +19,8 @@ import pytest
 from hostile import peak, reset_peak, resident, status, tree
 from PIL import Image
 
-from kilolayer.data import Data, load, pictures
+from kilolayer.data import Data, load
+from kilolayer.data.pictures import decoding
 
 CASES, ODD = 450, 50
 ROOM = 700_000_000
@@ -224,15 +225,15 @@ def test_odd_names_of_images_do_no_harm(
 @pytest.mark.parametrize("fault", ["truncated images let through", "no cap on pixels", "the test set unread"])
 def test_the_harness_sees_seeded_faults(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if fault == "no cap on pixels":
-        monkeypatch.setattr(pictures, "MOST_PIXELS", 10**12)
+        monkeypatch.setattr(decoding, "MOST_PIXELS", 10**12)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
         numbers = range(2, 60, len(FAULTS))
     elif fault == "truncated images let through":
         monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
         numbers = range(0, 300, len(FAULTS))
     else:
-        from kilolayer.data import labelled
+        from kilolayer.data.sources import picture_source
 
-        monkeypatch.setattr(labelled, "inspect", labelled.glance)
+        monkeypatch.setattr(picture_source, "inspect", picture_source.read_headers)
         numbers = range(3, 300, len(FAULTS))
     assert not all(holds(number, tmp_path / str(number)) for number in numbers if number % 9)

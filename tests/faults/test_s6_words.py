@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hostile import status, tree
 
-from kilolayer.cli import COMMANDS, flags
+from kilolayer.cli.command_line import COMMANDS, command_flags
 from tiny_runs import Poll, tiny, train
 
 FLAGS, FILES = 500, 500
@@ -96,9 +96,9 @@ def wrong_words(rng: random.Random) -> tuple[Words, str]:
     kind = rng.randrange(8)
     if kind == 0:
         command = rng.choice([name for name in COMMANDS if name not in ("demo", "lens")])
-        known = [flag for flag in flags(command) if len(flag) > 5]
+        known = [flag for flag in command_flags(command) if len(flag) > 5]
         flag = rng.choice(known or ["--help"])
-        while (wrong := "--" + typo(flag[2:], rng)) in (*flags(command), "--help"):
+        while (wrong := "--" + typo(flag[2:], rng)) in (*command_flags(command), "--help"):
             pass
         rest = ["--data", NOWHERE] if command == "train" else []
         return [command, wrong, "1", *rest], wrong.partition("=")[0].replace("_", "-")
@@ -285,7 +285,7 @@ def test_a_process_of_its_own_says_the_same(number: int, tmp_path: Path) -> None
 
 
 def test_the_harness_sees_seeded_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kilolayer import cli
+    from kilolayer.cli import command_line
 
-    monkeypatch.setattr(cli, "check_words", lambda argv: None)
+    monkeypatch.setattr(command_line, "check_words", lambda argv: None)
     assert not all(flag_holds(number, tmp_path) for number in range(60))

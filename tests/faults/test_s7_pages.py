@@ -16,16 +16,15 @@ import pytest
 import torch
 from hostile import status
 
-from kilolayer.analysis.chart import Chart, Series
-from kilolayer.commands import evaluation_page
-from kilolayer.commands.measurement import Measurement
-from kilolayer.commands.sample import Sample
+from kilolayer.chart import Chart, Series
 from kilolayer.data import Images
-from kilolayer.report import lab, plots, svg, tables
+from kilolayer.data.evaluation_sample import EvaluationSample
+from kilolayer.report import evaluation_page, lab, plots, svg_markup, table_formats
 from kilolayer.report import page as pages
-from kilolayer.report.confusion_map import confusion_map
-from kilolayer.report.content import Figure, Gallery, Listing, Matrix, Page, Picture, Section, Table
+from kilolayer.report.confusion_svg import confusion_map
 from kilolayer.report.curves import Curve
+from kilolayer.report.document import Figure, Gallery, Listing, Matrix, Page, Picture, Section, Table
+from kilolayer.runs.evaluation_result import EvaluationResult
 from kilolayer.training import Evaluation
 from tiny_runs import tiny, train
 
@@ -109,7 +108,7 @@ def drawing(label: str) -> str:
     curve = Curve.from_metrics(
         label, [{"iteration": i, "train_loss": 1.0 / i, "test_error": 9.0 / i} for i in (1, 2, 3)]
     )
-    return plots.training([curve], label)
+    return plots.training_curves([curve], label)
 
 
 FIELDS: dict[str, Callable[[str], Page]] = {
@@ -141,10 +140,14 @@ FIELDS: dict[str, Callable[[str], Page]] = {
 def evaluated(text: str) -> Page:
     """The page of an evaluation with the text in every place that a stranger fills."""
     labels, answers = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0])
-    sample = Sample(text, "all", Images(torch.zeros(3, 1, 2, 2).byte(), labels), lambda i: text, (text,))
+    sample = EvaluationSample(
+        text, "all", Images(torch.zeros(3, 1, 2, 2).byte(), labels), lambda i: text, (text,)
+    )
     evaluation = Evaluation(3, 0.5, 100 / 3, 0.0, (1, 2), ((1, 0), (1, 1)))
     probability = torch.full((3,), 0.9).double()
-    return evaluation_page.page(Measurement(sample, (text, "b"), evaluation, answers, probability), text)
+    return evaluation_page.build_evaluation_page(
+        EvaluationResult(sample, (text, "b"), evaluation, answers, probability), text
+    )
 
 
 def of(item: Any) -> Page:
@@ -169,14 +172,14 @@ CHART = Chart("name", "title", "x_l", "x", "y", (Series("a", (1.0, 2.0), (1.0, 2
 
 
 def charted(**changes: str) -> str:
-    return lab.render([(None, Shown("n", replace(CHART, **changes)))])
+    return lab.render_lab([(None, Shown("n", replace(CHART, **changes)))])
 
 
 LAB: dict[str, Callable[[str], str]] = {
-    "a network": lambda text: lab.render([(None, Shown(text, CHART))]),
-    "a page's title": lambda text: lab.render([(None, Shown("n", CHART))], text),
-    "where it comes from": lambda text: lab.render([(None, Shown("n", CHART))], "t", ((text, text),)),
-    "a series": lambda text: lab.render(
+    "a network": lambda text: lab.render_lab([(None, Shown(text, CHART))]),
+    "a page's title": lambda text: lab.render_lab([(None, Shown("n", CHART))], text),
+    "where it comes from": lambda text: lab.render_lab([(None, Shown("n", CHART))], "t", ((text, text),)),
+    "a series": lambda text: lab.render_lab(
         [(None, Shown("n", replace(CHART, series=(replace(CHART.series[0], name=text),))))]
     ),
     **{
@@ -189,7 +192,7 @@ LAB: dict[str, Callable[[str], str]] = {
 def cases() -> Iterator[tuple[str, Callable[[str], str], str]]:
     for text in STRINGS:
         for field, made in FIELDS.items():
-            yield field, lambda text, made=made: pages.render(made(text)), text
+            yield field, lambda text, made=made: pages.render_page(made(text)), text
         for field, written in LAB.items():
             yield field, written, text
 
@@ -201,7 +204,7 @@ def holds(field: str, written: Callable[[str], str], text: str) -> bool:
 @cache
 def usual(field: str) -> str:
     """The page with plain words in that field."""
-    return LAB[field]("plain_words") if field in LAB else pages.render(FIELDS[field]("plain_words"))
+    return LAB[field]("plain_words") if field in LAB else pages.render_page(FIELDS[field]("plain_words"))
 
 
 def test_every_field_of_every_page(
@@ -264,9 +267,11 @@ def test_tables_for_other_programs(
     due, held = chosen(STRINGS), 0
     for text in due:
         table = Table("caption", ("a", "b"), ((text, "1"), ("2", text)))
-        formula = re.search(r'(^|,)"?[=@]', tables.comma_separated(table), re.MULTILINE)
-        command = re.search(r"\\(input|frac)", tables.latex(table))
-        live = re.search(r"<(script|img|svg|iframe|base|link|meta|style|form|a |use)", tables.markdown(table))
+        formula = re.search(r'(^|,)"?[=@]', table_formats.comma_separated(table), re.MULTILINE)
+        command = re.search(r"\\(input|frac)", table_formats.latex(table))
+        live = re.search(
+            r"<(script|img|svg|iframe|base|link|meta|style|form|a |use)", table_formats.markdown(table)
+        )
         held += not (formula or command or live)
     count("S7", tried=len(due), held=held, note="CSV, LaTeX, Markdown")
 
@@ -283,7 +288,7 @@ def test_no_script_of_ours_makes_markup_of_text() -> None:
 
 @pytest.mark.parametrize("fault", ["not escaped", "json without care", "any drawing"])
 def test_the_harness_sees_seeded_faults(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = pages.environment
+    real = pages.template_environment
 
     def careless() -> Any:
         made = real()
@@ -291,12 +296,12 @@ def test_the_harness_sees_seeded_faults(fault: str, monkeypatch: pytest.MonkeyPa
         return made
 
     if fault == "any drawing":
-        monkeypatch.setattr(svg, "checked", lambda drawn: drawn)
+        monkeypatch.setattr(svg_markup, "validate_svg", lambda drawn: drawn)
         made = of(Figure("x", "<svg><script>alert(1)</script></svg>", "x"))
-        assert not harmless(pages.render(made), pages.render(of(Figure("x", drawing("x"), "x"))))
+        assert not harmless(pages.render_page(made), pages.render_page(of(Figure("x", drawing("x"), "x"))))
         return
     if fault == "not escaped":
-        monkeypatch.setattr(pages, "environment", careless)
+        monkeypatch.setattr(pages, "template_environment", careless)
     else:
 
         def plain_json() -> Any:

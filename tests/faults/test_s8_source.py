@@ -23,7 +23,7 @@ UNPICKLING = {
     "marshal",
     "jsonpickle",
 }
-LISTING_ONLY = {"data/cifar_python.py", "weights/opcodes.py"}
+LISTING_ONLY = {"data/sources/cifar_pickle.py", "weights/pickle_scanner.py"}
 """They list a pickle's opcodes with `pickletools`, which builds and calls nothing."""
 NEVER = {
     "os.system", "os.popen", "os.execv", "os.execl", "os.execvp", "os.spawnl", "pty.spawn", "tempfile.mktemp",

@@ -13,7 +13,7 @@ import pytest
 from terminal import KILOLAYER, Shown, on_terminal
 
 from conftest import QUICK
-from kilolayer.cli import COMMANDS
+from kilolayer.cli.command_line import COMMANDS
 
 LINES = {
     "demo": "demo --depths 8 --iterations 2 --out demo-WIDTH",

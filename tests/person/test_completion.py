@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from kilolayer.cli import COMMANDS
-from kilolayer.commands.catalogue import options_of
-from kilolayer.commands.completing import FILES, FOLDERS, words_at
-from kilolayer.commands.completion import SCRIPTS
+from kilolayer.cli.command_line import COMMANDS
+from kilolayer.cli.command_table import options_of
+from kilolayer.cli.completion import SCRIPTS
+from kilolayer.cli.completion_words import FILES, FOLDERS, completions_at
 
 CASES = {
     "": COMMANDS,
@@ -38,26 +38,26 @@ CASES = {
 
 @pytest.mark.parametrize("line", CASES)
 def test_words(line: str) -> None:
-    found = list(words_at(line.split(" ")))
+    found = list(completions_at(line.split(" ")))
     assert set(CASES[line]) <= set(found)
     prefix = line.rpartition(" ")[2]
     assert all(word.startswith(prefix) for word in found if word not in (FILES, FOLDERS))
 
 
 def test_paths_are_the_shell_s() -> None:
-    assert FILES in words_at(["evaluate", "ru"])
-    assert FILES in words_at(["predict", "runs/tiny", "dig"])
-    assert FILES in words_at(["audit", "ne"])
-    assert FOLDERS in words_at(["report", ""])
-    assert FOLDERS in words_at(["train", "--resume", ""])
-    assert list(words_at(["train", "--seed", ""])) == []
+    assert FILES in completions_at(["evaluate", "ru"])
+    assert FILES in completions_at(["predict", "runs/tiny", "dig"])
+    assert FILES in completions_at(["audit", "ne"])
+    assert FOLDERS in completions_at(["report", ""])
+    assert FOLDERS in completions_at(["train", "--resume", ""])
+    assert list(completions_at(["train", "--seed", ""])) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_word_of_a_description_is_offered(command: str) -> None:
     """What stands behind a command is one of its options, or a name or path that it takes."""
     flags = {flag for option in options_of(command) for flag in option.flags}
-    assert set(words_at([command, "-"])) == {*flags, "--help"}
+    assert set(completions_at([command, "-"])) == {*flags, "--help"}
 
 
 def in_shell(shell: str, line: str, folder: Path, typed: str = "") -> list[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.cli import COMMANDS, flags, parse
-from kilolayer.commands.catalogue import FIRST, GROUPS, examples_of, options_of
-from kilolayer.commands.help_text import example_words
+from kilolayer.cli.command_line import COMMANDS, command_flags, parse
+from kilolayer.cli.command_table import GROUPS, MOST_USED, examples_of, options_of
+from kilolayer.cli.help_text import example_words
 
 EXAMPLES = [(command, line) for command in COMMANDS for _, line in examples_of(command)]
 
@@ -24,7 +24,7 @@ def helped(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[str]:
-    for module in ("terminal", "commands.help_text"):
+    for module in ("system.terminal", "cli.help_text"):
         monkeypatch.setattr(f"kilolayer.{module}.size_of", lambda stream: width and (width, 25))
     assert main([*([command] if command else []), "--help"]) == 0
     return capsys.readouterr().out.splitlines()
@@ -60,9 +60,9 @@ def test_help_says_all_options_and_nothing_of_the_source(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "\n".join(helped(command, None, capsys, monkeypatch))
-    assert all(flag in text for flag in flags(command))
+    assert all(flag in text for flag in command_flags(command))
     assert not re.search(r"noqa|RUF\d|fmt:|None|type: ignore|<class", text)
-    assert all(option.text for option in options_of(command)), "an option says nothing of itself"
+    assert all(option.help for option in options_of(command)), "an option says nothing of itself"
 
 
 def test_commands_stand_in_groups(
@@ -76,7 +76,7 @@ def test_commands_stand_in_groups(
 def test_the_options_that_matter_come_first(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for command, first in FIRST.items():
+    for command, first in MOST_USED.items():
         said = helped(command, None, capsys, monkeypatch)
         shown = [match[1] for line in said if (match := re.match(r"  (--[\w-]+)", line))]
         assert shown[: len(first.split())] == first.split()

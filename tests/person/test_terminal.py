@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import kilolayer
-from kilolayer.report.content import Table
-from kilolayer.terminal import BAR, continued, fitted, line_that_fits, printable, say
+from kilolayer.report.document import Table
+from kilolayer.system.terminal import BAR, fit_progress_line, fit_table, print_text, printable, wrap_command
 
 SOURCE = Path(kilolayer.__file__).parent
 TABLE = Table(
@@ -31,7 +31,7 @@ TABLE = Table(
 def printed(table: Table, width: int, **choices: object) -> str:
     console = Console(file=io.StringIO(), width=max(width, 1000), color_system=None)
     with console.capture() as captured:
-        for part in fitted(table, width, **choices):  # type: ignore[arg-type]
+        for part in fit_table(table, width, **choices):  # type: ignore[arg-type]
             console.print(part)
     return captured.get()
 
@@ -63,7 +63,7 @@ def test_the_line_that_fills_never_wraps(width: int, texts: list[str]) -> None:
     first, *others = [text.strip() or "x" for text in texts]
     console = Console(file=io.StringIO(), width=1000, color_system=None)
     with console.capture() as captured:
-        console.print(line_that_fits([first[:9], *others, BAR], 0.3, width))
+        console.print(fit_progress_line([first[:9], *others, BAR], 0.3, width))
     line = captured.get().rstrip("\n")
     assert "\n" not in line
     assert len(line.rstrip()) <= max(width - 3, len(first[:9]))
@@ -72,7 +72,7 @@ def test_the_line_that_fills_never_wraps(width: int, texts: list[str]) -> None:
 @given(st.lists(st.text("ab cd'", min_size=1, max_size=12), min_size=1, max_size=9), st.integers(20, 80))
 def test_a_command_goes_on_as_a_shell_s_line(words: list[str], width: int) -> None:
     command = shlex.join(["kilolayer", *words])
-    lines = continued("  ", command, width)
+    lines = wrap_command("  ", command, width)
     assert all(line.endswith(" \\") for line in lines[:-1])
     assert shlex.split("\n".join(lines).replace("\\\n", "")) == ["kilolayer", *words]
 
@@ -80,8 +80,8 @@ def test_a_command_goes_on_as_a_shell_s_line(words: list[str], width: int) -> No
 def test_sentences_break_between_words_and_keep_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kilolayer.terminal.size_of", lambda stream: (30, 25))
-    say("test error of all networks is 12.34 %, 252,887,680 multiply-adds")
+    monkeypatch.setattr("kilolayer.system.terminal.terminal_size", lambda stream: (30, 25))
+    print_text("test error of all networks is 12.34 %, 252,887,680 multiply-adds")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 30
     assert "12.34 %," in lines[1]
@@ -89,7 +89,7 @@ def test_sentences_break_between_words_and_keep_figures(
 
 
 def test_in_a_pipe_nothing_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
-    say("word " * 500)
+    print_text("word " * 500)
     assert capsys.readouterr().out.count("\n") == 1
 
 

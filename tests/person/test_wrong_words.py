@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.commands.catalogue import COMMANDS, options_of
-from kilolayer.errors import nearest
+from kilolayer.cli.command_table import COMMANDS, options_of
+from kilolayer.errors import suggest
 
 CHOICES = [
     (command, option.flags[0], option.choices)
@@ -81,5 +81,5 @@ def test_a_run_s_folder_is_shown_as_its_network(folder: Path, capsys: pytest.Cap
 
 
 def test_what_begins_alike_is_nearest() -> None:
-    assert nearest("full", ("original", "full_preactivation")).startswith("nearest: full_preactivation")
-    assert nearest("zzz", ("a", "b")) == "allowed: a, b"
+    assert suggest("full", ("original", "full_preactivation")).startswith("nearest: full_preactivation")
+    assert suggest("zzz", ("a", "b")) == "allowed: a, b"

@@ -9,15 +9,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kilolayer.audit.content import Audit, Content, Finding, FoundStage, Nearest
-from kilolayer.lazy import lazily
+from kilolayer.audit.audit_report import (
+    AuditFinding,
+    AuditReport,
+    NearestNetwork,
+    NetworkContent,
+    StageContent,
+)
+from kilolayer.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from kilolayer.audit.auditing import audit_model
-    from kilolayer.audit.state import audit_state
+    from kilolayer.audit.model_audit import audit_model
+    from kilolayer.audit.state_audit import audit_state
 
-_WITH_TORCH = {"audit_model": "auditing", "audit_state": "state"}
+_WITH_TORCH = {
+    "audit_model": "model_audit",
+    "audit_state": "state_audit",
+}
 
-__getattr__, __dir__ = lazily(__name__, _WITH_TORCH)
+__getattr__, __dir__ = lazy_attributes(__name__, _WITH_TORCH)
 
-__all__ = ["Audit", "Content", "Finding", "FoundStage", "Nearest", "audit_model", "audit_state"]
+__all__ = [
+    "AuditFinding",
+    "AuditReport",
+    "NearestNetwork",
+    "NetworkContent",
+    "StageContent",
+    "audit_model",
+    "audit_state",
+]

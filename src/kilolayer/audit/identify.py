@@ -7,20 +7,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
-from kilolayer.audit.branches import Core, branch_and_widths, core
-from kilolayer.audit.forms import Form, Part, described, pattern, without_biases
-from kilolayer.audit.steps import Linear
+from kilolayer.audit.branch_shape import BranchShape, branch_and_widths, read_branch_shape
+from kilolayer.audit.canonical import (
+    CanonicalNetwork,
+    CanonicalUnit,
+    canonical_description,
+    layer_pattern,
+    without_biases,
+)
+from kilolayer.audit.layer_reader import LinearLayer
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network, Stage, Stem
 from kilolayer.units import ops as op
 from kilolayer.units.arrangement import ARRANGEMENTS, ORIGINAL, Arrangement, Layers
 from kilolayer.units.branch import Branch
 from kilolayer.units.shortcut import (
+    Downsample,
     Dropout,
     ExclusiveGate,
     Identity,
     Projection,
-    Resize,
     Scaled,
     Shortcut,
     ShortcutGate,
@@ -30,14 +36,14 @@ from kilolayer.units.shortcut import (
 from kilolayer.units.unit import Unit
 
 # Where two arrangements are the same function, as in a plain net, the first is named.
-PREFERENCE = (
+ARRANGEMENT_PREFERENCE = (
     "original", "full_preactivation", "bn_after_addition", "relu_before_addition", "relu_only_preactivation",
 )  # fmt: skip
-LETTERS: dict[str, Layers] = {"B": ("BN",), "R": ("ReLU",)}
+LAYERS_BY_LETTER: dict[str, Layers] = {"B": ("BN",), "R": ("ReLU",)}
 
 
 @dataclass(frozen=True)
-class Fit:
+class DescriptionFit:
     """The nearest description. `exact`: it is the same function but for biases; `form` is its form.
 
     `arrangement`: its name, or None where it is none of the five. `equals`: other arrangements that
@@ -45,43 +51,43 @@ class Fit:
     """
 
     network: Network
-    form: Form
+    canonical: CanonicalNetwork
     arrangement: str | None
-    equals: tuple[str, ...]
+    equivalents: tuple[str, ...]
     exact: bool
 
 
 @dataclass(frozen=True)
-class Cores:
+class BranchShapes:
     """The units' convolutions and where a stage begins."""
 
-    all: tuple[Core, ...]
-    starts: tuple[int, ...]
+    units: tuple[BranchShape, ...]
+    stage_starts: tuple[int, ...]
 
     @property
-    def first_of_stages(self) -> list[Core]:
-        return [self.all[i] for i in self.starts]
+    def first_of_stages(self) -> list[BranchShape]:
+        return [self.units[i] for i in self.stage_starts]
 
     @property
     def counts(self) -> list[int]:
-        return [b - a for a, b in pairwise((*self.starts, len(self.all)))]
+        return [b - a for a, b in pairwise((*self.stage_starts, len(self.units)))]
 
 
-def cores_of(form: Form) -> Cores | None:
+def read_branch_shapes(canonical: CanonicalNetwork) -> BranchShapes | None:
     """None where a unit has no convolution."""
-    cores = [core(part) for part in form.parts]
+    cores = [read_branch_shape(part) for part in canonical.units]
     known = [each for each in cores if each]
     if not known or len(known) != len(cores):
         return None
     starts = [i for i, each in enumerate(known) if i == 0 or each.stride != 1 or each.out != known[i - 1].out]
-    return Cores(tuple(known), tuple(starts))
+    return BranchShapes(tuple(known), tuple(starts))
 
 
-def fit(form: Form, gate_bias: float = 0.0) -> Fit | None:
+def fit_description(canonical: CanonicalNetwork, gate_bias: float = 0.0) -> DescriptionFit | None:
     """The description nearest to `form`; None where F is none of the papers'."""
-    form = without_biases(form)
-    cores = cores_of(form)
-    stem = _stem(form)
+    canonical = without_biases(canonical)
+    cores = read_branch_shapes(canonical)
+    stem = _stem(canonical)
     if cores is None or stem is None:
         return None
     made = branch_and_widths(cores.first_of_stages, stem.channels)
@@ -92,54 +98,58 @@ def fit(form: Form, gate_bias: float = 0.0) -> Fit | None:
         Stage(count, width, first.stride)
         for count, width, first in zip(cores.counts, widths, cores.first_of_stages, strict=True)
     )
-    linear = next((step for step in form.end if isinstance(step, Linear)), None)
-    channels = next(step for step in form.parts[0].edge if isinstance(step, op.Conv)).in_channels
-    unit = Unit(branch, resize=Projection())
+    linear = next((step for step in canonical.tail if isinstance(step, LinearLayer)), None)
+    channels = next(step for step in canonical.units[0].edge if isinstance(step, op.Conv)).in_channels
+    unit = Unit(branch, downsample=Projection())
     classes = linear.out_features if linear else 1
     try:
         base = Network(stem, stages, unit, classes, channels, image_size=1024)
     except InputError:
         return None
-    return _best(form, base, branch, _shortcut(form, cores, gate_bias), _resizes(form, cores))
+    return _best(canonical, base, branch, _shortcut(canonical, cores, gate_bias), _resizes(canonical, cores))
 
 
-def _best(form: Form, base: Network, branch: Branch, h: Shortcut, resizes: tuple[Resize, ...]) -> Fit | None:
-    tried = list(_tried(form, base, branch, h, resizes))
+def _best(
+    canonical: CanonicalNetwork, base: Network, branch: Branch, h: Shortcut, resizes: tuple[Downsample, ...]
+) -> DescriptionFit | None:
+    tried = list(_candidates(canonical, base, branch, h, resizes))
     if not tried:
         return None
-    scores = [_score(form, candidate.form) for candidate in tried]
+    scores = [_score(canonical, candidate.canonical) for candidate in tried]
     best = tried[scores.index(max(scores))]
     same = [each.arrangement for each in tried if each.exact and each.arrangement != best.arrangement]
-    return replace(best, equals=tuple(dict.fromkeys(name for name in same if name)))
+    return replace(best, equivalents=tuple(dict.fromkeys(name for name in same if name)))
 
 
-def _tried(
-    form: Form, base: Network, branch: Branch, h: Shortcut, resizes: tuple[Resize, ...]
-) -> Iterator[Fit]:
-    arrangements: dict[str | None, Arrangement] = {name: ARRANGEMENTS[name] for name in PREFERENCE}
-    own = _own_arrangement(form)
+def _candidates(
+    canonical: CanonicalNetwork, base: Network, branch: Branch, h: Shortcut, resizes: tuple[Downsample, ...]
+) -> Iterator[DescriptionFit]:
+    arrangements: dict[str | None, Arrangement] = {
+        name: ARRANGEMENTS[name] for name in ARRANGEMENT_PREFERENCE
+    }
+    own = _observed_arrangement(canonical)
     if own not in ARRANGEMENTS.values():
         arrangements[None] = own
-    for (name, arrangement), resize, each in product(arrangements.items(), resizes, _at_change(h)):
+    for (name, arrangement), resize, each in product(arrangements.items(), resizes, _change_variants(h)):
         try:
             network = replace(base, unit=Unit(branch, each, arrangement, resize))
-            made = described(network)
+            made = canonical_description(network)
         except InputError:
             continue
-        yield Fit(network, made, name, (), made == form)
+        yield DescriptionFit(network, made, name, (), made == canonical)
 
 
-def _score(form: Form, candidate: Form) -> tuple[int, int]:
+def _score(canonical: CanonicalNetwork, candidate: CanonicalNetwork) -> tuple[int, int]:
     """How many units have the candidate's activations, then how many are the same altogether."""
-    pairs = list(zip(form.parts, candidate.parts, strict=True))
+    pairs = list(zip(canonical.units, candidate.units, strict=True))
     # The edge behind the last addition is checked for itself: where it is missing, it is a fault.
-    alike = sum(pattern(a.F) == pattern(b.F) for a, b in pairs)
-    edges = sum(pattern(a.edge) == pattern(b.edge) for a, b in pairs)
-    return alike + edges, sum(a == b for a, b in pairs) + (form.end == candidate.end)
+    alike = sum(layer_pattern(a.F) == layer_pattern(b.F) for a, b in pairs)
+    edges = sum(layer_pattern(a.edge) == layer_pattern(b.edge) for a, b in pairs)
+    return alike + edges, sum(a == b for a, b in pairs) + (canonical.tail == candidate.tail)
 
 
-def _stem(form: Form) -> Stem | None:
-    edge = form.parts[0].edge
+def _stem(canonical: CanonicalNetwork) -> Stem | None:
+    edge = canonical.units[0].edge
     convs = [step for step in edge if isinstance(step, op.Conv)]
     if not convs:
         return None
@@ -147,61 +157,65 @@ def _stem(form: Form) -> Stem | None:
     return Stem(convs[-1].out_channels, convs[0].kernel | 1, convs[0].stride, pool=pooled)
 
 
-def _shortcut(form: Form, cores: Cores, gate_bias: float) -> Shortcut:
+def _shortcut(canonical: CanonicalNetwork, shapes: BranchShapes, gate_bias: float) -> Shortcut:
     """h where a unit keeps its shape; with units that all change it, what can be told from those."""
-    pairs = list(zip(form.parts, cores.all, strict=True))
-    kept = [part for part, each in pairs if not each.changes]
-    part = Counter(kept or form.parts).most_common(1)[0][0]
+    pairs = list(zip(canonical.units, shapes.units, strict=True))
+    kept = [part for part, each in pairs if not each.changes_shape]
+    part = Counter(kept or canonical.units).most_common(1)[0][0]
     if part.g:
         normalised = any(isinstance(step, op.BatchNorm) for step in part.g)
         gate = ExclusiveGate if part.gates_branch else ShortcutGate
         return gate(gate_bias, batch_norm=normalised)
-    if part.h == (op.Zero(),):
+    if part.h == (op.ZeroOp(),):
         return Zero()
     scale, branch = (_factor(steps) for steps in (part.h, part.F))
     if (scale, branch) != (1.0, 1.0):
         return Scaled(scale, branch)
-    dropped = [step.p for step in part.h if isinstance(step, op.Dropout)]
+    dropped = [step.p for step in part.h if isinstance(step, op.DropoutOp)]
     if dropped:
         return Dropout(dropped[0])
     return Projection() if kept and any(isinstance(step, op.Conv) for step in part.h) else Identity()
 
 
-def _factor(steps: tuple[object, ...]) -> float:
-    return next((step.factor for step in steps if isinstance(step, op.Scale)), 1.0)
+def _factor(layers: tuple[object, ...]) -> float:
+    return next((step.factor for step in layers if isinstance(step, op.ScaleOp)), 1.0)
 
 
-def _at_change(h: Shortcut) -> Iterator[Shortcut]:
+def _change_variants(h: Shortcut) -> Iterator[Shortcut]:
     yield h
     if isinstance(h, (Scaled, ExclusiveGate, Dropout)):
-        yield replace(h, at_change="skip")
+        yield replace(h, at_downsample="skip")
 
 
-def _resizes(form: Form, cores: Cores) -> tuple[Resize, ...]:
+def _resizes(canonical: CanonicalNetwork, shapes: BranchShapes) -> tuple[Downsample, ...]:
     """What the shape-changing shortcuts can be: projections, or zero-padding that reads either tensor."""
-    changing = [part.h for part, each in zip(form.parts, cores.all, strict=True) if each.changes]
+    changing = [
+        part.h for part, each in zip(canonical.units, shapes.units, strict=True) if each.changes_shape
+    ]
     projected = sum(any(isinstance(step, op.Conv) for step in h) for h in changing)
     if changing and 2 * projected > len(changing):
         return (Projection(),)
     return ZeroPad(), ZeroPad("preactivated")
 
 
-def _own_arrangement(form: Form) -> Arrangement:
+def _observed_arrangement(canonical: CanonicalNetwork) -> Arrangement:
     """The activations of the most usual unit, where they are none of the paper's."""
-    middle = [part for part in form.parts[1:] if _letters(part)] or list(form.parts)
+    middle = [part for part in canonical.units[1:] if _letters(part)] or list(canonical.units)
     part = Counter(middle).most_common(1)[0][0]
     letters = _letters(part)
     if not letters:
         return ORIGINAL
     before, *rest = letters.split("C")
     between = rest[0] if len(rest) > 1 else ""
-    return Arrangement(_layers(before), _layers(between), _layers(rest[-1]), _layers(pattern(part.edge)))
+    return Arrangement(
+        _layers(before), _layers(between), _layers(rest[-1]), _layers(layer_pattern(part.edge))
+    )
 
 
-def _letters(part: Part) -> str:
-    letters = pattern(part.F)
+def _letters(unit: CanonicalUnit) -> str:
+    letters = layer_pattern(unit.F)
     return letters if "C" in letters else ""
 
 
 def _layers(letters: str) -> Layers:
-    return tuple(layer for letter in letters for layer in LETTERS.get(letter, ()))
+    return tuple(layer for letter in letters for layer in LAYERS_BY_LETTER.get(letter, ()))

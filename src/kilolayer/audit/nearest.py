@@ -24,7 +24,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class NearestCandidate:
     """One of ours, with the difference from what was found."""
 
     name: str
@@ -37,10 +37,10 @@ class Candidate:
         return sum(each.weight for each in self.differences)
 
 
-def nearest(network: Network) -> Candidate:
+def find_nearest(network: Network) -> NearestCandidate:
     """The nearest named network, or one of the same depth whose name is made by rule."""
     network = replace(network, unit=replace(network.unit, branch=by_first_stage(network)))
-    names = [name for name in _names(network) if _described(name, "", "")]
+    names = [name for name in _candidate_names(network) if _describe_or_none(name, "", "")]
     return min((_candidate(name, network) for name in names), key=lambda each: each.distance)
 
 
@@ -59,7 +59,7 @@ def single_path(branch: Branch) -> Branch:
     return branch
 
 
-def _names(network: Network) -> Iterator[str]:
+def _candidate_names(network: Network) -> Iterator[str]:
     depth = network.depth
     for kind in ("", "preact_"):
         for suffix in ("", "_a", "_b", "_c", "_onelayer", "_bottleneck", "_basic"):
@@ -75,35 +75,37 @@ def _names(network: Network) -> Iterator[str]:
 
 
 @cache
-def _described(name: str, stride_on: str, reads: str) -> Network | None:
+def _describe_or_none(name: str, stride_on: str, reads: str) -> Network | None:
     try:
         network = describe(name)
         branch: dict[str, Any] = {"stride_on": stride_on} if stride_on else {}
-        unit = {"resize": ZeroPad(reads)} if reads else {}  # type: ignore[arg-type]
+        unit = {"downsample": ZeroPad(reads)} if reads else {}  # type: ignore[arg-type]
         return describe(name, branch=branch, unit=unit) if branch or unit else network
     except InputError:
         return None
 
 
-def _candidate(name: str, network: Network) -> Candidate:
+def _candidate(name: str, network: Network) -> NearestCandidate:
     """The network of that name, with those choices that the papers leave open made as they were found."""
-    ours = _described(name, "", "")
+    ours = _describe_or_none(name, "", "")
     assert ours is not None  # noqa: S101 - `nearest` asked
     stride_on = getattr(network.unit.branch, "stride_on", "")
     stride_on = "" if stride_on == getattr(ours.unit.branch, "stride_on", "") else stride_on
-    padded = isinstance(network.unit.resize, ZeroPad) and isinstance(ours.unit.resize, ZeroPad)
-    reads = network.unit.resize.reads if padded and network.unit.resize != ours.unit.resize else ""
-    made = _described(name, stride_on, reads)
+    padded = isinstance(network.unit.downsample, ZeroPad) and isinstance(ours.unit.downsample, ZeroPad)
+    reads = (
+        network.unit.downsample.reads if padded and network.unit.downsample != ours.unit.downsample else ""
+    )
+    made = _describe_or_none(name, stride_on, reads)
     choices = {"branch": {"stride_on": stride_on}} if stride_on else {}
-    choices |= {"unit": {"resize": f"ZeroPad({reads!r})"}} if reads else {}
+    choices |= {"unit": {"downsample": f"ZeroPad({reads!r})"}} if reads else {}
     if made is None:
-        return Candidate(name, {}, ours, tuple(differences(network, ours)))
-    return Candidate(name, choices, made, tuple(differences(network, made)))
+        return NearestCandidate(name, {}, ours, tuple(network_differences(network, ours)))
+    return NearestCandidate(name, choices, made, tuple(network_differences(network, made)))
 
 
-def differences(found: Network, ours: Network) -> Iterator[Difference]:
+def network_differences(network: Network, ours: Network) -> Iterator[Difference]:
     """In which respects a network differs from one of ours, heaviest first."""
-    a, b = found, ours
+    a, b = network, ours
     if len(a.stages) != len(b.stages):
         yield Difference(8, f"{len(a.stages)} stages, not {len(b.stages)}")
     if type(a.unit.branch) is not type(b.unit.branch):
@@ -117,13 +119,15 @@ def differences(found: Network, ours: Network) -> Iterator[Difference]:
     units = [[stage.units for stage in each.stages] for each in (a, b)]
     if units[0] != units[1]:
         apart = abs(a.depth - b.depth) / max(a.depth, b.depth)
-        yield Difference(2 + 2 * apart, f"{_listed(units[0])} units a stage, not {_listed(units[1])}")
+        yield Difference(
+            2 + 2 * apart, f"{_comma_separated(units[0])} units a stage, not {_comma_separated(units[1])}"
+        )
     widths = [[stage.width for stage in each.stages] for each in (a, b)]
     if widths[0] != widths[1]:
-        yield Difference(2, f"widths {_listed(widths[0])}, not {_listed(widths[1])}")
+        yield Difference(2, f"widths {_comma_separated(widths[0])}, not {_comma_separated(widths[1])}")
     if not same_shortcut(a.unit.h, b.unit.h):
         yield Difference(2, f"shortcut {a.unit.h}, not {b.unit.h}")
-    if option(a) != option(b):
+    if shortcut_option(a) != shortcut_option(b):
         yield Difference(1, f"{option_words(a)}, not {option_words(b)}")
     if a.stem != b.stem:
         yield Difference(1.5, f"stem {stem_words(a)}, not {stem_words(b)}")
@@ -139,17 +143,17 @@ def same_shortcut(a: Shortcut, b: Shortcut) -> bool:
     return replace(a, **blank) == replace(b, **blank) if hasattr(a, "bias") and type(a) is type(b) else a == b
 
 
-def option(network: Network) -> str | None:
+def shortcut_option(network: Network) -> str | None:
     """The paper's letter for the shortcuts that change the shape; None in a plain net."""
     if isinstance(network.unit.h, Zero):
         return None
     if isinstance(network.unit.h, Projection):
         return "C"
-    return "B" if isinstance(network.unit.resize, Projection) else "A"
+    return "B" if isinstance(network.unit.downsample, Projection) else "A"
 
 
 def option_words(network: Network) -> str:
-    letter = option(network)
+    letter = shortcut_option(network)
     return f"option {letter} where the shape changes" if letter else "no shortcuts"
 
 
@@ -180,5 +184,5 @@ def stem_words(network: Network) -> str:
     return f"{stem.kernel}×{stem.kernel} to {stem.channels} channels, stride {stem.stride}{pool}"
 
 
-def _listed(numbers: list[int]) -> str:
+def _comma_separated(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))

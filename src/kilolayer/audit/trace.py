@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from kilolayer.errors import InputError
 
-SIDES = (32, 224, 64, 28, 299)
+USUAL_SIDES = (32, 224, 64, 28, 299)
 
 
 @dataclass(frozen=True)
@@ -26,42 +26,44 @@ class Trace:
     `parameters`: the names of the trainable tensors, by identity.
     """
 
-    recorded: fx.Graph
+    graph: fx.Graph
     constants: dict[fx.Node, Tensor]
     parameters: dict[int, str]
     channels: int
     side: int
 
 
-def trace(model: nn.Module, side: int | None = None) -> Trace:
+def trace_model(model: nn.Module, side: int | None = None) -> Trace:
     """Records a copy of `model`, in float32 on the CPU; in-place writes become values (functionalised).
 
     BN uses its running statistics; whatever has no buffers of its own is in training mode, so that
     dropout is seen. Tries images of `side`, or of the usual sizes in turn. Raises `InputError` with the
     model's own words where no image fits.
     """
-    model = _prepared(model)
+    model = _copy_for_tracing(model)
     channels = _input_channels(model)
     refused = ""
-    for tried in (side,) if side else SIDES:
+    for tried in (side,) if side else USUAL_SIDES:
         for dropout in (True, False):
             _set_modes(model, dropout=dropout)
             try:
-                recorded = _record(model, torch.randn(1, channels, tried, tried, generator=_seeded()))
+                recorded = _record(
+                    model, torch.randn(1, channels, tried, tried, generator=_seeded_generator())
+                )
             except Exception as error:  # whatever foreign code raises
                 refused = refused or f"{type(error).__name__}: {error}".partition("\n")[0]
                 continue
             named = {id(tensor): name for name, tensor in model.named_parameters()}
             return Trace(recorded.graph, recorded.constants, named, channels, tried)
-    sizes = side or ", ".join(map(str, SIDES))
+    sizes = side or ", ".join(map(str, USUAL_SIDES))
     raise InputError(f"the model takes no image of {channels} channels and side {sizes}: {refused}")
 
 
-def _seeded() -> torch.Generator:
+def _seeded_generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def _prepared(model: nn.Module) -> nn.Module:
+def _copy_for_tracing(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().float()  # _orig_mod: torch.compile's
     except Exception as error:
@@ -90,36 +92,36 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
         self.graph = fx.Graph()
         self.constants: dict[fx.Node, Tensor] = {}
         self._nodes = WeakTensorKeyDictionary()
-        self._keep(image, self.graph.placeholder("image"))
+        self._assign_node(image, self.graph.placeholder("image"))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        taken = fx.node.map_aggregate((args, kwargs or {}), self._taken)
+        taken = fx.node.map_aggregate((args, kwargs or {}), self._node_or_value)
         call = self.graph.call_function(func, *taken)
         given = func(*args, **(kwargs or {}))
-        self._keep(given, call)
+        self._assign_node(given, call)
         return given
 
-    def _taken(self, value: Any) -> Any:
+    def _node_or_value(self, value: Any) -> Any:
         return self.node(value) if isinstance(value, Tensor) else value
 
     def node(self, tensor: Tensor) -> fx.Node:
         if tensor not in self._nodes:
             constant = self.graph.create_node("get_attr", f"constant{len(self.constants)}")
             self.constants[constant] = tensor
-            self._keep(tensor, constant)
+            self._assign_node(tensor, constant)
         found: fx.Node = self._nodes[tensor]
         return found
 
-    def _keep(self, given: Any, made: fx.Node) -> None:
-        if isinstance(given, Tensor):
-            made.meta["shape"] = tuple(given.shape)
-            self._nodes[given] = made
-        elif isinstance(given, (tuple, list)):
-            for i, part in enumerate(given):
+    def _assign_node(self, output: Any, fx_node: fx.Node) -> None:
+        if isinstance(output, Tensor):
+            fx_node.meta["shape"] = tuple(output.shape)
+            self._nodes[output] = fx_node
+        elif isinstance(output, (tuple, list)):
+            for i, part in enumerate(output):
                 if isinstance(part, Tensor):
-                    self._keep(part, self.graph.call_function(operator.getitem, (made, i)))
+                    self._assign_node(part, self.graph.call_function(operator.getitem, (fx_node, i)))
 
 
 def _record(model: nn.Module, image: Tensor) -> _Recorder:

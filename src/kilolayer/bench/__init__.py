@@ -3,7 +3,7 @@
 found = race(contestants(["preact_resnet110_cifar", "timm:resnet50"]), Conditions(batch_size=64))
 """
 
-from kilolayer.bench.contestant import Contestant, contestant
-from kilolayer.bench.race import Conditions, race
+from kilolayer.bench.candidate import Candidate, parse_candidate
+from kilolayer.bench.side_by_side import BenchConfiguration, compare_candidates
 
-__all__ = ["Conditions", "Contestant", "contestant", "race"]
+__all__ = ["BenchConfiguration", "Candidate", "compare_candidates", "parse_candidate"]

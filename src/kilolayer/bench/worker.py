@@ -13,17 +13,17 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kilolayer.bench.clock import timed
-from kilolayer.bench.contestant import Contestant
-from kilolayer.errors import InputError, one_value
+from kilolayer.bench.candidate import Candidate
+from kilolayer.bench.timing import time_work
+from kilolayer.errors import InputError, single_value_error
 
 if TYPE_CHECKING:
-    from kilolayer.bench.building import First
+    from kilolayer.bench.candidate_module import BatchShape
 
 LABELS = 10
 
 
-class Worker:
+class CandidateWorker:
     """What the other side of the pipe can ask for, a method each."""
 
     def __init__(self) -> None:
@@ -31,15 +31,15 @@ class Worker:
 
     def ceilings(self, device: str, threads: int) -> dict[str, Any]:
         """The machine's, before anybody competes."""
-        from kilolayer.bench.ceilings import ceilings
+        from kilolayer.bench.machine import measure_ceilings
 
-        return ceilings(_device(device, threads))
+        return measure_ceilings(_device(device, threads))
 
     def machine(self) -> dict[str, Any]:
         """The processor that these figures are of."""
-        from kilolayer.bench.ceilings import machine
+        from kilolayer.bench.machine import describe_machine
 
-        return machine()
+        return describe_machine()
 
     def build(
         self,
@@ -57,26 +57,26 @@ class Worker:
         import torch._dynamo
         import torch.utils.flop_counter  # noqa: F401
 
-        from kilolayer.bench.building import First, blamed, built, counts
-        from kilolayer.bench.checks import loss_of, share_weights
-        from kilolayer.bench.stepping import inference, inputs, training
+        from kilolayer.bench.candidate_module import BatchShape, attribute_errors, build_candidate, count_work
+        from kilolayer.bench.equivalence import reference_loss, share_weights
+        from kilolayer.bench.workload import inference_workload, random_batch, training_workload
         from kilolayer.networks import ResidualNetwork
 
-        one, place = Contestant(**contestant), _device(device, threads)
+        one, place = Candidate(**contestant), _device(device, threads)
         before = self.memory()["peak_memory_bytes"]
-        others = First(**first) if first else None
-        found = built(one, place, batch_size, infer=infer, image_size=image_size, first=others)
-        running = partial(blamed, one.name, ours=isinstance(found.module, ResidualNetwork))
-        x, labels = inputs(found, batch_size, place)
+        others = BatchShape(**first) if first else None
+        found = build_candidate(one, place, batch_size, infer=infer, image_size=image_size, first=others)
+        running = partial(attribute_errors, one.name, ours=isinstance(found.module, ResidualNetwork))
+        x, labels = random_batch(found, batch_size, place)
         with running("its forward pass"):
-            parameters, multiply_adds, classes = counts(found.module, x)
-            labels %= _known(classes, others)
+            parameters, multiply_adds, classes = count_work(found.module, x)
+            labels %= _label_count(classes, others)
         equal = share_weights(found.module, weights, x)
         with running("its forward pass"):
-            loss = loss_of(found.module, x, labels, training=not infer)
+            loss = reference_loss(found.module, x, labels, training=not infer)
         work_is = "inference" if infer else "a training step"
         with running(work_is):
-            work = (inference if infer else training)(one, found, x, labels)
+            work = (inference_workload if infer else training_workload)(one, found, x, labels)
 
         def take() -> None:
             with running(work_is):
@@ -95,13 +95,13 @@ class Worker:
             "loss_with_equal_weights": loss if equal else None,
             "loss_as_run": work.loss if equal else None,
             "memory_bytes_before": before,
-            "predicted_memory_bytes": plan.peak.total if plan else None,
-            "recomputed": plan.recomputed if plan else 0.0,
+            "predicted_memory_bytes": plan.peak.total_bytes if plan else None,
+            "recomputed": plan.recomputed_share if plan else 0.0,
         }
 
     def step(self) -> dict[str, Any]:
-        sample = timed(self.take)
-        return {**asdict(sample), "disturbed": sample.disturbed}
+        sample = time_work(self.take)
+        return {**asdict(sample), "disturbed": sample.is_disturbed}
 
     def memory(self) -> dict[str, Any]:
         """The most it has held, imports and all: resident on a CPU, allocated on a GPU."""
@@ -109,19 +109,19 @@ class Worker:
 
         if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
             return {"peak_memory_bytes": torch.cuda.max_memory_allocated()}
-        from kilolayer.runs.environment import peak_memory
-        from kilolayer.training import Place
+        from kilolayer.runs.start_environment import peak_memory_bytes
+        from kilolayer.training import DistributedContext
 
-        return {"peak_memory_bytes": peak_memory(Place(torch.device("cpu")))}
+        return {"peak_memory_bytes": peak_memory_bytes(DistributedContext(torch.device("cpu")))}
 
     def environment(self, device: str, threads: int, precision: Any) -> dict[str, Any]:
-        from kilolayer.runs.environment import environment
-        from kilolayer.training import Place
+        from kilolayer.runs.start_environment import environment_record
+        from kilolayer.training import DistributedContext
 
-        return environment(Place(_device(device, threads)), precision)
+        return environment_record(DistributedContext(_device(device, threads)), precision)
 
 
-def _known(classes: int, first: First | None) -> int:
+def _label_count(classes: int, first: BatchShape | None) -> int:
     """Of how many classes the labels are: ten, or all that the first contestant has."""
     known = min(LABELS, first.classes if first else classes)
     if classes < known:
@@ -140,17 +140,17 @@ def _device(name: str, threads: int) -> Any:
     return choose_device(name)
 
 
-def serve() -> None:
+def serve_requests() -> None:
     """Answers until its standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a peer prints is no answer
-    worker = Worker()
+    worker = CandidateWorker()
     for line in sys.stdin:
         asked = json.loads(line)
         try:
             answer = getattr(worker, asked.pop("do"))(**asked)
         except ValueError as error:
-            refusal = error if isinstance(error, InputError) else one_value(error)
+            refusal = error if isinstance(error, InputError) else single_value_error(error)
             if refusal is None:
                 raise
             answer = {"refused": str(refusal)}
@@ -158,4 +158,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve_requests()

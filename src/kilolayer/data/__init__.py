@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kilolayer.data.describe import (
+from kilolayer.data.config import (
     NO_AUGMENTATION,
-    PHOTOGRAPHS,
+    PHOTO_AUGMENTATION,
     Augmentation,
     ColorJitter,
     Data,
@@ -17,57 +17,67 @@ from kilolayer.data.describe import (
     ResizedCrop,
     default_augmentation,
 )
-from kilolayer.lazy import lazily
+from kilolayer.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from kilolayer.data.augment import (
-        Draws,
-        Selection,
-        batch,
-        draws,
-        permutation,
-        resampled,
-        select,
-        selected,
+    from kilolayer.data.augmentation import (
+        AugmentationParams,
+        BatchSpec,
+        batch_at,
+        batch_spec,
+        draw_augmentation,
+        epoch_order,
+        make_batch,
+        resize_batch,
     )
     from kilolayer.data.images import Images, Splits
+    from kilolayer.data.labelled_images import LabelledImages, load_labelled
     from kilolayer.data.loading import load
-    from kilolayer.data.statistics import Statistics, measure
-    from kilolayer.data.unsplit import Labelled, load_labelled
+    from kilolayer.data.normalization import InputStatistics, measure_statistics
 
 _HOMES = {
-    "Draws": "augment", "batch": "augment", "draws": "augment", "permutation": "augment",
-    "Selection": "augment", "resampled": "augment", "select": "augment", "selected": "augment",
-    "Images": "images", "Splits": "images", "load": "loading",
-    "Statistics": "statistics", "measure": "statistics",
-    "Labelled": "unsplit", "load_labelled": "unsplit",
-}  # fmt: skip
+    "AugmentationParams": "augmentation",
+    "BatchSpec": "augmentation",
+    "batch_at": "augmentation",
+    "draw_augmentation": "augmentation",
+    "epoch_order": "augmentation",
+    "resize_batch": "augmentation",
+    "batch_spec": "augmentation",
+    "make_batch": "augmentation",
+    "Images": "images",
+    "Splits": "images",
+    "load": "loading",
+    "InputStatistics": "normalization",
+    "measure_statistics": "normalization",
+    "LabelledImages": "labelled_images",
+    "load_labelled": "labelled_images",
+}
 
 __all__ = [
     "NO_AUGMENTATION",
-    "PHOTOGRAPHS",
+    "PHOTO_AUGMENTATION",
     "Augmentation",
+    "AugmentationParams",
+    "BatchSpec",
     "ColorJitter",
     "Data",
-    "Draws",
     "Images",
-    "Labelled",
+    "InputStatistics",
+    "LabelledImages",
     "Normalization",
     "ResizedCrop",
-    "Selection",
     "Splits",
-    "Statistics",
-    "batch",
+    "batch_at",
+    "batch_spec",
     "default_augmentation",
-    "draws",
+    "draw_augmentation",
+    "epoch_order",
     "load",
     "load_labelled",
-    "measure",
-    "permutation",
-    "resampled",
-    "select",
-    "selected",
+    "make_batch",
+    "measure_statistics",
+    "resize_batch",
 ]
 
 
-__getattr__, __dir__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

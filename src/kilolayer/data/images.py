@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Where = Callable[[str, int], str]
+Locator = Callable[[str, int], str]
 
 
-def numbered(part: str, i: int) -> str:
+def image_location(part: str, i: int) -> str:
     """The place of an image that has no file of its own."""
     return f"{part} image {i}"
 
@@ -62,7 +62,7 @@ class Splits:
     skipped: tuple[str, ...] = ()
     looks: tuple[str, ...] = ()
     origin: tuple[str, ...] = ()
-    where: Where = numbered
+    locate: Locator = image_location
 
     @cached_property
     def test(self) -> Images:
@@ -100,5 +100,5 @@ class Source:
     looks: Callable[[], tuple[str, ...]] = tuple
     origin: tuple[str, ...] = ()
     read_validation: Callable[[], Images] | None = None
-    offered: str | None = None
-    where: Where = numbered
+    available_validation: str | None = None
+    locate: Locator = image_location

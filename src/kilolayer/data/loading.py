@@ -14,22 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from kilolayer.data import cifar
-from kilolayer.data.describe import BUILT_IN, CHOICES, Data
-from kilolayer.data.digits import digits
-from kilolayer.data.download import download
-from kilolayer.data.folder import ARCHIVES, folder
+from kilolayer.data.config import BUILT_IN_NAMES, SELECTOR_FLAGS, Data
 from kilolayer.data.images import Images, Source, Splits
-from kilolayer.data.labelled import source
-from kilolayer.data.lists import card, card_said
-from kilolayer.data.memory import require_memory
-from kilolayer.data.parquet import holds_images, is_parquet, parquet, parquet_files
-from kilolayer.data.randomness import shuffled
-from kilolayer.data.scanning import passed_over, scan
-from kilolayer.data.splits import Layout
-from kilolayer.data.wording import quoted
-from kilolayer.errors import InputError, nearest, no_such_path
-from kilolayer.folders import expand
+from kilolayer.data.memory_limit import require_memory
+from kilolayer.data.randomness import random_permutation
+from kilolayer.data.sources import cifar
+from kilolayer.data.sources.class_folders import ARCHIVES, folder_layout
+from kilolayer.data.sources.digits import digits_source
+from kilolayer.data.sources.download import download_archive
+from kilolayer.data.sources.label_lists import card_notes, dataset_card
+from kilolayer.data.sources.parquet import holds_images, is_parquet, parquet_files, parquet_layout
+from kilolayer.data.sources.picture_source import picture_source
+from kilolayer.data.sources.scan import ignored_file_notes, scan_folder
+from kilolayer.data.sources.splits import SourceLayout
+from kilolayer.errors import InputError, missing_path_error, suggest
+from kilolayer.system.folders import expand_home
+from kilolayer.system.message_text import quote
 
 
 def load(data: Data) -> Splits:
@@ -37,8 +37,8 @@ def load(data: Data) -> Splits:
 
     Raises InputError for whatever is wrong with the description, the files, or their size.
     """
-    found = find(data)
-    train, drawn = split(found.count, data)
+    found = open_source(data)
+    train, drawn = split_indices(found.count, data)
     both = found.read_train(np.concatenate([train, drawn]))
     validation = both[len(train) :] if len(drawn) else None
     if found.read_validation is not None:
@@ -47,8 +47,8 @@ def load(data: Data) -> Splits:
 
     def where(part: str, i: int) -> str:
         if part == "train" or (part == "validation" and found.read_validation is None):
-            return found.where("train", int((train if part == "train" else drawn)[i]))
-        return found.where(part, i)
+            return found.locate("train", int((train if part == "train" else drawn)[i]))
+        return found.locate(part, i)
 
     return Splits(
         found.name,
@@ -63,75 +63,81 @@ def load(data: Data) -> Splits:
     )
 
 
-def split(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_indices(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which of `count` training images are trained on and which are held out, each in rising order."""
     limit = count - data.validation
     if limit < 1:
         raise InputError(f"validation: {data.validation:,} of {count:,} images leave none to train on")
     if data.subset is not None and data.subset > limit:
         raise InputError(f"subset: {data.subset:,} is more than the {limit:,} training images there are")
-    order = shuffled(count, "validation", data.split_seed)
+    order = random_permutation(count, "validation", data.split_seed)
     rest = order[data.validation :]
     return np.sort(rest[: data.subset]), np.sort(order[: data.validation])
 
 
-def find(data: Data) -> Source:
+def open_source(data: Data) -> Source:
     """The data set that a description means, not yet decoded."""
-    built = built_in(data)
-    return source(layout(data), data) if built is None else _resized(built, data.image_size)
+    built = built_in_source(data)
+    return (
+        picture_source(source_layout(data), data)
+        if built is None
+        else _resized_source(built, data.image_size)
+    )
 
 
-def built_in(data: Data) -> Source | None:
+def built_in_source(data: Data) -> Source | None:
     """The embedded digits or a CIFAR; None for pictures in files. `InputError` where nothing is there."""
     if data.source == "digits":
-        refuse_choices(data)
-        return digits()
-    if found := cifar_at(data):
-        refuse_choices(data)
-        return cifar.cifar(*found)
+        refuse_selectors(data)
+        return digits_source()
+    if found := cifar_files(data):
+        refuse_selectors(data)
+        return cifar.cifar_source(*found)
     return None
 
 
-def layout(data: Data) -> Layout:
+def source_layout(data: Data) -> SourceLayout:
     """The splits of a folder of images, or of parquet. Raises `InputError`."""
-    path = Path(expand(data.source))
+    path = Path(expand_home(data.source))
     if os.path.isfile(path) and is_parquet(path):
-        return parquet(path, [path], data)
+        return parquet_layout(path, [path], data)
     if not os.path.isdir(path):
         unpack = "; unpack it first" if path.suffix.casefold() in ARCHIVES else ""
         raise InputError(
-            f"data: {quoted(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder{unpack}"
+            f"data: {quote(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder{unpack}"
         )
-    scanned = scan(path)
+    scanned = scan_folder(path)
     tables = parquet_files(scanned)
     if not tables or (scanned.count and not holds_images(tables)):
-        return folder(scanned, data)
+        return folder_layout(scanned, data)
     if scanned.count:
         raise InputError(
-            f"{quoted(path)}: holds {len(tables):,} parquet files and {scanned.count:,} pictures; "
-            f"name the folder of one of them, or a parquet file, as {quoted(tables[0])}"
+            f"{quote(path)}: holds {len(tables):,} parquet files and {scanned.count:,} pictures; "
+            f"name the folder of one of them, or a parquet file, as {quote(tables[0])}"
         )
-    there = parquet(path, tables, data)
-    declared = card(scanned)
+    there = parquet_layout(path, tables, data)
+    declared = dataset_card(scanned)
     if declared is not None and data.train is None:
         _refuse_pool(declared, there, tables)
-    return replace(there, notes=(*passed_over(scanned, is_parquet), *card_said(declared)))
+    return replace(there, notes=(*ignored_file_notes(scanned, is_parquet), *card_notes(declared)))
 
 
-def _refuse_pool(declared: Path, there: Layout, tables: Sequence[Path]) -> None:
+def _refuse_pool(declared: Path, there: SourceLayout, tables: Sequence[Path]) -> None:
     """Raises `InputError` where a card declares splits, and several files are one pool by their names."""
     if len(tables) > 1 and len(there.splits) == 1 and not there.splits[0].roles:
         raise InputError(
-            f"{quoted(declared)} declares splits by file (data_files), which is not read, and the names of "
+            f"{quote(declared)} declares splits by file (data_files), which is not read, and the names of "
             "the files do not tell them; rename them, as train-0.parquet and test-0.parquet, or pool them: "
             f"--train {shlex.quote(there.splits[0].name)}"
         )
 
 
-def refuse_choices(data: Data) -> None:
+def refuse_selectors(data: Data) -> None:
     """Raises `InputError` where something is chosen within digits or a CIFAR."""
     given = [
-        f"{flag} {value}" for name, flag in CHOICES.items() if (value := getattr(data, name)) is not None
+        f"{flag} {value}"
+        for name, flag in SELECTOR_FLAGS.items()
+        if (value := getattr(data, name)) is not None
     ]
     if given:
         raise InputError(
@@ -139,48 +145,48 @@ def refuse_choices(data: Data) -> None:
         )
 
 
-def cifar_at(data: Data) -> tuple[cifar.Layout, Path] | None:
+def cifar_files(data: Data) -> tuple[cifar.CifarFormat, Path] | None:
     """The CIFAR that is meant; None where the path holds something else. `InputError` where nothing is."""
-    if data.source in BUILT_IN:
-        return _named(data)
-    path = Path(expand(data.source))
+    if data.source in BUILT_IN_NAMES:
+        return _named_cifar(data)
+    path = Path(expand_home(data.source))
     if not os.path.isdir(path) and not os.path.isfile(path):
-        near = get_close_matches(data.source, BUILT_IN, n=1)
+        near = get_close_matches(data.source, BUILT_IN_NAMES, n=1)
         if near:
             raise InputError(
-                f"data: {quoted(data.source)} is unknown; {nearest(data.source, BUILT_IN)}, or a PATH"
+                f"data: {quote(data.source)} is unknown; {suggest(data.source, BUILT_IN_NAMES)}, or a PATH"
             )
-        raise InputError(f"data: {no_such_path(path)}; or one of {', '.join(BUILT_IN)}")
-    return cifar.find(path)
+        raise InputError(f"data: {missing_path_error(path)}; or one of {', '.join(BUILT_IN_NAMES)}")
+    return cifar.find_cifar(path)
 
 
-def _named(data: Data) -> tuple[cifar.Layout, Path]:
-    homes = cifar.homes(data.folder)
-    found = next(filter(None, (cifar.find(home, data.source) for home in homes)), None)
+def _named_cifar(data: Data) -> tuple[cifar.CifarFormat, Path]:
+    homes = cifar.data_folders(data.folder)
+    found = next(filter(None, (cifar.find_cifar(home, data.source) for home in homes)), None)
     if found is None and data.download:
-        found = cifar.find(download(data.source, homes[0]), data.source)
+        found = cifar.find_cifar(download_archive(data.source, homes[0]), data.source)
     if found is None:
         raise InputError(
-            f"data: {data.source} is not in {' or '.join(map(quoted, homes))}; add --download to fetch it, "
+            f"data: {data.source} is not in {' or '.join(map(quote, homes))}; add --download to fetch it, "
             "or name the folder that holds it: --data-folder DIR, or $KILOLAYER_DATA"
         )
     return found
 
 
-def _resized(whole: Source, side: int | None) -> Source:
+def _resized_source(whole: Source, side: int | None) -> Source:
     """The same data set with each image resized to `side` (bilinear, antialiased)."""
     if side is None:
         return whole
 
     def read_train(index: NDArray[np.int64]) -> Images:
         require_memory(3 * side**2 * len(index), f"{len(index):,} images of {side}²")
-        return _to_side(whole.read_train(index), side)
+        return _resize_images(whole.read_train(index), side)
 
-    read_test: Callable[[], Images] = lambda: _to_side(whole.read_test(), side)  # noqa: E731 - beside its twin
+    read_test: Callable[[], Images] = lambda: _resize_images(whole.read_test(), side)  # noqa: E731 - beside its twin
     return replace(whole, read_train=read_train, read_test=read_test)
 
 
-def _to_side(images: Images, side: int) -> Images:
+def _resize_images(images: Images, side: int) -> Images:
     if images.pixels.shape[-1] == side:
         return images
     parts = (

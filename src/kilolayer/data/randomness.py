@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def words(count: int, purpose: str, *numbers: int) -> NDArray[np.uint64]:
+def random_words(count: int, purpose: str, *numbers: int) -> NDArray[np.uint64]:
     """`count` independent uniform 64-bit words, named by a purpose and numbers such as (seed, epoch)."""
     name = "/".join([purpose, *(str(number) for number in numbers)])
     key = int.from_bytes(blake2b(name.encode(), digest_size=16).digest(), "little")
     return np.random.Philox(key=key).random_raw(count)
 
 
-def shuffled(count: int, purpose: str, *numbers: int) -> NDArray[np.int64]:
+def random_permutation(count: int, purpose: str, *numbers: int) -> NDArray[np.int64]:
     """A uniform permutation of 0 … count-1: the order of as many random words."""
-    return np.argsort(words(count, purpose, *numbers), kind="stable")
+    return np.argsort(random_words(count, purpose, *numbers), kind="stable")

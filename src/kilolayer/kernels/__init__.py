@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kilolayer.lazy import lazily
+from kilolayer.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from kilolayer.kernels.fused import Explanation, fuse, fused_share, kept_by_units, unfuse
-    from kilolayer.kernels.ways import refusal
+    from kilolayer.kernels.backend import unavailable_reason
+    from kilolayer.kernels.fusion import FusionReport, fuse, fused_saved_activations, fused_share, unfuse
 
 _HOMES = {
-    "Explanation": "fused",
-    "fuse": "fused",
-    "fused_share": "fused",
-    "kept_by_units": "fused",
-    "refusal": "ways",
-    "unfuse": "fused",
+    "FusionReport": "fusion",
+    "fuse": "fusion",
+    "fused_share": "fusion",
+    "fused_saved_activations": "fusion",
+    "unfuse": "fusion",
+    "unavailable_reason": "backend",
 }
 
-__getattr__, __dir__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
 
-__all__ = ["Explanation", "fuse", "fused_share", "kept_by_units", "refusal", "unfuse"]
+__all__ = ["FusionReport", "fuse", "fused_saved_activations", "fused_share", "unavailable_reason", "unfuse"]

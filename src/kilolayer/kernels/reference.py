@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from kilolayer.kernels.calls import every, spread
-from kilolayer.kernels.chain import Chain
+from kilolayer.kernels.conv_chain import ConvChain
+from kilolayer.kernels.dispatch import scatter_strided, subsample
 
 _ALL = (0, 2, 3)
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedTensors:
     """What the forward pass leaves for the backward pass: t₀ … t_L, x', x's size.
 
     And for a projection what it reads and what it gives.
@@ -29,53 +29,69 @@ class Kept:
     outputs: tuple[Tensor, ...]
     y: Tensor
     size: torch.Size
-    read: Tensor
-    projected: Tensor | None = None
+    projection_input: Tensor
+    projection_output: Tensor | None = None
 
 
-def forward(chain: Chain, x: Tensor) -> Kept:
+def reference_forward(chain: ConvChain, x: Tensor) -> SavedTensors:
     """The unit's output and what it keeps; BN takes the batch's statistics."""
-    size, read, whole, x = x.shape, every(chain.stride, x), x, every(chain.skips, x)
+    size, read, whole, x = x.shape, subsample(chain.shortcut_stride, x), x, subsample(chain.input_stride, x)
     outputs = [x]
-    for link, stride in zip(chain.links, chain.strides(), strict=True):
-        a = outputs[-1] if link.norm is None else _normalised(link.norm, outputs[-1]).relu()
+    for link, stride in zip(chain.links, chain.conv_strides(), strict=True):
+        a = outputs[-1] if link.norm is None else _batch_norm(link.norm, outputs[-1]).relu()
         outputs.append(conv2d(a, link.conv.weight, None, stride, link.conv.padding))
     h = projected = None if chain.projection is None else conv2d(read, chain.projection.weight)
     if h is None:
         h = x if chain.padding is None else chain.padding(whole)
-    elif chain.behind is not None:
-        h = _normalised(chain.behind, h)
-    y = h + outputs[-1] if chain.end is None else (h + _normalised(chain.end, outputs[-1])).relu()
-    return Kept(tuple(outputs), y, size, read, projected)
+    elif chain.projection_norm is not None:
+        h = _batch_norm(chain.projection_norm, h)
+    y = (
+        h + outputs[-1]
+        if chain.final_norm is None
+        else (h + _batch_norm(chain.final_norm, outputs[-1])).relu()
+    )
+    return SavedTensors(tuple(outputs), y, size, read, projected)
 
 
-def backward(chain: Chain, kept: Kept, dy: Tensor) -> tuple[Tensor, dict[Tensor, Tensor]]:
+def reference_backward(
+    chain: ConvChain, saved: SavedTensors, dy: Tensor
+) -> tuple[Tensor, dict[Tensor, Tensor]]:
     """The gradient of x, and of every parameter, from that of x'."""
     gradients: dict[Tensor, Tensor] = {}
-    if chain.end is not None:
-        dy = dy * (kept.y > 0)
-    g = dy if chain.end is None else _before(chain.end, kept.outputs[-1], dy, gradients)
-    strides = reversed(chain.strides())
-    for link, t, stride in zip(reversed(chain.links), reversed(kept.outputs[:-1]), strides, strict=True):
-        z = t if link.norm is None else _normalised(link.norm, t)
+    if chain.final_norm is not None:
+        dy = dy * (saved.y > 0)
+    g = (
+        dy
+        if chain.final_norm is None
+        else _batch_norm_backward(chain.final_norm, saved.outputs[-1], dy, gradients)
+    )
+    strides = reversed(chain.conv_strides())
+    for link, t, stride in zip(reversed(chain.links), reversed(saved.outputs[:-1]), strides, strict=True):
+        z = t if link.norm is None else _batch_norm(link.norm, t)
         a = t if link.norm is None else z.relu()
         weight, padding = link.conv.weight, link.conv.padding
         gradients[weight] = conv2d_weight(a, weight.shape, g, stride, padding)  # type: ignore[no-untyped-call]
         g = conv2d_input(t.shape, weight, g, stride, padding)  # type: ignore[no-untyped-call]
         if link.norm is not None:
-            g = _before(link.norm, t, g * (z > 0), gradients)
+            g = _batch_norm_backward(link.norm, t, g * (z > 0), gradients)
     if chain.padding is not None:
-        return spread(chain.skips, g, kept.size) + spread(
-            chain.stride, dy[:, : kept.size[1]], kept.size
+        return scatter_strided(chain.input_stride, g, saved.size) + scatter_strided(
+            chain.shortcut_stride, dy[:, : saved.size[1]], saved.size
         ), gradients
     if chain.projection is None:
         return dy + g, gradients
-    assert kept.projected is not None  # noqa: S101 - of the same chain
-    through = dy if chain.behind is None else _before(chain.behind, kept.projected, dy, gradients)
+    assert saved.projection_output is not None  # noqa: S101 - of the same chain
+    through = (
+        dy
+        if chain.projection_norm is None
+        else _batch_norm_backward(chain.projection_norm, saved.projection_output, dy, gradients)
+    )
     weight = chain.projection.weight
-    gradients[weight] = conv2d_weight(kept.read, weight.shape, through)  # type: ignore[no-untyped-call]
-    dread = conv2d_input(kept.read.shape, weight, through)  # type: ignore[no-untyped-call]
-    dx = spread(chain.skips, g, kept.size) + spread(chain.stride, dread, kept.size)
+    gradients[weight] = conv2d_weight(saved.projection_input, weight.shape, through)  # type: ignore[no-untyped-call]
+    dread = conv2d_input(saved.projection_input.shape, weight, through)  # type: ignore[no-untyped-call]
+    dx = scatter_strided(chain.input_stride, g, saved.size) + scatter_strided(
+        chain.shortcut_stride, dread, saved.size
+    )
     return dx, gradients
 
 
@@ -87,13 +103,15 @@ def _statistics(norm: nn.BatchNorm2d, t: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.rsqrt(var + norm.eps)
 
 
-def _normalised(norm: nn.BatchNorm2d, t: Tensor) -> Tensor:
+def _batch_norm(norm: nn.BatchNorm2d, t: Tensor) -> Tensor:
     mean, inverse = _statistics(norm, t)
     scale = norm.weight * inverse
-    return _wide(scale) * t + _wide(norm.bias - mean * scale)
+    return _per_channel(scale) * t + _per_channel(norm.bias - mean * scale)
 
 
-def _before(norm: nn.BatchNorm2d, t: Tensor, g: Tensor, gradients: dict[Tensor, Tensor]) -> Tensor:
+def _batch_norm_backward(
+    norm: nn.BatchNorm2d, t: Tensor, g: Tensor, gradients: dict[Tensor, Tensor]
+) -> Tensor:
     """The gradient of t from g, that of BN(t): α·g + β·t + γ with one α, β and γ for each channel."""
     mean, inverse = _statistics(norm, t)
     count = t.numel() / t.shape[1]
@@ -103,8 +121,8 @@ def _before(norm: nn.BatchNorm2d, t: Tensor, g: Tensor, gradients: dict[Tensor, 
     beta = -alpha * inverse.square() * product / count
     gamma = -alpha * total / count - beta * mean
     gradients[norm.weight], gradients[norm.bias] = product * inverse, total
-    return _wide(alpha) * g + _wide(beta) * t + _wide(gamma)
+    return _per_channel(alpha) * g + _per_channel(beta) * t + _per_channel(gamma)
 
 
-def _wide(channels: Tensor) -> Tensor:
+def _per_channel(channels: Tensor) -> Tensor:
     return channels[:, None, None]

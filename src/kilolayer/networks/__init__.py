@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kilolayer.lazy import lazily
+from kilolayer.lazy import lazy_attributes
 from kilolayer.networks.description import Network, PlacedUnit, Stage, Stem
 from kilolayer.networks.families import cifar, imagenet
 from kilolayer.networks.names import describe, list_models
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "FeatureNetwork": "create",
-    "ResidualNetwork": "model",
-    "build": "model",
     "convert_form": "create",
     "create_model": "create",
+    "ResidualNetwork": "model",
+    "build": "model",
 }
 
-__getattr__, __dir__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
 
 __all__ = [
     "FeatureNetwork",

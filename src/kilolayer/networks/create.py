@@ -12,7 +12,7 @@ from kilolayer.errors import InputError
 from kilolayer.networks.model import ResidualNetwork, build
 from kilolayer.networks.names import describe
 from kilolayer.units.branch import Aggregated
-from kilolayer.units.forms import convert_form as convert_unit
+from kilolayer.units.resnext_forms import convert_unit_form as convert_unit
 
 
 class FeatureNetwork(nn.Module):

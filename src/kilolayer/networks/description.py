@@ -8,13 +8,13 @@ from typing import Literal
 
 from kilolayer.errors import InputError
 from kilolayer.units import ops as op
-from kilolayer.units.arrangement import activation
+from kilolayer.units.arrangement import activation_ops
 from kilolayer.units.branch import Basic
-from kilolayer.units.checks import check, check_choice, check_count, is_count
+from kilolayer.units.field_checks import check_choice, check_count, check_field, is_count
 from kilolayer.units.ops import Ops
 from kilolayer.units.unit import Layout, Unit, layout
 
-MOST_UNITS = 100_000
+MAX_UNITS = 100_000
 """Room for 200,001 layers. More, by mistake or malice, would fill the memory with the description alone."""
 
 
@@ -33,7 +33,7 @@ class Stem:
     def __post_init__(self) -> None:
         check_count("Stem", channels=self.channels, kernel=self.kernel, stride=self.stride)
         # ⌊kernel/2⌋ of padding keeps the size only around a middle pixel.
-        check("Stem", "kernel", self.kernel, self.kernel % 2 == 1, "an odd number")
+        check_field("Stem", "kernel", self.kernel, self.kernel % 2 == 1, "an odd number")
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class PlacedUnit:
     side: int
 
 
-def _check_shapes(name: str, made: Layout, channels: int, side: int) -> None:
+def _check_shapes(name: str, layout: Layout, channels: int, side: int) -> None:
     """Raises `InputError` where layers of one's own give h(x) and F(x) shapes that cannot be added."""
-    parts = {"h": made.h, "F": made.F}
+    parts = {"h": layout.h, "F": layout.F}
     if all(type(layer).output is not op.Op.output for ops in parts.values() for layer in op.leaves(ops)):
         return
-    found = {part: op.output(ops, channels, side) for part, ops in parts.items() if op.Zero() not in ops}
+    found = {part: op.output(ops, channels, side) for part, ops in parts.items() if op.ZeroOp() not in ops}
     if len(set(found.values())) > 1:
         said = ", ".join(f"{part}(x) has {out}×{height}×{height}" for part, (out, height) in found.items())
         raise InputError(f"{name}: {said}; allowed: the same channels, height and width")
@@ -92,9 +92,9 @@ class Network:
 
     def __post_init__(self) -> None:
         check_count("Network", num_classes=self.num_classes, in_chans=self.in_chans)
-        check("Network", "stages", self.stages, bool(self.stages), "at least one stage")
+        check_field("Network", "stages", self.stages, bool(self.stages), "at least one stage")
         units = sum(stage.units for stage in self.stages)
-        check("Network", "units", units, units <= MOST_UNITS, f"at most {MOST_UNITS:,} in all stages")
+        check_field("Network", "units", units, units <= MAX_UNITS, f"at most {MAX_UNITS:,} in all stages")
         check_choice("Network", "initialisation", self.initialisation, "fan_out", "fan_in")
         self._check_image_size()
         self.units()
@@ -132,18 +132,18 @@ class Network:
         pool = (op.MaxPool(),) if self.stem.pool else ()
         arrangement = self.unit.arrangement
         layers = arrangement.normaliser, arrangement.nonlinearity
-        return (conv, *activation(layers, self.stem.channels), *pool)
+        return (conv, *activation_ops(layers, self.stem.channels), *pool)
 
     @property
     def final_ops(self) -> Ops:
         """The activation after the last addition: a pre-activation's `before`, once more (P2, Sec. 4)."""
-        return activation(self.unit.arrangement.before, self.channels)
+        return activation_ops(self.unit.arrangement.before, self.channels)
 
     def units(self) -> tuple[PlacedUnit, ...]:
         """Every unit at its place, in order."""
-        return tuple(self._place())
+        return tuple(self._placed_units())
 
-    def _place(self) -> Iterator[PlacedUnit]:
+    def _placed_units(self) -> Iterator[PlacedUnit]:
         channels, side = self.stem.channels, op.output_side(self.stem_ops, self.image_size)
         activated = True
         for number, stage in enumerate(self.stages, 1):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.networks.description import Network
-from kilolayer.networks.growth import working
+from kilolayer.networks.progressive_depth import num_active_units
 from kilolayer.networks.recompute import Segment, Segments
 from kilolayer.networks.stage import ResidualStage
 from kilolayer.units import modules as units
@@ -121,20 +121,20 @@ class ResidualNetwork(nn.Module):
         return {name: stage for name, stage in stages.items() if isinstance(stage, ResidualStage)}
 
     @property
-    def working(self) -> dict[str, int]:
+    def num_active_units(self) -> dict[str, int]:
         """How many units of every stage are at work in training."""
-        return {name: len(stage) - stage.resting for name, stage in self._stages().items()}
+        return {name: len(stage) - stage.num_inactive for name, stage in self._stages().items()}
 
-    def let_work(self, share: float) -> None:
-        """From now on this share of every stage's units works in training (`kilolayer.networks.growth`)."""
+    def set_active_units(self, share: float) -> None:
+        """From now on this share of every stage's units works in training (`kilolayer.networks.progressive_depth`)."""
         for name, described in zip(self.stage_names, self.description.stages, strict=True):
             if isinstance(stage := self.get_submodule(name), ResidualStage):
-                stage.resting = described.units - working(described, share)
+                stage.num_inactive = described.units - num_active_units(described, share)
 
-    def silence_resting(self) -> None:
+    def zero_init_inactive(self) -> None:
         """Sets F of every unit that rests to 0, by the weights of its last layer."""
         for stage in self._stages().values():
-            for unit in list(stage)[len(stage) - stage.resting :]:
+            for unit in list(stage)[len(stage) - stage.num_inactive :]:
                 *_, last = unit.get_submodule("F").children()
                 nn.init.zeros_(last.get_parameter("weight"))
 
@@ -156,12 +156,18 @@ class ResidualNetwork(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every unit in the backward pass: less memory for about a third more time.
 
-        `segments` holds how every stage is divided for that; `kilolayer.training.memory` finds the best.
+        `segments` holds how every stage is divided for that; `kilolayer.training.memory_plan` finds the best.
         """
         stages = self._stages().items()
         self.segments = {name: (Segment(1),) * len(stage) for name, stage in stages} if enable else {}
 
-    __jit_unused_properties__ = ("num_classes", "feature_info", "working", "segments", "grad_checkpointing")
+    __jit_unused_properties__ = (
+        "num_classes",
+        "feature_info",
+        "num_active_units",
+        "segments",
+        "grad_checkpointing",
+    )
 
 
 def build(description: Network) -> ResidualNetwork:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from kilolayer.errors import InputError, is_path, no_such_path
+from kilolayer.errors import InputError, looks_like_path, missing_path_error
 from kilolayer.networks.description import Network
 from kilolayer.networks.families import IMAGENET_UNITS, cifar, imagenet
 from kilolayer.units.arrangement import FULL_PREACT, ORIGINAL
@@ -45,7 +45,7 @@ SYNTAX = (
 
 
 @dataclass(frozen=True)
-class _Name:
+class _ParsedName:
     """A name's parts, with the rules that turn them into a unit."""
 
     kind: str
@@ -62,8 +62,8 @@ class _Name:
     def unit(self) -> Unit:
         unit = self._block()
         if self.option:
-            h, resize = _OPTIONS[self.option]
-            unit = replace(unit, h=h, resize=resize)
+            h, downsample = _OPTIONS[self.option]
+            unit = replace(unit, h=h, downsample=downsample)
         if self.kind == "plain":
             unit = replace(unit, h=Zero())
         preact = self.kind == "preact" or (self.cifar and self.family == "wide_resnet")
@@ -71,13 +71,13 @@ class _Name:
 
     def _block(self) -> Unit:
         if self.family == "resnext":
-            return Unit(Aggregated(int(self.cardinality or 0), int(self.d or 0)), resize=Projection())
+            return Unit(Aggregated(int(self.cardinality or 0), int(self.d or 0)), downsample=Projection())
         if self.family == "wide_resnet" and self.cifar:
-            return Unit(Basic(widen=int(self.widen or 0)), resize=Projection())
+            return Unit(Basic(widen=int(self.widen or 0)), downsample=Projection())
         if self.family == "wide_resnet":
-            return Unit(Bottleneck(widen=int(self.widen or 0), stride_on="3x3"), resize=Projection())
+            return Unit(Bottleneck(widen=int(self.widen or 0), stride_on="3x3"), downsample=Projection())
         unit = _BLOCKS[self.block or self._default_block()]
-        return unit if self.cifar else replace(unit, resize=Projection())
+        return unit if self.cifar else replace(unit, downsample=Projection())
 
     def _default_block(self) -> str:
         if not self.cifar:
@@ -86,17 +86,17 @@ class _Name:
         return "bottleneck" if bottleneck and (self.depth >= 164 or not basic) else "basic"
 
 
-def _parse(name: str) -> _Name | None:
+def _parse(name: str) -> _ParsedName | None:
     match = _PATTERN.fullmatch(name)
     if match is None:
         return None
     depth, cifar = int(match["depth"]), match["cifar"] is not None
     kinds = {key: match[key] for key in ("cardinality", "d", "widen", "block", "option")}
-    parsed = _Name(match["kind"].rstrip("_"), match["family"], depth, cifar=cifar, **kinds)
-    return parsed if _belongs_together(parsed) else None
+    parsed = _ParsedName(match["kind"].rstrip("_"), match["family"], depth, cifar=cifar, **kinds)
+    return parsed if _is_consistent(parsed) else None
 
 
-def _belongs_together(name: _Name) -> bool:
+def _is_consistent(name: _ParsedName) -> bool:
     """Whether every part says something: "plain20" carries no family, ResNeXt needs C and d, wide nets k."""
     plain, named_block = name.kind == "plain", name.family in ("resnext", "wide_resnet")
     return (
@@ -113,7 +113,7 @@ def describe(
 ) -> Network:
     """The description of the network called `name`.
 
-    `unit` and `branch` replace fields of its unit (`arrangement=`, `h=`, `resize=`) and of its branch
+    `unit` and `branch` replace fields of its unit (`arrangement=`, `h=`, `downsample=`) and of its branch
     (`stride_on=`, `dropout=`, `form=`); `options` are fields of `Network` (`num_classes`, `in_chans`,
     `image_size`, `initialisation`). In the CIFAR family, depths of the form 9n+2 from 164 on are
     bottlenecks, as in P2; below, 6n+2 is basic; `_basic` and `_bottleneck` say it outright.
@@ -121,9 +121,11 @@ def describe(
     Raises `InputError` for an unknown name, with the nearest known, and for impossible depths.
     """
     parsed = _parse(name)
-    if parsed is None and is_path(name):
+    if parsed is None and looks_like_path(name):
         raise (
-            InputError(f"{name} is a path, no network's name") if os.path.exists(name) else no_such_path(name)
+            InputError(f"{name} is a path, no network's name")
+            if os.path.exists(name)
+            else missing_path_error(name)
         )
     if parsed is None:
         raise InputError(f"unknown model {name!r}; nearest: {_nearest(name)}; names: {SYNTAX}")
@@ -140,7 +142,7 @@ def _nearest(name: str) -> str:
     return get_close_matches(name.lower(), longer or _NAMES, n=1, cutoff=0.0)[0]
 
 
-def _other_family(name: str, parsed: _Name) -> str:
+def _other_family(name: str, parsed: _ParsedName) -> str:
     """The hint for a name whose depth exists, but in the other family."""
     other = name.removesuffix("_cifar") if parsed.cifar else f"{name}_cifar"
     return f"; did you mean {other}?" if other in _NAMES else ""

@@ -25,8 +25,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from kilolayer.errors import InputError
-from kilolayer.units.batch_norm import running_statistics_kept
-from kilolayer.units.modules import draws
+from kilolayer.units.batch_norm_module import preserve_running_statistics
+from kilolayer.units.modules import draws_random_numbers
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Segment:
             raise InputError(f"a segment of {self.units} units has parts of {inside}; allowed: equal, from 1")
 
     @property
-    def again(self) -> int:
+    def recomputations(self) -> int:
         """Computations of a unit beyond the first, over all units."""
         if not self.recomputed:
             return 0
@@ -57,7 +57,7 @@ class Segment:
 Segments = tuple[Segment, ...]
 
 
-def through(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor:
+def run_segments(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor:
     """`units` applied to `x` in turn, the first in the `segments` that they are divided into."""
     start = 0
     # A transform of torch.func has no backward pass of autograd's in which units could run again.
@@ -65,16 +65,16 @@ def through(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor
     for segment in segments:
         some = units[start : start + segment.units]
         if keeps_all or not segment.recomputed:
-            x = _applied(some, x)
+            x = _run_units(some, x)
         elif torch.compiler.is_compiling():
-            x = _checkpointed(some, x)
+            x = _run_checkpointed(some, x)
         else:
-            x = _Recomputed(some, segment.parts or (segment.units,)).forward(x)
+            x = _RecomputedSegment(some, segment.parts or (segment.units,)).forward(x)
         start += segment.units
-    return _applied(units[start:], x)
+    return _run_units(units[start:], x)
 
 
-def _checkpointed(units: Sequence[nn.Module], x: Tensor) -> Tensor:
+def _run_checkpointed(units: Sequence[nn.Module], x: Tensor) -> Tensor:
     """The same for a compiler: PyTorch's checkpoint, which runs `units` again as they are.
 
     So they become a function of their buffers, and BN's running figures change once and not twice.
@@ -92,17 +92,17 @@ def _with_buffers(unit: nn.Module, before: dict[str, Tensor], x: Tensor) -> tupl
     return functional_call(unit, after, (x,)), after
 
 
-def _applied(units: Sequence[nn.Module], x: Tensor) -> Tensor:
+def _run_units(units: Sequence[nn.Module], x: Tensor) -> Tensor:
     for unit in units:
         x = unit(x)
     return x
 
 
-class _AllThereError(Exception):
+class _AllTensorsComputed(Exception):
     """Every tensor that is needed has been computed; what follows would be for nothing."""
 
 
-class _Recomputed:
+class _RecomputedSegment:
     """One segment between its forward and its backward pass.
 
     Autograd keeps a number in place of each tensor that the units save. The first number that is asked for
@@ -112,20 +112,20 @@ class _Recomputed:
     def __init__(self, units: Sequence[nn.Module], parts: Sequence[int]) -> None:
         bounds = [0, *accumulate(parts)]
         self.parts = [units[start:end] for start, end in pairwise(bounds)]
-        self.first: list[int] = []
+        self.first_tensors: list[int] = []
         """Of each part the number of its first tensor."""
         self.count = 0
-        self.begins: list[_Begin] = []
+        self.inputs: list[_PartInput] = []
         """What the parts computed so far begin with; the first from the forward pass on."""
         self.tensors: dict[int, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         modules = chain(*(unit.modules() for unit in chain(*self.parts)))
-        self.begins = [_Begin.of(x, draws=any(map(draws, modules)))]
+        self.inputs = [_PartInput.of(x, draws=any(map(draws_random_numbers, modules)))]
         with saved_tensors_hooks(self._number, self._tensor):
             for units in self.parts:
-                self.first.append(self.count)
-                x = _applied(units, x)
+                self.first_tensors.append(self.count)
+                x = _run_units(units, x)
         return x
 
     def _number(self, _: Tensor) -> int:
@@ -134,87 +134,87 @@ class _Recomputed:
 
     def _tensor(self, number: int) -> Tensor:
         if number not in self.tensors:
-            part = bisect_right(self.first, number) - 1
-            with self.begins[0].conditions(), running_statistics_kept(*chain(*self.parts)):
-                self._begin(part)
-                self._compute(part)
+            part = bisect_right(self.first_tensors, number) - 1
+            with self.inputs[0].conditions(), preserve_running_statistics(*chain(*self.parts)):
+                self._find_input(part)
+                self._recompute(part)
         return self.tensors.pop(number)
 
-    def _begin(self, part: int) -> None:
+    def _find_input(self, part: int) -> None:
         """Finds what `part` begins with: the parts before it run once, and keep nothing."""
-        del self.begins[max(1, part + 1) :]
-        while len(self.begins) <= part:
-            last = self.begins[-1]
-            last.draw()
+        del self.inputs[max(1, part + 1) :]
+        while len(self.inputs) <= part:
+            last = self.inputs[-1]
+            last.restore_random_state()
             with torch.no_grad():
-                x = _applied(self.parts[len(self.begins) - 1], last.x)
-            self.begins.append(_Begin.of(x.requires_grad_(last.x.requires_grad), last.draws))
+                x = _run_units(self.parts[len(self.inputs) - 1], last.x)
+            self.inputs.append(_PartInput.of(x.requires_grad_(last.x.requires_grad), last.is_random))
 
-    def _compute(self, part: int) -> None:
+    def _recompute(self, part: int) -> None:
         """Runs `part` and takes the tensors that its units save."""
-        begin, place = self.begins[part], self.first[part]
-        end = self.first[part + 1] if part + 1 < len(self.parts) else self.count
+        begin, place = self.inputs[part], self.first_tensors[part]
+        end = self.first_tensors[part + 1] if part + 1 < len(self.parts) else self.count
 
         def take(tensor: Tensor) -> None:
             nonlocal place
             self.tensors[place] = tensor
             place += 1
             if place == end:
-                raise _AllThereError
+                raise _AllTensorsComputed
 
-        begin.draw()
+        begin.restore_random_state()
         try:
-            with torch.enable_grad(), saved_tensors_hooks(take, _nothing):
-                _applied(self.parts[part], begin.x)
-        except _AllThereError:
+            with torch.enable_grad(), saved_tensors_hooks(take, _no_backward):
+                _run_units(self.parts[part], begin.x)
+        except _AllTensorsComputed:
             return
         if place != end:
             raise RuntimeError("a unit saved other tensors when it was computed again than at first")
 
 
-def _nothing(_: object) -> Tensor:
+def _no_backward(_: object) -> Tensor:
     raise RuntimeError("a recomputed part has no backward pass of its own")
 
 
 @dataclass(frozen=True)
-class _Begin:
+class _PartInput:
     """What a part reads, and the conditions under which it ran."""
 
     x: Tensor
-    draws: bool
-    random: tuple[Tensor, ...]
+    is_random: bool
+    random_state: tuple[Tensor, ...]
     autocast: tuple[bool, torch.dtype]
 
     @classmethod
-    def of(cls, x: Tensor, draws: bool) -> _Begin:
+    def of(cls, x: Tensor, draws: bool) -> _PartInput:
         kind = x.device.type
         autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         # A leaf, so that the second pass ends here.
         begin = x.detach().requires_grad_(x.requires_grad)
         # What was noted on the tensor, as the sums of its channels are, holds for its other name too.
         vars(begin).update(vars(x))
-        return cls(begin, draws, _random(x) if draws else (), autocast)
+        return cls(begin, draws, _random_state(x) if draws else (), autocast)
 
-    def draw(self) -> None:
+    def restore_random_state(self) -> None:
         """Sets the random state to what it was, where dropout draws from it."""
-        if self.draws:
-            torch.set_rng_state(self.random[0])
-            if len(self.random) > 1:
-                torch.cuda.set_rng_state(self.random[1], self.x.device)
+        if self.is_random:
+            torch.set_rng_state(self.random_state[0])
+            if len(self.random_state) > 1:
+                torch.cuda.set_rng_state(self.random_state[1], self.x.device)
 
     @contextmanager
     def conditions(self) -> Iterator[None]:
         """As in the forward pass; the random state of outside comes back afterwards."""
-        now = _random(self.x) if self.draws else ()
+        now = _random_state(self.x) if self.is_random else ()
         enabled, dtype = self.autocast
         with torch.autocast(self.x.device.type, dtype, enabled, cache_enabled=False):
             try:
                 yield
             finally:
-                _Begin(self.x, self.draws, now, self.autocast).draw()
+                _PartInput(self.x, self.is_random, now, self.autocast).restore_random_state()
 
 
-def _random(x: Tensor) -> tuple[Tensor, ...]:
+def _random_state(x: Tensor) -> tuple[Tensor, ...]:
     if x.device.type == "cuda":
         return torch.get_rng_state(), torch.cuda.get_rng_state(x.device)
     return (torch.get_rng_state(),)

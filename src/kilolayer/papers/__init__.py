@@ -5,51 +5,51 @@ cell = table("p2-table-1").cell("dropout shortcut", "error")
 experiment(cell, seed=3)
 """
 
-from kilolayer.analysis.published import Published, Statistic
 from kilolayer.papers.catalogue import (
-    Counts,
+    CellCounts,
     ReportedError,
     cells,
-    counts,
+    count_cells,
+    find_table,
     reported_errors,
-    table,
     tables,
 )
-from kilolayer.papers.plan import Plan
-from kilolayer.papers.reproduce import (
-    experiment,
-    experiments,
+from kilolayer.papers.experiments import (
+    bias_search_experiments,
+    cell_experiment,
+    cell_experiments,
     is_proxy,
     proxy_sentence,
-    selection,
     training_flop,
 )
+from kilolayer.papers.plan import Plan
 from kilolayer.papers.scale import FULL, Scale
-from kilolayer.papers.table import Cell, Column, Each, Literature, Paper, Table
+from kilolayer.papers.schema import Cell, Column, EachSetting, Literature, Paper, Table
+from kilolayer.statistics.published import PublishedResult, Statistic
 
 __all__ = [
     "FULL",
     "Cell",
+    "CellCounts",
     "Column",
-    "Counts",
-    "Each",
+    "EachSetting",
     "Literature",
     "Paper",
     "Plan",
-    "Published",
+    "PublishedResult",
     "ReportedError",
     "Scale",
     "Statistic",
     "Table",
+    "bias_search_experiments",
+    "cell_experiment",
+    "cell_experiments",
     "cells",
-    "counts",
-    "experiment",
-    "experiments",
+    "count_cells",
+    "find_table",
     "is_proxy",
     "proxy_sentence",
     "reported_errors",
-    "selection",
-    "table",
     "tables",
     "training_flop",
 ]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from kilolayer.errors import InputError, nearest
+from kilolayer.errors import InputError, suggest
 from kilolayer.networks import Network, describe
 from kilolayer.papers import p1, p2, px
 from kilolayer.papers.plan import DataSet, Plan
-from kilolayer.papers.table import Cell, Table
+from kilolayer.papers.schema import Cell, Table
 from kilolayer.units import Unit
 
 _TABLES = (*p2.TABLES, *p1.TABLES, *px.TABLES)
@@ -22,12 +22,12 @@ def tables() -> tuple[Table, ...]:
     return _TABLES
 
 
-def table(name: str) -> Table:
+def find_table(name: str) -> Table:
     """The table called `name`, as "p2-table-1". Raises `InputError` naming the nearest."""
     for found in _TABLES:
         if found.name == name:
             return found
-    raise InputError(f"unknown table {name!r}; {nearest(name, [found.name for found in _TABLES])}")
+    raise InputError(f"unknown table {name!r}; {suggest(name, [found.name for found in _TABLES])}")
 
 
 def cells() -> tuple[Cell, ...]:
@@ -36,7 +36,7 @@ def cells() -> tuple[Cell, ...]:
 
 
 @dataclass(frozen=True)
-class Counts:
+class CellCounts:
     """How many cells there are. `exact`: those buildable cells that Kilolayer runs as the paper did."""
 
     cells: int
@@ -45,12 +45,12 @@ class Counts:
     exact: int
 
 
-def counts(some: Iterable[Cell] | None = None) -> Counts:
+def count_cells(selected: Iterable[Cell] | None = None) -> CellCounts:
     """The counts of these cells, or of all."""
-    chosen = cells() if some is None else tuple(some)
+    chosen = cells() if selected is None else tuple(selected)
     buildable = [cell for cell in chosen if cell.buildable]
     exact = sum(not cell.not_yet for cell in buildable)
-    return Counts(len(chosen), len(buildable), len(chosen) - len(buildable), exact)
+    return CellCounts(len(chosen), len(buildable), len(chosen) - len(buildable), exact)
 
 
 class ReportedError(NamedTuple):
@@ -74,7 +74,7 @@ def reported_errors(model_name: str) -> list[ReportedError]:
         for cell in owner.cells
         if cell.metric == "top-1 error" and cell.reported is not None
         for plan in cell.plans
-        if _same(plan, network)
+        if _is_same_network(plan, network)
     }
     return list(found)
 
@@ -85,7 +85,7 @@ def _source(owner: Table, plan: Plan) -> str:
     return f"{owner.paper.label} {owner.source}" + (f" ({', '.join(details)})" if details else "")
 
 
-def _same(plan: Plan, network: Network) -> bool:
+def _is_same_network(plan: Plan, network: Network) -> bool:
     # The depth is cheap to compare and tells most networks apart before any is laid out.
     return plan.depth == network.depth and _planned_layers(plan.data, plan.depth, plan.unit) == _layers(
         network

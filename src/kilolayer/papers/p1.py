@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kilolayer.analysis.published import Published, Statistic
 from kilolayer.papers.plan import Plan
-from kilolayer.papers.table import CURVE, Column, Literature, Paper, Table
+from kilolayer.papers.schema import CURVE, Column, Literature, Paper, Table
+from kilolayer.statistics.published import PublishedResult, Statistic
 from kilolayer.units import BASIC, BOTTLENECK, Projection, Zero
 
 P1 = Paper("P1", "Deep Residual Learning for Image Recognition", "1512.03385", 2015)
@@ -23,8 +23,8 @@ IMAGENET = Plan(
 
 PLAIN = replace(BASIC, h=Zero())
 OPTION_A = BASIC
-OPTION_B = replace(BASIC, resize=Projection())
-OPTION_C = replace(BASIC, h=Projection(), resize=Projection())
+OPTION_B = replace(BASIC, downsample=Projection())
+OPTION_C = replace(BASIC, h=Projection(), downsample=Projection())
 
 TOP_1_AND_5 = {"top-1": Column("top-1 error"), "top-5": Column("top-5 error")}
 CURVES = {"training and test error": Column("training curve")}
@@ -98,7 +98,7 @@ TABLE_5 = Table(
     },
 )
 
-_BEST_OF_5 = Published(6.43, Statistic("best", 5), mean=6.61, std=0.16)
+_BEST_OF_5 = PublishedResult(6.43, Statistic("best", 5), mean=6.61, std=0.16)
 
 TABLE_6 = Table(
     "p1-table-6",
@@ -115,7 +115,7 @@ TABLE_6 = Table(
         "ResNet-56": (56, 6.97),
         "ResNet-110": (_warmed(110), _BEST_OF_5),
         "ResNet-1202": (_warmed(1202), 7.93),
-        "plain-110": (_warmed(110, h=Zero()), Published(above=60.0)),
+        "plain-110": (_warmed(110, h=Zero()), PublishedResult(above=60.0)),
     },
     note="plain-110 stands in the caption of Fig. 6, not in the table",
 )

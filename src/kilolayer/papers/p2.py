@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kilolayer.analysis.published import SINGLE_RUN, Published, Statistic
 from kilolayer.papers.plan import Plan
-from kilolayer.papers.table import CURVE, FAIL, Column, Each, Literature, Paper, Table
+from kilolayer.papers.schema import CURVE, FAIL, Column, EachSetting, Literature, Paper, Table
+from kilolayer.statistics.published import SINGLE_RUN, PublishedResult, Statistic
 from kilolayer.units import (
     BASIC,
     BN_AFTER_ADDITION,
@@ -38,7 +38,7 @@ ORIGINAL_AND_PREACT = {
     "full pre-activation": Column(changes={"arrangement": FULL_PREACT}),
 }
 
-_0_TO_MINUS_5 = Each(
+_0_TO_MINUS_5 = EachSetting(
     {
         f"b_g = {sign}": ExclusiveGate(bias)
         for sign, bias in (("0", 0.0), ("−1", -1.0), ("−2", -2.0), ("−3", -3.0), ("−4", -4.0), ("−5", -5.0))
@@ -65,7 +65,7 @@ TABLE_1 = Table(
         "exclusive gating: b_g = −7": (ExclusiveGate(-7.0), 9.81),
         "shortcut-only gating: b_g = 0": (ShortcutGate(0.0), 12.86),
         "shortcut-only gating: b_g = −6": (ShortcutGate(-6.0), 6.91),
-        "1×1 conv shortcut": ({"h": Projection(), "resize": Projection()}, 12.22),
+        "1×1 conv shortcut": ({"h": Projection(), "downsample": Projection()}, 12.22),
         "dropout shortcut": (Dropout(0.5), FAIL),
     },
     statistic=MEDIAN_OF_5,
@@ -83,7 +83,7 @@ TABLE_2 = Table(
     columns={
         "ResNet-110": Column(changes={"depth": 110}),
         "ResNet-164": Column(
-            changes={"depth": 164, "branch": BOTTLENECK.branch, "resize": BOTTLENECK.resize}
+            changes={"depth": 164, "branch": BOTTLENECK.branch, "downsample": BOTTLENECK.downsample}
         ),
     },
     rows={
@@ -120,9 +120,9 @@ TABLE_3 = Table(
 
 _CITED = Literature("another architecture; P2 cites the figure from its authors")
 _PREACT = {"unit": BOTTLENECK, "arrangement": FULL_PREACT}
-_OF_1001 = Published(4.92, MEDIAN_OF_5, mean=4.89, std=0.14)
-_OF_1001_AT_64 = Published(4.62, MEDIAN_OF_5, mean=4.69, std=0.20)
-_OF_1001_ON_100 = Published(22.71, MEDIAN_OF_5, mean=22.68, std=0.22)
+_OF_1001 = PublishedResult(4.92, MEDIAN_OF_5, mean=4.89, std=0.14)
+_OF_1001_AT_64 = PublishedResult(4.62, MEDIAN_OF_5, mean=4.69, std=0.20)
+_OF_1001_ON_100 = PublishedResult(22.71, MEDIAN_OF_5, mean=22.68, std=0.22)
 
 TABLE_4 = Table(
     "p2-table-4",
@@ -147,7 +147,7 @@ TABLE_4 = Table(
         "ResNet-110": (110, 6.61, None, 1.7),
         "ResNet-164": ({"depth": 164, "unit": BOTTLENECK}, None, 25.16, None),
         "ResNet-1001": ({"depth": 1001, "unit": BOTTLENECK}, None, 27.82, None),
-        "ResNet-1202": (1202, Published(7.93, SINGLE_RUN), None, 19.4),
+        "ResNet-1202": (1202, PublishedResult(7.93, SINGLE_RUN), None, 19.4),
         "pre-activation ResNet-164": ({"depth": 164, **_PREACT}, 5.46, 24.33, 1.7),
         "pre-activation ResNet-1001": ({"depth": 1001, **_PREACT}, _OF_1001, _OF_1001_ON_100, 10.2),
         # P2 states the batch and nothing else; its released code trains this one for 200 epochs.
@@ -195,7 +195,7 @@ TEXT_ON_101 = Table(
     P2,
     "Sec. 4.1, text",
     "BN after addition in ResNet-101 on ImageNet",
-    IMAGENET.changed(depth=101, protocol="224 crop"),
+    IMAGENET.with_changes(depth=101, protocol="224 crop"),
     vary="arrangement",
     columns=TOP_1_AND_5,
     rows={"original": (ORIGINAL, 23.6, 7.1), "BN after addition": (BN_AFTER_ADDITION, 24.6, 7.5)},
@@ -207,7 +207,7 @@ FIGURE_1 = Table(
     P2,
     "Fig. 1, right",
     "curves of ResNet-1001 on CIFAR-10 with the original and the proposed unit",
-    CIFAR10.changed(depth=1001, unit=BOTTLENECK),
+    CIFAR10.with_changes(depth=1001, unit=BOTTLENECK),
     vary="arrangement",
     columns=CURVES,
     rows={"original": (ORIGINAL, CURVE), "full pre-activation": (FULL_PREACT, CURVE)},
@@ -228,7 +228,7 @@ FIGURE_3 = Table(
         "(a) constant scaling: 0.5 on the shortcut, 0.5 on F": (Scaled(0.5, 0.5), CURVE),
         "(b) exclusive gating: b_g = −6": ({"h": ExclusiveGate(-6.0), "select": True}, CURVE),
         "(c) shortcut-only gating: b_g = 0": (ShortcutGate(0.0), CURVE),
-        "(d) 1×1 conv shortcut": ({"h": Projection(), "resize": Projection()}, CURVE),
+        "(d) 1×1 conv shortcut": ({"h": Projection(), "downsample": Projection()}, CURVE),
     },
     statistic=SINGLE_RUN,
     baseline="original",

@@ -47,7 +47,7 @@ class Plan:
     setting: str = ""
     departure: str = ""
 
-    def changed(self, **changes: Any) -> Plan:
+    def with_changes(self, **changes: Any) -> Plan:
         """This plan with fields of its own, and fields of its unit (`h=`, `arrangement=` …), replaced."""
         names = {field.name for field in fields(Plan)}
         plan = replace(self, **{key: value for key, value in changes.items() if key in names})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kilolayer.analysis.published import Statistic
 from kilolayer.papers.plan import Plan
-from kilolayer.papers.table import Column, Paper, Table
+from kilolayer.papers.schema import Column, Paper, Table
+from kilolayer.statistics.published import Statistic
 from kilolayer.units import AGGREGATED, FULL_PREACT, Aggregated, Identity, Projection, Unit, Zero
 
 PX = Paper("PX", "Aggregated Residual Transformations for Deep Neural Networks", "1611.05431", 2016)
@@ -19,7 +19,7 @@ TOP_1_AND_5 = {"top-1": Column("top-1 error"), "top-5": Column("top-5 error")}
 
 def _unit(cardinality: int, d: int) -> Unit:
     """C paths of width d; one path of 64 is ResNet's bottleneck with the stride on its 3×3."""
-    return Unit(Aggregated(cardinality, d), resize=Projection())
+    return Unit(Aggregated(cardinality, d), downsample=Projection())
 
 
 TABLE_1 = Table(
@@ -77,7 +77,7 @@ TABLE_4 = Table(
     PX,
     "Table 4",
     "deeper, wider, or of more paths, at twice the complexity of ResNet-101, on ImageNet",
-    IMAGENET.changed(depth=101),
+    IMAGENET.with_changes(depth=101),
     vary="unit",
     columns=TOP_1_AND_5,
     rows={
@@ -96,7 +96,7 @@ TABLE_5 = Table(
     PX,
     "Table 5",
     "single-crop errors on ImageNet at two test sizes",
-    IMAGENET.changed(depth=101),
+    IMAGENET.with_changes(depth=101),
     vary="unit",
     columns={
         "@224 top-1": Column("top-1 error"),

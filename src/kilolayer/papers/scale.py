@@ -74,14 +74,16 @@ class Scale:
 
     def _depths(self, plan: Plan | None) -> str:
         if plan is not None:
-            return _instead(self.depth(plan), plan.depth)
+            return _depth_change(self.depth(plan), plan.depth)
         match self.depths:
             case None:
                 return ""
             case int():
                 return f"depth {self.depths} instead of the paper's"
             case _:
-                return ", ".join(filter(None, (_instead(mine, own) for own, mine in self.depths.items())))
+                return ", ".join(
+                    filter(None, (_depth_change(mine, own) for own, mine in self.depths.items()))
+                )
 
     def network(self, plan: Plan) -> Network:
         """The plan's network at this depth and width."""
@@ -92,20 +94,20 @@ class Scale:
 FULL = Scale("full")
 
 
-def _instead(mine: int, own: int) -> str:
-    return "" if mine == own else f"depth {mine} instead of {own}"
+def _depth_change(ours: int, theirs: int) -> str:
+    return "" if ours == theirs else f"depth {ours} instead of {theirs}"
 
 
-def nearest_depth(plan: Plan, wanted: int) -> int:
+def nearest_depth(plan: Plan, target: int) -> int:
     """The depth nearest to `wanted` that the plan's unit admits: 6n+2, 9n+2, 3n+2, or ImageNet's list."""
     layers = plan.unit.branch.layers
     if plan.data == "imagenet":
         return min(
-            IMAGENET_UNITS.get(layers, {plan.depth: ()}), key=lambda depth: (abs(depth - wanted), depth)
+            IMAGENET_UNITS.get(layers, {plan.depth: ()}), key=lambda depth: (abs(depth - target), depth)
         )
     step = 3 * layers
-    below = max(1, (wanted - _EDGES) // step) * step + _EDGES
-    return min(below, below + step, key=lambda depth: (abs(depth - wanted), depth))
+    below = max(1, (target - _EDGES) // step) * step + _EDGES
+    return min(below, below + step, key=lambda depth: (abs(depth - target), depth))
 
 
 def _narrowed(network: Network, width: int) -> Network:

@@ -8,10 +8,10 @@
 Everything is a pure function of plain values; matplotlib and jinja2 are imported only when they are used.
 """
 
-from kilolayer.report import plots, tables
-from kilolayer.report.content import Figure, Item, Listing, Page, Section, Table
+from kilolayer.report import plots, table_formats
 from kilolayer.report.curves import Curve, read_metrics
-from kilolayer.report.page import render, write
+from kilolayer.report.document import Figure, Item, Listing, Page, Section, Table
+from kilolayer.report.page import render_page, write_page
 from kilolayer.report.plots import DepthLine, Profile
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "Table",
     "plots",
     "read_metrics",
-    "render",
-    "tables",
-    "write",
+    "render_page",
+    "table_formats",
+    "write_page",
 ]

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kilolayer.report import svg
-from kilolayer.report.optional import needed
-from kilolayer.report.text import shortened
+from kilolayer.report import svg_markup
+from kilolayer.report.clean_text import shorten_line
+from kilolayer.report.extra import report_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,9 +58,9 @@ _STYLE: dict[str, Any] = {
 )
 
 
-def draw(title: str, paint: Callable[[Drawing], None], height: float = HEIGHT) -> str:
+def draw_svg(title: str, paint: Callable[[Drawing], None], height: float = HEIGHT) -> str:
     """The SVG of what `paint` draws; the same drawing gives the same text, on any day."""
-    with needed():
+    with report_extra():
         from matplotlib import style
         from matplotlib.figure import Figure as Drawing
     out = io.StringIO()
@@ -70,7 +70,7 @@ def draw(title: str, paint: Callable[[Drawing], None], height: float = HEIGHT) -
         figure = Drawing(figsize=(WIDTH, height), layout="constrained")
         paint(figure)
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return svg.tidy(out.getvalue(), title, COLOURS)
+    return svg_markup.tidy_svg(out.getvalue(), title, COLOURS)
 
 
 def colour(number: int) -> str:
@@ -90,15 +90,15 @@ def _columns(labels: Sequence[str]) -> int:
 
 def legend_height(labels: Sequence[str]) -> float:
     """The inches a figure must grow by for its legend."""
-    shown = [shortened(label, _LONGEST) for label in labels]
+    shown = [shorten_line(label, _LONGEST) for label in labels]
     return math.ceil(len(shown) / _columns(shown)) * _LINE / 72
 
 
-def legend(figure: Drawing, labels: Sequence[str], numbers: Sequence[int] | None = None) -> None:
+def add_legend(figure: Drawing, labels: Sequence[str], numbers: Sequence[int] | None = None) -> None:
     """A key below the figure, one sample per label in the order of the colours, or in those of `numbers`."""
     from matplotlib.lines import Line2D
 
-    shown = [shortened(label, _LONGEST) for label in labels]
+    shown = [shorten_line(label, _LONGEST) for label in labels]
     samples = [
         Line2D([], [], color=colour(n), marker=marker(n), markersize=4) for n in numbers or range(len(shown))
     ]
@@ -109,16 +109,16 @@ def legend(figure: Drawing, labels: Sequence[str], numbers: Sequence[int] | None
         text.set_text(label)
 
 
-def frame(axes: Axes, x_label: str, y_label: str, grid: bool = True) -> None:
+def set_up_axes(axes: Axes, x_label: str, y_label: str, grid: bool = True) -> None:
     """Labels, lines only where there is a scale, and a quiet grid behind the curves."""
-    axes.set_xlabel(shortened(x_label, _LONGEST))
-    axes.set_ylabel(shortened(y_label, _TALLEST))
+    axes.set_xlabel(shorten_line(x_label, _LONGEST))
+    axes.set_ylabel(shorten_line(y_label, _TALLEST))
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(grid, axis="y")
 
 
-def stage_mark(axes: Axes, start: float) -> None:
+def mark_stage(axes: Axes, start: float) -> None:
     """A thin upright line in front of the place at which the network's shape changes."""
     axes.axvline(start - 0.5, color=INK, alpha=0.3, lw=0.7, zorder=0).set_in_layout(False)
 
@@ -127,11 +127,11 @@ def plain_ticks(axis: Axis, scale: float = 1.0, powers: bool = False) -> None:
     """Ticks written as people write them: 0.02, 64, 10⁻⁷, or all in powers of ten, divided by the scale."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value / scale, powers)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value / scale, powers)))
     axis.set_minor_formatter(NullFormatter())
 
 
-def written(value: float, powers: bool = False) -> str:
+def format_tick(value: float, powers: bool = False) -> str:
     """A tick's number, its power of ten in superscript where it is very small or large, or wherever asked."""
     if value == 0 or (1e-3 <= abs(value) < 1e5 and not powers):
         return f"{value:g}".replace("-", "−")
@@ -143,6 +143,6 @@ def written(value: float, powers: bool = False) -> str:
     return power if factor == "1" else f"{factor}·{power}"
 
 
-def nothing_measured(axes: Axes) -> None:
+def mark_no_values(axes: Axes) -> None:
     """Says in an empty frame why it is empty."""
     axes.text(0.5, 0.5, "no finite value was recorded", transform=axes.transAxes, ha="center", va="center")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kilolayer.analysis.chart import Chart, Series
+from kilolayer.chart import Chart, Series
 from kilolayer.report import canvas, marks
+from kilolayer.report.clean_text import shorten_line
 from kilolayer.report.lab_data import value_range
-from kilolayer.report.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,39 +26,39 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
     names = list(dict.fromkeys(series.name for _, one in panels for series in one.series))
     values = [y for _, one in panels for series in one.series for y in series.y]
     low, high, log = value_range(values, chart.log_y)
-    below = _below(panels)
+    below = _x_caption(panels)
 
     def paint(figure: Drawing) -> None:
         from matplotlib.ticker import MaxNLocator
 
         rows = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
         for axes, (network, one) in zip(rows, panels, strict=True):
-            canvas.frame(axes, "", shortened(one.y_label, _TALLEST))
+            canvas.set_up_axes(axes, "", shorten_line(one.y_label, _TALLEST))
             axes.set_title(network, loc="left", fontsize=9.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             if log:
-                marks.logarithmic(axes, values)
+                marks.set_log_axis(axes, values)
             for stage in one.stages:
-                canvas.stage_mark(axes, stage)
+                canvas.mark_stage(axes, stage)
             for series in one.series:
                 _line(axes, one, series, names.index(series.name), log)
             if not log:
                 axes.set_ylim(low, high)
                 canvas.plain_ticks(axes.yaxis)
         rows[-1].set_xlabel(below)
-        canvas.legend(figure, names)
+        canvas.add_legend(figure, names)
 
     height = 0.5 + _PANEL * len(panels) + canvas.legend_height(names) + 0.2 * below.count("\n")
-    return canvas.draw(f"{chart.title}: {', '.join(network for network, _ in panels)}", paint, height)
+    return canvas.draw_svg(f"{chart.title}: {', '.join(network for network, _ in panels)}", paint, height)
 
 
 def _line(axes: Axes, chart: Chart, series: Series, number: int, log: bool) -> None:
     look: dict[str, Any] = {"ls": "--", "lw": 1.0} if series.kind == "predicted" else {}
-    for points in chart.pieces(series):
-        marks.line(axes, *marks.columns(points), number, log, **look)
+    for points in chart.segments(series):
+        marks.draw_curve(axes, *marks.split_points(points), number, log, **look)
 
 
-def _below(panels: Sequence[tuple[str, Chart]]) -> str:
+def _x_caption(panels: Sequence[tuple[str, Chart]]) -> str:
     """What stands along x, and below it what the lines mean."""
     predicted = any(series.kind == "predicted" for _, one in panels for series in one.series)
     said = [

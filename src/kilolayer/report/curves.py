@@ -11,7 +11,7 @@ from kilolayer.errors import InputError
 Value = float | None
 """None: not measured, and the line passes over it. NaN: measured but not finite, and the line has a gap."""
 
-Row = Mapping[str, object]
+MetricsRow = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Curve:
         return self.group or self.label
 
     @classmethod
-    def from_metrics(cls, label: str, rows: Iterable[Row], group: str = "") -> "Curve":
+    def from_metrics(cls, label: str, rows: Iterable[MetricsRow], group: str = "") -> "Curve":
         """The curve of a run's epochs; an epoch without a usable iteration has no place and is left out."""
-        kept = [row for row in rows if math.isfinite(number(row.get("iteration")))]
+        kept = [row for row in rows if math.isfinite(finite_or_nan(row.get("iteration")))]
         error = _error_key(kept)
         return cls(
             label=label,
-            x=tuple(number(row["iteration"]) for row in kept),
+            x=tuple(finite_or_nan(row["iteration"]) for row in kept),
             train_loss=_column(kept, "train_loss"),
             error=_column(kept, error),
             group=group,
@@ -53,7 +53,7 @@ class Curve:
         )
 
 
-def number(value: object) -> float:
+def finite_or_nan(value: object) -> float:
     """A finite value as it is, and everything else (null, text, infinity) as NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
@@ -84,12 +84,12 @@ def _epoch(line: bytes) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _error_key(rows: list[Row]) -> str:
+def _error_key(rows: list[MetricsRow]) -> str:
     for key in ("test_error", "validation_error"):
         if any(key in row for row in rows):
             return key
     return "test_error"
 
 
-def _column(rows: list[Row], key: str) -> tuple[Value, ...]:
-    return tuple(number(row[key]) if key in row else None for row in rows)
+def _column(rows: list[MetricsRow], key: str) -> tuple[Value, ...]:
+    return tuple(finite_or_nan(row[key]) if key in row else None for row in rows)

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kilolayer import durable
-from kilolayer.analysis.chart import Analysis, Chart
+from kilolayer.chart import Analysis, Chart
 from kilolayer.errors import InputError
-from kilolayer.report import inline
-from kilolayer.report.lab_data import Time, drawn, gathered
-from kilolayer.report.lab_table import cells, header
-from kilolayer.report.optional import needed
-from kilolayer.report.page import environment
-from kilolayer.report.text import one_line
+from kilolayer.report import page_assets
+from kilolayer.report.clean_text import one_line
+from kilolayer.report.extra import report_extra
+from kilolayer.report.lab_data import Time, gather_lab, lab_json
+from kilolayer.report.lab_table import chart_header, chart_rows
+from kilolayer.report.page import template_environment
+from kilolayer.system import durable
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def page(
+def write_lab(
     analyses: Sequence[tuple[int | None, Analysis]],
     path: Path,
     title: str = "Propagation lab",
@@ -33,11 +33,11 @@ def page(
     name, lie under a slider. `provenance` are (what, value) pairs: command, version, machine, date.
     Raises `InputError` where there is nothing to show or the path cannot be written.
     """
-    durable.write(path, render(analyses, title, provenance).encode())
+    durable.write_file(path, render_lab(analyses, title, provenance).encode())
     return path
 
 
-def render(
+def render_lab(
     analyses: Sequence[tuple[int | None, Analysis]],
     title: str = "Propagation lab",
     provenance: Sequence[tuple[str, str]] = (),
@@ -45,24 +45,24 @@ def render(
     """The page as HTML; `page` says more."""
     if not analyses:
         raise InputError("no analysis to show on a page; give at least one")
-    lab = gathered(analyses)
-    shown = environment()
-    shown.filters |= {"alt": _alt, "equation": equation, "header": header, "cells": cells}
-    return shown.from_string(inline.text("lab.html.j2")).render(
+    lab = gather_lab(analyses)
+    shown = template_environment()
+    shown.filters |= {"alt": _alt, "equation": equation_markup, "header": chart_header, "cells": chart_rows}
+    return shown.from_string(page_assets.read_asset("lab.html.j2")).render(
         title=title,
         lab=lab,
-        data=drawn(lab),
+        data=lab_json(lab),
         provenance=provenance,
-        **inline.embedded(
-            [inline.plotly_js(), inline.text("charts.js"), inline.text("lab.js")],
-            [inline.text("page.css"), inline.text("lab.css")],
+        **page_assets.embedded_assets(
+            [page_assets.plotly_js(), page_assets.read_asset("charts.js"), page_assets.read_asset("lab.js")],
+            [page_assets.read_asset("page.css"), page_assets.read_asset("lab.css")],
         ),
     )
 
 
-def equation(plain: str) -> Markup:
+def equation_markup(plain: str) -> Markup:
     """An equation in plain Unicode, with x_l and λ_{i+1} as subscripts and 0.9^54 as a power."""
-    with needed():
+    with report_extra():
         from markupsafe import Markup, escape
     escaped = str(escape(one_line(plain)))
     for sign, tag in (("_", "sub"), (r"\^", "sup")):

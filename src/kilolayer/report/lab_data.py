@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from kilolayer.analysis.chart import Analysis, Chart, Conclusive, Series
-from kilolayer.analysis.over_training import OverTraining
-from kilolayer.report.text import one_line, shortened
-from kilolayer.terminal import middle_cut
+from kilolayer.chart import Analysis, Chart, HasFinding, Series
+from kilolayer.measure.snapshot_trends import SnapshotTrends
+from kilolayer.report.clean_text import one_line, shorten_line
+from kilolayer.system.terminal import truncate_middle
 
 Time = int | None
 """Iterations trained; None where no time belongs to an analysis."""
@@ -23,7 +23,7 @@ _LONGEST = 60
 
 
 @dataclass
-class Row:
+class ChartRow:
     """One chart of all networks that have it: by network its snapshots, in the order of time."""
 
     analysis: str
@@ -37,7 +37,7 @@ class Row:
 FLAT = 1e-3
 """Values that differ by no more than this share are shown as one height, not as hills of rounding."""
 
-Name = tuple[str, str]
+FigureName = tuple[str, str]
 """A figure: its analysis, and what it is called there."""
 
 
@@ -48,8 +48,8 @@ class Lab:
     `findings` are sentences: by analysis and network, of the last moment.
     """
 
-    rows: list[Row]
-    figures: dict[str, dict[Time, dict[Name, str]]]
+    rows: list[ChartRow]
+    figures: dict[str, dict[Time, dict[FigureName, str]]]
     findings: dict[str, dict[str, str]]
     iterations: list[int]
 
@@ -58,7 +58,7 @@ class Lab:
         return list(self.figures)
 
     @property
-    def figure_names(self) -> list[Name]:
+    def figure_names(self) -> list[FigureName]:
         """The figures that some network has, those of an analysis together."""
         told = [told for moments in self.figures.values() for told in moments.values()]
         names = dict.fromkeys(name for figures in told for name, value in figures.items() if value)
@@ -70,7 +70,7 @@ class Lab:
         return next((n for n, row in enumerate(self.rows, 1) if row.analysis == analysis), 0)
 
     @property
-    def tabulated(self) -> dict[str, dict[Time, dict[Name, str]]]:
+    def tabulated(self) -> dict[str, dict[Time, dict[FigureName, str]]]:
         """`figures` of the networks that have any."""
         return {
             network: moments
@@ -79,24 +79,27 @@ class Lab:
         }
 
 
-def gathered(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
+def gather_lab(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
     """The snapshots by chart and network; the same analysis of the same moment again is another network's.
 
     What has no value (a series, a chart) is left out.
     """
-    lab, rows = Lab([], {}, {}, sorted({at for at, _ in snapshots if at is not None})), dict[Name, Row]()
+    lab, rows = (
+        Lab([], {}, {}, sorted({at for at, _ in snapshots if at is not None})),
+        dict[FigureName, ChartRow](),
+    )
     named = _by_network(snapshots)
-    lab.findings = {analysis_name(one): {} for _, _, one in named if isinstance(one, Conclusive)}
+    lab.findings = {analysis_name(one): {} for _, _, one in named if isinstance(one, HasFinding)}
     for network, at, analysis in named:
         group = analysis_name(analysis)
         for chart in (chart.with_values() for chart in analysis.charts()):
             if chart.series:
-                row = rows.setdefault((_kind(analysis), chart.name), Row(group))
+                row = rows.setdefault((_kind(analysis), chart.name), ChartRow(group))
                 row.panels.setdefault(network, []).append((at, chart))
         told = {(group, one_line(what)): one_line(value) for what, value in analysis.summary()}
         lab.figures.setdefault(network, {}).setdefault(at, {}).update(told)
     for network, _, analysis in sorted(named, key=lambda one: _order(one[1])):
-        if isinstance(analysis, Conclusive):
+        if isinstance(analysis, HasFinding):
             lab.findings[analysis_name(analysis)][network] = one_line(analysis.finding())
     for row in rows.values():
         for frames in row.panels.values():
@@ -107,7 +110,7 @@ def gathered(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
 
 def analysis_name(analysis: Analysis) -> str:
     """The analysis as a heading: "Gradient", for what changes of it over training too."""
-    return analysis.of.capitalize() if isinstance(analysis, OverTraining) else type(analysis).__name__
+    return analysis.of.capitalize() if isinstance(analysis, SnapshotTrends) else type(analysis).__name__
 
 
 def _kind(analysis: Analysis) -> str:
@@ -126,13 +129,13 @@ def _by_network(snapshots: Sequence[tuple[Time, Analysis]]) -> list[tuple[str, T
     shown: dict[tuple[str, int], str] = {}
     for key in keys:
         if key not in shown:
-            name = middle_cut(one_line(key[0]), _LONGEST)
+            name = truncate_middle(one_line(key[0]), _LONGEST)
             numbered = (name if number == 1 else f"{name} ({number})" for number in count(1))
             shown[key] = next(free for free in numbered if free not in shown.values())
     return [(shown[key], at, analysis) for key, (at, analysis) in zip(keys, snapshots, strict=True)]
 
 
-def drawn(lab: Lab) -> dict[str, Any]:
+def lab_json(lab: Lab) -> dict[str, Any]:
     """The lab as JSON can hold it. Equal x axes are held once, since a thousand units weigh something."""
     pool: dict[tuple[float, ...], int] = {}
     rows = [_row(row, pool) for row in lab.rows]
@@ -144,16 +147,16 @@ def drawn(lab: Lab) -> dict[str, Any]:
     }
 
 
-def label(name: str, kind: str) -> str:
+def series_label(name: str, kind: str) -> str:
     """A series as it is called beside its curve: a prediction says so."""
     told = kind == "measured" or re.search("predict|theor", name, re.IGNORECASE)
-    return shortened(name, _LONGEST) + ("" if told else ", predicted")
+    return shorten_line(name, _LONGEST) + ("" if told else ", predicted")
 
 
-def _nowhere(row: Row, wanted: Name, log: bool) -> str:
+def _outside_note(row: ChartRow, series_key: FigureName, log: bool) -> str:
     """What a series is called besides where a logarithmic axis has no place for any of its values."""
-    own = (one for chart in row.charts for one in chart.series if (one.name, one.kind) == wanted)
-    drawn = not log or any((shown(y) or 0) > 0 for series in own for y in series.y)
+    own = (one for chart in row.charts for one in chart.series if (one.name, one.kind) == series_key)
+    drawn = not log or any((round_value(y) or 0) > 0 for series in own for y in series.y)
     return "" if drawn else ", nowhere above 0"
 
 
@@ -161,7 +164,7 @@ def _order(at: Time) -> int:
     return -1 if at is None else at
 
 
-def _figures(moments: dict[Time, dict[Name, str]], names: list[Name]) -> list[dict[str, Any]]:
+def _figures(moments: dict[Time, dict[FigureName, str]], names: list[FigureName]) -> list[dict[str, Any]]:
     timeless = moments.get(None, {})
     return [
         {"at": at, "values": [(timeless | moments[at]).get(name, "") for name in names]}
@@ -169,13 +172,13 @@ def _figures(moments: dict[Time, dict[Name, str]], names: list[Name]) -> list[di
     ]
 
 
-def _row(row: Row, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
+def _row(row: ChartRow, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
     """A row's axes, which its networks and snapshots share, its series, and the curves of every panel."""
     chart, every = row.charts[0], [series for chart in row.charts for series in chart.series]
     kinds = list(dict.fromkeys((series.name, series.kind) for series in every))
     names = list(dict.fromkeys(name for name, _ in kinds))
     places = [float(x) for series in every for x in series.x if math.isfinite(x)]
-    low, high, log = value_range([shown(y) for series in every for y in series.y], chart.log_y)
+    low, high, log = value_range([round_value(y) for series in every for y in series.y], chart.log_y)
     return {
         "x": one_line(chart.x_label),
         "y": one_line(chart.y_label),
@@ -186,8 +189,8 @@ def _row(row: Row, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
         # A prediction has its measurement's colour where they share a name.
         "series": [
             {
-                "name": shortened(name, _LONGEST),
-                "label": label(name, kind) + _nowhere(row, (name, kind), log),
+                "name": shorten_line(name, _LONGEST),
+                "label": series_label(name, kind) + _outside_note(row, (name, kind), log),
                 "kind": kind,
                 "number": names.index(name),
             }
@@ -215,10 +218,10 @@ def _sorted(series: Series) -> tuple[tuple[float, ...], list[float | None]]:
     points = sorted(
         ((x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x)), key=lambda at: at[0]
     )
-    return tuple(x for x, _ in points), [shown(y) for _, y in points]
+    return tuple(x for x, _ in points), [round_value(y) for _, y in points]
 
 
-def shown(y: float | None) -> float | None:
+def round_value(y: float | None) -> float | None:
     """A value as a page holds it; None where it is not finite."""
     # Five digits are more than a screen has.
     return float(f"{y:.5g}") if y is not None and math.isfinite(y) else None

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from decimal import ROUND_HALF_UP, Context
 
-from kilolayer.analysis.chart import Chart
-from kilolayer.report.canvas import written
-from kilolayer.report.lab_data import label, shown
-from kilolayer.report.text import one_line
+from kilolayer.chart import Chart
+from kilolayer.report.canvas import format_tick
+from kilolayer.report.clean_text import one_line
+from kilolayer.report.lab_data import round_value, series_label
 
 _FOUR = Context(prec=4, rounding=ROUND_HALF_UP)
 """Digits in a table, rounded as a browser does."""
 
 
-def header(chart: Chart) -> tuple[str, ...]:
+def chart_header(chart: Chart) -> tuple[str, ...]:
     """What stands along x, and the series."""
-    return (one_line(chart.x_label), *(label(series.name, series.kind) for series in chart.series))
+    return (one_line(chart.x_label), *(series_label(series.name, series.kind) for series in chart.series))
 
 
-def cells(chart: Chart) -> list[tuple[str, ...]]:
+def chart_rows(chart: Chart) -> list[tuple[str, ...]]:
     """A line for each x that a series has, from left to right, with what it has there."""
     columns = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
     places = sorted({x for column in columns for x in column if math.isfinite(x)})
@@ -27,7 +27,7 @@ def cells(chart: Chart) -> list[tuple[str, ...]]:
 
 
 def _cell(value: float | None) -> str:
-    held = shown(value)
+    held = round_value(value)
     if held is None:
         return "–"
-    return written(held if held.is_integer() else float(_FOUR.create_decimal(held)))
+    return format_tick(held if held.is_integer() else float(_FOUR.create_decimal(held)))

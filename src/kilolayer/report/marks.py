@@ -18,27 +18,27 @@ WIDE = 5
 """The factor between the largest and the smallest value from which an axis is logarithmic."""
 
 
-def finite(values: Iterable[Value]) -> list[float]:
+def finite_values(values: Iterable[Value]) -> list[float]:
     """The values that were measured and are finite."""
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def positive(values: Iterable[Value]) -> list[float]:
+def positive_values(values: Iterable[Value]) -> list[float]:
     """The values that a logarithmic axis can show."""
-    return [value for value in finite(values) if value > 0]
+    return [value for value in finite_values(values) if value > 0]
 
 
-def columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def split_points(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     """Points as matplotlib takes them: all x, all y."""
     return [x for x, _ in points], [y for _, y in points]
 
 
-def spread(axes: Axes, values: Iterable[Value], log: bool = True) -> bool:
+def fit_y_axis(axes: Axes, values: Iterable[Value], log: bool = True) -> bool:
     """Axes that hold every finite value: logarithmic if wanted and of use; whether they are."""
-    shown = finite(values)
+    shown = finite_values(values)
     positive_only = bool(shown) and min(shown) > 0
     if log and positive_only and max(shown) >= WIDE * min(shown):
-        return logarithmic(axes, shown)
+        return set_log_axis(axes, shown)
     if not shown:
         axes.set_yticks([])
         return False
@@ -49,11 +49,11 @@ def spread(axes: Axes, values: Iterable[Value], log: bool = True) -> bool:
     return False
 
 
-def logarithmic(axes: Axes, values: Iterable[Value]) -> bool:
+def set_log_axis(axes: Axes, values: Iterable[Value]) -> bool:
     """Make the y axis logarithmic, ticked at 2 and 5 where it spans few decades; False if nothing shows."""
     from matplotlib.ticker import LogLocator
 
-    shown = positive(values)
+    shown = positive_values(values)
     if not shown:
         axes.set_yticks([])
         return False
@@ -67,8 +67,8 @@ def logarithmic(axes: Axes, values: Iterable[Value]) -> bool:
     return True
 
 
-def line(
-    axes: Axes, x: Sequence[float], y: Sequence[Value], number: int, log: bool = False, **look: Any
+def draw_curve(
+    axes: Axes, x: Sequence[float], y: Sequence[Value], number: int, log: bool = False, **style: Any
 ) -> None:
     """A curve with gaps at what is not finite: a cross where a gap begins, a dot for a point on its own."""
     measured = [(at, value) for at, value in zip(x, y, strict=True) if value is not None]
@@ -76,16 +76,16 @@ def line(
     tint, every = canvas.colour(number), max(1, len(points) // 8)
     drawn = [
         *axes.plot(
-            *columns(points),
+            *split_points(points),
             color=tint,
-            **look,
+            **style,
             marker=canvas.marker(number),
             ms=3,
             markevery=every,
             clip_on=False,
         ),
-        *axes.plot(*columns(_alone(points)), color=tint, ls="", marker="o", ms=3.5, clip_on=False),
-        *axes.plot(*columns(_last_finite(measured)), color=tint, ls="", marker="x", ms=6),
+        *axes.plot(*split_points(_alone(points)), color=tint, ls="", marker="o", ms=3.5, clip_on=False),
+        *axes.plot(*split_points(_last_finite(measured)), color=tint, ls="", marker="x", ms=6),
     ]
     for part in drawn:
         # A line without points has a box without bounds, and several panels then have no room.

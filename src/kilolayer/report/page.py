@@ -12,11 +12,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kilolayer import durable
-from kilolayer.report import svg
-from kilolayer.report.content import Figure, Item, Matrix, Page, Picture, Table
-from kilolayer.report.optional import needed
-from kilolayer.report.text import clean
+from kilolayer.report import svg_markup
+from kilolayer.report.clean_text import replace_unprintable
+from kilolayer.report.document import Figure, Item, Matrix, Page, Picture, Table
+from kilolayer.report.extra import report_extra
+from kilolayer.system import durable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,26 +49,26 @@ class _Numbered:
         return f"{self.called.lower()}-{self.number}"
 
 
-def render(page: Page) -> str:
+def render_page(page: Page) -> str:
     """The page as HTML. All its text is escaped; a figure that is not our drawing is a ValueError."""
-    with needed():
+    with report_extra():
         from markupsafe import Markup
     counts = {called: count(1) for called in _CALLED.values()}
 
     def numbered(item: Item) -> _Numbered:
         kind = type(item).__name__
-        drawing = Markup(svg.checked(item.svg)) if isinstance(item, Figure) else None  # noqa: S704 (checked)
+        drawing = Markup(svg_markup.validate_svg(item.svg)) if isinstance(item, Figure) else None  # noqa: S704 (checked)
         shown = item.without_empty_columns() if isinstance(item, Table) else item
         return _Numbered(kind, next(counts[_CALLED[kind]]), shown, drawing)
 
     sections = [(section, [numbered(item) for item in section.items]) for section in page.sections]
-    template = environment().from_string(_text("page.html.j2"))
+    template = template_environment().from_string(_text("page.html.j2"))
     return template.render(page=page, sections=sections, css=Markup(_text("page.css")))  # noqa: S704 (ours)
 
 
-def write(page: Page, path: Path) -> Path:
+def write_page(page: Page, path: Path) -> Path:
     """Write the page, wholly or not at all; `InputError` names a path that cannot be written."""
-    durable.write(path, render(page).encode())
+    durable.write_file(path, render_page(page).encode())
     return path
 
 
@@ -76,12 +76,16 @@ def _text(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def environment() -> Environment:
+def template_environment() -> Environment:
     """What every page is rendered in: all text escaped, and cleaned of what cannot be shown."""
-    with needed():
+    with report_extra():
         from jinja2 import Environment, StrictUndefined
     made = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_clean_value,
     )
     made.filters |= {"cells": _cells, "shares": _shares, "data_uri": _data_uri, "typeset": typeset}
     return made
@@ -93,15 +97,15 @@ _INDEX = re.compile(r"(?<!\w)([^\W\d_]′?)_([lLi])(?!\w)")
 
 def typeset(text: str) -> Markup:
     """The text, escaped, with its indices below the line."""
-    with needed():
+    with report_extra():
         from markupsafe import Markup, escape
-    escaped = str(escape(clean(text)))
+    escaped = str(escape(replace_unprintable(text)))
     return Markup(_INDEX.sub(r"\1<sub>\2</sub>", escaped))  # noqa: S704
 
 
-def _shown(value: object) -> object:
+def _clean_value(value: object) -> object:
     # Markup is a str too, and is ours.
-    return clean(value) if type(value) is str else value
+    return replace_unprintable(value) if type(value) is str else value
 
 
 def _cells(table: Table, row: tuple[str, ...]) -> Iterator[tuple[str, str]]:

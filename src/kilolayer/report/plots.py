@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING
 
 from kilolayer.report import canvas, marks
 from kilolayer.report.curves import Curve, Value
-from kilolayer.report.depth import DepthLine, Profile, by_unit, error_against_depth
+from kilolayer.report.depth_plots import DepthLine, Profile, error_against_depth, profile_by_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-__all__ = ["DepthLine", "Profile", "Rate", "by_unit", "error_against_depth", "learning_rate", "training"]
+__all__ = [
+    "DepthLine",
+    "Profile",
+    "RateCurve",
+    "error_against_depth",
+    "learning_rate",
+    "profile_by_unit",
+    "training_curves",
+]
 
 Values = Sequence[Value]
 
@@ -26,7 +34,7 @@ STEPS = 12
 """A schedule of no more rates than this is one of steps."""
 
 
-def training(curves: Sequence[Curve], title: str, numbers: Mapping[str, int] | None = None) -> str:
+def training_curves(curves: Sequence[Curve], title: str, numbers: Mapping[str, int] | None = None) -> str:
     """Training loss above, error below, by iterations (P2, Figs. 1 and 6, which draw both in one plane).
 
     Every value lies inside its axes. They are logarithmic where all values are positive and span much, so
@@ -38,26 +46,26 @@ def training(curves: Sequence[Curve], title: str, numbers: Mapping[str, int] | N
 
     def paint(figure: Drawing) -> None:
         upper, lower = figure.subplots(2, sharex=True)
-        canvas.frame(upper, "", "training loss")
-        canvas.frame(lower, _iterations(lower, curves), f"{_error_name(curves)} in %")
+        canvas.set_up_axes(upper, "", "training loss")
+        canvas.set_up_axes(lower, _iterations(lower, curves), f"{_error_name(curves)} in %")
         _panel(upper, curves, numbers, [curve.train_loss for curve in curves])
         _panel(lower, curves, numbers, [curve.error for curve in curves])
-        canvas.legend(figure, keys, [numbers[key] for key in keys])
+        canvas.add_legend(figure, keys, [numbers[key] for key in keys])
 
-    return canvas.draw(title, paint, _PANELS + canvas.legend_height(keys))
+    return canvas.draw_svg(title, paint, _PANELS + canvas.legend_height(keys))
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], numbers: Mapping[str, int], values: Sequence[Values]) -> None:
     """One quantity of all curves, on axes that hold every value."""
-    log = marks.spread(axes, chain.from_iterable(values))
+    log = marks.fit_y_axis(axes, chain.from_iterable(values))
     for curve, y in zip(curves, values, strict=True):
-        marks.line(axes, curve.x, y, numbers[curve.key], log)
-    if not marks.finite(chain.from_iterable(values)):
-        canvas.nothing_measured(axes)
+        marks.draw_curve(axes, curve.x, y, numbers[curve.key], log)
+    if not marks.finite_values(chain.from_iterable(values)):
+        canvas.mark_no_values(axes)
 
 
 @dataclass(frozen=True)
-class Rate:
+class RateCurve:
     """A learning rate as the recipe has it: a function of the iteration, from 0 to `iterations` - 1.
 
     `number` is that of its colour; None: its place among the rates.
@@ -69,7 +77,7 @@ class Rate:
     number: int | None = None
 
 
-def learning_rate(rates: Sequence[Rate], title: str) -> str:
+def learning_rate(rates: Sequence[RateCurve], title: str) -> str:
     """The learning rate of every iteration, as each recipe computes it.
 
     Logarithmic where the rates are steps, whose later ones could not be seen otherwise.
@@ -80,17 +88,17 @@ def learning_rate(rates: Sequence[Rate], title: str) -> str:
 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
-        canvas.frame(axes, _axis(axes, [rate.iterations for rate in rates]), "learning rate")
+        canvas.set_up_axes(axes, _axis(axes, [rate.iterations for rate in rates]), "learning rate")
         stepwise = [_is_stepwise(y) for y in values]
-        log = marks.spread(axes, chain.from_iterable(values), log=all(stepwise))
+        log = marks.fit_y_axis(axes, chain.from_iterable(values), log=all(stepwise))
         for number, y, steps in zip(numbers, values, stepwise, strict=True):
             style = "steps-post" if steps else "default"
-            marks.line(axes, range(len(y)), y, number, log, drawstyle=style)
+            marks.draw_curve(axes, range(len(y)), y, number, log, drawstyle=style)
         if not any(values):
-            canvas.nothing_measured(axes)
-        canvas.legend(figure, labels, numbers)
+            canvas.mark_no_values(axes)
+        canvas.add_legend(figure, labels, numbers)
 
-    return canvas.draw(title, paint, 2.1 + canvas.legend_height(labels))
+    return canvas.draw_svg(title, paint, 2.1 + canvas.legend_height(labels))
 
 
 def _is_stepwise(rates: Sequence[float]) -> bool:

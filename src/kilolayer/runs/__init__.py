@@ -1,8 +1,16 @@
 """Runs on disk: created, recorded, continued, read."""
 
-from kilolayer.runs.environment import environment
 from kilolayer.runs.folder import Run
-from kilolayer.runs.record import environment_of, record
-from kilolayer.runs.weights import Weights, read_weights, write_weights
+from kilolayer.runs.recorder import train_run, trainer_environment
+from kilolayer.runs.start_environment import environment_record
+from kilolayer.runs.weights_file import SavedNetwork, read_weights, write_weights
 
-__all__ = ["Run", "Weights", "environment", "environment_of", "read_weights", "record", "write_weights"]
+__all__ = [
+    "Run",
+    "SavedNetwork",
+    "environment_record",
+    "read_weights",
+    "train_run",
+    "trainer_environment",
+    "write_weights",
+]

@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from kilolayer import durable
 from kilolayer.errors import InputError
+from kilolayer.system import durable
 
-KEPT = 2
+NUM_KEPT = 2
 FORMAT = 2
 """Of a run's folder. 1 had clock readings in metrics.jsonl and no checksum of it; it is read still."""
 
@@ -41,11 +41,13 @@ class Checkpoint:
     metrics_bytes: int
 
 
-class Damaged(ValueError):
+class DamagedCheckpoint(ValueError):
     """A state that cannot be continued from: its text says which file, and why."""
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor], counters: dict[str, Any], metrics: bytes) -> None:
+def save_checkpoint(
+    folder: Path, tensors: Mapping[str, Tensor], counters: dict[str, Any], metrics: bytes
+) -> None:
     """Saves a state; once this returns it is there, whatever happens. All but the last two are dropped."""
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     says = {
@@ -57,15 +59,15 @@ def write(folder: Path, tensors: Mapping[str, Tensor], counters: dict[str, Any],
     }
     seal = folder / f"{_name(counters)}.json"
     # Who stops right after a save saves again: that must not put at risk what was saved.
-    if not _holds(seal, says, metrics):
+    if not _is_saved(seal, says, metrics):
         seal.unlink(missing_ok=True)
-        durable.write(seal.with_suffix(".safetensors"), content)
-        durable.write(seal, _sealed(says))
-    sealed = sorted(path.stem for path in folder.glob("0*.json"))[-KEPT:]
+        durable.write_file(seal.with_suffix(".safetensors"), content)
+        durable.write_file(seal, _manifest_bytes(says))
+    sealed = sorted(path.stem for path in folder.glob("0*.json"))[-NUM_KEPT:]
     _drop(folder, (name for name in _names(folder) if name not in sealed))
 
 
-def latest(folder: Path, metrics: bytes) -> Checkpoint | None:
+def latest_checkpoint(folder: Path, metrics: bytes) -> Checkpoint | None:
     """The newest state that is whole, or None; a warning names each damaged one that is passed over.
 
     A state is damaged too where the metrics that belong to it are not the beginning of `metrics`.
@@ -73,16 +75,16 @@ def latest(folder: Path, metrics: bytes) -> Checkpoint | None:
     for name in reversed(_names(folder)):
         try:
             return _read(folder / f"{name}.json", metrics)
-        except Damaged as damage:
+        except DamagedCheckpoint as damage:
             logger.warning("%s; taking the state before it", damage)
     return None
 
 
-def drop_after(folder: Path, checkpoint: Checkpoint | None) -> None:
+def drop_newer(folder: Path, checkpoint: Checkpoint | None) -> None:
     """Removes what is newer than `checkpoint`, which `latest` found to be damaged, and what kills left."""
     if folder.is_dir():
         _drop(folder, (name for name in _names(folder) if checkpoint is None or name > checkpoint.name))
-        durable.clean(folder)
+        durable.remove_temporary_files(folder)
 
 
 def _names(folder: Path) -> list[str]:
@@ -96,76 +98,76 @@ def _drop(folder: Path, names: Iterable[str]) -> None:
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
 
 
-def _read(seal: Path, metrics: bytes) -> Checkpoint:
-    says, state = _opened(seal), seal.with_suffix(".safetensors")
-    _check_name(seal, says)
-    content = _content(state)
+def _read(path: Path, metrics: bytes) -> Checkpoint:
+    says, state = _read_manifest(path), path.with_suffix(".safetensors")
+    _check_name(path, says)
+    content = _read_content(state)
     if _sha256(content) != says["tensors"]:
-        raise Damaged(f"{state} is damaged: its checksum is not the one in its seal")
+        raise DamagedCheckpoint(f"{state} is damaged: its checksum is not the one in its seal")
     then = metrics[: says["metrics_bytes"]]
     if len(then) < says["metrics_bytes"] or says.get("metrics", _sha256(then)) != _sha256(then):
-        raise Damaged(f"{seal} belongs to lines of metrics.jsonl that are lost or damaged")
+        raise DamagedCheckpoint(f"{path} belongs to lines of metrics.jsonl that are lost or damaged")
     try:
-        return Checkpoint(seal.stem, load(content), says["counters"], says["metrics_bytes"])
+        return Checkpoint(path.stem, load(content), says["counters"], says["metrics_bytes"])
     except SafetensorError as error:
-        raise Damaged(f"{state} is damaged: {error}") from None
+        raise DamagedCheckpoint(f"{state} is damaged: {error}") from None
 
 
 def _name(counters: Mapping[str, Any]) -> str:
     return f"{counters['iteration']:09d}-{counters['epochs_closed']:06d}"
 
 
-def _check_name(seal: Path, says: Mapping[str, Any]) -> None:
-    if seal.stem != _name(says["counters"]):
-        raise Damaged(f"{seal} is the seal of another state, {_name(says['counters'])}")
+def _check_name(path: Path, manifest: Mapping[str, Any]) -> None:
+    if path.stem != _name(manifest["counters"]):
+        raise DamagedCheckpoint(f"{path} is the seal of another state, {_name(manifest['counters'])}")
 
 
-def _holds(seal: Path, says: dict[str, Any], metrics: bytes) -> bool:
+def _is_saved(path: Path, manifest: dict[str, Any], metrics: bytes) -> bool:
     """Whether this state is there already, whole; its counters can differ by the time spent only."""
     try:
-        found, there = _read(seal, metrics), _opened(seal)
-    except Damaged:
+        found, there = _read(path, metrics), _read_manifest(path)
+    except DamagedCheckpoint:
         return False
-    return found.metrics_bytes == says["metrics_bytes"] and bool(there["tensors"] == says["tensors"])
+    return found.metrics_bytes == manifest["metrics_bytes"] and bool(there["tensors"] == manifest["tensors"])
 
 
-def _sealed(says: dict[str, Any]) -> bytes:
-    mark = _sha256(json.dumps(says, sort_keys=True).encode())
-    return json.dumps({**says, "seal": mark}, indent=2, sort_keys=True).encode()
+def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    mark = _sha256(json.dumps(manifest, sort_keys=True).encode())
+    return json.dumps({**manifest, "seal": mark}, indent=2, sort_keys=True).encode()
 
 
-def _opened(seal: Path) -> dict[str, Any]:
-    content = _content(seal)
+def _read_manifest(path: Path) -> dict[str, Any]:
+    content = _read_content(path)
     try:
         says: dict[str, Any] = json.loads(content)
         del says["seal"]
-        whole = _sealed(says) == content
+        whole = _manifest_bytes(says) == content
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if whole:
-        require_known(says.get("format", 1), seal)
+        check_format(says.get("format", 1), path)
         return says
-    raise Damaged(f"{seal} is damaged: its checksum is not its own")
+    raise DamagedCheckpoint(f"{path} is damaged: its checksum is not its own")
 
 
-def require_known(format: int, where: Path) -> None:
+def check_format(format: int, path: Path) -> None:
     """Raises `InputError` where a newer release wrote `where`."""
     if format > FORMAT:
         raise InputError(
-            f"{where} was written by a newer release of kilolayer (format {format}; this one reads up to "
+            f"{path} was written by a newer release of kilolayer (format {format}; this one reads up to "
             f"{FORMAT}); nothing was changed; update kilolayer to go on"
         )
 
 
-def _content(path: Path) -> bytes:
+def _read_content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise Damaged(f"{path} is missing") from None
+        raise DamagedCheckpoint(f"{path} is missing") from None
     except PermissionError as error:
-        raise durable.refusal(f"cannot read {path}", error) from error
+        raise durable.storage_error(f"cannot read {path}", error) from error
     except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from None
+        raise DamagedCheckpoint(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _sha256(content: bytes) -> str:

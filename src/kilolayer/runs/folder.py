@@ -24,25 +24,25 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from kilolayer import durable
-from kilolayer.errors import InputError, no_such_path
+from kilolayer.errors import InputError, missing_path_error
 from kilolayer.runs import checkpoints
 from kilolayer.runs.checkpoints import Checkpoint
-from kilolayer.runs.snapshots import kept
-from kilolayer.runs.snapshots import plan as plan_snapshots
-from kilolayer.runs.weights import Weights, read_weights
+from kilolayer.runs.snapshots import list_snapshots
+from kilolayer.runs.snapshots import plan_snapshots as plan_snapshots
+from kilolayer.runs.weights_file import SavedNetwork, read_weights
+from kilolayer.system import durable
 from kilolayer.training.experiment import Experiment
 from kilolayer.values import from_json, to_json
 
-_BEGINNING = (".lock", "checkpoints", "snapshots", "environment.json")
+_FILES_OF_A_START = (".lock", "checkpoints", "snapshots", "environment.json")
 _UNFINISHED = (".config.json.", ".environment.json.")
 
 
-ESCAPED = "backslashreplace"
+JSON_ERRORS = "backslashreplace"
 """A file name that is no text stands in JSON as \\udcff, which JSON reads back."""
 
 
-class Busy(InputError):
+class RunInUse(InputError):
     """Another process holds the run."""
 
 
@@ -57,7 +57,7 @@ class Run:
         """The run in the folder `path`; `InputError` where there is none, or a newer release's."""
         run = cls(Path(path))
         if not os.path.exists(run.path):
-            raise no_such_path(path)
+            raise missing_path_error(path)
         if not run.file("config.json").is_file():
             raise InputError(f"{path} is not a run's folder: it has no config.json")
         run._require_known_format()
@@ -66,19 +66,19 @@ class Run:
     @classmethod
     def create(cls, path: str | Path, experiment: Experiment) -> Run:
         """A new run in `path`; `InputError` where the folder holds anything."""
-        with cls.claim(path, experiment, new=True) as run:
+        with cls.open_or_create(path, experiment, new=True) as run:
             return run
 
     @classmethod
     @contextmanager
-    def claim(
+    def open_or_create(
         cls,
         path: str | Path,
         experiment: Experiment,
         *,
         new: bool = False,
         snapshots: int = 0,
-        here: dict[str, Any] | None = None,
+        environment: dict[str, Any] | None = None,
     ) -> Iterator[Run]:
         """The run of `experiment` in `path`, begun where there is none, held against other processes.
 
@@ -89,27 +89,27 @@ class Run:
         for a `new` one, a run at all; nothing is written then.
         """
         run = cls(Path(path))
-        run._check_mine(experiment, new)
+        run._check_free_or_same(experiment, new)
         try:
             durable.make_folder(run.path)
         except OSError as error:
-            raise durable.refusal(f"cannot make the folder {path}", error, run.path.parent) from error
+            raise durable.storage_error(f"cannot make the folder {path}", error, run.path.parent) from error
         with run.lock():
             # Another process may have begun it meanwhile.
-            run._check_mine(experiment, new)
+            run._check_free_or_same(experiment, new)
             if not run.file("config.json").exists():
                 plan_snapshots(run.path, snapshots)
-                if here is not None:
-                    run.write_json("environment.json", [here])
-                durable.write(run.file("config.json"), to_json(experiment).encode(errors=ESCAPED))
+                if environment is not None:
+                    run.write_json("environment.json", [environment])
+                durable.write_file(run.file("config.json"), to_json(experiment).encode(errors=JSON_ERRORS))
             yield run
 
-    def _check_mine(self, experiment: Experiment, new: bool) -> None:
+    def _check_free_or_same(self, experiment: Experiment, new: bool) -> None:
         names = self._names()
         if "config.json" in names:
             self._check_same(experiment, new)
         # A run that was killed at its very beginning leaves no more than these.
-        elif any(n not in _BEGINNING and not n.startswith(_UNFINISHED) for n in names):
+        elif any(n not in _FILES_OF_A_START and not n.startswith(_UNFINISHED) for n in names):
             raise InputError(f"{self.path} holds other files; choose another --out")
 
     def _check_same(self, experiment: Experiment, new: bool) -> None:
@@ -127,7 +127,7 @@ class Run:
         starts = read_json(self.file("environment.json"), list) or []
         numbers = (start.get("format") for start in starts if isinstance(start, dict))
         newest = max((number for number in numbers if isinstance(number, int)), default=1)
-        checkpoints.require_known(newest, self.path)
+        checkpoints.check_format(newest, self.path)
 
     def _names(self) -> list[str]:
         """The names in the folder; none where there is no folder yet."""
@@ -136,7 +136,7 @@ class Run:
         except NotADirectoryError:
             raise InputError(f"{self.path} is a file; choose another --out") from None
         except OSError as error:
-            raise durable.refusal(f"cannot read the folder {self.path}", error) from error
+            raise durable.storage_error(f"cannot read the folder {self.path}", error) from error
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -148,11 +148,11 @@ class Run:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise Busy(
+            raise RunInUse(
                 f"{self.path} is in use by another process; wait for it or choose another --out"
             ) from None
         except OSError as error:
-            raise durable.refusal(f"cannot lock {self.path}", error, self.path) from error
+            raise durable.storage_error(f"cannot lock {self.path}", error, self.path) from error
         try:
             yield
         finally:
@@ -180,19 +180,21 @@ class Run:
         Nothing depends on the clock, so what timing.jsonl has lost is left out too.
         """
         path = self.file("metrics.jsonl")
-        rows = [_value(line, dict, f"{path}, line {n},") for n, line in enumerate(_lines(path), 1)]
+        rows = [
+            _require_json(line, dict, f"{path}, line {n},") for n, line in enumerate(_complete_lines(path), 1)
+        ]
         timing = {row["epoch"]: row for row in self._timing()}
         return [row | timing.get(row.get("epoch"), {}) for row in rows]
 
     def _timing(self) -> list[dict[str, Any]]:
-        rows = (_json(line, dict) for line in _lines(self.file("timing.jsonl")))
+        rows = (_parse_json(line, dict) for line in _complete_lines(self.file("timing.jsonl")))
         return [row for row in rows if row is not None and isinstance(row.get("epoch"), int)]
 
     def _json(self, name: str, kind: type) -> Any:
         path = self.file(name)
-        return _value(path.read_bytes(), kind, str(path)) if path.exists() else None
+        return _require_json(path.read_bytes(), kind, str(path)) if path.exists() else None
 
-    def weights(self) -> Weights:
+    def weights(self) -> SavedNetwork:
         """The trained network. Raises `InputError` while the run is not done."""
         return read_weights(self.weights_file())
 
@@ -206,12 +208,14 @@ class Run:
 
     def snapshots(self) -> tuple[tuple[int, Path], ...]:
         """(iteration, weights file) of every snapshot that was kept, from the initialisation on."""
-        return kept(self.path)
+        return list_snapshots(self.path)
 
     def write_json(self, name: str, value: Any) -> None:
-        durable.write(self.file(name), json.dumps(value, indent=2, ensure_ascii=False).encode(errors=ESCAPED))
+        durable.write_file(
+            self.file(name), json.dumps(value, indent=2, ensure_ascii=False).encode(errors=JSON_ERRORS)
+        )
 
-    def note_environment(self, environment: dict[str, Any]) -> None:
+    def append_environment(self, environment: dict[str, Any]) -> None:
         """Adds a start to environment.json, unless it is the one that the run was begun with."""
         starts = self.environments()
         if starts[-1:] != [environment]:
@@ -220,36 +224,40 @@ class Run:
     def append_metrics(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """An epoch's figures, and what the clock said of it."""
         for name, line in (("metrics.jsonl", row), ("timing.jsonl", timing)):
-            durable.append(self.file(name), (json.dumps(line) + "\n").encode())
+            durable.append_file(self.file(name), (json.dumps(line) + "\n").encode())
 
     def save(self, tensors: Mapping[str, Tensor], counters: dict[str, Any]) -> None:
         """Saves a state; once this returns, the run continues from it whatever happens."""
-        checkpoints.write(self.file("checkpoints"), tensors, counters, _content(self.file("metrics.jsonl")))
+        checkpoints.save_checkpoint(
+            self.file("checkpoints"), tensors, counters, _read_bytes(self.file("metrics.jsonl"))
+        )
 
-    def latest(self) -> Checkpoint | None:
+    def latest_checkpoint(self) -> Checkpoint | None:
         """The newest state that is whole, or None; a warning names a damaged one that is passed over."""
-        return checkpoints.latest(self.file("checkpoints"), _content(self.file("metrics.jsonl")))
+        return checkpoints.latest_checkpoint(
+            self.file("checkpoints"), _read_bytes(self.file("metrics.jsonl"))
+        )
 
-    def rewind(self, checkpoint: Checkpoint | None) -> None:
+    def truncate(self, checkpoint: Checkpoint | None) -> None:
         """Takes the folder back to what it was when `checkpoint` was saved."""
-        durable.cut(self.file("metrics.jsonl"), checkpoint.metrics_bytes if checkpoint else 0)
-        self._rewind_timing(checkpoint.counters["epochs_closed"] if checkpoint else 0)
-        checkpoints.drop_after(self.file("checkpoints"), checkpoint)
-        durable.clean(self.path)
+        durable.truncate_file(self.file("metrics.jsonl"), checkpoint.metrics_bytes if checkpoint else 0)
+        self._truncate_timing(checkpoint.counters["epochs_closed"] if checkpoint else 0)
+        checkpoints.drop_newer(self.file("checkpoints"), checkpoint)
+        durable.remove_temporary_files(self.path)
 
-    def _rewind_timing(self, epochs: int) -> None:
+    def _truncate_timing(self, epochs: int) -> None:
         path = self.file("timing.jsonl")
         kept = "".join(json.dumps(row) + "\n" for row in self._timing() if row["epoch"] <= epochs).encode()
-        if kept != _content(path):
-            durable.write(path, kept)
+        if kept != _read_bytes(path):
+            durable.write_file(path, kept)
 
 
 def read_json(path: Path, kind: type) -> Any:
     """The value of `kind` in a file, or None where it is not there or is damaged."""
-    return _json(path.read_bytes(), kind) if path.exists() else None
+    return _parse_json(path.read_bytes(), kind) if path.exists() else None
 
 
-def _json(content: bytes, kind: type) -> Any:
+def _parse_json(content: bytes, kind: type) -> Any:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -257,17 +265,17 @@ def _json(content: bytes, kind: type) -> Any:
     return value if isinstance(value, kind) else None
 
 
-def _value(content: bytes, kind: type, where: str) -> Any:
-    value = _json(content, kind)
+def _require_json(content: bytes, kind: type, source: str) -> Any:
+    value = _parse_json(content, kind)
     if value is None:
-        raise InputError(f"{where} is damaged")
+        raise InputError(f"{source} is damaged")
     return value
 
 
-def _content(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def _lines(path: Path) -> list[bytes]:
+def _complete_lines(path: Path) -> list[bytes]:
     """The whole lines; what a crash tore off at the end is none."""
-    return _content(path).split(b"\n")[:-1]
+    return _read_bytes(path).split(b"\n")[:-1]

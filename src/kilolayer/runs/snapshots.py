@@ -13,15 +13,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kilolayer import durable
 from kilolayer.errors import InputError
-from kilolayer.runs.weights import write_weights
-from kilolayer.training.loop import Training
+from kilolayer.runs.weights_file import write_weights
+from kilolayer.system import durable
+from kilolayer.training.trainer import Trainer
 
 FOLDER = "snapshots"
 
 
-def check(count: int, epochs: int) -> None:
+def check_snapshot_count(count: int, epochs: int) -> None:
     """Raises `InputError` where a run of so many epochs has no so many ends of epochs."""
     if count and not 2 <= count <= epochs + 1:
         raise InputError(
@@ -30,37 +30,37 @@ def check(count: int, epochs: int) -> None:
         )
 
 
-def plan(run: Path, count: int) -> None:
+def plan_snapshots(run: Path, count: int) -> None:
     """Notes that a new run is to keep `count` snapshots."""
     path = run / FOLDER / "plan.json"
     if count:
-        durable.write(path, json.dumps({"count": count}).encode())
+        durable.write_file(path, json.dumps({"count": count}).encode())
     else:
         # A run that was killed at its very beginning may have planned some.
         path.unlink(missing_ok=True)
 
 
-def keep(run: Path, training: Training) -> None:
+def write_due_snapshot(run: Path, trainer: Trainer) -> None:
     """Writes the weights as they are where the plan has a snapshot at this end of an epoch."""
-    if training.epochs_closed not in _due(run, training.epochs):
+    if trainer.epochs_closed not in _due_epochs(run, trainer.num_epochs):
         return
-    durable.clean(run / FOLDER)
+    durable.remove_temporary_files(run / FOLDER)
     write_weights(
-        run / FOLDER / f"{training.iteration:09d}.safetensors",
-        training.experiment.network,
-        training.model.state_dict(),
-        training.splits.classes,
-        training.statistics.to("cpu"),
+        run / FOLDER / f"{trainer.iteration:09d}.safetensors",
+        trainer.experiment.network,
+        trainer.model.state_dict(),
+        trainer.splits.classes,
+        trainer.statistics.to("cpu"),
     )
 
 
-def kept(run: Path) -> tuple[tuple[int, Path], ...]:
+def list_snapshots(run: Path) -> tuple[tuple[int, Path], ...]:
     """(iteration, weights file) of every snapshot there is, from the first to the last."""
     files = sorted((run / FOLDER).glob("[0-9]*.safetensors"))
     return tuple((int(path.stem), path) for path in files)
 
 
-def planned(run: Path) -> int:
+def planned_count(run: Path) -> int:
     """How many snapshots a run is to keep."""
     path = run / FOLDER / "plan.json"
     if not path.exists():
@@ -71,7 +71,7 @@ def planned(run: Path) -> int:
         raise InputError(f"{path} is damaged") from None
 
 
-def _due(run: Path, epochs: int) -> set[int]:
+def _due_epochs(run: Path, epochs: int) -> set[int]:
     """The numbers of closed epochs after which a snapshot is kept, evenly spread."""
-    count = planned(run)
+    count = planned_count(run)
     return {round(place * epochs / (count - 1)) for place in range(count)}

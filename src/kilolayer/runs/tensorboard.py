@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kilolayer import durable
 from kilolayer.errors import InputError
+from kilolayer.system import durable
 
 TAGS = {
     "train_loss": "loss/train",
@@ -23,19 +23,19 @@ TAGS = {
 }
 
 
-def require() -> None:
+def require_tensorboard() -> None:
     """Raises `InputError`, with what to install, where TensorBoard is missing."""
     if find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs a package that is missing: pip install 'kilolayer[track]'")
 
 
-def sink(folder: Path) -> Callable[[dict[str, Any]], None]:
+def tensorboard_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
     """A function that writes each line of metrics.jsonl to `folder`, by iteration.
 
     What a run that was stopped wrote after its last checkpoint is hidden once the run goes on. Raises
     `InputError` where TensorBoard is missing, and the function where it cannot write.
     """
-    require()
+    require_tensorboard()
     writers: list[Any] = []
 
     def write(row: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def sink(folder: Path) -> Callable[[dict[str, Any]], None]:
                     writers[0].add_scalar(tag, row[key], row["iteration"])
             writers[0].flush()
         except OSError as error:
-            raise durable.refusal(f"cannot write {folder}", error, folder.parent) from error
+            raise durable.storage_error(f"cannot write {folder}", error, folder.parent) from error
 
     return write
 
@@ -56,11 +56,11 @@ def _writer(folder: Path, iteration: int) -> Any:
     # Importing it takes a second; and the first line says from where on an earlier start is void.
     from torch.utils.tensorboard import SummaryWriter
 
-    threading.excepthook = _told_here
+    threading.excepthook = _on_thread_error
     return SummaryWriter(str(folder), purge_step=iteration)
 
 
-def _told_here(failed: threading.ExceptHookArgs) -> None:
+def _on_thread_error(failed: threading.ExceptHookArgs) -> None:
     """TensorBoard writes in a thread; what it cannot write is raised by the next `flush` too."""
     if not isinstance(failed.exc_value, OSError):
         threading.__excepthook__(failed)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kilolayer.sweep.engine import Engine, Stopped, run_all
-from kilolayer.sweep.plan import Outcome, Planned, state_of
-from kilolayer.sweep.pool import Pool
+from kilolayer.sweep.engine import Engine, SweepStopped, run_all
+from kilolayer.sweep.processes import ProcessPool
+from kilolayer.sweep.run_spec import Outcome, RunSpec, read_progress
 
-__all__ = ["Engine", "Outcome", "Planned", "Pool", "Stopped", "run_all", "state_of"]
+__all__ = ["Engine", "Outcome", "ProcessPool", "RunSpec", "SweepStopped", "read_progress", "run_all"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from kilolayer.sweep.plan import Outcome, Planned, check_folders, state_of
+from kilolayer.sweep.run_spec import Outcome, RunSpec, check_folders, read_progress
 
 ATTEMPTS_WITHOUT_PROGRESS = 5
 SECONDS_UNTIL_BUSY_IS_TRIED_AGAIN = 1.0
@@ -15,14 +15,14 @@ SECONDS_UNTIL_BUSY_IS_TRIED_AGAIN = 1.0
 Tick = Callable[[], None]
 
 
-class Stopped(Exception):
+class SweepStopped(Exception):
     """The sweep was asked to stop. Every run's state is saved."""
 
 
 class Engine(Protocol):
     """Executes runs; yields each with its outcome when an attempt ends."""
 
-    def execute(self, planned: Sequence[Planned], tick: Tick) -> Iterator[tuple[Planned, Outcome]]:
+    def execute(self, specs: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
         """`tick` is called a few times a second, and may raise; attempts end in any order."""
         ...
 
@@ -32,7 +32,7 @@ class Engine(Protocol):
 
 
 def run_all(
-    planned: Sequence[Planned],
+    specs: Sequence[RunSpec],
     engine: Engine,
     tick: Tick = lambda: None,
     stop: Callable[[], bool] = lambda: False,
@@ -42,24 +42,24 @@ def run_all(
     A run that another process holds is tried again. Returns the outcome by run. Raises `Stopped` soon
     after `stop()` turns true, and `InputError`, before anything is written, where a folder holds another run.
     """
-    check_folders(planned)
+    check_folders(specs)
     try:
-        return _run_all(planned, engine, lambda: _look(tick, stop))
+        return _run_all(specs, engine, lambda: _tick_or_stop(tick, stop))
     finally:
         engine.close()
 
 
-def _look(tick: Tick, stop: Callable[[], bool]) -> None:
+def _tick_or_stop(tick: Tick, stop: Callable[[], bool]) -> None:
     tick()
     if stop():
-        raise Stopped
+        raise SweepStopped
 
 
-def _run_all(planned: Sequence[Planned], engine: Engine, look: Tick) -> dict[str, Outcome]:
+def _run_all(planned: Sequence[RunSpec], engine: Engine, look: Tick) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     left = list(planned)
     while True:
-        outcomes |= {one.key: result["status"] for one in left if (result := state_of(one).result)}
+        outcomes |= {one.key: result["status"] for one in left if (result := read_progress(one).result)}
         left = [one for one in left if outcomes.get(one.key, "busy") == "busy"]
         if not left:
             return outcomes
@@ -75,28 +75,28 @@ def _pause(look: Tick) -> None:
         time.sleep(0.1)
 
 
-class Attempts:
+class AttemptCounter:
     """Counts how often the workers of a run died since it last saved something."""
 
     def __init__(self) -> None:
         self._deaths: Counter[tuple[str, str]] = Counter()
 
-    def again(self, one: Planned) -> bool:
+    def try_again(self, spec: RunSpec) -> bool:
         """Counts a death; whether the run is to be tried once more."""
-        mark = (one.key, _progress(one))
+        mark = (spec.key, _progress(spec))
         self._deaths[mark] += 1
         return self._deaths[mark] < ATTEMPTS_WITHOUT_PROGRESS
 
 
-def _progress(one: Planned) -> str:
+def _progress(one: RunSpec) -> str:
     """A mark that changes when a run has saved something new."""
     seals = sorted((one.path / "checkpoints").glob("*.json"))
     return seals[-1].name if seals else ""
 
 
-def given_up(one: Planned) -> Outcome:
+def mark_failed(spec: RunSpec) -> Outcome:
     """Records that a run's workers die again and again; the outcome that this is."""
-    from kilolayer.sweep.worker import give_up
+    from kilolayer.sweep.worker import record_failure
 
     times = ATTEMPTS_WITHOUT_PROGRESS
-    return give_up(one, f"its worker died {times} times without progress (killed for its memory?)")
+    return record_failure(spec, f"its worker died {times} times without progress (killed for its memory?)")

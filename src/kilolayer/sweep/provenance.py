@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kilolayer.sweep.plan import Planned
+from kilolayer.sweep.run_spec import RunSpec
 
 OF_A_START = ("date", "command")
 """What differs from start to start; the rest is the environment."""
@@ -24,7 +24,7 @@ class Provenance:
     environments: tuple[dict[str, Any], ...]
 
 
-def provenance(runs: Iterable[Planned]) -> Provenance | None:
+def read_provenance(runs: Iterable[RunSpec]) -> Provenance | None:
     """What environment.json in the runs' folders says; None where no run has begun."""
     starts = sorted((start for one in runs for start in _starts(one)), key=lambda start: str(start["date"]))
     if not starts:
@@ -40,7 +40,7 @@ def provenance(runs: Iterable[Planned]) -> Provenance | None:
     )
 
 
-def _starts(one: Planned) -> list[dict[str, Any]]:
+def _starts(one: RunSpec) -> list[dict[str, Any]]:
     path = one.path / "environment.json"
     starts: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return starts

@@ -14,7 +14,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 """Ray's settings without which it writes to the terminal, and to its makers."""
 
 
-def connected(address: str | None) -> Any:
+def connect(address: str | None) -> Any:
     """Ray, connected to `address`, or to the cluster of this machine, or to one made here.
 
     Raises `InputError` where Ray is missing or nothing answers.

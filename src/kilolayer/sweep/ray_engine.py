@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilolayer.errors import InputError
-from kilolayer.sweep.engine import Attempts, Tick, given_up
-from kilolayer.sweep.plan import Outcome, Planned
-from kilolayer.sweep.ray_cluster import connected, first_line
+from kilolayer.sweep.engine import AttemptCounter, Tick, mark_failed
+from kilolayer.sweep.ray_cluster import connect, first_line
+from kilolayer.sweep.run_spec import Outcome, RunSpec
 from kilolayer.values import to_json
 
 SECONDS_TO_SAVE = 60.0
@@ -41,12 +41,12 @@ class RayEngine:
     ) -> None:
         self.workers, self.cpus = workers, cpus
         self.device, self.save_seconds = device, save_seconds
-        self._ray = connected(address)
+        self._ray = connect(address)
         self.nodes = [node for node in self._ray.nodes() if node["Alive"]]
         self.gpus = int(device != "cpu" and any(node["Resources"].get("GPU") for node in self.nodes))
         self._check_size()
-        self._running: dict[Any, Planned] = {}
-        self._attempts = Attempts()
+        self._running: dict[Any, RunSpec] = {}
+        self._attempts = AttemptCounter()
         # Tasks are retried here, where it is known whether a run has come further since.
         self._task = self._ray.remote(_task).options(
             num_cpus=cpus, num_gpus=self.gpus, max_retries=0, scheduling_strategy="SPREAD"
@@ -58,10 +58,10 @@ class RayEngine:
             self._ray.shutdown()
             raise InputError(f"{self.cpus} cores for a run; allowed: up to {most}, the largest Ray node's")
 
-    def execute(self, planned: Sequence[Planned], tick: Tick) -> Iterator[tuple[Planned, Outcome]]:
-        waiting = deque(planned)
+    def execute(self, specs: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
+        waiting = deque(specs)
         while waiting or self._running:
-            while waiting and len(self._running) < (self.workers or len(planned)):
+            while waiting and len(self._running) < (self.workers or len(specs)):
                 one = waiting.popleft()
                 self._running[self._submit(one)] = one
             done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0.3)
@@ -86,11 +86,11 @@ class RayEngine:
                 self._ray.cancel(reference, force=True)
         self._ray.shutdown()
 
-    def _submit(self, one: Planned) -> Any:
+    def _submit(self, one: RunSpec) -> Any:
         arguments = (str(one.path.resolve()), to_json(one.experiment), self.device, self.save_seconds)
-        return self._task.remote(_Surroundings.here(self.cpus), *arguments)
+        return self._task.remote(_DriverContext.capture(self.cpus), *arguments)
 
-    def _outcome(self, reference: Any, one: Planned) -> Outcome | None:
+    def _outcome(self, reference: Any, one: RunSpec) -> Outcome | None:
         """The attempt's outcome, or None where its worker or node was lost and it is to be tried again."""
         errors = self._ray.exceptions
         try:
@@ -103,11 +103,11 @@ class RayEngine:
             raise InputError(f"Ray cannot set its workers up: {first_line(error)}") from None
         except errors.RayError:
             pass
-        return None if self._attempts.again(one) else given_up(one)
+        return None if self._attempts.try_again(one) else mark_failed(one)
 
 
 @dataclass(frozen=True)
-class _Surroundings:
+class _DriverContext:
     """What a task takes over from where the sweep was begun, so that paths and records mean the same."""
 
     folder: str
@@ -116,7 +116,7 @@ class _Surroundings:
     threads: int
 
     @classmethod
-    def here(cls, threads: int) -> _Surroundings:
+    def capture(cls, threads: int) -> _DriverContext:
         return cls(os.getcwd(), tuple(sys.argv), os.environ.get("KILOLAYER_DATA"), threads)
 
     def enter(self) -> None:
@@ -131,11 +131,11 @@ class _Surroundings:
 
 
 def _task(
-    around: _Surroundings, folder: str, experiment_json: str, device: str, save_seconds: float
+    around: _DriverContext, folder: str, experiment_json: str, device: str, save_seconds: float
 ) -> Outcome:
     from kilolayer.sweep import worker
 
     around.enter()
     worker.stop_asked.clear()
     signal.signal(signal.SIGINT, worker.note_stop)
-    return worker.execute(folder, experiment_json, device, save_seconds)
+    return worker.execute_run(folder, experiment_json, device, save_seconds)

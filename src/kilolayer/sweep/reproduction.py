@@ -12,16 +12,16 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kilolayer import durable
-from kilolayer.errors import InputError, no_such_path
-from kilolayer.papers import Cell, Table, experiment, table
+from kilolayer.errors import InputError, missing_path_error
+from kilolayer.papers import Cell, Table, cell_experiment, find_table
 from kilolayer.runs import Run
-from kilolayer.sweep.plan import Planned
-from kilolayer.sweep.request import Request, chosen
+from kilolayer.sweep.request import Request, select_cells
+from kilolayer.sweep.run_spec import RunSpec
+from kilolayer.system import durable
 from kilolayer.training import Experiment
 from kilolayer.values import from_json, to_json
 
-FILE = "sweep.json"
+REQUEST_FILE = "sweep.json"
 SELECTION = "selection"
 """Folder of the search for b_g, which may come before the sweep."""
 
@@ -32,7 +32,7 @@ class Trial:
 
     setting: int
     seed: int
-    planned: Planned
+    spec: RunSpec
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class CellRuns:
     trials: tuple[Trial, ...]
 
     @property
-    def distinct(self) -> tuple[Planned, ...]:
+    def distinct(self) -> tuple[RunSpec, ...]:
         """Every run once."""
-        return tuple({trial.planned.key: trial.planned for trial in self.trials}.values())
+        return tuple({trial.spec.key: trial.spec for trial in self.trials}.values())
 
 
 @dataclass(frozen=True)
@@ -58,33 +58,35 @@ class Reproduction:
     cells: tuple[CellRuns, ...]
 
     @property
-    def runs(self) -> tuple[Planned, ...]:
+    def runs(self) -> tuple[RunSpec, ...]:
         """Every run once; seed by seed, so that a whole table with few seeds is there early."""
         trials = sorted((t for cell in self.cells for t in cell.trials), key=lambda trial: trial.seed)
-        return tuple({trial.planned.key: trial.planned for trial in trials}.values())
+        return tuple({trial.spec.key: trial.spec for trial in trials}.values())
 
     def of_table(self, name: str) -> tuple[CellRuns, ...]:
         return tuple(one for one in self.cells if one.cell.table == name)
 
 
-def plan(request: Request, folder: Path) -> Reproduction:
+def plan_reproduction(request: Request, folder: Path) -> Reproduction:
     """Works a request out. Raises `InputError` for names that no table, row or column has."""
-    tables = tuple(table(name) for name in dict.fromkeys(request.tables))
-    cells = tuple(_with_runs(cell, request, folder) for cell in chosen(tables, request))
+    tables = tuple(find_table(name) for name in dict.fromkeys(request.tables))
+    cells = tuple(_cell_runs(cell, request, folder) for cell in select_cells(tables, request))
     return Reproduction(folder, request, tables, cells)
 
 
 def open_sweep(folder: str | Path) -> Reproduction:
     """The reproduction kept in `folder`; `InputError` where there is none."""
-    path = Path(folder) / FILE
+    path = Path(folder) / REQUEST_FILE
     if not os.path.exists(folder):
-        raise no_such_path(folder)
+        raise missing_path_error(folder)
     if not path.is_file():
-        raise InputError(f"{folder} holds no sweep: it has no {FILE}; kilolayer reproduce --out makes one")
-    return plan(_kept(path), Path(folder))
+        raise InputError(
+            f"{folder} holds no sweep: it has no {REQUEST_FILE}; kilolayer reproduce --out makes one"
+        )
+    return plan_reproduction(_read_request(path), Path(folder))
 
 
-def _kept(path: Path) -> Request:
+def _read_request(path: Path) -> Request:
     try:
         return from_json(path.read_text(encoding="utf-8"), Request)
     except ValueError as error:  # no JSON, no text, or an InputError that does not know the file
@@ -94,8 +96,8 @@ def _kept(path: Path) -> Request:
 def check_free(reproduction: Reproduction) -> None:
     """Raises `InputError` where the folder holds other files, or another sweep; one may grow by seeds."""
     folder, request = reproduction.folder, reproduction.request
-    if (folder / FILE).is_file():
-        kept = _kept(folder / FILE)
+    if (folder / REQUEST_FILE).is_file():
+        kept = _read_request(folder / REQUEST_FILE)
         if replace(kept, seeds=request.seeds) != request or not set(kept.seeds) <= set(request.seeds):
             raise InputError(
                 f"{folder} holds another sweep; choose another --out, or go on with it: "
@@ -105,30 +107,30 @@ def check_free(reproduction: Reproduction) -> None:
         raise InputError(f"{folder} holds other files; choose another --out")
 
 
-def keep(reproduction: Reproduction) -> None:
+def save_request(reproduction: Reproduction) -> None:
     """Writes the request to its folder, where a kept one may grow by seeds. `InputError` as `check_free`."""
     check_free(reproduction)
-    path = reproduction.folder / FILE
-    if not path.is_file() or _kept(path) != reproduction.request:
-        durable.write(path, to_json(reproduction.request).encode())
+    path = reproduction.folder / REQUEST_FILE
+    if not path.is_file() or _read_request(path) != reproduction.request:
+        durable.write_file(path, to_json(reproduction.request).encode())
 
 
-def _with_runs(cell: Cell, request: Request, folder: Path) -> CellRuns:
+def _cell_runs(cell: Cell, request: Request, folder: Path) -> CellRuns:
     if cell.counted is not None:
         return CellRuns(cell, ())
     settings = range(len(cell.plans) if request.settings == "all" else min(1, len(cell.plans)))
     trials = (
-        Trial(setting, seed, planned(cell, setting, seed, request, folder))
+        Trial(setting, seed, cell_run_spec(cell, setting, seed, request, folder))
         for setting in settings
         for seed in request.seeds
     )
     return CellRuns(cell, tuple(trials))
 
 
-def planned(cell: Cell, setting: int, seed: int, request: Request, folder: Path) -> Planned:
+def cell_run_spec(cell: Cell, setting: int, seed: int, request: Request, folder: Path) -> RunSpec:
     """One run; its folder is named by its content, so that equal experiments share it."""
     size = request.size
-    made = experiment(
+    made = cell_experiment(
         cell,
         seed,
         data=request.data,
@@ -137,31 +139,31 @@ def planned(cell: Cell, setting: int, seed: int, request: Request, folder: Path)
         setting=setting,
         **request.computing,
     )
-    return Planned(run_folder(folder / "runs", made), made)
+    return RunSpec(run_folder(folder / "runs", made), made)
 
 
-def run_folder(runs: Path, made: Experiment) -> Path:
+def run_folder(runs: Path, experiment: Experiment) -> Path:
     """Where the run of an experiment is, or is to be.
 
     A release that describes experiments in more words gives them other names than an older one did, so a run
     that is not under its name is looked for by what its folder says it is.
     """
-    path = runs / run_name(made)
+    path = runs / run_name(experiment)
     if path.exists():
         return path
-    others = sorted(runs.glob(f"d{made.network.depth}-*-s{made.seed}"))
-    return next((other for other in others if _holds(other, made)), path)
+    others = sorted(runs.glob(f"d{experiment.network.depth}-*-s{experiment.seed}"))
+    return next((other for other in others if _holds_experiment(other, experiment)), path)
 
 
-def _holds(path: Path, made: Experiment) -> bool:
+def _holds_experiment(path: Path, made: Experiment) -> bool:
     try:
         return Run.open(path).experiment() == made
     except InputError:
         return False
 
 
-def run_name(made: Experiment) -> str:
+def run_name(experiment: Experiment) -> str:
     """ "d56-3f9a2c1b-s0": depth, a digest of all but the seed, the seed."""
-    text = to_json(replace(made, seed=0), indent=None)
+    text = to_json(replace(experiment, seed=0), indent=None)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"d{made.network.depth}-{digest}-s{made.seed}"
+    return f"d{experiment.network.depth}-{digest}-s{experiment.seed}"

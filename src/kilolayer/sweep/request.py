@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from kilolayer.data.describe import Data
+from kilolayer.data.config import Data
 from kilolayer.errors import InputError
 from kilolayer.papers import Cell, Plan, Scale, Table
 
@@ -103,7 +103,7 @@ class Request:
         return {name: getattr(self, name) for name in names}
 
 
-def chosen(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:
+def select_cells(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:
     """The cells of the rows and columns that are asked for. `InputError` for a name that nothing has."""
     cells = [cell for one in tables for cell in one.cells]
     rows = _matching({cell.row: None for cell in cells}, request.rows, "row")

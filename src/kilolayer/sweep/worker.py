@@ -14,16 +14,16 @@ from types import FrameType
 import torch
 
 from kilolayer.data import load
-from kilolayer.errors import out_of_memory
-from kilolayer.runs import Run, record
-from kilolayer.runs.folder import Busy
-from kilolayer.signals import heeded
-from kilolayer.sweep.plan import Outcome, Planned
-from kilolayer.training.device import Place, choose_device
+from kilolayer.errors import out_of_memory_error
+from kilolayer.runs import Run, train_run
+from kilolayer.runs.folder import RunInUse
+from kilolayer.sweep.run_spec import Outcome, RunSpec
+from kilolayer.system.signals import handled_signals
+from kilolayer.training.device import DistributedContext, choose_device
 from kilolayer.training.experiment import Experiment
-from kilolayer.training.loop import Training
-from kilolayer.training.state import NonFinite
-from kilolayer.units import own
+from kilolayer.training.train_state import NonFinite
+from kilolayer.training.trainer import Trainer
+from kilolayer.units import extensions
 from kilolayer.values import from_json
 
 _loaded = lru_cache(maxsize=2)(load)
@@ -31,24 +31,24 @@ _working = threading.Lock()
 stop_asked = threading.Event()
 
 
-def prepare(threads: int | None, own_files: Sequence[str] = ()) -> None:
+def prepare_worker(threads: int | None, own_files: Sequence[str] = ()) -> None:
     """Sets a worker process up: its share of the cores, and signals after which it saves before it ends.
 
-    `own_files` define kinds of units that its runs have (`kilolayer.units.own`).
+    `own_files` define kinds of units that its runs have (`kilolayer.units.extensions`).
     """
     for file in own_files:
-        own.load(file)
+        extensions.load_unit_file(file)
     if threads:
         torch.set_num_threads(threads)
-    for number in heeded():
+    for number in handled_signals():
         if number != signal.SIGINT:  # the parent decides; see `pool.deaf_to_ctrl_c`
             signal.signal(number, note_stop)
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_with_parent(sentinel: int) -> None:
     """Saves and ends when the parent is gone, which a pool's worker would not notice."""
     wait([sentinel])
     stop_asked.set()
@@ -61,7 +61,7 @@ def note_stop(number: int, frame: FrameType | None) -> None:
     stop_asked.set()
 
 
-def execute(
+def execute_run(
     folder: str,
     experiment_json: str,
     device: str = "auto",
@@ -77,9 +77,9 @@ def execute(
         return "stopped"
     experiment = from_json(experiment_json, Experiment)
     try:
-        with _working, Run.claim(folder, experiment) as run:
+        with _working, Run.open_or_create(folder, experiment) as run:
             return _status(run) or _train(run, experiment, device, save_seconds, stop)
-    except Busy:
+    except RunInUse:
         return "busy"
 
 
@@ -92,28 +92,28 @@ def _train(
     run: Run, experiment: Experiment, device: str, save_seconds: float, stop: Callable[[], bool]
 ) -> Outcome:
     try:
-        training = Training(experiment, _loaded(experiment.data), Place(choose_device(device)))
-        for _ in record(run, training, stop=stop, save_seconds=save_seconds):
+        training = Trainer(experiment, _loaded(experiment.data), DistributedContext(choose_device(device)))
+        for _ in train_run(run, training, stop=stop, save_seconds=save_seconds):
             pass
     except NonFinite:
         return "diverged"
     except (RuntimeError, MemoryError) as error:
-        short = out_of_memory(error)
+        short = out_of_memory_error(error)
         if short is None:
             raise
-        return _fail(run, str(short))
-    return "done" if training.done else "stopped"
+        return _write_failure(run, str(short))
+    return "done" if training.is_finished else "stopped"
 
 
-def _fail(run: Run, reason: str) -> Outcome:
+def _write_failure(run: Run, reason: str) -> Outcome:
     run.write_json("result.json", {"status": "failed", "reason": reason})
     return "failed"
 
 
-def give_up(planned: Planned, reason: str) -> Outcome:
+def record_failure(spec: RunSpec, reason: str) -> Outcome:
     """Records that a run cannot be brought to an end, unless meanwhile another process has done so."""
     try:
-        with Run.claim(planned.path, planned.experiment) as run:
-            return _status(run) or _fail(run, reason)
-    except Busy:
+        with Run.open_or_create(spec.path, spec.experiment) as run:
+            return _status(run) or _write_failure(run, reason)
+    except RunInUse:
         return "busy"

@@ -4,67 +4,77 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kilolayer.lazy import lazily
-from kilolayer.training.experiment import Experiment, fitted, with_data
+from kilolayer.lazy import lazy_attributes
+from kilolayer.training.experiment import Experiment, network_for_data, recipe_for_data
 from kilolayer.training.optimizer import SGD, AdamW, Optimizer
-from kilolayer.training.recipes import RECIPES, Recipe, differences, recipe
-from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup
+from kilolayer.training.recipes import RECIPES, Recipe, recipe_by_name, recipe_differences
+from kilolayer.training.schedule import OneCycle, ProgressiveDepth, ProgressiveResize, Schedule, Steps, Warmup
 
 if TYPE_CHECKING:
+    from kilolayer.training.cuda_graph import choose_graph
     from kilolayer.training.device import (
-        Place,
+        DistributedContext,
         choose_device,
         choose_kernels,
         choose_precision,
-        computing,
-        evaluation_with,
-        place,
+        computation_options,
+        distributed_context,
+        evaluation_mode_for,
     )
     from kilolayer.training.evaluation import Evaluation, evaluate
-    from kilolayer.training.graph import choose_graph
-    from kilolayer.training.loop import Epoch, Final, Step, Training
-    from kilolayer.training.state import NonFinite
+    from kilolayer.training.train_state import NonFinite
+    from kilolayer.training.trainer import EpochMetrics, FinalMetrics, StepResult, Trainer
 
 _WITH_TORCH = {
-    "Place": "device", "choose_device": "device", "choose_kernels": "device",
-    "choose_precision": "device", "computing": "device", "evaluation_with": "device", "place": "device",
-    "Evaluation": "evaluation", "evaluate": "evaluation", "choose_graph": "graph",
-    "Epoch": "loop", "Final": "loop", "Step": "loop", "Training": "loop",
-    "NonFinite": "state",
-}  # fmt: skip
+    "DistributedContext": "device",
+    "choose_device": "device",
+    "choose_kernels": "device",
+    "choose_precision": "device",
+    "computation_options": "device",
+    "evaluation_mode_for": "device",
+    "distributed_context": "device",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "choose_graph": "cuda_graph",
+    "EpochMetrics": "trainer",
+    "FinalMetrics": "trainer",
+    "StepResult": "trainer",
+    "Trainer": "trainer",
+    "NonFinite": "train_state",
+}
 
-__getattr__, __dir__ = lazily(__name__, _WITH_TORCH)
+__getattr__, __dir__ = lazy_attributes(__name__, _WITH_TORCH)
 
 __all__ = [
     "RECIPES",
     "SGD",
     "AdamW",
-    "Epoch",
+    "DistributedContext",
+    "EpochMetrics",
     "Evaluation",
     "Experiment",
-    "Final",
-    "Growth",
+    "FinalMetrics",
     "NonFinite",
     "OneCycle",
     "Optimizer",
-    "Place",
+    "ProgressiveDepth",
+    "ProgressiveResize",
     "Recipe",
-    "Resolution",
     "Schedule",
-    "Step",
+    "StepResult",
     "Steps",
-    "Training",
+    "Trainer",
     "Warmup",
     "choose_device",
     "choose_graph",
     "choose_kernels",
     "choose_precision",
-    "computing",
-    "differences",
+    "computation_options",
+    "distributed_context",
     "evaluate",
-    "evaluation_with",
-    "fitted",
-    "place",
-    "recipe",
-    "with_data",
+    "evaluation_mode_for",
+    "network_for_data",
+    "recipe_by_name",
+    "recipe_differences",
+    "recipe_for_data",
 ]

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 15
-RESAMPLES = 200
+NUM_BINS = 15
+NUM_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
-class Bin:
+class ConfidenceBin:
     """The images whose answer has a probability above `above`: their number and two means over them."""
 
-    above: float
+    lower_edge: float
     images: int
     confidence: float | None
     accuracy: float | None
@@ -32,24 +32,26 @@ class Calibration:
 
     error: float
     chance: float
-    bins: tuple[Bin, ...]
+    bins: tuple[ConfidenceBin, ...]
 
 
-def calibration(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibration:
+def measure_calibration(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibration:
     """Of N probabilities of the likeliest class, and whether each was the image's class."""
-    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    counts = np.bincount(place, minlength=BINS)
-    sums = np.bincount(place, confidence, BINS)
+    place = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    counts = np.bincount(place, minlength=NUM_BINS)
+    sums = np.bincount(place, confidence, NUM_BINS)
 
     def error(answers: NDArray[np.bool_]) -> float:
-        return float(np.abs(sums - np.bincount(place, answers, BINS)).sum() / len(answers))
+        return float(np.abs(sums - np.bincount(place, answers, NUM_BINS)).sum() / len(answers))
 
     # A perfectly calibrated network's answers, drawn with a fixed seed so that the figure repeats.
     draw = np.random.default_rng(0)
-    errors = [error(draw.random(len(confidence)) < confidence) for _ in range(RESAMPLES)]
-    hits = np.bincount(place, right, BINS)
+    errors = [error(draw.random(len(confidence)) < confidence) for _ in range(NUM_RESAMPLES)]
+    hits = np.bincount(place, right, NUM_BINS)
     bins = (
-        Bin(i / BINS, int(n), float(sums[i] / n) if n else None, float(hits[i] / n) if n else None)
+        ConfidenceBin(
+            i / NUM_BINS, int(n), float(sums[i] / n) if n else None, float(hits[i] / n) if n else None
+        )
         for i, n in enumerate(counts)
     )
     return Calibration(error(right), float(np.quantile(errors, 0.95)), tuple(bins))

@@ -26,7 +26,7 @@ class ClassMetrics:
     f1: float | None
 
 
-def class_metrics(evaluation: Evaluation) -> list[ClassMetrics]:
+def compute_class_metrics(evaluation: Evaluation) -> list[ClassMetrics]:
     """The figures of every class, in the network's order."""
     columns = map(sum, zip(*evaluation.confusion, strict=True))
     rows = zip(evaluation.confusion, evaluation.class_images, columns, strict=True)

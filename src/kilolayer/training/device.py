@@ -19,45 +19,45 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from kilolayer.errors import InputError
-from kilolayer.kernels import fused_share, refusal
-from kilolayer.kernels.arithmetic import multiplies_bf16_faster
+from kilolayer.kernels import fused_share, unavailable_reason
+from kilolayer.kernels.compute_dtype import multiplies_bf16_faster
 from kilolayer.networks import Network
-from kilolayer.ranks import MEETING_POINT, Launch, alone_among, launch
-from kilolayer.training.experiment import Evaluated, Kernels, Precision
+from kilolayer.system.ranks import RENDEZVOUS_VARIABLES, Launch, num_separate_processes, read_launch
+from kilolayer.training.experiment import EvaluationMode, Kernels, Precision
 
-SECONDS_TO_WAIT_FOR_OTHERS = 600
+RANK_TIMEOUT_SECONDS = 600
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedContext:
     """This process's device and its rank among `world` processes."""
 
     device: torch.device
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
-    def total(self, sums: Tensor) -> Tensor:
+    def all_reduce(self, sums: Tensor) -> Tensor:
         """`sums` added up over all processes."""
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(sums)
         return sums
 
-    def meets(self, iteration: int) -> bool:
+    def is_sync_step(self, iteration: int) -> bool:
         """Whether the processes ask one another at this iteration: now and then, for that takes time."""
-        return self.world == 1 or iteration % 8 == 0
+        return self.world_size == 1 or iteration % 8 == 0
 
-    def agree(self, flag: bool) -> bool:
+    def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process."""
-        if self.world == 1:
+        if self.world_size == 1:
             return flag
-        return bool(self.total(torch.tensor([float(flag)], device=self.device)).item())
+        return bool(self.all_reduce(torch.tensor([float(flag)], device=self.device)).item())
 
 
 def check_threads(threads: int) -> None:
@@ -93,12 +93,12 @@ def choose_precision(name: str, device: torch.device, network: Network | None = 
         return "bf16" if name == "bf16" else "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if network is not None and refusal(device) is None and fused_share(network) > 0.5:
+    if network is not None and unavailable_reason(device) is None and fused_share(network) > 0.5:
         return "bf16"
     return "bf16" if multiplies_bf16_faster() else "fp32"
 
 
-def repeatable(device: torch.device) -> None:
+def make_deterministic(device: torch.device) -> None:
     """Makes equal runs on a GPU equal bit for bit: cuDNN takes algorithms that add up in one order."""
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True
@@ -111,8 +111,8 @@ def choose_kernels(
     precision: Precision,
     *,
     channels_last: bool,
-    compiled: bool = False,
-    frozen: bool = False,
+    is_compiled: bool = False,
+    trunk_frozen: bool = False,
 ) -> Kernels:
     """ "auto" is fused on a CPU with kernels for it, else plain. `InputError` where "fused" cannot be."""
     if name not in ("auto", "plain", "fused"):
@@ -121,18 +121,20 @@ def choose_kernels(
         return "plain"
     if name == "auto" and device.type == "cuda":
         return "plain"  # until Triton's kernels have been measured on a GPU
-    why = no_kernels(device, precision, channels_last, compiled, frozen)
+    why = kernels_unavailable_reason(device, precision, channels_last, is_compiled, trunk_frozen)
     if why and name == "fused":
         raise InputError(f"there are no fused kernels here: {why}; use --kernels plain")
     return "plain" if why else "fused"
 
 
-def evaluation_with(kernels: Kernels) -> Evaluated:
+def evaluation_mode_for(kernels: Kernels) -> EvaluationMode:
     """How a run with these kernels is evaluated: by its layers, or folded, which is faster."""
     return "folded" if kernels == "fused" else "plain"
 
 
-def computing(device: torch.device, precision: str = "auto", kernels: str = "auto") -> dict[str, Any]:
+def computation_options(
+    device: torch.device, precision: str = "auto", kernels: str = "auto"
+) -> dict[str, Any]:
     """The fields of an `Experiment` that say how it is computed, as `kilolayer train` chooses them."""
     chosen = choose_precision(precision, device)
     channels_last = chosen == "bf16"
@@ -141,31 +143,35 @@ def computing(device: torch.device, precision: str = "auto", kernels: str = "aut
         "precision": chosen,
         "channels_last": channels_last,
         "kernels": found,
-        "evaluation": evaluation_with(found),
+        "evaluation": evaluation_mode_for(found),
     }
 
 
-def no_kernels(
-    device: torch.device, precision: Precision, channels_last: bool, compiled: bool, frozen: bool = False
+def kernels_unavailable_reason(
+    device: torch.device,
+    precision: Precision,
+    channels_last: bool,
+    is_compiled: bool,
+    trunk_frozen: bool = False,
 ) -> str | None:
     """Why no kernels can compute a training there, or None where they can.
 
     frozen: only the classifier learns.
     """
-    if frozen:
+    if trunk_frozen:
         return "the trunk is frozen, and they compute units that learn"
     if precision != "bf16" or not channels_last:
         return "they compute in bf16 with channels last"
-    return "torch.compile makes its own" if compiled else refusal(device)
+    return "torch.compile makes its own" if is_compiled else unavailable_reason(device)
 
 
-def _lost_another(error: RuntimeError) -> bool:
+def _is_lost_rank(error: RuntimeError) -> bool:
     """Whether it says so: gloo's words, and those of PyTorch about NCCL."""
     words = ("Connection closed by peer", "Connection reset by peer", "Timed out", "Broken pipe", "timeout")
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
-def _join(backend: str, here: Launch, patience: timedelta) -> None:
+def _join_process_group(backend: str, launch: Launch, timeout: timedelta) -> None:
     """Meets the others. Started again by torchrun, under another name: the addresses of those that ended
     stand in its store still, and whoever reads them waits in vain (seen with torch 2.13).
 
@@ -174,14 +180,14 @@ def _join(backend: str, here: Launch, patience: timedelta) -> None:
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL) if main else None
     try:
-        store, rank, world = next(rendezvous("env://", here.rank, here.world, timeout=patience))
+        store, rank, world = next(rendezvous("env://", launch.rank, launch.world_size, timeout=timeout))
         attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world, timeout=patience)
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world, timeout=timeout)
     except dist.DistError as error:
-        where = ":".join(os.environ[name] for name in MEETING_POINT)
+        where = ":".join(os.environ[name] for name in RENDEZVOUS_VARIABLES)
         said = str(error).partition("\n")[0]
         raise InputError(
-            f"rank {here.rank} of {here.world} did not meet the others at {where} ({said}); MASTER_ADDR and "
+            f"rank {launch.rank} of {launch.world_size} did not meet the others at {where} ({said}); MASTER_ADDR and "
             "MASTER_PORT must name rank 0's machine and a free port there, and all processes must be started"
         ) from None
     finally:
@@ -189,29 +195,29 @@ def _join(backend: str, here: Launch, patience: timedelta) -> None:
             signal.signal(signal.SIGTERM, before)
 
 
-def _patience() -> timedelta:
-    text = os.environ.get("KILOLAYER_TIMEOUT") or str(SECONDS_TO_WAIT_FOR_OTHERS)
+def _rank_timeout() -> timedelta:
+    text = os.environ.get("KILOLAYER_TIMEOUT") or str(RANK_TIMEOUT_SECONDS)
     try:
         return timedelta(seconds=float(text))
     except (ValueError, OverflowError):
         raise InputError(f"KILOLAYER_TIMEOUT is {text!r} in the environment; allowed: seconds") from None
 
 
-def _local_gpu(here: Launch) -> torch.device:
+def _local_gpu(launch: Launch) -> torch.device:
     """This rank's GPU. All refuse what one of them must, so that the one that prints does."""
-    local = here.local_rank
+    local = launch.local_rank
     if local is None and torch.cuda.device_count() > 1:
         raise InputError(
-            f"WORLD_SIZE is {here.world}, but LOCAL_RANK, which says which of this machine's "
+            f"WORLD_SIZE is {launch.world_size}, but LOCAL_RANK, which says which of this machine's "
             f"{torch.cuda.device_count()} GPUs is this process's, is not set; set it, or start the processes "
             "with torchrun"
         )
-    choose_device(f"cuda:{(here.local_world or 1) - 1}")
+    choose_device(f"cuda:{(launch.local_world_size or 1) - 1}")
     return choose_device(f"cuda:{local or 0}")
 
 
-def _warn_if_alone() -> None:
-    processes = alone_among()
+def _warn_if_separate() -> None:
+    processes = num_separate_processes()
     if processes is not None:
         logger.warning(
             "%d processes were started side by side, and each trains a run of its own; for one run of all of "
@@ -221,22 +227,22 @@ def _warn_if_alone() -> None:
 
 
 @contextmanager
-def place(device: str = "auto") -> Iterator[Place]:
+def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
     """This process's `Place`: joins the others where a launcher started it, and leaves them at the end."""
-    here = launch()
-    if here.world == 1:
-        _warn_if_alone()
-        yield Place(choose_device(device))
+    here = read_launch()
+    if here.world_size == 1:
+        _warn_if_separate()
+        yield DistributedContext(choose_device(device))
         return
     chosen = choose_device(device)
     if chosen.type == "cuda":
         chosen = _local_gpu(here)
         torch.cuda.set_device(chosen)
-    _join("nccl" if chosen.type == "cuda" else "gloo", here, _patience())
+    _join_process_group("nccl" if chosen.type == "cuda" else "gloo", here, _rank_timeout())
     try:
-        yield Place(chosen, here.rank, here.world)
+        yield DistributedContext(chosen, here.rank, here.world_size)
     except RuntimeError as error:
-        if not _lost_another(error):
+        if not _is_lost_rank(error):
             raise
         raise InputError("another process of this run has ended or does not answer; it says why") from None
     # Behind an exception the others may be gone, and taking leave of them would wait for them.

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kilolayer.data.images import Images
-from kilolayer.data.statistics import Statistics
+from kilolayer.data.normalization import InputStatistics
 from kilolayer.errors import InputError
-from kilolayer.inference import fold
+from kilolayer.kernels.folding import fold
 from kilolayer.networks import ResidualNetwork
-from kilolayer.training.device import Place
-from kilolayer.training.experiment import Evaluated, Precision
+from kilolayer.training.device import DistributedContext
+from kilolayer.training.experiment import EvaluationMode, Precision
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Evaluation:
 def evaluate(
     model: nn.Module,
     images: Images,
-    statistics: Statistics,
+    statistics: InputStatistics,
     *,
-    place: Place,
+    context: DistributedContext,
     num_classes: int,
     batch_size: int = 256,
     precision: Precision = "fp32",
     channels_last: bool = False,
-    evaluation: Evaluated = "plain",
+    evaluation: EvaluationMode = "plain",
     stop: Callable[[], bool] = lambda: False,
     observe: Callable[[Tensor], object] = lambda logits: None,
 ) -> Evaluation | None:
@@ -65,20 +65,20 @@ def evaluate(
         raise InputError("there are no images to evaluate on")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    logits_of = _way(model, precision, channels_last, evaluation)
-    statistics = statistics.to(place.device)
-    sums = torch.zeros(2, dtype=torch.float64, device=place.device)
+    logits_of = _logits_function(model, precision, channels_last, evaluation)
+    statistics = statistics.to(context.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=context.device)
     # Of every class its images taken for each class, and in the last column for none.
-    counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64, device=place.device)
+    counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64, device=context.device)
     stopped = False
     try:
-        for start in range(place.rank * batch_size, len(images), place.world * batch_size):
+        for start in range(context.rank * batch_size, len(images), context.world_size * batch_size):
             if stop():
                 stopped = True
                 break
             some = images[slice(start, start + batch_size)]
-            x = statistics.normalize(some.pixels.to(place.device))
-            labels = some.labels.to(place.device)
+            x = statistics.normalize(some.pixels.to(context.device))
+            labels = some.labels.to(context.device)
             logits = logits_of(x).float()
             observe(logits)
             # A NaN sorts above every number, and would count as the answer.
@@ -91,23 +91,23 @@ def evaluate(
     finally:
         for module, training in modes:
             module.training = training
-    if place.agree(stopped):
+    if context.any(stopped):
         return None
-    return _evaluation(place.total(sums), place.total(counts))
+    return _evaluation(context.all_reduce(sums), context.all_reduce(counts))
 
 
-def _way(
-    model: nn.Module, precision: Precision, channels_last: bool, evaluation: Evaluated
+def _logits_function(
+    model: nn.Module, precision: Precision, channels_last: bool, evaluation: EvaluationMode
 ) -> Callable[[Tensor], Tensor]:
     """A function from normalised images to logits."""
     if evaluation == "plain" or not isinstance(model, ResidualNetwork):
-        return lambda x: forward(model, x, precision, channels_last)
+        return lambda x: autocast_forward(model, x, precision, channels_last)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     folded = fold(model, dtype)
     return lambda x: folded(x.to(dtype, memory_format=torch.channels_last))
 
 
-def forward(model: nn.Module, x: Tensor, precision: Precision, channels_last: bool) -> Tensor:
+def autocast_forward(model: nn.Module, x: Tensor, precision: Precision, channels_last: bool) -> Tensor:
     """The logits of `x` in the precision and memory layout asked for."""
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from kilolayer.data.describe import Augmentation, Data, default_augmentation
+from kilolayer.data.config import Augmentation, Data, default_augmentation
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
-from kilolayer.networks.growth import at_work, check_can_rest
-from kilolayer.training.budget import budget
+from kilolayer.networks.progressive_depth import active_network, check_progressive_depth
+from kilolayer.training.memory_budget import parse_memory
 from kilolayer.training.recipes import Recipe
 
 Precision = Literal["fp32", "bf16"]
 Kernels = Literal["plain", "fused"]
-Compile = Literal["off", "units", "model"]
-Evaluated = Literal["plain", "folded"]
+CompileMode = Literal["off", "units", "model"]
+EvaluationMode = Literal["plain", "folded"]
 
 
 @dataclass(frozen=True)
-class Init:
+class InitialWeights:
     """A file of weights to begin from, and the SHA-256 of its bytes, so that another one is noticed.
 
     normalization: whose mean and scale the input has: the "file"'s, which is one of ours and says how the
@@ -41,8 +41,8 @@ class Experiment:
     of unit, or the whole model) and `graph` (on a GPU each step is one CUDA graph, with PyTorch's fused
     optimiser) change speed and memory, and rounding; so does `kernels` "fused", where `kilolayer.kernels`
     computes whole units at once in training, and `evaluation` "folded", where errors are those of the network
-    with BN folded into its convolutions (`kilolayer.inference.fold`). `memory` is "fastest", "balanced",
-    "smallest" or bytes as "2GB" (see `kilolayer.training.memory`), and changes no bit of the figures. Without
+    with BN folded into its convolutions (`kilolayer.kernels.folding.fold`). `memory` is "fastest", "balanced",
+    "smallest" or bytes as "2GB" (see `kilolayer.training.memory_plan`), and changes no bit of the figures. Without
     a validation split the error of every `evaluate_every`-th epoch is the test error, as the papers' curves
     show it; with one it is the validation error, and the test set is read once, at the end. `init` says which
     weights stand in place of the random ones at the beginning; `kilolayer.weights.begin` puts them there.
@@ -54,13 +54,13 @@ class Experiment:
     seed: int = 0
     precision: Precision = "fp32"
     channels_last: bool = False
-    compile: Compile = "off"
+    compile: CompileMode = "off"
     graph: bool = False
     kernels: Kernels = "plain"
-    evaluation: Evaluated = "plain"
-    memory: str = "fastest"
+    evaluation: EvaluationMode = "plain"
+    activation_memory: str = "fastest"
     evaluate_every: int = 1
-    init: Init | None = None
+    init: InitialWeights | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -73,16 +73,18 @@ class Experiment:
             raise InputError(f"evaluation is {self.evaluation!r}; allowed: 'plain', 'folded'")
         if self.compile not in ("off", "units", "model"):
             raise InputError(f"compile is {self.compile!r}; allowed: 'off', 'units', 'model'")
-        budget(self.memory)
-        if self.compile != "off" and self.memory != "fastest":
-            raise InputError(f"compile and memory {self.memory!r} exclude each other; use memory 'fastest'")
+        parse_memory(self.activation_memory)
+        if self.compile != "off" and self.activation_memory != "fastest":
+            raise InputError(
+                f"compile and memory {self.activation_memory!r} exclude each other; use memory 'fastest'"
+            )
         every = self.evaluate_every
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"evaluate_every is {self.evaluate_every!r}; allowed: a whole number from 1")
         self._check_resolution()
         self._check_trunk()
-        if self.recipe.growth.changes:
-            check_can_rest(self.network)
+        if self.recipe.progressive_depth.changes:
+            check_progressive_depth(self.network)
             if self.init is not None:
                 raise InputError("growth begins with F = 0 where init gives weights; use one of them")
 
@@ -100,7 +102,7 @@ class Experiment:
 
     def _check_resolution(self) -> None:
         full, least = self.network.image_size, self.network.total_stride
-        for _, side in self.recipe.resolution.sides(full, self.recipe.iterations):
+        for _, side in self.recipe.progressive_resize.phase_sides(full, self.recipe.iterations):
             if side < least:
                 raise InputError(
                     f"resolution: images of {side} of {full} pixels a side are too small for a network that "
@@ -115,21 +117,23 @@ class Experiment:
     def multiply_adds_until(self, iteration: int) -> int:
         """Those of the steps before `iteration`."""
         recipe, total = self.recipe, 0
-        schedules = recipe.resolution, recipe.growth
-        starts = {first for one in schedules for first, _ in one.parts(recipe.iterations)}
+        schedules = recipe.progressive_resize, recipe.progressive_depth
+        starts = {first for one in schedules for first, _ in one.phases(recipe.iterations)}
         for first, end in pairwise(sorted({start for start in starts if start < iteration} | {iteration})):
-            side = recipe.resolution.side(self.network.image_size, first, recipe.iterations)
-            network = at_work(self.network, recipe.growth.at(first, recipe.iterations))
+            side = recipe.progressive_resize.side_at(self.network.image_size, first, recipe.iterations)
+            network = active_network(
+                self.network, recipe.progressive_depth.share_at(first, recipe.iterations)
+            )
             total += (end - first) * replace(network, image_size=side).multiply_adds
         return recipe.batch_size * total
 
 
-def fitted(network: Network, *, classes: int, in_chans: int, image_size: int) -> Network:
+def network_for_data(network: Network, *, classes: int, in_chans: int, image_size: int) -> Network:
     """`network` for the classes, channels and size of a data set."""
     return replace(network, num_classes=classes, in_chans=in_chans, image_size=image_size)
 
 
-def with_data(recipe: Recipe, data: Data) -> Recipe:
+def recipe_for_data(recipe: Recipe, data: Data) -> Recipe:
     """`recipe`, with another augmentation where its own does not suit: a mirrored digit is no digit."""
     suited = default_augmentation(data)
     return recipe if suited == Augmentation() else replace(recipe, augmentation=suited)

@@ -1,19 +1,19 @@
-"""Optimisers as values, with no torch behind them; `kilolayer.training.updates` makes them PyTorch's."""
+"""Optimisers as values, with no torch behind them; `kilolayer.training.torch_optimizer` makes them PyTorch's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from kilolayer.errors import InputError
-from kilolayer.fp32 import ALLOWED, LARGEST, is_in_fp32
+from kilolayer.system.fp32 import FP32_MAX, FP32_RANGE, fits_fp32
 
 
-def check_share(name: str, value: object, below: float = 1.0) -> None:
+def check_fraction(name: str, value: object, below: float = 1.0) -> None:
     """Raises `InputError` unless `value` is a number from 0 to below `below`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
         raise InputError(f"{name} is {value!r}; allowed: from 0 to below {below:g}")
-    if not is_in_fp32(value):
-        raise InputError(f"{name} is {value!r}; allowed: {ALLOWED}")
+    if not fits_fp32(value):
+        raise InputError(f"{name} is {value!r}; allowed: {FP32_RANGE}")
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        check_share("momentum", self.momentum)
+        check_fraction("momentum", self.momentum)
         if self.nesterov and not self.momentum:
             raise InputError("nesterov is set, but momentum is 0; allowed: nesterov with a momentum above 0")
 
     @property
-    def numbers_per_weight(self) -> int:
+    def values_per_weight(self) -> int:
         """How many running figures the optimiser keeps of every weight."""
         return 1 if self.momentum else 0
 
@@ -52,13 +52,13 @@ class AdamW:
         if not isinstance(self.betas, tuple) or len(self.betas) != 2:
             raise InputError(f"betas is {self.betas!r}; allowed: two numbers, as (0.9, 0.999)")
         for beta in self.betas:
-            check_share("a number of betas", beta)
-        check_share("eps", self.eps, LARGEST)
+            check_fraction("a number of betas", beta)
+        check_fraction("eps", self.eps, FP32_MAX)
         if not self.eps:
             raise InputError("eps is 0; allowed: a number above 0, such as 1e-8")
 
     @property
-    def numbers_per_weight(self) -> int:
+    def values_per_weight(self) -> int:
         """How many running figures the optimiser keeps of every weight."""
         return 2
 
@@ -68,5 +68,5 @@ Optimizer = SGD | AdamW
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adamw": AdamW()}
 """By their names on the command line."""
 
-ADAMW_RATE = 0.01
+ADAMW_RATE_FACTOR = 0.01
 """AdamW's learning rate as a share of SGD's, where a recipe for one is used with the other: 0.001 for 0.1."""

@@ -10,15 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from kilolayer.data.describe import PHOTOGRAPHS, Augmentation, Normalization
-from kilolayer.errors import InputError, nearest
-from kilolayer.training.optimizer import ADAMW_RATE, SGD, AdamW, Optimizer, check_share
-from kilolayer.training.schedule import Growth, OneCycle, Resolution, Schedule, Steps, Warmup, check_length
+from kilolayer.data.config import PHOTO_AUGMENTATION, Augmentation, Normalization
+from kilolayer.errors import InputError, suggest
+from kilolayer.training.optimizer import ADAMW_RATE_FACTOR, SGD, AdamW, Optimizer, check_fraction
+from kilolayer.training.schedule import (
+    OneCycle,
+    ProgressiveDepth,
+    ProgressiveResize,
+    Schedule,
+    Steps,
+    Warmup,
+    check_schedule_length,
+)
 
-MOST_ITERATIONS = 999_999_999
+MAX_ITERATIONS = 999_999_999
 """The names of a run's states have nine digits for them: with more, the newest would not come last."""
 
-MOST_DECAY = 1e6
+MAX_WEIGHT_DECAY = 1e6
 """With any rate that trains, one step of a higher weight decay turns the weights over and overflows soon."""
 
 
@@ -48,26 +56,26 @@ class Recipe:
     decay: Literal["all", "weights"] = "all"
     label_smoothing: float = 0.0
     trunk_rate: float = 1.0
-    averaged: float = 0.0
-    resolution: Resolution = field(default_factory=Resolution)
-    growth: Growth = field(default_factory=Growth)
+    ema: float = 0.0
+    progressive_resize: ProgressiveResize = field(default_factory=ProgressiveResize)
+    progressive_depth: ProgressiveDepth = field(default_factory=ProgressiveDepth)
     augmentation: Augmentation = field(default_factory=Augmentation)
     normalization: Normalization = "per_pixel_mean"
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_ITERATIONS:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_ITERATIONS:
                 option = name.replace("_", " ")
                 raise InputError(
-                    f"{option} is {value!r}; allowed: a whole number from 1 to {MOST_ITERATIONS:,}"
+                    f"{option} is {value!r}; allowed: a whole number from 1 to {MAX_ITERATIONS:,}"
                 )
-        check_length(self.rate, self.iterations)
-        check_share("label_smoothing", self.label_smoothing)
-        check_share("averaged", self.averaged)
+        check_schedule_length(self.rate, self.iterations)
+        check_fraction("label_smoothing", self.label_smoothing)
+        check_fraction("averaged", self.ema)
         if self.trunk_rate != 1:
-            check_share("trunk_rate", self.trunk_rate)
-        check_share("weight_decay", self.weight_decay, MOST_DECAY)
+            check_fraction("trunk_rate", self.trunk_rate)
+        check_fraction("weight_decay", self.weight_decay, MAX_WEIGHT_DECAY)
         if self.decay not in ("all", "weights"):
             raise InputError(f"decay is {self.decay!r}; allowed: 'all', 'weights'")
 
@@ -77,9 +85,9 @@ class Recipe:
         return self.trunk_rate == 0
 
     @property
-    def beta(self) -> float:
+    def ema_beta(self) -> float:
         """How much of the mean of the weights stays at every step; 0 is no mean at all."""
-        return max(0.0, 1 - 1 / (self.averaged * self.iterations)) if self.averaged else 0.0
+        return max(0.0, 1 - 1 / (self.ema * self.iterations)) if self.ema else 0.0
 
     def with_optimizer(self, optimizer: Optimizer) -> Recipe:
         """The same recipe with another optimiser, its rates and weight decay in that optimiser's measure.
@@ -89,19 +97,19 @@ class Recipe:
         """
         if type(optimizer) is type(self.optimizer):
             return replace(self, optimizer=optimizer)
-        factor = ADAMW_RATE if isinstance(optimizer, AdamW) else 1 / ADAMW_RATE
+        factor = ADAMW_RATE_FACTOR if isinstance(optimizer, AdamW) else 1 / ADAMW_RATE_FACTOR
         return replace(
             self,
             optimizer=optimizer,
-            rate=self.rate.times(factor),
+            rate=self.rate.scale_rate(factor),
             weight_decay=self.weight_decay / factor,
         )
 
-    def shortened(self, iterations: int) -> Recipe:
+    def with_iterations(self, iterations: int) -> Recipe:
         """The same recipe squeezed or stretched to `iterations`, its schedule in proportion."""
         if iterations == self.iterations:
             return self
-        rate = self.rate.stretched(iterations / self.iterations)
+        rate = self.rate.scale_length(iterations / self.iterations)
         return replace(self, name=f"{self.name}@{iterations}", iterations=iterations, rate=rate)
 
 
@@ -187,7 +195,7 @@ def _sprint(images: int) -> Recipe:
         optimizer=NESTEROV,
         weight_decay=5e-4,
         decay="weights",
-        resolution=Resolution(0.5, ((0.4, 0.75), (0.7, 1.0))),
+        progressive_resize=ProgressiveResize(0.5, ((0.4, 0.75), (0.7, 1.0))),
         augmentation=Augmentation(pad=2),
         normalization="channel",
     )
@@ -208,7 +216,7 @@ def _finetune(images: int) -> Recipe:
         optimizer=NESTEROV,
         weight_decay=5e-4,
         decay="weights",
-        augmentation=PHOTOGRAPHS,
+        augmentation=PHOTO_AUGMENTATION,
         normalization="channel",
     )
 
@@ -231,14 +239,14 @@ RECIPES: dict[str, Callable[[int], Recipe]] = {
 }
 
 
-def recipe(name: str, images: int) -> Recipe:
+def recipe_by_name(name: str, num_images: int) -> Recipe:
     """The recipe called `name` for `images` training images. Raises `InputError` for an unknown name."""
     if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}; {nearest(name, list(RECIPES))}")
-    return RECIPES[name](images)
+        raise InputError(f"unknown recipe {name!r}; {suggest(name, list(RECIPES))}")
+    return RECIPES[name](num_images)
 
 
-def differences(*recipes: Recipe) -> list[tuple[str, ...]]:
+def recipe_differences(*recipes: Recipe) -> list[tuple[str, ...]]:
     """Rows (field, value in each recipe) for the fields in which `recipes` differ."""
     rows = []
     for each in fields(Recipe):

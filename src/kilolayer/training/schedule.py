@@ -11,19 +11,21 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from kilolayer.errors import InputError
-from kilolayer.fp32 import LARGEST
+from kilolayer.system.fp32 import FP32_MAX
 
 
-def _check_rate(owner: str, **rates: float) -> None:
+def _check_rate(schedule: str, **rates: float) -> None:
     for name, rate in rates.items():
         number = isinstance(rate, int | float) and not isinstance(rate, bool)
-        if not number or not 0 <= rate <= LARGEST:
-            raise InputError(f"{owner}.{name} is {rate!r}; allowed: a learning rate from 0 to {LARGEST:.2g}")
+        if not number or not 0 <= rate <= FP32_MAX:
+            raise InputError(
+                f"{schedule}.{name} is {rate!r}; allowed: a learning rate from 0 to {FP32_MAX:.2g}"
+            )
 
 
-def _check_iteration(name: str, iteration: int, least: int = 0) -> None:
-    if isinstance(iteration, bool) or not isinstance(iteration, int) or iteration < least:
-        raise InputError(f"{name} is {iteration!r}; allowed: a whole number from {least}")
+def _check_iteration(name: str, iteration: int, minimum: int = 0) -> None:
+    if isinstance(iteration, bool) or not isinstance(iteration, int) or iteration < minimum:
+        raise InputError(f"{name} is {iteration!r}; allowed: a whole number from {minimum}")
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,13 @@ class Steps:
         return max(self.start, *(rate for _, rate in self.drops), 0.0)
 
     @property
-    def changes_until(self) -> int:
+    def last_change(self) -> int:
         return self.drops[-1][0] if self.drops else 0
 
-    def stretched(self, factor: float) -> Steps:
+    def scale_length(self, factor: float) -> Steps:
         return replace(self, drops=tuple((round(at * factor), rate) for at, rate in self.drops))
 
-    def times(self, factor: float) -> Steps:
+    def scale_rate(self, factor: float) -> Steps:
         return Steps(self.start * factor, tuple((at, rate * factor) for at, rate in self.drops))
 
 
@@ -83,14 +85,14 @@ class Warmup:
         return self.then.peak
 
     @property
-    def changes_until(self) -> int:
-        return max(self.until, self.then.changes_until)
+    def last_change(self) -> int:
+        return max(self.until, self.then.last_change)
 
-    def stretched(self, factor: float) -> Warmup:
-        return replace(self, until=round(self.until * factor), then=self.then.stretched(factor))
+    def scale_length(self, factor: float) -> Warmup:
+        return replace(self, until=round(self.until * factor), then=self.then.scale_length(factor))
 
-    def times(self, factor: float) -> Warmup:
-        return replace(self, rate=self.rate * factor, then=self.then.times(factor))
+    def scale_rate(self, factor: float) -> Warmup:
+        return replace(self, rate=self.rate * factor, then=self.then.scale_rate(factor))
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class OneCycle:
 
     def __post_init__(self) -> None:
         _check_rate("OneCycle", peak=self.peak)
-        _check_iteration("OneCycle.iterations", self.iterations, least=1)
+        _check_iteration("OneCycle.iterations", self.iterations, minimum=1)
         if not 0 < self.rise < 1:
             raise InputError(f"OneCycle.rise is {self.rise!r}; allowed: between 0 and 1")
 
@@ -113,22 +115,22 @@ class OneCycle:
         return self.peak * min(done / self.rise, (1 - done) / (1 - self.rise))
 
     @property
-    def changes_until(self) -> int:
+    def last_change(self) -> int:
         return self.iterations
 
-    def stretched(self, factor: float) -> OneCycle:
+    def scale_length(self, factor: float) -> OneCycle:
         return replace(self, iterations=max(1, round(self.iterations * factor)))
 
-    def times(self, factor: float) -> OneCycle:
+    def scale_rate(self, factor: float) -> OneCycle:
         return replace(self, peak=self.peak * factor)
 
 
 Schedule = Steps | Warmup | OneCycle
 
 
-def check_length(schedule: Schedule, iterations: int) -> None:
+def check_schedule_length(schedule: Schedule, iterations: int) -> None:
     """Raises `InputError` where a run of so many iterations has no room for `schedule`, or ends elsewhere."""
-    last, name = schedule.changes_until, type(schedule).__name__
+    last, name = schedule.last_change, type(schedule).__name__
     if isinstance(schedule, OneCycle) and last != iterations:
         why = f"its {name} is of {last:,}; allowed: one length"
     elif last > iterations:
@@ -142,7 +144,7 @@ def check_length(schedule: Schedule, iterations: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Shares:
+class _ProgressiveShare:
     """A share of something whole: `start`, then each of `changes` from its share of the steps on."""
 
     start: float = 1.0
@@ -159,37 +161,37 @@ class _Shares:
         if any(first >= second for (first, _), (second, _) in pairwise(self.changes)):
             raise InputError(f"{name}.changes are not in the order of their shares")
 
-    def parts(self, iterations: int) -> Iterator[tuple[int, float]]:
+    def phases(self, iterations: int) -> Iterator[tuple[int, float]]:
         """(first iteration, share) of every part of a run."""
         yield 0, self.start
         for share, scale in self.changes:
             yield round(share * iterations), scale
 
-    def at(self, iteration: int, iterations: int) -> float:
+    def share_at(self, iteration: int, iterations: int) -> float:
         """The share at one iteration."""
-        return [scale for first, scale in self.parts(iterations) if first <= iteration][-1]
+        return [scale for first, scale in self.phases(iterations) if first <= iteration][-1]
 
 
 @dataclass(frozen=True)
-class Resolution(_Shares):
+class ProgressiveResize(_ProgressiveShare):
     """The side of the training images as a share of their own.
 
     Resolution(0.5, ((0.4, 0.75), (0.7, 1.0))) trains images of 32 pixels at 16, from 40 % of the steps on at
     24, and from 70 % on whole. Evaluation is always at full size. Sides are rounded to whole pixels.
     """
 
-    def sides(self, full: int, iterations: int) -> Iterator[tuple[int, int]]:
+    def phase_sides(self, full_side: int, iterations: int) -> Iterator[tuple[int, int]]:
         """(first iteration, side in pixels) of every part of a run, for images of `full` pixels a side."""
-        for first, scale in self.parts(iterations):
-            yield first, _side(scale, full)
+        for first, scale in self.phases(iterations):
+            yield first, _side(scale, full_side)
 
-    def side(self, full: int, iteration: int, iterations: int) -> int:
+    def side_at(self, full_side: int, iteration: int, iterations: int) -> int:
         """The side in pixels at one iteration."""
-        return _side(self.at(iteration, iterations), full)
+        return _side(self.share_at(iteration, iterations), full_side)
 
 
 @dataclass(frozen=True)
-class Growth(_Shares):
+class ProgressiveDepth(_ProgressiveShare):
     """The share of every stage's units that are at work in training; the others rest, and are identities.
 
     Growth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0))) trains the first third of every stage's units, from 40 % of the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kilolayer.lazy import lazily
+from kilolayer.lazy import lazy_attributes
 from kilolayer.units.arrangement import (
     ARRANGEMENTS,
     BN,
@@ -18,14 +18,14 @@ from kilolayer.units.arrangement import (
     Arrangement,
 )
 from kilolayer.units.branch import Aggregated, Basic, Bottleneck, Branch, OneLayer
+from kilolayer.units.extensions import load_unit_file
 from kilolayer.units.ops import CustomLayer, NoReading, Op
-from kilolayer.units.own import load
 from kilolayer.units.shortcut import (
+    Downsample,
     Dropout,
     ExclusiveGate,
     Identity,
     Projection,
-    Resize,
     Scaled,
     Shortcut,
     ShortcutGate,
@@ -36,18 +36,18 @@ from kilolayer.units.shortcut import (
 from kilolayer.units.unit import AGGREGATED, BASIC, BOTTLENECK, ONE_LAYER, Layout, Unit, layout
 
 if TYPE_CHECKING:
-    from kilolayer.units.forms import convert_form
     from kilolayer.units.modules import BatchNorm, GatedUnit, ResidualUnit, build_unit
+    from kilolayer.units.resnext_forms import convert_unit_form
 
 _WITH_TORCH = {
+    "convert_unit_form": "resnext_forms",
     "BatchNorm": "modules",
     "GatedUnit": "modules",
     "ResidualUnit": "modules",
     "build_unit": "modules",
-    "convert_form": "forms",
 }
 
-__getattr__, __dir__ = lazily(__name__, _WITH_TORCH)
+__getattr__, __dir__ = lazy_attributes(__name__, _WITH_TORCH)
 
 __all__ = [
     "AGGREGATED",
@@ -70,6 +70,7 @@ __all__ = [
     "Bottleneck",
     "Branch",
     "CustomLayer",
+    "Downsample",
     "Dropout",
     "ExclusiveGate",
     "GatedUnit",
@@ -80,7 +81,6 @@ __all__ = [
     "Op",
     "Projection",
     "ResidualUnit",
-    "Resize",
     "Scaled",
     "Shortcut",
     "ShortcutGate",
@@ -88,8 +88,8 @@ __all__ = [
     "Zero",
     "ZeroPad",
     "build_unit",
-    "convert_form",
+    "convert_unit_form",
     "layout",
-    "load",
+    "load_unit_file",
     "parse_shortcut",
 ]

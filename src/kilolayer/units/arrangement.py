@@ -33,7 +33,7 @@ BN: Layer = "BN"
 RELU: Layer = "ReLU"
 
 
-def activation(layers: Layers, channels: int) -> Ops:
+def activation_ops(layers: Layers, channels: int) -> Ops:
     """`layers` for so many channels."""
     return tuple(_layer(layer, channels) for layer in layers)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from kilolayer.errors import InputError
-from kilolayer.units.arrangement import Arrangement, Layers, activation
-from kilolayer.units.checks import check_choice, check_count, check_probability
-from kilolayer.units.ops import Conv, Dropout, NoReading, Ops, Paths
+from kilolayer.units.arrangement import Arrangement, Layers, activation_ops
+from kilolayer.units.field_checks import check_choice, check_count, check_probability
+from kilolayer.units.ops import Conv, DropoutOp, NoReading, Ops, ParallelPaths
 
 StrideOn = Literal["1x1", "3x3"]
 
@@ -35,7 +35,7 @@ class Branch:
         """F's layers behind the arrangement's `before`: the convolutions with `between`, then `after`."""
         convs = self.convs(in_channels, width, stride)
         stacked = self.stack(convs, arrangement.between)
-        return (*stacked, *activation(arrangement.after, convs[-1].out_channels))
+        return (*stacked, *activation_ops(arrangement.after, convs[-1].out_channels))
 
     def stack(self, convs: tuple[Conv, ...], between: Layers) -> Ops:
         """The convolutions with `between` behind all but the last."""
@@ -46,7 +46,7 @@ def _stack(convs: tuple[Conv, ...], between: Layers, last: Ops = ()) -> Ops:
     """`last` stands ahead of the last convolution."""
     stacked: Ops = ()
     for conv in convs[:-1]:
-        stacked += (conv, *activation(between, conv.out_channels))
+        stacked += (conv, *activation_ops(between, conv.out_channels))
     return (*stacked, *last, convs[-1])
 
 
@@ -74,7 +74,7 @@ class Basic(Branch):
         return Conv(in_channels, out, 3, stride), Conv(out, out, 3)
 
     def stack(self, convs: tuple[Conv, ...], between: Layers) -> Ops:
-        return _stack(convs, between, (Dropout(self.dropout),) if self.dropout else ())
+        return _stack(convs, between, (DropoutOp(self.dropout),) if self.dropout else ())
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ class Aggregated(Branch):
         narrow = Conv(reduce.in_channels, d, 1, reduce.stride), Conv(d, d, 3, spatial.stride)
         if self.form == "split":
             path = _stack((*narrow, Conv(d, expand.out_channels, 1)), between)
-            return (Paths((path,) * self.cardinality, "sum"),)
-        joined = Paths((_stack(narrow, between),) * self.cardinality, "concatenate")
-        return (joined, *activation(between, reduce.out_channels), expand)
+            return (ParallelPaths((path,) * self.cardinality, "sum"),)
+        joined = ParallelPaths((_stack(narrow, between),) * self.cardinality, "concatenate")
+        return (joined, *activation_ops(between, reduce.out_channels), expand)
 
 
 def _bottleneck(

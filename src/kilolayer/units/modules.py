@@ -16,7 +16,7 @@ BatchNorm = nn.BatchNorm2d
 """As earlier releases called a class of ours, whose networks may lie in pickles."""
 
 
-class Scale(nn.Module):
+class ScaleModule(nn.Module):
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
@@ -28,7 +28,7 @@ class Scale(nn.Module):
         return str(self.factor)
 
 
-class PadChannels(nn.Module):
+class PadChannelsModule(nn.Module):
     def __init__(self, extra: int, stride: int) -> None:
         super().__init__()
         self.extra, self.stride = extra, stride
@@ -40,13 +40,13 @@ class PadChannels(nn.Module):
         return f"extra={self.extra}, stride={self.stride}"
 
 
-class Zero(nn.Module):
+class ZeroModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(())
 
 
-class Paths(nn.Module):
-    def __init__(self, spec: op.Paths) -> None:
+class ParallelPathsModule(nn.Module):
+    def __init__(self, spec: op.ParallelPaths) -> None:
         super().__init__()
         self.paths = nn.ModuleList(sequence(path) for path in spec.paths)
         self.join = spec.join
@@ -56,7 +56,7 @@ class Paths(nn.Module):
         return torch.cat(outputs, 1) if self.join == "concatenate" else torch.stack(outputs).sum(0)
 
 
-def named(ops: Ops) -> list[tuple[str, Op]]:
+def named_ops(ops: Ops) -> list[tuple[str, Op]]:
     """`ops` with their names, by kind and place among their kind: conv1, bn1, relu1, conv2 …"""
     seen: Counter[str] = Counter()
     pairs = []
@@ -69,18 +69,18 @@ def named(ops: Ops) -> list[tuple[str, Op]]:
 
 def sequence(ops: Ops) -> nn.Sequential:
     """The modules of `ops`, applied in order, under their names."""
-    return nn.Sequential(OrderedDict((name, _module(spec)) for name, spec in named(ops)))
+    return nn.Sequential(OrderedDict((name, _module(spec)) for name, spec in named_ops(ops)))
 
 
 def _module(spec: Op) -> nn.Module:
     module = spec.module()
     # Set on those of others alone: PyTorch's own know no such mark, and dropout is known by its class.
-    if spec.draws and not isinstance(module, nn.Dropout | Paths):
+    if spec.is_random and not isinstance(module, nn.Dropout | ParallelPathsModule):
         module.draws = True  # type: ignore[assignment]
     return module
 
 
-def draws(module: nn.Module) -> bool:
+def draws_random_numbers(module: nn.Module) -> bool:
     """Whether it may draw random numbers now, itself and not in what it is made of."""
     return module.training and (isinstance(module, nn.Dropout) or bool(getattr(module, "draws", False)))
 

@@ -27,7 +27,7 @@ from kilolayer.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from kilolayer.units.measured import Measured
+    from kilolayer.units.measured_readings import MeasuredReadings
 
 Style = Literal["conv", "norm", "activation", "other"]
 S = TypeVar("S")
@@ -35,19 +35,19 @@ S_contra = TypeVar("S_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedForBackward:
     """What autograd keeps of a layer: its input, its output, and how many numbers an image beside these."""
 
     input: bool = False
     output: bool = False
-    beside: int = 0
+    extra_numbers: int = 0
 
 
 class NoReading(InputError):
     """A layer of this kind has no such reading: the message names both."""
 
 
-class Theory(Protocol[S_contra]):
+class PropagationRules(Protocol[S_contra]):
     """What mean-field theory can do to a signal; each gives the new signal and the way back of gradients."""
 
     def convolve(self, conv: Conv, x: S_contra) -> Any:
@@ -93,9 +93,9 @@ class Op:
     """What its modules are called in a state dict, before their number; otherwise the class's name, in small
     letters."""
     style: ClassVar[Style] = "other"
-    over_batch: ClassVar[bool] = False
+    needs_batch: ClassVar[bool] = False
     """Whether it needs more than one value of every channel in a batch."""
-    draws: ClassVar[bool] = True
+    is_random: ClassVar[bool] = True
     """Whether it may draw random numbers in training, as dropout does: then every step begins from a seed of
     its own, so that a resumed run draws the same."""
 
@@ -104,38 +104,38 @@ class Op:
         raise NoReading(f"a layer of kind {kind} does not say what module it is: it has no module()")
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
-        return _measured(self, side).output
+        return _measured_readings(self, side).output
 
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.module().parameters() if parameter.requires_grad)
 
     def multiply_adds(self, side: int) -> int:
-        return _measured(self, side).multiply_adds
+        return _measured_readings(self, side).multiply_adds
 
     @property
     def label(self) -> str:
         values = (f"{name} {value}" for name, value in vars(self).items() if name != "channels")
         return ", ".join((type(self).__name__, *values))
 
-    def saved(self, channels: int, side: int) -> Saved:
-        return _measured(self, side).saved
+    def saved(self, channels: int, side: int) -> SavedForBackward:
+        return _measured_readings(self, side).saved
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         """The signal behind this layer, and the way back of its gradient."""
         raise NoReading(
             f"mean-field theory says nothing of a layer of kind {type(self).__name__}: no carry()"
         )
 
 
-def _measured(layer: Op, side: int) -> Measured:
-    from kilolayer.units.measured import measure
+def _measured_readings(layer: Op, side: int) -> MeasuredReadings:
+    from kilolayer.units.measured_readings import measure_layer
 
     channels = getattr(layer, "channels", None)
     if not isinstance(channels, int):
         kind = type(layer).__name__
         raise NoReading(f"a layer of kind {kind} does not say what it reads: it has no field `channels`")
-    return measure(layer, channels, side)
+    return measure_layer(layer, channels, side)
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,10 @@ class Conv(Op):
         )
         return f"{self.kernel}×{self.kernel}, {self.in_channels} → {self.out_channels}{''.join(marks)}"
 
-    def saved(self, channels: int, side: int) -> Saved:
-        return Saved(input=True)
+    def saved(self, channels: int, side: int) -> SavedForBackward:
+        return SavedForBackward(input=True)
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.convolve(self, x)
 
 
@@ -217,9 +217,9 @@ class BatchNorm(SameShape):
     over_batch = True
 
     def module(self) -> nn.Module:
-        from kilolayer.units.batch_norm import batch_norm
+        from kilolayer.units.batch_norm_module import make_batch_norm
 
-        return batch_norm(self.channels)
+        return make_batch_norm(self.channels)
 
     @property
     def parameters(self) -> int:
@@ -229,10 +229,10 @@ class BatchNorm(SameShape):
     def label(self) -> str:
         return "BN"
 
-    def saved(self, channels: int, side: int) -> Saved:
-        return Saved(input=True)
+    def saved(self, channels: int, side: int) -> SavedForBackward:
+        return SavedForBackward(input=True)
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.batch_norm(x)
 
 
@@ -250,10 +250,10 @@ class ReLU(SameShape):
     def label(self) -> str:
         return "ReLU"
 
-    def saved(self, channels: int, side: int) -> Saved:
-        return Saved(output=True)
+    def saved(self, channels: int, side: int) -> SavedForBackward:
+        return SavedForBackward(output=True)
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.relu(x)
 
 
@@ -275,16 +275,16 @@ class MaxPool(SameShape):
     def output(self, channels: int, side: int) -> tuple[int, int]:
         return channels, -(-side // 2)
 
-    def saved(self, channels: int, side: int) -> Saved:
+    def saved(self, channels: int, side: int) -> SavedForBackward:
         # The places of the maxima are 8 bytes each, as much as four numbers in bf16.
-        return Saved(input=True, beside=4 * channels * (-(-side // 2)) ** 2)
+        return SavedForBackward(input=True, extra_numbers=4 * channels * (-(-side // 2)) ** 2)
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.pool(x)
 
 
 @dataclass(frozen=True)
-class Dropout(SameShape):
+class DropoutOp(SameShape):
     p: float
 
     name = "dropout"
@@ -299,15 +299,15 @@ class Dropout(SameShape):
     def label(self) -> str:
         return f"dropout {self.p:g}"
 
-    def saved(self, channels: int, side: int) -> Saved:
-        return Saved(beside=channels * side**2 if self.p > 0 else 0)
+    def saved(self, channels: int, side: int) -> SavedForBackward:
+        return SavedForBackward(extra_numbers=channels * side**2 if self.p > 0 else 0)
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.drop(x, self.p)
 
 
 @dataclass(frozen=True)
-class Scale(SameShape):
+class ScaleOp(SameShape):
     """x ↦ factor · x (P2, Eq. 6)."""
 
     factor: float
@@ -317,16 +317,16 @@ class Scale(SameShape):
     def module(self) -> nn.Module:
         from kilolayer.units import modules
 
-        return modules.Scale(self.factor)
+        return modules.ScaleModule(self.factor)
 
     @property
     def label(self) -> str:
         return f"× {self.factor:g}"
 
-    def saved(self, channels: int, side: int) -> Saved:
-        return Saved()
+    def saved(self, channels: int, side: int) -> SavedForBackward:
+        return SavedForBackward()
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.multiply(x, self.factor)
 
 
@@ -342,7 +342,7 @@ class PadChannels(SameShape):
     def module(self) -> nn.Module:
         from kilolayer.units import modules
 
-        return modules.PadChannels(self.extra, self.stride)
+        return modules.PadChannelsModule(self.extra, self.stride)
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
         return channels + self.extra, -(-side // self.stride)
@@ -351,15 +351,15 @@ class PadChannels(SameShape):
     def label(self) -> str:
         return f"pad +{self.extra}" + (f", /{self.stride}" if self.stride > 1 else "")
 
-    def saved(self, channels: int, side: int) -> Saved:
-        return Saved()
+    def saved(self, channels: int, side: int) -> SavedForBackward:
+        return SavedForBackward()
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.pad(self, x)
 
 
 @dataclass(frozen=True)
-class Zero(SameShape):
+class ZeroOp(SameShape):
     """x ↦ 0: the shortcut of a plain net. Its output is one number, which any shape can be added to."""
 
     name = "zero"
@@ -367,7 +367,7 @@ class Zero(SameShape):
     def module(self) -> nn.Module:
         from kilolayer.units import modules
 
-        return modules.Zero()
+        return modules.ZeroModule()
 
     @property
     def label(self) -> str:
@@ -376,15 +376,15 @@ class Zero(SameShape):
     def output(self, channels: int, side: int) -> tuple[int, int]:
         return 0, side
 
-    def saved(self, channels: int, side: int) -> Saved:
-        return Saved()
+    def saved(self, channels: int, side: int) -> SavedForBackward:
+        return SavedForBackward()
 
-    def carry(self, theory: Theory[S], x: S) -> Any:
+    def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.nothing(x)
 
 
 @dataclass(frozen=True)
-class Paths(Op):
+class ParallelPaths(Op):
     """Parallel paths that read the same input, then are summed or concatenated (PX, Fig. 3 a and b).
 
     No kind of layer but a way to put layers together, as `Ops` is: who walks through layers walks through
@@ -399,7 +399,7 @@ class Paths(Op):
     def module(self) -> nn.Module:
         from kilolayer.units import modules
 
-        return modules.Paths(self)
+        return modules.ParallelPathsModule(self)
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
         ends = [output(path, channels, side) for path in self.paths]
@@ -447,7 +447,7 @@ Ops = tuple[Op, ...]
 def leaves(ops: Ops) -> Iterator[Op]:
     """Every layer in `ops`, those of paths too."""
     for op in ops:
-        if isinstance(op, Paths):
+        if isinstance(op, ParallelPaths):
             for path in op.paths:
                 yield from leaves(path)
         else:
@@ -478,9 +478,9 @@ def output(ops: Ops, channels: int, side: int) -> tuple[int, int]:
 def normalised_sides(ops: Ops, side: int) -> Iterator[int]:
     """The sides of the maps that the BNs in `ops` read, for an input of `side` × `side`."""
     for op in ops:
-        if op.over_batch:
+        if op.needs_batch:
             yield side
-        if isinstance(op, Paths):
+        if isinstance(op, ParallelPaths):
             for path in op.paths:
                 yield from normalised_sides(path, side)
         side = output_side((op,), side)

@@ -13,15 +13,15 @@ from typing import ClassVar, Literal
 
 from kilolayer.errors import InputError
 from kilolayer.units import ops as op
-from kilolayer.units.arrangement import Arrangement, activation, normalises
-from kilolayer.units.checks import check_choice, check_number, check_probability, kinds
+from kilolayer.units.arrangement import Arrangement, activation_ops, normalises
+from kilolayer.units.field_checks import built_in_kinds, check_choice, check_number, check_probability
 from kilolayer.units.ops import Ops
 
-AtChange = Literal["apply", "skip"]
+AtDownsample = Literal["apply", "skip"]
 
 
 @dataclass(frozen=True)
-class Resize:
+class Downsample:
     """What gives the shortcut its unit's shape where the unit changes it."""
 
     @property
@@ -29,7 +29,7 @@ class Resize:
         """In a pre-activation unit: the "raw" x or the "preactivated" tensor."""
         raise op.NoReading(f"{type(self).__name__} does not say what it reads")
 
-    def resize(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
+    def downsample(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
         """The layers. Raises `InputError` where it cannot go from one width to the other."""
         raise op.NoReading(f"{type(self).__name__} does not say which layers it has")
 
@@ -43,17 +43,22 @@ class Shortcut:
     numbers: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def acts_at_change(self) -> bool:
+    def acts_at_downsample(self) -> bool:
         """Whether it acts on the resized shortcut too where the unit changes shape."""
-        return getattr(self, "at_change", "apply") == "apply"
+        return getattr(self, "at_downsample", "apply") == "apply"
 
     def path(
-        self, resize: Resize, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int
+        self,
+        downsample: Downsample,
+        arrangement: Arrangement,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
     ) -> Ops:
         """x with the shape of F(x): nothing where it has it, else `resize`."""
         if stride == 1 and in_channels == out_channels:
             return ()
-        return resize.resize(arrangement, in_channels, out_channels, stride)
+        return downsample.downsample(arrangement, in_channels, out_channels, stride)
 
     def layers(self, channels: int) -> Ops:
         """What acts on x behind `path`."""
@@ -75,9 +80,9 @@ class Shortcut:
         """b_g at the beginning."""
         return 0.0
 
-    def shares_activation(self, resize: Resize, *, changes: bool) -> bool:
+    def shares_activation(self, downsample: Downsample, *, changes: bool) -> bool:
         """Whether h reads what stands ahead of F's first convolution, in a pre-activation unit."""
-        return changes and resize.reads == "preactivated"
+        return changes and downsample.reads == "preactivated"
 
     @property
     def equation(self) -> str:
@@ -120,11 +125,16 @@ class Zero(Shortcut):
         return 0.0
 
     def path(
-        self, resize: Resize, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int
+        self,
+        downsample: Downsample,
+        arrangement: Arrangement,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
     ) -> Ops:
-        return (op.Zero(),)
+        return (op.ZeroOp(),)
 
-    def shares_activation(self, resize: Resize, *, changes: bool) -> bool:
+    def shares_activation(self, downsample: Downsample, *, changes: bool) -> bool:
         return False
 
 
@@ -138,14 +148,14 @@ class Scaled(Shortcut):
 
     shortcut: float = 0.5
     branch: float = 1.0
-    at_change: AtChange = "apply"
+    at_downsample: AtDownsample = "apply"
 
     name = "scaled"
     numbers = ("shortcut", "branch")
 
     def __post_init__(self) -> None:
         check_number("Scaled", shortcut=self.shortcut, branch=self.branch)
-        check_choice("Scaled", "at_change", self.at_change, "apply", "skip")
+        check_choice("Scaled", "at_downsample", self.at_downsample, "apply", "skip")
 
     def layers(self, channels: int) -> Ops:
         return _scale(self.shortcut)
@@ -163,7 +173,7 @@ class Scaled(Shortcut):
 
 
 def _scale(factor: float) -> Ops:
-    return () if factor == 1 else (op.Scale(factor),)
+    return () if factor == 1 else (op.ScaleOp(factor),)
 
 
 @dataclass(frozen=True)
@@ -177,7 +187,7 @@ class ExclusiveGate(Shortcut):
     """
 
     bias: float = -6.0
-    at_change: AtChange = "apply"
+    at_downsample: AtDownsample = "apply"
     batch_norm: bool = False
 
     name = "exclusive_gate"
@@ -185,7 +195,7 @@ class ExclusiveGate(Shortcut):
 
     def __post_init__(self) -> None:
         check_number(type(self).__name__, bias=self.bias)
-        check_choice(type(self).__name__, "at_change", self.at_change, "apply", "skip")
+        check_choice(type(self).__name__, "at_downsample", self.at_downsample, "apply", "skip")
 
     def gate(self, in_channels: int, out_channels: int, stride: int) -> Ops:
         conv = op.Conv(in_channels, out_channels, 1, stride, bias=not self.batch_norm)
@@ -222,17 +232,17 @@ class Dropout(Shortcut):
     """
 
     p: float = 0.5
-    at_change: AtChange = "apply"
+    at_downsample: AtDownsample = "apply"
 
     name = "dropout"
     numbers = ("p",)
 
     def __post_init__(self) -> None:
         check_probability("Dropout", p=self.p)
-        check_choice("Dropout", "at_change", self.at_change, "apply", "skip")
+        check_choice("Dropout", "at_downsample", self.at_downsample, "apply", "skip")
 
     def layers(self, channels: int) -> Ops:
-        return (op.Dropout(self.p),)
+        return (op.DropoutOp(self.p),)
 
     @property
     def equation(self) -> str:
@@ -240,7 +250,7 @@ class Dropout(Shortcut):
 
 
 @dataclass(frozen=True)
-class Projection(Shortcut, Resize):
+class Projection(Shortcut, Downsample):
     """h(x) = W_s x, a 1×1 convolution; with BN where the arrangement puts BN after its last convolution.
 
     As a unit's `resize` it stands only where the shape changes (option B); as its `h`, in every
@@ -257,22 +267,27 @@ class Projection(Shortcut, Resize):
     def reads(self) -> str:
         return "preactivated"
 
-    def resize(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
+    def downsample(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
         normalised = any(map(normalises, arrangement.after))
-        after = activation((arrangement.normaliser,), out_channels) if normalised else ()
+        after = activation_ops((arrangement.normaliser,), out_channels) if normalised else ()
         return (op.Conv(in_channels, out_channels, 1, stride), *after)
 
     def path(
-        self, resize: Resize, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int
+        self,
+        downsample: Downsample,
+        arrangement: Arrangement,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
     ) -> Ops:
-        return self.resize(arrangement, in_channels, out_channels, stride)
+        return self.downsample(arrangement, in_channels, out_channels, stride)
 
-    def shares_activation(self, resize: Resize, *, changes: bool) -> bool:
+    def shares_activation(self, downsample: Downsample, *, changes: bool) -> bool:
         return True
 
 
 @dataclass(frozen=True)
-class ZeroPad(Resize):
+class ZeroPad(Downsample):
     """Option A: strided identity and zero channels, free of parameters.
 
     `reads`: in a pre-activation unit the "raw" x, which keeps P2's Eq. (4) whole across stages (the
@@ -284,11 +299,11 @@ class ZeroPad(Resize):
     def __post_init__(self) -> None:
         check_choice("ZeroPad", "reads", self.reads, "raw", "preactivated")
 
-    def resize(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
+    def downsample(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
         if in_channels > out_channels:
             raise InputError(
                 f"a zero-padding shortcut (option A) cannot go from {in_channels} to {out_channels} "
-                f"channels; use resize=Projection() (option B)"
+                f"channels; use downsample=Projection() (option B)"
             )
         return (op.PadChannels(out_channels - in_channels, stride),)
 
@@ -298,7 +313,7 @@ def parse_shortcut(text: str) -> Shortcut:
 
     Raises `InputError` for an unknown name or a value that is no number.
     """
-    named = {kind.name: kind for kind in kinds(Shortcut)}
+    named = {kind.name: kind for kind in built_in_kinds(Shortcut)}
     name, _, rest = text.partition(":")
     if name not in named:
         near = get_close_matches(name, named, n=1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kilolayer.units import ops as op
-from kilolayer.units.arrangement import ORIGINAL, Arrangement, activation
+from kilolayer.units.arrangement import ORIGINAL, Arrangement, activation_ops
 from kilolayer.units.branch import Aggregated, Basic, Bottleneck, Branch, OneLayer
-from kilolayer.units.checks import check, kinds
+from kilolayer.units.field_checks import built_in_kinds, check_field
 from kilolayer.units.ops import Ops
-from kilolayer.units.shortcut import Identity, Projection, Resize, Shortcut, ZeroPad
+from kilolayer.units.shortcut import Downsample, Identity, Projection, Shortcut, ZeroPad
 
 
 @dataclass(frozen=True)
@@ -24,25 +24,31 @@ class Unit:
     branch: Branch = field(default_factory=Basic)
     h: Shortcut = field(default_factory=Identity)
     arrangement: Arrangement = ORIGINAL
-    resize: Resize = field(default_factory=ZeroPad)
+    downsample: Downsample = field(default_factory=ZeroPad)
 
     def __post_init__(self) -> None:
-        check("Unit", "branch", self.branch, isinstance(self.branch, Branch), _names(Branch))
-        check("Unit", "h", self.h, isinstance(self.h, Shortcut), _names(Shortcut))
-        check("Unit", "resize", self.resize, isinstance(self.resize, Resize), _names(Resize))
+        check_field("Unit", "branch", self.branch, isinstance(self.branch, Branch), _allowed_kinds(Branch))
+        check_field("Unit", "h", self.h, isinstance(self.h, Shortcut), _allowed_kinds(Shortcut))
+        check_field(
+            "Unit",
+            "downsample",
+            self.downsample,
+            isinstance(self.downsample, Downsample),
+            _allowed_kinds(Downsample),
+        )
         is_arrangement = isinstance(self.arrangement, Arrangement)
-        check("Unit", "arrangement", self.arrangement, is_arrangement, "an Arrangement")
+        check_field("Unit", "arrangement", self.arrangement, is_arrangement, "an Arrangement")
 
 
-def _names(base: type[object]) -> str:
-    names = ", ".join(kind.__name__ for kind in kinds(base))
+def _allowed_kinds(base: type[object]) -> str:
+    names = ", ".join(kind.__name__ for kind in built_in_kinds(base))
     return f"{names}, or one of your own"
 
 
 BASIC = Unit()
 ONE_LAYER = Unit(OneLayer())
-BOTTLENECK = Unit(Bottleneck(), resize=Projection())
-AGGREGATED = Unit(Aggregated(), resize=Projection())
+BOTTLENECK = Unit(Bottleneck(), downsample=Projection())
+AGGREGATED = Unit(Aggregated(), downsample=Projection())
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,15 @@ def layout(unit: Unit, in_channels: int, width: int, stride: int = 1, *, activat
     arrangement, branch, h = unit.arrangement, unit.branch, unit.h
     out = branch.out_channels(width)
     changes = stride != 1 or in_channels != out
-    before = () if activated else activation(arrangement.before, in_channels)
-    shared = bool(before) and h.shares_activation(unit.resize, changes=changes)
-    acts = not changes or h.acts_at_change
+    before = () if activated else activation_ops(arrangement.before, in_channels)
+    shared = bool(before) and h.shares_activation(unit.downsample, changes=changes)
+    acts = not changes or h.acts_at_downsample
     return Layout(
         p=before if shared else (),
-        h=h.path(unit.resize, arrangement, in_channels, out, stride) + (h.layers(out) if acts else ()),
+        h=h.path(unit.downsample, arrangement, in_channels, out, stride) + (h.layers(out) if acts else ()),
         F=(*(() if shared else before), *branch.function(arrangement, in_channels, width, stride))
         + (h.branch_layers(out) if acts else ()),
-        f=activation(arrangement.f, out),
+        f=activation_ops(arrangement.f, out),
         g=h.gate(in_channels, out, stride) if acts else (),
         gates_branch=h.gates_branch,
         gate_bias=h.gate_bias,

@@ -8,20 +8,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kilolayer.lazy import lazily
+from kilolayer.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from kilolayer.weights.beginning import begin, initial, initial_network
-    from kilolayer.weights.fitting import Fit, compare, fit
-    from kilolayer.weights.reading import read_state_dict
+    from kilolayer.weights.initial_weights import init_from_file, initial_network, load_initial_weights
+    from kilolayer.weights.matching import WeightMatch, load_weights, match_weights
+    from kilolayer.weights.state_dicts import read_state_dict
 
 _HOMES = {
-    "begin": "beginning", "initial": "beginning", "initial_network": "beginning",
-    "Fit": "fitting", "compare": "fitting", "fit": "fitting",
-    "read_state_dict": "reading",
-}  # fmt: skip
+    "load_initial_weights": "initial_weights",
+    "init_from_file": "initial_weights",
+    "initial_network": "initial_weights",
+    "WeightMatch": "matching",
+    "match_weights": "matching",
+    "load_weights": "matching",
+    "read_state_dict": "state_dicts",
+}
 
-__all__ = ["Fit", "begin", "compare", "fit", "initial", "initial_network", "read_state_dict"]
+__all__ = [
+    "WeightMatch",
+    "init_from_file",
+    "initial_network",
+    "load_initial_weights",
+    "load_weights",
+    "match_weights",
+    "read_state_dict",
+]
 
 
-__getattr__, __dir__ = lazily(__name__, _HOMES)
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

@@ -6,6 +6,6 @@ TRITON_INTERPRET is 1; `launch` calls them on tensors; `unit` and `activation` a
 rows and C columns.
 """
 
-from kilolayer.folders import lend
+from kilolayer.system.folders import redirect_cache
 
-lend("triton")
+redirect_cache("triton")

@@ -12,8 +12,8 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from kilolayer.kernels.gpu import convolve as _convolve
-from kilolayer.kernels.gpu import pointwise, sums
+from kilolayer.kernels.gpu import conv_kernels as _convolve
+from kilolayer.kernels.gpu import pointwise_kernels, reduction_kernels
 
 PLAIN, ACTIVATED, SPREAD = (mode.value for mode in (_convolve.PLAIN, _convolve.ACTIVATED, _convolve.SPREAD))
 SUMMED, MASKED = _convolve.SUMMED.value, _convolve.MASKED.value
@@ -33,7 +33,7 @@ _WEIGHTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Read:
+class MapLoad:
     """A map and how a convolution reads it: as it is, as ReLU(BN(t)), or as BN's gradient of g and t."""
 
     mode: int
@@ -43,30 +43,30 @@ class Read:
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         # Where the mode reads no second map or no coefficients, any tensor stands in for them.
-        return self.first, _or(self.second, self.first), _or(self.coefficients, self.first)
+        return self.first, _tensor_or(self.second, self.first), _tensor_or(self.coefficients, self.first)
 
 
-def as_it_is(t: Tensor) -> Read:
-    return Read(PLAIN, t)
+def identity_load(t: Tensor) -> MapLoad:
+    return MapLoad(PLAIN, t)
 
 
-def activated(t: Tensor, measured: Tensor) -> Read:
-    return Read(ACTIVATED, t, None, measured)
+def bn_relu_load(t: Tensor, measured: Tensor) -> MapLoad:
+    return MapLoad(ACTIVATED, t, None, measured)
 
 
-def gradient_of(g: Tensor, t: Tensor, coefficients: Tensor) -> Read:
-    return Read(SPREAD, g, t, coefficients)
+def bn_gradient_load(g: Tensor, t: Tensor, coefficients: Tensor) -> MapLoad:
+    return MapLoad(SPREAD, g, t, coefficients)
 
 
-def measure(t: Tensor) -> Tensor:
+def channel_sums(t: Tensor) -> Tensor:
     """Σ t and Σ t² of every channel as partial sums, (programs, 2, C)."""
-    grid, blocks = _summing(t)
-    partials = _partials(t, grid)
-    sums.measure[grid](t, partials, *_matrix(t), **blocks)
+    grid, blocks = _reduction_grid(t)
+    partials = _empty_partials(t, grid)
+    reduction_kernels.measure[grid](t, partials, *_matrix_shape(t), **blocks)
     return partials
 
 
-def settle(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Tensor, count: int) -> Tensor:
+def bn_finalize(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Tensor, count: int) -> Tensor:
     """`measured` (4, C) of a BN over `count` pixels: mean, 1/√(var + ε), scale, shift.
 
     The running averages follow, unless their momentum is 0.
@@ -75,7 +75,7 @@ def settle(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Tensor,
     measured = torch.empty((4, channels), device=partials.device)
     tracked = bool(norm.momentum)
     running = (norm.running_mean, norm.running_var) if tracked else (measured, measured)
-    sums.settle[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
+    reduction_kernels.settle[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
         partials, len(partials), weight, bias, *running, measured, count, channels,
         norm.momentum or 0.0, norm.eps, TRACKED=tracked,
         BLOCK_P=_PARTIALS_AT_ONCE, BLOCK_C=_CHANNELS_SETTLED,
@@ -83,46 +83,46 @@ def settle(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Tensor,
     return measured
 
 
-def settle_backward(
+def bn_backward_finalize(
     partials: Tensor, weight: Tensor, measured: Tensor, dweight: Tensor, dbias: Tensor, count: int
 ) -> Tensor:
     """The coefficients α, β, γ (3, C) of BN's gradient; those of weight and bias into `dweight`, `dbias`."""
     channels = len(weight)
     coefficients = torch.empty((3, channels), device=partials.device)
-    sums.settle_backward[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
+    reduction_kernels.settle_backward[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
         partials, len(partials), weight, measured, coefficients, dweight, dbias, count, channels,
         BLOCK_P=_PARTIALS_AT_ONCE, BLOCK_C=_CHANNELS_SETTLED,
     )  # fmt: skip
     return coefficients
 
 
-def activate(t: Tensor, measured: Tensor, residual: Tensor | None = None) -> Tensor:
+def bn_relu(t: Tensor, measured: Tensor, residual: Tensor | None = None) -> Tensor:
     """ReLU(BN(t)), or ReLU(residual + BN(t))."""
     out = torch.empty_like(t)
-    grid, blocks = _each(t)
-    pointwise.activate[grid](
-        t, measured, _or(residual, t), out, *_matrix(t), RESIDUAL=residual is not None, **blocks
+    grid, blocks = _pointwise_grid(t)
+    pointwise_kernels.activate[grid](
+        t, measured, _tensor_or(residual, t), out, *_matrix_shape(t), RESIDUAL=residual is not None, **blocks
     )
     return out
 
 
-def mask(
+def relu_backward(
     da: Tensor, t: Tensor, measured: Tensor, gate: Tensor | None = None, *, stored: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The gradient behind a ReLU of BN(t), or of what `gate` is the ReLU of; and BN's two backward sums.
 
     Without `stored` only the sums: what comes first is `da`.
     """
-    grid, blocks = _summing(t)
-    g, partials = torch.empty_like(t) if stored else da, _partials(t, grid)
-    pointwise.mask[grid](
-        da, t, measured, _or(gate, t), g, partials, *_matrix(t),
+    grid, blocks = _reduction_grid(t)
+    g, partials = torch.empty_like(t) if stored else da, _empty_partials(t, grid)
+    pointwise_kernels.mask[grid](
+        da, t, measured, _tensor_or(gate, t), g, partials, *_matrix_shape(t),
         GATED=gate is not None, STORED=stored, **blocks,
     )  # fmt: skip
     return g, partials
 
 
-def spread(
+def bn_backward(
     g: Tensor,
     t: Tensor,
     coefficients: Tensor,
@@ -132,39 +132,39 @@ def spread(
 ) -> Tensor:
     """α·g + β·t + γ, and `residual` beside it; with `measured` g counts where ReLU(BN(t)) is open."""
     out = torch.empty_like(t)
-    grid, blocks = _each(t)
-    pointwise.spread[grid](
-        g, t, _or(measured, coefficients), coefficients, _or(residual, t), out, *_matrix(t),
+    grid, blocks = _pointwise_grid(t)
+    pointwise_kernels.spread[grid](
+        g, t, _tensor_or(measured, coefficients), coefficients, _tensor_or(residual, t), out, *_matrix_shape(t),
         MASKED=measured is not None, RESIDUAL=residual is not None, **blocks,
     )  # fmt: skip
     return out
 
 
-def written(read: Read, residual: Tensor | None = None) -> Tensor:
+def materialize(load: MapLoad, residual: Tensor | None = None) -> Tensor:
     """What a convolution would read, as a map of its own, and beside a gradient `residual`."""
-    first, second, coefficients = read.tensors()
-    if read.mode == ACTIVATED:
-        return activate(first, coefficients)
-    return spread(first, second, coefficients, residual=residual) if read.mode == SPREAD else first
+    first, second, coefficients = load.tensors()
+    if load.mode == ACTIVATED:
+        return bn_relu(first, coefficients)
+    return bn_backward(first, second, coefficients, residual=residual) if load.mode == SPREAD else first
 
 
-def add(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def add_with_sums(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """x + t, with its sums as `measure` gives them."""
     out = torch.empty_like(x)
-    grid, blocks = _summing(x)
-    partials = _partials(x, grid)
-    pointwise.add[grid](x, t, out, partials, *_matrix(x), **blocks)
+    grid, blocks = _reduction_grid(x)
+    partials = _empty_partials(x, grid)
+    pointwise_kernels.add[grid](x, t, out, partials, *_matrix_shape(x), **blocks)
     return out, partials
 
 
-def convolve(read: Read, weight: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def conv_forward(load: MapLoad, weight: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The convolution of what is read, and `residual` beside it, with its sums as `measure` gives them."""
-    out, partials = _convolved(read, weight, weight.stride(1), weight.stride(0), weight.shape[0], residual)
+    out, partials = _launch_conv(load, weight, weight.stride(1), weight.stride(0), weight.shape[0], residual)
     return out, partials
 
 
-def convolve_back(
-    read: Read,
+def conv_dgrad(
+    load: MapLoad,
     weight: Tensor,
     t: Tensor | None = None,
     measured: Tensor | None = None,
@@ -175,35 +175,35 @@ def convolve_back(
     With `t` and `measured` of the BN-ReLU that stands before the convolution the gradient of BN(t), with
     BN's two backward sums; else the gradient of the input itself.
     """
-    return _convolved(
-        read, weight, weight.stride(0), weight.stride(1), weight.shape[1], residual,
+    return _launch_conv(
+        load, weight, weight.stride(0), weight.stride(1), weight.shape[1], residual,
         flipped=True, like=t, measured=measured,
     )  # fmt: skip
 
 
-def weigh(read: Read, source: Read, weight: Tensor) -> Tensor:
+def conv_wgrad(load: MapLoad, source: MapLoad, weight: Tensor) -> Tensor:
     """The gradient of a convolution's weights: `read` is its output's gradient, `source` its input."""
     outputs, inputs, side, _ = weight.shape
-    rows, _ = _matrix(read.first)
-    block_in, block_out = _block(inputs), _block(outputs)
+    rows, _ = _matrix_shape(load.first)
+    block_in, block_out = _channel_block(inputs), _channel_block(outputs)
     blocks = triton.cdiv(inputs, block_in) * triton.cdiv(outputs, block_out)
     splits = max(1, min(triton.cdiv(rows, ROWS), PROGRAMS // (side * side * blocks)))
     partials = torch.empty((splits, outputs, side * side, inputs), device=weight.device)
     _convolve.weigh[(splits, side * side, blocks)](
-        *read.tensors(), source.first, source.tensors()[2], partials, rows, *read.first.shape[2:],
-        inputs, outputs, SIDE=side, LOAD=read.mode, SOURCE=source.mode,
-        BLOCK_M=ROWS, BLOCK_IN=block_in, BLOCK_OUT=block_out, **_shares(block_out),
+        *load.tensors(), source.first, source.tensors()[2], partials, rows, *load.first.shape[2:],
+        inputs, outputs, SIDE=side, LOAD=load.mode, SOURCE=source.mode,
+        BLOCK_M=ROWS, BLOCK_IN=block_in, BLOCK_OUT=block_out, **_launch_options(block_out),
     )  # fmt: skip
     dweight = torch.empty_like(weight)
-    sums.add_up[(triton.cdiv(weight.numel(), _WEIGHTS_AT_ONCE),)](
+    reduction_kernels.add_up[(triton.cdiv(weight.numel(), _WEIGHTS_AT_ONCE),)](
         partials, dweight, splits, weight.numel(), inputs, side * side, side, *dweight.stride(),
         BLOCK=_WEIGHTS_AT_ONCE,
     )  # fmt: skip
     return dweight
 
 
-def _convolved(
-    read: Read,
+def _launch_conv(
+    load: MapLoad,
     weight: Tensor,
     s_in: int,
     s_out: int,
@@ -214,57 +214,57 @@ def _convolved(
     like: Tensor | None = None,
     measured: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    images, inputs, height, width = read.first.shape
+    images, inputs, height, width = load.first.shape
     out = torch.empty(
         (images, outputs, height, width),
-        dtype=read.first.dtype,
-        device=read.first.device,
+        dtype=load.first.dtype,
+        device=load.first.device,
         memory_format=torch.channels_last,
     )
-    rows, columns = images * height * width, _block(outputs)
+    rows, columns = images * height * width, _channel_block(outputs)
     grid = (min(triton.cdiv(rows, ROWS), PROGRAMS), triton.cdiv(outputs, columns))
-    partials = _partials(out, grid)
+    partials = _empty_partials(out, grid)
     store = SUMMED if not flipped else PLAIN if like is None else MASKED
     _convolve.convolve[grid](
-        *read.tensors(), weight, s_in, s_out, *weight.stride()[2:],
-        out, _or(residual, out), _or(like, out), _or(measured, partials), partials,
+        *load.tensors(), weight, s_in, s_out, *weight.stride()[2:],
+        out, _tensor_or(residual, out), _tensor_or(like, out), _tensor_or(measured, partials), partials,
         rows, height, width, inputs, outputs,
-        SIDE=weight.shape[2], FLIPPED=flipped, LOAD=read.mode, STORE=store, RESIDUAL=residual is not None,
-        BLOCK_M=ROWS, BLOCK_IN=_block(inputs), BLOCK_OUT=columns, **_shares(columns),
+        SIDE=weight.shape[2], FLIPPED=flipped, LOAD=load.mode, STORE=store, RESIDUAL=residual is not None,
+        BLOCK_M=ROWS, BLOCK_IN=_channel_block(inputs), BLOCK_OUT=columns, **_launch_options(columns),
     )  # fmt: skip
     return out, partials
 
 
-def _matrix(t: Tensor) -> tuple[int, int]:
+def _matrix_shape(t: Tensor) -> tuple[int, int]:
     """Pixels and channels of a map."""
     return t.numel() // t.shape[1], t.shape[1]
 
 
-def _block(channels: int) -> int:
+def _channel_block(channels: int) -> int:
     return min(COLUMNS, int(triton.next_power_of_2(channels)))
 
 
-def _shares(columns: int) -> dict[str, int]:
+def _launch_options(columns: int) -> dict[str, int]:
     """Warps of a block of a matrix product, so that its sums stay in registers, and loads ahead."""
     return {"num_warps": 8 if columns == COLUMNS else 4, "num_stages": STAGES}
 
 
-def _summing(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
+def _reduction_grid(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
     """Grid and blocks of a pass that sums: every program takes many blocks of pixels."""
-    (tiles, columns), blocks = _each(t)
+    (tiles, columns), blocks = _pointwise_grid(t)
     return (min(tiles, PROGRAMS), columns), blocks
 
 
-def _each(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
+def _pointwise_grid(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
     """Grid and blocks of a pass with one program a block."""
-    rows, channels = _matrix(t)
-    block = _block(channels)
+    rows, channels = _matrix_shape(t)
+    block = _channel_block(channels)
     return (triton.cdiv(rows, ROWS), triton.cdiv(channels, block)), {"BLOCK_M": ROWS, "BLOCK_C": block}
 
 
-def _partials(t: Tensor, grid: tuple[int, int]) -> Tensor:
+def _empty_partials(t: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.empty((grid[0], 2, t.shape[1]), device=t.device)
 
 
-def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+def _tensor_or(tensor: Tensor | None, other: Tensor) -> Tensor:
     return other if tensor is None else tensor

@@ -1,0 +1,156 @@
+"""A module audited: traced, split into units, compared with the papers'."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from kilolayer.audit.audit_report import AuditReport, NearestNetwork, NetworkContent, StageContent
+from kilolayer.audit.canonical import CanonicalNetwork, canonical_trace, convolutions, without_biases
+from kilolayer.audit.context import AuditContext, layers_text
+from kilolayer.audit.dataflow import DataflowGraph
+from kilolayer.audit.identify import DescriptionFit, fit_description, read_branch_shapes
+from kilolayer.audit.layer_reader import LinearLayer
+from kilolayer.audit.nearest import NearestCandidate, find_nearest, shortcut_option
+from kilolayer.audit.network_label import read_label
+from kilolayer.audit.rules import collect_findings
+from kilolayer.audit.trace import trace_model
+from kilolayer.audit.traced_units import find_units
+from kilolayer.networks.description import Network
+from kilolayer.units import ops as op
+from kilolayer.units.branch import Aggregated
+from kilolayer.units.shortcut import Zero
+
+
+def audit_model(model: nn.Module, label: str | None = None, *, side: int | None = None) -> AuditReport:
+    """What a module is, found by tracing one image of `side` and by feeding its shortcuts signals.
+
+    Nothing is read from the names of its classes but the `label` (default: the class's own name), which
+    is compared with the content. The module itself is not changed. Raises `InputError` where it takes no
+    image, or does nothing with it.
+    """
+    label = type(model).__name__ if label is None else label
+    traced = trace_model(model, side)
+    graph = DataflowGraph(traced)
+    units = find_units(graph)
+    form = canonical_trace(units)
+    gate_bias = next((unit.gate_bias for unit in units.units if unit.g), 0.0)
+    fitted = fit_description(form, gate_bias) if form.units else None
+    near = find_nearest(fitted.network) if fitted else None
+    names = {name for name, _ in model.named_parameters()}
+    case = AuditContext(
+        traced=units,
+        canonical=form,
+        parameters=sum(each.numel() for each in model.parameters()),
+        unused=tuple(sorted(names - graph.used_parameters())),
+        branch_shapes=read_branch_shapes(form) if form.units else None,
+        fit=fitted,
+        nearest=near,
+        label=read_label(label),
+    )
+    return AuditReport(label, "traced", network_content(case), nearest_network(case), collect_findings(case))
+
+
+def nearest_network(context: AuditContext) -> NearestNetwork | None:
+    """The nearest network with its classes and channels as found; identical where all is the same."""
+    if context.fit is None or context.nearest is None:
+        return None
+    near, network = context.nearest, context.fit.network
+    same = (
+        context.fit.exact and not near.differences and context.canonical == without_biases(context.canonical)
+    )
+    told = tuple(each.what for each in near.differences)
+    return NearestNetwork(near.name, near.choices, _parameters_as_given(near, network), same, told)
+
+
+def _parameters_as_given(near: NearestCandidate, network: Network) -> int:
+    """Its parameters for as many classes and channels as were found."""
+    return replace(near.network, num_classes=network.num_classes, in_chans=network.in_chans).parameters
+
+
+def network_content(context: AuditContext) -> NetworkContent:
+    """The plain values of a case."""
+    linear = next((step for step in context.canonical.tail if isinstance(step, LinearLayer)), None)
+    first = next(
+        iter(
+            convolutions(
+                (*(context.canonical.units[0].edge if context.canonical.units else context.canonical.tail),)
+            )
+        ),
+        None,
+    )
+    common = NetworkContent(
+        parameters=context.parameters,
+        depth=_depth(context.canonical, context.fit),
+        stages=_stages(context),
+        classes=linear.out_features if linear else None,
+        in_chans=first.in_channels if first else None,
+    )
+    return _with_description(common, context) if context.fit else common
+
+
+def _with_description(common: NetworkContent, context: AuditContext) -> NetworkContent:
+    assert context.fit is not None  # noqa: S101 - the caller asked
+    network = context.fit.network
+    branch = network.unit.branch
+    aggregated = isinstance(branch, Aggregated)
+    return replace(
+        common,
+        family=family_name(network),
+        arrangement=context.fit.arrangement or "other",
+        alternatives=context.fit.equivalents,
+        branch=type(branch).__name__.lower(),
+        cardinality=branch.cardinality if isinstance(branch, Aggregated) else None,
+        d=branch.path_width(network.stages[0].width) if isinstance(branch, Aggregated) else None,
+        widen=None if aggregated else getattr(branch, "widen", None),
+        stride_on=getattr(branch, "stride_on", None),
+        shortcut=str(network.unit.h),
+        option=shortcut_option(network),
+        stem=layers_text(context.canonical.units[0].edge),
+    )
+
+
+def family_name(network: Network) -> str:
+    """The papers' word for a network: plain, ResNeXt, wide, v2 (pre-activation) or v1."""
+    if isinstance(network.unit.h, Zero):
+        return "plain"
+    if isinstance(network.unit.branch, Aggregated):
+        return "ResNeXt"
+    if getattr(network.unit.branch, "widen", 1) > 1:
+        return "wide"
+    return "v2 (pre-activation)" if network.unit.arrangement.before else "v1"
+
+
+def _depth(canonical: CanonicalNetwork, fit: DescriptionFit | None) -> int:
+    """Weight layers, shortcuts left out."""
+    stem = canonical.units[0].edge if canonical.units else ()
+    if fit and len(list(convolutions(stem))) == 1:
+        return fit.network.depth
+    units = sum(len(_main_convolutions(part.F)) for part in canonical.units)
+    linear = sum(isinstance(step, LinearLayer) for step in canonical.tail)
+    return len(_main_convolutions(stem)) + units + len(_main_convolutions(canonical.tail)) + linear
+
+
+def _main_convolutions(steps: tuple[object, ...]) -> list[object]:
+    found: list[object] = []
+    for step in steps:
+        if isinstance(step, op.Conv):
+            found.append(step)
+        elif isinstance(step, op.ParallelPaths):
+            found.extend(convolutions(step.paths[0]))
+    return found
+
+
+def _stages(context: AuditContext) -> tuple[StageContent, ...]:
+    if context.branch_shapes is None:
+        return ()
+    widths = (
+        [stage.width for stage in context.fit.network.stages]
+        if context.fit
+        else [None] * len(context.branch_shapes.stage_starts)
+    )
+    firsts = zip(widths, context.branch_shapes.counts, context.branch_shapes.first_of_stages, strict=True)
+    return tuple(
+        StageContent(count, width, core.inner, core.out, core.stride) for width, count, core in firsts
+    )

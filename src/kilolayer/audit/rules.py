@@ -1,0 +1,225 @@
+"""What is not as the papers have it: one function for each kind of finding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from kilolayer.audit.audit_report import AuditFinding, Severity
+from kilolayer.audit.canonical import convolutions
+from kilolayer.audit.context import AuditContext, layers_text
+from kilolayer.audit.label_rules import label_findings
+from kilolayer.audit.layer_reader import AVERAGE_POOLING, LinearLayer, OtherLayer
+from kilolayer.audit.nearest import shortcut_option, stem_words
+from kilolayer.networks.description import Stem
+from kilolayer.units.branch import Aggregated, Basic
+
+
+def collect_findings(context: AuditContext) -> tuple[AuditFinding, ...]:
+    """Faults first, then deviations, then notes."""
+    order: list[Severity] = ["fault", "deviation", "note"]
+    every = [finding for rule in RULES for finding in rule(context)]
+    return tuple(sorted(every, key=lambda finding: order.index(finding.severity)))
+
+
+def _no_addition(context: AuditContext) -> Iterator[AuditFinding]:
+    if not context.canonical.units:
+        yield AuditFinding(
+            "note", "no-residual-addition", "no residual addition found on the way from image to logits"
+        )
+    elif context.fit is None:
+        kernels = [tuple(conv.kernel for conv in convolutions(part.F)) for part in context.canonical.units]
+        usual = Counter(kernels).most_common(1)[0][0]
+        shown = " ".join(f"{kernel}×{kernel}" for kernel in usual) or "none"
+        yield AuditFinding(
+            "deviation", "unit", f"its units are none of the papers': convolutions {shown}",
+            context.unit_names([0]), "3×3 3×3, or 1×1 3×3 1×1 with four times the width behind (P1, Fig. 5)",
+        )  # fmt: skip
+
+
+def _biases(context: AuditContext) -> Iterator[AuditFinding]:
+    every, biased = 0, []
+    for i, part in enumerate(context.canonical.units):
+        here = list(convolutions((*part.edge, *part.h, *part.F)))
+        every += len(here)
+        biased += [i] * sum(conv.bias for conv in here)
+    if biased:
+        # Other families of networks, as ConvNeXt, are no faulty ResNets.
+        severity: Severity = "fault" if context.fit else "deviation"
+        yield AuditFinding(
+            severity, "biased-convolutions", f"{len(biased)} of {every} convolutions have a bias",
+            context.unit_names(list(dict.fromkeys(biased))), "no convolution has one: BN's β does its work",
+        )  # fmt: skip
+
+
+def _final(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.lacks_final_activation():
+        yield AuditFinding(
+            "fault", "no-final-activation", "no BN-ReLU after the last addition",
+            "before the pooling", "a pre-activation network ends in one more activation (P2, Sec. 4)",
+        )  # fmt: skip
+
+
+def _raw_projections(context: AuditContext) -> Iterator[AuditFinding]:
+    places = context.raw_projections()
+    if places:
+        yield AuditFinding(
+            "fault", "raw-projection", "projection shortcuts read the raw tensor",
+            context.unit_names(places), "the projection reads the pre-activated tensor (P2, Sec. 4, released code)",
+        )  # fmt: skip
+
+
+def _stem_activation(context: AuditContext) -> Iterator[AuditFinding]:
+    paper = "the first activation stands behind the stem, before the split (P2, Sec. 4)"
+    if not context.canonical.units:
+        return
+    if context.first_reads_raw_stem():
+        what = "the first shortcut starts from the un-activated stem convolution"
+        yield AuditFinding("fault", "raw-stem", what, context.unit_names([0]), paper)
+    elif context.activates_stem_twice():
+        what = "the stem is activated, and the first unit activates once more"
+        yield AuditFinding("deviation", "activated-twice", what, context.unit_names([0]), paper)
+
+
+def _widths(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.fit is None or context.branch_shapes is None:
+        return
+    network = context.fit.network
+    widths = [stage.width for stage in network.stages]
+    aggregated = isinstance(network.unit.branch, Aggregated)
+    base = 64 if aggregated or len(widths) > 3 else 16
+    papers = [base << i for i in range(len(widths))]
+    if widths == papers:
+        return
+    doubling = widths == [widths[0] << i for i in range(len(widths))]
+    severity: Severity = "deviation" if doubling and not aggregated else "fault"
+    inner = [each.inner for each in context.branch_shapes.first_of_stages]
+    outer = [each.out for each in context.branch_shapes.first_of_stages]
+    what = (
+        f"stage widths {_comma_separated(widths)} (inner {_comma_separated(inner)}, output {_comma_separated(outer)}), "
+        f"so {context.parameters:,} parameters"
+    )
+    wrong = [i for i, (a, b) in enumerate(zip(widths, papers, strict=True)) if a != b]
+    where = ", ".join(f"stage {i + 1}" for i in wrong)
+    counted = (
+        f"; {context.nearest.name} has {context.nearest.network.parameters:,} parameters"
+        if context.nearest
+        else ""
+    )
+    yield AuditFinding(
+        severity, "widths", what, where, f"{_comma_separated(papers)}, doubling from stage to stage{counted}"
+    )
+
+
+def _option(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.fit is None:
+        return
+    network = context.fit.network
+    narrow = isinstance(network.unit.branch, Basic) and network.unit.branch.widen == 1
+    if len(network.stages) == 3 and narrow and shortcut_option(network) == "B":
+        yield AuditFinding(
+            "deviation", "option-b", "option B: projections where the shape changes", "",
+            "the CIFAR networks of basic units use option A, free of parameters (P1, Sec. 4.2)",
+        )  # fmt: skip
+
+
+def _stem(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.fit is None:
+        return
+    network = context.fit.network
+    cifar = len(network.stages) <= 3
+    wide = 64 if isinstance(network.unit.branch, Aggregated) else 16
+    papers = Stem(wide) if cifar else Stem(64, 7, 2, pool=True)
+    same = (papers.kernel, papers.stride, papers.pool) == (
+        network.stem.kernel, network.stem.stride, network.stem.pool,
+    )  # fmt: skip
+    convs = [step.kernel for step in convolutions(context.canonical.units[0].edge)]
+    if not same or convs != [papers.kernel]:
+        many = f" in {len(convs)} convolutions" if len(convs) > 1 else ""
+        kind = "CIFAR" if cifar else "ImageNet"
+        expected = f"{papers.kernel}×{papers.kernel}, stride {papers.stride}{', max-pooling' * papers.pool}"
+        yield AuditFinding(
+            "deviation", "stem", f"stem {stem_words(network)}{many}", "", f"{kind}: {expected}"
+        )
+
+
+def _unknown_layers(context: AuditContext) -> Iterator[AuditFinding]:
+    counted: Counter[str] = Counter()
+    where: dict[str, list[int]] = {}
+    for i, part in enumerate(context.canonical.units):
+        for step in (*part.edge, *part.h, *part.F, *part.g):
+            if isinstance(step, OtherLayer):
+                counted[step.what] += 1
+                where.setdefault(step.what, []).append(i)
+    for what, count in counted.items():
+        names = context.unit_names(list(dict.fromkeys(where[what])))
+        yield AuditFinding("deviation", "layer", f"{count} × {what}", names, "not in the papers' units")
+    for step in context.final_layers if context.canonical.units else ():
+        if isinstance(step, OtherLayer):
+            yield AuditFinding(
+                "deviation", "layer", step.what, "after the last addition", "not in the papers' networks"
+            )
+
+
+def _remarks(context: AuditContext) -> Iterator[AuditFinding]:
+    where: dict[str, list[int]] = {}
+    for i, unit in enumerate(context.traced.units):
+        for remark in unit.remarks:
+            where.setdefault(remark, []).append(i)
+    for remark, places in where.items():
+        severity: Severity = "note" if "zero channels" in remark else "deviation"
+        yield AuditFinding(severity, "shortcut", remark, context.unit_names(places))
+
+
+def _unused(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.unused:
+        shown = ", ".join(context.unused[:3]) + (" …" if len(context.unused) > 3 else "")
+        yield AuditFinding("note", "unused", f"{len(context.unused)} parameter tensors are never used", shown)
+
+
+def _unexplained_units(context: AuditContext) -> Iterator[AuditFinding]:
+    """Units that differ from the description in what no other rule names."""
+    if context.fit is None:
+        return
+    explained = {*context.raw_projections()}
+    if context.first_reads_raw_stem() or context.activates_stem_twice():
+        explained.add(0)
+    different: dict[str, list[int]] = {}
+    pairs = zip(context.canonical_without_biases.units, context.fit.canonical.units, strict=True)
+    for i, (part, expected) in enumerate(pairs):
+        if i in explained or any(isinstance(step, OtherLayer) for step in (*part.edge, *part.h, *part.F)):
+            continue
+        for letter in ("edge", "h", "F", "g"):
+            a, b = getattr(part, letter), getattr(expected, letter)
+            if a != b and not (
+                letter == "edge" and i == 0 and list(convolutions(a)) != list(convolutions(b))
+            ):
+                told = {"edge": "ahead of the split stands"}.get(letter, f"{letter} is")
+                different.setdefault(f"{told} {layers_text(a)}; expected {layers_text(b)}", []).append(i)
+    for what, places in different.items():
+        yield AuditFinding("deviation", "unit", what, context.unit_names(places))
+    yield from _unexplained_end(context)
+
+
+def _unexplained_end(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.fit is None or context.lacks_final_activation():
+        return
+    rest = context.fit.canonical.tail
+    expected = rest[: rest.index(AVERAGE_POOLING)]
+    if context.final_layers != expected and not any(
+        isinstance(step, OtherLayer) for step in context.final_layers
+    ):
+        what = f"after the last addition stands {layers_text(context.final_layers)}; expected {layers_text(expected)}"
+        yield AuditFinding("deviation", "end", what)
+    if not any(isinstance(step, LinearLayer) for step in context.canonical.tail):
+        yield AuditFinding("note", "no-classifier", "there is no fully-connected layer behind the pooling")
+
+
+def _comma_separated(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+RULES: tuple[Callable[[AuditContext], Iterator[AuditFinding]], ...] = (
+    label_findings, _no_addition, _biases, _final, _raw_projections, _stem_activation, _widths, _option,
+    _stem, _unknown_layers, _remarks, _unused, _unexplained_units,
+)  # fmt: skip

@@ -1,0 +1,228 @@
+"""A contestant's module, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.bench.candidate import ENGINES, KILOLAYER_VARIANTS, Candidate
+from kilolayer.bench.equivalence import compute_logits
+from kilolayer.errors import InputError
+from kilolayer.kernels import cpu_pool, fuse
+from kilolayer.networks import ResidualNetwork, build, describe
+from kilolayer.training.device import choose_precision
+from kilolayer.training.experiment import Precision
+from kilolayer.training.memory_plan import MemoryPlan, segment_model
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The first contestant's name, images and number of classes: the others are given the same batch."""
+
+    name: str
+    image_side: int
+    channels: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class CandidateModule:
+    """The module as it stands in its memory format, how to call it, and in which precision."""
+
+    module: nn.Module
+    precision: Precision
+    channels_last: bool
+    image_side: int
+    channels: int
+    plan: MemoryPlan | None = None
+    choices: tuple[str, ...] = ()
+
+
+def build_candidate(
+    candidate: Candidate,
+    device: torch.device,
+    batch_size: int,
+    *,
+    infer: bool,
+    image_size: int | None = None,
+    first: BatchShape | None = None,
+) -> CandidateModule:
+    """Builds it, for images of `image_size` where that is asked for.
+
+    Raises `InputError` where a package is missing, does not know the model, or a file's code fails.
+    """
+    torch.manual_seed(0)
+    plain = candidate.variant == "plain"
+    pooled = candidate.variant in KILOLAYER_VARIANTS and device.type == "cpu"
+    allocation = (cpu_pool.install_pool(),) if pooled else ()
+    module = _build_ours(candidate) if candidate.is_ours else _build_foreign(candidate)
+    if candidate.variant in KILOLAYER_VARIANTS and not isinstance(module, ResidualNetwork):
+        raise InputError(
+            f"{candidate.name}: {candidate.model} gives {type(module).__name__}, which is not ours; "
+            f"allowed for others: @plain, @eager, @{', @'.join(ENGINES)}"
+        )
+    side = _image_side(candidate, module, image_size, first)
+    channels = _image_channels(candidate, module, first)
+    if isinstance(module, ResidualNetwork):
+        # What is counted and planned is for the images that it is given.
+        module.description = replace(module.description, image_size=side)
+    fusable = (
+        module.description
+        if candidate.variant in KILOLAYER_VARIANTS and isinstance(module, ResidualNetwork)
+        else None
+    )
+    precision: Precision = "fp32" if plain else choose_precision("auto", device, fusable)
+    module = module.to(device).train(not infer)
+    if not plain:
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = CandidateModule(module, precision, not plain, side, channels, choices=allocation)
+    if isinstance(module, ResidualNetwork) and candidate.variant == "fast" and not infer:
+        return _apply_fast_path(found, module, candidate, batch_size, device)
+    return found
+
+
+def _apply_fast_path(
+    built: CandidateModule,
+    module: ResidualNetwork,
+    candidate: Candidate,
+    batch_size: int,
+    device: torch.device,
+) -> CandidateModule:
+    chosen = built.choices
+    if device.type == "cpu" and built.precision == "bf16":
+        chosen += (str(fuse(module)),)
+    plan = segment_model(module, candidate.memory, batch_size, built.precision, device)
+    return replace(built, plan=plan, choices=chosen)
+
+
+def _build_ours(candidate: Candidate) -> nn.Module:
+    return build(describe(candidate.model))
+
+
+def _build_foreign(candidate: Candidate) -> nn.Module:
+    maker = _model_factory(candidate)
+    with attribute_errors(candidate.name, "making it"), redirect_stdout(StringIO()):  # some of them talk
+        made = maker()
+    if not isinstance(made, nn.Module):
+        raise InputError(
+            f"{candidate.name} gives {type(made).__name__}; allowed: a function that returns an nn.Module"
+        )
+    return made
+
+
+@contextmanager
+def attribute_errors(name: str, moment: str, *, ours: bool = False) -> Iterator[None]:
+    """Within, the code of a contestant runs: an `InputError` gets its name, and so does whatever else the
+    code of others raises. A fault of `ours` stays what it is.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except (Exception, SystemExit) as error:
+        if ours:
+            raise
+        said = str(error).strip().partition("\n")[0]
+        raise InputError(f"{name}: {moment} raised {type(error).__name__}{said and ': '}{said}") from error
+
+
+def _model_factory(candidate: Candidate) -> Callable[[], Any]:
+    if candidate.source.endswith(".py"):
+        return _factory_from_file(candidate)
+    try:
+        if candidate.source == "timm":
+            timm = import_module("timm")
+            return lambda: timm.create_model(candidate.model)
+        if candidate.source == "torchvision":
+            models = import_module("torchvision.models")
+            return lambda: models.get_model(candidate.model, weights=None)
+        provider = import_module("pytorchcv.model_provider")
+        return lambda: provider.get_model(candidate.model)
+    except ImportError as error:
+        missing = (error.name or candidate.source).partition(".")[0]
+        by = "" if missing == candidate.source else f", which {candidate.source} imports"
+        raise InputError(f"{candidate.name} needs {missing}{by}: pip install {missing}") from None
+    except RuntimeError as error:
+        # torchvision raises this beside a PyTorch that it was not built for, and timm imports torchvision.
+        raise InputError(
+            f"{candidate.name}: {candidate.source} cannot be imported ({str(error).splitlines()[0]}); "
+            f"install the torchvision that was built for PyTorch {torch.__version__}"
+        ) from None
+
+
+def _factory_from_file(candidate: Candidate) -> Callable[[], Any]:
+    spec = spec_from_file_location("kilolayer_bench_peer", candidate.source)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - it ends in .py
+    module = module_from_spec(spec)
+    with attribute_errors(candidate.name, "importing it"):
+        spec.loader.exec_module(module)
+    found = getattr(module, candidate.model, None)
+    if not callable(found):
+        raise InputError(f"{candidate.name}: {candidate.source} has no function {candidate.model}")
+    return found  # type: ignore[no-any-return]
+
+
+def _image_side(
+    candidate: Candidate, module: nn.Module, requested: int | None, first: BatchShape | None
+) -> int:
+    """Of the square images: as asked for, else the first contestant's own."""
+    own = _native_side(candidate, module)
+    if requested:
+        return requested
+    if first is None:
+        if own is None:
+            raise InputError(
+                f"{candidate.name} comes first, and the side of its images is not known; add --image-size N, "
+                "or name a network of ours before it"
+            )
+        return own
+    if own not in (None, first.image_side):
+        raise InputError(
+            f"{candidate.name} is for images of {own} pixels a side, {first.name} for {first.image_side}; "
+            "all have the same batch: add --image-size N"
+        )
+    return first.image_side
+
+
+def _native_side(candidate: Candidate, module: nn.Module) -> int | None:
+    """That of its description; of a package's by its name; a file does not say."""
+    if isinstance(module, ResidualNetwork):
+        return module.description.image_size
+    if candidate.source.endswith(".py"):
+        return None
+    return 32 if "cifar" in candidate.model or "svhn" in candidate.model else 224
+
+
+def _image_channels(candidate: Candidate, module: nn.Module, first: BatchShape | None) -> int:
+    own = module.description.in_chans if isinstance(module, ResidualNetwork) else None
+    if first is None:
+        read = (part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d))
+        return own or next(read, 3)
+    if own not in (None, first.channels):
+        raise InputError(
+            f"{candidate.name} is for images of {own} channels, {first.name} for {first.channels}; "
+            "all have the same batch"
+        )
+    return first.channels
+
+
+def count_work(module: nn.Module, x: Tensor) -> tuple[int, int, int]:
+    """Parameters, multiply-adds for one of the images `x` (PyTorch's counter, halved), and classes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    if isinstance(module, ResidualNetwork):
+        return parameters, module.description.multiply_adds, module.description.num_classes
+    was_training = module.training
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        classes = compute_logits(module.eval(), x[:1]).shape[1]
+    module.train(was_training)
+    return parameters, counter.get_total_flops() // 2, classes

@@ -1,0 +1,159 @@
+"""Whether contestants do the same work: with equal weights they must come to the same loss."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kilolayer.bench.parameter_pairing import pairing_order
+from kilolayer.errors import InputError
+
+TOLERANCE = 1e-3
+"""Relative, of losses computed in fp32 in other orders of addition."""
+TIMED_TOLERANCE = 0.1
+"""Relative, of a loss in the precision that is timed: bf16 through a deep network at its start."""
+IMAGES = 8
+
+
+def share_weights(module: nn.Module, path: str, x: Tensor) -> bool:
+    """Takes over the weights at `path` where they fit, or leaves its own there where there are none yet.
+
+    They are paired in the order of the computation. Returns whether it has the first one's weights now.
+    With an empty path there is nobody to share with.
+    """
+    if not path:
+        return True
+    named = dict(module.named_parameters())
+    try:
+        own = [named[name] for name in pairing_order(module, (1, *x.shape[1:]))]
+    except RuntimeError:
+        own = list(named.values())
+    if not os.path.exists(path):
+        _write_weights(own, path)
+        return True
+    offered = list(load_file(path).values())
+    fits = len(own) == len(named) and [_shape_key(p) for p in own] == [_shape_key(p) for p in offered]
+    if fits:
+        with torch.no_grad():
+            for parameter, value in zip(own, offered, strict=True):
+                parameter.copy_(value.view(parameter.shape))
+    return fits
+
+
+def _write_weights(tensors: list[nn.Parameter], path: str) -> None:
+    partial = f"{path}.{os.getpid()}"
+    save_file({f"{number:06d}": p.detach().cpu().contiguous() for number, p in enumerate(tensors)}, partial)
+    os.replace(partial, path)
+
+
+def _shape_key(tensor: Tensor) -> tuple[int, ...]:
+    """Without the ones at the end: a 1×1 convolution of a pooled map is a classifier."""
+    sizes = list(tensor.shape)
+    while sizes and sizes[-1] == 1:
+        sizes.pop()
+    return tuple(sizes)
+
+
+def compute_logits(module: nn.Module, x: Tensor) -> Tensor:
+    """Of the images `x`. Raises `InputError` where what comes out is no row of logits for each."""
+    found = module(x)
+    if isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(x):
+        return found
+    what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    raise InputError(f"for {len(x)} of the images it gives {what}; allowed: a tensor of images × classes")
+
+
+def reference_loss(module: nn.Module, x: Tensor, labels: Tensor, *, training: bool) -> float:
+    """In fp32, of the first few images; with `training` by the batch's statistics.
+
+    Else with BN's running statistics, which are those of the same images then: the untouched ones of a fresh
+    network normalise nothing, and its signal would grow from unit to unit.
+    """
+    x, labels = x[:IMAGES].contiguous(), labels[:IMAGES]
+    was_training = module.training
+    with torch.no_grad(), _channels_first(module):
+        with _running_statistics_of_batch(module):
+            found = compute_logits(module.train(), x)
+        if not training:
+            found = compute_logits(module.eval(), x)
+    module.train(was_training)
+    return mean_cross_entropy(found, labels)
+
+
+def mean_cross_entropy(outputs: Any, labels: Tensor) -> float:
+    """The mean over the images that both have. Raises `InputError` where it is not finite."""
+    found = torch.as_tensor(outputs).float()
+    loss = functional.cross_entropy(found[: len(labels)], labels[: len(found)].to(found.device))
+    return finite_loss(loss)
+
+
+def finite_loss(loss: Tensor) -> float:
+    """Its value. Raises `InputError` where that is no number to compare or to go on with."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise InputError(f"its loss is {value}, not finite")
+    return value
+
+
+@contextmanager
+def _running_statistics_of_batch(module: nn.Module) -> Iterator[None]:
+    """Within, BN's running statistics become those of a batch."""
+    norms = [(part, part.momentum) for part in module.modules() if isinstance(part, _BatchNorm)]
+    for norm, _ in norms:
+        norm.momentum = 1.0
+    try:
+        yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+
+
+@contextmanager
+def _channels_first(module: nn.Module) -> Iterator[None]:
+    """Within, all convolutions add in one order: over a thousand layers another moves the loss by 0.1 %."""
+    maps = [p for p in module.parameters() if p.ndim == 4]
+    last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in maps)
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        if last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def work_differences(rows: list[dict[str, Any]]) -> list[str]:
+    """In words, where contestants do other work than the first, or where it could not be checked."""
+    return [
+        line
+        for row in rows[1:]
+        for line in (*_count_differences(row, rows[0]), *_loss_differences(row, rows[0]))
+    ]
+
+
+def _count_differences(row: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:
+    for key, called in (("multiply_adds", "multiply-adds"), ("parameters", "parameters")):
+        if row[key] != first[key]:
+            by = 100 * (row[key] / first[key] - 1)
+            yield f"{row['name']}: {row[key]:,} {called}, {first['name']} {first[key]:,} ({by:+.2f} %)"
+
+
+def _loss_differences(row: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:
+    if row["loss_with_equal_weights"] is None:
+        yield f"{row['name']}: its tensors do not pair with {first['name']}'s, so losses are not compared"
+        return
+    for key, within, called in (
+        ("loss_with_equal_weights", TOLERANCE, "with equal weights"),
+        ("loss_as_run", TIMED_TOLERANCE, "with equal weights, as it is run,"),
+    ):
+        mine, other = first["loss_with_equal_weights"], row[key]
+        if abs(mine - other) > within * abs(mine):
+            yield f"{row['name']}: {called} the loss is {other:.5f}, of {first['name']} {mine:.5f}"

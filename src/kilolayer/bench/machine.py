@@ -1,0 +1,106 @@
+"""What this machine can do at the most: multiplying in bf16, fp16, fp32 and int8, and moving memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from kilolayer.kernels.compute_dtype import mul_dtype, peak_multiply_adds
+from kilolayer.kernels.native_build import NativeUnavailable
+from kilolayer.runs.start_environment import processor_name
+
+MATRIX_SIZES = (512, 1024, 2048)
+SECONDS_PER_SIZE = 0.4
+"""For each size: long enough for a best of many."""
+
+
+FLOAT_DTYPES = ("bf16", "fp16", "fp32")
+INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx512_vnni",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+    "bf16",
+)
+
+
+def measure_ceilings(device: torch.device) -> dict[str, float]:
+    """FLOP/s of the fastest matrix product in each arithmetic, and bytes/s read plus written by a copy.
+
+    int8 is left out where this PyTorch cannot multiply it. fp16 is there where the kernels for CPUs multiply
+    in it: what the instruction can do, for PyTorch's own product takes fp32 ones.
+    """
+    found = {}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        found[f"{name}_flops"] = max(_matmul_flops(size, dtype, device) for size in MATRIX_SIZES)
+    with suppress(NativeUnavailable):
+        if device.type == "cpu" and mul_dtype() == "fp16":
+            found["fp16_flops"] = 2 * peak_multiply_adds("fp16", torch.get_num_threads())
+    with suppress(RuntimeError, AttributeError):
+        found["int8_flops"] = max(_int8_flops(size, device) for size in MATRIX_SIZES)
+    return found | {"copy_bytes": _copy_bandwidth(device)}
+
+
+def fastest_dtype(ceilings: dict[str, float], *, int8: bool = False) -> tuple[str, float]:
+    """The fastest arithmetic and its FLOP/s. Which that is differs among processors.
+
+    int8 counts for those alone who compute in it.
+    """
+    names = [name for name in (*FLOAT_DTYPES, *(["int8"] if int8 else [])) if f"{name}_flops" in ceilings]
+    return max(((name, ceilings[f"{name}_flops"]) for name in names), key=lambda pair: pair[1])
+
+
+def describe_machine() -> dict[str, Any]:
+    """The processor: its name, family and model where the system tells, and which products it knows."""
+    fields: dict[str, str] = {}
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    return {
+        "name": processor_name(),
+        "family_and_model": " ".join(fields[key] for key in ("cpu family", "model") if key in fields),
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
+    }
+
+
+def _matmul_flops(size: int, dtype: torch.dtype, device: torch.device) -> float:
+    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * size**3 / _min_seconds(lambda: torch.mm(a, b, out=out), device)
+
+
+def _int8_flops(size: int, device: torch.device) -> float:
+    a, b = (torch.ones(size, size, dtype=torch.int8, device=device) for _ in range(2))
+    return 2 * size**3 / _min_seconds(lambda: torch._int_mm(a, b), device)
+
+
+def _copy_bandwidth(device: torch.device) -> float:
+    source = torch.ones(2**26 if device.type == "cpu" else 2**28, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _min_seconds(lambda: target.copy_(source), device)
+
+
+def _min_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The seconds of the fastest repeat; on one thread of a CPU its own processor seconds."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    best, began = float("inf"), time.perf_counter()
+    work()
+    while time.perf_counter() - began < SECONDS_PER_SIZE or best == float("inf"):
+        started = clock()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, clock() - started)
+    return best

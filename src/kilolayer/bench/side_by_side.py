@@ -1,0 +1,226 @@
+"""The contest: everyone is built in a process of its own, and then they step in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kilolayer.bench.candidate import QUANTISED_VARIANTS, Candidate, check_candidate
+from kilolayer.bench.equivalence import work_differences
+from kilolayer.bench.machine import fastest_dtype
+from kilolayer.errors import InputError
+from kilolayer.training.device import check_threads
+
+FLOPS_PER_MULTIPLY_ADD = {"inference": 2, "training": 6}
+"""Training computes, besides the forward pass, the gradients of every layer's input and of its weights."""
+
+BATCH_KEYS = ("image_side", "channels", "classes")
+"""What the first contestant says of the batch that all are given."""
+
+
+@dataclass(frozen=True)
+class BenchConfiguration:
+    """The same for all: images per step, threads, device, training or inference, and how many repeats.
+
+    `image_size` is the side of the images; without it they are those that the first contestant is for.
+    """
+
+    batch_size: int = 64
+    threads: int = 1
+    device: str = "cpu"
+    infer: bool = False
+    repeats: int = 5
+    warm_up: int = 2
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+        for name in ("batch_size", "repeats", "image_size"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 65_536:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is {value}; allowed: a whole number from 1 to 65536")
+
+    @property
+    def work(self) -> str:
+        return "inference" if self.infer else "training"
+
+    @property
+    def clock(self) -> str:
+        """Which seconds count. On one thread of a CPU others cannot take the process's own."""
+        return "cpu_seconds" if self.threads == 1 and self.device == "cpu" else "seconds"
+
+
+def compare_candidates(
+    candidates: Sequence[Candidate],
+    configuration: BenchConfiguration,
+    report_progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Everyone's figures, the machine's ceilings, and where the work differs, as JSON can hold it.
+
+    Raises `InputError` where a contestant does not do this work, cannot be built, or its process dies.
+    """
+    for one in candidates:
+        check_candidate(one, infer=configuration.infer)
+    with ExitStack() as held:
+        folder = held.enter_context(tempfile.TemporaryDirectory())
+        place = {"device": configuration.device, "threads": configuration.threads}
+        report_progress("measuring the machine's ceilings")
+        with _CandidateProcess(configuration, "ceilings") as process:
+            ceilings = process.ask("ceilings", **place)
+            environment = process.ask("environment", **place, precision="fp32")
+            machine = process.ask("machine")
+        processes: list[_CandidateProcess] = []
+        facts: list[dict[str, Any]] = []
+        weights = str(Path(folder) / "weights") if len(candidates) > 1 else ""
+        for one in candidates:
+            report_progress(f"building {one.name}")
+            process = held.enter_context(_CandidateProcess(configuration, one.name))
+            first = (
+                {"name": candidates[0].name} | {key: facts[0][key] for key in BATCH_KEYS} if facts else None
+            )
+            facts.append(_build_in_process(process, one, configuration, weights, first))
+            processes.append(process)
+        samples = _take_turns(processes, configuration, report_progress)
+        rows = [
+            _row(one, known, mine, process.ask("memory"), configuration, ceilings)
+            for one, known, mine, process in zip(candidates, facts, samples, processes, strict=True)
+        ]
+    return {
+        "work": configuration.work,
+        "conditions": asdict(configuration)
+        | {
+            "clock": configuration.clock,
+            "image_size": facts[0]["image_side"],
+            "channels": facts[0]["channels"],
+        },
+        "ceilings": ceilings,
+        "fastest_arithmetic": fastest_dtype(ceilings)[0],
+        "machine": machine,
+        "contestants": rows,
+        "differences": work_differences(rows),
+        "environment": environment,
+    }
+
+
+def _build_in_process(
+    process: _CandidateProcess,
+    candidate: Candidate,
+    configuration: BenchConfiguration,
+    weights: str,
+    first: dict[str, Any] | None,
+) -> dict[str, Any]:
+    return process.ask(
+        "build",
+        contestant=asdict(candidate),
+        batch_size=configuration.batch_size,
+        threads=configuration.threads,
+        device=configuration.device,
+        infer=configuration.infer,
+        weights=weights,
+        image_size=configuration.image_size,
+        first=first,
+    )
+
+
+def _take_turns(
+    processes: Sequence[_CandidateProcess],
+    configuration: BenchConfiguration,
+    report_progress: Callable[[str], None],
+) -> list[list[dict[str, Any]]]:
+    samples: list[list[dict[str, Any]]] = [[] for _ in processes]
+    for turn in range(configuration.warm_up + configuration.repeats):
+        warm = turn < configuration.warm_up
+        of = f"warm-up {turn + 1}" if warm else f"repeat {turn - configuration.warm_up + 1}"
+        for process, mine in zip(processes, samples, strict=True):
+            report_progress(
+                f"{of} of {configuration.warm_up if warm else configuration.repeats}: {process.name}"
+            )
+            sample = process.ask("step")
+            if not warm:
+                mine.append(sample)
+    return samples
+
+
+def _row(
+    candidate: Candidate,
+    facts: dict[str, Any],
+    samples: list[dict[str, Any]],
+    memory: dict[str, Any],
+    configuration: BenchConfiguration,
+    ceilings: dict[str, float],
+) -> dict[str, Any]:
+    calm = [sample for sample in samples if not sample["disturbed"]]
+    # On its own processor seconds a disturbed repeat is as good as another.
+    counted = samples if configuration.clock == "cpu_seconds" or not calm else calm
+    seconds = [sample[configuration.clock] for sample in counted]
+    median = statistics.median(seconds)
+    speed = configuration.batch_size / median
+    joules = [sample["joules"] for sample in counted if sample["joules"] is not None]
+    flops = speed * facts["multiply_adds"] * FLOPS_PER_MULTIPLY_ADD[configuration.work]
+    return {
+        "name": candidate.name,
+        "images_per_second": speed,
+        "seconds": median,
+        "seconds_least": min(seconds),
+        "seconds_most": max(seconds),
+        "flops": flops,
+        "roofline_share": flops / fastest_dtype(ceilings, int8=candidate.variant in QUANTISED_VARIANTS)[1],
+        **memory,
+        "joules_per_image": statistics.median(joules) / configuration.batch_size if joules else None,
+        "repeats": len(samples),
+        "disturbed": len(samples) - len(calm),
+        "trusted": bool(calm) or configuration.clock == "cpu_seconds",
+        "source": candidate.source,
+        "variant": candidate.variant,
+        **facts,
+    }
+
+
+class _CandidateProcess:
+    """A worker at the other end of a pipe; it ends when the pipe does."""
+
+    def __init__(self, configuration: BenchConfiguration, name: str) -> None:
+        from kilolayer.sweep.processes import block_sigint
+
+        self.name = name
+        threads = str(configuration.threads)
+        with block_sigint():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kilolayer.bench.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+                env={**os.environ, "OMP_NUM_THREADS": threads},
+            )
+
+    def __enter__(self) -> _CandidateProcess:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def ask(self, do: str, **words: Any) -> dict[str, Any]:
+        """Its answer. Raises `InputError` where it refuses or is no more."""
+        assert self.process.stdin is not None and self.process.stdout is not None  # noqa: S101, PT018
+        try:
+            print(json.dumps({"do": do, **words}), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise InputError(f"{self.name}: its process ended with status {self.process.wait()} in {do!r}")
+        answer: dict[str, Any] = json.loads(line)
+        if "refused" in answer:
+            raise InputError(answer["refused"])
+        return answer

@@ -1,0 +1,65 @@
+"""What a piece of work took: wall and processor seconds, what others used meanwhile, and energy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+RAPL = Path("/sys/class/powercap")
+MAX_OTHER_CORES = 0.05
+"""Of the machine's cores' time, as a share of one core: beyond it a repeat counts as disturbed."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`seconds` on the wall, `cpu_seconds` of this process, `others`: cores that other processes kept busy.
+
+    `others` and `joules` are None where the system does not tell.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    other_cores: float | None
+    joules: float | None
+
+    @property
+    def is_disturbed(self) -> bool:
+        return self.other_cores is not None and self.other_cores > MAX_OTHER_CORES
+
+
+def time_work(work: Callable[[], object]) -> Timing:
+    """Does `work` once and measures it."""
+    energy, busy = _energy_joules(), _busy_seconds()
+    wall, own = time.perf_counter(), time.process_time()
+    work()
+    seconds, cpu = time.perf_counter() - wall, time.process_time() - own
+    now, spent = _busy_seconds(), _energy_joules()
+    others = None if busy is None or now is None else max(0.0, now - busy - cpu) / seconds
+    joules = None if energy is None or spent is None or spent < energy else spent - energy
+    return Timing(seconds, cpu, others, joules)
+
+
+def _busy_seconds() -> float | None:
+    """Processor seconds that this machine has been busy, in all processes."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            ticks = [int(word) for word in file.readline().split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def _energy_joules() -> float | None:
+    """Energy since some moment: of the GPU where one computes, else of the processors' packages (RAPL)."""
+    counters = []
+    for zone in sorted(RAPL.glob("intel-rapl:[0-9]*")) if RAPL.is_dir() else ():
+        if zone.name.count(":") == 1:
+            try:
+                counters.append(int((zone / "energy_uj").read_text("ascii")))
+            except (OSError, ValueError):
+                return None
+    return sum(counters) / 1e6 if counters else None

@@ -1,0 +1,99 @@
+"""kilolayer analyse: how signal and gradient travel through networks, measured and as theory has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from kilolayer.cli.option_types import (
+    Device,
+    OptionalFile,
+    OptionalFolder,
+    OptionalText,
+    OptionalWhole,
+    Switch,
+    Whole,
+    choice_option,
+)
+from kilolayer.cli.options import UnitOptions
+from kilolayer.errors import InputError
+
+ANALYSIS_NAMES = (
+    "decomposition",
+    "gradient",
+    "shortcut",
+    "responses",
+    "initialisation",
+    "paths",
+    "jacobian",
+    "landscape",
+)
+
+
+@dataclass(frozen=True)
+class AnalyseOptions:
+    """Analyse networks: how signal and gradient travel through their units.
+
+    A network is a name (as initialised), a run's folder (trained, and at its snapshots), a weights file,
+    or FILE.py:CALLABLE, your own module, whose code is then run.
+    """
+
+    what: Annotated[Positional[str], choice_option(*ANALYSIS_NAMES, "all"), arg(metavar="WHAT")]
+    """decomposition, gradient, shortcut, responses, initialisation, paths, jacobian, landscape, or all."""
+    networks: Annotated[Positional[tuple[str, ...]], arg(metavar="NETWORK_OR_RUN...")]
+    """One network, or several side by side."""
+    data: OptionalText = None
+    """digits, cifar10, cifar100 or a PATH; otherwise the run's own data, and digits for all others."""
+    data_folder: OptionalFolder = None
+    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    download: Switch = False
+    """Fetch cifar10 or cifar100 where it is missing."""
+    image_size: OptionalWhole = None
+    """Resize the images to this many pixels a side."""
+    batch_size: Whole = 32
+    """Training images to send through the network."""
+    seed: Whole = 0
+    """The initialisation, and which images."""
+    seeds: Whole = 1
+    """Initialisations to measure, from --seed on, where an analysis takes several."""
+    units: tuple[str, ...] = ()
+    """Which modules of FILE.py:CALLABLE are its residual units: names or patterns, as 'layer?.*'."""
+    device: Device = "auto"
+    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
+    out: OptionalFolder = None
+    """Write every result as JSON and every chart as SVG into this folder."""
+    html: OptionalFile = None
+    """Write an interactive page with all charts."""
+    json: Switch = False
+    """Print JSON."""
+    unit: OmitArgPrefixes[UnitOptions] = UnitOptions()  # noqa: RUF009 - frozen
+
+
+def execute(options: AnalyseOptions) -> int:
+    """Measures, prints, and writes what was asked for."""
+    for name in ("batch_size", "seeds"):
+        if getattr(options, name) < 1:
+            flag, value = name.replace("_", "-"), getattr(options, name)
+            raise InputError(f"--{flag} is {value}; allowed: a whole number from 1")
+    if options.html is not None or options.out is not None:
+        from kilolayer.report.extra import check_installed
+
+        check_installed()
+    from kilolayer.cli.analysis_inputs import load_analysis_inputs
+    from kilolayer.measure.analysis_results import run_analyses
+    from kilolayer.report import analysis_report as output
+
+    found = run_analyses(options.what, load_analysis_inputs(options))
+    if options.json:
+        output.print_analyses_json(found)
+    else:
+        output.print_analyses(found)
+    if options.out is not None:
+        output.write_analyses(found, options.out)
+    if options.html is not None:
+        output.write_analysis_page(found, options.html)
+    if not options.json:
+        output.print_written_paths(options.out, options.html)
+    return 0

@@ -1,0 +1,198 @@
+"""What `kilolayer analyse` is pointed at: names, runs, weights files and modules of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.cli.assemble import describe_with_options
+from kilolayer.data import Data, Images, InputStatistics, Splits, load, measure_statistics
+from kilolayer.data.loading import open_source
+from kilolayer.data.randomness import random_permutation
+from kilolayer.errors import InputError
+from kilolayer.measure.analysis_input import AnalysisInput
+from kilolayer.measure.preservation import preserve_state
+from kilolayer.networks import Network, build
+from kilolayer.networks.user_module import is_user_module, load_user_module
+from kilolayer.runs import Run, read_weights
+from kilolayer.runs.data_record import check_same_part
+from kilolayer.runs.trained_network import open_trained
+from kilolayer.system.terminal import print_text
+from kilolayer.theory.mean_field import no_prediction_reason
+from kilolayer.training import choose_device, network_for_data
+
+if TYPE_CHECKING:
+    from kilolayer.cli.analyse import AnalyseOptions
+
+MAX_IMAGES = 2000
+"""Images from which the statistics of a network that never trained are taken."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A network before it has seen images; `data`, `statistics` and `noted` are those of its training."""
+
+    name: str
+    fresh: Callable[[int], nn.Module]
+    network: Network | None = None
+    model: nn.Module | None = None
+    data: Data | None = None
+    statistics: InputStatistics | None = None
+    moments: tuple[tuple[int, Callable[[], nn.Module]], ...] = ()
+    noted: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_analysis_inputs(options: AnalyseOptions) -> list[AnalysisInput]:
+    """Everything named, with its images. Raises `InputError` for what is not there or does not fit."""
+    names = options.networks
+    if not names:
+        raise InputError("name a network, a run, a weights file, or FILE.py:CALLABLE")
+    places = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
+    if twice := [name for name, place in zip(names, places, strict=True) if places.count(place) > 1]:
+        raise InputError(f"{twice[0]} is named twice")
+    device = choose_device(options.device)
+    named = _told_apart(names, [_subject(options, name, device) for name in names])
+    for subject in named:
+        if subject.description and (why := no_prediction_reason(subject.description)):
+            print_text(f"no prediction for {subject.name}: {why}", stderr=True)
+    return named
+
+
+def _told_apart(words: Sequence[str], subjects: list[AnalysisInput]) -> list[AnalysisInput]:
+    """Modules that are called alike bear the words that they were given by: what is shown goes by name."""
+    names = [subject.name for subject in subjects]
+    pairs = zip(words, subjects, strict=True)
+    return [replace(one, name=word) if names.count(one.name) > 1 else one for word, one in pairs]
+
+
+def _subject(options: AnalyseOptions, name: str, device: torch.device) -> AnalysisInput:
+    splits = load(_data(options, found := _found(options, name)))
+    noted = found.noted if options.data is None else {}
+    if len(splits.train) < MAX_IMAGES:  # of more only some were taken, which cannot be compared
+        check_same_part(name, "train", splits.train, noted)
+
+    def held_out(count: int) -> tuple[Tensor, Tensor]:
+        check_same_part(name, "test", splits.test, noted)
+        return _normalised(_chosen(splits.test, count, options.seed), statistics, device)
+
+    statistics = (found.statistics or measure_statistics(splits.train, "channel")).to(device)
+    if found.network is not None and found.model is None:
+        found = _fitted(found, splits)
+    elif found.network is not None:
+        _check_fits(name, found.network, splits)
+    images = _chosen(splits.train, options.batch_size, options.seed).to(device)
+    subject = AnalysisInput(
+        name=found.name,
+        model=(found.model or found.fresh(options.seed)).to(device),
+        x=statistics.normalize(images.pixels),
+        labels=images.labels,
+        build_fresh=lambda seed: found.fresh(seed).to(device),
+        held_out=held_out,
+        description=found.network,
+        units=options.units if found.network is None else (),
+        seeds=tuple(range(options.seed, options.seed + options.seeds)),
+        snapshots=tuple((at, partial(_on, load, device)) for at, load in found.moments),
+        trained=found.model is not None,
+    )
+    if found.network is None:
+        _check_takes(subject, splits.num_classes)
+    return subject
+
+
+def _on(load: Callable[[], nn.Module], device: torch.device) -> nn.Module:
+    return load().to(device)
+
+
+def _found(options: AnalyseOptions, name: str) -> _Found:
+    if is_user_module(name):
+        return _Found(name.rpartition(":")[2], lambda seed: load_user_module(name, seed))
+    if Path(name).exists() or name.endswith(".safetensors"):
+        one = open_trained(name)
+        network, data = one.weights.model.description, one.experiment.data if one.experiment else None
+        statistics, moments, noted = one.weights.statistics, _moments(Path(name)), one.fingerprints
+        return _Found(name, _built(network), network, one.weights.model, data, statistics, moments, noted)
+    network = describe_with_options(name, options.unit)
+    return _Found(name, _built(network), network)
+
+
+def _moments(path: Path) -> tuple[tuple[int, Callable[[], nn.Module]], ...]:
+    """The snapshots of a run, each read when it is asked for."""
+    if not path.is_dir():
+        return ()
+    return tuple((at, lambda file=file: read_weights(file).model) for at, file in Run(path).snapshots())
+
+
+def _built(network: Network) -> Callable[[int], nn.Module]:
+    def fresh(seed: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return build(network)
+
+    return fresh
+
+
+def _fitted(found: _Found, splits: Splits) -> _Found:
+    assert found.network is not None  # noqa: S101
+    network = network_for_data(
+        found.network,
+        classes=splits.num_classes,
+        in_chans=splits.in_chans,
+        image_size=splits.image_size,
+    )
+    return replace(found, network=network, fresh=_built(network))
+
+
+def _check_fits(name: str, network: Network, splits: Splits) -> None:
+    if network.num_classes != splits.num_classes or network.in_chans != splits.in_chans:
+        raise InputError(
+            f"{name} has {network.num_classes} classes and {network.in_chans} input channels, "
+            f"{splits.name} {splits.num_classes} and {splits.in_chans}"
+        )
+
+
+def _data(options: AnalyseOptions, found: _Found) -> Data:
+    """What was asked for, or a run's own; of it no more images than an analysis needs."""
+    own = found.data
+    side = options.image_size or (found.network.image_size if found.model and found.network else None)
+    if options.data is None and own is not None:
+        data = replace(own, folder=options.data_folder or own.folder, download=options.download)
+    elif options.data is None and found.model is not None:
+        raise InputError(f"{found.name} is a weights file, which names no data; add --data")
+    else:
+        appearance = own.appearance if own else "shown"
+        source = options.data or "digits"
+        data = Data(source, options.data_folder, options.download, side, appearance=appearance)
+    most = open_source(data).count - data.validation
+    if options.batch_size > most:
+        raise InputError(f"--batch-size is {options.batch_size}, but there are {most:,} training images")
+    return replace(data, subset=min(max(MAX_IMAGES, options.batch_size), data.subset or most, most))
+
+
+def _chosen(images: Images, count: int, seed: int) -> Images:
+    order = torch.from_numpy(random_permutation(len(images), "analysis", seed)[:count].copy())
+    return images[order]
+
+
+def _normalised(images: Images, statistics: InputStatistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    images = images.to(device)
+    return statistics.normalize(images.pixels), images.labels
+
+
+def _check_takes(subject: AnalysisInput, classes: int) -> None:
+    """A foreign module must take the images and give a logit for each class."""
+    shape = "×".join(map(str, subject.x.shape))
+    try:
+        with preserve_state(subject.model), torch.no_grad():
+            logits = subject.model(subject.x)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{subject.name} does not take a batch of {shape}: {reason}") from None
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < classes:
+        gives = "×".join(map(str, logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"{subject.name} gives {gives} for a batch of {shape}, not {classes} logits each")

@@ -1,0 +1,298 @@
+"""From the words of the command line to an experiment: the one place where they are put together.
+
+experiment, splits = assemble(Settings(model="preact_resnet110_cifar", data=DataOptions("cifar10")))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.cli.options import ComputeOptions, DataOptions, ExperimentOptions, RecipeOptions, UnitOptions
+from kilolayer.data.config import Data
+from kilolayer.errors import InputError
+from kilolayer.networks import Network, describe
+from kilolayer.system.fp32 import FP32_MAX, FP32_MIN_NORMAL, fits_fp32
+from kilolayer.training import (
+    Experiment,
+    ProgressiveDepth,
+    ProgressiveResize,
+    Recipe,
+    network_for_data,
+    recipe_by_name,
+    recipe_for_data,
+)
+from kilolayer.training.memory_budget import parse_memory
+from kilolayer.training.optimizer import OPTIMIZERS
+from kilolayer.training.recipes import MAX_ITERATIONS
+from kilolayer.units import (
+    ARRANGEMENTS,
+    Arrangement,
+    Branch,
+    Projection,
+    Shortcut,
+    Unit,
+    ZeroPad,
+    parse_shortcut,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from kilolayer.data import Splits
+    from kilolayer.training.experiment import InitialWeights
+
+DOWNSAMPLES = {"zero_pad": ZeroPad(), "projection": Projection()}
+SMALL_IMAGE_MODEL, LARGE_IMAGE_MODEL = "preact_resnet20_cifar", "preact_resnet18"
+
+
+def assemble_experiment(
+    settings: ExperimentOptions,
+    device: torch.device | None = None,
+    *,
+    init: InitialWeights | None = None,
+    network: Network | None = None,
+) -> tuple[Experiment, Splits]:
+    """The experiment and its data, read and checked. Nothing is written but what --download fetches.
+
+    init: the weights to begin from; network: one to train where the settings name none.
+
+    Raises `InputError` for whatever cannot be used, what is quick to check before the data are read.
+    """
+    from kilolayer.data import load
+    from kilolayer.training import (
+        choose_device,
+        choose_graph,
+        choose_kernels,
+        choose_precision,
+        evaluation_mode_for,
+    )
+
+    compute, unit = settings.compute, settings.unit
+    layout = _channels_last(compute)
+    parse_memory(compute.memory)
+    device = device or choose_device(compute.device)
+    named = describe_with_options(settings.model, unit) if settings.model else network
+    frozen = _trunk_rate(settings.recipe) == 0
+    fusable = (
+        None
+        if frozen or compute.kernels == "plain"
+        else named or describe_with_options(SMALL_IMAGE_MODEL, unit)
+    )
+    precision = choose_precision(compute.precision, device, fusable)
+    # On a CPU PyTorch's convolutions are faster so in fp32, too.
+    channels_last = (precision == "bf16" or device.type == "cpu") if layout is None else layout
+    kernels = choose_kernels(
+        compute.kernels,
+        device,
+        precision,
+        channels_last=channels_last,
+        is_compiled=compute.compile != "off",
+        trunk_frozen=frozen,
+    )
+    graph = choose_graph(compute.graph, device)
+    data = _data(settings.data)
+    # Before the data are read, which may take long; their number decides only how many steps there are.
+    _recipe(settings.recipe, data, 50_000)
+    splits = load(data)
+    base = named or describe_with_options(model_name(settings, splits.image_size), unit)
+    experiment = Experiment(
+        network=network_for_data(
+            base, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size
+        ),
+        data=data,
+        recipe=_recipe(settings.recipe, data, len(splits.train)),
+        seed=settings.seed,
+        precision=precision,
+        channels_last=channels_last,
+        compile=compute.compile,
+        graph=graph,
+        kernels=kernels,
+        evaluation=evaluation_mode_for(kernels),
+        activation_memory=compute.memory,
+        evaluate_every=settings.evaluate_every,
+        init=init,
+    )
+    return experiment, splits
+
+
+def model_name(settings: ExperimentOptions, image_size: int) -> str:
+    """The network that was asked for, or the one that suits the images."""
+    return settings.model or (SMALL_IMAGE_MODEL if image_size < 64 else LARGE_IMAGE_MODEL)
+
+
+def describe_with_options(name: str, options: UnitOptions) -> Network:
+    """The network called `name`, its unit ablated as the options say."""
+    unit: dict[str, Any] = {}
+    if options.arrangement is not None:
+        if options.arrangement not in ARRANGEMENTS:
+            raise InputError(
+                f"unknown arrangement {options.arrangement!r}; allowed: {', '.join(ARRANGEMENTS)}"
+            )
+        unit["arrangement"] = ARRANGEMENTS[options.arrangement]
+    if options.shortcut is not None:
+        unit["h"] = parse_shortcut(options.shortcut)
+    if options.resize is not None:
+        unit["downsample"] = DOWNSAMPLES[options.resize]
+    branch = {"stride_on": options.stride_on, "dropout": options.dropout}
+    network = describe(
+        name, unit=unit, branch={key: value for key, value in branch.items() if value is not None}
+    )
+    return _with_own(network, name, options) if options.unit else network
+
+
+OPTIONS_OF_PART = {
+    "h": ("shortcut",),
+    "arrangement": ("arrangement",),
+    "branch": ("stride_on", "dropout"),
+    "resize": ("resize",),
+}
+"""Of a unit its fields, and the options that are for each."""
+
+
+def _refuse_twice(options: UnitOptions, parts: Iterable[str]) -> None:
+    """Raises `InputError` for an option beside --unit that is for one of these parts."""
+    for option in (option for part in parts for option in OPTIONS_OF_PART[part]):
+        if getattr(options, option) is not None:
+            flag = option.replace("_", "-")
+            raise InputError(f"--unit and --{flag} are for the same part of the unit; give one of them")
+
+
+def _with_own(network: Network, name: str, options: UnitOptions) -> Network:
+    """`network` with a unit of the user's own, or with the part of one in its unit."""
+    from kilolayer.units import extensions
+
+    text = str(options.unit)
+
+    if not extensions.split_reference(text)[1]:
+        raise InputError(f"--unit is {text!r}; allowed: FILE.py:NAME, with the name of the unit in the file")
+    value = extensions.load_named(text, Unit, Branch, Shortcut, Arrangement)
+    fields = {Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
+    part: dict[str, Any] = {field: value for kind, field in fields.items() if isinstance(value, kind)}
+    _refuse_twice(options, part or OPTIONS_OF_PART)
+    unit = replace(network.unit, **part) if part else value
+    if unit.branch.layers != network.unit.branch.layers:
+        raise InputError(
+            f"the branch of {text} has {unit.branch.layers} layers and those of {name} have "
+            f"{network.unit.branch.layers}; name a --model of such units, or use cifar(DEPTH, unit) in Python"
+        )
+    return replace(network, unit=unit)
+
+
+def _data(options: DataOptions) -> Data:
+    count, split = _validation(options.validation)
+    data = Data(
+        source=options.data,
+        folder=options.data_folder,
+        download=options.download,
+        image_size=options.image_size,
+        validation=count or 0,
+        subset=options.subset,
+        skip_damaged=options.skip_damaged,
+        appearance=options.appearance,
+        train=options.train,
+        test=options.test,
+        validation_split=split,
+        image_column=options.image_column,
+        label_column=options.label_column,
+    )
+    if options.validation is not None:
+        return data
+    from kilolayer.data.loading import open_source
+
+    source = open_source(data)
+    if source.available_validation is not None:
+        return replace(data, validation_split=source.available_validation)
+    return replace(data, validation=source.count // 10)
+
+
+def _validation(text: str | None) -> tuple[int | None, str | None]:
+    """The number of images, or the name of a split, that `--validation` gives."""
+    if text is None:
+        return None, None
+    try:
+        return int(text), None
+    except ValueError:
+        return None, text
+
+
+def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
+    """The named recipe for so many training images, changed as the options say."""
+    if options.epochs is not None and options.iterations is not None:
+        raise InputError("--epochs and --iterations exclude each other; give one of them")
+    base = recipe_for_data(recipe_by_name(options.recipe, images), data)
+    made = base if options.optimizer is None else _with_optimizer(base, options.optimizer)
+    if options.batch_size is not None:
+        made = replace(made, batch_size=options.batch_size)
+    given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing", "averaged")}
+    made = replace(made, **{name: value for name, value in given.items() if value is not None})
+    if options.no_flip:
+        made = replace(made, augmentation=replace(made.augmentation, flip=False))
+    trunk_rate = _trunk_rate(options)
+    if trunk_rate is not None:
+        made = replace(made, trunk_rate=trunk_rate)
+    if options.resolution is not None:
+        made = replace(made, progressive_resize=ProgressiveResize(*_shares("resolution", options.resolution)))
+    if options.growth is not None:
+        made = replace(made, progressive_depth=ProgressiveDepth(*_shares("growth", options.growth)))
+    if options.lr is not None:
+        made = replace(made, rate=made.rate.scale_rate(_rate(options.lr) / made.rate.peak))
+    return made.with_iterations(_iterations(options, base, made, images))
+
+
+def _trunk_rate(options: RecipeOptions) -> float | None:
+    """What was asked for; None leaves it to the recipe."""
+    if options.trunk_lr is not None and not 0 <= options.trunk_lr <= 1:
+        raise InputError(f"--trunk-lr is {options.trunk_lr:g}; allowed: a share from 0 to 1, as 0.1")
+    if options.freeze_trunk and options.trunk_lr:
+        raise InputError("--freeze-trunk and --trunk-lr exclude each other; give one of them")
+    return 0.0 if options.freeze_trunk else options.trunk_lr
+
+
+def _with_optimizer(base: Recipe, name: str) -> Recipe:
+    if name not in OPTIMIZERS:
+        raise InputError(f"--optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}")
+    wanted = OPTIMIZERS[name]
+    return base if type(wanted) is type(base.optimizer) else base.with_optimizer(wanted)
+
+
+def _shares(option: str, text: str) -> tuple[float, tuple[tuple[float, float], ...]]:
+    """0.5,0.75@0.4,1@0.7: a scale, and each further one from its share of the run on."""
+    try:
+        first, *later = text.split(",")
+        start, pairs = float(first), [tuple(map(float, one.split("@"))) for one in later]
+        changes = tuple((share, scale) for scale, share in pairs)
+    except ValueError:
+        raise InputError(
+            f"--{option} is {text!r}; allowed: SCALE, or SCALE,SCALE@SHARE,… as 0.5,0.75@0.4,1@0.7"
+        ) from None
+    return start, changes
+
+
+def _iterations(options: RecipeOptions, base: Recipe, made: Recipe, images: int) -> int:
+    each = max(1, images // made.batch_size)
+    for name in ("epochs", "iterations"):
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= MAX_ITERATIONS:
+            raise InputError(f"--{name} is {value}; allowed: a whole number from 1 to {MAX_ITERATIONS:,}")
+    if options.iterations is not None:
+        return options.iterations
+    if options.epochs is not None:
+        return options.epochs * each
+    if made.batch_size == base.batch_size:
+        return base.iterations
+    return max(1, round(base.iterations / max(1, images // base.batch_size) * each))
+
+
+def _rate(value: float) -> float:
+    if not fits_fp32(value) or value <= 0:
+        raise InputError(f"--lr is {value:g}; allowed: from {FP32_MIN_NORMAL:.2g} to {FP32_MAX:.2g}")
+    return value
+
+
+def _channels_last(compute: ComputeOptions) -> bool | None:
+    """What was asked for; None leaves it to the precision."""
+    if compute.channels_last and compute.no_channels_last:
+        raise InputError("--channels-last and --no-channels-last exclude each other; give one of them")
+    return compute.channels_last or (False if compute.no_channels_last else None)

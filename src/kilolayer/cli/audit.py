@@ -1,0 +1,78 @@
+"""kilolayer audit: what a network of anyone's is, and where it is not as the papers have it."""
+
+from __future__ import annotations
+
+import json as json_text
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from kilolayer.cli.option_types import OptionalWhole, Switch
+from kilolayer.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kilolayer.audit import AuditReport as Report
+
+AuditTarget = Annotated[Positional[str], arg(metavar="WEIGHTS|FILE.py:CALLABLE")]
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """Say what a network is and where it departs from the papers.
+
+    FILE.py:CALLABLE executes that file and calls CALLABLE with no arguments, which gives the module; a
+    weights file is only read. Exit status: 0 without faults, 1 with faults, 2 where the input cannot be used.
+    """
+
+    subject: AuditTarget
+    """A weights file of anyone's, or a Python file and what in it makes the network."""
+    image_size: OptionalWhole = None
+    """Side of the image that is traced; otherwise 32, 224, 64, 28 and 299 are tried."""
+    json: Switch = False
+    """Print JSON."""
+
+
+def execute(options: AuditOptions) -> int:
+    """Audits, prints, and says by its status whether there are faults."""
+    if options.image_size is not None and options.image_size < 1:
+        raise InputError(f"--image-size is {options.image_size}; allowed: a whole number from 1")
+    report = _report(options)
+    if options.json:
+        print(json_text.dumps(asdict(report) | {"clean": report.clean}, indent=2, ensure_ascii=False))
+    else:
+        from kilolayer.report.audit_text import print_audit
+
+        print_audit(report)
+    return 0 if report.clean else 1
+
+
+def _report(options: AuditOptions) -> Report:
+    from kilolayer.audit import audit_model, audit_state
+    from kilolayer.networks.user_module import is_user_module
+
+    if is_user_module(options.subject):
+        return audit_model(
+            _made(options.subject), options.subject.rpartition(":")[2], side=options.image_size
+        )
+    if options.subject.endswith(".py"):
+        raise InputError(f"{options.subject} names no network in it; write {options.subject}:CALLABLE")
+    from kilolayer.weights import read_state_dict
+
+    return audit_state(read_state_dict(options.subject), Path(options.subject).stem)
+
+
+def _made(subject: str) -> nn.Module:
+    """The user's network, and a fault of the user's code in one line."""
+    from kilolayer.networks.user_module import load_user_module
+
+    try:
+        return load_user_module(subject)
+    except InputError:
+        raise
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise InputError(f"{subject} cannot be made: {words}") from None

@@ -1,0 +1,119 @@
+"""The command line: parses, calls, and turns what is wrong with it into one line.
+
+A command is a word in `COMMANDS`: `kilolayer.cli.<word>` has a dataclass `<Word>Options`, whose fields are the
+options, and a function `execute`, which takes them and returns the exit status. `check-data` is `check_data`
+there, and its dataclass `CheckDataOptions`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from itertools import dropwhile, pairwise, takewhile
+from typing import Any
+
+import tyro
+
+from kilolayer.cli.command_table import COMMANDS, options_class, options_of
+from kilolayer.cli.help_text import print_help
+from kilolayer.cli.option_types import fill_bare_options
+from kilolayer.errors import InputError, suggest
+
+HELP = ("-h", "--help")
+
+
+def run_command_line(argv: Sequence[str]) -> int:
+    """Carries out a command line and returns its exit status. Raises `InputError` where it is wrong."""
+    if not argv or any(word in HELP for word in takewhile(lambda word: word != "--", argv)):
+        check_words(argv or HELP)
+        print_help(argv[0] if argv and argv[0] in COMMANDS else None)
+        return 0
+    options = parse(argv)
+    _load_own_unit(options)
+    home = sys.modules[type(options).__module__]
+    status: int = home.execute(options)
+    return status
+
+
+def _load_own_unit(options: Any) -> None:
+    """Runs the file that --unit names, and no other: what is read later may hold kinds that it defines."""
+    unit = getattr(options, "unit", None)
+    text = unit if isinstance(unit, str) else getattr(unit, "unit", None)
+    if text:
+        from kilolayer.units import extensions
+
+        path, name = extensions.split_reference(text)
+        module = extensions.load_unit_file(path or text)
+        if name and not hasattr(module, name):
+            public = [each for each in vars(module) if not each.startswith("_")]
+            has = suggest(name, public) if public else "it defines nothing"
+            raise InputError(f"{path} defines no {name!r}; {has}")
+
+
+def parse(argv: Sequence[str]) -> Any:
+    """The options of the command. Raises `InputError` where the words cannot be read."""
+    check_words(argv)
+    command, *words = argv
+    boxed = io.StringIO()
+    try:
+        with redirect_stderr(boxed):
+            return tyro.cli(
+                options_class(command), args=list(fill_bare_options(words)), prog=f"kilolayer {command}"
+            )
+    except SystemExit:
+        said = unbox_error(boxed.getvalue())
+        raise InputError(_not_csv(said, words) or f"{said}; see kilolayer {command} --help") from None
+
+
+def _not_csv(said: str, words: Sequence[str]) -> str | None:
+    """What is wrong where the word that nothing takes stands behind --csv, which may stand alone."""
+    behind = [word for flag, word in pairwise(words) if flag == "--csv"]
+    if behind and said.startswith(f"unrecognized options: {behind[0]}"):
+        return f"--csv {behind[0]!r}: the name must end in .csv; - is standard output"
+    return None
+
+
+def check_words(argv: Sequence[str]) -> None:
+    """Refuses an unknown command or option, naming the nearest; tyro does so less plainly."""
+    if argv[0].startswith("-"):
+        if argv[0] not in HELP:
+            raise InputError(f"unknown option {argv[0]}; a command comes first: {', '.join(COMMANDS)}")
+        return
+    if argv[0] not in COMMANDS:
+        raise InputError(f"unknown command {argv[0]!r}; {suggest(argv[0], COMMANDS)}")
+    known = [*HELP, *command_flags(argv[0])]
+    if sum(word.partition("=")[0] == "--unit" for word in argv) > 1:
+        raise InputError("--unit is there more than once; one file is enough: let it load the others")
+    for word in argv[1:]:
+        if word == "--":
+            break
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            raise InputError(f"kilolayer {argv[0]} has no option {flag}; {suggest(flag, known)}")
+
+
+def command_flags(command: str) -> list[str]:
+    """The options' names as they are written, without those that go by their place."""
+    return [flag for option in options_of(command) for flag in option.flags]
+
+
+def unbox_error(text: str) -> str:
+    """What tyro says in a box, on one line: the words between the title and the first rule below it."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
+    # Without UTF-8 the box is drawn with hyphens, and has a rule below its title too.
+    words = list(dropwhile(_is_rule, lines))
+    if words and words[0].startswith("Missing from"):
+        words = words[:2]
+    said = " ".join(" ".join(takewhile(lambda line: not _is_rule(line), words)).split()).rstrip(".")
+    said = said.removeprefix("Error parsing ")
+    if said[:2].isupper():  # a word to be put in, as NAME
+        return said
+    return said[:1].lower() + said[1:] if said else "the command line cannot be read"
+
+
+def _is_rule(line: str) -> bool:
+    return re.match(r"[─╰-]{4}", line) is not None

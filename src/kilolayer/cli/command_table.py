@@ -1,0 +1,308 @@
+"""All commands: in which group each stands, its examples, and its options as help and completion show."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import tyro
+
+GROUPS = {
+    "learn": ("demo", "lens", "show", "models"),
+    "train and use": ("train", "evaluate", "predict", "recipes", "check-data"),
+    "measure": ("analyse", "audit"),
+    "reproduce": ("reproduce", "report"),
+    "this machine": ("bench", "doctor", "completion"),
+}
+COMMANDS = tuple(command for group in GROUPS.values() for command in group)
+
+EXAMPLES = {
+    "demo": """
+# some minutes, then a table and a report
+kilolayer demo
+# two depths and half of the steps
+kilolayer demo --depths 20 56 --iterations 88
+# go on where it was stopped
+kilolayer demo --out runs/demo-3f2a
+""",
+    "lens": """
+# open the page in the browser
+kilolayer lens
+# on a machine that you reach by ssh -L 8000:127.0.0.1:8000
+kilolayer lens --port 8000 --no-browser
+# at an address that stays
+kilolayer lens --port 8000
+""",
+    "show": """
+# the unit, the stages, the counts
+kilolayer show preact_resnet110_cifar
+# the same with another shortcut
+kilolayer show resnet110_cifar --shortcut scaled:0.5
+# the unit as a drawing
+kilolayer show resnet50 --svg unit.svg
+""",
+    "models": """
+# all names
+kilolayer models
+# those of Identity Mappings, for CIFAR
+kilolayer models 'preact*_cifar'
+# for a program
+kilolayer models --json
+""",
+    "train": """
+# 20 layers on the digits that come with the package
+kilolayer train
+# 110 layers on CIFAR-10 by the paper's recipe
+kilolayer train --model preact_resnet110_cifar --data cifar10 --download --recipe paper
+# go on after a stop
+kilolayer train --resume runs/NAME
+""",
+    "evaluate": """
+# a run on its own test set
+kilolayer evaluate runs/NAME
+# a run on all labelled pictures of another place
+kilolayer evaluate runs/NAME --data pictures
+# a page with the confusions and the mistakes as pictures
+kilolayer evaluate runs/NAME --data pictures --html mistakes.html
+""",
+    "predict": """
+# one picture
+kilolayer predict runs/NAME cat.jpg
+# a folder with all below it, as a table
+kilolayer predict runs/NAME pictures --csv classes.csv
+# a pattern, five classes of each, for a program
+kilolayer predict runs/NAME 'pictures/**/*.jpg' --top 5 --json
+""",
+    "recipes": """
+# all of them
+kilolayer recipes
+# one in full
+kilolayer recipes paper
+# what differs between two
+kilolayer recipes paper short
+""",
+    "check-data": """
+# a folder with a folder for each class
+kilolayer check-data pictures
+# CIFAR-10 where it lies
+kilolayer check-data cifar10 --data-folder data
+# every place, for a program
+kilolayer check-data pictures --json
+""",
+    "analyse": """
+# the gradient in two networks as initialised
+kilolayer analyse gradient resnet110_cifar preact_resnet110_cifar
+# everything of a run, as a page
+kilolayer analyse all runs/NAME --html analysis.html
+# a network of your own
+kilolayer analyse decomposition net.py:make --units 'layer?.*'
+""",
+    "audit": """
+# a network of your own
+kilolayer audit net.py:make
+# anyone's weights, which are only read
+kilolayer audit resnet50.safetensors
+# for a program
+kilolayer audit net.py:make --json
+""",
+    "reproduce": """
+# what there is and what it costs
+kilolayer reproduce
+# a table in seconds a run, to see that it works
+kilolayer reproduce p2-table-2 --scale smoke --data digits
+# go on after a stop
+kilolayer reproduce --resume runs/p2-table-2-3f2a
+""",
+    "report": """
+# a run
+kilolayer report runs/NAME
+# all runs of a folder, side by side
+kilolayer report runs
+# a sweep
+kilolayer report runs/p2-table-2-3f2a
+""",
+    "bench": """
+# training of two networks, in turns
+kilolayer bench resnet20_cifar preact_resnet20_cifar
+# inference beside torchvision's
+kilolayer bench resnet50 --against torchvision:resnet50 --infer
+# with and without the fused kernels
+kilolayer bench resnet110_cifar resnet110_cifar@plain
+""",
+    "doctor": """
+# look and try
+kilolayer doctor
+# for a bug report
+kilolayer doctor > doctor.txt
+# for a program
+kilolayer doctor --json
+""",
+    "completion": """
+# bash, in ~/.bashrc
+eval "$(kilolayer completion bash)"
+# zsh, in ~/.zshrc behind compinit
+eval "$(kilolayer completion zsh)"
+# fish, in ~/.config/fish/config.fish
+kilolayer completion fish | source
+""",
+}
+"""Of each command three: what it does, then the line."""
+
+MOST_USED = {
+    "train": "--model --data --recipe --epochs --batch-size --lr --out --resume --init",
+    "reproduce": "--list --dry-run --scale --data --seeds --rows --out --resume --json",
+    "analyse": "--data --html --out --json --seeds",
+    "evaluate": "--data --part --html --json",
+}
+"""The options that most people look for; the others follow in their groups."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option or a positional word as the command line has it."""
+
+    flags: tuple[str, ...]
+    """As they are written; empty for what goes by its place."""
+    metavar: str
+    """What is written behind it, "" for a switch."""
+    choices: tuple[str, ...]
+    help: str
+    default: str
+    group: str
+    """The name of the group of options it stands in, "" for the command's own."""
+
+
+def options_class(command: str) -> Any:
+    """The dataclass of a command's options."""
+    home = import_module(f"kilolayer.cli.{command.replace('-', '_')}")
+    return getattr(home, _type_name(command))
+
+
+def _type_name(command: str) -> str:
+    return "".join(word.capitalize() for word in command.split("-")) + "Options"
+
+
+def examples_of(command: str) -> list[tuple[str, str]]:
+    """What each example does, and its line."""
+    lines = EXAMPLES[command].strip().splitlines()
+    return [(what.removeprefix("# "), line) for what, line in zip(lines[::2], lines[1::2], strict=True)]
+
+
+def command_summary(command: str) -> str:
+    """A command in one sentence, read from its source: `--help` need not import all there is."""
+    source = Path(__file__).parent / f"{command.replace('-', '_')}.py"
+    classes = (
+        node for node in ast.parse(source.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+    )
+    named = next(node for node in classes if node.name == _type_name(command))
+    return unwrap_paragraphs((ast.get_docstring(named) or "").partition("\n\n")[0])
+
+
+def command_description(command: str) -> str:
+    """What a command says of itself, a paragraph a line."""
+    return _documentation(options_class(command))
+
+
+def options_of(command: str) -> list[Option]:
+    """Those of a command, in the order of its dataclass."""
+    return list(_options(options_class(command), ""))
+
+
+def group_text(command: str, group: str) -> str:
+    """What a group of options says of itself."""
+    kinds = (type(field.default) for field in fields(options_class(command)) if field.name == group)
+    return _documentation(next(kinds))
+
+
+def _options(kind: Any, group: str) -> Iterator[Option]:
+    hints = get_type_hints(kind, include_extras=True)
+    texts = _texts(kind)
+    for field in fields(kind):
+        if is_dataclass(field.default):
+            yield from _options(type(field.default), field.name)
+        else:
+            yield _option(field, hints[field.name], texts.get(field.name, ""), group)
+
+
+def _option(field: Field[Any], hint: Any, text: str, group: str) -> Option:
+    marks = getattr(hint, "__metadata__", ())
+    by_place = tyro.conf.Positional in marks
+    metavars = [mark.metavar for mark in marks if getattr(mark, "metavar", None)]
+    choices = [_choices(metavar) for metavar in metavars if _choices(metavar)]
+    is_switch = isinstance(field.default, bool)
+    name = field.name.replace("_", "-")
+    pair = is_switch and tyro.conf.FlagCreatePairsOff not in marks
+    return Option(
+        flags=() if by_place else (f"--{name}", *([f"--no-{name}"] if pair else [])),
+        metavar="" if is_switch else metavars[-1] if metavars else _metavar(field),
+        choices=choices[-1] if choices else (),
+        help=text,
+        default=""
+        if any(getattr(mark, "help_behavior_hint", None) == "" for mark in marks)
+        else _shown(field),
+        group=group,
+    )
+
+
+def _choices(metavar: str) -> tuple[str, ...]:
+    """The words of `{one,other}`."""
+    inner = metavar.strip("[]")
+    return tuple(inner[1:-1].split(",")) if inner.startswith("{") else ()
+
+
+def _metavar(field: Field[Any]) -> str:
+    """For an option whose type says nothing of it."""
+    kind = str(field.type)
+    name = next(
+        (name for word, name in (("int", "N"), ("Path", "DIR"), ("float", "X")) if word in kind), "TEXT"
+    )
+    return f"{name}..." if "tuple" in kind else name
+
+
+def _shown(field: Field[Any]) -> str:
+    value = field.default
+    if isinstance(value, bool):
+        return "on" if value else ""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value) if isinstance(value, int | float | str) else ""
+
+
+@cache
+def _texts(kind: Any) -> dict[str, str]:
+    """The docstrings that stand below the fields of a dataclass, and of those that it inherits from."""
+    texts: dict[str, str] = {}
+    for one in reversed([base for base in kind.__mro__ if is_dataclass(base)]):
+        body = _definition(one).body
+        for before, after in pairwise(body):
+            match before, after:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    texts[name] = unwrap_paragraphs(inspect.cleandoc(text))
+    return texts
+
+
+def _documentation(kind: Any) -> str:
+    """From its source: `python -OO` drops the docstring."""
+    return unwrap_paragraphs(ast.get_docstring(_definition(kind)) or "")
+
+
+def _definition(kind: Any) -> ast.ClassDef:
+    definition = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(definition, ast.ClassDef)  # noqa: S101
+    return definition
+
+
+def unwrap_paragraphs(text: str) -> str:
+    """Paragraphs on one line each."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))

@@ -1,0 +1,138 @@
+"""The words that can stand where the cursor is; asked for by the scripts of `kilolayer completion`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from glob import glob
+
+from kilolayer.cli.command_table import COMMANDS, Option, options_of
+
+FILES, FOLDERS = "<files>", "<folders>"
+"""Stand for the paths that the shell itself completes."""
+DATA = ("digits", "cifar10", "cifar100", FILES)
+
+
+def _networks() -> Sequence[str]:
+    from kilolayer.networks import list_models
+
+    return list_models()
+
+
+def _recipes() -> Sequence[str]:
+    from kilolayer.cli.options import RECIPE_NAMES
+
+    return RECIPE_NAMES
+
+
+def _analyses() -> Sequence[str]:
+    from kilolayer.cli.analyse import ANALYSIS_NAMES
+
+    return (*ANALYSIS_NAMES, "all")
+
+
+def _tables() -> Sequence[str]:
+    from kilolayer.papers import tables
+
+    return [table.name for table in tables()]
+
+
+def _shortcuts() -> Sequence[str]:
+    return ("identity", "zero", "projection", "scaled:", "dropout:", "exclusive_gate:", "shortcut_gate:")
+
+
+VALUE_SOURCES: dict[str, Callable[[], Sequence[str]]] = {
+    "show NAME": lambda: (*_networks(), FILES),
+    "[PATTERN]": _networks,
+    "MODEL...": _networks,
+    "--model": _networks,
+    "WHAT": _analyses,
+    "NETWORK_OR_RUN...": lambda: (*_networks(), FILES),
+    "[TABLE...]": _tables,
+    "[NAME...]": _recipes,
+    "SHELL": lambda: ("bash", "zsh", "fish", "tcsh"),
+    "PATH": lambda: DATA,
+    "--data": lambda: DATA,
+    "--shortcut": _shortcuts,
+    "--device": lambda: ("auto", "cpu", "cuda"),
+    "--memory": lambda: ("fastest", "balanced", "smallest"),
+    "--init": lambda: (FILES,),
+}
+"""What a flag or a metavar stands for; with the command in front where it differs between commands."""
+FOLDER_WORDS, FILE_WORDS = ("DIR",), ("FILE", "RUN", "IMAGE", "WEIGHTS")
+
+
+def print_completions(shell: str, words: Sequence[str]) -> None:
+    """Prints a line for each word that can stand in place of the last of `words`."""
+    if shell == "tcsh":
+        line = os.environ.get("COMMAND_LINE", "")
+        words = [*_split(line)[1:], *([""] if line.endswith(" ") else [])]
+    # bash gives "--recipe=sh" as three words.
+    words = [word for word in words[:-1] if word != "="] + [words[-1].removeprefix("=") if words else ""]
+    flag, equals, word = words[-1].partition("=") if words[-1].startswith("--") else ("", "", words[-1])
+    if equals:
+        found = [f"{flag}={each}" for each in completions_at([*words[:-1], flag, word]) if each[0] != "<"]
+    else:
+        found = list(completions_at(words))
+    for each in found:
+        print(each if shell != "tcsh" or each[0] != "<" else "\n".join(_paths(word)))
+
+
+def completions_at(words: Sequence[str]) -> Iterator[str]:
+    """The words that can stand in place of the last, `FILES` and `FOLDERS` among them."""
+    *before, word = words
+    if not before:
+        yield from (each for each in (*COMMANDS, "--help", "--version") if each.startswith(word))
+    elif before[0] in COMMANDS:
+        yield from (
+            each for each in _in_command(*before, word=word) if each[0] == "<" or each.startswith(word)
+        )
+
+
+def _in_command(command: str, *before: str, word: str) -> Iterator[str]:
+    options = options_of(command)
+    by_flag = {flag: option for option in options for flag in option.flags}
+    places = [option for option in options if not option.flags]
+    taken = 0
+    value_of: Option | None = None
+    for each in before:
+        if each in by_flag:
+            value_of = by_flag[each] if by_flag[each].metavar else None
+        elif value_of is not None:
+            value_of = None
+        else:
+            taken += 1
+    if value_of is not None:
+        yield from _values(command, value_of)
+        return
+    if places and not word.startswith("-"):
+        place = places[min(taken, len(places) - 1)]
+        if taken < len(places) or place.metavar.rstrip("]").endswith("..."):
+            yield from _values(command, place)
+    if word.startswith("-") or not places:
+        yield from (flag for flag in ("--help", *by_flag) if flag not in before)
+
+
+def _values(command: str, option: Option) -> Sequence[str]:
+    name = option.flags[0] if option.flags else option.metavar
+    source = VALUE_SOURCES.get(f"{command} {name}") or VALUE_SOURCES.get(name)
+    if source is not None:
+        return source()
+    if option.choices:
+        return option.choices
+    if any(each in option.metavar for each in FILE_WORDS):
+        return (FILES,)
+    return (FOLDERS,) if option.metavar in FOLDER_WORDS else ()
+
+
+def _paths(word: str) -> list[str]:
+    """For a shell that gives only words."""
+    return [f"{path}/" if os.path.isdir(path) else path for path in sorted(glob(f"{word}*"))]
+
+
+def _split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quote that is still open
+        return line.split()

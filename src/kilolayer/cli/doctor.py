@@ -1,0 +1,69 @@
+"""kilolayer doctor: what the program runs on and whether it works there; what to paste into a bug report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kilolayer.cli.option_types import Switch
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Show versions, devices, limits, and whether a tiny training repeats here.
+
+    To be pasted into a bug report: it names no user, no host and no folder.
+
+    Exit status: 0 all is well, 1 the self-test failed.
+    """
+
+    json: Switch = False
+    """Print JSON."""
+
+
+def execute(options: DoctorOptions) -> int:
+    """Looks, tries, prints; 1 where the self-test failed."""
+    from kilolayer.runs.environment_report import describe_environment
+    from kilolayer.runs.self_test import PROMISES
+
+    found = {**describe_environment(), "self-test": _tried()}
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print(found)
+    return 0 if all(one.get(what) for one in found["self-test"] for what in PROMISES) else 1
+
+
+def _tried() -> list[dict[str, Any]]:
+    """The self-test on the CPU, and on the first GPU where there is one."""
+    from kilolayer.runs.self_test import run_self_test
+    from kilolayer.training import choose_device, choose_precision
+
+    return [
+        run_self_test(device, choose_precision("auto", device))
+        for device in dict.fromkeys((choose_device("cpu"), choose_device("auto")))
+    ]
+
+
+def _print(found: dict[str, Any]) -> None:
+    from kilolayer.system.terminal import print_text
+
+    for part, content in found.items():
+        print_text(part)
+        for one in content if isinstance(content, list) else [content]:
+            for name, value in _rows(one):
+                print_text(f"  {name:<24} {value}", hanging=25)
+            print_text("")
+
+
+def _rows(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        yield name.replace("_", " "), _in_words(value)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,117 @@
+"""kilolayer evaluate: the errors of a trained network on labelled images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes
+
+from kilolayer.cli.foreign_options import NO_FOREIGN, ForeignOptions
+from kilolayer.cli.option_types import (
+    NO_DEFAULT_SHOWN,
+    Device,
+    OptionalColumn,
+    OptionalFile,
+    OptionalFolder,
+    OptionalText,
+    OptionalWhole,
+    OwnUnit,
+    PrecisionChoice,
+    RunOrWeights,
+    Switch,
+    Whole,
+    choice_option,
+)
+from kilolayer.data.config import Appearance, Normalization
+from kilolayer.errors import InputError
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Measure a trained network: errors, loss, each class, what is taken for what.
+
+    With --data all labelled images there count, whatever their splits.
+    """
+
+    trained: RunOrWeights
+    """A run's folder, or a weights file (which needs --data)."""
+    data: OptionalText = None
+    """digits, cifar10, cifar100 or a PATH with labelled images; otherwise the run's own test set."""
+    part: OptionalText = None
+    """test, validation, train, another SPLIT that the data have, or all. Otherwise test for digits, CIFAR and
+    the run's own data, and all for other data."""
+    html: OptionalFile = None
+    """Write a page too: confusion matrix, each class, the most confident mistakes as pictures."""
+    json: Switch = False
+    """Print JSON."""
+    unit: OwnUnit = None
+    """FILE.py that the network's own kind of unit is from. Its code runs."""
+    skip_unknown_classes: Switch = False
+    """Leave out images of classes that the network does not have; otherwise they are refused."""
+    skip_damaged: Switch = False
+    """Leave out images that cannot be read; otherwise they are refused."""
+    image_size: OptionalWhole = None
+    """Resize to this many pixels a side; otherwise the network's own size."""
+    appearance: Annotated[Appearance | None, choice_option("shown", "stored"), NO_DEFAULT_SHOWN] = None
+    """Pictures as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
+    shown for a weights file."""
+    image_column: OptionalColumn = None
+    """Parquet's column of images, where its name is unusual."""
+    label_column: OptionalColumn = None
+    """Parquet's column of labels, where its name is unusual."""
+    data_folder: OptionalFolder = None
+    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    download: Switch = False
+    """Fetch cifar10 or cifar100 where it is missing."""
+    batch_size: Whole = 256
+    """Images at a time."""
+    device: Device = "auto"
+    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
+    precision: PrecisionChoice = "auto"
+    """auto is the run's own, and fp32 for a weights file."""
+    foreign: OmitArgPrefixes[ForeignOptions] = NO_FOREIGN
+    normalization: Annotated[Normalization, choice_option("channel", "per_pixel_mean")] = "channel"
+    """With --model and without --mean: how pixels are normalised, by figures of the training images."""
+    split: OptionalText = None
+    """The old name of --part."""
+
+
+def execute(options: EvaluateOptions) -> int:
+    """Measures, writes the page, and prints."""
+    options = _checked(options)
+    from kilolayer.cli.evaluation_input import network_and_sample
+    from kilolayer.report.evaluation_text import evaluation_json, print_evaluation
+    from kilolayer.runs.evaluation_result import evaluate_sample
+
+    network, sample = network_and_sample(options)
+    measurement = evaluate_sample(network, sample, options.device, options.precision, options.batch_size)
+    if options.html is not None:
+        from kilolayer.report.evaluation_page import write_evaluation_page
+
+        write_evaluation_page(measurement, options.trained, Path(options.html))
+    if options.json:
+        print(json.dumps(evaluation_json(measurement)))
+    else:
+        print_evaluation(measurement, page=options.html)
+    return 0
+
+
+def _checked(options: EvaluateOptions) -> EvaluateOptions:
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size is {options.batch_size}; allowed: a whole number from 1")
+    if options.html is not None:
+        from kilolayer.report.extra import check_installed
+        from kilolayer.system import durable
+
+        check_installed()
+        durable.check_writable(Path(options.html))
+    if options.split is None:
+        return options
+    if options.part is not None:
+        raise InputError("--split is the old name of --part; give only --part")
+    print("--split is now called --part", file=sys.stderr)
+    return replace(options, part=options.split)

@@ -1,0 +1,192 @@
+"""The network and the labelled images that `kilolayer evaluate` is asked to measure."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kilolayer.cli.foreign_weights import build_foreign_network, channel_statistics, check_class_names
+from kilolayer.data import Data, Images, LabelledImages, load_labelled, measure_statistics
+from kilolayer.data.config import BUILT_IN_NAMES
+from kilolayer.data.evaluation_sample import (
+    EvaluationSample,
+    is_same_place,
+    lies_within,
+    match_classes,
+    select_new_images,
+    select_own_images,
+)
+from kilolayer.data.loading import open_source
+from kilolayer.data.sources.class_folders import FOLDER_ADVICE
+from kilolayer.errors import InputError
+from kilolayer.runs import SavedNetwork
+from kilolayer.runs.data_record import PART_TITLES, check_same_part
+from kilolayer.runs.trained_network import TrainedNetwork, open_trained
+from kilolayer.system.folders import expand_home
+from kilolayer.system.message_text import quote
+
+if TYPE_CHECKING:
+    from kilolayer.cli.evaluate import EvaluateOptions
+
+UNKNOWN_TRAINING = "a weights file does not say what it was trained on: images of that would count here too"
+NOT_NOTED = "the run did not note what its {} was: whether that has changed since cannot be told"
+SAME_CLASSES = (
+    "these have the run's classes: any pictures among them that it was trained on make the error too low"
+)
+WITHIN_OWN = "these lie within the data of the run: images that it was trained on may count here too"
+
+
+def network_and_sample(options: EvaluateOptions) -> tuple[TrainedNetwork, EvaluationSample]:
+    """What `options` name. Raises `InputError`."""
+    if options.foreign.model is not None:
+        return _read_foreign(options, options.foreign.model)
+    options.foreign.check_unused()
+    try:
+        network = open_trained(options.trained)
+    except InputError as error:
+        hint = "; for a file of others add --model NAME" if Path(options.trained).is_file() else ""
+        raise InputError(f"{error}{hint}") from None
+    return network, _sample(options, network)
+
+
+def _sample(options: EvaluateOptions, network: TrainedNetwork) -> EvaluationSample:
+    weights, own = network.weights, network.experiment.data if network.experiment else None
+    if own is not None and options.data is None:
+        _check_there(own, network.name)
+    grey = weights.model.description.in_chans == 1
+    if own is not None and (options.data is None or is_same_place(options.data, own)):
+        labelled, part = _own_images(options, own, network, grey)
+    elif own is not None and options.part != "all" and _is_moved(options, own, network):
+        labelled, part = _own_images(options, own, network, grey)
+        note = "the run's test set is in these data, so they are split as the run's (--part all takes all)"
+        labelled = replace(labelled, origin=(*labelled.origin, note))
+    else:
+        size = options.image_size or weights.model.description.image_size
+        labelled, part = _new_images(options, _data(options, size, own), grey)
+        if own is None and part == "all":
+            labelled = replace(labelled, origin=(*labelled.origin, UNKNOWN_TRAINING))
+        if own is not None and lies_within(str(options.data), own):
+            labelled = replace(labelled, origin=(*labelled.origin, WITHIN_OWN))
+        elif (
+            own is not None and own.source not in BUILT_IN_NAMES and {*labelled.classes} == {*weights.classes}
+        ):
+            labelled = replace(labelled, origin=(*labelled.origin, SAME_CLASSES))
+    return match_classes(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
+
+
+def _new_images(options: EvaluateOptions, data: Data, grey: bool) -> tuple[LabelledImages, str]:
+    try:
+        return select_new_images(data, options.part, grey)
+    except InputError as error:
+        words = shlex.join(["kilolayer", "predict", options.trained, data.source])
+        hint = f"; for pictures without labels: {words}" if FOLDER_ADVICE in str(error) else ""
+        raise InputError(f"{error}{hint}") from None
+
+
+def _check_there(own: Data, name: str) -> None:
+    if own.source not in BUILT_IN_NAMES and not os.path.exists(expand_home(own.source)):
+        raise InputError(
+            f"the data of {name}, {quote(own.source)}, are not there; --data PATH says where they lie now"
+        )
+
+
+def _is_moved(options: EvaluateOptions, own: Data, network: TrainedNetwork) -> bool:
+    """Whether the run's data lie at this other place: most of those images it was trained on."""
+    test_set = network.fingerprints.get(PART_TITLES["test"])
+    there = _as_trained(_own_data(options, own), own)
+    if test_set is None or there.source in BUILT_IN_NAMES:
+        return False
+    try:
+        return open_source(there).read_test().fingerprint() == test_set
+    except InputError:
+        return False
+
+
+def _own_images(
+    options: EvaluateOptions, own: Data, network: TrainedNetwork, grey: bool
+) -> tuple[LabelledImages, str]:
+    """A part of the run's data, which must be what it was when the run began; and the part's name."""
+    data, noted = _own_data(options, own), network.fingerprints
+    trained_on = _as_trained(data, own)
+
+    def check(part: str, images: Images) -> None:
+        check_same_part(network.name, part, images, noted)
+
+    part = options.part or "test"
+    labelled = select_own_images(trained_on, part, grey, check)
+    if data != trained_on:  # another size or appearance has other fingerprints
+        labelled = select_own_images(data, part, grey)
+    if own.source not in BUILT_IN_NAMES and part in PART_TITLES and PART_TITLES[part] not in noted:
+        labelled = replace(labelled, origin=(*labelled.origin, NOT_NOTED.format(PART_TITLES[part])))
+    return labelled, part
+
+
+def _as_trained(data: Data, own: Data) -> Data:
+    return replace(data, image_size=own.image_size, appearance=own.appearance)
+
+
+def _own_data(options: EvaluateOptions, own: Data) -> Data:
+    return replace(
+        own,
+        source=options.data or own.source,
+        folder=options.data_folder or own.folder,
+        download=options.download,
+        image_size=options.image_size or own.image_size,
+        skip_damaged=options.skip_damaged or own.skip_damaged,
+        appearance=options.appearance or own.appearance,
+        image_column=options.image_column or own.image_column,
+        label_column=options.label_column or own.label_column,
+    )
+
+
+def _data(options: EvaluateOptions, size: int, own: Data | None = None) -> Data:
+    if options.data is None:
+        raise InputError(f"{options.trained} is a weights file, which names no data; add --data")
+    appearance = options.appearance or (own.appearance if own else "shown")
+    return Data(
+        options.data,
+        options.data_folder,
+        options.download,
+        size,
+        skip_damaged=options.skip_damaged,
+        appearance=appearance,
+        image_column=options.image_column,
+        label_column=options.label_column,
+    )
+
+
+def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, EvaluationSample]:
+    """The network of a file that says nothing of it; what is not given of it is taken from the data."""
+    if options.data is None:
+        raise InputError("--model is for a weights file, which names no data; add --data")
+    given, names = options.foreign.pixel_statistics(), options.foreign.class_names()
+    model = build_foreign_network(options.trained, name, options.image_size)
+    grey = model.description.in_chans == 1
+    data = _data(options, model.description.image_size)
+    labelled, part = _new_images(options, data, grey)
+    notes = [] if names else ["the network's classes are taken to be the data's, in their order (--classes)"]
+    classes = check_class_names(model, names or labelled.classes, "--classes" if names else "the data")
+    if given is not None:
+        normalization = channel_statistics(model, given)
+    else:
+        training = _training_images(data, grey)
+        whose = "these images" if training is None else "the data's training images"
+        normalization = measure_statistics(
+            labelled.images if training is None else training, options.normalization
+        )
+        notes.append(f"the network's input is normalised by figures of {whose} (--mean, --std)")
+    measured = replace(labelled, origin=(*labelled.origin, *notes))
+    weights = SavedNetwork(model, classes, normalization)
+    taken = match_classes(measured, part, classes, skip_unknown=options.skip_unknown_classes)
+    return TrainedNetwork(options.trained, weights), taken
+
+
+def _training_images(data: Data, grey: bool) -> Images | None:
+    """None where the data have no training part of their own."""
+    try:
+        return load_labelled(data, "train", grey).images
+    except InputError:
+        return None

@@ -1,0 +1,41 @@
+"""`kilolayer train --explain`: what was chosen and why, and the predicted beside the measured memory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from itertools import islice
+
+from kilolayer.runs.start_environment import peak_memory_bytes
+from kilolayer.system.terminal import print_rows
+from kilolayer.training import ProgressiveDepth, ProgressiveResize, Trainer
+from kilolayer.training.decisions import explain_decisions
+from kilolayer.training.memory_budget import format_bytes
+
+STEPS = 3
+
+
+def explain_training(training: Trainer) -> int:
+    """Prints, takes a few steps of the training to measure them, and writes nothing.
+
+    Where images or depth grow, the steps are as in the last part of the run, which the prediction is of.
+    """
+    rows = explain_decisions(training)
+    if training.context.is_main:
+        print_rows(rows)
+    recipe = training.experiment.recipe
+    size = recipe.progressive_resize.share_at(recipe.iterations, recipe.iterations)
+    last = replace(recipe, progressive_resize=ProgressiveResize(size), progressive_depth=ProgressiveDepth())
+    training.experiment = replace(training.experiment, recipe=last)
+    seconds: list[float] = []
+    steps = training.steps()
+    while len(seconds) < min(STEPS, training.experiment.recipe.iterations):
+        started = time.perf_counter()
+        list(islice(steps, 1))
+        seconds.append(time.perf_counter() - started)
+    if training.context.is_main:
+        speed = training.experiment.recipe.batch_size / min(seconds)
+        measured = format_bytes(peak_memory_bytes(training.context))
+        steps_taken = f"{len(seconds)} steps{'' if last == recipe else ' as in the last part'}"
+        print_rows({"measured": f"{measured} at the peak of {steps_taken}, {speed:,.0f} images/s"})
+    return 0

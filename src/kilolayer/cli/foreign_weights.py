@@ -1,0 +1,74 @@
+"""A network whose weights file says nothing of it: its shape, its classes and its normalisation are given."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import torch
+
+from kilolayer.cli.foreign_options import ForeignOptions, PixelStatistics
+from kilolayer.data import InputStatistics
+from kilolayer.errors import InputError
+from kilolayer.networks import ResidualNetwork, build, describe
+from kilolayer.runs import SavedNetwork
+from kilolayer.weights import load_weights, read_state_dict
+
+FIRST_CONV, CLASSIFIER = "stem.conv1.weight", "classifier.weight"
+
+
+def build_foreign_network(path: str, name: str, image_size: int | None = None) -> ResidualNetwork:
+    """The network `name` with the file's weights, as many channels and classes as they have.
+
+    Raises `InputError` where the file cannot be read safely or a tensor does not fit.
+    """
+    state = read_state_dict(path)
+    network = describe(name)
+    first, last = state.get(FIRST_CONV), state.get(CLASSIFIER)
+    model = build(
+        replace(
+            network,
+            in_chans=first.shape[1] if first is not None and first.ndim == 4 else network.in_chans,
+            num_classes=last.shape[0] if last is not None and last.ndim == 2 else network.num_classes,
+            image_size=image_size or network.image_size,
+        )
+    )
+    try:
+        load_weights(model, state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return model.eval()
+
+
+def load_foreign_weights(path: str, options: ForeignOptions) -> SavedNetwork:
+    """The network with classes and normalisation as the options give them. Raises `InputError`."""
+    assert options.model is not None  # noqa: S101 - what the caller asks first
+    given, names = options.pixel_statistics(), options.class_names()
+    if given is None:
+        raise InputError("--model needs --mean and --std too: what the network's input was normalised by")
+    model = build_foreign_network(path, options.model)
+    if names is None:
+        print("without --classes FILE the classes are numbers, from 0", file=sys.stderr)
+        names = tuple(str(i) for i in range(model.description.num_classes))
+    return SavedNetwork(model, check_class_names(model, names, "--classes"), channel_statistics(model, given))
+
+
+def check_class_names(model: ResidualNetwork, names: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """The names, if they are as many as the network's classes; else an `InputError`."""
+    if len(names) != model.description.num_classes:
+        raise InputError(
+            f"the network has {model.description.num_classes:,} classes, {where} {len(names):,}; name all of "
+            "them in the network's order: --classes FILE"
+        )
+    return names
+
+
+def channel_statistics(model: ResidualNetwork, pixel_statistics: PixelStatistics) -> InputStatistics:
+    """The normalisation as tensors. Raises `InputError` where the network has other channels."""
+    channels = model.description.in_chans
+    if len(pixel_statistics.mean) != channels:
+        raise InputError(
+            f"--mean and --std have {len(pixel_statistics.mean)} numbers, the network {channels} channels"
+        )
+    mean, scale = (torch.tensor(one).view(-1, 1, 1) for one in (pixel_statistics.mean, pixel_statistics.std))
+    return InputStatistics(mean, scale)

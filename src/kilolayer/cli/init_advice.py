@@ -1,0 +1,113 @@
+"""A word before a training from random weights on few pictures: what to do, and which weights there are."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.data.config import BUILT_IN_NAMES
+from kilolayer.training import Experiment
+
+if TYPE_CHECKING:
+    from kilolayer.data import Splits
+
+FEW_IMAGES = 100
+"""Pictures of a class below which random weights learn little: measured (docs/results, Fine-tuning)."""
+LARGE_NETWORK = 100_000
+"""Parameters of a network that few pictures do not determine."""
+MAX_RUNS = 200
+"""Folders that are looked into for weights."""
+
+
+def advise_on_init(
+    experiment: Experiment, splits: Splits, folders: Iterable[Path], out: Path | None = None
+) -> str | None:
+    """What to do instead, a command on a line of its own; None where weights are given, or pictures enough.
+
+    folders: where finished runs may lie, whose weights can be begun from; out: the folder of this training.
+    """
+    if experiment.init is not None:
+        return None
+    a_class = len(splits.train) // splits.num_classes
+    few = (
+        a_class < FEW_IMAGES
+        and experiment.network.parameters > LARGE_NETWORK
+        and experiment.data.source not in BUILT_IN_NAMES
+    )
+    if not few and experiment.recipe.name.partition("@")[0] != "finetune":
+        return None
+    why = (
+        f"{a_class:,} pictures a class are few for {experiment.network.parameters:,} random weights"
+        if few
+        else "the recipe finetune is for weights that are given"
+    )
+    return f"{why}; {_instead(next(source_runs(experiment, folders), None), out)}"
+
+
+def _instead(source: Path | None, out: Path | None) -> str:
+    if source is not None:
+        return f"begin from a run's: --init {shlex.quote(str(source))} --recipe finetune"
+    name = _free_name(out)
+    return (
+        f"train on a larger set of the same kind first, then add --init {name} --recipe finetune\n"
+        f"  kilolayer train --data cifar100 --download --out {name}"
+    )
+
+
+def _free_name(out: Path | None) -> Path:
+    """A folder for a run, which is not there and not `out`."""
+    names = (Path(f"runs/source{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+    taken = None if out is None else out.resolve()
+    return next(name for name in names if not name.exists() and name.resolve() != taken)
+
+
+def source_runs(experiment: Experiment, folders: Iterable[Path]) -> Iterator[Path]:
+    """Finished runs on other pictures of as many channels: the same network first, then the newest."""
+    found = [run for folder in dict.fromkeys(folders) for run in _runs(folder)]
+    configs = ((run, _config(run)) for run in sorted(found, key=_written, reverse=True)[:MAX_RUNS])
+    fit = [(run, config) for run, config in configs if _is_source(config, experiment)]
+    yield from (run for run, _ in sorted(fit, key=lambda pair: not _same_network(pair[1], experiment)))
+
+
+def _runs(folder: Path) -> Iterator[Path]:
+    try:
+        yield from (path.parent for path in folder.glob("*/weights.safetensors"))
+    except OSError:
+        return
+
+
+def _written(run: Path) -> float:
+    try:
+        return (run / "weights.safetensors").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """The run's experiment as it stands in JSON; empty where it cannot be read."""
+    try:
+        found = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return {"network": dict(found["network"]), "data": dict(found["data"])}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+
+
+def _is_source(config: dict[str, Any], experiment: Experiment) -> bool:
+    if not config:
+        return False
+    source = config["data"].get("source")
+    return config["network"].get("in_chans") == experiment.network.in_chans and source not in (
+        "digits",
+        experiment.data.source,
+    )
+
+
+def _same_network(config: dict[str, Any], experiment: Experiment) -> bool:
+    from kilolayer.values import to_json
+
+    adapted = ("num_classes", "in_chans", "image_size")
+    own = json.loads(to_json(experiment.network))
+    return all(config["network"].get(key) == value for key, value in own.items() if key not in adapted)

@@ -1,0 +1,189 @@
+"""The options that describe an experiment, in the groups that the help shows; no torch is needed for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from kilolayer.cli.option_types import (
+    NO_DEFAULT_SHOWN,
+    NUMBER_OR_SPLIT,
+    CompileChoice,
+    Device,
+    GraphChoice,
+    KernelsChoice,
+    OptionalColumn,
+    OptionalFolder,
+    OptionalName,
+    OptionalNumber,
+    OptionalSplit,
+    OptionalText,
+    OptionalWhole,
+    OwnUnit,
+    PrecisionChoice,
+    Switch,
+    Text,
+    Whole,
+    choice_option,
+)
+from kilolayer.data.config import Appearance
+
+ARRANGEMENT_NAMES = (
+    "original",
+    "bn_after_addition",
+    "relu_before_addition",
+    "relu_only_preactivation",
+    "full_preactivation",
+)
+RECIPE_NAMES = (
+    "paper",
+    "paper-v1",
+    "released",
+    "resnext",
+    "imagenet",
+    "short",
+    "sprint",
+    "finetune",
+    "smoke",
+)
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """Ablations: what differs from the model's own residual unit, y = h(x) + F(x), x' = f(y)."""
+
+    arrangement: Annotated[str | None, choice_option(*ARRANGEMENT_NAMES), NO_DEFAULT_SHOWN] = None
+    """Where BN and ReLU stand (Identity Mappings, Fig. 4)."""
+    shortcut: OptionalText = None
+    """h: identity, zero, projection, scaled:λ[,λ_F], dropout:P, exclusive_gate:BIAS or shortcut_gate:BIAS."""
+    resize: Annotated[
+        Literal["zero_pad", "projection"] | None, choice_option("zero_pad", "projection"), NO_DEFAULT_SHOWN
+    ] = None
+    """What the shortcut does where the shape changes: option A or option B."""
+    stride_on: Annotated[Literal["1x1", "3x3"] | None, choice_option("1x1", "3x3"), NO_DEFAULT_SHOWN] = None
+    """Which convolution of a bottleneck has the stride."""
+    dropout: OptionalNumber = None
+    """Dropout between the two convolutions of a basic unit, as in wide networks."""
+    unit: OwnUnit = None
+    """A unit of your own, or a shortcut, branch or arrangement to put into the model's unit. The file's code
+    runs. For a run that has such a unit already FILE.py is enough."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What to train on."""
+
+    data: Text = "digits"
+    """digits (comes with the package), cifar10, cifar100, or a PATH: a CIFAR folder or archive, a folder
+    with one folder of images per class, parquet."""
+    data_folder: OptionalFolder = None
+    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    download: Switch = False
+    """Fetch cifar10 or cifar100 where it is missing."""
+    image_size: OptionalWhole = None
+    """Resize to this many pixels a side; otherwise the images' own size, or 224 where they differ."""
+    train: OptionalSplit = None
+    """The split to train on, by its name in the data; A+B is both. Otherwise the one whose name says so."""
+    test: OptionalSplit = None
+    """The split to test on; otherwise as above, or the validation split where there is no other."""
+    validation: Annotated[str | None, NUMBER_OR_SPLIT, NO_DEFAULT_SHOWN] = None
+    """Training images to hold out, or the split that is the validation set; otherwise the data's own beside a
+    test split, or a tenth. The curves are theirs, and the test set is read once, for the final figure. 0 is
+    the papers' protocol: train on all, curves on the test set."""
+    image_column: OptionalColumn = None
+    """Parquet's column of images, where its name is unusual."""
+    label_column: OptionalColumn = None
+    """Parquet's column of labels, where its name is unusual."""
+    subset: OptionalWhole = None
+    """Train on only this many of the images."""
+    appearance: Annotated[Appearance, choice_option("shown", "stored")] = "shown"
+    """Pictures as a viewer shows them: turned by their orientation, colours by their profile, transparency
+    over white, 16 bits scaled; or as the file stores them, as ImageNet's figures are made everywhere."""
+    skip_damaged: Switch = False
+    """Go on without the images that cannot be used, and say how many; otherwise they end it all at once."""
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How to optimise. What is given here changes the named recipe (see: kilolayer recipes)."""
+
+    recipe: Annotated[str, choice_option(*RECIPE_NAMES)] = "short"
+    """The named recipe to start from."""
+    epochs: OptionalWhole = None
+    """How long, in epochs; the learning rate's schedule keeps its proportions."""
+    iterations: OptionalWhole = None
+    """How long, in steps (instead of --epochs)."""
+    batch_size: OptionalWhole = None
+    """Images per step, over all processes; the number of epochs stays what it is."""
+    lr: OptionalNumber = None
+    """The highest learning rate; the schedule is scaled to it."""
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, choice_option("sgd", "adamw"), NO_DEFAULT_SHOWN] = (
+        None
+    )
+    """sgd or adamw in place of the recipe's. From sgd to adamw the learning rate becomes a hundredth and the
+    weight decay a hundredfold, which --lr and --weight-decay change."""
+    weight_decay: OptionalNumber = None
+    """Weight decay."""
+    trunk_lr: OptionalNumber = None
+    """The learning rate of all but the classifier, as a share of the classifier's, from 0 to 1."""
+    freeze_trunk: Switch = False
+    """Only the classifier learns, as with --trunk-lr 0; BN in the trunk keeps its running figures."""
+    no_flip: Switch = False
+    """Mirror no picture: for letters, signs, and whatever means something else in a mirror."""
+    label_smoothing: OptionalNumber = None
+    """The share of every label that is spread over all classes."""
+    averaged: OptionalNumber = None
+    """Evaluate and save the running mean of the weights over about this share of the run; 0: the last
+    weights."""
+    resolution: OptionalText = None
+    """Sides of the training images as shares of the full one, each with the share of the run from which it
+    holds: 0.5,0.75@0.4,1@0.7. Evaluation is at full size."""
+    growth: OptionalText = None
+    """Shares of every stage's units that are at work, written alike, up to 1: 0.33,0.67@0.4,1@0.7. The others
+    rest, as identities, and cost nothing."""
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where and how fast."""
+
+    device: Device = "auto"
+    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
+    precision: PrecisionChoice = "auto"
+    """auto is bf16 where the hardware has it or the kernels compute most of the network, else fp32."""
+    channels_last: Switch = False
+    """Keep channels last in memory; so it is anyway with bf16, and on a CPU."""
+    no_channels_last: Switch = False
+    """Keep channels first, whatever is faster."""
+    compile: CompileChoice = "off"
+    """Compile with torch.compile: each kind of unit once (units), so that the start does not grow with depth,
+    or the network (model, or no word behind it)."""
+    graph: GraphChoice = "auto"
+    """Replay each step as one CUDA graph; auto is off until that has been measured."""
+    kernels: KernelsChoice = "auto"
+    """fused computes whole residual units at once, in bf16, on a CPU (built at first use) or with Triton on a
+    GPU; auto is fused on a CPU where that can be, else plain."""
+    memory: Text = "fastest"
+    """fastest; balanced or smallest recompute units in the backward pass, once or twice, for a fraction of
+    the memory; bytes as 2GB take the least recomputation that fits. No figure changes."""
+    threads: OptionalWhole = None
+    """CPU threads; figures repeat bit for bit only with the same number."""
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """An experiment in the words of the command line; `assemble` makes it one."""
+
+    model: OptionalName = None
+    """A network's name (see: kilolayer models); otherwise preact_resnet20_cifar, or preact_resnet18 for
+    images of 64 pixels and more."""
+    seed: Whole = 0
+    """Decides initialisation, order, augmentation and dropout."""
+    evaluate_every: Whole = 1
+    """Epochs between two points of the curves."""
+    unit: OmitArgPrefixes[UnitOptions] = UnitOptions()
+    data: OmitArgPrefixes[DataOptions] = DataOptions()
+    recipe: OmitArgPrefixes[RecipeOptions] = RecipeOptions()
+    compute: OmitArgPrefixes[ComputeOptions] = ComputeOptions()

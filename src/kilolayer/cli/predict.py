@@ -1,0 +1,185 @@
+"""kilolayer predict: what a trained network takes images for."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import OmitArgPrefixes
+
+from kilolayer.cli.foreign_options import NO_FOREIGN, ForeignOptions
+from kilolayer.cli.option_types import (
+    NO_DEFAULT_SHOWN,
+    Device,
+    ImageFiles,
+    OptionalCsv,
+    OptionalWhole,
+    OwnUnit,
+    RunOrWeights,
+    Switch,
+    Whole,
+    choice_option,
+)
+from kilolayer.data.config import Appearance
+from kilolayer.errors import InputError
+
+if TYPE_CHECKING:
+    from kilolayer.runs import SavedNetwork
+    from kilolayer.runs.file_predictions import FilePrediction
+
+MAX_PIXELS = 4096
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Say what a trained network takes images for, with probabilities.
+
+    Images are files, folders with all below them, and patterns: 'in/**/*.jpg'.
+
+    What cannot be read is named, and the other images are predicted.
+
+    Exit status: 0 all is predicted, 1 some cannot be read, 2 none is predicted.
+    """
+
+    trained: RunOrWeights
+    """A run's folder, or a weights file."""
+    images: ImageFiles = ()
+    """Files, folders and patterns: JPEG, PNG and other common formats."""
+    top: Whole = 3
+    """How many classes to name, the likeliest first."""
+    csv: OptionalCsv = None
+    """Write a table with path, class, probability, class_2, probability_2, … and error, to standard output or
+    to a file whose name ends in .csv."""
+    json: Switch = False
+    """Print JSON."""
+    unit: OwnUnit = None
+    """FILE.py that the network's own kind of unit is from. Its code runs."""
+    image_size: OptionalWhole = None
+    """Resize to this many pixels a side; otherwise the network's own size."""
+    appearance: Annotated[Appearance | None, choice_option("shown", "stored"), NO_DEFAULT_SHOWN] = None
+    """Pictures as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
+    shown for a weights file."""
+    foreign: OmitArgPrefixes[ForeignOptions] = NO_FOREIGN
+    device: Device = "auto"
+    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
+
+
+def execute(options: PredictOptions) -> int:
+    """Classifies, writes, and returns 1 where a file could not be read."""
+    from kilolayer.data.picture_files import find_picture_files
+    from kilolayer.runs.file_predictions import image_form, predict_files
+    from kilolayer.system.progress_line import track
+
+    _check(options)
+    weights, appearance = _trained(options)
+    form = image_form(weights, options.image_size)
+    write = _writer(options, len(weights.classes))
+    files = find_picture_files(options.images)
+    missed = _Missed()
+    title = "" if _is_watched(options) else "predicting"
+    answers = predict_files(
+        weights, files, form, options.top, options.appearance or appearance, options.device
+    )
+    write(missed.recorded(track(((1, one) for one in answers), len(files), title)))
+    missed.print_summary(len(files))
+    return 1 if missed.unreadable else 0
+
+
+def _is_watched(options: PredictOptions) -> bool:
+    """Whether the answers go to a terminal, as those of a pipe may too: a bar would stand among them."""
+    if options.csv not in (None, "-"):
+        return False
+    try:
+        return sys.stdout.isatty() or stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except OSError:  # no file at all, as in a notebook
+        return True
+
+
+def _check(options: PredictOptions) -> None:
+    from kilolayer.report.prediction_formats import check_csv
+
+    if not options.images:
+        raise InputError("no image given: kilolayer predict RUN_OR_WEIGHTS IMAGE...")
+    if options.top < 1:
+        raise InputError(f"--top is {options.top}; allowed: a whole number from 1")
+    if options.image_size is not None and not 1 <= options.image_size <= MAX_PIXELS:
+        raise InputError(
+            f"--image-size is {options.image_size}; allowed: a whole number from 1 to {MAX_PIXELS:,}"
+        )
+    if options.csv is not None and options.json:
+        raise InputError("--csv and --json exclude each other; give one of them")
+    if options.csv is not None:
+        check_csv(options.csv)
+
+
+def _trained(options: PredictOptions) -> tuple[SavedNetwork, Appearance]:
+    """The network, and which pixels of a picture it was trained on, which only a run knows."""
+    from kilolayer.cli.foreign_weights import load_foreign_weights
+    from kilolayer.runs.trained_network import open_trained
+
+    if options.foreign.model is not None:
+        return load_foreign_weights(options.trained, options.foreign), "shown"
+    options.foreign.check_unused()
+    network = open_trained(options.trained)
+    return network.weights, network.experiment.data.appearance if network.experiment else "shown"
+
+
+def _writer(options: PredictOptions, classes: int) -> Callable[[Iterable[FilePrediction]], None]:
+    from kilolayer.report.prediction_formats import write_csv, write_json, write_text
+
+    if options.csv is not None:
+        return partial(write_csv, name=options.csv, columns=min(options.top, classes))
+    return write_json if options.json else write_text
+
+
+class _Missed:
+    """The files that are not predicted, as the messages name them."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+        self.passed_over: list[str] = []
+
+    def recorded(self, predictions: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
+        """The predictions but of files that are no pictures; `InputError` where there is none."""
+        pictures = self._without_passed_over(predictions)
+        first: list[FilePrediction] = []
+        for prediction in pictures:
+            first.append(prediction)
+            if prediction.classes:
+                return chain(first, pictures)
+        raise InputError(self._reason())
+
+    def _without_passed_over(self, predictions: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
+        from kilolayer.system.message_text import quote
+
+        for prediction in predictions:
+            name, error = quote(prediction.file.path), prediction.error
+            if error and not prediction.file.is_picture:
+                self.passed_over.append(name)
+                continue
+            if error:
+                self.unreadable.append(f"{name} ({error})")
+            yield prediction
+
+    def _reason(self) -> str:
+        from kilolayer.system.message_text import listing
+
+        if self.unreadable:
+            return f"none of {len(self.unreadable):,} images can be read: {listing(self.unreadable)}"
+        return f"no picture among {len(self.passed_over):,} files: {listing(self.passed_over)}"
+
+    def print_summary(self, files: int) -> None:
+        from kilolayer.system.message_text import listing
+
+        if self.passed_over:
+            count, names = len(self.passed_over), listing(self.passed_over, 3)
+            print(f"passed over {count:,} of {files:,} files that are no pictures: {names}", file=sys.stderr)
+        if self.unreadable:
+            count, names = len(self.unreadable), listing(self.unreadable)
+            print(f"{count:,} of {files:,} images cannot be read: {names}", file=sys.stderr)

@@ -1,0 +1,54 @@
+"""kilolayer report: a page with curves and tables, made from what a folder holds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from kilolayer.cli.option_types import OwnUnit
+from kilolayer.errors import InputError, missing_path_error
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write the report of a sweep, of a run, or of a folder of runs.
+
+    A sweep (kilolayer reproduce) gives a page, findings.json, and its tables as Markdown, LaTeX
+    and CSV; a run or a folder of runs gives a page with its curves and figures.
+    """
+
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
+    """The sweep's, the run's, or the runs' folder; the report goes there."""
+    unit: OwnUnit = None
+    """FILE.py that a run's own kind of unit is from. Its code runs."""
+
+
+def execute(options: ReportOptions) -> int:
+    """Writes the report, and says what was found and where the page is."""
+    from kilolayer.report.extra import check_installed
+
+    folder = Path(options.folder)
+    if not folder.is_dir():
+        if not os.path.exists(folder):
+            raise missing_path_error(folder)
+        raise InputError(f"{folder} is a file; give the folder of a sweep, of a run or of runs")
+    check_installed()
+    if (folder / "sweep.json").exists():
+        from kilolayer.report.reproduction_report import print_findings, write_reproduction
+        from kilolayer.sweep.reproduction import open_sweep
+
+        reproduction = open_sweep(folder)
+        print_findings(reproduction, write_reproduction(reproduction), False)
+    else:
+        from kilolayer.cli.runs_page import write_runs_page
+        from kilolayer.system.terminal import print_text
+
+        path, found = write_runs_page(folder)
+        for sentence in found:
+            print_text(sentence)
+        print(f"report: {path.resolve()}")
+    return 0

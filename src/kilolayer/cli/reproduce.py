@@ -1,0 +1,157 @@
+"""kilolayer reproduce: the papers' tables, run as tables."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from kilolayer.cli.option_types import (
+    NO_DEFAULT_SHOWN,
+    Device,
+    KernelsChoice,
+    OptionalFolder,
+    OptionalText,
+    OptionalWhole,
+    PrecisionChoice,
+    Switch,
+    choice_option,
+)
+from kilolayer.cli.options import RECIPE_NAMES
+from kilolayer.errors import InputError
+
+if TYPE_CHECKING:
+    from kilolayer.sweep.reproduction import Reproduction
+
+Patterns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT...", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Reproduce tables of the papers, run by run, with statistics over seeds.
+
+    Without a table's name it lists them. Killed or interrupted, the sweep goes on with
+    --resume DIR: finished runs are kept, others continue from their checkpoints.
+    """
+
+    tables: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TABLE...]", help_behavior_hint="")
+    ] = ()
+    """Tables, as p2-table-1."""
+    list: Switch = False
+    """List tables, runs and cost; with --resume or --out, what is done."""
+    json: Switch = False
+    """The list, or the findings at the end, as JSON."""
+    dry_run: Switch = False
+    """Show the runs and their cost; start and write nothing."""
+    rows: Patterns = ()
+    """Only rows whose name contains one of these, or matches it as a shell pattern."""
+    columns: Patterns = ()
+    """Only such columns."""
+    seeds: OptionalText = None
+    """How many seeds (5: seeds 0 to 4), or which, as 0,3,7; otherwise as many as the paper ran."""
+    data: OptionalText = None
+    """Where the images are, or others instead (see: kilolayer train --help); otherwise each table's own."""
+    data_folder: OptionalFolder = None
+    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    download: Switch = False
+    """Fetch cifar10 or cifar100 where it is missing."""
+    recipe: Annotated[str | None, choice_option(*RECIPE_NAMES), NO_DEFAULT_SHOWN] = None
+    """Another recipe than each cell's own."""
+    scale: Annotated[Literal["full", "proxy", "smoke"], choice_option("full", "proxy", "smoke")] = "full"
+    """full: the paper's size. proxy: for a CPU: 56 layers for 110, 16 x 16 pixels, 10,000 images, 624
+    iterations. smoke: seconds a run, to see that it works."""
+    depths: OptionalText = None
+    """Depths to run instead of the paper's, as 110=56,164=83."""
+    image_size: OptionalWhole = None
+    """Pixels a side."""
+    subset: OptionalWhole = None
+    """Training images."""
+    iterations: OptionalWhole = None
+    """Training iterations; the schedule keeps its proportions."""
+    batch_size: OptionalWhole = None
+    """Images per step."""
+    evaluate_every: OptionalWhole = None
+    """Epochs between two points of the curves."""
+    settings: Annotated[Literal["all", "first"], choice_option("all", "first")] = "all"
+    """Of a cell that stands for several settings (b_g = 0 ... -5), run all or the first."""
+    select: Switch = False
+    """Search b_g on held-out training images, as the paper did, for the cells where it did."""
+    workers: OptionalWhole = None
+    """Runs at a time; otherwise one per GPU, or per core."""
+    cores: OptionalWhole = None
+    """Cores of each run; otherwise an equal share, and 1 on a cluster. The last digits depend on it."""
+    engine: Annotated[Literal["pool", "ray"], choice_option("pool", "ray")] = "pool"
+    """pool: processes on this machine. ray: a Ray cluster."""
+    address: OptionalText = None
+    """HOST:PORT of the Ray cluster; otherwise the one this machine belongs to, or one made for the sweep."""
+    device: Device = "auto"
+    """auto, cpu, cuda."""
+    precision: PrecisionChoice = "auto"
+    """auto is bf16 where the hardware has it, else fp32."""
+    kernels: KernelsChoice = "auto"
+    """fused computes whole residual units at once, in bf16; auto is fused where train's is, else plain."""
+    out: OptionalFolder = None
+    """The sweep's folder; otherwise runs/TABLE-XXXX."""
+    resume: OptionalFolder = None
+    """Go on with the sweep in this folder, with everything as it was."""
+
+
+ALLOWED_WITH_RESUME = (
+    "resume", "list", "json", "dry_run", "select", "download", "workers", "cores", "engine",
+    "address", "device",
+)  # fmt: skip
+
+
+def execute(options: ReproduceOptions) -> int:
+    """Runs the sweep and reports it; returns the exit status."""
+    from kilolayer.cli.reproduction_request import check_reproduction_data, engine_from_options
+    from kilolayer.cli.reproduction_run import run_reproduction, warn_of_cost
+    from kilolayer.report import reproduction_list
+    from kilolayer.sweep.reproduction import check_free, save_request
+
+    if options.resume is None and not options.tables and not (options.list and options.out):
+        return reproduction_list.print_paper_tables(options.json)
+    reproduction = _wanted(options)
+    if options.list or options.dry_run:
+        return reproduction_list.print_reproduction_runs(reproduction, options.json)
+    check_free(reproduction)
+    check_reproduction_data(reproduction, options.download)
+    if options.select:
+        from kilolayer.cli.select_bias import run_bias_search
+        from kilolayer.sweep.bias_search import bias_searches
+
+        bias_searches(reproduction)
+    chosen = engine_from_options(options)
+    save_request(reproduction)
+    if options.engine == "pool":
+        warn_of_cost(reproduction)
+    if options.select:
+        return run_bias_search(reproduction, chosen, options.json)
+    return run_reproduction(reproduction, chosen, options.json)
+
+
+def _wanted(options: ReproduceOptions) -> Reproduction:
+    """The sweep that is gone on with, looked at, or begun."""
+    from kilolayer.cli.reproduction_request import request_from_options
+    from kilolayer.sweep.reproduction import open_sweep, plan_reproduction
+
+    if options.resume is not None:
+        _refuse_changes(options)
+        return open_sweep(options.resume)
+    if not options.tables:
+        return open_sweep(str(options.out))
+    return plan_reproduction(
+        request_from_options(options), Path(options.out or f"runs/{options.tables[0]}-{secrets.token_hex(2)}")
+    )
+
+
+def _refuse_changes(options: ReproduceOptions) -> None:
+    changed = [field.name for field in fields(options) if getattr(options, field.name) != field.default]
+    refused = [name for name in changed if name not in ALLOWED_WITH_RESUME]
+    if refused:
+        named = ", ".join("TABLE" if name == "tables" else f"--{name.replace('_', '-')}" for name in refused)
+        raise InputError(f"--resume takes everything from the sweep's sweep.json; leave out {named}")

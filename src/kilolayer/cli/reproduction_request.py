@@ -1,0 +1,166 @@
+"""From the options of `kilolayer reproduce` to what the sweep understands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kilolayer.cli.reproduce import ReproduceOptions
+from kilolayer.data.config import Data
+from kilolayer.data.loading import open_source, split_indices
+from kilolayer.errors import InputError
+from kilolayer.papers import Plan, find_table, tables
+from kilolayer.sweep import Engine, ProcessPool
+from kilolayer.sweep.request import SIZES, Request, Size
+from kilolayer.training import choose_device, computation_options, evaluation_mode_for
+from kilolayer.training.experiment import Kernels
+
+if TYPE_CHECKING:
+    from kilolayer.sweep.reproduction import Reproduction
+
+SIZE_OPTIONS = ("image_size", "subset", "iterations", "batch_size", "evaluate_every")
+
+
+def request_from_options(options: ReproduceOptions) -> Request:
+    """What was asked for, in the words of the sweep. Raises `InputError` for what cannot be used."""
+    runs = max(find_table(name).statistic.runs for name in options.tables)
+    return Request(
+        tables=options.tables,
+        rows=options.rows,
+        columns=options.columns,
+        seeds=_seeds(options.seeds, runs),
+        data=_data(options),
+        recipe=options.recipe,
+        size=_size(options),
+        settings=options.settings,
+        **_computing(options),
+    )
+
+
+def _computing(options: ReproduceOptions) -> dict[str, Any]:
+    """How the runs are computed. A cluster's GPUs are other machines', so nothing is asked of them here."""
+    if options.engine != "ray" or not options.device.startswith("cuda"):
+        return computation_options(choose_device(options.device), options.precision, options.kernels)
+    precision = "bf16" if options.precision == "auto" else options.precision
+    kernels: Kernels = "fused" if options.kernels == "fused" else "plain"
+    return {
+        "precision": precision,
+        "channels_last": precision == "bf16",
+        "kernels": kernels,
+        "evaluation": evaluation_mode_for(kernels),
+    }
+
+
+def _data(options: ReproduceOptions) -> Data | None:
+    if options.data is not None:
+        return Data(options.data, folder=options.data_folder)
+    if options.data_folder is None:
+        return None
+    used = {plan.data for plan in _plans(options)}
+    if len(used) != 1:
+        raise InputError(
+            f"--data-folder is for one data set; the tables use {', '.join(sorted(used))}: "
+            f"set KILOLAYER_DATA, or give --data too"
+        )
+    return Data(used.pop(), folder=options.data_folder)
+
+
+def _plans(options: ReproduceOptions) -> Iterator[Plan]:
+    return (plan for name in options.tables for cell in find_table(name).cells for plan in cell.plans)
+
+
+def _seeds(text: str | None, runs: int) -> tuple[int, ...]:
+    if text is None:
+        return tuple(range(runs))
+    try:
+        numbers = tuple(int(word) for word in text.removesuffix(",").split(","))
+    except ValueError:
+        numbers = (-1,)
+    chosen = numbers if "," in text else tuple(range(numbers[0]))
+    if not chosen or min(chosen) < 0 or len(set(chosen)) != len(chosen):
+        raise InputError(f"--seeds is {text!r}; allowed: a count from 1, or different seeds as 0,3,7")
+    return chosen
+
+
+def _size(options: ReproduceOptions) -> Size:
+    size = SIZES[options.scale]
+    asked = {name: getattr(options, name) for name in SIZE_OPTIONS}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if options.depths is not None:
+        changes["depths"] = _depths(options)
+    if options.image_size is not None:
+        changes["imagenet_size"] = options.image_size
+    if not changes:
+        return size
+    made = replace(size, name=f"{size.name}, changed", **changes)
+    made.scale.describe()
+    return made
+
+
+def _depths(options: ReproduceOptions) -> tuple[tuple[int, int], ...]:
+    text = str(options.depths)
+    try:
+        pairs = [tuple(int(part) for part in pair.split("=")) for pair in text.split(",")]
+        chosen = tuple((paper, ours) for paper, ours in pairs)
+    except ValueError:
+        raise InputError(f"--depths is {text!r}; allowed: pairs PAPER=OURS, as 110=56,164=83") from None
+    # Of any table: the command that repeats one cell tells the depths of its whole sweep.
+    there = sorted({plan.depth for one in tables() for cell in one.cells for plan in cell.plans})
+    for paper, ours in chosen:
+        if paper not in there or ours < 1:
+            known = ", ".join(map(str, there))
+            raise InputError(f"--depths has {paper}={ours}; allowed: from one of {known} to a depth from 1")
+    return chosen
+
+
+def check_reproduction_data(reproduction: Reproduction, fetch: bool) -> None:
+    """Refuses missing data, and fewer images than a batch, before anything is written."""
+    largest: dict[Data, int] = {}
+    for one in reproduction.runs:
+        data = one.experiment.data
+        largest[data] = max(largest.get(data, 1), one.experiment.recipe.batch_size)
+    for data, batch_size in largest.items():
+        images = _images(replace(data, download=fetch))
+        if batch_size > images:
+            raise InputError(f"batch size {batch_size} is larger than the training set of {images:,} images")
+
+
+def _images(data: Data) -> int:
+    try:
+        found = open_source(data)
+    except InputError as error:
+        if data.source == "imagenet":
+            raise InputError("ImageNet is a folder of yours; name it: --data DIR") from None
+        raise error
+    return len(split_indices(found.count, data)[0])
+
+
+def engine_from_options(options: ReproduceOptions) -> Engine:
+    """The pool or the cluster that the options ask for."""
+    for name in ("workers", "cores"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; allowed: a whole number from 1")
+    if options.engine == "ray":
+        from kilolayer.sweep.ray_engine import RayEngine
+
+        return RayEngine(
+            options.address, workers=options.workers, cpus=options.cores or 1, device=options.device
+        )
+    if options.address is not None:
+        raise InputError("--address is a Ray cluster's; add --engine ray")
+    return _pool(options)
+
+
+def _pool(options: ReproduceOptions) -> ProcessPool:
+    device, cores = choose_device(options.device), os.cpu_count() or 1
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if device.index is None else 1
+        devices = [f"cuda:{device.index or number}" for number in range(count)]
+        return ProcessPool(options.workers or count, threads=options.cores, devices=devices)
+    workers = options.workers or max(1, cores // (options.cores or 1))
+    return ProcessPool(workers, threads=options.cores or max(1, cores // workers), devices=("cpu",))

@@ -1,0 +1,57 @@
+"""A reproduction as it is run: its board, its findings at the end, and a word on its cost before."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import torch
+
+from kilolayer.cli.sweeping import run_sweep
+from kilolayer.papers import training_flop
+from kilolayer.report.amounts import duration_text, flop_text
+from kilolayer.report.live_table import LiveTable
+from kilolayer.report.reproduction_report import print_findings, write_reproduction
+from kilolayer.sweep import Engine
+from kilolayer.sweep.reproduction import Reproduction
+from kilolayer.system.terminal import Console
+
+COSTLY, CPU_SPEED = 1e15, 5e10
+"""Floating-point operations of some hours on a CPU; and what a core's training does in a second, about."""
+
+
+def run_reproduction(reproduction: Reproduction, engine: Engine, as_json: bool) -> int:
+    """Brings the sweep to its end, reports it, and returns the exit status."""
+    # With --json the output is for a program, so a person looks at the other stream.
+    board = live_table_of(reproduction, Console(stderr=as_json))
+    if status := run_sweep(reproduction.runs, engine, board, reproduction_resume_command(reproduction)):
+        return status
+    print_findings(reproduction, write_reproduction(reproduction), as_json)
+    return 0
+
+
+def reproduction_resume_command(reproduction: Reproduction) -> str:
+    """The command line that goes on with a sweep."""
+    return shlex.join(["kilolayer", "reproduce", "--resume", str(reproduction.folder)])
+
+
+def live_table_of(reproduction: Reproduction, console: Console) -> LiveTable:
+    """The board of a sweep, whose rows name their table where there are several."""
+    several = len(reproduction.tables) > 1
+    trained = [one for one in reproduction.cells if one.trials]
+    rows = {one: f"{one.cell.table}: {one.cell.row}" if several else one.cell.row for one in trained}
+    cells = {(rows[one], one.cell.column): one.distinct for one in trained}
+    columns = list(dict.fromkeys(one.cell.column for one in trained))
+    title = f"{', '.join(reproduction.request.tables)}\n{reproduction.request.size.scale.describe()}"
+    return LiveTable(title, list(dict.fromkeys(rows.values())), columns, cells, console)
+
+
+def warn_of_cost(reproduction: Reproduction) -> None:
+    """One line where a person has asked for years of a CPU's time, perhaps without knowing."""
+    flop = sum(training_flop(one.experiment) for one in reproduction.runs)
+    if reproduction.request.size.scale.is_full and flop > COSTLY and not torch.cuda.is_available():
+        print(
+            f"kilolayer: warning: {flop_text(flop)} without a GPU is about {duration_text(flop / CPU_SPEED)}; "
+            f"--scale proxy shows the order of the rows in hours, --scale smoke that it works in seconds",
+            file=sys.stderr,
+        )

@@ -1,0 +1,205 @@
+"""Continuing a run: what may be given with --resume, and what the run's folder says."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.errors import InputError
+from kilolayer.system.folders import expand_home
+
+if TYPE_CHECKING:
+    from kilolayer.cli.options import ComputeOptions, DataOptions
+    from kilolayer.cli.train import TrainOptions
+    from kilolayer.data import Data
+    from kilolayer.runs import Run
+    from kilolayer.training import DistributedContext, Experiment, Recipe
+
+ALLOWED_WITH_RESUME = (
+    *("--resume", "--device", "--threads", "--save-every", "--tensorboard", "--unit"),
+    *("--data", "--data-folder", "--download"),
+)
+SETTING_NAMES = {
+    "recipe.name": "--recipe",
+    "recipe.iterations": "steps (--epochs, --iterations)",
+    "recipe.batch_size": "--batch-size",
+    "recipe.rate.peak": "--lr",
+}
+"""The options of settings whose names differ from theirs."""
+AUTO = "auto"
+"""In place of a folder: begin the run in --out, or go on with it."""
+LOCATIONS = ("data.source", "data.folder", "data.download", "init.path")
+"""Of an experiment: where files lie. What is in them is compared by fingerprints."""
+
+
+def is_resume_auto(options: TrainOptions) -> bool:
+    """Whether --resume is the word and not a folder of that name, which is without --out."""
+    return options.resume == AUTO and (options.out is not None or not os.path.isdir(AUTO))
+
+
+def run_to_continue(options: TrainOptions, context: DistributedContext) -> Run | None:
+    """The run that goes on; None where one begins. The leading process decides, for it will make the folder.
+
+    Raises `InputError`.
+    """
+    from kilolayer.runs import Run
+    from kilolayer.training.all_ranks import on_main_rank
+
+    if options.resume is None:
+        return None
+    if not is_resume_auto(options):
+        return Run.open(options.resume)
+    folder = Path(str(options.out))
+    begun = on_main_rank(context, lambda: str(folder) if (folder / "config.json").is_file() else "")
+    return Run.open(begun) if begun else None
+
+
+def data_of_run(run: Run, options: DataOptions) -> Data:
+    """The run's data where they lie now: where the options say, or where the last start had them."""
+    from kilolayer.data.config import BUILT_IN_NAMES
+    from kilolayer.runs.data_record import locate_data
+    from kilolayer.system.message_text import quote
+
+    data = locate_data(run)
+    data = replace(
+        data,
+        source=options.data if options.data != type(options).data else data.source,
+        folder=options.data_folder or data.folder,
+        download=options.download or data.download,
+    )
+    if data.source not in BUILT_IN_NAMES and not os.path.exists(expand_home(data.source)):
+        raise InputError(
+            f"data: {quote(data.source)} does not exist; to go on with {run.path} add --data PATH, "
+            "where its data lie now"
+        )
+    return data
+
+
+def reject_other_settings(run: Run, requested: Experiment, options: TrainOptions) -> None:
+    """`InputError` naming each setting in which `experiment` is not the run's own.
+
+    What was left to the machine is what the machine chose on which the run began.
+    """
+    from kilolayer.runs.snapshots import planned_count
+    from kilolayer.system.message_text import listing
+
+    began = run.experiment()
+    then = {**_settings(began), "snapshots": planned_count(run.path)}
+    now = {**_settings(_as_chosen(began, requested, options.compute)), "snapshots": options.snapshots}
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name) and name not in LOCATIONS]
+    if names:
+        said = [
+            f"{SETTING_NAMES.get(name, name)} {_in_words(then.get(name))} (now {_in_words(now.get(name))})"
+            for name in _chosen(names, began.recipe, requested.recipe)
+        ]
+        raise InputError(
+            f"{run.path} was begun with other settings: {listing(said)}; give the same ones, or choose "
+            "another --out"
+        )
+
+
+def _chosen(names: list[str], began: Recipe, now: Recipe) -> list[str]:
+    """Those of the settings that differ which were chosen; the others follow from them."""
+    if _base(began) != _base(now):  # another recipe: its settings follow
+        return [name for name in names if name == "recipe.name" or not name.startswith("recipe.")]
+    follows = ["recipe.name"]
+    if began.with_iterations(now.iterations).rate == now.rate:
+        follows += [name for name in names if name.startswith("recipe.rate.")]
+    rest = [name for name in names if name not in follows]
+    return rest or names
+
+
+def _base(recipe: Recipe) -> str:
+    return recipe.name.partition("@")[0]
+
+
+def _as_chosen(began: Experiment, experiment: Experiment, compute: ComputeOptions) -> Experiment:
+    asked = {
+        "precision": compute.precision != "auto",
+        "channels_last": compute.channels_last or compute.no_channels_last,
+        "kernels": compute.kernels != "auto",
+        "evaluation": compute.kernels != "auto",  # follows from the kernels
+        "graph": compute.graph != "auto",
+    }
+    return replace(experiment, **{name: getattr(began, name) for name, given in asked.items() if not given})
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    from kilolayer.values import to_json
+
+    return dict(_flat(json.loads(to_json(experiment))))
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and words within a JSON value, each with its path: recipe.rate.peak."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from _flat(each, f"{name}.{key}" if name else str(key))
+    if not isinstance(value, dict | list):
+        yield name, value
+
+
+def _in_words(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def is_torchrun_restart() -> bool:
+    """Whether torchrun started this command again (--max-restarts), which then goes on with its own run."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def run_suffix() -> str:
+    """Four letters that set a run's folder apart; under torchrun the same at every restart."""
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return secrets.token_hex(2) if job == "none" else blake2b(job.encode(), digest_size=2).hexdigest()
+
+
+def is_finished(run: Run) -> bool:
+    result = run.result()
+    if result is None:
+        return False
+    if result.get("status") != "done":
+        raise InputError(f"{run.path} cannot go on: {result.get('reason', 'it diverged')}")
+    print(f"{run.path} is done: test error {result['test_error']:.2f} %")
+    return True
+
+
+def reject_changed_options(options: TrainOptions) -> None:
+    """`InputError` naming the options that a resumed run cannot take."""
+    if options.resume is None or is_resume_auto(options):
+        if options.resume and options.out is None:
+            raise InputError(
+                "--resume auto begins a run or goes on with it in --out DIR; add --out DIR, or name the "
+                "folder of a run: --resume DIR"
+            )
+        return
+    refused = [flag for flag in _changed(options) if flag not in ALLOWED_WITH_RESUME]
+    if refused:
+        raise InputError(
+            f"--resume takes everything from the run's config.json; leave out {', '.join(refused)}"
+        )
+
+
+def _changed(options: Any) -> Iterator[str]:
+    """The flags of those fields that are not at their default."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if is_dataclass(value):
+            yield from _changed(value)
+        elif value != field.default:
+            yield "--" + field.name.replace("_", "-")
+
+
+def previous_threads(run: Run) -> int | None:
+    """As many threads as the run had: with another number its figures would not repeat."""
+    try:
+        starts = json.loads(run.file("environment.json").read_text(encoding="utf-8"))
+        return min(int(starts[-1]["threads"]), os.cpu_count() or 1)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

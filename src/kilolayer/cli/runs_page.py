@@ -1,0 +1,132 @@
+"""The page of one run, or of several that lie in one folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from kilolayer.cli.models import unit_kind
+from kilolayer.errors import InputError
+from kilolayer.networks import Network
+from kilolayer.report import curve_figures
+from kilolayer.report.curves import Curve, read_metrics
+from kilolayer.report.document import Figure, Listing, Page, Section, Table
+from kilolayer.report.page import write_page
+from kilolayer.report.run_finding import data_name, reached_iteration, run_findings
+from kilolayer.runs import Run
+from kilolayer.units import ARRANGEMENTS, Identity
+
+HEADER = (
+    "run",
+    "model",
+    "data",
+    "status",
+    "test error %",
+    "validation error %",
+    "epochs",
+    "iterations",
+    "images/s",
+)
+
+
+def write_runs_page(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """report.html in `folder`, for the run that it is or the runs below it, and what was found.
+
+    Raises `InputError` if there is no run.
+    """
+    runs = _runs(folder)
+    found = run_findings(runs)
+    title = folder.resolve().name
+    caption = "Every run with its figures after the last epoch; lower errors are better."
+    table = _told_apart(Table(caption, HEADER, tuple(map(_row, runs.items()))))
+    numbers = curve_figures.colour_numbers(runs)
+    listings = tuple(listing for name, run in runs.items() for listing in _listings(name, run))
+    sections = (
+        Section("What was found", found, _figures(runs, title, numbers)),
+        Section("All figures", (), (table, *_rates(runs, title, numbers))),
+        Section("How to repeat it", (), listings),
+    )
+    page = Page(title, f"{len(runs)} run{'s' * (len(runs) > 1)}", sections)
+    return write_page(page, folder / "report.html"), found
+
+
+def _figures(runs: dict[str, Run], title: str, numbers: Mapping[str, int]) -> tuple[Figure, ...]:
+    curves = [
+        Curve.from_metrics(name, read_metrics(run.file("metrics.jsonl")))
+        for name, run in runs.items()
+        if run.file("metrics.jsonl").exists()
+    ]
+    return tuple(curve_figures.training_figures(curves, title, numbers))
+
+
+def _rates(runs: dict[str, Run], title: str, numbers: Mapping[str, int]) -> tuple[Figure, ...]:
+    recipes = {name: run.experiment().recipe for name, run in runs.items()}
+    return (curve_figures.learning_rate_figure(recipes, title, numbers),)
+
+
+def _runs(folder: Path) -> dict[str, Run]:
+    """The runs by their path below the folder: those of the same data and depth beside each other."""
+    if (folder / "config.json").is_file():
+        return {folder.resolve().name: Run.open(folder)}
+    configs = sorted(folder.glob("**/config.json"))
+    if not configs:
+        raise InputError(f"{folder} holds neither a sweep nor a run")
+    runs = {str(config.parent.relative_to(folder)): Run.open(config.parent) for config in configs}
+    return dict(sorted(runs.items(), key=_place))
+
+
+def _place(named: tuple[str, Run]) -> tuple[str, int, int, str]:
+    name, run = named
+    experiment = run.experiment()
+    return experiment.data.source, experiment.network.num_classes, experiment.network.depth, name
+
+
+def _told_apart(table: Table) -> Table:
+    """Without model and data where they are the same in all rows."""
+    alike = {table.header.index(name) for name in ("model", "data")}
+    alike = {at for at in alike if len({row[at] for row in table.rows}) == 1}
+
+    def cut(row: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cell for at, cell in enumerate(row) if at not in alike)
+
+    return replace(table, header=cut(table.header), rows=tuple(map(cut, table.rows)))
+
+
+def _model(network: Network) -> str:
+    """A network in a few words, by what runs most often differ in."""
+    arrangements = {arrangement: name for name, arrangement in ARRANGEMENTS.items()}
+    arrangement = arrangements.get(network.unit.arrangement, "another arrangement")
+    shortcut = "" if network.unit.h == Identity() else type(network.unit.h).__name__
+    parts = (f"{network.depth} layers", unit_kind(network), arrangement.replace("_", " "), shortcut)
+    return ", ".join(filter(None, parts))
+
+
+def _row(named: tuple[str, Run]) -> tuple[str, ...]:
+    name, run = named
+    result, rows, experiment = run.result() or {}, run.metrics(), run.experiment()
+    last = rows[-1] if rows else {}
+    return (
+        name,
+        _model(experiment.network),
+        data_name(experiment),
+        str(result.get("status", "not finished")),
+        _number(result.get("test_error")),
+        _number(last.get("validation_error")),
+        str(last.get("epoch", 0)),
+        str(reached_iteration(run)),
+        _number(last.get("images_per_second"), 0),
+    )
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _listings(name: str, run: Run) -> tuple[Listing, ...]:
+    text = run.file("config.json").read_text(encoding="utf-8", errors="replace")
+    config, starts = Listing(f"{name}: the experiment.", text), run.environments()
+    if not starts:
+        return (config,)
+    return config, Listing(f"{name}: every start.", json.dumps(starts, indent=2, ensure_ascii=False))

@@ -1,0 +1,88 @@
+"""kilolayer show: one network: its counts, its unit drawn, its stages, its description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import OmitArgPrefixes
+
+from kilolayer.cli.assemble import describe_with_options
+from kilolayer.cli.option_types import NameArgument, OptionalFile, Switch
+from kilolayer.cli.options import UnitOptions
+from kilolayer.errors import InputError
+from kilolayer.networks import Network
+from kilolayer.values import to_json
+
+if TYPE_CHECKING:
+    from kilolayer.report.document import Table
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Show a network: sizes, its unit drawn, its stages, and its description."""
+
+    name: NameArgument
+    """A network's name, any admissible depth will do; or a run's folder or weights file, for its network."""
+    svg: OptionalFile = None
+    """Draw the unit into this SVG file."""
+    json: Switch = False
+    """Print only the description, as JSON."""
+    unit: OmitArgPrefixes[UnitOptions] = UnitOptions()  # noqa: RUF009 - frozen
+
+
+def execute(options: ShowOptions) -> int:
+    """Prints the network, and writes the drawing where one is asked for."""
+    network = _network(options)
+    if options.svg is not None:
+        _draw(network, options.name, Path(options.svg))
+    if options.json:
+        print(to_json(network))
+    else:
+        _print(options.name, network)
+    return 0
+
+
+def _network(options: ShowOptions) -> Network:
+    """The network of that name, or of the run or weights file that lies there."""
+    path = Path(options.name)
+    if not path.is_file() and not (path / "config.json").is_file():
+        return describe_with_options(options.name, options.unit)
+    if options.unit != UnitOptions():
+        raise InputError(f"{path} has its own units; options that change them are for a network's name")
+    from kilolayer.runs import Run, read_weights
+
+    return Run.open(path).experiment().network if path.is_dir() else read_weights(path).model.description
+
+
+def _print(name: str, network: Network) -> None:
+    from kilolayer.report.unit_text import unit_text
+    from kilolayer.system.terminal import print_table, print_text
+
+    sizes = f"{network.parameters:,} parameters, {network.multiply_adds:,} multiply-adds"
+    print_text(f"{name}: {network.depth} layers, {sizes} at {network.image_size}×{network.image_size}\n")
+    print(unit_text(network.unit), flush=True)
+    print(flush=True)
+    print_table(_stages(network), drop=("output",))
+    print_text("\nthe description as JSON: --json")
+
+
+def _stages(network: Network) -> Table:
+    from kilolayer.report.document import Table
+    from kilolayer.report.unit_text import stage_table
+
+    rows = (
+        (row.stage, row.output, row.units, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+        for row in stage_table(network)
+    )
+    return Table("", ("stage", "output", "units", "parameters", "multiply-adds"), tuple(rows))
+
+
+def _draw(network: Network, name: str, path: Path) -> None:
+    from kilolayer.report.unit_text import unit_svg
+
+    try:
+        path.write_text(unit_svg(network.unit, title=name), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,303 @@
+"""kilolayer train: an experiment into a run's folder, from its beginning or from where it was stopped."""
+
+from __future__ import annotations
+
+import gc
+import re
+import shlex
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kilolayer.cli import resuming
+from kilolayer.cli.option_types import OptionalFile, OptionalFolder, Switch, Whole
+from kilolayer.cli.options import ExperimentOptions, UnitOptions
+from kilolayer.data.config import BUILT_IN_NAMES
+from kilolayer.errors import InputError
+from kilolayer.system.ranks import is_main_process
+
+if TYPE_CHECKING:
+    from kilolayer.data import Data, Splits
+    from kilolayer.networks import Network
+    from kilolayer.runs import Run
+    from kilolayer.system.stopping import StopRequest
+    from kilolayer.training import DistributedContext, Experiment, Trainer
+    from kilolayer.training.experiment import InitialWeights
+
+    Prepared = tuple[Trainer, Path, Data]
+    """A training, the folder of its run, and its data where they lie now."""
+
+MOST_SECONDS = 10**9
+SLOW_CPU_SIDE = 224
+"""Pixels a side, in which photographs of many sizes are taken."""
+
+
+@dataclass(frozen=True)
+class TrainOptions(ExperimentOptions):
+    """Train a network and record the run in a folder.
+
+    Without any option it trains 20 layers on the embedded digits.
+
+    Ctrl-C saves the state, and --resume goes on. One command that begins or goes on, as a job that is started
+    again needs it: --out DIR --resume auto.
+    """
+
+    out: OptionalFolder = None
+    """The run's folder, new or empty; otherwise runs/MODEL-DATA-sSEED-XXXX."""
+    init: OptionalFile = None
+    """Begin from the weights in this file, or of the run in this folder; otherwise from random ones. The
+    classifier is new where the classes are others, and the stem adapted to other channels; every other tensor
+    must fit. Without --model the network is the file's, and so is the size of the images."""
+    explain: Switch = False
+    """Say what is chosen for speed and memory and why, measure it in three steps, and write nothing."""
+    resume: OptionalFolder = None
+    """Continue the run in this folder, with everything as it was; --data PATH says where its data lie now.
+    auto: begin in --out, go on with the run there of the same settings, or do nothing where it is done."""
+    save_every: Whole = 300
+    """Seconds between two saves of the state; it is saved at the end of every epoch too."""
+    snapshots: Whole = 0
+    """Keep the weights at so many moments, evenly spread over the epochs, the first of them the
+    initialisation (see: kilolayer analyse)."""
+    tensorboard: bool = find_spec("tensorboard") is not None
+    """Write DIR/tensorboard too (on where TensorBoard is installed)."""
+
+
+def execute(options: TrainOptions) -> int:
+    """Trains, and returns the exit status: 0 when done, 143 when stopped with the state saved."""
+    resuming.reject_changed_options(options)
+    if not 0 <= options.save_every <= MOST_SECONDS:
+        raise InputError(f"--save-every is {options.save_every}; allowed: seconds from 0 to {MOST_SECONDS:,}")
+    from kilolayer.training import distributed_context
+    from kilolayer.training.all_ranks import on_all_ranks
+
+    with distributed_context(options.compute.device) as here:
+        status = _trained(options, here)
+        # All leave at once, and what holds gloo's threads goes first: a Python that ends before them aborts.
+        on_all_ranks(here, lambda: None)
+        gc.collect()
+        return status
+
+
+def _trained(options: TrainOptions, here: DistributedContext) -> int:
+    from kilolayer.cli.explaining import explain_training
+    from kilolayer.runs import trainer_environment
+    from kilolayer.system.stopping import stoppable
+    from kilolayer.training.all_ranks import on_all_ranks
+
+    before = resuming.run_to_continue(options, here)
+    prepared = _begun(options, here) if before is None else _resumed(before, options, here)
+    if prepared is None:
+        return 0
+    training, folder, data = prepared
+    if options.explain:
+        return explain_training(training)
+    noted = on_all_ranks(here, lambda: _data_note(training, folder, data, before))
+    with ExitStack() as held:
+        stop = held.enter_context(stoppable())
+        new = options.resume is None and not resuming.is_torchrun_restart()
+        here_now = trainer_environment(training) | noted
+        run = _taken(folder, training, here_now, new=new, snapshots=options.snapshots, held=held)
+        # Another process may have brought it to its end before this one had the lock.
+        return 0 if resuming.is_finished(run) else _carry_out(run, training, here_now, stop, options)
+
+
+def _data_note(training: Trainer, folder: Path, data: Data, before: Run | None) -> dict[str, Any]:
+    """What the run is to say of its data, which must be those that it began with."""
+    from kilolayer.runs import data_record
+
+    if not training.context.is_main:
+        return {}
+    fingerprints = data_record.data_fingerprints(training)
+    if before is not None:
+        known = (before.experiment().data, data_record.locate_data(before))
+        moved = all((data.source, data.folder) != (one.source, one.folder) for one in known)
+        data_record.check_same_data(before, fingerprints, path_given=moved)
+    return data_record.record_data(folder, data, fingerprints)
+
+
+def _assembled(options: TrainOptions, here: DistributedContext) -> tuple[Experiment, Splits, str]:
+    """The experiment that the options describe, its data, and the network's name."""
+    from kilolayer.cli.assemble import assemble_experiment, model_name
+    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.weights import init_from_file
+
+    init = on_all_ranks(here, lambda: init_from_file(str(options.init))) if options.init is not None else None
+    network = _network_of(init, options) if init else None
+    if network and options.data.image_size is None:
+        options = replace(options, data=replace(options.data, image_size=network.image_size))
+    experiment, splits = on_all_ranks(
+        here, lambda: assemble_experiment(options, here.device, init=init, network=network)
+    )
+    model = _source(options.init) if network else model_name(options, splits.image_size)
+    return experiment, splits, model
+
+
+def _begun(options: TrainOptions, here: DistributedContext) -> Prepared:
+    """Everything read and checked, and nothing written yet."""
+    from kilolayer.cli.init_advice import advise_on_init
+    from kilolayer.runs import tensorboard
+    from kilolayer.runs.snapshots import check_snapshot_count as check_snapshots
+    from kilolayer.training import Trainer
+    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.weights import load_initial_weights
+
+    if options.tensorboard:
+        tensorboard.require_tensorboard()
+    _use_threads(options.compute.threads)
+    experiment, splits, model = _assembled(options, here)
+    training = on_all_ranks(here, lambda: Trainer(experiment, splits, here))
+    fit = on_all_ranks(here, lambda: load_initial_weights(training))
+    if fit and fit.notes:
+        _say("; ".join(fit.notes))
+    on_all_ranks(here, lambda: check_snapshots(options.snapshots, training.num_epochs))
+    data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
+    name = f"{model}-{data}-s{options.seed}-{resuming.run_suffix()}"
+    folder = Path(options.out or f"runs/{name}")
+    if warning := advise_on_init(experiment, splits, (folder.parent, Path("runs")), folder):
+        _say(warning)
+    _hint_at_size(experiment, options, here)
+    return training, folder, experiment.data
+
+
+def _hint_at_size(experiment: Experiment, options: TrainOptions, here: DistributedContext) -> None:
+    """Pictures of many sizes are taken at 224 pixels, which nobody chose."""
+    size = experiment.network.image_size
+    chosen = options.data.image_size is not None or options.init is not None
+    if here.device.type == "cpu" and size >= SLOW_CPU_SIDE and not chosen:
+        _say(f"images of {size}×{size} pixels take long on a CPU; --image-size 64 is quicker")
+
+
+def _network_of(init: InitialWeights, options: TrainOptions) -> Network | None:
+    """The network that the file of weights describes, unless another one is asked for."""
+    from kilolayer.weights import initial_network
+
+    return initial_network(init) if options.model is None and options.unit == UnitOptions() else None
+
+
+def _source(init: str | None) -> str:
+    """A word for the run whose weights a network begins from."""
+    path = Path(init or "")
+    folder = path if path.is_dir() else path.resolve().parent
+    word = folder.name if path.is_dir() or path.name == "weights.safetensors" else path.stem
+    return re.sub(r"[^\w.-]+", "_", word) or "weights"
+
+
+def _resumed(run: Run, options: TrainOptions, here: DistributedContext) -> Prepared | None:
+    """The run's own experiment; None where it is done."""
+    from kilolayer.runs import tensorboard
+    from kilolayer.training import Trainer
+    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.weights import load_initial_weights
+
+    if resuming.is_resume_auto(options):
+        asked, splits, _ = _assembled(options, here)
+        on_all_ranks(here, lambda: resuming.reject_other_settings(run, asked, options))
+        data = asked.data
+    if resuming.is_finished(run):
+        return None
+    if options.tensorboard:
+        tensorboard.require_tensorboard()
+    experiment = run.experiment()
+    _use_threads(options.compute.threads or resuming.previous_threads(run))
+    if not resuming.is_resume_auto(options):
+        data, splits = _data_of(run, options, here)
+    training = on_all_ranks(here, lambda: Trainer(experiment, splits, here))
+    # With a state saved they are in it; the file may be gone.
+    if experiment.init is not None and run.latest_checkpoint() is None:
+        on_all_ranks(here, lambda: load_initial_weights(training))
+    return training, run.path, data
+
+
+def _data_of(run: Run, options: TrainOptions, here: DistributedContext) -> tuple[Data, Splits]:
+    """A run's data, from where they lie now."""
+    from kilolayer.data import load
+    from kilolayer.training.all_ranks import on_all_ranks
+
+    data = on_all_ranks(here, lambda: resuming.data_of_run(run, options.data))
+    if data != run.experiment().data:
+        _say(f"the data are taken from {data.folder if data.source in BUILT_IN_NAMES else data.source}")
+    return data, on_all_ranks(here, lambda: load(data))
+
+
+def _taken(
+    folder: Path,
+    training: Trainer,
+    here: dict[str, Any],
+    *,
+    new: bool,
+    snapshots: int,
+    held: ExitStack,
+) -> Run:
+    """The run's folder: made by the leading process and held by it alone."""
+    from kilolayer.runs import Run
+    from kilolayer.training.all_ranks import on_main_rank
+
+    def take() -> str:
+        claimed = Run.open_or_create(
+            folder, training.experiment, new=new, snapshots=snapshots, environment=here
+        )
+        return str(held.enter_context(claimed).path)
+
+    return Run.open(on_main_rank(training.context, take))
+
+
+def _carry_out(
+    run: Run, training: Trainer, here: dict[str, Any], stop: StopRequest, options: TrainOptions
+) -> int:
+    from kilolayer.report import training_summary
+    from kilolayer.report.training_progress import training_display
+    from kilolayer.runs import train_run
+    from kilolayer.runs.tensorboard import tensorboard_writer
+    from kilolayer.system.stopping import STOPPED_STATUS
+
+    shows = options.tensorboard and training.context.is_main
+    write = tensorboard_writer(run.file("tensorboard")) if shows else lambda row: None
+    shown = training_display(training)
+    with ExitStack() as screen:
+
+        def on_start() -> None:
+            training_summary.print_training_start(run, training)
+            screen.enter_context(shown)
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            write(row)
+            shown.epoch(row)
+
+        seconds = options.save_every
+        hear: dict[str, Any] = {"on_start": on_start, "on_epoch": on_epoch}
+        for _ in train_run(run, training, stop=stop, save_seconds=seconds, environment=here, **hear):
+            shown.step()
+    if not training.is_finished:
+        _say(f"stopped at iteration {training.iteration:,}, state saved; to go on:\n  {_resume(run)}")
+        return STOPPED_STATUS
+    if training.context.is_main:
+        training_summary.print_training_result(run)
+    return 0
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    import torch
+
+    from kilolayer.training.device import check_threads
+
+    check_threads(threads)
+    torch.set_num_threads(threads)
+
+
+def _resume(run: Run) -> str:
+    from kilolayer.units import extensions
+
+    return shlex.join(["kilolayer", "train", "--resume", str(run.path), *extensions.unit_option()])
+
+
+def _say(text: str) -> None:
+    from kilolayer.system.terminal import print_text
+
+    # What was closed or is full is no reason to end otherwise.
+    with suppress(OSError):
+        if is_main_process():
+            print_text(f"kilolayer: {text}", stderr=True)

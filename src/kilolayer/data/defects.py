@@ -1,0 +1,240 @@
+"""A whole data set read, and everything named that would spoil a training or its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from kilolayer.data.config import Data
+from kilolayer.data.duplicate_pixels import PixelDigests, find_duplicates
+from kilolayer.data.images import Images
+from kilolayer.data.loading import cifar_files, refuse_selectors, source_layout
+from kilolayer.data.pictures.decoding import EncodedPictures, Unreadable
+from kilolayer.data.pictures.inspection import InspectedPicture, inspect_pictures, pixel_digest
+from kilolayer.data.pictures.rendering import TRAITS, trait_sentence
+from kilolayer.data.sources import cifar
+from kilolayer.data.sources.archive import read_members
+from kilolayer.data.sources.classes import (
+    NamedPictures,
+    check_names,
+    check_names_agree,
+    drop_out_of_range,
+    join_pictures,
+    label_error,
+    labels_out_of_range,
+    name_notes,
+    union_of_names,
+)
+from kilolayer.data.sources.digits import digits_source
+from kilolayer.data.sources.splits import SourceLayout, Split, assign_splits
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import is_text, quote
+
+DEFECTS = {
+    "damaged": "cannot be read",
+    "empty": "empty",
+    "too_large": "too large",
+    "no_file": "no file, but a folder, a pipe, or a link that leads nowhere or in a circle",
+    "label": "labels outside the classes",
+    "class": "classes without images in train or in test, or with names that are no text",
+    "few_classes": "fewer than 2 classes",
+    "beside": "cannot be read, and not used, since they lie beside the folders",
+    "train_and_test": "the same pixels in two of train, validation and test",
+    "labels_differ": "the same pixels under different classes",
+    "twice": "the same pixels more than once in one part",
+    "name": "names with control characters, broken encodings or spaces at their ends",
+}
+"""What can be found. Training begins with the last five, and refuses the others."""
+TOLERATED = ("beside", "train_and_test", "labels_differ", "twice", "name")
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One kind of what is wrong, and where, each place in words."""
+
+    kind: str
+    places: tuple[str, ...]
+
+    @property
+    def refused(self) -> bool:
+        """Whether training refuses the data for it."""
+        return self.kind not in TOLERATED
+
+
+@dataclass(frozen=True)
+class PictureTrait:
+    """What is done to show some pictures as their viewer does (see `LOOKS`), and where they are."""
+
+    kind: str
+    places: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """As `3 pictures are transparent: shown over white`."""
+        count = len(self.places)
+        return trait_sentence(self.kind, f"{count:,} {'picture' if count == 1 else 'pictures'}", count)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """A data set that was read whole. `images`: how many there are in each part; `looks` are no faults.
+
+    origin: which files or folders are used as what, what is not used and why, a line each.
+    """
+
+    images: dict[str, int]
+    classes: int
+    findings: tuple[Defect, ...]
+    looks: tuple[PictureTrait, ...] = ()
+    origin: tuple[str, ...] = ()
+
+
+Defects = Iterator[tuple[str, str]]
+"""Kinds and places."""
+
+
+def find_defects(data: Data) -> DataReport:
+    """Reads all of a data set. Raises `InputError` only where there is none at all."""
+    if data.source == "digits":
+        refuse_selectors(data)
+        source = digits_source()
+        every = np.arange(source.count)
+        return _check_arrays(
+            {"train": source.read_train(every), "test": source.read_test()}, [], len(source.classes)
+        )
+    if found := cifar_files(data):
+        refuse_selectors(data)
+        return _check_cifar(*found)
+    return _check_files(source_layout(data), data)
+
+
+def _data_report(sets: list[PixelDigests], classes: int, found: list[tuple[str, str]]) -> DataReport:
+    found = [*found, *_classes_missing(sets), *find_duplicates(sets)]
+    by_kind = {kind: tuple(place for one, place in found if one == kind) for kind in (*DEFECTS, *TRAITS)}
+    if len(by_kind["grey"]) == sum(name is not None for part in sets for name in part.digests):
+        del by_kind["grey"]  # all of them
+    return DataReport(
+        {part.name: len(part.labels) for part in sets},
+        classes,
+        tuple(Defect(kind, by_kind[kind]) for kind in DEFECTS if by_kind[kind]),
+        tuple(PictureTrait(kind, by_kind[kind]) for kind in TRAITS if by_kind.get(kind)),
+    )
+
+
+def _classes_missing(sets: list[PixelDigests]) -> Defects:
+    present = {part.name: {part.classes[label] for label in part.labels} for part in sets}
+    train = present.pop("train", None)
+    if train is None or not present:
+        return
+    if "test" in present:
+        missing = sorted(train - present["test"])
+        yield from (("class", f"{quote(name)} is missing from test") for name in missing)
+    missing = sorted(set.union(*present.values()) - train)
+    yield from (("class", f"{quote(name)} is missing from train") for name in missing)
+
+
+def _inspected_part(
+    name: str, shown: EncodedPictures, classes: tuple[str, ...], found: list[tuple[str, str]]
+) -> PixelDigests:
+    """A part whose pictures are decoded; what is wrong with them, and their looks, are added to `found`."""
+    seen = inspect_pictures(shown, f"reading the {name} images")
+    for i, one in enumerate(seen):
+        if isinstance(one, Unreadable):
+            found.append((one.kind, f"{shown.locate(i)} ({one.reason})"))
+        else:
+            found += [(look, shown.locate(i)) for look in (*one.traits, *("grey",) * one.header.grey)]
+    names = [one.digest if isinstance(one, InspectedPicture) else None for one in seen]
+    return PixelDigests(name, tuple(shown.labels.tolist()), classes, tuple(names), shown.locate)
+
+
+def _check_files(there: SourceLayout, data: Data) -> DataReport:
+    found: list[tuple[str, str]] = []
+    assigned = assign_splits(there, data)
+    if assigned.available_validation:  # as `kilolayer train` does where nothing else is asked for
+        assigned = assign_splits(there, replace(data, validation_split=assigned.available_validation))
+    lots = {part: list(_readable_lots(splits, found)) for part, splits in assigned.parts().items()}
+    every = [lot for some in lots.values() for lot in some]
+    classes = union_of_names(every)
+    if len(classes) == 1:
+        found.append(("few_classes", f"{quote(classes[0])} is the only class"))
+    found += _unused_defects(
+        [*there.unused_pictures, *(path for split in assigned.used for path in split.unused_pictures)]
+    )
+    with _collect_errors(found, "class"):
+        check_names_agree(every)
+    filled = {part: join_pictures(some, classes) for part, some in lots.items() if some}
+    sets = [
+        _inspected_part(part, replace(pictures, appearance=data.appearance), classes, found)
+        for part, pictures in filled.items()
+    ]
+    origin = (*assigned.lines(), *name_notes(every), *there.notes)
+    return replace(_data_report(sets, len(classes), found), origin=origin)
+
+
+def _unused_defects(paths: Sequence[Path]) -> Defects:
+    """Those of the pictures which are not used that could not be read either."""
+    shown = EncodedPictures(np.zeros(len(paths), np.int64), paths.__getitem__, lambda i: quote(paths[i]))
+    for i, one in enumerate(
+        inspect_pictures(shown, "reading the images beside the folders") if paths else ()
+    ):
+        if isinstance(one, Unreadable):
+            yield "beside", f"{shown.locate(i)} ({one.reason})"
+
+
+def _readable_lots(splits: Sequence[Split], found: list[tuple[str, str]]) -> Iterator[NamedPictures]:
+    """What can be read of these splits; the rest is added to `found`."""
+    for split in splits:
+        found += [("no_file", place) for place in (*split.non_files, *split.broken_links)]
+        found += [("class", f"{place} is empty") for place in split.empty_folders]
+        for read_lot in split.readers:
+            with _collect_errors(found):
+                lot = read_lot()
+                with _collect_errors(found, "class"):
+                    check_names(lot)
+                found += [("name", quote(path)) for path in lot.files if _is_odd_name(path.name)]
+                found += [("label", label_error(lot, i)) for i in labels_out_of_range(lot).tolist()]
+                yield drop_out_of_range(lot)
+
+
+def _is_odd_name(name: str) -> bool:
+    return not is_text(name) or name != name.strip()
+
+
+def _check_cifar(layout: cifar.CifarFormat, place: Path) -> DataReport:
+    found: list[tuple[str, str]] = []
+    sets: dict[str, Images] = {}
+    with _collect_errors(found):
+        files = read_members(place, (*layout.train, layout.test), layout.required)
+        for name, names in (("train", layout.train), ("test", (layout.test,))):
+            with _collect_errors(found):
+                sets[name] = cifar.parse_images(layout, {each: files[each] for each in names}, place)
+    return _check_arrays(sets, found, layout.classes)
+
+
+def _check_arrays(sets: dict[str, Images], found: list[tuple[str, str]], classes: int) -> DataReport:
+    names = tuple(map(str, range(classes)))
+    made = [
+        PixelDigests(
+            name,
+            tuple(images.labels.tolist()),
+            names,
+            tuple(pixel_digest(pixels.tobytes(), pixels.shape) for pixels in images.pixels.numpy()),
+            partial("{} image {}".format, name),
+        )
+        for name, images in sets.items()
+    ]
+    return _data_report(made, classes, found)
+
+
+@contextmanager
+def _collect_errors(found: list[tuple[str, str]], kind: str = "damaged") -> Iterator[None]:
+    """What is wrong with a file within is one of the findings, and ends nothing else."""
+    try:
+        yield
+    except InputError as error:
+        found.append((kind, str(error)))

@@ -1,0 +1,142 @@
+"""The labelled pictures of a source whatever its splits: for measuring a trained network on new pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kilolayer.data.config import Data
+from kilolayer.data.images import Images, Source
+from kilolayer.data.loading import built_in_source, open_source, source_layout
+from kilolayer.data.memory_limit import require_memory
+from kilolayer.data.pictures.decoding import EncodedPictures, PixelFormat, decode
+from kilolayer.data.pictures.rendering import AS_STORED, TraitCounts
+from kilolayer.data.sources.classes import join_pictures, merged_class_names, name_notes
+from kilolayer.data.sources.picture_source import decoded_format, read_pictures, usable_pictures
+from kilolayer.data.sources.splits import choose_splits
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import listing, quantity
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """N labelled pictures in memory.
+
+    name: how figures name the source; classes: by label; images: pixels uint8 (N, C, H, W), labels (N,).
+    origin: which files or folders the pictures came from and which were not used, in words, one per line.
+    where: the place of picture i, in words.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: Images
+    origin: tuple[str, ...]
+    locate: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> LabelledImages:
+    """The labelled pictures of a source: all of them, or one split (`train`, `validation`, `test`).
+
+    Training and test need not have the same classes, and one class is enough. Pictures are read as grey or
+    as colour where `grey` says so, otherwise as they are. Raises InputError.
+    """
+    built = built_in_source(data)
+    if built is not None:
+        return convert_channels(_built_in_images(open_source(data), part), grey)
+    name, classes, shown, origin = _pictures_in_files(data, part)
+    native = decoded_format(shown, data.image_size)
+    form = native if grey is None else PixelFormat(native.side, grey)
+    require_memory(form.side**2 * form.channels * len(shown), f"{len(shown):,} images of {form.side}²")
+    looks = TraitCounts()
+    images = decode(shown, form, "reading the images", traits=looks)
+    said = AS_STORED if data.appearance == "stored" else looks.sentences()
+    return LabelledImages(
+        name, classes, images, (*origin, *_channel_notes(native.grey, form.grey), *said), shown.locate
+    )
+
+
+def convert_channels(labelled: LabelledImages, grey: bool | None) -> LabelledImages:
+    """The same pictures as grey (by Pillow's weights of red, green and blue) or as colour."""
+    native = labelled.images.pixels.shape[1] == 1
+    if grey is None or grey == native:
+        return labelled
+    pixels = _luma(labelled.images.pixels) if grey else labelled.images.pixels.expand(-1, 3, -1, -1)
+    images = Images(pixels.contiguous(), labelled.images.labels)
+    return replace(labelled, images=images, origin=(*labelled.origin, *_channel_notes(native, grey)))
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    """RGB to luma (ITU-R 601-2) in the fixed-point arithmetic of Pillow's "L"."""
+    red, green, blue = pixels.to(torch.int32).unbind(1)
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[:, None]
+
+
+def _channel_notes(native: bool, grey: bool) -> tuple[str, ...]:
+    if native == grey:
+        return ()
+    return ("colour pictures are read as grey",) if grey else ("grey pictures are read as colour",)
+
+
+def _built_in_images(source: Source, part: str) -> LabelledImages:
+    parts = {
+        "train": lambda: source.read_train(np.arange(source.count)),
+        "test": source.read_test,
+    }
+    if part != "all" and part not in parts:
+        raise InputError(f"{source.name} has no split {part!r}; it has: train, test")
+    chosen = {key: read() for key, read in parts.items() if part in ("all", key)}
+    images = Images(
+        torch.cat([one.pixels for one in chosen.values()]), torch.cat([one.labels for one in chosen.values()])
+    )
+    places = [f"{key} image {i}" for key, one in chosen.items() for i in range(len(one))]
+    origin = tuple(f"{key}: {len(one):,} images" for key, one in chosen.items())
+    return LabelledImages(source.name, source.classes, images, origin, places.__getitem__)
+
+
+def _pictures_in_files(
+    data: Data, part: str
+) -> tuple[str, tuple[str, ...], EncodedPictures, tuple[str, ...]]:
+    """Name, classes, pictures and origin of what folders or parquet files hold."""
+    every = part == "all"
+    # A named part is looked for among all folders, as a training split would be.
+    there = source_layout(data if every or data.train else replace(data, train=part))
+    splits = there.splits if every else choose_splits(there, part, "--part")
+    without = {split: split.unlabelled() or ("empty" if split.is_empty else "") for split in splits}
+    used = [split for split in splits if not without[split]]
+    unused = [
+        f"not used: {quantity(split.count, 'image')} of {split.location}: {why}"
+        for split, why in without.items()
+        if why
+    ]
+    require_memory(sum(split.size for split in used), f"the encoded images of {there.path}")
+    for split in used:
+        split.check()
+    lots = read_pictures(used)
+    if not any(len(lot.pictures) for lot in lots):
+        remedies = dict.fromkeys(split.advice for split in splits if split.advice)
+        raise InputError("; ".join([f"{there.path}: has no labelled pictures", *unused, *remedies]))
+    classes = merged_class_names(lots)
+    shown = replace(join_pictures(lots, classes), appearance=data.appearance)
+    shown, damaged = usable_pictures(shown) if data.skip_damaged else (shown, ())
+    no_files = [place for split in used for place in (*split.non_files, *split.broken_links)]
+    lines = [
+        *(f"{quantity(split.count, 'image')} of {split.location}" for split in used),
+        *(note for split in used for note in split.notes),
+        *unused,
+        *name_notes(lots),
+        *_count_note("passed over, since they are no files", no_files),
+        *_count_note("left out, since they cannot be read", damaged),
+        *there.notes,
+    ]
+    return there.name, classes, shown, tuple(lines)
+
+
+def _count_note(what: str, places: Sequence[str]) -> tuple[str, ...]:
+    return (f"{what}: {len(places):,}: {listing(places)}",) if places else ()

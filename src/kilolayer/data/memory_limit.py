@@ -1,0 +1,51 @@
+"""Whether a data set fits into memory, asked before it is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import gigabytes
+
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+MEMINFO = Path("/proc/meminfo")
+
+
+def available_memory() -> int | None:
+    """Bytes this process may still take, as far as the system tells; None where it does not."""
+    known = [amount for amount in (_available_ram(), _cgroup_limit()) if amount is not None]
+    return min(known, default=None)
+
+
+def require_memory(needed: int, content: str) -> None:
+    """Raises InputError where `needed` bytes are more than half of the memory that is available."""
+    available = available_memory()
+    if available is not None and needed > available // 2:
+        raise InputError(
+            f"data: {content} need {gigabytes(needed)} in memory, more than half of the {gigabytes(available)} "
+            "available; choose a smaller --image-size or a --subset"
+        )
+
+
+def _available_ram() -> int | None:
+    # MemAvailable counts the page cache as free, which sysconf's SC_AVPHYS_PAGES does not
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text("ascii").splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return _installed_ram()
+
+
+def _installed_ram() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _cgroup_limit() -> int | None:
+    try:
+        return int(CGROUP.read_text("ascii"))
+    except (OSError, ValueError):  # no control group, or "max"
+        return None

@@ -1,0 +1,276 @@
+"""Encoded pictures (JPEG, PNG …) from files or tables: checked first, then decoded once into memory.
+
+What is wrong with any of them, in the test set too, is said before the training begins (`inspecting`).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from kilolayer.data.config import Appearance
+from kilolayer.data.images import Images
+from kilolayer.data.pictures.rendering import (
+    TraitCounts,
+    UnusablePicture,
+    check_displayable,
+    displayed_pixels,
+    is_grey,
+)
+from kilolayer.data.pictures.signatures import SIGNATURE_BYTES, describe_signature, is_canon_raw
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import error_text, listing
+from kilolayer.system.progress_line import track
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none that Pillow hands to another program
+STORED_GREY = ("1", "L", "I;16", "I;16B", "I;16L")
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+MOST_PIXELS = 50_000_000
+LARGE = 10_000_000
+_ONE_LARGE = Lock()  # so many threads, each with a picture of 50 million pixels, would fill the memory
+CHUNK = 64
+T = TypeVar("T")
+
+
+UnreadableKind = Literal["damaged", "empty", "too_large"]
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """N encoded pictures: int64 labels (N,), the i-th one's file or bytes, and where that is, in words.
+
+    appearance: which pixels they stand for (see `Data`).
+    """
+
+    labels: NDArray[np.int64]
+    encoded: Callable[[int], Path | bytes]
+    locate: Callable[[int], str]
+    appearance: Appearance = "shown"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: NDArray[np.int64]) -> EncodedPictures:
+        chosen = index.tolist()
+        return replace(
+            self,
+            labels=self.labels[index],
+            encoded=lambda i: self.encoded(chosen[i]),
+            locate=lambda i: self.locate(chosen[i]),
+        )
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's first bytes say. `size` is as stored: what is square stays so when it is turned."""
+
+    format: str
+    size: tuple[int, int]
+    grey: bool
+
+    @classmethod
+    def of(cls, image: Image.Image, appearance: Appearance) -> Header:
+        """Raises `Refused` for a picture that cannot be shown."""
+        if appearance == "shown":
+            check_displayable(image)
+        grey = is_grey(image) if appearance == "shown" else image.mode in STORED_GREY
+        return cls(str(image.format), image.size, grey)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that cannot be used, and why."""
+
+    reason: str
+    kind: UnreadableKind = "damaged"
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """What every decoded picture looks like: `side` pixels square, grey or RGB."""
+
+    side: int
+    grey: bool
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grey else 3
+
+
+def decode(
+    pictures: EncodedPictures,
+    format: PixelFormat,
+    title: str,
+    advice: str = "",
+    traits: TraitCounts | None = None,
+) -> Images:
+    """All pictures as uint8 (N, C, side, side): the centred square, resized. Raises InputError.
+
+    looks: what there is to say of these pictures is added to it.
+    """
+    images, outcomes = decode_readable(pictures, format, title, traits)
+    refuse_unusable([pictures], [outcomes], advice)
+    return images
+
+
+def decode_readable(
+    pictures: EncodedPictures, format: PixelFormat, title: str, traits: TraitCounts | None = None
+) -> tuple[Images, list[Unreadable | None]]:
+    """As `decode`, with an `Unreadable` for each picture that cannot be read; its pixels mean nothing.
+
+    what: the title of the progress bar; "" for none.
+    """
+    pixels = np.empty((len(pictures), format.side, format.side, format.channels), np.uint8)
+
+    def into(image: Image.Image, i: int) -> frozenset[str]:
+        square, looked = _center_square(image, format, pictures.appearance)
+        pixels[i] = np.asarray(square).reshape(pixels.shape[1:])
+        return looked
+
+    looked = map_pictures(pictures, into, title)
+    if traits is not None:
+        traits.add(one for one in looked if not isinstance(one, Unreadable))
+    outcomes = [one if isinstance(one, Unreadable) else None for one in looked]
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return Images(tensor, torch.from_numpy(pictures.labels.copy())), outcomes
+
+
+def _center_square(
+    image: Image.Image, form: PixelFormat, appearance: Appearance
+) -> tuple[Image.Image, frozenset[str]]:
+    mode, side = "L" if form.grey else "RGB", form.side
+    whole, looks = pixels_in_mode(image, mode, appearance, side)
+    if whole.size == (side, side):
+        return whole, looks
+    shorter = min(whole.size)
+    left, top = (whole.width - shorter) // 2, (whole.height - shorter) // 2
+    box = (left, top, left + shorter, top + shorter)
+    return whole.resize((side, side), Image.Resampling.BILINEAR, box=box), looks
+
+
+def pixels_in_mode(
+    image: Image.Image, mode: str, appearance: Appearance, side: int | None = None
+) -> tuple[Image.Image, frozenset[str]]:
+    """An opened picture in `mode` and its looks, as `shown` gives them, or its stored pixels."""
+    if appearance == "shown":
+        return displayed_pixels(image, mode, side)
+    if side is not None:
+        image.draft(mode, (side, side))
+    return image.convert(mode), frozenset()
+
+
+def _has_end_mark(raw: Path | bytes, format: str | None) -> bool:
+    """Whether the mark that ends this format stands near the end."""
+    mark = ENDS.get(format or "", b"")
+    if isinstance(raw, bytes):
+        return mark in raw[-4096:]
+    with raw.open("rb") as file:
+        file.seek(max(0, raw.stat().st_size - 4096))
+        return mark in file.read()
+
+
+def _use_picture(pictures: EncodedPictures, i: int, use: Callable[[Image.Image, int], T]) -> T:
+    raw = pictures.encoded(i)
+    if not (raw if isinstance(raw, bytes) else raw.stat().st_size):
+        raise UnusablePicture("empty", "empty")
+    with _open_picture(raw) as image:
+        if image.width * image.height > MOST_PIXELS:
+            said = f"{image.width}×{image.height} pixels, more than {MOST_PIXELS // 10**6} million"
+            raise UnusablePicture(said, "too_large")
+        if image.format == "TIFF" and pictures.appearance == "shown" and is_canon_raw(_first_bytes(raw)):
+            raise UnusablePicture(describe_signature(_first_bytes(raw)))
+        with _large_picture_lock(image):
+            result = use(image, i)
+            if not _has_end_mark(raw, image.format):
+                image.load()
+            return result
+
+
+def _open_picture(raw: Path | bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS)
+    except Exception as error:
+        if isinstance(error, UnidentifiedImageError) or is_canon_raw(_first_bytes(raw)):
+            raise UnusablePicture(describe_signature(_first_bytes(raw))) from None
+        raise
+
+
+def _first_bytes(raw: Path | bytes) -> bytes:
+    if isinstance(raw, bytes):
+        return raw[:SIGNATURE_BYTES]
+    with raw.open("rb") as file:
+        return file.read(SIGNATURE_BYTES)
+
+
+def _large_picture_lock(image: Image.Image) -> AbstractContextManager[object]:
+    return _ONE_LARGE if image.width * image.height > LARGE else nullcontext()
+
+
+def map_pictures(
+    pictures: EncodedPictures, function: Callable[[Image.Image, int], T], title: str
+) -> list[T | Unreadable]:
+    """Applies `use` to every opened picture, in threads."""
+
+    def one(i: int) -> T | Unreadable:
+        try:
+            return _use_picture(pictures, i, function)
+        except UnusablePicture as refused:
+            return Unreadable(*refused.args)
+        except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+            return Unreadable(error_text(error, 60))
+
+    def some(start: int) -> tuple[int, list[T | Unreadable]]:
+        end = min(start + CHUNK, len(pictures))
+        return end - start, [one(i) for i in range(start, end)]
+
+    with _silence_pillow(), ThreadPoolExecutor() as pool:
+        chunks = track(pool.map(some, range(0, len(pictures), CHUNK)), len(pictures), title)
+        return [result for chunk in chunks for result in chunk]
+
+
+@contextmanager
+def _silence_pillow() -> Iterator[None]:
+    """Pillow warns of sizes and logs damaged metadata: refused above, or harmless."""
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def refuse_unusable(
+    parts: Sequence[EncodedPictures], results: Sequence[Sequence[object]], advice: str = ""
+) -> None:
+    """Raises `InputError` naming the first of those pictures, in all parts together, that cannot be used."""
+    reasons = [
+        text for part, seen in zip(parts, results, strict=True) for text in unusable_pictures(part, seen)
+    ]
+    if reasons:
+        images = sum(map(len, parts))
+        raise InputError(
+            f"data: {len(reasons):,} of {images:,} images are unusable: {listing(reasons)}{advice}"
+        )
+
+
+def unusable_pictures(pictures: EncodedPictures, results: Sequence[object]) -> list[str]:
+    """Where those pictures are that cannot be used, and why."""
+    return [
+        f"{pictures.locate(i)} ({one.reason})" for i, one in enumerate(results) if isinstance(one, Unreadable)
+    ]

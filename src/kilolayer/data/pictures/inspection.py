@@ -1,0 +1,99 @@
+"""Looking at pictures before they are needed: headers only, or every pixel decoded once and forgotten."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from kilolayer.data.pictures import inspection_cache
+from kilolayer.data.pictures.decoding import (
+    FORMATS,
+    EncodedPictures,
+    Header,
+    Unreadable,
+    map_pictures,
+    pixels_in_mode,
+)
+
+
+@dataclass(frozen=True)
+class InspectedPicture:
+    """A readable picture. `digest`, of its pixels, and `looks` are empty where only the header was read."""
+
+    header: Header
+    digest: str = ""
+    traits: frozenset[str] = frozenset()
+
+
+InspectionResult = InspectedPicture | Unreadable
+
+
+def read_headers(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
+    """Headers, and the mark that ends a file: quick, and blind to damage between them."""
+    return map_pictures(
+        pictures, lambda image, i: InspectedPicture(Header.of(image, pictures.appearance)), title
+    )
+
+
+def inspect_pictures(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
+    """Every picture decoded whole, or remembered from when it was."""
+    keys = [_key(pictures, i) for i in range(len(pictures))]
+    found = [_from_text(text) if text else None for text in inspection_cache.lookup(keys)]
+    unknown = [i for i, one in enumerate(found) if one is None]
+    if unknown:
+        rest = pictures.take(np.array(unknown, np.int64))
+        look = partial(_inspect_picture, rest)
+        new = dict(zip(unknown, map_pictures(rest, look, title), strict=True))
+        inspection_cache.store({key: _to_text(one) for i, one in new.items() if (key := keys[i]) is not None})
+        found = [one or new[i] for i, one in enumerate(found)]
+    return [one for one in found if one is not None]
+
+
+def pixel_digest(pixels: bytes, shape: tuple[int, ...]) -> str:
+    """The name of these pixels: equal for equal pictures, however they are stored."""
+    return blake2b(repr(shape).encode() + pixels, digest_size=16).hexdigest()
+
+
+def _key(pictures: EncodedPictures, i: int) -> bytes | None:
+    try:
+        return inspection_cache.cache_key(pictures.encoded(i), pictures.appearance)
+    except Exception:  # a table's damaged cell; why is said where it is read
+        return None
+
+
+def _inspect_picture(pictures: EncodedPictures, image: Image.Image, i: int) -> InspectedPicture:
+    header = Header.of(image, pictures.appearance)
+    plain, looks = pixels_in_mode(image, "L" if header.grey else "RGB", pictures.appearance)
+    if image.format == "PNG":
+        # Decoding passes over checksums; a picture that was decoded cannot be verified any more.
+        raw = pictures.encoded(i)
+        with Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS) as again:
+            again.verify()
+    return InspectedPicture(
+        header, pixel_digest(plain.tobytes(), (*plain.size, len(plain.getbands()))), looks
+    )
+
+
+def _to_text(found: InspectionResult) -> str:
+    if isinstance(found, Unreadable):
+        return json.dumps([found.reason, found.kind])
+    header = found.header
+    return json.dumps([header.format, *header.size, header.grey, found.digest, sorted(found.traits)])
+
+
+def _from_text(text: str) -> InspectionResult | None:
+    try:
+        values = json.loads(text)
+        if len(values) == 2:
+            return Unreadable(*values)
+        format, width, height, grey, name, looks = values
+        header = Header(str(format), (int(width), int(height)), bool(grey))
+        return InspectedPicture(header, str(name), frozenset(map(str, looks)))
+    except (ValueError, TypeError):
+        return None

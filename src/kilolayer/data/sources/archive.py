@@ -1,0 +1,116 @@
+"""Named files from a folder or a tar archive. Archives are read in memory and never extracted.
+
+So nothing in an archive (`../`, absolute names, links, devices) can reach the disk.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import error_text, quote
+
+MOST_BYTES = 2**30  # all of CIFAR, unpacked, is 185 MB
+MOST_MEMBERS = 1000
+CHUNK = 1 << 20
+ENDINGS = (".tar.gz", ".tgz", ".tar")
+
+
+def is_archive(path: Path) -> bool:
+    return path.name.endswith(ENDINGS)
+
+
+def read_members(path: Path, names: tuple[str, ...], required: dict[str, int]) -> dict[str, bytes]:
+    """The bytes of those wanted files that exist.
+
+    Raises InputError where a required one does not, or is no multiple of as many bytes as given there.
+    """
+    found, present = _from_folder(path, names) if path.is_dir() else _from_archive(path, names)
+    missing = [name for name in required if name not in present]
+    if missing:
+        raise InputError(f"{quote(path)}: lacks {', '.join(missing)}; delete it and get the data again")
+    for name, unit in required.items():
+        if present[name] == 0 or present[name] % unit:
+            raise InputError(
+                f"{quote(path)}, {name}: {present[name]:,} bytes are not a whole number of {unit:,}-byte "
+                "images; it is damaged"
+            )
+    return {name: found[name] for name in names if name in found}
+
+
+def member_names(archive: Path) -> set[str]:
+    """The last parts of the names of the regular files in an archive."""
+    return set(_from_archive(archive, ())[1])
+
+
+def _from_folder(folder: Path, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, int]]:
+    try:
+        present = {path.name: path for path in folder.iterdir() if path.is_file()}
+        return {name: _read_capped(present[name]) for name in wanted if name in present}, {
+            name: path.stat().st_size for name, path in present.items()
+        }
+    except OSError as error:
+        raise InputError(f"{quote(folder)}: cannot be read ({error_text(error)})") from None
+
+
+def _read_capped(path: Path) -> bytes:
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{quote(path)}: larger than {MOST_BYTES:,} bytes, so it is no CIFAR file")
+    return path.read_bytes()
+
+
+def _from_archive(archive: Path, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, int]]:
+    try:
+        with archive.open("rb") as file, _decompressed(file) as plain:
+            stream = _CappedStream(plain, archive)
+            with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
+                taken = _read_tar(tar, wanted, archive)
+            while stream.read(CHUNK):  # only at its end does gzip compare the checksum
+                pass
+            return taken
+    except InputError:
+        raise
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, MemoryError) as error:
+        raise InputError(
+            f"{quote(archive)}: not a tar archive, or a damaged one ({error_text(error)})"
+        ) from None
+
+
+def _read_tar(
+    tar: tarfile.TarFile, wanted: tuple[str, ...], archive: Path
+) -> tuple[dict[str, bytes], dict[str, int]]:
+    found: dict[str, bytes] = {}
+    present: dict[str, int] = {}
+    for number, member in enumerate(tar):
+        if number >= MOST_MEMBERS:
+            raise InputError(f"{quote(archive)}: more than {MOST_MEMBERS:,} files, so no CIFAR")
+        name = PurePosixPath(member.name).name
+        if member.isreg():
+            present[name] = member.size
+        if member.isreg() and name in wanted and (content := tar.extractfile(member)):
+            found[name] = content.read()
+    return found, present
+
+
+def _decompressed(file: BinaryIO) -> gzip.GzipFile | BinaryIO:
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if zipped else file
+
+
+class _CappedStream:
+    """All that tarfile asks of a stream; an error after MOST_BYTES, so no archive can fill the memory."""
+
+    def __init__(self, stream: gzip.GzipFile | BinaryIO, archive: Path) -> None:
+        self.stream, self.archive, self.remaining = stream, archive, MOST_BYTES
+
+    def read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        self.remaining -= len(data)
+        if self.remaining < 0:
+            raise InputError(f"{quote(self.archive)}: more than {MOST_BYTES:,} bytes, so no CIFAR")
+        return data

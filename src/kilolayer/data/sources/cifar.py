@@ -1,0 +1,171 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the author's files or torchvision's folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kilolayer.data.images import Images, Source
+from kilolayer.data.sources import cifar_pickle
+from kilolayer.data.sources.archive import is_archive, member_names, read_members
+from kilolayer.errors import InputError
+from kilolayer.system import folders
+from kilolayer.system.message_text import is_text, quote
+
+PIXELS = 3 * 32 * 32
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+Raw = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Pixels (N, 3072), red, green and blue planes by rows, and labels (N,)."""
+
+
+def _parse_binary(raw: bytes, _: str, labels: int) -> Raw:
+    """Whole records of `labels` label bytes, the last of which counts, and 3,072 pixel bytes."""
+    record = labels + PIXELS
+    table = np.frombuffer(raw, np.uint8).reshape(-1, record)
+    return table[:, labels:], table[:, labels - 1].astype(np.int64)
+
+
+def _parse_lines(raw: bytes, where: str) -> tuple[str, ...]:
+    return tuple(line for line in raw.decode("utf-8", "replace").split() if line)
+
+
+@dataclass(frozen=True)
+class CifarFormat:
+    """One way in which a CIFAR comes: its files, how to read them, and the bytes of an image (1: no rule)."""
+
+    source: str
+    title: str
+    classes: int
+    folder: str
+    archive: str
+    train: tuple[str, ...]
+    test: str
+    meta: str
+    record: int
+    parse: Callable[[bytes, str], Raw]
+    parse_names: Callable[[bytes, str], tuple[str, ...]]
+
+    @property
+    def required(self) -> dict[str, int]:
+        """The files without which there is no data set, and the unit of their sizes in bytes."""
+        return dict.fromkeys((*self.train, self.test), self.record)
+
+
+_FIVE = tuple(f"data_batch_{number}" for number in range(1, 6))
+
+CIFAR_FORMATS = (
+    CifarFormat(
+        "cifar10", "CIFAR-10", 10, "cifar-10-batches-bin", "cifar-10-binary.tar.gz",
+        tuple(f"{name}.bin" for name in _FIVE), "test_batch.bin", "batches.meta.txt", 1 + PIXELS,
+        partial(_parse_binary, labels=1), _parse_lines,
+    ),
+    CifarFormat(
+        "cifar100", "CIFAR-100", 100, "cifar-100-binary", "cifar-100-binary.tar.gz",
+        ("train.bin",), "test.bin", "fine_label_names.txt", 2 + PIXELS,
+        partial(_parse_binary, labels=2), _parse_lines,
+    ),
+    CifarFormat(
+        "cifar10", "CIFAR-10", 10, "cifar-10-batches-py", "cifar-10-python.tar.gz",
+        _FIVE, "test_batch", "batches.meta", 1,
+        partial(cifar_pickle.parse_batch, labels="labels"), partial(cifar_pickle.parse_names, key="label_names"),
+    ),
+    CifarFormat(
+        "cifar100", "CIFAR-100", 100, "cifar-100-python", "cifar-100-python.tar.gz",
+        ("train",), "test", "meta", 1,
+        partial(cifar_pickle.parse_batch, labels="fine_labels"),
+        partial(cifar_pickle.parse_names, key="fine_label_names"),
+    ),
+)  # fmt: skip
+
+
+def data_folders(folder: str | None) -> list[Path]:
+    """Where the named data sets may lie, and into the first of which they are fetched.
+
+    `folder`, else $KILOLAYER_DATA, else the caches. Raises `InputError` where there is none of them.
+    """
+    asked = folder or os.environ.get("KILOLAYER_DATA")
+    if asked:
+        return [Path(folders.expand_home(asked))]
+    found = [cache for cache in dict.fromkeys((folders.cache_folder(), folders.home_cache_folder())) if cache]
+    if not found:
+        raise InputError(
+            "data: cifar10 and cifar100 lie in ~/.cache/kilolayer, and there is no home folder here; name "
+            "the folder: --data-folder DIR, or $KILOLAYER_DATA"
+        )
+    return found
+
+
+def find_cifar(root: Path, source: str | None = None) -> tuple[CifarFormat, Path] | None:
+    """The CIFAR in or at this path (named `source`, where given) and the folder or archive that holds it."""
+    wanted = [layout for layout in CIFAR_FORMATS if source in (None, layout.source)]
+    if root.is_file():
+        return _identify_archive(wanted, root) if is_archive(root) else None
+    for layout in wanted:
+        for place in (root / layout.folder, root):
+            if (place / layout.train[0]).is_file():
+                return layout, place
+        if (root / layout.archive).is_file():
+            return layout, root / layout.archive
+    return None
+
+
+def cifar_source(format: CifarFormat, path: Path) -> Source:
+    """The data set in this folder or archive: training files are read here, the test file when asked for.
+
+    The test file is gone through once here: nothing but that tells whether it is whole.
+    """
+    files = read_members(path, (*format.train, format.meta), format.required)
+    train = parse_images(format, {name: files[name] for name in format.train}, path)
+    title = format.title if len(train) == 50_000 else f"{format.title} ({len(train):,} training images)"
+    classes = read_class_names(format, files.get(format.meta), path)
+    _read_test(format, path)
+
+    def read_train(index: NDArray[np.int64]) -> Images:
+        return train[torch.from_numpy(index)]
+
+    return Source(title, classes, len(train), read_train, lambda: _read_test(format, path))
+
+
+def _read_test(layout: CifarFormat, place: Path) -> Images:
+    return parse_images(layout, read_members(place, (layout.test,), {layout.test: layout.record}), place)
+
+
+def _identify_archive(wanted: list[CifarFormat], archive: Path) -> tuple[CifarFormat, Path] | None:
+    named = [layout for layout in wanted if layout.archive == archive.name]
+    if not named:
+        inside = member_names(archive)
+        named = [layout for layout in wanted if {*layout.train, layout.test} <= inside]
+    return (named[0], archive) if named else None
+
+
+def parse_images(format: CifarFormat, files: dict[str, bytes], path: Path) -> Images:
+    """The images in the bytes of these files. Raises `InputError`."""
+    parts = []
+    for name, raw in files.items():
+        where = f"{quote(path)}, {name}"
+        pixels, labels = format.parse(raw, where)
+        if labels.min() < 0 or labels.max() >= format.classes:
+            wrong = int(np.flatnonzero((labels < 0) | (labels >= format.classes))[0])
+            raise InputError(
+                f"{where}: image {wrong} has label {labels[wrong]}, allowed are 0 to {format.classes - 1}; "
+                "it is damaged"
+            )
+        parts.append((pixels, labels))
+    pixels, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Images(torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels))
+
+
+def read_class_names(format: CifarFormat, meta: bytes | None, path: Path) -> tuple[str, ...]:
+    """The names in the file of names, or where it has none that will do, the usual ones."""
+    found = format.parse_names(meta, f"{quote(path)}, {format.meta}") if meta is not None else ()
+    if len(found) == len(set(found)) == format.classes and all(map(is_text, found)):
+        return found
+    return CIFAR10_CLASSES if format.classes == 10 else tuple(str(number) for number in range(format.classes))

@@ -1,0 +1,76 @@
+"""CIFAR's "python version" (what torchvision leaves on disk), read without ever unpickling it.
+
+Unpickling runs whatever a file asks for. These files need none of that: they are a dictionary of strings,
+lists of numbers and one array. So `pickletools.genops`, which only *lists* a pickle's opcodes, is enough: the
+values that follow each known key are collected, nothing is built, imported or called, and a file that names
+any function but the three with which NumPy stores an array is refused.
+"""
+
+from __future__ import annotations
+
+import pickletools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import error_text
+
+PIXELS = 3 * 32 * 32
+KEYS = ("batch_label", "labels", "fine_labels", "coarse_labels", "data", "filenames", "label_names",
+        "fine_label_names", "coarse_label_names", "num_cases_per_batch", "num_vis")  # fmt: skip
+ARRAY = ("numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype")
+OBJECT_OPCODES = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4",
+           "PERSID", "BINPERSID")  # fmt: skip
+# of the opcodes with an argument, those that push it; the others number what is remembered (LONG_BINPUT …)
+VALUES = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4",
+          "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
+          "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")  # fmt: skip
+
+Values = dict[str, list[str | int]]
+
+
+def parse_batch(raw: bytes, where: str, labels: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels uint8 (N, 3072) and labels int64 (N,) of one batch file. Raises InputError."""
+    values = _values(raw, where)
+    numbers = [value for value in values.get(labels, []) if isinstance(value, int)]
+    # beside the pixels the array holds only its type's name and byte order
+    pixels = max((value for value in values.get("data", []) if isinstance(value, str)), key=len, default="")
+    if not numbers or len(pixels) != len(numbers) * PIXELS or max(map(abs, numbers)) > 255:
+        raise InputError(f"{where}: {len(pixels):,} bytes of pixels, {len(numbers):,} labels; it is damaged")
+    table = np.frombuffer(pixels.encode("latin-1"), np.uint8).reshape(-1, PIXELS)
+    return table, np.array(numbers, np.int64)
+
+
+def parse_names(raw: bytes, where: str, key: str) -> tuple[str, ...]:
+    """The class names in the file of names. Raises InputError."""
+    return tuple(value for value in _values(raw, where).get(key, []) if isinstance(value, str))
+
+
+def _values(raw: bytes, where: str) -> Values:
+    try:
+        return _collect_values(raw, where)
+    except InputError:
+        raise
+    except Exception as error:  # genops names no errors of its own: bad bytes surface as any of a dozen
+        raise InputError(f"{where}: not a CIFAR file, or a damaged one ({error_text(error)})") from None
+
+
+def _collect_values(raw: bytes, where: str) -> Values:
+    """All strings and whole numbers, under the key that stands before them. Strings are bytes, as Latin-1."""
+    values: Values = {}
+    current: list[str | int] = []
+    for opcode, argument, _ in pickletools.genops(raw):
+        _refuse_opcode(opcode.name, argument, where)
+        value = argument.decode("latin-1") if isinstance(argument, bytes) else argument
+        if value in KEYS and value not in values:
+            current = values.setdefault(value, [])
+        elif isinstance(value, str | int) and opcode.name in VALUES:
+            current.append(value)
+    return values
+
+
+def _refuse_opcode(name: str, argument: object, where: str) -> None:
+    if (name == "GLOBAL" and argument not in ARRAY) or name in OBJECT_OPCODES:
+        wish = f"to run {argument!r}" if name == "GLOBAL" else f"for {name}"
+        raise InputError(f"{where}: asks {wish}, as no CIFAR file does; take the binary version")

@@ -1,0 +1,259 @@
+"""Folders of images: a folder per class, or such folders under each split (`train/`, `val/`, `test/` …)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from kilolayer.data.config import Data
+from kilolayer.data.pictures.decoding import EncodedPictures
+from kilolayer.data.sources.classes import NamedPictures
+from kilolayer.data.sources.label_lists import (
+    card_notes,
+    dataset_card,
+    label_lists,
+    refuse_other_labels,
+    split_lists,
+    unread_list_notes,
+)
+from kilolayer.data.sources.scan import FolderTree, ignored_file_notes
+from kilolayer.data.sources.splits import SourceLayout, Split, name_roles
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import error_text, listing, quote
+
+CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "data")
+"""Folders so called, with no other beside them, are no class: `val/images/1.jpg` says nothing of a class."""
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+ANNOTATIONS = "val_annotations.txt"
+UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised", "nolabel", "nolabels")
+FOLDER_ADVICE = "put the pictures of each class into a folder with its name, as in FOLDER/train/CLASS/IMAGE"
+
+
+def folder_layout(root: FolderTree, data: Data) -> SourceLayout:
+    """The splits in this folder; class names are folder names, sorted. Raises InputError."""
+    top = _innermost(root)
+    chosen = data.train is not None or data.test is not None or data.validation_split is not None
+    folders = _split_folders(top, chosen=chosen)
+    lists = label_lists(root)
+    splits = tuple(_folder_split(one.name, one, lists) for one in folders) or (
+        _folder_split("all", top, lists),
+    )
+    is_drawn = data.test is None and not any(split.roles - {"train"} for split in splits)
+    not_read = (
+        *unread_list_notes(lists, split_lists(root) if is_drawn else ()),
+        *card_notes(dataset_card(root)),
+    )
+    read_from = (f"read from {quote(top.path)}",) if top is not root else ()
+    beside = _unused_notes(top) if folders else ()
+    name = root.path.resolve().name or "images"
+    others = ignored_file_notes(root, lambda path: path.name == ANNOTATIONS)
+    notes = (*read_from, *others, *beside, *not_read)
+    return SourceLayout(name, quote(root.path), splits, notes, top.pictures if folders else ())
+
+
+def _innermost(at: FolderTree, *, split: bool = False) -> FolderTree:
+    """Further in as long as there is but one folder with pictures, and that no class: `dataset/dataset`."""
+    while len(at.filled) == 1 and not at.pictures and _annotations(at) is None:
+        (inner,) = at.filled
+        no_class = inner.name.casefold() in CONTAINERS
+        if split:  # seg_train/seg_train, seg_test/test
+            no_class |= inner.name == at.name or bool(
+                name_roles(inner.name) and name_roles(inner.name) == name_roles(at.name)
+            )
+        else:
+            no_class = (no_class or bool(inner.filled)) and not name_roles(inner.name)
+        if not no_class:
+            break
+        at = inner
+    return at
+
+
+def _split_folders(top: FolderTree, *, chosen: bool) -> tuple[FolderTree, ...]:
+    """The folders that are splits, and those beside them; none where the folders are classes.
+
+    A folder called `train` that holds pictures beside others that do is a class, of locomotives.
+    """
+    named = [one for one in top.folders if name_roles(one.name)]
+    rest = [one for one in top.filled if not name_roles(one.name)]
+    deep = any(one.filled for one in (named + rest if chosen else named))
+    if not deep and (rest or not named):
+        _refuse_held_out(named)
+        return ()
+    trained = [one.name for one in named if "train" in name_roles(one.name)]
+    if rest and trained and len(trained) == len(named) and not chosen:
+        raise InputError(
+            f"{quote(top.path)}: {quote(trained[0])} could be a split, or a class beside "
+            f"{listing([quote(one.name) for one in rest], 3)}; --train {shlex.quote(trained[0])} "
+            "takes it as the split"
+        )
+    return tuple(one for one in top.folders if one.count or name_roles(one.name))
+
+
+def _refuse_held_out(folders: Sequence[FolderTree]) -> None:
+    """Pictures in `test` beside class folders: as a class they would be trained on."""
+    held_out = [quote(one.path) for one in folders if one.count and name_roles(one.name) - {"train"}]
+    if held_out:
+        raise InputError(
+            f"{held_out[0]} has the name of a split among class folders; if it is a class, rename it, "
+            f"if it is not, move it elsewhere ({FOLDER_ADVICE})"
+        )
+
+
+def _folder_split(name: str, at: FolderTree, lists: Sequence[Path]) -> Split:
+    top, where = _innermost(at, split=name != "all"), quote(at.path)
+    classes = cache(lambda: _class_pictures(top))
+
+    def unlabelled() -> str:
+        found = classes()
+        return found if isinstance(found, str) else ""
+
+    def read() -> NamedPictures:
+        found = classes()
+        if isinstance(found, str):
+            raise InputError(f"{where}: {found}; {FOLDER_ADVICE}")
+        files = [path for paths in found.values() for path in paths]
+        labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(paths) for paths in found.values()])
+        shown = EncodedPictures(labels, files.__getitem__, lambda i: quote(files[i]))
+        return NamedPictures(shown, tuple(found), where, files=files)
+
+    annotated = _annotations(top) is not None
+
+    def check() -> None:
+        found = classes()
+        if annotated or isinstance(found, str):
+            return
+        _refuse_two_readings(top)
+        _refuse_unlabelled(top)
+        for path in lists:
+            refuse_other_labels(path, found)
+
+    within = (
+        [] if annotated else [path for one in top.folders for each in one.walk() for path in each.non_files]
+    )
+    return Split(
+        name,
+        name_roles(name),
+        where,
+        sum(one.count for one in top.folders) or top.count,
+        unlabelled,
+        (read,),
+        non_files=tuple(map(quote, within)),
+        broken_links=tuple(quote(path) for path in top.non_files if path.is_symlink()),
+        empty_folders=() if annotated else tuple(quote(one.path) for one in top.folders if not one.count),
+        unused_pictures=() if annotated or not top.folders else top.pictures,
+        advice=FOLDER_ADVICE,
+        notes=() if annotated else (*_unused_notes(top), *_nested_notes(top)),
+        check=check,
+        inodes=tuple((one.inode, quote(one.path)) for one in at.walk() if one.pictures),
+    )
+
+
+def _refuse_two_readings(top: FolderTree) -> None:
+    """Raises `InputError` where class folders hold the same folders, which may be the classes."""
+    shared = Counter(inner.name for one in top.folders for inner in one.filled)
+    holders: dict[tuple[str, str], str] = {}
+    for one in top.folders:
+        for pair in combinations([inner.name for inner in one.filled if shared[inner.name] > 1], 2):
+            first = holders.setdefault(pair, one.name)
+            if first != one.name:
+                _refuse_pair(top, (first, one.name), pair)
+
+
+def _refuse_pair(top: FolderTree, outer: tuple[str, str], inner: tuple[str, str]) -> None:
+    raise InputError(
+        f"{quote(top.path)}: {quote(outer[0])} and {quote(outer[1])} both hold folders "
+        f"{quote(inner[0])} and {quote(inner[1])}, so it cannot be told whether the outer or the inner "
+        "folders are the classes; "
+        f"if the inner, name one folder, as --data {shlex.quote(str(top.path / outer[0]))}, choose with "
+        "--train SPLIT --test SPLIT, or rename them to train and test; if the outer, put the pictures "
+        "of each class right into its folder"
+    )
+
+
+def _refuse_unlabelled(top: FolderTree) -> None:
+    """Raises `InputError` for pictures without labels beside class folders: they are no class."""
+    found = [one for one in top.filled if re.sub(r"[\W\d_]", "", one.name).casefold() in UNLABELLED]
+    if found and len(top.filled) > 1:
+        raise InputError(
+            f"{quote(found[0].path)} has the name of pictures without labels, among class folders; "
+            "move it elsewhere, or rename it if it is a class"
+        )
+
+
+def _class_pictures(top: FolderTree) -> dict[str, list[Path]] | str:
+    """The pictures of each class, those further in too; in words why there are none."""
+    annotations = _annotations(top)
+    if annotations is not None:
+        return _annotated_pictures(annotations, top)
+    if not top.folders:
+        archives = [path.name for path in top.others if path.suffix.casefold() in ARCHIVES]
+        packed = f" (unpack {listing(archives, 3)} first)" if archives else ""
+        return (
+            f"{top.count:,} pictures lie in no class folders"
+            if top.pictures
+            else f"has no class folders{packed}"
+        )
+    split = _split_within(top)
+    if split is not None:
+        return f"{quote(split.path)} has the name of a split, and lies among class folders"
+    classes: dict[str, list[Path]] = {}
+    for one in top.folders:
+        files = [path for each in one.walk() for path in each.pictures]
+        classes[one.name] = files
+    return classes
+
+
+def _annotations(at: FolderTree) -> Path | None:
+    return next((path for path in at.others if path.name == ANNOTATIONS), None)
+
+
+def _annotated_pictures(path: Path, top: FolderTree) -> dict[str, list[Path]]:
+    """Tiny-ImageNet's validation pictures: lines of a file's name and its class, parted by tabs."""
+    try:
+        lines = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{quote(path)}: cannot be read ({error_text(error)})") from None
+    files = {file.name: file for each in top.walk() for file in each.pictures}
+    named = {line[0]: line[1] for line in lines if len(line) > 1}
+    wrong = sorted(files.keys() ^ named.keys())
+    if wrong or len(named) != len(lines):
+        raise InputError(
+            f"{quote(path)}: its {len(lines):,} lines and the {len(files):,} pictures beside it do not agree"
+            f"{f', as on {quote(wrong[0])}' if wrong else ''}"
+        )
+    classes: dict[str, list[Path]] = {}
+    for name in sorted(files):
+        classes.setdefault(named[name], []).append(files[name])
+    return dict(sorted(classes.items()))
+
+
+def _split_within(top: FolderTree) -> FolderTree | None:
+    """A split in what would be a class folder: CLASS/train/IMAGE and CLASS/test/IMAGE."""
+    deep = [one for one in top.folders if one.filled and name_roles(one.name)]
+    within = [inner for one in top.folders for each in one.folders for inner in each.walk()]
+    held_out = [one for one in within if one.count and name_roles(one.name) - {"train"}]
+    return next(iter((*deep, *held_out)), None)
+
+
+def _unused_notes(top: FolderTree) -> tuple[str, ...]:
+    if not top.pictures or not top.folders:
+        return ()
+    return (f"{len(top.pictures):,} pictures beside the folders of {quote(top.path)} are not used",)
+
+
+def _nested_notes(top: FolderTree) -> tuple[str, ...]:
+    """Says so where pictures lie in folders within class folders."""
+    within = [(one, inner) for one in top.folders for inner in one.folders if inner.count]
+    if not within:
+        return ()
+    (first, inner), count = within[0], sum(inner.count for _, inner in within)
+    return (
+        f"{count:,} images in folders within class folders: those of {quote(inner.path)} are {first.name!r}",
+    )

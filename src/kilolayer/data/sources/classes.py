@@ -1,0 +1,189 @@
+"""Class names of several files or folders made one list: a label follows its name, never its number."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kilolayer.data.pictures.decoding import EncodedPictures
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import is_text, listing, quote
+
+
+@dataclass(frozen=True)
+class NamedPictures:
+    """Pictures whose labels number the names of their own file or folder.
+
+    where: the file or folder, in words. given: how the names are given: as a list whose order counts, as text
+    beside each picture (a folder's name, a string), or not at all, so that the numbers are the names.
+    column: the labels' name in a table; files: the pictures' own, where they are files;
+    spoken: the numbers, and what a text column beside them calls them.
+    """
+
+    pictures: EncodedPictures
+    names: tuple[str, ...]
+    location: str
+    naming: Literal["list", "text", "numbers"] = "text"
+    column: str = ""
+    files: Sequence[Path] = ()
+    number_names: Sequence[tuple[int, str]] = ()
+
+
+def nfc(name: str) -> str:
+    """The name in Unicode's composed form: macOS writes é as two characters, other systems as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def merged_class_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
+    """The classes of all lots together (see `union`). Raises `InputError`.
+
+    Refused: a name that no report could show or that stands twice in one list, names that differ only in case
+    or in blanks at their ends, and files with names beside files with numbers only.
+    """
+    for lot in lots:
+        check_names(lot)
+        _check_labels(lot)
+    check_names_agree(lots)
+    return union_of_names(lots)
+
+
+def check_names_agree(lots: Sequence[NamedPictures]) -> None:
+    """Raises `InputError` where the names of different files cannot be matched."""
+    _check_numbers(lots)
+    _check_columns(lots)
+    _check_number_names(lots)
+    _check_distinct(union_of_names(lots))
+
+
+def union_of_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
+    """The first list of names in its order, then those that the others add; what no list orders is sorted."""
+    lists = [lot.names for lot in lots if lot.naming == "list"]
+    text = sorted({name for lot in lots if lot.naming == "text" for name in map(nfc, lot.names)})
+    numbers = max((lot.names for lot in lots if lot.naming == "numbers"), key=len, default=())
+    return tuple(dict.fromkeys(nfc(name) for names in (*lists, text, numbers) for name in names))
+
+
+def join_pictures(lots: Sequence[NamedPictures], classes: tuple[str, ...]) -> EncodedPictures:
+    """The pictures of all lots, one after the other, labelled by their places in `classes`."""
+    place = {name: number for number, name in enumerate(classes)}
+    tables = [np.array([place[nfc(name)] for name in lot.names], np.int64) for lot in lots]
+    labels = [table[lot.pictures.labels] for table, lot in zip(tables, lots, strict=True)]
+    starts = np.cumsum([0, *(len(part) for part in labels)])
+
+    def at(i: int) -> tuple[EncodedPictures, int]:
+        number = int(np.searchsorted(starts, i, "right")) - 1
+        return lots[number].pictures, i - int(starts[number])
+
+    def raw(i: int) -> object:
+        pictures, row = at(i)
+        return pictures.encoded(row)
+
+    def where(i: int) -> str:
+        pictures, row = at(i)
+        return pictures.locate(row)
+
+    empty: NDArray[np.int64] = np.empty(0, np.int64)
+    return EncodedPictures(np.concatenate([empty, *labels]), raw, where)  # type: ignore[arg-type]
+
+
+def name_notes(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
+    """What there is to say of the names: other numbers for them, or another way of writing them."""
+    lists = [(lot.location, tuple(map(nfc, lot.names))) for lot in lots if lot.naming == "list"]
+    other = [where for where, names in lists if names != lists[0][1]]
+    apart = sorted({name for lot in lots for name in lot.names if name != nfc(name)})
+    return (
+        *([f"other class numbers in {listing(other, 3)}: labels follow the names"] if other else []),
+        *([f"accents are read as one letter with the one before: {listing(apart, 3)}"] if apart else []),
+    )
+
+
+def check_names(lot: NamedPictures) -> None:
+    """Raises `InputError` for names that no report could show, or that stand twice in one list."""
+    counts = Counter(map(nfc, lot.names))
+    twice = {name for name, count in counts.items() if count > 1}
+    unfit = [quote(name) for name in counts if name in twice or not is_text(name) or not name.strip()]
+    if unfit:
+        raise InputError(
+            f"{lot.location}: {len(unfit)} class names are no text, empty, or twice there: {listing(unfit)}"
+        )
+
+
+def labels_out_of_range(lot: NamedPictures) -> NDArray[np.int64]:
+    """Which pictures have labels that number none of the lot's names."""
+    labels = lot.pictures.labels
+    return np.flatnonzero((labels < 0) | (labels >= len(lot.names)))
+
+
+def drop_out_of_range(lot: NamedPictures) -> NamedPictures:
+    """The other pictures."""
+    inside = np.setdiff1d(np.arange(len(lot.pictures)), labels_out_of_range(lot))
+    return replace(lot, pictures=lot.pictures.take(inside))
+
+
+def label_error(lot: NamedPictures, i: int) -> str:
+    """What is wrong with the label of picture i, in words."""
+    allowed = f"the classes 0 to {len(lot.names) - 1}" if lot.names else "any class"
+    return f"{lot.pictures.locate(i)}: label {lot.pictures.labels[i]} is outside {allowed}"
+
+
+def _check_labels(lot: NamedPictures) -> None:
+    wrong = labels_out_of_range(lot).tolist()
+    if wrong:
+        more = f" ({len(wrong):,} such labels)" if len(wrong) > 1 else ""
+        raise InputError(f"{label_error(lot, wrong[0])}{more}")
+
+
+def _check_numbers(lots: Sequence[NamedPictures]) -> None:
+    named = [lot for lot in lots if lot.naming != "numbers" and lot.names]
+    bare = [lot for lot in lots if lot.naming == "numbers" and len(lot.pictures)]
+    plain = all(name == str(number) for lot in named for number, name in enumerate(lot.names))
+    if named and bare and not plain:
+        raise InputError(
+            f"{named[0].location} names its classes ({listing([quote(n) for n in named[0].names], 3)}), "
+            f"{bare[0].location} has only numbers, which could mean other classes; write the names into both"
+        )
+
+
+def _check_columns(lots: Sequence[NamedPictures]) -> None:
+    columns = {lot.column: lot.location for lot in lots if lot.naming == "numbers" and len(lot.pictures)}
+    if len(columns) > 1:
+        places = " and ".join(f"{name!r} of {where}" for name, where in columns.items())
+        raise InputError(
+            f"data: labels are numbers in column {places}, which could mean other classes; "
+            "choose one that all files have, with --label-column NAME"
+        )
+
+
+def _check_number_names(lots: Sequence[NamedPictures]) -> None:
+    """Raises `InputError` where a number has two names beside it, or a name two numbers."""
+    pairs = {pair: lot.location for lot in reversed(lots) for pair in lot.number_names}
+    seen: dict[int | str, tuple[tuple[int, str], str]] = {}
+    for (number, name), where in sorted(pairs.items()):
+        for key in (number, name):
+            (other, called), place = seen.setdefault(key, ((number, name), where))
+            if (other, called) != (number, name):
+                raise InputError(
+                    f"data: label {other} is {called!r} in {place}, and label {number} is {name!r} in "
+                    f"{where}; number the classes alike, or choose the names with --label-column NAME"
+                )
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    """Single characters may differ in case: the letters of an alphabet are classes."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = name.strip() if len(name.strip()) == 1 else name.strip().casefold()
+        groups.setdefault(plain, []).append(name)
+    alike = [" and ".join(map(quote, group)) for group in groups.values() if len(group) > 1]
+    if alike:
+        raise InputError(
+            f"data: classes that differ only in case or in blanks at their ends: {listing(alike)}; "
+            "rename them so that each class has one name"
+        )

@@ -1,0 +1,220 @@
+"""From labelled pictures to a data set: what must hold of classes and sizes, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kilolayer.data.config import Data
+from kilolayer.data.images import Images, Source
+from kilolayer.data.memory_limit import require_memory
+from kilolayer.data.pictures.decoding import (
+    EncodedPictures,
+    Header,
+    PixelFormat,
+    Unreadable,
+    decode,
+    refuse_unusable,
+    unusable_pictures,
+)
+from kilolayer.data.pictures.inspection import (
+    InspectedPicture,
+    InspectionResult,
+    inspect_pictures,
+    read_headers,
+)
+from kilolayer.data.pictures.rendering import AS_STORED, TraitCounts
+from kilolayer.data.randomness import random_permutation
+from kilolayer.data.sources.cifar import CIFAR10_CLASSES
+from kilolayer.data.sources.classes import NamedPictures, join_pictures, merged_class_names, name_notes
+from kilolayer.data.sources.splits import Assignment, SourceLayout, Split, assign_splits
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import listing, quote
+
+DEFAULT_SIDE = 224
+PART_NAMES = {"train": "training", "validation": "validation", "test": "test"}
+ADVICE = "; kilolayer check-data lists all that is wrong, --skip-damaged goes on without them"
+
+
+def picture_source(layout: SourceLayout, data: Data) -> Source:
+    """The data set in these splits, with everything checked but the training pixels.
+
+    Those are decoded before the training begins anyway. Raises InputError.
+    """
+    assigned = assign_splits(layout, data)
+    kept = sum(split.size for split in assigned.used)
+    require_memory(kept, f"the encoded images of {layout.path}")
+    lots = {part: read_pictures(splits) for part, splits in assigned.parts().items()}
+    every = [lot for some in lots.values() for lot in some]
+    classes = merged_class_names(every)
+    parts = {
+        part: replace(join_pictures(some, classes), appearance=data.appearance) for part, some in lots.items()
+    }
+    parts, skipped = _usable_parts(layout.name, classes, parts, assigned, data)
+    seen = _inspect_parts(parts)
+    headers = {one.header for some in seen.values() for one in some}
+    form = _common_format(headers, data.image_size)
+    looks = TraitCounts()
+    looks.add(one.traits for part, some in seen.items() if part != "train" for one in some)
+    held_out = sum(map(len, parts.values())) - len(parts["train"])
+
+    def read_train(index: NDArray[np.int64]) -> Images:
+        images = len(index) + held_out
+        pixels = form.side**2 * form.channels * images
+        require_memory(kept + pixels, f"{images:,} images of {form.side}×{form.side}")
+        return decode(parts["train"].take(index), form, "reading the training images", ADVICE, looks)
+
+    def read_part(part: str) -> Images:
+        return decode(parts[part], form, f"reading the {PART_NAMES[part]} images")
+
+    return Source(
+        name=_title(layout.name, classes, headers, (len(parts["train"]), len(parts["test"]))),
+        classes=classes,
+        count=len(parts["train"]),
+        read_train=read_train,
+        read_test=partial(read_part, "test"),
+        skipped=skipped,
+        looks=looks.sentences if data.appearance == "shown" else lambda: AS_STORED,
+        origin=(*assigned.lines(len(parts["test"])), *name_notes(every), *layout.notes),
+        read_validation=partial(read_part, "validation") if assigned.validation else None,
+        available_validation=assigned.available_validation,
+        locate=lambda part, i: parts[part].locate(i),
+    )
+
+
+def _usable_parts(
+    name: str, classes: tuple[str, ...], parts: dict[str, EncodedPictures], assigned: Assignment, data: Data
+) -> tuple[dict[str, EncodedPictures], tuple[str, ...]]:
+    """The parts without what is to be left out, a test set among them; and what is left out, in words."""
+    _check_folders(assigned.used, skip_damaged=data.skip_damaged)
+    _check_classes(name, classes, parts)
+    skipped = tuple(f"{path} (no file)" for split in assigned.used for path in split.non_files)
+    # What is to be left out must be known before the images are numbered and the test set is drawn.
+    if data.skip_damaged:
+        parts, damaged = _without_damaged(parts)
+        skipped += damaged
+    if not assigned.test:
+        parts = parts | _hold_out_test(parts["train"], classes, data.split_seed)
+    _check_classes(name, classes, parts)
+    return parts, skipped
+
+
+def read_pictures(splits: Sequence[Split]) -> list[NamedPictures]:
+    """The pictures of these splits, each file's with its own class names. Raises `InputError`."""
+    return [lot() for split in splits for lot in split.readers]
+
+
+def _check_folders(splits: Sequence[Split], *, skip_damaged: bool) -> None:
+    """Raises `InputError` for what cannot be class folders and files, or for what cannot be passed over."""
+    astray = [place for split in splits for place in split.broken_links]
+    if astray:
+        raise InputError(f"data: {len(astray)} links beside class folders lead nowhere: {listing(astray)}")
+    no_files = [place for split in splits for place in split.non_files]
+    if no_files and not skip_damaged:
+        raise InputError(f"data: {len(no_files)} entries of class folders are no files: {listing(no_files)}")
+    empty = [place for split in splits for place in split.empty_folders]
+    if empty:
+        raise InputError(f"data: {len(empty)} class folders hold no image: {listing(empty)}")
+
+
+def _without_damaged(
+    parts: Mapping[str, EncodedPictures],
+) -> tuple[dict[str, EncodedPictures], tuple[str, ...]]:
+    usable = {
+        part: usable_pictures(pictures, f"checking the {PART_NAMES[part]} images")
+        for part, pictures in parts.items()
+    }
+    damaged = tuple(place for _, places in usable.values() for place in places)
+    return {part: pictures for part, (pictures, _) in usable.items()}, damaged
+
+
+def usable_pictures(
+    pictures: EncodedPictures, what: str = "checking the images"
+) -> tuple[EncodedPictures, tuple[str, ...]]:
+    """The pictures that can be used, and in words which cannot."""
+    found = inspect_pictures(pictures, what)
+    inside = np.flatnonzero([isinstance(one, InspectedPicture) for one in found])
+    return pictures.take(inside), tuple(unusable_pictures(pictures, found))
+
+
+def _hold_out_test(train: EncodedPictures, classes: tuple[str, ...], seed: int) -> dict[str, EncodedPictures]:
+    drawn = stratified_holdout(train.labels, classes, seed)
+    return {"train": train.take(np.flatnonzero(~drawn)), "test": train.take(np.flatnonzero(drawn))}
+
+
+def _inspect_parts(parts: Mapping[str, EncodedPictures]) -> dict[str, list[InspectedPicture]]:
+    """The pictures of each part: headers of training pictures, all pixels of others. Raises `InputError`."""
+    found: dict[str, list[InspectionResult]] = {
+        part: (read_headers if part == "train" else inspect_pictures)(
+            pictures, f"checking the {PART_NAMES[part]} images"
+        )
+        for part, pictures in parts.items()
+    }
+    if any(isinstance(one, Unreadable) for some in found.values() for one in some):
+        # All that is wrong is said at once.
+        found["train"] = inspect_pictures(parts["train"], "checking the training images")
+        refuse_unusable(list(parts.values()), list(found.values()), ADVICE)
+    return {part: [one for one in some if isinstance(one, InspectedPicture)] for part, some in found.items()}
+
+
+def stratified_holdout(labels: NDArray[np.int64], classes: tuple[str, ...], seed: int) -> NDArray[np.bool_]:
+    """Which images become the test set where there is none: a fifth of each class, one or more, by `seed`."""
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise InputError(
+                f"data: class {quote(classes[label])} has 1 image; without a test set it needs 2 or more"
+            )
+        test[
+            members[random_permutation(len(members), "test", seed, int(label))[: max(1, len(members) // 5)]]
+        ] = True
+    return test
+
+
+def decoded_format(pictures: EncodedPictures, image_size: int | None) -> PixelFormat:
+    """What these pictures are decoded to. Raises `InputError` for those that cannot be used."""
+    looked = read_headers(pictures, "checking the images")
+    refuse_unusable([pictures], [looked], ADVICE)
+    return _common_format({one.header for one in looked if isinstance(one, InspectedPicture)}, image_size)
+
+
+def _common_format(seen: set[Header], image_size: int | None) -> PixelFormat:
+    sizes = {header.size for header in seen}
+    width, height = next(iter(sizes))
+    native = width if len(sizes) == 1 and width == height else DEFAULT_SIDE
+    return PixelFormat(image_size or native, all(header.grey for header in seen))
+
+
+def _title(name: str, classes: tuple[str, ...], seen: set[Header], counts: tuple[int, int]) -> str:
+    # figures made with re-encoded pixels must say so, wherever the files lie
+    lossy = {(header.format, header.size) for header in seen} == {("JPEG", (32, 32))}
+    same = lossy and classes == CIFAR10_CLASSES and counts == (50_000, 10_000)
+    return "CIFAR-10 (JPEG re-encode)" if same else name
+
+
+def _check_classes(name: str, classes: tuple[str, ...], parts: Mapping[str, EncodedPictures]) -> None:
+    if not sum(map(len, parts.values())):
+        raise InputError(f"{quote(name)}: there are no labelled images")
+    if len(classes) < 2:
+        raise InputError(f"{quote(name)}: {len(classes)} class, but at least 2 are needed")
+    present = {part: set(pictures.labels.tolist()) for part, pictures in parts.items()}
+    for part in [part for part in present if part != "train"]:
+        missing = [classes[label] for label in sorted(present[part] - present["train"])]
+        _refuse_missing(name, "training", missing, part)
+    if "test" in present:
+        missing = [classes[label] for label in sorted(present["train"] - present["test"])]
+        _refuse_missing(name, "test", missing, "training")
+
+
+def _refuse_missing(name: str, where: str, missing: Sequence[str], other: str) -> None:
+    if missing:
+        names = listing([quote(each) for each in missing])
+        raise InputError(
+            f"{quote(name)}: the {where} set has no image of {names}, which the {other} set has; "
+            "training and test sets need the same classes"
+        )

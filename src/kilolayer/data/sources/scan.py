@@ -1,0 +1,145 @@
+"""What lies in a folder and below it: pictures, other files, and what systems leave behind.
+
+No link is followed in a circle. Only a file whose name does not end as a picture's is opened, for its first
+bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from kilolayer.data.pictures.signatures import SIGNATURE_BYTES, is_picture
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import error_text, listing, quote
+
+PICTURE_ENDINGS = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl",
+})  # fmt: skip
+"""How names of pictures end, those that cannot be read among them: they are named, not passed over."""
+SYSTEM_FILES = frozenset({
+    "thumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__", "$recycle.bin", "#recycle", "lost+found",
+})  # fmt: skip
+"""What systems leave behind, beside hidden files (.DS_Store, ._x.jpg, .ipynb_checkpoints)."""
+
+MAX_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class FolderTree:
+    """One folder.
+
+    others: files that are no pictures; no_files: pipes, and links to nowhere or in a circle.
+    number: device and inode, the same wherever a link leads to it.
+    """
+
+    path: Path
+    folders: tuple[FolderTree, ...]
+    pictures: tuple[Path, ...]
+    others: tuple[Path, ...]
+    system_files: tuple[Path, ...]
+    non_files: tuple[Path, ...]
+    inode: tuple[int, int]
+
+    @cached_property
+    def count(self) -> int:
+        """How many pictures there are, at any depth."""
+        return len(self.pictures) + sum(folder.count for folder in self.folders)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def filled(self) -> tuple[FolderTree, ...]:
+        """The folders within that hold pictures."""
+        return tuple(folder for folder in self.folders if folder.count)
+
+    def walk(self) -> Iterator[FolderTree]:
+        """This folder and all below it."""
+        yield self
+        for folder in self.folders:
+            yield from folder.walk()
+
+
+def scan_folder(root: Path) -> FolderTree:
+    """The folder and all below it. Raises `InputError` where one cannot be read."""
+    return _scan(root, ())
+
+
+def ignored_file_notes(folder: FolderTree, used: Callable[[Path], bool]) -> tuple[str, ...]:
+    """How many files are no pictures and not `used`, and how many entries systems left behind."""
+    others = [path for each in folder.walk() for path in each.others if not used(path)]
+    litter = [path for each in folder.walk() for path in each.system_files]
+    return (
+        *_count_notes(others, "no pictures"),
+        *_count_notes(litter, "left behind by systems"),
+    )
+
+
+def _count_notes(paths: Sequence[Path], what: str) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    names = Counter(path.suffix or path.name for path in paths)
+    shown = listing([f"{quote(name)} {count:,}" for name, count in names.most_common()], 4)
+    return (f"passed over, {what}: {len(paths):,} ({shown})",)
+
+
+def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> FolderTree:
+    try:
+        state = os.stat(path)
+        with os.scandir(path) as entries:
+            kinds = [
+                (_entry_kind(entry), Path(entry.path)) for entry in sorted(entries, key=lambda one: one.name)
+            ]
+    except OSError as error:
+        raise InputError(f"{quote(path)}: cannot be read ({error_text(error)})") from None
+    number = (state.st_dev, state.st_ino)
+    above = (*above, number)
+    if len(above) > MAX_DEPTH:
+        raise InputError(
+            f"{quote(path.name)}: folders more than {MAX_DEPTH} deep; name the one with the images"
+        )
+
+    def of(kind: str) -> tuple[Path, ...]:
+        return tuple(entry for each, entry in kinds if each == kind)
+
+    circles = tuple(entry for entry in of("folder") if entry.is_symlink() and _inode(entry) in above)
+    folders = tuple(_scan(entry, above) for entry in of("folder") if entry not in circles)
+    no_files = (*of("neither"), *circles)
+    return FolderTree(path, folders, of("picture"), of("other"), of("litter"), no_files, number)
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_dev, state.st_ino
+
+
+def _entry_kind(entry: os.DirEntry[str]) -> str:
+    """folder, picture, other, litter; neither for what is neither a file nor a folder."""
+    if entry.name[0] == "." or entry.name.casefold() in SYSTEM_FILES or entry.name.startswith("~$"):
+        return "litter"
+    try:
+        if entry.is_dir():
+            return "folder"
+        if not entry.is_file():
+            return "neither"
+    except OSError:  # a link in a circle
+        return "neither"
+    known = os.path.splitext(entry.name)[1].casefold() in PICTURE_ENDINGS
+    return "picture" if known or _begins_as_picture(entry) else "other"
+
+
+def _begins_as_picture(entry: os.DirEntry[str]) -> bool:
+    try:
+        if not entry.stat().st_size:  # as all files of /proc, of which some are never done with reading
+            return False
+        with open(entry.path, "rb") as file:
+            return is_picture(file.read(SIGNATURE_BYTES))
+    except OSError:
+        return True  # whoever decodes it says why it cannot be read

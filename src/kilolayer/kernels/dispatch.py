@@ -1,0 +1,150 @@
+"""When a kernel applies, and what every call of one needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from kilolayer.kernels import native_library
+from kilolayer.kernels.backend import Backend, runs_on
+from kilolayer.units.batch_norm_module import COUNTER
+
+
+def is_transformed() -> bool:
+    """Whether the compiler or a transform of torch.func runs the layers, whose tensors have no addresses."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def can_run(backend: Backend, x: Tensor, layers: Iterable[nn.Module] = (), stride: int = 1) -> bool:
+    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, all in training as they were made.
+
+    Behind `stride` a BN has to have a variance to measure: PyTorch's layers refuse one pixel.
+    """
+    device = x.device.type
+    return (
+        x.dtype is torch.bfloat16
+        and runs_on(backend, x.device)
+        and torch.is_autocast_enabled(device)
+        and torch.get_autocast_dtype(device) is torch.bfloat16
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and _pixels(x, stride) > 1
+        and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+        and all(map(_is_unmodified_in_training, layers))
+    )
+
+
+def fits_kernel(x: Tensor, channels: int, tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> bool:
+    """Whether a kernel can take these by their addresses: `x` has so many channels, the tensors have these
+    shapes, are fp32, lie where x does, and have no gaps, for their gradients will have none.
+    """
+    device = x.device
+    return (
+        x.shape[1] == channels
+        and [tensor.shape for tensor in tensors] == shapes
+        and all(
+            tensor.dtype is torch.float32
+            and tensor.device == device
+            and (tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last))
+            for tensor in tensors
+        )
+    )
+
+
+def _pixels(x: Tensor, stride: int) -> int:
+    images, _, height, width = x.shape
+    return images * -(-height // stride) * -(-width // stride)
+
+
+def _is_unmodified_in_training(module: nn.Module) -> bool:
+    """Whether it is in training, nothing listens to it, and a BN's running mean has a momentum."""
+    own = vars(module)
+    return (
+        module.training
+        and not (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        )
+        and own.get("momentum", 0) is not None
+        and own.get("track_running_stats", True)
+        and "forward" not in own
+    )
+
+
+def count_batch(norms: Iterable[nn.BatchNorm2d]) -> None:
+    """As PyTorch's BN does, for a cumulative mean that may follow."""
+    counters = [counter for norm in norms if (counter := norm._buffers[COUNTER]) is not None]
+    if counters:
+        torch._foreach_add_(counters, 1)
+
+
+def channel_sums_of(x: Tensor) -> Tensor | None:
+    """Σ x and Σ x² of every channel, where they came with x and x has not changed since."""
+    sums, version = getattr(x, "channel_sums", (None, -1))
+    return sums if sums is not None and version == x._version else None
+
+
+def attach_channel_sums(y: Tensor, sums: Tensor) -> None:
+    """For the BN that reads `y`; a tensor of inference mode cannot say later whether it has changed."""
+    if not y.is_inference():
+        y.channel_sums = (sums, y._version)  # type: ignore[attr-defined]
+
+
+def empty_map_like(x: Tensor, channels: int) -> Tensor:
+    """Room for a map of the size of `x`, channels last."""
+    images, _, height, width = x.shape
+    return torch.empty((images, channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
+
+
+def subsample(stride: int, x: Tensor) -> Tensor:
+    """The pixels of `x` that a 1×1 convolution with a stride reads, channels last."""
+    return x if stride == 1 else x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+
+
+def scatter_strided(stride: int, dx: Tensor, size: torch.Size) -> Tensor:
+    """The gradient of a tensor of `size` from that of its pixels that were read."""
+    if stride == 1:
+        return dx
+    whole = torch.empty(size, dtype=dx.dtype, memory_format=torch.channels_last).zero_()
+    whole[:, :, ::stride, ::stride] = dx
+    return whole
+
+
+def batch_struct(x: Tensor) -> native_library.BatchStruct:
+    images, _, height, width = x.shape
+    return native_library.BatchStruct(images, height, width, torch.get_num_threads())
+
+
+def norm_structs(
+    norms: Iterable[nn.BatchNorm2d],
+    batch_statistics: Tensor,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    *,
+    update_running: bool,
+) -> Iterator[native_library.NormStruct]:
+    """The BNs as the library reads them.
+
+    `measured` takes each one's mean and 1/√(var + ε); `parameters` and, in the backward pass, `gradients`
+    are weight and bias in turn; the running averages follow where `tracked`, unless their momentum is 0.
+    """
+    at, size = batch_statistics.data_ptr(), batch_statistics.element_size()
+    for i, norm in enumerate(norms):
+        running = update_running and norm.momentum
+        yield native_library.NormStruct(
+            parameters[2 * i].data_ptr(),
+            parameters[2 * i + 1].data_ptr(),
+            norm.running_mean.data_ptr() if running else None,  # type: ignore[union-attr]
+            norm.running_var.data_ptr() if running else None,  # type: ignore[union-attr]
+            at,
+            at + size * norm.num_features,
+            gradients[2 * i].data_ptr() if gradients else None,
+            gradients[2 * i + 1].data_ptr() if gradients else None,
+            norm.momentum or 0.0,
+            norm.eps,
+        )
+        at += 2 * size * norm.num_features

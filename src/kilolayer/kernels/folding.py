@@ -1,0 +1,158 @@
+"""BN folded into the convolution before it, exactly; ReLU and addition joined to the convolution they follow.
+
+Of a full pre-activation bottleneck's three BNs two can be folded; the first stands behind the addition and
+is joined with its ReLU. Of an original (v1) network all can.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.kernels import unavailable_reason
+from kilolayer.kernels.conv_chain import has_forward_of
+from kilolayer.kernels.folded_layers import FoldedConv, FoldedNorm
+from kilolayer.kernels.im2col import FoldedStemConv, Im2colConv, pays
+from kilolayer.kernels.native_conv import NativeConv
+from kilolayer.kernels.native_run import (
+    FoldableUnit,
+    NativeUnitRun,
+    foldable_unit,
+    folded_weights,
+    is_affine,
+    scale_and_shift,
+)
+from kilolayer.kernels.upcast_conv import UpcastConv
+from kilolayer.networks import ResidualNetwork
+from kilolayer.units import GatedUnit, ResidualUnit
+from kilolayer.units.modules import ParallelPathsModule
+
+
+def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNetwork:
+    """A copy of `model` for inference alone, in `dtype` if one is given: equal to rounding, in fewer passes.
+
+    Its weights are those of `model` now. It is meant for channels-last input of its own dtype, and gives
+    logits of that dtype. In bf16 on a CPU that has the kernels, units are computed whole, run by run, an
+    image at a time.
+
+    Weights that are not finite, or variances below 0, stay in plain layers: their NaNs must reach the logits,
+    and the joined ReLU of oneDNN makes each a 0.
+    """
+    found = copy.deepcopy(model).eval().requires_grad_(False)
+    if not _is_finite(found):
+        return found.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    on_cpu = next(found.parameters()).device.type == "cpu"
+    native = dtype is torch.bfloat16 and on_cpu and unavailable_reason() is None
+    for name in found.stage_names:
+        stage = cast(nn.Sequential, found.get_submodule(name))
+        found.set_submodule(name, nn.Sequential(OrderedDict(_native_runs(stage, native=native))))
+    found.stem, found.final = _fold_layers(found.stem, native=native), _fold_layers(found.final)
+    return found.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _is_finite(model: nn.Module) -> bool:
+    norms = (layer for layer in model.modules() if is_affine(layer))
+    scaled = (part for norm in norms for part in scale_and_shift(cast(nn.BatchNorm2d, norm)))
+    return all(bool(tensor.isfinite().all()) for tensor in (*model.state_dict().values(), *scaled))
+
+
+def _native_runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, nn.Module]]:
+    """A stage's units, neighbours of which the kernels compute as one run, by the name of the first."""
+    run: list[tuple[str, FoldableUnit]] = []
+
+    def ended() -> Iterator[tuple[str, nn.Module]]:
+        if run:
+            yield run[0][0], NativeUnitRun([step for _, step in run])
+        run.clear()
+
+    for name, unit in stage.named_children():
+        step = foldable_unit(unit) if native else None
+        # What changes shape, or does not take what the unit before it gives, can only begin a run.
+        if (
+            step is None
+            or not step.chain.has_identity_shortcut
+            or (run and run[-1][1].chain.out_channels != step.chain.in_channels)
+        ):
+            yield from ended()
+        if step is None:
+            yield name, _fold_unit(cast(ResidualUnit, unit))
+        else:
+            run.append((name, step))
+    yield from ended()
+
+
+def _fold_unit(unit: ResidualUnit) -> nn.Module:
+    for letter in ("p", "h", "F", "f", "g"):
+        if hasattr(unit, letter):
+            setattr(unit, letter, _fold_layers(getattr(unit, letter)))
+    return unit if isinstance(unit, GatedUnit) else FoldedResidualUnit(unit)
+
+
+class FoldedResidualUnit(nn.Module):
+    """x' = f(h(x) + F(x)), the addition in F's last convolution where F ends in one, and f's ReLU with it."""
+
+    def __init__(self, unit: ResidualUnit) -> None:
+        super().__init__()
+        self.p, self.h, self.F, self.f = unit.p, unit.h, unit.F, unit.f
+        self.last_conv: FoldedConv | None = None
+        *first, last = unit.F
+        # oneDNN joins no addition to a convolution of each channel by itself, as a BN alone is.
+        if isinstance(last, FoldedConv) and not isinstance(last, FoldedNorm) and not last.relu:
+            self.F, self.last_conv = nn.Sequential(*first), last
+            if list(map(type, unit.f)) == [nn.ReLU]:
+                last.relu, self.f = True, nn.Sequential()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.p(x)
+        h, F = self.h(x), self.F(x)
+        y = self.last_conv.add(F, h) if self.last_conv is not None and h.ndim else h + self._branch_output(F)
+        out: Tensor = self.f(y)
+        return out
+
+    def _branch_output(self, F: Tensor) -> Tensor:
+        # A plain net's h is the number 0, to which a convolution cannot add; its ReLU stands in `last`.
+        return F if self.last_conv is None else cast(Tensor, self.last_conv(F))
+
+
+def _fold_layers(layers: nn.Sequential, *, native: bool = False) -> nn.Sequential:
+    """The same layers with each conv-BN-ReLU, conv-BN, conv-ReLU, BN-ReLU or BN as one.
+
+    Where `native`, a stem's convolution is the kernels' if they compute it.
+    """
+    found: OrderedDict[str, nn.Module] = OrderedDict()
+    left = list(layers.named_children())
+    while left:
+        name, layer = left.pop(0)
+        if _is_convolution(layer):
+            norm, relu = _take_next(left, is_affine), _take_next(left, _is_relu) is not None
+            if native and pays(layer):
+                found[name] = FoldedStemConv(layer, *folded_weights(layer, norm), relu=relu)
+            else:
+                found[name] = FoldedConv(layer, norm, relu)
+        elif is_affine(layer):
+            found[name] = FoldedNorm(cast(nn.BatchNorm2d, layer), relu=_take_next(left, _is_relu) is not None)
+        else:
+            if isinstance(layer, ParallelPathsModule):
+                layer.paths = nn.ModuleList(_fold_layers(cast(nn.Sequential, path)) for path in layer.paths)
+            found[name] = layer
+    return nn.Sequential(found)
+
+
+def _take_next(left: list[tuple[str, nn.Module]], is_kind: Callable[[nn.Module], bool]) -> Any:
+    """The next layer, taken, where it is of this kind."""
+    return left.pop(0)[1] if left and is_kind(left[0][1]) else None
+
+
+def _is_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is one with zeros around its input, by PyTorch or by our kernels."""
+    known = has_forward_of(layer, nn.Conv2d, NativeConv, Im2colConv, UpcastConv)
+    return known and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def _is_relu(layer: nn.Module) -> bool:
+    return has_forward_of(layer, nn.ReLU)

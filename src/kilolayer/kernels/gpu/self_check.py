@@ -1,0 +1,129 @@
+"""Whether the Triton kernels compute on this device what PyTorch's layers do, unit by unit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.errors import InputError
+from kilolayer.kernels.conv_chain import ConvChain, same_shape_chain
+from kilolayer.kernels.fusion import FusedUnit
+from kilolayer.kernels.gpu.triton_unit import run_triton_unit as fused_unit
+from kilolayer.networks.model import ResidualNetwork
+from kilolayer.units.modules import ResidualUnit
+
+IMAGES = 4
+MEAN_ERROR_RATIO = 1.25
+"""How far the kernels may err from double precision, in errors of PyTorch's layers in bf16."""
+MAX_ERROR_RATIO = 2.0
+SLACK = 2e-3
+
+Computation = Callable[[Tensor], Tensor]
+
+
+def check_units(model: ResidualNetwork) -> list[str]:
+    """Compares the first unit of each kind, in its place's size; says which.
+
+    Raises `InputError` where the kernels err from double precision more than the layers in bf16 do.
+    """
+    found = []
+    for name, module, side in distinct_units(model):
+        layers, kernels = relative_errors(module, (IMAGES, side, side))
+        if exceeds_tolerance(layers, kernels):
+            pairs = ", ".join(f"{one:.2g} ({other:.2g})" for one, other in zip(kernels, layers, strict=True))
+            raise InputError(
+                f"the Triton kernels err in {name} more than PyTorch's bf16 layers do: relative errors of "
+                f"output and gradients are {pairs}; use --kernels plain"
+            )
+        found.append(name)
+    return found
+
+
+def exceeds_tolerance(layers: list[float], kernels: list[float]) -> bool:
+    """Whether the kernels' errors are beyond those of the layers; what is no number is."""
+    of_each = zip(kernels, layers, strict=True)
+    return not (
+        sum(kernels) <= MEAN_ERROR_RATIO * sum(layers)
+        # Of one tensor more, for a ReLU of a few pixels opens here and not there.
+        and all(one <= MAX_ERROR_RATIO * other + SLACK for one, other in of_each)
+    )
+
+
+def triton_forward(unit: ResidualUnit) -> Computation:
+    """The Triton kernels of a unit, as a function of its input."""
+    chain = _chain_or_error(unit)
+    return lambda x: fused_unit(chain, x, chain.parameters())
+
+
+def relative_errors(
+    module: ResidualUnit,
+    shape: tuple[int, ...],
+    implementation: Callable[[ResidualUnit], Computation] = triton_forward,
+) -> tuple[list[float], list[float]]:
+    """‖found − exact‖ / ‖exact‖ of the output, the gradient of x and those of the parameters.
+
+    `shape`: images, height and width. `of`: another way to compute the unit, otherwise by the kernels.
+
+    Of PyTorch's layers in bf16 autocast, and of that way; exact is double precision. Shortcuts are left
+    out where they can be: they are as large and as exact in both. BN's running averages stay as they are.
+    """
+    parameter = next(module.parameters())
+    own = _plain_copy(module)
+    channels = _chain_or_error(own).in_channels
+    generator = torch.Generator().manual_seed(1)
+    x, dy = (
+        torch.randn((shape[0], channels, *shape[1:]), generator=generator)
+        .to(parameter.device, torch.bfloat16, memory_format=torch.channels_last)
+        for _ in range(2)
+    )  # fmt: skip
+    exact = _output_and_gradients(_plain_copy(module).double(), x.double(), dy.double())
+    found = (_output_and_gradients(own, x, dy), _output_and_gradients(own, x, dy, implementation(own)))
+    layers, kernels = ([relative_error(*pair) for pair in zip(each, exact, strict=True)] for each in found)
+    return layers, kernels
+
+
+def _chain_or_error(module: ResidualUnit) -> ConvChain:
+    chain = same_shape_chain(module)
+    if isinstance(chain, str):
+        raise ValueError(f"a unit that kernels do not compute: {chain}")
+    return chain
+
+
+def _plain_copy(module: ResidualUnit) -> ResidualUnit:
+    """A copy of the unit in plain layers, in training."""
+    copied = copy.deepcopy(module).train()
+    copied.__class__ = ResidualUnit
+    return copied
+
+
+def _output_and_gradients(
+    module: nn.Module, x: Tensor, dy: Tensor, implementation: Computation | None = None
+) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    with torch.autocast(x.device.type, torch.bfloat16, x.dtype is torch.bfloat16, cache_enabled=False):
+        y: Tensor = (implementation or module)(x)
+    dx, *rest = torch.autograd.grad(y, [x, *module.parameters()], dy)
+    if not module.f:
+        y, dx = y.double() - x.double(), dx.double() - dy.double()
+    return [y.detach(), dx, *rest]
+
+
+def relative_error(computed: Tensor, exact: Tensor) -> float:
+    """‖found − exact‖ / ‖exact‖."""
+    return float((computed.detach().double() - exact).norm() / exact.norm())
+
+
+def distinct_units(model: ResidualNetwork) -> Iterator[tuple[str, FusedUnit, int]]:
+    """The first fused unit of each kind, with the side of its maps."""
+    seen = set()
+    for placed in model.description.units():
+        module = model.get_submodule(placed.name)
+        if isinstance(module, FusedUnit):
+            links = ((link.norm is None, link.conv.weight.shape) for link in module.chain.links)
+            kind = (placed.side, module.chain.final_norm is None, *links)
+            if kind not in seen:
+                seen.add(kind)
+                yield placed.name, module, placed.side

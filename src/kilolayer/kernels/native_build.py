@@ -1,0 +1,177 @@
+"""Native code, compiled at first use into the user's cache and found there from then on.
+
+Where no cache can be written it is compiled into a folder of temporary files that is the user's alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock
+
+from kilolayer.errors import InputError
+from kilolayer.kernels.cpu_features import cpu_flags
+from kilolayer.system import durable, folders
+
+logger = logging.getLogger(__name__)
+
+SOURCE_FOLDER = Path(__file__).parent / "native"
+COMPILER_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC")
+TIMEOUT_SECONDS = 300
+UTF8, REPLACE = "utf-8", "replace"
+"""How a compiler's words are read: it quotes in UTF-8 where our own locale may be ASCII."""
+CACHE_FOLDER = "native"
+"""Of the cache, where libraries are kept."""
+
+
+class NativeUnavailable(Exception):
+    """Why there is no native code here, in words; the plain path serves."""
+
+
+def is_disabled(name: str) -> bool:
+    """Whether `name` is 0 in the environment. Raises `InputError` for anything but 0 and 1."""
+    found = os.environ.get(name) or "1"
+    if found not in ("0", "1"):
+        raise InputError(f"{name} is {found!r} in the environment; allowed: 0, 1")
+    return found == "0"
+
+
+def compile_library(
+    name: str, flags: Sequence[str] = (), *, source_names: Sequence[str] = (), variant: str = ""
+) -> Path:
+    """The library of `native/<name>.cpp`, for these sources, flags, this compiler and this processor.
+
+    `parts` are its sources' names where they are several, compiled side by side; `of` says what else it was
+    built for, as PyTorch's version. Raises `Missing`.
+    """
+    if sys.platform != "linux":
+        raise NativeUnavailable(f"native code is for Linux, and this is {sys.platform}")
+    compiler = _compiler()
+    sources = [SOURCE_FOLDER / f"{part}.cpp" for part in source_names or (name,)]
+    words = [_version(compiler), *COMPILER_FLAGS, *flags, variant, *sorted(cpu_flags())]
+    read = [path.read_bytes() for path in (*sources, *sorted(SOURCE_FOLDER.glob("*.h")))]
+    key = hashlib.sha256(b"\0".join([*read, *(word.encode() for word in words)])).hexdigest()[:16]
+    library = f"{name}-{key}.so"
+    cache = folders.cache_folder()
+    if cache and _is_compiled(cache / CACHE_FOLDER / library):
+        return cache / CACHE_FOLDER / library
+    return _compile_into_first_folder([*compiler, *COMPILER_FLAGS], sources, flags, library)
+
+
+def _is_compiled(library: Path) -> bool:
+    """Whether a library that was compiled before is there; a cache that can only be read serves as well."""
+    return os.path.isfile(library)
+
+
+def _compile_into_first_folder(
+    command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], library: str
+) -> Path:
+    """The library compiled into the first folder that takes it. Raises `Missing`."""
+    why = "no folder for it can be written, neither a cache nor one of temporary files"
+    for folder in folders.writable_folders(CACHE_FOLDER):
+        target = folder / library
+        try:
+            # Of many processes that begin at once, one compiles and the others wait for it.
+            with FileLock(target.with_suffix(".lock"), timeout=2 * TIMEOUT_SECONDS):
+                if not _is_compiled(target):
+                    _compile(command, sources, flags, target)
+            return target
+        except OSError as error:  # a lock that is not had in time is one too
+            why = f"{folder} cannot be written ({error})"
+    _warn(f"native kernels cannot be compiled: {why}; PyTorch's own layers compute instead")
+    raise NativeUnavailable(why)
+
+
+@cache
+def _warn(text: str) -> None:
+    """Says `text` once, though there are several libraries."""
+    logger.warning(text)
+
+
+def _compiler() -> list[str]:
+    """$CXX, which may be several words, or the first that is here."""
+    try:
+        asked = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise NativeUnavailable(f"$CXX is {os.environ['CXX']!r}, which is no command ({error})") from None
+    if asked and shutil.which(asked[0]) is None:
+        raise NativeUnavailable(f"$CXX is {' '.join(asked)}, and there is no {asked[0]} here")
+    found = asked[:1] or [name for name in ("g++", "c++", "clang++") if shutil.which(name)][:1]
+    if not found:
+        raise NativeUnavailable("no C++ compiler is here")
+    return [str(shutil.which(found[0])), *asked[1:]]
+
+
+def _version(compiler: list[str]) -> str:
+    try:
+        return subprocess.run(  # noqa: S603
+            [*compiler, "--version"],
+            capture_output=True,
+            timeout=60,
+            check=True,
+            encoding=UTF8,
+            errors=REPLACE,
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NativeUnavailable(f"{' '.join(compiler)} does not run ({error})") from None
+
+
+def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path) -> None:
+    if len(sources) > 1:  # nobody shall wait that long in silence
+        logger.warning("compiling native kernels for this processor, once; it takes up to a minute")
+    else:
+        logger.info("compiling %s, once", sources[0].name)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
+        pairs = zip(sources, objects, strict=True)
+        _run(*([*command, "-c", str(source), "-o", written, *flags] for source, written in pairs))
+        _run([*command, "-shared", *objects, "-o", str(made), *flags])
+        # A library that lost its end with the machine's power would end every process that loads it.
+        with made.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(made, target)
+        durable.sync_folder(target.parent)
+
+
+def _run(*commands: list[str]) -> None:
+    """All at once; whatever ends this early ends them, and what they have started."""
+    with ExitStack() as held:
+        running = []
+        for command in commands:
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                encoding=UTF8,
+                errors=REPLACE,
+            )
+            held.enter_context(process)
+            held.callback(_end, process)
+            running.append(process)
+        for process, (compiler, *_) in zip(running, commands, strict=True):
+            try:
+                _, said = process.communicate(timeout=TIMEOUT_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise NativeUnavailable(f"{compiler} was not done after {TIMEOUT_SECONDS} s") from None
+            if process.returncode:
+                first = next((line for line in said.splitlines() if "error" in line), "no reason given")
+                raise NativeUnavailable(f"{compiler} cannot compile them: {first}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,85 @@
+"""Convolutions by themselves in the kernels' arithmetic, where no unit can be computed whole: transitions.
+
+The plain reference is the same layer in bf16 autocast, which rounds the weights to bf16.
+"""
+
+from __future__ import annotations
+
+from ctypes import byref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from kilolayer.kernels import native_library
+from kilolayer.kernels.compute_dtype import mul_dtype
+from kilolayer.kernels.conv_chain import unsupported_convs_reason, weight_shape
+from kilolayer.kernels.dispatch import (
+    batch_struct,
+    can_run,
+    empty_map_like,
+    fits_kernel,
+    is_transformed,
+    scatter_strided,
+    subsample,
+)
+
+_LAST = torch.channels_last
+
+
+def pays(conv: nn.Conv2d) -> bool:
+    """Whether the kernels compute this layer, and faster than PyTorch's in bf16.
+
+    A 1×1 convolution with a stride is one of fewer pixels; that of a 3×3 one may be 2.
+    """
+    if mul_dtype() == "bf16" or unsupported_convs_reason([conv]):
+        return False
+    return conv.kernel_size == (1, 1) or conv.stride[0] in (1, 2)
+
+
+class NativeConv(nn.Conv2d):
+    """y = W∗x in training, x and y (N, C, H, W) in bf16 and channels last, W and its gradient in fp32.
+
+    The backward pass keeps of x what the layer reads. Everywhere else it is the layer that it was.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_transformed() or not (self.training and can_run("native", x)):
+            return super().forward(x)
+        weight = self.weight
+        if not fits_kernel(x, self.in_channels, [weight], [weight_shape(self)]):
+            return super().forward(x)
+        y: Tensor = _NativeConvFunction.apply(x, weight, self.stride[0])  # type: ignore[no-untyped-call]
+        return y
+
+
+class _NativeConvFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        # Which pixels a 1×1 convolution skips is settled here; a 3×3 one reads all.
+        ctx.size, ctx.skips, ctx.stride = x.shape, *((stride, 1) if weight.shape[2] == 1 else (1, stride))
+        x = subsample(ctx.skips, x)
+        y = empty_map_like(x[:, :, :: ctx.stride, :: ctx.stride], len(weight))
+        conv = native_library.ConvStruct(
+            native_library.WeightsStruct.of(weight), None, None, x.data_ptr(), y.data_ptr(), ctx.stride
+        )
+        native_library.load_native_library().kilolayer_convolution_forward(
+            byref(batch_struct(x)), byref(conv)
+        )
+        ctx.save_for_backward(x, weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
+        dx, dweight = torch.empty_like(x), torch.empty_like(weight)
+        conv = native_library.ConvStruct(
+            native_library.WeightsStruct.of(weight), dweight.data_ptr(), None, x.data_ptr(), None, ctx.stride
+        )
+        native_library.load_native_library().kilolayer_convolution_backward(
+            byref(batch_struct(x)), byref(conv), dy.data_ptr(), dx.data_ptr()
+        )
+        return scatter_strided(ctx.skips, dx, ctx.size), dweight, None

@@ -1,0 +1,149 @@
+"""The native kernels' functions, called with plain addresses.
+
+No header of PyTorch is compiled, so a built library serves every release of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_double, c_float, c_int32, c_int64, c_void_p
+from functools import cache
+
+from torch import Tensor
+
+from kilolayer.kernels.compute_dtype import unit_library_path
+
+
+class WeightsStruct(Structure):
+    """Of a convolution in fp32: address; strides of output, input, row and column; sizes."""
+
+    _fields_ = (
+        ("data", c_void_p), ("out", c_int64), ("in", c_int64), ("row", c_int64), ("column", c_int64),
+        ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32),
+    )  # fmt: skip
+
+    @classmethod
+    def of(cls, weight: Tensor) -> WeightsStruct:
+        outputs, inputs, kernel, _ = weight.shape
+        return cls(weight.data_ptr(), *weight.stride(), outputs, inputs, kernel)
+
+
+class NormStruct(Structure):
+    """Of a BN: parameters, running averages, the batch's mean and 1/√(var + ε), gradients; all fp32."""
+
+    _fields_ = (
+        ("weight", c_void_p), ("bias", c_void_p), ("running_mean", c_void_p), ("running_var", c_void_p),
+        ("mean", c_void_p), ("inverse", c_void_p), ("dweight", c_void_p), ("dbias", c_void_p),
+        ("momentum", c_double), ("epsilon", c_double),
+    )  # fmt: skip
+
+
+class ConvStruct(Structure):
+    """A convolution, the BN before it (or null), its input and its output, its stride where it is 3×3."""
+
+    _fields_ = (
+        ("weights", WeightsStruct), ("dweight", c_void_p), ("norm", POINTER(NormStruct)),
+        ("input", c_void_p), ("output", c_void_p), ("stride", c_int32),
+    )  # fmt: skip
+
+
+class UnitStruct(Structure):
+    """F's convolutions, the BN behind the last (or null), h and x', the shortcut's convolution (or null).
+
+    `dread` is for the gradient of what that reads, where that is not x; `padded` a padded shortcut's stride.
+    """
+
+    _fields_ = (
+        ("depth", c_int32), ("convs", POINTER(ConvStruct)), ("end", POINTER(NormStruct)),
+        ("h", c_void_p), ("y", c_void_p), ("projection", POINTER(ConvStruct)),
+        ("dread", c_void_p), ("padded", c_int32),
+    )  # fmt: skip
+
+
+class FoldedConvStruct(Structure):
+    """A convolution at inference: packed weights, bias in fp32, sizes, stride, the factor of its sums."""
+
+    _fields_ = (
+        ("packed", c_void_p), ("bias", c_void_p),
+        ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32), ("stride", c_int32),
+        ("unscaled", c_float),
+    )  # fmt: skip
+
+
+class FoldedUnitStruct(Structure):
+    """A unit at inference: F's convolutions, the shortcut's, the scale and shift of the BN before them.
+
+    The shortcut's convolution and that BN may be null. Whether the unit ends in ReLU, whether its shortcut
+    reads what is behind that BN and ReLU, and whether it pads its channels.
+    """
+
+    _fields_ = (
+        ("depth", c_int32), ("convs", POINTER(FoldedConvStruct)), ("projection", POINTER(FoldedConvStruct)),
+        ("scale", c_void_p), ("shift", c_void_p),
+        ("rectified", c_int32), ("activated", c_int32), ("padded", c_int32),
+    )  # fmt: skip
+
+
+class ImagesStruct(Structure):
+    """What a convolution of few channels reads, and its kernel's side, stride and padding."""
+
+    _fields_ = (
+        ("data", c_void_p), ("height", c_int32), ("width", c_int32), ("channels", c_int32),
+        ("kernel", c_int32), ("stride", c_int32), ("padding", c_int32),
+    )  # fmt: skip
+
+
+class BatchStruct(Structure):
+    _fields_ = (("images", c_int32), ("height", c_int32), ("width", c_int32), ("threads", c_int32))
+
+
+@cache
+def load_native_library() -> ctypes.CDLL:
+    """The loaded library. Raises `compiled.Missing` where there is none."""
+    library = ctypes.CDLL(str(unit_library_path()))
+    library.kilolayer_unit_forward.argtypes = (POINTER(BatchStruct), POINTER(UnitStruct), c_void_p, c_void_p)
+    library.kilolayer_unit_backward.argtypes = (POINTER(BatchStruct), POINTER(UnitStruct), c_void_p, c_void_p)
+    for name in ("forward", "backward"):
+        activation = getattr(library, f"kilolayer_activation_{name}")
+        activation.argtypes = (
+            POINTER(BatchStruct),
+            POINTER(NormStruct),
+            c_int32,
+            c_void_p,
+            c_void_p,
+            c_void_p,
+        )
+        activation.restype = getattr(library, f"kilolayer_unit_{name}").restype = None
+    library.kilolayer_convolution_forward.argtypes = (POINTER(BatchStruct), POINTER(ConvStruct))
+    library.kilolayer_convolution_backward.argtypes = (
+        POINTER(BatchStruct),
+        POINTER(ConvStruct),
+        c_void_p,
+        c_void_p,
+    )
+    library.kilolayer_convolution_forward.restype = library.kilolayer_convolution_backward.restype = None
+    for name in ("forward", "backward"):
+        patches = getattr(library, f"kilolayer_patches_{name}")
+        patches.argtypes = (
+            POINTER(BatchStruct),
+            POINTER(ImagesStruct),
+            POINTER(WeightsStruct),
+            c_void_p,
+            c_void_p,
+        )
+        patches.restype = None
+    library.kilolayer_patches_infer.argtypes = (
+        POINTER(BatchStruct), POINTER(ImagesStruct), POINTER(WeightsStruct), c_void_p, c_int32, c_void_p,
+    )  # fmt: skip
+    library.kilolayer_patches_infer.restype = None
+    library.kilolayer_pack.argtypes = (POINTER(WeightsStruct), c_void_p)
+    library.kilolayer_infer.argtypes = (
+        POINTER(BatchStruct),
+        POINTER(FoldedUnitStruct),
+        c_int32,
+        c_void_p,
+        c_void_p,
+    )
+    library.kilolayer_pack.restype = c_float
+    library.kilolayer_infer.restype = None
+    return library

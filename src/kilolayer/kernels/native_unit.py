@@ -1,0 +1,152 @@
+"""A whole residual unit as one operation on a CPU with AVX-512, forward and backward.
+
+What BN and ReLU do happens while a convolution reads its input and writes its output (native/forward.h);
+only x and F's inner convolution outputs are kept, in bf16. `reference` has the same steps in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+from ctypes import POINTER, byref, pointer
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from kilolayer.kernels import native_library
+from kilolayer.kernels.conv_chain import ConvChain
+from kilolayer.kernels.dispatch import (
+    attach_channel_sums,
+    batch_struct,
+    channel_sums_of,
+    count_batch,
+    empty_map_like,
+    norm_structs,
+    scatter_strided,
+    subsample,
+)
+
+_LAST = torch.channels_last
+
+
+def run_native_unit(chain: ConvChain, x: Tensor, parameters: list[Tensor]) -> Tensor:
+    """x' of `x`, (N, C, H, W) in bf16 and channels last, in training: BN takes the batch's statistics.
+
+    `parameters` are the chain's, in fp32.
+
+    The running averages follow. The sums that the next unit's first BN needs go with the output, as long
+    as it is the same tensor, or one that shares its data and its notes.
+    """
+    sums = torch.empty(2 * chain.out_channels, dtype=torch.float64)
+    y: Tensor = _NativeUnitFunction.apply(chain, channel_sums_of(x), sums, x, *parameters)  # type: ignore[no-untyped-call]
+    count_batch(chain.norms())
+    if chain.final_norm is None:
+        attach_channel_sums(y, sums)
+    return y
+
+
+class _NativeUnitFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, chain: ConvChain, known: Tensor | None, sums: Tensor, x: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.size, whole = x.shape, x
+        x = subsample(chain.input_stride, whole)
+        read = (
+            x
+            if chain.projection is None or chain.input_stride == chain.shortcut_stride
+            else subsample(chain.shortcut_stride, whole)
+        )
+        outputs, like = [], x
+        for link, stride in zip(chain.links, chain.conv_strides(), strict=True):
+            like = empty_map_like(like[:, :, ::stride, ::stride], link.conv.out_channels)
+            outputs.append(like)
+        # The last convolution writes x' itself, where no BN stands behind it.
+        y = outputs.pop() if chain.final_norm is None else torch.empty_like(like)
+        if chain.padding is not None:
+            y.zero_()[:, : ctx.size[1]] = whole[:, :, :: chain.shortcut_stride, :: chain.shortcut_stride]
+        if chain.projection_norm is not None:
+            outputs.append(torch.empty_like(y))
+        measured = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
+        call = _UnitCall(chain, x, read, y, outputs, measured, parameters, tracked=True)
+        native_library.load_native_library().kilolayer_unit_forward(
+            byref(call.batch), byref(call.unit), None if known is None else known.data_ptr(), sums.data_ptr()
+        )
+        ctx.chain = chain
+        # An original unit's x' says where its last ReLU was open; of the others nothing needs it.
+        ctx.save_for_backward(x, read, x if chain.final_norm is None else y, measured, *outputs, *parameters)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        chain: ConvChain = ctx.chain
+        x, read, y, measured, *rest = ctx.saved_tensors
+        kept = len(chain.saved_links) + (chain.projection_norm is not None)
+        outputs, parameters = rest[:kept], rest[kept:]
+        gradients = [torch.empty_like(parameter) for parameter in parameters]
+        dx = torch.empty_like(x)
+        dread = None if read.shape == x.shape else torch.empty_like(read)
+        dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
+        call = _UnitCall(chain, x, read, y, outputs, measured, parameters, gradients, dread)
+        native_library.load_native_library().kilolayer_unit_backward(
+            byref(call.batch), byref(call.unit), dy.data_ptr(), dx.data_ptr()
+        )
+        if dread is not None:
+            dx[:, :, :: chain.shortcut_stride, :: chain.shortcut_stride] += dread
+        return None, None, None, scatter_strided(chain.input_stride, dx, ctx.size), *gradients
+
+
+class _UnitCall:
+    """A unit as the library reads it; the tensors have to outlive it."""
+
+    def __init__(
+        self,
+        chain: ConvChain,
+        x: Tensor,
+        read: Tensor,
+        y: Tensor,
+        outputs: list[Tensor],
+        measured: Tensor,
+        parameters: Any,
+        gradients: list[Tensor] | None = None,
+        dread: Tensor | None = None,
+        *,
+        tracked: bool = False,
+    ) -> None:
+        depth, products = len(chain.links), len(chain.convs())
+        affine, changes = parameters[products:], (gradients or [])[products:]
+        self.norms = list(norm_structs(chain.norms(), measured, affine, changes, update_running=tracked))
+        ahead = iter(self.norms)
+        maps = [x, *outputs[: len(chain.saved_links)], y]
+
+        def norm_at(norm: nn.BatchNorm2d | None) -> Any:
+            return POINTER(native_library.NormStruct)() if norm is None else pointer(next(ahead))
+
+        def conv(
+            i: int, norm: nn.BatchNorm2d | None, read: Tensor, written: Tensor, stride: int = 1
+        ) -> native_library.ConvStruct:
+            return native_library.ConvStruct(
+                native_library.WeightsStruct.of(parameters[i]),
+                gradients[i].data_ptr() if gradients else None,
+                norm_at(norm),
+                read.data_ptr(),
+                written.data_ptr(),
+                stride,
+            )
+
+        convs = (native_library.ConvStruct * depth)()
+        for i, (link, stride) in enumerate(zip(chain.links, chain.conv_strides(), strict=True)):
+            convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
+        end, projection = norm_at(chain.final_norm), POINTER(native_library.ConvStruct)()
+        # Where h is not x it lies where x' will be, unless a BN stands behind it.
+        h = x if chain.has_identity_shortcut else y
+        if chain.projection is not None:
+            written = h if chain.projection_norm is None else outputs[-1]
+            projection = pointer(conv(depth, chain.projection_norm, read, written))
+        to_read = None if dread is None else dread.data_ptr()
+        padded = 0 if chain.padding is None else chain.shortcut_stride // chain.input_stride
+        self.unit = native_library.UnitStruct(
+            depth, convs, end, h.data_ptr(), y.data_ptr(), projection, to_read, padded
+        )
+        self.batch = batch_struct(x)

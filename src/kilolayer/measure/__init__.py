@@ -1,0 +1,1 @@
+"""Measurements of any network: decomposition, gradients, shortcuts, responses, Jacobians, paths, landscapes."""

@@ -1,0 +1,223 @@
+"""A network at initialisation: signal and gradient at every unit, measured and by theory, and a verdict.
+
+The theory is `kilolayer.theory.mean_field`'s: layers of infinite width, large batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Size, Tensor, nn
+
+from kilolayer.chart import Chart, Series
+from kilolayer.measure.analysis_input import AnalysisInput
+from kilolayer.measure.overfit_probe import PROBE_STEPS, OverfitProbe, probe_overfit
+from kilolayer.measure.scalars import norm, positive_or_none, ratio
+from kilolayer.measure.series import stage_starts, unit_series
+from kilolayer.measure.trainability import TrainabilityVerdict, judge_trainability
+from kilolayer.measure.unit_chain import UnitChain
+from kilolayer.networks import ResidualNetwork
+from kilolayer.theory.mean_field import MeanFieldPrediction, no_prediction_reason, predict_propagation
+
+Values = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """One initialisation on one batch: at x_0 … x_L the signal E[x²], its common share, and the gradient.
+
+    `common`: the channels' squared means over the batch, relative to the signal. `gradient` is
+    ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ with ε the batch's mean cross-entropy. `stages`: the places, counted from 1, at
+    which x_l takes another shape.
+    """
+
+    seed: int
+    signal: Values
+    common: Values
+    gradient: Values
+    stages: Values = ()
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """`starts` of several seeds beside the `prediction`, which only networks of ours have.
+
+    `first_steps` are those of the first seed, `verdict` says from all of it whether the network will train.
+    """
+
+    network: str
+    starts: tuple[Propagation, ...]
+    prediction: MeanFieldPrediction | None
+    first_steps: OverfitProbe
+    verdict: TrainabilityVerdict
+    of_trained: bool = False
+    """Whether the network that was given is trained; all that stands here is of fresh ones like it."""
+
+    def charts(self) -> tuple[Chart, ...]:
+        return *(_propagation_chart(self, kind) for kind in _CHART_TEXTS), _probe_chart(self)
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        figures = []
+        for kind, name in (("signal", "E[x_L²]"), ("gradient", "‖∂ε/∂x_0‖ / ‖∂ε/∂x_L‖")):
+            place = -1 if kind == "signal" else 0
+            figures.append((f"{name}, measured", f"{self.geometric_mean(kind)[place]:.4g}"))
+            if self.prediction:
+                figures.append((f"{name}, by theory", f"{getattr(self.prediction, kind)[place]:.4g}"))
+                figures.append((f"{name}, largest factor between them", f"{self.theory_factor(kind):.3g}"))
+        return (
+            *figures,
+            (
+                "loss after the first steps",
+                f"{self.first_steps.final_loss:.3g} of {self.first_steps.losses[0]:.3g}",
+            ),
+            ("will it train", f"{self.verdict.word}: {'; '.join(self.verdict.reasons)}"),
+        )
+
+    def finding(self) -> str:
+        which = "a fresh network like this trained one" if self.of_trained else "it"
+        return f"{which} {self.verdict.word}: {'; '.join(self.verdict.reasons)}"
+
+    def geometric_mean(self, kind: str) -> Values:
+        """Geometric means over the seeds, of "signal", "gradient" or "common"."""
+        rows = zip(*(getattr(start, kind) for start in self.starts), strict=True)
+        return tuple(_geometric_mean(row) for row in rows)
+
+    def theory_factor(self, kind: str) -> float:
+        """The largest factor between theory and measurement at any unit; NaN without a theory."""
+        if self.prediction is None:
+            return math.nan
+        pairs = zip(self.geometric_mean(kind), getattr(self.prediction, kind), strict=True)
+        logs = [abs(math.log(found / said)) for found, said in pairs if found > 0 and 0 < said < math.inf]
+        return math.exp(max(logs, default=0.0))
+
+
+def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_STEPS) -> Initialisation:
+    """Measures the subject's network at its initialisations (`subject.seeds`), and judges the first.
+
+    Takes `steps` steps of training on the batch besides, with a copy. Each seed costs about four forward
+    and one backward passes, and of L units' inputs 2√L are in memory at a time; the steps of training hold
+    every activation, or every unit's input where the network can recompute.
+    """
+    starts = tuple(
+        measure_propagation(
+            analysis_input.build_fresh(seed),
+            analysis_input.x,
+            analysis_input.labels,
+            units=analysis_input.units,
+            seed=seed,
+        )
+        for seed in analysis_input.seeds
+    )
+    described = analysis_input.description
+    prediction = predict_propagation(described) if described and not no_prediction_reason(described) else None
+    trained = _with_recomputation(analysis_input.build_fresh(analysis_input.seeds[0]))
+    taken = probe_overfit(trained, analysis_input.x, analysis_input.labels, steps=steps)
+    return Initialisation(
+        network=analysis_input.name,
+        starts=starts,
+        prediction=prediction,
+        first_steps=taken,
+        verdict=judge_trainability(starts[0].signal, starts[0].gradient, prediction, taken),
+        of_trained=analysis_input.trained,
+    )
+
+
+def measure_propagation(
+    model: nn.Module, x: Tensor, labels: Tensor, *, units: Sequence[str] = (), seed: int = 0
+) -> Propagation:
+    """One `Start` of `model`, which is left as it was; `units` names those of a model that is not ours."""
+    signal: list[float] = []
+    common: list[float] = []
+    gradients: list[float] = []
+    shapes: list[Size] = []
+    for unit in UnitChain(model, units).backward(x, labels):
+        if not signal:
+            signal, common = [_second_moment(unit.out)], [_common_moment(unit.out)]
+            gradients = [norm(unit.output_gradient)]
+            shapes = [unit.out.shape]
+        signal.append(_second_moment(unit.x))
+        common.append(_common_moment(unit.x))
+        gradients.append(norm(unit.input_gradient))
+        shapes.append(unit.x.shape)
+    shares = [ratio(part, whole) for part, whole in zip(common, signal, strict=True)]
+    relative = [ratio(gradient, gradients[0]) for gradient in gradients]
+    stages = stage_starts(shapes[::-1])
+    return Propagation(seed, tuple(signal[::-1]), tuple(shares[::-1]), tuple(relative[::-1]), stages)
+
+
+def _second_moment(x: Tensor) -> float:
+    return float(x.double().square().mean())
+
+
+def _common_moment(x: Tensor) -> float:
+    """The mean over channels of the squared mean over batch and positions."""
+    return float(x.double().transpose(0, 1).flatten(1).mean(1).square().mean())
+
+
+def _with_recomputation(model: nn.Module) -> nn.Module:
+    """With less memory, where the model knows how."""
+    if isinstance(model, ResidualNetwork):
+        model.set_grad_checkpointing()
+    return model
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    if min(values) <= 0:
+        return 0.0
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+_CHART_TEXTS = {
+    "signal": ("Signal at every unit's input", "q_l = E[x_l²]", "E[x²]"),
+    "gradient": ("Gradient at every unit's input", "‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖", "relative norm"),
+    "common": ("What all samples have in common", "E_c[(E x_l)²] / E[x_l²]", "share of E[x²]"),
+}
+
+
+def _propagation_chart(result: Initialisation, kind: str) -> Chart:
+    title, equation, label = _CHART_TEXTS[kind]
+    logarithmic = kind != "common"
+    measured, rows = result.geometric_mean(kind), [getattr(start, kind) for start in result.starts]
+    series = [unit_series("measured", positive_or_none(measured))]
+    if len(rows) > 1:
+        series += [
+            unit_series("lowest seed", positive_or_none(map(min, zip(*rows, strict=True)))),
+            unit_series("highest seed", positive_or_none(map(max, zip(*rows, strict=True)))),
+        ]
+    if result.prediction:
+        said = positive_or_none(getattr(result.prediction, kind))
+        series.append(unit_series("mean-field theory", said, "predicted"))
+    if result.prediction and kind == "gradient":
+        direct = positive_or_none(result.prediction.direct)
+        series.append(unit_series("by shortcuts alone", direct, "predicted"))
+    off = f", theory off by a factor of at most {result.theory_factor(kind):.3g}" if result.prediction else ""
+    return Chart(
+        kind,
+        title,
+        equation,
+        "residual unit, from the input; the last point is x_L",
+        label,
+        tuple(series),
+        log_y=logarithmic,
+        note=f"{measured[0]:.3g} at x_0, {measured[-1]:.3g} at x_L{off}",
+        stages=result.starts[0].stages,
+    )
+
+
+def _probe_chart(result: Initialisation) -> Chart:
+    steps = tuple(float(step) for step in range(len(result.first_steps.losses)))
+    ends = (steps[0], steps[-1])
+    return Chart(
+        "first-steps",
+        "The first steps of training, on one batch",
+        "−Σ p log p of the labels: what knowing no image costs",
+        "step",
+        "mean cross-entropy",
+        (
+            Series("loss", steps, tuple(x if math.isfinite(x) else None for x in result.first_steps.losses)),
+            Series("entropy of the labels", ends, (result.first_steps.entropy,) * 2, "predicted"),
+        ),
+        note=f"{result.verdict.word}: {'; '.join(result.verdict.reasons)}",
+    )

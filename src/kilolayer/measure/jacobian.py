@@ -1,0 +1,196 @@
+"""Singular values of ∂x_L/∂x_l through the depth, by randomised methods (P2, Eq. 5 and 8).
+
+A gradient that arrives at x_L leaves x_l multiplied by Jᵀ, J = ∂x_L/∂x_l. Where shortcuts and f are
+identities and F adds nothing, J is the identity, and every singular value 1; shortcuts of λ give λ^(L−l).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kilolayer.chart import Chart, Series
+from kilolayer.measure.analysis_input import AnalysisInput
+from kilolayer.measure.jacobian_products import JacobianProducts
+from kilolayer.measure.lanczos import lanczos_singular_values, weighted_quantile
+from kilolayer.measure.scalars import positive_or_none
+from kilolayer.measure.series import stage_starts, unit_series
+from kilolayer.measure.unit_chain import UnitChain
+from kilolayer.theory.mean_field import no_prediction_reason, predict_propagation
+
+IMAGES = 4
+"""Of the batch, the images that are looked at: the Jacobian is that of all of them together."""
+PROBES, STEPS, POINTS, LEADING = 4, 12, 5, 3
+SHARES = (0.1, 0.5, 0.9)
+NEGLIGIBLE = 1e-2
+"""A singular value below which a direction is as good as lost."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of ∂x_L/∂x_l for l = `place`: the largest ones, and quantiles of all of them.
+
+    `quantiles[i]`: so large at most are the share `SHARES[i]` of them.
+    """
+
+    place: int
+    leading: tuple[float, ...]
+    quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """J_l = ∂x_L/∂x_l of `images` images at once, at the input of every unit.
+
+    `growth[l]` = √(‖J_l‖²_F / n_L), n_L numbers being x_L: what a random gradient at x_L is multiplied by
+    on its way to x_l (root mean square); `predicted` is its mean-field value and `direct` that of the
+    shortcuts alone, at initialisation. `mode`: BN with the batch's statistics or the running ones.
+    """
+
+    network: str
+    units: tuple[str, ...]
+    images: int
+    mode: str
+    growth: tuple[float, ...]
+    spectra: tuple[Spectrum, ...]
+    predicted: tuple[float, ...] | None = None
+    direct: tuple[float, ...] | None = None
+    stages: tuple[float, ...] = ()
+    """The places of x_0 … x_L, counted from 1, at which x_l takes another shape."""
+
+    def finding(self) -> str:
+        largest, half = self.spectra[0].leading[0], self.spectra[0].quantiles[1]
+        return (
+            f"a random gradient at x_L is {self.growth[0]:.3g} times as large when it reaches x_0; the "
+            f"largest singular value of ∂x_L/∂x_0 is {largest:.3g} and half of them lie below {half:.3g}"
+            + (", so nearly all directions are lost" if half < NEGLIGIBLE else "")
+        )
+
+    def charts(self) -> tuple[Chart, ...]:
+        return _growth_chart(self), _spectrum_chart(self)
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        first, predicted = self.spectra[0], self.predicted
+        return (
+            ("largest singular value of ∂x_L/∂x_0", f"{first.leading[0]:.4g}"),
+            ("median singular value of ∂x_L/∂x_0", f"{first.quantiles[1]:.4g}"),
+            ("growth of a random gradient from x_L to x_0", f"{self.growth[0]:.4g}"),
+            *((("the same by mean-field theory", f"{predicted[0]:.4g}"),) if predicted else ()),
+            *((("the same through the shortcuts alone", f"{self.direct[0]:.4g}"),) if self.direct else ()),
+            ("BN's statistics", self.mode),
+        )
+
+
+def measure_jacobian(
+    analysis_input: AnalysisInput,
+    *,
+    images: int = IMAGES,
+    probes: int = PROBES,
+    steps: int = STEPS,
+    points: int = POINTS,
+    seed: int = 0,
+) -> Jacobian:
+    """Measures J_l of the batch's first `images` images.
+
+    `growth` is estimated for every l from `probes` random gradients (Hutchinson), spectra at `points`
+    units from `steps` steps of Lanczos bidiagonalisation each. A trained network's BN uses its running
+    statistics, another's those of the batch, since its running ones say nothing yet.
+    """
+    chain = analysis_input.chain(training=not analysis_input.trained)
+    tangents = JacobianProducts(chain, analysis_input.x[:images])
+    random = torch.Generator().manual_seed(seed)
+    at = sorted({round(i * (len(chain) - 1) / max(1, points - 1)) for i in range(points)})
+    described = analysis_input.description
+    theory = (
+        predict_propagation(described)
+        if described and not analysis_input.trained and not no_prediction_reason(described)
+        else None
+    )
+    return Jacobian(
+        network=analysis_input.name,
+        units=chain.names,
+        images=len(analysis_input.x[:images]),
+        mode="running" if analysis_input.trained else "batch",
+        growth=_growth(tangents, probes, random),
+        spectra=tuple(_spectrum(tangents, place, steps, random) for place in at),
+        predicted=theory.gradient if theory else None,
+        direct=theory.direct if theory else None,
+        stages=_stages(chain, analysis_input.x[:images]),
+    )
+
+
+def _stages(chain: UnitChain, x: Tensor) -> tuple[float, ...]:
+    order = chain.execution_order(x)
+    return stage_starts([*order.inputs, order.outputs[-1]])
+
+
+def _growth(products: JacobianProducts, probes: int, random: torch.Generator) -> tuple[float, ...]:
+    """√(E‖J_lᵀu‖² / n_L) with u of independent signs, so that E[uuᵀ] = 1 and ‖u‖² = n_L."""
+    size = products.out.numel()
+    signs = [_random_like(products.out, random).sign() for _ in range(probes)]
+    found = [1.0]
+    for _, pulled in products.vjps(signs):
+        squares = sum(float(each.double().square().sum()) for each in pulled)
+        found.append(math.sqrt(squares / probes / size))
+    return tuple(reversed(found))
+
+
+def _spectrum(products: JacobianProducts, place: int, steps: int, random: torch.Generator) -> Spectrum:
+    # From the side of x_L, which has fewer numbers than x_l: so none of the values is 0 for want of room.
+    values, weights = lanczos_singular_values(
+        lambda u: products.vjp(place, [u])[0],
+        lambda v: products.jvp(place, [v])[0],
+        _random_like(products.out, random),
+        steps,
+    )
+    quantiles = tuple(weighted_quantile(values, weights, share) for share in SHARES)
+    return Spectrum(place, tuple(values[:LEADING]), quantiles)
+
+
+def _random_like(tensor: Tensor, random: torch.Generator) -> Tensor:
+    return torch.randn(tensor.shape, generator=random, dtype=torch.float64).to(tensor)
+
+
+def _growth_chart(result: Jacobian) -> Chart:
+    series = [unit_series("measured", result.growth)]
+    if result.predicted and result.direct:
+        series.append(unit_series("mean-field theory", positive_or_none(result.predicted), "predicted"))
+        series.append(unit_series("shortcuts alone", positive_or_none(result.direct), "predicted"))
+    note = f"from x_L to x_0 a random gradient is multiplied by {result.growth[0]:.3g}"
+    return Chart(
+        "growth",
+        "What a random gradient is multiplied by on its way from x_L to x_l",
+        "√(‖∂x_L/∂x_l‖²_F / n_L)",
+        "residual unit, from the input",
+        "growth",
+        tuple(series),
+        log_y=True,
+        note=note + (f", {result.predicted[0]:.3g} by theory" if result.predicted else ""),
+        stages=result.stages,
+    )
+
+
+def _spectrum_chart(result: Jacobian) -> Chart:
+    places = tuple(float(one.place + 1) for one in result.spectra)
+    largest = Series("largest", places, positive_or_none(one.leading[0] for one in result.spectra))
+    bulk = [
+        Series(
+            f"{share:.0%} are smaller", places, positive_or_none(one.quantiles[i] for one in result.spectra)
+        )
+        for i, share in enumerate(SHARES)
+    ]
+    leading, half = result.spectra[0].leading[0], result.spectra[0].quantiles[1]
+    return Chart(
+        "singular-values",
+        "Singular values of ∂x_L/∂x_l",
+        "∂x_L/∂x_l = 1 + ∂/∂x_l Σ F(x_i)   (P2, Eq. 5)",
+        "residual unit, from the input",
+        "singular value",
+        (largest, *reversed(bulk)),
+        log_y=True,
+        note=f"at the first unit the largest is {leading:.3g}, half are below {half:.3g}",
+        stages=result.stages,
+    )

@@ -1,0 +1,156 @@
+"""A residual network seen as an ensemble of paths: how many, what they carry, and what is lost without some.
+
+Theory beside the measurement: path lengths are binomial, and gradients by length follow the mean-field
+recursion of `kilolayer.measure.path_gradients` at initialisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kilolayer.chart import Chart, Series
+from kilolayer.measure.analysis_input import AnalysisInput
+from kilolayer.measure.lesions import LesionStudy, measure_lesions
+from kilolayer.measure.path_gradients import (
+    Lengths,
+    PathGradients,
+    measure_path_gradients,
+    predict_path_norms,
+)
+from kilolayer.measure.scalars import positive_or_none
+
+IMAGES = 256
+"""Held-out images for the lesion study."""
+
+
+@dataclass(frozen=True)
+class PathEnsemble:
+    """Gradients by path length; `predicted` is `gradients.together` by theory, at initialisation only.
+
+    `lesions` is None for a network that was never trained, which has nothing to lose.
+    """
+
+    network: str
+    units: int
+    gradients: PathGradients
+    predicted: Lengths | None = None
+    lesions: LesionStudy | None = None
+
+    def charts(self) -> tuple[Chart, ...]:
+        charts = (_length_chart(self), _single_chart(self))
+        return (*charts, *(_lesion_charts(self.lesions) if self.lesions else ()))
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        found, lost = self.gradients, self.lesions
+        mean = sum(k * share for k, share in enumerate(found.counts))
+        figures = [
+            ("mean length of a path, branches", f"{mean:.4g} of {self.units}"),
+            ("mean length weighted by the gradient's square", f"{found.mean_length:.4g}"),
+        ]
+        if lost is not None:
+            worst = max(lost.single, key=lambda each: each[1])
+            typical = sorted(error for _, error, _ in lost.single)[len(lost.single) // 2]
+            figures += [
+                (f"error on {lost.images} held-out images", f"{lost.error:.2f} %"),
+                ("error without one unit, median", f"{typical:.2f} %"),
+                ("error without one unit, worst", f"{worst[1]:.2f} % (unit {worst[0] + 1})"),
+            ]
+        return tuple(figures)
+
+    def finding(self) -> str:
+        mean = sum(k * share for k, share in enumerate(self.gradients.counts))
+        short = self.gradients.mean_length
+        said = (
+            f"the gradient comes through {short:.3g} branches on average, while a path has {mean:.3g} of "
+            f"{self.units}: " + ("short paths carry it" if short < mean else "no short path carries it")
+        )
+        if self.lesions is None or not self.lesions.single:
+            return said
+        worst, error, _ = max(self.lesions.single, key=lambda each: each[1])
+        lost = f"{error:.3g} % in place of {self.lesions.error:.3g} %"
+        return f"{said}; without unit {worst + 1}, the one missed most, the error is {lost}"
+
+
+def measure_paths(analysis_input: AnalysisInput, *, images: int = IMAGES, seed: int = 0) -> PathEnsemble:
+    """Gradients by path length on the subject's batch and, of a trained network, lesions.
+
+    A module that is not ours counts as trained: whether it is only its owner knows.
+    """
+    chain = analysis_input.chain(training=not analysis_input.trained)
+    network = analysis_input.description
+    return PathEnsemble(
+        network=analysis_input.name,
+        units=len(chain),
+        gradients=measure_path_gradients(chain, analysis_input.x, analysis_input.labels, seed=seed),
+        predicted=predict_path_norms(network) if network and not analysis_input.trained else None,
+        lesions=(
+            measure_lesions(analysis_input.chain(training=False), *analysis_input.held_out(images), seed=seed)
+            if analysis_input.trained or network is None
+            else None
+        ),
+    )
+
+
+def _length_chart(result: PathEnsemble) -> Chart:
+    measured, counts = result.gradients, result.gradients.counts
+    lengths = tuple(float(measured.shortest + k) for k in range(len(measured.together)))
+    end = int(lengths[-1]) + 1
+    series = [
+        Series("gradient of all paths of this length", lengths, positive_or_none(measured.together)),
+        Series("share of paths", tuple(map(float, range(end))), positive_or_none(counts[:end]), "predicted"),
+    ]
+    if result.predicted:
+        series.append(Series("mean-field theory", lengths, positive_or_none(result.predicted), "predicted"))
+    return Chart(
+        "lengths",
+        "Which paths bring the gradient",
+        "∂ε/∂x_0 = ∂ε/∂x_L · Π (∂h_l + ∂F_l),  C(L, k) terms with k branches",
+        "branches on the path, k",
+        "‖Σ over paths of length k‖ / ‖∂ε/∂x_0‖; share of paths",
+        tuple(series),
+        log_y=True,
+        note=f"the gradient comes through {measured.mean_length:.3g} branches on average, "
+        f"a path has {sum(k * share for k, share in enumerate(counts)):.3g} of {result.units}",
+    )
+
+
+def _single_chart(result: PathEnsemble) -> Chart:
+    ks, sizes = zip(*result.gradients.alone, strict=True) if result.gradients.alone else ((), ())
+    return Chart(
+        "one-path",
+        "What a single path brings",
+        "‖∂ε/∂x_L · Π_{l in path} ∂F_l · Π_{others} ∂h_l‖ / ‖∂ε/∂x_0‖",
+        "branches on the path, k",
+        "gradient of one path",
+        (Series("one path, on average", tuple(map(float, ks)), positive_or_none(sizes)),),
+        log_y=True,
+        note="every branch on a path makes its gradient smaller" if ks else "a plain net has only one path",
+    )
+
+
+def _lesion_charts(study: LesionStudy) -> tuple[Chart, Chart]:
+    units = tuple(float(index + 1) for index, _, _ in study.single)
+    whole = Series("whole network", units, (study.error,) * len(units))
+    one = Chart(
+        "without-one",
+        "Error without one unit",
+        "F_l = 0",
+        "residual unit, from the input",
+        "top-1 error, %",
+        (Series("without this unit", units, tuple(error for _, error, _ in study.single)), whole),
+        note=f"{study.error:.3g} % with all units",
+        stages=study.stages,
+    )
+    several = Chart(
+        "lesions",
+        "Error after several lesions",
+        "",
+        "units deleted, or pairs swapped",
+        "top-1 error, %",
+        tuple(
+            Series(name, tuple(float(k) for k, _ in points), tuple(error for _, error in points))
+            for name, points in (("deleted", study.deleted), ("swapped", study.swapped))
+        ),
+        note=f"{study.error:.3g} % without any",
+    )
+    return one, several

@@ -1,0 +1,197 @@
+"""What is known of every shortcut of a network, and how it is shown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+
+from kilolayer.chart import Chart, Series
+from kilolayer.measure.scalars import mean_present, product_present
+from kilolayer.measure.series import stage_starts, unit_series
+
+OptionalValues = list[float | None]
+
+UNCHANGED, VANISHED = 1e-3, 1e-2
+"""A product this near to 1 is 1 but for rounding; one below, or above the inverse, leaves no signal."""
+
+
+@dataclass(frozen=True)
+class UnitFactor:
+    """h beside the identity, in one unit.
+
+    `factor` = ⟨h(x), x⟩ / ⟨x, x⟩, which is λ where h(x) = λx; None where the shape changes. `gain` =
+    ‖h(x)‖ / ‖x‖. `openness` is the mean of 1−g over elements, `openness_std` its deviation. `spectral` is
+    the largest singular value of a 1×1 convolution.
+
+    Predicted: `λ` from the description, 1 for an identity; σ(−b_g) for a gate, as for an input without
+    a preferred direction; s(√n + √m) for the largest singular value of an m×n matrix of independent
+    entries of deviation s, the deviation of W.
+    """
+
+    name: str
+    stage: int
+    factor: float | None
+    gain: float
+    openness: float | None
+    openness_std: float | None
+    spectral: float | None
+    predicted: float | None
+    predicted_spectral: float | None
+
+
+@dataclass(frozen=True)
+class ShortcutFactors:
+    """The effective factor of every shortcut of a network on a batch.
+
+    Products run from a unit to the last one; units that change shape are left out of them.
+    """
+
+    network: str
+    units: tuple[UnitFactor, ...]
+
+    def charts(self) -> tuple[Chart, ...]:
+        shown = [self._products(), self._factors()]
+        if self._has_values("openness"):
+            shown.insert(0, self._gates())
+        if self._has_values("spectral"):
+            shown.append(self._spectral())
+        return tuple(shown)
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        rows = [
+            ("product of the factors, first unit to last", _number_text(self.product)),
+            ("… predicted", _number_text(product_present(self._values("predicted")))),
+            ("mean factor", _number_text(mean_present(self._values("factor")))),
+            ("mean gain ‖h(x)‖ / ‖x‖", _number_text(mean_present(self._values("gain")))),
+        ]
+        if self._has_values("openness"):
+            rows.append(("mean openness 1−g", _number_text(mean_present(self._values("openness")))))
+        if self._has_values("spectral"):
+            largest = max(value for value in self._values("spectral") if value is not None)
+            rows.append(("largest spectral norm of a 1×1 shortcut", _number_text(largest)))
+            rows.append(
+                ("product of the spectral norms", _number_text(product_present(self._values("spectral"))))
+            )
+        return tuple(rows)
+
+    def finding(self) -> str:
+        if math.isnan(self.product):
+            return "no shortcut keeps its shape, so no factor can be measured"
+        verdict = (
+            "the signal passes unchanged, as with identity shortcuts"
+            if abs(self.product - 1) < UNCHANGED
+            else "the signal is as good as lost on the way (P2, Eq. 7)"
+            if self.product < VANISHED
+            else "the signal explodes on the way (P2, Eq. 7)"
+            if self.product > 1 / VANISHED
+            else "the signal is scaled on the way (P2, Eq. 7)"
+        )
+        return f"from the first unit to the last the shortcuts multiply by {_number_text(self.product)}: {verdict}"
+
+    def tracked_metrics(self) -> tuple[tuple[str, float], ...]:
+        """What is followed over training."""
+        rows = [
+            ("product of the factors", self.product),
+            ("mean factor", mean_present(self._values("factor"))),
+        ]
+        names = {"openness": "mean openness 1−g", "spectral": "mean spectral norm"}
+        rows += [
+            (said, mean_present(self._values(name))) for name, said in names.items() if self._has_values(name)
+        ]
+        return tuple(rows)
+
+    @property
+    def product(self) -> float:
+        """|Π| of the measured factors, from the first unit to the last."""
+        return abs(product_present(self._values("factor")))
+
+    def _values(self, name: str) -> OptionalValues:
+        return [getattr(unit, name) for unit in self.units]
+
+    def _has_values(self, name: str) -> bool:
+        return any(value is not None for value in self._values(name))
+
+    @property
+    def _stage_starts(self) -> tuple[float, ...]:
+        return stage_starts([unit.stage for unit in self.units])
+
+    def _products(self) -> Chart:
+        series = [
+            _running_product("product of the factors", self._values("factor")),
+            _running_product("product of the factors", self._values("predicted"), "predicted"),
+        ]
+        if self._has_values("spectral"):
+            series.append(
+                _running_product("product of spectral norms (upper bound)", self._values("spectral"))
+            )
+        return Chart(
+            "product",
+            "What the shortcuts leave of x_l at the last unit",
+            "x_L = (Π λ_i) x_l + Σ F̂(x_i)   (P2, Eq. 7)",
+            "residual unit l, from the input",
+            "|Π λ_i| from l on",
+            tuple(series),
+            log_y=True,
+            note=f"from the first unit to the last: {_number_text(self.product)}",
+            stages=self._stage_starts,
+        )
+
+    def _factors(self) -> Chart:
+        return Chart(
+            "factor",
+            "The effective factor of every shortcut",
+            "λ_l = ⟨h(x_l), x_l⟩ / ⟨x_l, x_l⟩",
+            "residual unit l, from the input",
+            "factor",
+            (
+                unit_series("factor", self._values("factor")),
+                unit_series("factor", self._values("predicted"), "predicted"),
+                unit_series("gain ‖h(x)‖ / ‖x‖", self._values("gain")),
+            ),
+            note=f"mean factor {_number_text(mean_present(self._values('factor')))}",
+            stages=self._stage_starts,
+        )
+
+    def _gates(self) -> Chart:
+        return Chart(
+            "openness",
+            "How open the gates leave the shortcut",
+            "1 − g(x),  g = σ(W_g x + b_g)   (P2, Sec. 3.1)",
+            "residual unit l, from the input",
+            "1 − g",
+            (
+                unit_series("mean of 1−g", self._values("openness")),
+                unit_series("mean of 1−g", self._values("predicted"), "predicted"),
+                unit_series("standard deviation of 1−g", self._values("openness_std")),
+            ),
+            note=f"mean over units {_number_text(mean_present(self._values('openness')))}",
+            stages=self._stage_starts,
+        )
+
+    def _spectral(self) -> Chart:
+        return Chart(
+            "spectral",
+            "The largest singular value of every 1×1 shortcut",
+            "‖W_s‖₂; at random s(√n + √m)",
+            "residual unit l, from the input",
+            "spectral norm",
+            (
+                unit_series("spectral norm", self._values("spectral")),
+                unit_series("spectral norm", self._values("predicted_spectral"), "predicted"),
+            ),
+            note="predicted: independent entries of W's own deviation",
+            stages=self._stage_starts,
+        )
+
+
+def _running_product(name: str, values: OptionalValues, kind: str = "measured") -> Series:
+    """|Π| from each unit to the last; 1 for units without a value, which are left out of it."""
+    known = [1.0 if value is None else abs(value) for value in values]
+    products = [*accumulate(reversed(known), lambda a, b: a * b)][::-1]
+    shown = [None if value is None else product for value, product in zip(values, products, strict=True)]
+    return unit_series(name, shown, "predicted" if kind == "predicted" else "measured")
+
+
+def _number_text(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"

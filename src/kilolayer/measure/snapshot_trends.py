@@ -1,0 +1,61 @@
+"""One analysis at every snapshot of a run: what changes while the network learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from kilolayer.chart import Analysis, Chart, Series
+
+
+@runtime_checkable
+class TrackedAnalysis(Protocol):
+    """An analysis that says which of its figures are worth following over training."""
+
+    def tracked_metrics(self) -> tuple[tuple[str, float], ...]:
+        """Figures with their names."""
+
+
+@dataclass(frozen=True)
+class SnapshotTrends:
+    """Figures of the analysis `of` against iterations; `values[i]` are those of `names[i]`."""
+
+    network: str
+    of: str
+    iterations: tuple[int, ...]
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+    def charts(self) -> tuple[Chart, ...]:
+        return tuple(self._chart(*pair) for pair in zip(self.names, self.values, strict=True))
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        return tuple(
+            (f"{name}, over training", f"{values[0]:.3g} → {values[-1]:.3g}")
+            for name, values in zip(self.names, self.values, strict=True)
+        )
+
+    def _chart(self, name: str, values: tuple[float, ...]) -> Chart:
+        x = tuple(float(iteration) for iteration in self.iterations)
+        return Chart(
+            f"training-{'-'.join(name.split())}",
+            f"{name[0].upper()}{name[1:]}, over training",
+            "",
+            "iterations",
+            name,
+            (Series(name, x, values),),
+            note=f"{values[0]:.3g} at the initialisation, {values[-1]:.3g} at the end",
+        )
+
+
+def collect_trends(analysis_name: str, snapshots: Sequence[tuple[int, Analysis]]) -> SnapshotTrends | None:
+    """The figures that an analysis follows, of one network at several iterations; None of others."""
+    followed = [(at, one.tracked_metrics()) for at, one in snapshots if isinstance(one, TrackedAnalysis)]
+    if len(followed) < 2:
+        return None
+    names = tuple(name for name, _ in followed[0][1])
+    values = tuple(tuple(dict(trend).get(name, float("nan")) for _, trend in followed) for name in names)
+    return SnapshotTrends(
+        snapshots[0][1].network, analysis_name, tuple(at for at, _ in followed), names, values
+    )

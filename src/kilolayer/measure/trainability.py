@@ -1,0 +1,76 @@
+"""Will it train? Judged from the initialisation and the first steps, with the reasons in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kilolayer.measure.overfit_probe import OverfitProbe
+from kilolayer.theory.mean_field import MeanFieldPrediction
+
+MIN_SHORTCUT_GAIN, MAX_GRADIENT_GROWTH, MAX_SIGNAL_GROWTH = 1e-2, 1e3, 1e3
+"""What shortcuts leave of a gradient at least, and what gradient and signal are multiplied by at most."""
+
+
+@dataclass(frozen=True)
+class TrainabilityVerdict:
+    """`word` in one word, `reasons` why, the weightiest first."""
+
+    word: Literal["trains", "fails"]
+    reasons: tuple[str, ...]
+
+    @property
+    def trains(self) -> bool:
+        return self.word == "trains"
+
+
+def judge_trainability(
+    signal: Sequence[float],
+    gradient: Sequence[float],
+    prediction: MeanFieldPrediction | None,
+    probe: OverfitProbe,
+) -> TrainabilityVerdict:
+    """A network trains if its first steps learn the batch, or if signal and gradient pass unharmed.
+
+    `signal` and `gradient` are measured at x_0 … x_L. A network that does neither fails. The bounds are
+    `SHORTCUTS`, `GROWTH` and `SIGNAL`; docs/theory tells how often this is right for Table 1.
+    """
+    harm = [*_gradient_problems(gradient, prediction), *_signal_problems(signal)]
+    if probe.learns:
+        fall = f"the loss falls from {probe.losses[0]:.3g} to {probe.final_loss:.3g} in {len(probe.losses)} steps"
+        return TrainabilityVerdict("trains", (fall, *harm))
+    still = (
+        f"after {len(probe.losses)} steps the loss is {probe.final_loss:.3g}, no better than knowing only "
+    )
+    still += f"how often a class comes ({probe.entropy:.3g})"
+    if harm:
+        return TrainabilityVerdict("fails", (*harm, still))
+    return TrainabilityVerdict(
+        "trains", ("signal and gradient pass the shortcuts unharmed", f"slowly: {still}")
+    )
+
+
+def _gradient_problems(gradient: Sequence[float], prediction: MeanFieldPrediction | None) -> list[str]:
+    found = []
+    if prediction is not None and prediction.direct[0] < MIN_SHORTCUT_GAIN:
+        left = prediction.direct[0]
+        found.append(
+            f"the gradient shrinks to {left:.1g} through the shortcuts"
+            if left
+            else "no shortcut passes a gradient"
+        )
+    growth = max(gradient)
+    if not math.isfinite(growth) or growth > MAX_GRADIENT_GROWTH:
+        found.append(f"gradients grow by {growth:.2g} on their way to the first unit")
+    if 0 < gradient[0] < 1 / MAX_GRADIENT_GROWTH:
+        found.append(f"gradients shrink to {gradient[0]:.1g} on their way to the first unit")
+    return found
+
+
+def _signal_problems(signal: Sequence[float]) -> list[str]:
+    growth = max(signal) / signal[0] if signal[0] else math.inf
+    if not math.isfinite(growth) or growth > MAX_SIGNAL_GROWTH:
+        return [f"the signal's second moment grows by {growth:.2g}"]
+    return []

@@ -1,0 +1,216 @@
+"""A network cut at its residual units, ours or anybody's, and passed through one unit at a time.
+
+    chain = Chain(model)                            # or Chain(foreign, ["layer?.*"])
+    for unit in chain.forward(x):                   # from the first unit to the last
+        unit.name, unit.x, unit.h, unit.F, unit.y, unit.out
+    for unit in chain.backward(x, labels):          # from the last unit to the first
+        unit.gradient, unit.at_input, unit.whole(v), unit.shortcut(v), unit.branch(v)
+
+The model's own code is run, so that whatever stands before, between and behind the units is part of it.
+Forward holds one unit's activations; backward keeps the input of every √L-th unit and computes the rest
+again, so of L units it never holds more than 2√L inputs and one unit's activations. Between two units the
+model is as it was: weights, gradients, running statistics, modes and the generators of random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kilolayer.measure.execution_order import ExecutionOrder, record_execution_order, run_from_unit
+from kilolayer.measure.preservation import preserve_state
+from kilolayer.measure.residual_tracer import Addition, ResidualTracer
+from kilolayer.measure.unit_selection import find_residual_units
+from kilolayer.measure.unit_vjp import UnitVJP
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class UnitPass:
+    """A unit at work on a batch: y = h + F, out = f(y).
+
+    `x` is its input and `out` its output. `h` and `F` are the two sides of its addition as they enter
+    it (gated, scaled, normalised); in a plain net `h` is None and F = y. `index` counts from 0, `stage`
+    from 1: a new one begins wherever the shape changes.
+    """
+
+    index: int
+    name: str
+    stage: int
+    module: nn.Module
+    x: Tensor
+    h: Tensor | None
+    F: Tensor
+    y: Tensor
+    out: Tensor
+    h_weights: tuple[nn.Parameter, ...] = ()
+    """The weights that the shortcut goes through."""
+    h_is_input: bool = False
+    """Whether h is x itself."""
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the unit stands inside a stage: its input and output have one shape."""
+        return self.x.shape == self.out.shape
+
+
+class UnitChain:
+    """The units of `model` as a chain, in training mode (batch statistics) unless `training` is off.
+
+    `units`: which modules they are, in a model that is not ours (see `residual_units`). Each must take
+    one tensor, return one, and be used once, one after the other; `InputError` says which does not.
+    """
+
+    def __init__(self, model: nn.Module, units: Sequence[str] = (), *, training: bool = True) -> None:
+        # A compiled model would not see that its units are exchanged.
+        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.training = training
+        self._named_units = find_residual_units(self.model, units)
+        self._execution_order: ExecutionOrder | None = None
+
+    def __len__(self) -> int:
+        return len(self._named_units)
+
+    def execution_order(self, x: Tensor) -> ExecutionOrder:
+        """The units in the order in which the model uses them on `x`."""
+        if self._execution_order is None or self._execution_order.batch != x.shape:
+            with self._preserved(self.model, 0), torch.no_grad():
+                self._execution_order = record_execution_order(self.model, self._named_units, x)
+        return self._execution_order
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The units' names: in the order of use once a batch was seen, before in that of registration."""
+        return (
+            self._execution_order.names
+            if self._execution_order
+            else tuple(name for name, _ in self._named_units)
+        )
+
+    def forward(self, x: Tensor) -> Iterator[UnitPass]:
+        """Every unit's pass on the batch `x`, from the first to the last, without gradients."""
+        signal = self.first_input(x)
+        for index in range(len(self)):
+            passed = self._unit_pass(index, signal)
+            yield passed
+            if index + 1 < len(self):
+                with torch.no_grad():
+                    signal = self.next_input(x, index, passed.out)
+
+    def backward(self, x: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy) -> Iterator[UnitVJP]:
+        """Every unit linearised where the batch `x` meets it, with ∂ε/∂x', from the last to the first."""
+        count = len(self)
+        stride = math.isqrt(count - 1) + 1 if count > 1 else 1
+        kept, out = self._checkpoints(x, stride)
+        gradient = self.loss_gradient(x, out, labels, loss)
+        for first in reversed(range(0, count, stride)):
+            inputs = self._inputs(x, first, min(first + stride, count), kept.pop())
+            for index in reversed(range(first, first + len(inputs))):
+                unit = self._unit_vjp(x, index, inputs.pop(), gradient)
+                yield unit
+                gradient = unit.input_gradient
+                del unit
+
+    def loss_gradient(
+        self, x: Tensor, out: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy
+    ) -> Tensor:
+        """∂ε/∂x_L where the last unit puts out `out`."""
+        leaf = out.detach().requires_grad_()
+        with torch.enable_grad():
+            error = loss(self.next_input(x, len(self) - 1, leaf), labels)
+            return torch.autograd.grad(error, leaf)[0]
+
+    def first_input(self, x: Tensor) -> Tensor:
+        """The input of the first unit."""
+        with torch.no_grad():
+            return self._run_from(x, -1, x)
+
+    def next_input(self, x: Tensor, index: int, out: Tensor) -> Tensor:
+        """From the output of unit `index` to the next one's input, or to the model's output.
+
+        Mostly they are one tensor; where something stands between, the model's own code computes it.
+        """
+        return out if self.execution_order(x).feeds_next[index] else self._run_from(x, index, out)
+
+    def run_unit(self, x: Tensor, index: int, signal: Tensor) -> Tensor:
+        """Unit `index` on its input, with or without gradients as the caller has set."""
+        unit = self.execution_order(x).units[index]
+        with self._preserved(unit, index + 1):
+            out: Tensor = unit(signal)
+        return out
+
+    def _preserved(self, module: nn.Module, seed: int) -> AbstractContextManager[None]:
+        return preserve_state(module, training=self.training, seed=seed)
+
+    def _run_from(self, x: Tensor, index: int, out: Tensor) -> Tensor:
+        order = self.execution_order(x)
+        with self._preserved(self.model, len(self) + 2 + index):
+            return run_from_unit(self.model, order, x, index, out)
+
+    @torch.no_grad()
+    def _unit_pass(self, index: int, signal: Tensor) -> UnitPass:
+        out, found = self._run_traced(index, signal)
+        if found is None or found.y is None or found.branch.value is None:
+            return UnitPass(*self._location(index), signal, None, out, out, out)
+        h, F, y = found.shortcut, found.branch.value, out if found.is_result(out) else found.y
+        return UnitPass(*self._location(index), signal, h.value, F, y, out, h.lineage.weights, h.is_input)
+
+    def _location(self, index: int) -> tuple[int, str, int, nn.Module]:
+        assert self._execution_order is not None  # noqa: S101 - a batch was seen
+        return (
+            index,
+            self._execution_order.names[index],
+            self._execution_order.stages[index],
+            self._execution_order.units[index],
+        )
+
+    def _run_traced(self, index: int, signal: Tensor) -> tuple[Tensor, Addition | None]:
+        unit = self._location(index)[3]
+        fed = signal.clone()  # a unit may begin in place
+        watch = ResidualTracer(fed)
+        with self._preserved(unit, index + 1), watch:
+            out: Tensor = unit(fed)
+        return out, watch.addition(out.shape)
+
+    def _unit_vjp(self, x: Tensor, index: int, signal: Tensor, gradient: Tensor) -> UnitVJP:
+        """`gradient` is ∂ε/∂x of the next unit, or ∂ε/∂x_L."""
+        leaf = signal.detach().requires_grad_()
+        with torch.enable_grad():
+            out, found = self._run_traced(index, leaf)
+        arrive = self._vjp_to_output(x, index, out)
+        return UnitVJP(*self._location(index), leaf, out, arrive(gradient), found, arrive)
+
+    def _vjp_to_output(self, x: Tensor, index: int, out: Tensor) -> Callable[[Tensor], Tensor]:
+        if index + 1 == len(self) or self.execution_order(x).feeds_next[index]:
+            return lambda vector: vector
+        leaf = out.detach().requires_grad_()
+        with torch.enable_grad():
+            signal = self._run_from(x, index, leaf)
+        return lambda vector: torch.autograd.grad(signal, leaf, vector, retain_graph=True)[0]
+
+    @torch.no_grad()
+    def _checkpoints(self, x: Tensor, stride: int) -> tuple[list[Tensor], Tensor]:
+        """The input of every `stride`-th unit, and the last one's output."""
+        signal, kept = self.first_input(x), []
+        for index in range(len(self)):
+            if index % stride == 0:
+                kept.append(signal)
+            out = self.run_unit(x, index, signal)
+            signal = out if index + 1 == len(self) else self.next_input(x, index, out)
+        return kept, signal
+
+    @torch.no_grad()
+    def _inputs(self, x: Tensor, first: int, end: int, signal: Tensor) -> list[Tensor]:
+        """The inputs of units `first` … `end`-1."""
+        inputs = [signal]
+        for index in range(first, end - 1):
+            signal = self.next_input(x, index, self.run_unit(x, index, signal))
+            inputs.append(signal)
+        return inputs

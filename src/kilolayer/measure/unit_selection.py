@@ -1,0 +1,48 @@
+"""Which modules of a network are its residual units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from kilolayer.errors import InputError
+from kilolayer.units import ResidualUnit
+
+NamedModules = tuple[tuple[str, nn.Module], ...]
+
+
+def find_residual_units(model: nn.Module, names: Sequence[str] = ()) -> NamedModules:
+    """The units of `model` with their names, in the order in which they are registered.
+
+    Without `names` they are the `ResidualUnit`s of ours. In another model `names` says which modules
+    they are: dotted names or patterns, part by part, as "layer?.*". Raises `InputError` where there are none.
+    """
+    if names:
+        chosen = [pair for name in names for pair in _match_modules(model, name)]
+        return tuple(dict(chosen).items())
+    found = [(name, part) for name, part in model.named_modules() if isinstance(part, ResidualUnit)]
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} has no residual units of ours; name the modules that are its units, "
+            f"as --units 'layer?.*' (units=['layer?.*'])"
+        )
+    return tuple(found)
+
+
+def _match_modules(model: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    parts = name.split(".")
+    modules = dict(model.named_modules())
+    found = [pair for pair in modules.items() if _matches_pattern(pair[0].split("."), parts)]
+    if not found:
+        near = get_close_matches(name, list(modules)[1:], n=3, cutoff=0.0)
+        raise InputError(f"{type(model).__name__} has no module {name!r}; nearest: {', '.join(near)}")
+    return found
+
+
+def _matches_pattern(words: list[str], patterns: list[str]) -> bool:
+    if len(words) != len(patterns):
+        return False
+    return all(fnmatchcase(word, pattern) for word, pattern in zip(words, patterns, strict=True))

@@ -1,0 +1,109 @@
+"""What a network keeps in memory from its forward to its backward pass, by its description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kilolayer.networks.description import Network
+from kilolayer.units import ops as op
+from kilolayer.units.ops import Ops
+from kilolayer.units.unit import Layout
+
+
+@dataclass(frozen=True)
+class SavedActivations:
+    """What autograd keeps of some layers, in numbers for one image.
+
+    `input` is the size of what they read, which they keep where `saves_input`; `inside` is all else that
+    they keep; `largest` is the largest of all their maps, kept or not.
+    """
+
+    input: int
+    saves_input: bool
+    inside: int
+    largest: int
+
+    @property
+    def total(self) -> int:
+        return self.inside + (self.input if self.saves_input else 0)
+
+
+class _FeatureMap:
+    """A feature map under way, and whether a layer keeps it for its backward pass."""
+
+    def __init__(self, channels: int, side: int, is_saved: bool = False) -> None:
+        self.channels, self.side, self.is_saved = channels, side, is_saved
+
+    @property
+    def numbers(self) -> int:
+        return self.channels * self.side**2
+
+
+def unit_activations(layout: Layout, channels: int, side: int) -> SavedActivations:
+    """Of one residual unit that reads `channels` × `side` × `side`; its output is the next one's input."""
+    x = _FeatureMap(channels, side)
+    maps = [x]
+    shared = _apply_ops(layout.p, x, maps)
+    h, F = _apply_ops(layout.h, shared, maps), _apply_ops(layout.F, shared, maps)
+    if layout.g:
+        # σ(…) keeps its own result; a product keeps both of its factors.
+        g = _apply_ops(layout.g, shared, maps)
+        maps += [
+            _FeatureMap(g.channels, g.side, is_saved=True),
+            _FeatureMap(g.channels, g.side, is_saved=True),
+        ]
+        h.is_saved, F.is_saved = True, F.is_saved or layout.gates_branch
+    y = _FeatureMap(F.channels, F.side)
+    maps.append(y)
+    out = _apply_ops(layout.f, y, maps)
+    return _sum_saved(maps, x, out)
+
+
+def stem_and_head_activations(network: Network) -> tuple[SavedActivations, SavedActivations]:
+    """Of the stem, and of the layers after the last unit."""
+    x = _FeatureMap(network.in_chans, network.image_size)
+    maps = [x]
+    stem = _sum_saved(maps, x, _apply_ops(network.stem_ops, x, maps))
+    last = network.units()[-1]
+    y = _FeatureMap(network.channels, last.layout.output_side(last.side))
+    maps = [y]
+    _apply_ops(network.final_ops, y, maps)
+    return stem, _sum_saved(maps, y, y)
+
+
+def network_activations(network: Network) -> Iterator[SavedActivations]:
+    """Of every unit in order."""
+    channels = network.stem.channels
+    for placed in network.units():
+        yield unit_activations(placed.layout, channels, placed.side)
+        channels = _channels_out(placed.layout, channels)
+
+
+def _channels_out(layout: Layout, channels: int) -> int:
+    return _apply_ops(layout.F, _apply_ops(layout.p, _FeatureMap(channels, 1), []), []).channels
+
+
+def _sum_saved(maps: list[_FeatureMap], x: _FeatureMap, out: _FeatureMap) -> SavedActivations:
+    inside = sum(one.numbers for one in maps if one.is_saved and one is not x and one is not out)
+    return SavedActivations(x.numbers, x.is_saved, inside, max(one.numbers for one in maps))
+
+
+def _apply_ops(ops: Ops, x: _FeatureMap, maps: list[_FeatureMap]) -> _FeatureMap:
+    """The map behind `ops`; marks and collects what they keep."""
+    for one in ops:
+        x = _apply_op(one, x, maps)
+        maps.append(x)
+    return x
+
+
+def _apply_op(layer: op.Op, x: _FeatureMap, maps: list[_FeatureMap]) -> _FeatureMap:
+    if isinstance(layer, op.ParallelPaths):
+        for path in layer.paths:
+            _apply_ops(path, x, maps)
+        return _FeatureMap(*layer.output(x.channels, x.side))
+    saved = layer.saved(x.channels, x.side)
+    x.is_saved = x.is_saved or saved.input
+    if saved.extra_numbers:
+        maps.append(_FeatureMap(saved.extra_numbers, 1, is_saved=True))
+    return _FeatureMap(*layer.output(x.channels, x.side), is_saved=saved.output)

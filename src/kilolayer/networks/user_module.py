@@ -1,0 +1,66 @@
+"""A module of the user's own, written on the command line as FILE.py:CALLABLE."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kilolayer.errors import InputError, missing_path_error
+
+
+def is_user_module(text: str) -> bool:
+    """Whether `text` has the form FILE.py:CALLABLE."""
+    return text.rpartition(":")[0].endswith(".py")
+
+
+def load_user_module(text: str, seed: int = 0) -> nn.Module:
+    """What CALLABLE of FILE.py returns, made from random state `seed`. The file's code is run.
+
+    Raises `InputError` where there is no such file or name, or where it gives no `nn.Module`.
+    """
+    file, _, name = text.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise missing_path_error(path)
+    made = getattr(_imported(path), name, None)
+    if made is None:
+        raise InputError(f"{path} has no {name!r}")
+    if callable(made) and not isinstance(made, nn.Module):
+        made = _called(text, made, seed)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{text} gives {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def _called(text: str, make: Callable[..., Any], seed: int) -> Any:
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise InputError(f"{text} is called without arguments, but: {error}") from None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
+def _imported(path: Path) -> object:
+    # Its neighbours are importable, as if it were run.
+    folder = str(path.resolve().parent)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: {error.msg}") from None
+    finally:
+        sys.path.remove(folder)
+    return module

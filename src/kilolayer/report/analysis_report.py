@@ -1,0 +1,148 @@
+"""Analyses shown: on the terminal, as JSON, as figures, as a page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kilolayer.chart import Chart, HasFinding
+from kilolayer.errors import InputError
+from kilolayer.measure.analysis_results import AnalysisResult
+from kilolayer.measure.snapshot_trends import SnapshotTrends
+from kilolayer.report.document import Table
+from kilolayer.system import durable
+from kilolayer.system.terminal import print_rows, print_table, print_text
+from kilolayer.values import to_json
+
+TERMINAL_ROWS = 7
+"""Of a chart's units, so many are shown on a terminal."""
+
+
+def print_analyses(results: Sequence[AnalysisResult]) -> None:
+    """For every analysis its figures, a column for each network, and its first chart as a small table."""
+    for what, networks in _gathered(results).items():
+        print_text(f"{what}\n", style="bold")
+        for network, those in networks.items():
+            for analysis in (one.analysis for one in those if isinstance(one.analysis, HasFinding)):
+                print_text(f"{network}: {analysis.finding()}.\n")
+        print_table(_figures(networks), blocks=True)
+        for network, those in networks.items():
+            chart = those[0].analysis.charts()[0]
+            print_text(f"\n{chart.title}: {network}\n")
+            print_table(_sampled(chart), blocks=True)
+            if any(series.kind == "predicted" for series in chart.series):
+                print_text("* predicted", style="dim")
+        print_text("")
+
+
+def _gathered(found: Sequence[AnalysisResult]) -> dict[str, dict[str, list[AnalysisResult]]]:
+    """By analysis and network: the newest snapshot, and what changed over training where that is known."""
+    gathered: dict[str, dict[str, list[AnalysisResult]]] = {}
+    for one in found:
+        networks = gathered.setdefault(one.analysis_name, {})
+        earlier = networks.get(one.analysis.network, [])
+        of_training = isinstance(one.analysis, SnapshotTrends)
+        networks[one.analysis.network] = [*earlier, one] if of_training else [one]
+    return gathered
+
+
+def _figures(networks: dict[str, list[AnalysisResult]]) -> Table:
+    columns = [dict(row for one in those for row in one.analysis.summary()) for those in networks.values()]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = tuple((name, *(column.get(name, "") for column in columns)) for name in names)
+    return Table("", ("", *networks), rows)
+
+
+def _sampled(chart: Chart) -> Table:
+    """A chart at a few places from first to last; predictions are marked by an asterisk."""
+    names = (f"{series.name}*" if series.kind == "predicted" else series.name for series in chart.series)
+    places = sorted({x for series in chart.series for x in series.x})
+    step = max(1, math.ceil((len(places) - 1) / (TERMINAL_ROWS - 1)))
+    known = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
+    chosen = dict.fromkeys([*places[::step], *places[-1:]])
+    rows = tuple((f"{x:g}", *(_cell(column.get(x)) for column in known)) for x in chosen)
+    return Table("", (chart.x_label, *names), rows)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def print_analyses_json(results: Sequence[AnalysisResult]) -> None:
+    """A list of results, each with the name of its analysis."""
+    print(json.dumps([_value(one) for one in results], indent=2, ensure_ascii=False))
+
+
+def write_analyses(results: Sequence[AnalysisResult], folder: str) -> None:
+    """WHAT.json with every result, and WHAT-CHART.svg, networks one below the other."""
+    from kilolayer.report.chart_figures import chart_figure
+
+    for what, networks in _gathered(results).items():
+        content = json.dumps(
+            _record([one for one in results if one.analysis_name == what]), ensure_ascii=False
+        )
+        durable.write_file(Path(folder) / f"{what}.json", content.encode())
+        charts = [
+            (network, chart.with_values())
+            for network, those in networks.items()
+            for one in those
+            for chart in one.analysis.charts()
+        ]
+        for name in dict.fromkeys(chart.name for _, chart in charts):
+            panels = [(network, chart) for network, chart in charts if chart.name == name and chart.series]
+            if not panels:
+                continue
+            durable.write_file(Path(folder) / f"{what}-{name}.svg", chart_figure(panels).encode())
+
+
+def write_analysis_page(results: Sequence[AnalysisResult], path: str) -> None:
+    """One interactive page of everything."""
+    try:
+        from kilolayer.report.lab import write_lab
+    except ImportError:
+        raise InputError("the interactive page is not part of this installation; leave out --html") from None
+    write_lab([(one.iteration, one.analysis) for one in results], Path(path), provenance=_provenance())
+
+
+def print_written_paths(folder: str | None, page: str | None) -> None:
+    """Where the results and the page lie."""
+    print_rows({name: where for name, where in (("results", folder), ("page", page)) if where is not None})
+
+
+def _provenance() -> list[tuple[str, str]]:
+    said = _environment()
+    return [(name, str(said[name])) for name in ("command", "kilolayer", "torch", "processor", "date")]
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    from kilolayer.runs import environment_record
+    from kilolayer.training import DistributedContext
+
+    return environment_record(DistributedContext(torch.device("cpu")), "fp32")
+
+
+def _record(found: Sequence[AnalysisResult]) -> dict[str, Any]:
+    return {"environment": _environment(), "results": [_value(one) for one in found]}
+
+
+def _value(one: AnalysisResult) -> dict[str, Any]:
+    at = {} if one.iteration is None else {"iteration": one.iteration}
+    return {"analysis": one.analysis_name, **at, **_rounded(json.loads(to_json(one.analysis)))}
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits, and None for what JSON has no number for."""
+    match value:
+        case float():
+            return float(f"{value:.6g}") if math.isfinite(value) else None
+        case list():
+            return [_rounded(each) for each in value]
+        case dict():
+            return {key: _rounded(each) for key, each in value.items()}
+        case _:
+            return value

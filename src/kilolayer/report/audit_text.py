@@ -1,0 +1,114 @@
+"""An audit as a short report on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kilolayer.audit import AuditReport, NearestNetwork, NetworkContent
+from kilolayer.system.terminal import print_text
+
+# P2, Fig. 4.
+FIGURE_4_LETTERS = {
+    "original": "a", "bn_after_addition": "b", "relu_before_addition": "c", "relu_only_preactivation": "d",
+    "full_preactivation": "e",
+}  # fmt: skip
+
+
+def print_audit(report: AuditReport) -> None:
+    """Prints what the network is, the nearest of ours, the findings, and what could not be told."""
+    for line in _lines(report):
+        print_text(line, hanging=12 if line.startswith("  ") else 4)
+
+
+def _lines(report: AuditReport) -> Iterator[str]:
+    how = "traced" if report.source == "traced" else "from the shapes of its weights"
+    yield f"{report.label} ({how}): {_finding(report)}"
+    for name, value in _rows(report.content, traced=report.source == "traced"):
+        yield f"  {name:<12}{value}"
+    if report.nearest:
+        yield f"  {'nearest':<12}{_nearest(report.nearest)}"
+    yield ""
+    for finding in report.findings:
+        where = f" [{finding.where}]" if finding.where else ""
+        yield f"{finding.severity}: {finding.what}{where}"
+        if finding.paper:
+            yield f"    the papers: {finding.paper}"
+    for unknown in report.unknown:
+        yield f"not told: {unknown}"
+    yield ", ".join(_count(_of(report, kind), kind) for kind in ("fault", "deviation", "note"))
+
+
+def _finding(report: AuditReport) -> str:
+    """The outcome in a sentence, with what is at stake: whether results with it are a paper's."""
+    faults, deviations = _of(report, "fault"), _of(report, "deviation")
+    identical = report.nearest is not None and report.nearest.identical
+    if faults:
+        return f"{_count(faults, 'fault')}, so it is not the network that the papers describe."
+    if deviations:
+        return (
+            f"no fault, but {_count(deviations, 'deviation')} from the papers, to be named with its results."
+        )
+    if identical and report.nearest:
+        return f"no fault found; it computes what {report.nearest.name} computes."
+    if report.content.family is None:
+        return "no fault found, and no residual network of the papers either."
+    return "no fault found, as far as can be told."
+
+
+def _of(report: AuditReport, severity: str) -> int:
+    return sum(each.severity == severity for each in report.findings)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number or 'no'} {word}{'' if number == 1 else 's'}"
+
+
+def _rows(content: NetworkContent, *, traced: bool) -> Iterator[tuple[str, str]]:
+    if content.family:
+        yield "family", content.family
+    if content.arrangement:
+        yield "arrangement", _arrangement(content, traced=traced)
+    if content.branch:
+        yield "unit", _unit(content)
+    if content.shortcut:
+        option = f"; option {content.option} where the shape changes" if content.option in ("A", "B") else ""
+        yield "shortcut", f"{content.shortcut}{option or '; option C' * (content.option == 'C')}"
+    if content.depth is not None:
+        yield "depth", f"{content.depth} weight layers, counted as the papers do"
+    if content.stem:
+        yield "stem", content.stem
+    if content.stages:
+        stages = "; ".join(_stage(s.units, s.inner, s.channels, s.stride) for s in content.stages)
+        yield "stages", stages
+    if content.classes:
+        yield "classes", str(content.classes)
+    yield "parameters", f"{content.parameters:,}"
+
+
+def _arrangement(content: NetworkContent, *, traced: bool) -> str:
+    name = content.arrangement or ""
+    letter = f" (P2, Fig. 4 {FIGURE_4_LETTERS[name]})" if name in FIGURE_4_LETTERS else ""
+    same = ", ".join(each.replace("_", " ") for each in content.alternatives)
+    how = "here the same function as" if traced else "shapes would also allow"
+    return name.replace("_", " ") + letter + (f"; {how} {same}" if same else "")
+
+
+def _unit(content: NetworkContent) -> str:
+    cardinality = f" {content.cardinality}×{content.d}d" if content.cardinality else ""
+    wide = f", {content.widen} times as wide" if (content.widen or 1) > 1 else ""
+    stride = f", stride on the {content.stride_on.replace('x', '×')}" if content.stride_on else ""
+    return f"{content.branch}{cardinality}{wide}{stride}"
+
+
+def _stage(units: int, inner: int, channels: int, stride: int | None) -> str:
+    width = str(channels) if inner == channels else f"{inner}→{channels}"
+    return f"{units} × {width}" + (f" /{stride}" if stride and stride > 1 else "")
+
+
+def _nearest(nearest: NearestNetwork) -> str:
+    choices = "".join(
+        f", {key}={value}" for group in nearest.choices.values() for key, value in group.items()
+    )
+    same = "identical in function" if nearest.identical else "not identical"
+    told = f"; it has {'; '.join(nearest.differences)}" if nearest.differences else ""
+    return f"{nearest.name}{choices}: {same}, {nearest.parameters:,} parameters{told}"

@@ -1,0 +1,86 @@
+"""The rows of a table compared: the paper's gaps and ranking beside ours, and whether the runs decide."""
+
+from __future__ import annotations
+
+from kilolayer.report.document import Table
+from kilolayer.report.reproduction_tables import table_label
+from kilolayer.statistics import Comparison, RowPair
+from kilolayer.statistics.agreement import MIN_RUNS
+from kilolayer.sweep.table_result import TableResult
+
+LEVEL = 0.05
+TEST_NOTE = "p: exact permutation test on our runs, adjusted by Holm for all pairs of the table."
+COMPARISON_HEADER = ("row", "paper", "here", "95 % interval", "p", "finding")
+
+
+def gap_tables(table_findings: TableResult) -> tuple[Table, ...]:
+    """For every column the rows against the baseline: the paper's gap, ours, and whether the runs decide."""
+    return tuple(
+        _comparison(table_findings, group, compared)
+        for group, compared in table_findings.comparisons.items()
+        if _comparable(compared)
+    )
+
+
+def _comparable(compared: Comparison) -> bool:
+    return any(pair.word != "not enough runs" for pair in compared.pairs)
+
+
+def _comparison(one: TableResult, group: str, compared: Comparison) -> Table:
+    against = {pair.a for pair in compared.pairs}
+    single = next(iter(against)) if len(against) == 1 else ""
+    rows = tuple(
+        (pair.b if single else f"{pair.b} against {pair.a}", *_pair(pair)) for pair in compared.pairs
+    )
+    where = table_label(one) if group == "error" else f"{table_label(one)}, {group}"
+    what = f"gaps to “{single}”" if single else "gaps between rows"
+    return Table(
+        f"{where}: {what} in percent of error; positive is worse.",
+        COMPARISON_HEADER,
+        rows,
+        f"{TEST_NOTE}{_limit(compared)}",
+    )
+
+
+def _limit(compared: Comparison) -> str:
+    """Where no pair could be decided, whatever the runs had given, a reader must know it."""
+    tested = [pair for pair in compared.pairs if pair.word != "not enough runs"]
+    least = min((pair.smallest for pair in tested), default=0.0)
+    if least <= LEVEL:
+        return ""
+    runs = max(pair.n for pair in tested)
+    return f" With {runs} runs a row none can be decided (p ≥ {least:.2g}); the ranking pools all rows."
+
+
+def _pair(pair: RowPair) -> tuple[str, ...]:
+    paper = "fail" if pair.paper_gap is None else _signed(pair.paper_gap)
+    if pair.word == "not enough runs":
+        return (paper, "–", "–", "–", pair.text)
+    interval = f"{_signed(pair.low)} to {_signed(pair.high)}"
+    return (paper, _signed(pair.gap), interval, f"{pair.p_holm:.2g}", _found(pair))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _found(pair: RowPair) -> str:
+    """What a pair shows, in at most four words."""
+    if pair.word != "not decided":
+        return pair.word
+    points = (
+        "no gap" if not pair.gap else "same way" if pair.gap * pair.paper_direction > 0 else "opposite way"
+    )
+    return f"not decided, {points}"
+
+
+def ranking_sentences(table_findings: TableResult) -> list[str]:
+    """A sentence for each group of rows that can be ranked, and one where some cannot yet."""
+    alone = len(table_findings.comparisons) == 1
+    early = not all(map(_comparable, table_findings.comparisons.values()))
+    least = [f"Rows are compared when they have {MIN_RUNS} runs each."] if early else []
+    return least + [
+        f"The paper's ranking against ours{'' if alone else f', {group}'}: {compared.ranking.text}."
+        for group, compared in table_findings.comparisons.items()
+        if _comparable(compared)
+    ]

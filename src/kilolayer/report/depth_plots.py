@@ -1,0 +1,121 @@
+"""Figures over depth: the error of networks of many depths, and one network's units from first to last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from statistics import median
+from typing import TYPE_CHECKING
+
+from kilolayer.report import canvas, marks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+_ACROSS, _DIGIT = 285.0, 5.6
+"""In units: the least width from the first depth to the last, and a tick label's digit."""
+
+
+@dataclass(frozen=True)
+class DepthLine:
+    """Final errors (percent) of one kind of unit: for each depth, those of its seeds."""
+
+    label: str
+    depths: tuple[int, ...]
+    errors: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.depths) != len(self.errors):
+            raise ValueError(f"DepthLine.errors: {len(self.errors)} entries for {len(self.depths)} depths")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One value for each residual unit, from the first to the last: a gradient's norm, say."""
+
+    label: str
+    values: tuple[float, ...]
+
+
+def error_against_depth(lines: Sequence[DepthLine], title: str, error_name: str = "test error") -> str:
+    """One line for each kind of unit, through the medians; where there are several seeds, each is a dot."""
+    labels = [line.label for line in lines]
+
+    def paint(figure: Drawing) -> None:
+        axes = figure.subplots()
+        seeds = any(len(errors) > 1 for line in lines for errors in line.errors)
+        what = f"{error_name} in %" + (" (line: median)" if seeds else "")
+        canvas.set_up_axes(axes, "depth (layers)", what)
+        for number, line in enumerate(lines):
+            _depth_line(axes, number, line)
+        _depth_ticks(axes, sorted({depth for line in lines for depth in line.depths}))
+        canvas.plain_ticks(axes.yaxis)
+        canvas.add_legend(figure, labels)
+
+    return canvas.draw_svg(title, paint, canvas.HEIGHT + canvas.legend_height(labels))
+
+
+def profile_by_unit(
+    profiles: Sequence[Profile],
+    title: str,
+    quantity: str = "gradient norm",
+    stages: Sequence[float] = (),
+) -> str:
+    """A quantity of every residual unit, on a logarithmic axis; zeros and non-finite values have no dot.
+
+    `stages` are the units at which the network takes another shape.
+    """
+    labels = [profile.label for profile in profiles]
+
+    def paint(figure: Drawing) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes = figure.subplots()
+        canvas.set_up_axes(axes, "residual unit, from the input", quantity)
+        for stage in stages:
+            canvas.mark_stage(axes, stage)
+        shown = marks.set_log_axis(axes, chain.from_iterable(profile.values for profile in profiles))
+        for number, profile in enumerate(profiles):
+            dots = [(at, y) for at, y in enumerate(profile.values, start=1) if math.isfinite(y) and y > 0]
+            sign, size = canvas.marker(number), 4 if len(dots) < 60 else 2.4
+            axes.plot(*marks.split_points(dots), color=canvas.colour(number), ls="", marker=sign, ms=size)
+        if not shown:
+            canvas.mark_no_values(axes)
+        axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
+        canvas.add_legend(figure, labels)
+
+    return canvas.draw_svg(title, paint, 2.8 + canvas.legend_height(labels))
+
+
+def _depth_line(axes: Axes, number: int, line: DepthLine) -> None:
+    seeds = [
+        (depth, marks.finite_values(errors))
+        for depth, errors in sorted(zip(line.depths, line.errors, strict=True))
+    ]
+    middle = [(float(depth), median(errors)) for depth, errors in seeds if errors]
+    dots = [(float(depth), error) for depth, errors in seeds if len(errors) > 1 for error in errors]
+    tint, sign = canvas.colour(number), canvas.marker(number)
+    axes.plot(*marks.split_points(middle), color=tint, marker=sign, markersize=4.5)
+    axes.plot(*marks.split_points(dots), color=tint, linestyle="", marker=sign, markersize=3, alpha=0.45)
+
+
+def _depth_ticks(axes: Axes, depths: Sequence[int]) -> None:
+    """A tick at every depth that was trained, as far as their numbers do not run into each other."""
+    if not depths:
+        canvas.mark_no_values(axes)
+        return
+    wide = depths[-1] >= 8 * depths[0] > 0
+    place = math.log if wide else float
+    unit = _ACROSS / ((place(depths[-1]) - place(depths[0])) or 1.0)
+    shown = [depths[0]]
+    for depth in depths[1:]:
+        room = (place(depth) - place(shown[-1])) * unit
+        if room >= 4 + _DIGIT * (len(str(depth)) + len(str(shown[-1]))) / 2:
+            shown.append(depth)
+    axes.set_xscale("log" if wide else "linear")
+    axes.set_xticks(shown, list(map(str, shown)))
+    axes.set_xticks([], minor=True)

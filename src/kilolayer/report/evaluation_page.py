@@ -1,0 +1,177 @@
+"""The page of `kilolayer evaluate --html`: one file with the finding, the classes and the mistakes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kilolayer import __version__
+from kilolayer.report.confusion_svg import confusion_map
+from kilolayer.report.document import Figure, Gallery, Item, Matrix, Page, Picture, Section, Table
+from kilolayer.report.evaluation_text import HEADER, class_row, percent_text
+from kilolayer.report.page import write_page
+from kilolayer.runs.evaluation_result import EvaluationResult
+from kilolayer.runs.start_environment import current_command
+from kilolayer.training.class_metrics import macro_mean
+
+MAX_CELLS = 25
+"""Classes up to which the confusion matrix is a table of numbers."""
+MAX_CONFUSIONS = 20
+MAX_PICTURES = 24
+LAYOUT = "A row for each class, a column for what its images are taken for"
+SHADES = "The darker, the larger the share of the row; green is right, orange is wrong."
+MAX_SIDE = 160
+"""Pixels a side of the largest picture on the page."""
+
+
+def write_evaluation_page(result: EvaluationResult, trained: str, path: Path) -> Path:
+    """Writes the page, wholly or not at all. Raises `InputError`."""
+    return write_page(build_evaluation_page(result, trained), path)
+
+
+def build_evaluation_page(result: EvaluationResult, trained: str) -> Page:
+    """The page as a value."""
+    taken = result.sample
+    part = "" if taken.part == "all" else f"{taken.part} "
+    sections = (
+        Section("Figures", taken.notes, (_figures(result),)),
+        Section("What is taken for what", (), _confusion(result)),
+        *_mistakes(result),
+        Section("Classes", (), (_classes(result),)),
+        _calibration(result),
+    )
+    return Page(
+        f"{trained} on {result.evaluation.images:,} {part}images of {taken.name}",
+        result.finding().replace(" %", "\u00a0%"),
+        sections,
+        (("command", current_command()), ("kilolayer", __version__), ("PyTorch", torch.__version__)),
+    )
+
+
+def _figures(measurement: EvaluationResult) -> Table:
+    evaluation, metrics = measurement.evaluation, measurement.metrics
+    low, high = measurement.interval
+    top5 = [("top-5 error", f"{evaluation.top5_error:.2f} %")] if measurement.has_top5 else []
+    return Table(
+        "All images. Means over classes give each class with an image the same weight.",
+        ("figure", "value"),
+        (
+            ("images", f"{evaluation.images:,}"),
+            ("error", f"{evaluation.error:.2f} %"),
+            ("95 % interval of the error (Wilson)", f"{low:.2f} to {high:.2f} %"),
+            *top5,
+            ("cross-entropy", f"{evaluation.loss:.4f}"),
+            (
+                "mean precision over classes",
+                f"{percent_text(macro_mean([one.precision for one in metrics]))} %",
+            ),
+            ("mean recall over classes", f"{percent_text(macro_mean([one.recall for one in metrics]))} %"),
+            ("mean F1 over classes", f"{percent_text(macro_mean([one.f1 for one in metrics]))} %"),
+        ),
+        "The interval holds for images drawn at random and independently; it knows nothing of other cameras, "
+        "places or times.",
+    )
+
+
+def _confusion(measurement: EvaluationResult) -> tuple[Item, ...]:
+    """The matrix of the classes that occur, and the most frequent confusions."""
+    metrics, confusion = measurement.metrics, measurement.evaluation.confusion
+    rows = [i for i, one in enumerate(metrics) if one.support]
+    columns = [i for i, one in enumerate(metrics) if one.support or one.predicted]
+    counts = tuple(tuple(confusion[i][j] for j in columns) for i in rows)
+    pairs = measurement.confusions
+    confused = (_pairs(measurement),) if pairs else ()
+    if len(columns) <= MAX_CELLS:
+        of, answers = (tuple(measurement.classes[i] for i in numbers) for numbers in (rows, columns))
+        return (Matrix(f"{LAYOUT}: counts, and percent of the row.", of, answers, counts), *confused)
+    caption = f"{LAYOUT}, numbered as in the table of classes. {SHADES}"
+    title = f"Confusion matrix of {len(rows):,} classes"
+    of_numbers, answer_numbers = ([i + 1 for i in numbers] for numbers in (rows, columns))
+    return (Figure(caption, confusion_map(counts, of_numbers, answer_numbers, title), title), *confused)
+
+
+def _pairs(measurement: EvaluationResult) -> Table:
+    pairs = measurement.confusions
+    support = dict(zip(measurement.classes, (one.support for one in measurement.metrics), strict=True))
+    return Table(
+        f"The most frequent of {len(pairs):,} confusions." if len(pairs) > MAX_CONFUSIONS else "Confusions.",
+        ("class", "taken for", "images", "% of the class"),
+        tuple(
+            (one.label, one.answer, f"{one.count:,}", f"{100 * one.count / support[one.label]:.1f}")
+            for one in pairs[:MAX_CONFUSIONS]
+        ),
+    )
+
+
+def _mistakes(measurement: EvaluationResult) -> tuple[Section, ...]:
+    chosen = measurement.mistakes(MAX_PICTURES)
+    if not chosen:
+        return ()
+    share = f"{len(chosen)} of " if len(chosen) < measurement.num_wrong else ""
+    caption = f"{share}{measurement.num_wrong:,} mistakes, those with the greatest probabilities first"
+    pictures = tuple(_picture(measurement, i) for i in chosen)
+    text = "Pictures as the network sees them. A wrong label looks like a confident mistake too."
+    return (Section("The most confident mistakes", (text,), (Gallery(f"{caption}.", pictures),)),)
+
+
+def _picture(measurement: EvaluationResult, i: int) -> Picture:
+    images, classes = measurement.sample.images, measurement.classes
+    label, answer = classes[int(images.labels[i])], classes[int(measurement.answers[i])]
+    chance = 100 * float(measurement.probability[i])
+    lines = (f"{label}, taken for {answer}", f"probability {chance:.1f} %", measurement.sample.location(i))
+    return Picture(png_bytes(images.pixels[i]), lines)
+
+
+def png_bytes(pixels: Tensor) -> bytes:
+    """uint8 (C, H, W) as a PNG, made smaller where it is large."""
+    array = pixels.permute(1, 2, 0).contiguous().numpy()
+    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _classes(measurement: EvaluationResult) -> Table:
+    named = enumerate(zip(measurement.classes, measurement.metrics, strict=True), 1)
+    rows = [
+        (str(number), *class_row(name, metrics))
+        for number, (name, metrics) in named
+        if metrics.support or metrics.predicted
+    ]
+    first = 0 if len(rows) > MAX_CELLS else 1  # the numbers are those of the map
+    return Table(
+        "Precision: of the images taken for the class, the share that is of it. Recall: of its images, the "
+        "share that is recognised. F1: their harmonic mean. The interval is that of the error.",
+        ("no.", *HEADER)[first:],
+        tuple(row[first:] for row in rows),
+        "–: not defined, since there is no image of the class, or none is taken for it.",
+    )
+
+
+def _calibration(measurement: EvaluationResult) -> Section:
+    calibration = measurement.calibration
+    fits = calibration.error <= calibration.chance
+    text = (
+        f"The expected calibration error is {100 * calibration.error:.1f} %: the mean distance between the "
+        "probability of an answer and how often such answers are right, over 15 bins of equal width "
+        "(Guo et al. 2017). A network whose probabilities are exact stays below "
+        f"{100 * calibration.chance:.1f} % in 95 of 100 samples of this size: "
+        f"{'nothing speaks against these probabilities' if fits else 'these differ by more than chance'}."
+    )
+    rows = tuple(
+        (
+            f"{100 * one.lower_edge:.1f} to {100 * (one.lower_edge + 1 / len(calibration.bins)):.1f} %",
+            f"{one.images:,}",
+            percent_text(one.confidence),
+            percent_text(one.accuracy),
+        )
+        for one in calibration.bins
+        if one.images
+    )
+    header = ("probability of the answer", "images", "mean probability %", "right %")
+    return Section("Calibration", (text,), (Table("Bins that hold an image.", header, rows),))

@@ -1,0 +1,111 @@
+"""The lens as a web application: one page, and two addresses that it asks as one plays."""
+
+from __future__ import annotations
+
+from functools import partial
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from kilolayer.errors import InputError
+from kilolayer.report import page_assets
+from kilolayer.report.lab import equation_markup
+from kilolayer.report.lens.measurement import measure_lens_network
+from kilolayer.report.lens.settings import BRANCHES, RANGES, WORDS, LensSettings
+from kilolayer.report.lens.view import lens_response
+from kilolayer.report.page import template_environment
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+POLL = 0.05
+"""Seconds between two looks whether whoever asked is still there."""
+
+
+def application() -> Starlette:
+    """The application. It answers to names of this machine only, so that no other page can lead here."""
+    one = anyio.CapacityLimiter(1)
+
+    async def predicted(request: Request) -> Response:
+        return JSONResponse(
+            await anyio.to_thread.run_sync(lens_response, LensSettings.from_query(request.query_params))
+        )
+
+    async def measured(request: Request) -> Response:
+        """The same with a measurement, which is given up as soon as the page asks for another."""
+        choice, gone = LensSettings.from_query(request.query_params), Event()
+        answer: list[dict[str, Any] | None] = []
+
+        async def watch() -> None:
+            try:
+                while not await request.is_disconnected():
+                    await anyio.sleep(POLL)
+            finally:
+                gone.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            work = partial(_measure_choice, choice, gone)
+            answer.append(await anyio.to_thread.run_sync(work, limiter=one))
+            tasks.cancel_scope.cancel()
+        return JSONResponse(answer[0])
+
+    script = f"/plotly-{page_assets.plotly_version()}.js"
+    routes = [
+        Route("/", partial(_page, script)),
+        Route(script, _script),
+        Route("/predict", predicted),
+        Route("/measure", measured),
+    ]
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+    return Starlette(routes=routes, middleware=[hosts], exception_handlers={InputError: _refused})
+
+
+def _measure_choice(choice: LensSettings, cancelled: Event) -> dict[str, Any] | None:
+    network = choice.network()
+    found = None if cancelled.is_set() else measure_lens_network(network, choice.images, cancelled.is_set)
+    return lens_response(choice, found) if found else None
+
+
+async def _page(script: str, request: Request) -> Response:
+    return HTMLResponse(render_lens(script))
+
+
+async def _script(request: Request) -> Response:
+    """Plotly, whose version is in its address, so that a browser never asks twice."""
+    headers = {"cache-control": "public, max-age=31536000, immutable"}
+    return Response(page_assets.plotly_js(), media_type="text/javascript", headers=headers)
+
+
+def render_lens(script: str) -> str:
+    """The page, with everything in it but Plotly, whose address is `script`, and what is asked for later."""
+    shown = template_environment()
+    shown.filters["equation"] = equation_markup
+    template = shown.from_string(page_assets.read_asset("page.html.j2", __package__))
+    steps = {name: 3 * unit.branch.layers for name, unit in BRANCHES.items()}
+    return template.render(
+        choice=LensSettings(),
+        words=WORDS,
+        ranges=RANGES,
+        steps=steps,
+        plotly=script,
+        **page_assets.embedded_assets(
+            [page_assets.read_asset("charts.js"), page_assets.read_asset("lens.js", __package__)],
+            [
+                page_assets.read_asset("page.css"),
+                page_assets.read_asset("lab.css"),
+                page_assets.read_asset("lens.css", __package__),
+            ],
+        ),
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 400)

@@ -1,0 +1,98 @@
+"""Signal and gradient measured once in a small network, fresh from its initialisation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kilolayer.data.sources.digits import digits_source
+from kilolayer.networks import Network, ResidualNetwork, build
+from kilolayer.report.lens.settings import SIDE
+from kilolayer.units import ResidualUnit
+
+MANY, FEW, DEEP = 32, 16, 120
+"""Images in the batch: fewer from so many units on, for the time that they take."""
+
+
+@dataclass(frozen=True)
+class LensMeasurement:
+    """E[x_l²] at the input of every unit and behind the last, and ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ there.
+
+    One seed and one batch of `images`; `seconds` is what building and measuring took.
+    """
+
+    signal: tuple[float, ...]
+    gradient: tuple[float, ...]
+    images: int
+    seconds: float
+
+
+class _Stopped(Exception):
+    pass
+
+
+def measure_lens_network(
+    network: Network, images: str, stop: Callable[[], bool], seed: int = 0
+) -> LensMeasurement | None:
+    """Measures `network` on "noise" or "digits"; None where `stop()` became true on the way."""
+    began = time.perf_counter()
+    try:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            found = _forward_backward(network, images, stop)
+    except _Stopped:
+        return None
+    signal, gradient = torch.stack(found[0]).tolist(), torch.stack(found[1])
+    ratios = (gradient / gradient[-1]).tolist()
+    return LensMeasurement(tuple(signal), tuple(ratios), _count(network), time.perf_counter() - began)
+
+
+def _forward_backward(
+    network: Network, images: str, stop: Callable[[], bool]
+) -> tuple[list[Tensor], list[Tensor]]:
+    model = build(network).train()
+    signal: list[Tensor] = []
+    gradient: list[Tensor] = []
+
+    def look(x: Tensor) -> None:
+        if stop():
+            raise _Stopped
+        signal.append(x.detach().square().mean())
+        x.register_hook(back)  # type: ignore[no-untyped-call]
+
+    def back(grad: Tensor) -> None:
+        if stop():
+            raise _Stopped
+        gradient.append(grad.norm())
+
+    *units, last = _units(model)
+    for unit in (*units, last):
+        unit.register_forward_pre_hook(lambda _, args: look(args[0]))
+    last.register_forward_hook(lambda _, args, out: look(out))
+    x, labels = _batch(images, _count(network))
+    # The hooks take what is wanted; asking for the image's gradient spares those of the weights.
+    torch.autograd.grad(functional.cross_entropy(model(x.requires_grad_()), labels), x)
+    return signal, gradient[::-1]
+
+
+def _units(model: ResidualNetwork) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, ResidualUnit)]
+
+
+def _count(network: Network) -> int:
+    return MANY if sum(stage.units for stage in network.stages) < DEEP else FEW
+
+
+def _batch(images: str, count: int) -> tuple[Tensor, Tensor]:
+    """Grey images of mean 0 and second moment 1, as the theory takes them, with their or random labels."""
+    if images == "noise":
+        return torch.randn(count, 1, SIDE, SIDE), torch.randint(10, (count,))
+    source = digits_source()
+    chosen = source.read_train(torch.randperm(source.count)[:count].numpy())
+    x = chosen.pixels.float()
+    return (x - x.mean()) / x.std(correction=0), chosen.labels

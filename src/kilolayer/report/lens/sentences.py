@@ -1,0 +1,105 @@
+"""A unit's equation in plain Unicode, and what its shortcuts do to a signal in a plain sentence."""
+
+from __future__ import annotations
+
+import math
+
+from kilolayer.theory.mean_field import MeanFieldPrediction
+from kilolayer.units import (
+    Dropout,
+    ExclusiveGate,
+    Identity,
+    Projection,
+    Scaled,
+    Shortcut,
+    Unit,
+    Zero,
+)
+from kilolayer.units.arrangement import Layers
+
+
+def unit_equation(unit: Unit) -> str:
+    """y = h(x) + F(x) and x′ = f(y) with what this unit puts in the place of h, F and f (P2, Eq. 1 and 2)."""
+    arrangement = unit.arrangement
+    F = _applied(arrangement.before, "x")
+    for number in range(1, unit.branch.layers + 1):
+        F = f"W_{number}·{F}"
+        F = _applied(arrangement.between if number < unit.branch.layers else arrangement.after, F)
+    return f"y = {unit.h.equation},  F(x) = {F},  x′ = {_applied(arrangement.f, 'y')}"
+
+
+def _applied(layers: Layers, inner: str) -> str:
+    for layer in layers:
+        inner = f"{layer}({inner})"
+    return inner
+
+
+def explain_shortcuts(unit: Unit, prediction: MeanFieldPrediction) -> str:
+    """What comes of a signal through the shortcuts of all units, and of the gradient by all paths."""
+    units, all_paths = len(prediction.units), prediction.gradient[0]
+    sentences = (
+        _shortcuts(unit.h, units),
+        _between(unit),
+        f"By all paths together the first unit's gradient is in theory {_number(all_paths)} times the last"
+        f"{_shortcuts_alone(unit.h, prediction.direct[0])}.",
+    )
+    return " ".join(filter(None, sentences))
+
+
+def _shortcuts(h: Shortcut, units: int) -> str:
+    match h:
+        case Zero():
+            return "There is no shortcut: everything has to pass all the weight layers."
+        case Scaled(factor):
+            return _remaining_signal(factor, units, f"of the signal comes through the {units} shortcuts")
+        case ExclusiveGate(bias):
+            return _gated(bias, units)
+        case Dropout(p):
+            told = f"is the probability that a value passes all {units} shortcuts without being dropped"
+            return _remaining_signal(1 - p, units, told)
+        case Projection():
+            told = f"Every shortcut is a matrix of its own: what comes through is the product of {units}, "
+            return told + "which mixes the channels and has no fixed factor."
+        case Identity():
+            return f"1^{units} = 1: the whole signal comes through the {units} shortcuts."
+        case _:
+            return f"Theory has no factor for {type(h).__name__}: no prediction of the shortcuts alone."
+
+
+def _shortcuts_alone(h: Shortcut, direct: float) -> str:
+    """Where the curve of the shortcuts alone begins, which knows f and the changes of shape too."""
+    if isinstance(h, Zero):
+        return ""
+    return f"; through the shortcuts alone it is {_number(direct)} times, with f and the changes of shape"
+
+
+def _gated(bias: float, units: int) -> str:
+    """With a gate's convolution at its mean, 0: where training starts from, roughly."""
+    b_g, opened = _signed(bias), 1 / (1 + math.exp(bias))
+    told = f"With b_g = {b_g} a gate leaves about 1 − σ({b_g}) = {opened:.4g} of its shortcut: "
+    return told + _remaining_signal(opened, units, f"of the signal comes through all {units}")
+
+
+def _remaining_signal(factor: float, units: int, subject: str) -> str:
+    """What a factor leaves that is applied in every unit, and what that amounts to."""
+    left = factor**units
+    verdict = ": as good as nothing." if left < 0.01 else ": it explodes." if left > 100 else "."
+    return f"{factor:.4g}^{units} = {_number(left)} {subject}{verdict}"
+
+
+def _between(unit: Unit) -> str:
+    f = " and ".join(map(str, unit.arrangement.f))
+    if not f or isinstance(unit.h, Zero):
+        return ""
+    return f"But f = {f} stands after every addition, so the way from unit to unit is not clear."
+
+
+def _number(value: float) -> str:
+    if value == 0 or 1e-4 <= abs(value) < 1e5:
+        return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}·10^{{{_signed(int(exponent))}}}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:g}".replace("-", "−")

@@ -1,0 +1,100 @@
+"""What the lens shows of a choice: theory at once, and measurement beside it when it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from kilolayer.chart import Chart, Series
+from kilolayer.measure.series import stage_starts
+from kilolayer.report import lab
+from kilolayer.report.lab_data import gather_lab, lab_json
+from kilolayer.report.lens.measurement import LensMeasurement
+from kilolayer.report.lens.sentences import explain_shortcuts, unit_equation
+from kilolayer.report.lens.settings import LensSettings
+from kilolayer.report.unit_text import unit_svg
+from kilolayer.theory.mean_field import MeanFieldPrediction, predict_propagation
+
+predicted = lru_cache(64)(predict_propagation)
+
+
+@dataclass(frozen=True)
+class LensAnalysis:
+    """An analysis of one choice: signal and gradient at x_0 … x_L, predicted and perhaps measured."""
+
+    choice: LensSettings
+    prediction: MeanFieldPrediction
+    propagation: LensMeasurement | None = None
+
+    @property
+    def network(self) -> str:
+        return f"{self.choice.arrangement}, {self.choice.shortcut}, {self.choice.depth} layers"
+
+    def charts(self) -> tuple[Chart, ...]:
+        theory, seen = self.prediction, self.propagation
+        return (
+            Chart(
+                "signal",
+                "Signal",
+                "E[x_l^2]",
+                "unit l",
+                "mean square of xₗ",
+                self._series("signal", theory.signal, seen.signal if seen else None),
+                log_y=True,
+                stages=self._stages,
+            ),
+            Chart(
+                "gradient",
+                "Gradient",
+                "‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖",
+                "unit l",
+                "gradient at xₗ over the last",
+                (
+                    *self._series("gradient", theory.gradient, seen.gradient if seen else None),
+                    _series("through the shortcuts alone", theory.direct, "predicted"),
+                ),
+                log_y=True,
+                stages=self._stages,
+            ),
+        )
+
+    def summary(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    @property
+    def _stages(self) -> tuple[float, ...]:
+        """The l, from 0, at which x_l takes another shape."""
+        network = self.choice.network()
+        widths = [stage.width for stage in network.stages for _ in range(stage.units)]
+        channels = map(network.unit.branch.out_channels, widths)
+        sides = [unit.layout.output_side(unit.side) for unit in network.units()]
+        start = network.stem.channels, network.units()[0].side
+        return stage_starts([start, *zip(channels, sides, strict=True)], 0.0)
+
+    def _series(
+        self, name: str, theory: Sequence[float], measured: Sequence[float] | None
+    ) -> tuple[Series, ...]:
+        points = () if measured is None else (_series(name, measured, "measured"),)
+        return (*points, _series(name, theory, "predicted"))
+
+
+def _series(name: str, y: Sequence[float], kind: Any) -> Series:
+    return Series(name, tuple(map(float, range(len(y)))), tuple(y), kind)
+
+
+def lens_response(choice: LensSettings, propagation: LensMeasurement | None = None) -> dict[str, Any]:
+    """The choice as the page takes it: the unit drawn, its equation and meaning, and the curves."""
+    network = choice.network()
+    units = network.units()
+    view = LensAnalysis(choice, predicted(network), propagation)
+    told = f"Measured on {propagation.images} images in {propagation.seconds:.1f} s." if propagation else ""
+    return {
+        "drawing": unit_svg(units[1].layout),
+        "equation": lab.equation_markup(unit_equation(network.unit)),
+        "meaning": lab.equation_markup(explain_shortcuts(network.unit, view.prediction)),
+        "size": f"{len(units)} units, {network.parameters:,} parameters",
+        "measured": told,
+        "lab": lab_json(gather_lab([(None, view)])),
+    }

@@ -1,0 +1,171 @@
+"""A table that fills in while runs are under way; where no terminal is, a line for every finished run."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from kilolayer.report.amounts import duration_text
+from kilolayer.report.document import Table
+from kilolayer.sweep.run_spec import RunProgress, RunSpec, read_progress
+from kilolayer.system.terminal import Console, fit_table, is_screen
+
+
+@dataclass
+class LiveTable:
+    """Rows × columns of cells, each of one or more runs (its seeds).
+
+    A cell shows the median test error of its finished runs, or how far its running ones are.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Mapping[tuple[str, str], Sequence[RunSpec]]
+    console: Console = field(default_factory=Console)
+    metric: str = "test_error"
+    """Which figure of a result is shown."""
+    run_names: Mapping[str, str] = field(default_factory=dict)
+    """What a run is called in a line, by its key; otherwise row, column and seed."""
+
+    def __post_init__(self) -> None:
+        self._runs = {one.key: one for runs in self.cells.values() for one in runs}
+        self._names = {**_names(self.cells), **self.run_names}
+        self._states: dict[str, RunProgress] = {}
+        self._read_at = 0.0
+        self._read()
+        self._started = time.monotonic()
+        self._work_before = self._work_done()
+        self._watched = is_screen(self.console.file)
+        self._live = Live(
+            console=self.console,
+            get_renderable=self._shown,
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> LiveTable:
+        if self._watched:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._read()
+        if self._watched:
+            self._live.refresh()
+            self._live.stop()
+
+    def refresh(self) -> None:
+        """Reads the run folders again, at most every half second, and shows what they hold."""
+        if time.monotonic() - self._read_at < 0.5:
+            return
+        self._read()
+        if self._watched:
+            self._live.refresh()
+
+    def _read(self) -> None:
+        self._read_at = time.monotonic()
+        for key, one in self._runs.items():
+            before = self._states.get(key)
+            if before and before.finished:
+                continue
+            self._states[key] = read_progress(one)
+            if before and self._states[key].finished and not self._watched:
+                self._print_finished(key)
+
+    @property
+    def _finished(self) -> int:
+        return sum(state.finished for state in self._states.values())
+
+    def _print_finished(self, key: str) -> None:
+        text = run_text(self._runs[key], self._states[key], self.metric)
+        line = f"[{self._finished}/{len(self._runs)}] {self._names[key]}: {text}{self._time_left()}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _shown(self) -> Group:
+        """The rows in grids of like columns, so that two tables do not share a grid that is half empty."""
+        by_columns: dict[tuple[str, ...], list[str]] = {}
+        for row in self.rows:
+            columns = tuple(column for column in self.columns if (row, column) in self.cells)
+            by_columns.setdefault(columns, []).append(row)
+        width = self.console.width
+        tables = (self._table(rows, columns) for columns, rows in by_columns.items())
+        grids = (part for table in tables for part in (*fit_table(table, width, blocks=True), Text("")))
+        said = f"{self._finished} of {len(self._runs)} runs finished{self._time_left()}"
+        return Group(Text(f"{self.title}\n", style="bold"), *grids, Text(said))
+
+    def _table(self, rows: Sequence[str], columns: Sequence[str]) -> Table:
+        cells = ((row, *(self._cell(self.cells[row, column]) for column in columns)) for row in rows)
+        return Table("", ("", *columns), tuple(cells))
+
+    def _cell(self, runs: Sequence[RunSpec]) -> str:
+        states = [(one, self._states[one.key]) for one in runs]
+        finished = [state for _, state in states if state.finished]
+        running = [(one, state) for one, state in states if state.running]
+        if len(states) == 1 or (running and not finished):
+            return run_text(*(running or states)[0], self.metric)
+        if not finished:
+            return f"0/{len(runs)}" if runs else "–"
+        return f"{median_text(finished, self.metric)} ({len(finished)}/{len(runs)})"
+
+    def _work_done(self) -> float:
+        return sum(_share(one, self._states[key]) * _work(one) for key, one in self._runs.items())
+
+    def _time_left(self) -> str:
+        done, total = self._work_done(), sum(map(_work, self._runs.values()))
+        if done <= self._work_before or done >= total:
+            return ""
+        speed = (done - self._work_before) / (time.monotonic() - self._started)
+        return f", about {duration_text((total - done) / speed)} left"
+
+
+def _names(cells: Mapping[tuple[str, str], Sequence[RunSpec]]) -> dict[str, str]:
+    """Each run in words: row, column where there are several, and seed."""
+    several = len({column for _, column in cells}) > 1
+    names: dict[str, str] = {}
+    for (row, column), runs in cells.items():
+        place = f"{row} | {column}" if several else row
+        for one in runs:
+            names.setdefault(one.key, f"{place} | seed {one.experiment.seed}")
+    return names
+
+
+def run_text(run: RunSpec, state: RunProgress, metric: str = "test_error") -> str:
+    """How one run stands, in a few words."""
+    if state.result is not None:
+        value = state.figure(metric)
+        return str(state.result["status"]) if value is None else f"{value:.2f} %"
+    if state.last_metrics is None:
+        return "…"
+    return f"{100 * _share(run, state):.0f} % done, loss {state.last_metrics['train_loss']:.2f}"
+
+
+def median_text(states: Sequence[RunProgress], metric: str = "test_error") -> str:
+    """The median error of finished runs; "fail" where most did not end."""
+    values = [state.figure(metric) for state in states]
+    middle = statistics.median(math.inf if value is None else value for value in values)
+    return "fail" if math.isinf(middle) else f"{middle:.2f} %"
+
+
+def _share(one: RunSpec, state: RunProgress) -> float:
+    if state.finished:
+        return 1.0
+    done = state.last_metrics["iteration"] if state.last_metrics else 0
+    return min(1.0, done / one.experiment.recipe.iterations)
+
+
+def _work(one: RunSpec) -> float:
+    recipe = one.experiment.recipe
+    return recipe.iterations * recipe.batch_size * one.experiment.network.multiply_adds

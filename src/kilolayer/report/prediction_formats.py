@@ -1,0 +1,86 @@
+"""Predictions as text, JSON and CSV, each written as it comes: no format holds more than a batch of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from kilolayer.errors import InputError
+from kilolayer.runs.file_predictions import FilePrediction
+from kilolayer.system import durable
+from kilolayer.system.terminal import printable
+
+BAR_WIDTH = 20
+STANDARD_OUTPUT = "-"
+# Names that are no text stand as \udcff, which JSON reads back.
+ESCAPED = "backslashreplace"
+
+
+def check_csv(name: str) -> None:
+    """Raises `InputError` for a name that may be a picture's, which would be written over."""
+    if name != STANDARD_OUTPUT and not name.lower().endswith(".csv"):
+        raise InputError(f"--csv {name!r}: the name must end in .csv; - is standard output")
+    if name != STANDARD_OUTPUT:
+        durable.check_writable(Path(name))
+
+
+def write_csv(predictions: Iterable[FilePrediction], name: str, columns: int) -> None:
+    """A row for every file: its path, `columns` classes with their probabilities, and the error."""
+    with _csv_file(name) as file:
+        writer = csv.writer(file)
+        numbers = ["", *(f"_{rank}" for rank in range(2, columns + 1))]
+        writer.writerow(
+            ["path", *(f"{what}{n}" for n in numbers for what in ("class", "probability")), "error"]
+        )
+        for one in predictions:
+            cells = [cell for name, value in one.classes for cell in (name, f"{value:.6f}")]
+            writer.writerow([one.file.path, *(cells or [""] * 2 * columns), one.error])
+
+
+@contextmanager
+def _csv_file(name: str) -> Iterator[TextIO]:
+    if name == STANDARD_OUTPUT:
+        yield utf8_stdout()
+        return
+    with durable.file_writer(Path(name)) as file:
+        text = io.TextIOWrapper(file, "utf-8", ESCAPED, newline="")
+        yield text
+        text.flush()
+        text.detach()
+
+
+def utf8_stdout() -> TextIO:
+    """Standard output for programs: UTF-8 whatever the locale, names that are no text escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors=ESCAPED)
+    return sys.stdout
+
+
+def write_json(predictions: Iterable[FilePrediction]) -> None:
+    """A list with `image` and `classes` for every file, and `error` where it cannot be read."""
+    out = utf8_stdout()
+    before = "["
+    for one in predictions:
+        classes = [{"class": name, "probability": round(value, 6)} for name, value in one.classes]
+        entry = {"image": one.file.path, "classes": classes} | ({"error": one.error} if one.error else {})
+        out.write(f"{before}\n{json.dumps(entry, ensure_ascii=False)}")
+        before = ","
+    out.write("\n]\n")
+
+
+def write_text(predictions: Iterable[FilePrediction]) -> None:
+    """The path, and below it a line for each class; what cannot be read is said on standard error."""
+    out, watched = sys.stdout, sys.stdout.isatty()
+    for one in predictions:
+        if one.error:
+            continue
+        out.write(f"{printable(one.file.path)}\n")
+        for name, value in one.classes:
+            bar = f"{'█' * round(BAR_WIDTH * value):<{BAR_WIDTH}}  " if watched else ""
+            out.write(f"  {100 * value:5.1f} %  {bar}{printable(name)}\n")

@@ -1,0 +1,70 @@
+"""What a reproduction has found, a sentence or two for each table: decided, undecided, or not run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from kilolayer.report.reproduction_tables import table_label
+from kilolayer.statistics.agreement import MIN_RUNS
+from kilolayer.sweep.cell_result import CellResult
+from kilolayer.sweep.table_result import TableResult
+
+GAP_WORDS = {
+    "same direction": "as in the paper",
+    "opposite direction": "the other way round",
+    "not decided": "undecided",
+    "not enough runs": f"undecided for want of {MIN_RUNS} runs each",
+    "no direction in the paper": "without a direction in the paper",
+}
+
+
+def finding_sentence(table_findings: TableResult) -> str:
+    """The table's outcome: its lowest error beside the paper's, and how many gaps the runs decide."""
+    return f"{table_label(table_findings)}: {'; '.join(_parts(table_findings))}."
+
+
+def _parts(one: TableResult) -> Iterator[str]:
+    ended = [finding for finding in one.cells if finding.runs.trials and finding.summary]
+    if not any(finding.runs.trials for finding in one.cells):
+        yield "nothing here is trained; its figures are counted, or cited from elsewhere"
+    elif not ended:
+        yield "no run has a figure yet, so nothing can be compared with the paper"
+    elif ended[0].cell.metric.endswith("error"):
+        yield _lowest(one, ended)
+        yield _gaps(one)
+    else:
+        yield f"{len(ended)} of its {len(one.cells)} cells have a figure"
+
+
+def _lowest(one: TableResult, ended: list[CellResult]) -> str:
+    ours = min(ended, key=_median)
+    lowest = f"the lowest median error of {len(ended)} cells is {_median(ours):.2f} %, {_name(one, ours)}"
+    ranks = [(rank, place) for place, each in enumerate(ended) if (rank := _rank(each)) is not None]
+    if len(ended) == 1 or not ranks:
+        return lowest.replace(" of 1 cells", "")
+    paper = ended[min(ranks)[1]]
+    return lowest + (", as in the paper" if paper is ours else f"; in the paper it is {_name(one, paper)}")
+
+
+def _name(one: TableResult, finding: CellResult) -> str:
+    cell = finding.cell
+    return f"“{cell.row}”" if len(one.table.columns) == 1 else f"“{cell.row}”, {cell.column}"
+
+
+def _rank(finding: CellResult) -> float | None:
+    return finding.cell.published.rank_value
+
+
+def _median(finding: CellResult) -> float:
+    assert finding.summary is not None  # noqa: S101 - its runs have ended
+    return finding.summary.median
+
+
+def _gaps(one: TableResult) -> str:
+    pairs = [pair for compared in one.comparisons.values() for pair in compared.pairs]
+    words: Counter[str] = Counter(pair.word for pair in pairs)
+    if not pairs:
+        return "there is no second row to compare it with"
+    said = ", ".join(f"{words[word]} {text}" for word, text in GAP_WORDS.items() if words[word])
+    return f"of {len(pairs)} gap{'s' * (len(pairs) > 1)} between rows, {said}"

@@ -1,0 +1,119 @@
+"""What there is to reproduce, what it costs, and what is done."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kilolayer.papers import Cell, Table, cell_experiments, count_cells, find_table, tables, training_flop
+from kilolayer.report.amounts import flop_text
+from kilolayer.report.document import Table as Shown
+from kilolayer.sweep.reproduction import Reproduction, Trial
+from kilolayer.sweep.run_spec import RunProgress, read_progress
+from kilolayer.system.terminal import print_table, print_text
+
+HEADER = ("table", "what", "cells", "to run", "cited", "runs", "EFLOP")
+LESS_NEEDED = ("cited", "cells", "to run", "what")
+"""The columns that a narrow terminal leaves out, in this order."""
+RUN_HEADER = ("row", "run", "seed", "training", "status")
+
+
+def table_facts(paper_table: Table) -> dict[str, Any]:
+    """A table in numbers; `training_flop` is that of the paper's own size with the paper's runs."""
+    counted = count_cells(paper_table.cells)
+    runs = _distinct_runs(paper_table)
+    return {
+        "name": paper_table.name,
+        "paper": paper_table.paper.label,
+        "source": paper_table.source,
+        "title": paper_table.title,
+        "statistic": str(paper_table.statistic),
+        "cells": counted.cells,
+        "buildable": counted.buildable,
+        "exact": counted.exact,
+        "literature_only": counted.literature_only,
+        "runs": len(runs) * paper_table.statistic.runs,
+        "training_flop": sum(runs.values()) * paper_table.statistic.runs,
+    }
+
+
+def _distinct_runs(one: Table) -> dict[Any, int]:
+    """Cost by experiment: cells that only read another figure of the same run cost nothing more."""
+    trained = (cell for cell in one.cells if cell.counted is None)
+    return {made: training_flop(made) for cell in trained for made in cell_experiments(cell)}
+
+
+def all_table_facts() -> list[dict[str, Any]]:
+    return [table_facts(find_table(one.name)) for one in tables()]
+
+
+def print_paper_tables(as_json: bool) -> int:
+    """Every table with its cells, runs and cost at the paper's own size."""
+    facts = all_table_facts()
+    if as_json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return 0
+    print_table(Shown("", HEADER, tuple(map(_row, facts))), drop=LESS_NEEDED)
+    print_text("\n" + "\n".join(_totals(facts)))
+    return 0
+
+
+def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (str(fact[key]) for key in ("cells", "buildable", "literature_only", "runs"))
+    flop = f"{fact['training_flop'] / 1e18:.3g}"
+    return (fact["name"], fact["title"], *numbers, flop)
+
+
+def _totals(facts: list[dict[str, Any]]) -> tuple[str, ...]:
+    sums = {
+        key: sum(fact[key] for fact in facts) for key in ("cells", "buildable", "exact", "literature_only")
+    }
+    return (
+        f"{sums['cells']} cells: {sums['buildable']} build an experiment, {sums['exact']} of them exactly "
+        f"the paper's; {sums['literature_only']} are cited from elsewhere.",
+        "Runs and EFLOP (10¹⁸ operations of training): the paper's own size and number of runs.",
+        "One table: kilolayer reproduce p2-table-1 --dry-run",
+    )
+
+
+def print_reproduction_runs(reproduction: Reproduction, as_json: bool) -> int:
+    """The runs of a sweep, how they stand, and what they cost together."""
+    states = {one.key: read_progress(one) for one in reproduction.runs}
+    rows = [_run_facts(one.cell, trial, states) for one in reproduction.cells for trial in one.trials]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    total = sum(training_flop(one.experiment) for one in reproduction.runs)
+    done = sum(state.finished for state in states.values())
+    said = f"{len(reproduction.runs)} runs, {done} of them finished; {flop_text(total)} of training"
+    print_text(f"{said}\n{reproduction.request.size.scale.describe()}")
+    for name in dict.fromkeys((row["table"], row["column"]) for row in rows):
+        print_text(f"\n{', '.join(name)}", style="bold")
+        some = (row for row in rows if (row["table"], row["column"]) == name)
+        print_table(Shown("", RUN_HEADER, tuple(map(_run_cells, some))), drop=("run", "training"))
+    return 0
+
+
+def _run_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    label = f"{row['row']}: {row['setting']}" if row["setting"] else row["row"]
+    return label, row["run"], str(row["seed"]), flop_text(row["training_flop"]), row["status"]
+
+
+def _run_facts(cell: Cell, trial: Trial, states: dict[str, RunProgress]) -> dict[str, Any]:
+    return {
+        "table": cell.table,
+        "row": cell.row,
+        "column": cell.column,
+        "setting": cell.plans[trial.setting].setting,
+        "seed": trial.seed,
+        "run": trial.spec.key,
+        "training_flop": training_flop(trial.spec.experiment),
+        "status": _status(states[trial.spec.key]),
+    }
+
+
+def _status(state: RunProgress) -> str:
+    if state.result is not None:
+        error = state.result.get("test_error")
+        return str(state.result["status"]) if error is None else f"{error:.2f} %"
+    return f"at {state.last_metrics['iteration']:,}" if state.last_metrics else "not run"

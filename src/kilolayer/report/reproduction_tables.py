@@ -1,0 +1,112 @@
+"""A reproduction's tables: measured beside reported, with what a reader must know of each row."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from kilolayer.papers import Cell
+from kilolayer.report.document import Table
+from kilolayer.sweep.cell_result import CellResult
+from kilolayer.sweep.table_result import TableResult
+
+FIGURES = ("row", "paper", "runs", "median", "mean ± std", "95 % interval")
+WIDE = ("table", "column", *FIGURES, "verdict")
+UNITS = {"parameters": "parameters in millions", "multiply-adds": "multiply-adds in 10⁹"}
+UNITS |= {"layer responses": "mean deviation of the 3×3 layers' responses"}
+
+
+def table_label(table_findings: TableResult) -> str:
+    """ "P2, Table 1"."""
+    return f"{table_findings.table.paper.label}, {table_findings.table.source}"
+
+
+def figure_tables(table_findings: TableResult) -> tuple[Table, ...]:
+    """A table for every column: what the paper reports, and what the runs gave."""
+    by_column: dict[str, list[CellResult]] = defaultdict(list)
+    for finding in table_findings.cells:
+        by_column[finding.cell.column].append(finding)
+    return tuple(_figures(table_findings, column, cells) for column, cells in by_column.items())
+
+
+def _figures(one: TableResult, column: str, findings: list[CellResult]) -> Table:
+    metric = findings[0].cell.metric
+    measured = UNITS.get(metric, f"{metric} in percent" if metric.endswith("error") else metric)
+    title = table_label(one) if column == "error" or column == measured else f"{table_label(one)}, {column}"
+    notes = dict.fromkeys(note for finding in findings for note in _notes(one, finding))
+    rows = tuple((finding.cell.row, *_row(finding)) for finding in findings)
+    return Table(f"{title}: {measured}.", FIGURES, rows, " ".join(notes))
+
+
+def _row(finding: CellResult) -> tuple[str, ...]:
+    paper, found, counted = reported_text(finding.cell), finding.summary, finding.cell.counted
+    if found is None:
+        return (paper, _without_figure(finding), "–" if counted is None else f"{counted:.2f}", "–", "–")
+    diverged = f" ({found.diverged} diverged)" if found.diverged else ""
+    spread = f"{found.mean:.2f} ± {found.std:.2f}" if found.n > 1 else "–"
+    interval = f"{found.low:.2f} to {found.high:.2f}" if found.n > 1 else "–"
+    return (paper, f"{found.n}{diverged}", f"{found.median:.2f}", spread, interval)
+
+
+def _without_figure(finding: CellResult) -> str:
+    if finding.cell.counted is not None:
+        return "counted"
+    if not finding.runs.trials:
+        return "cited"
+    return f"{len(finding.failures)} failed" if finding.failures else "–"
+
+
+def _notes(one: TableResult, finding: CellResult) -> Iterator[str]:
+    """What a reader must know of a row beside its figures."""
+    cell = finding.cell
+    if other := one.same_as(finding):
+        name = cell.column if other in one.table.columns else cell.row
+        yield f"At this scale “{name}” is the same network as “{other}”, so it is not compared."
+    settings = {trial.setting for trial, _ in finding.states}
+    if len(settings) > 1:
+        yield f"“{cell.row}”: of its {len(settings)} settings the best for each seed, the kindest reading."
+    elif settings and len(cell.plans) > 1:
+        yield f"“{cell.row}”: of its {len(cell.plans)} settings only {cell.plans[0].setting} was run."
+    for reason in dict.fromkeys(finding.failures):
+        yield f"“{cell.row}”: {finding.failures.count(reason)} run(s) failed and count for nothing: {reason}."
+    if finding.summary and finding.summary.diverged:
+        yield f"A run that diverged counts as guessing, {finding.chance:.0f} % wrong."
+
+
+def reported_text(cell: Cell) -> str:
+    """The paper's figure as it prints it."""
+    if cell.failed:
+        return "fail"
+    return "curve" if cell.reported is None else f"{cell.reported:.{cell.published.digits}f}"
+
+
+def wide_table(table_findings: TableResult) -> Table:
+    """All cells with their verdicts in one table, for programs."""
+    head = (table_findings.table.name,)
+    rows = tuple(
+        (*head, finding.cell.column, finding.cell.row, *_row(finding), _verdict(finding))
+        for finding in table_findings.cells
+    )
+    return Table(_heading(table_findings), WIDE, rows)
+
+
+def _heading(one: TableResult) -> str:
+    return f"{table_label(one)}: {one.table.title}" + (f" ({one.proxy})" if one.proxy else "")
+
+
+def _verdict(finding: CellResult) -> str:
+    word, text = finding.verdict.word, finding.verdict.text
+    return f"{word}: {text}" if text else word
+
+
+def verdict_lines(table_findings: TableResult) -> list[str]:
+    """A line for every verdict on a figure, and for every reason that there is none."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for finding in table_findings.cells:
+        if not finding.proxy and finding.runs.trials and finding.verdict.word != "not run":
+            lines[_verdict(finding).removeprefix("no figure: ")].append(_place(table_findings, finding.cell))
+    return [f"{', '.join(places)}: {text}." for text, places in lines.items()]
+
+
+def _place(one: TableResult, cell: Cell) -> str:
+    return cell.row if len(one.table.columns) == 1 else f"{cell.row} ({cell.column})"

@@ -1,0 +1,39 @@
+"""A reproduction's findings on a terminal, in 80 columns too."""
+
+from __future__ import annotations
+
+from kilolayer.report import comparison_tables as compared
+from kilolayer.report import reproduction_tables as tables
+from kilolayer.report.document import Table
+from kilolayer.report.reproduction_finding import finding_sentence
+from kilolayer.sweep.table_result import TableResult
+from kilolayer.system.terminal import print_table, print_text
+
+DROPPABLE_COLUMNS = ("95 % interval", "mean ± std", "p", "runs")
+"""The columns that a narrow terminal does without, the first first."""
+
+
+def print_reproduction(findings: tuple[TableResult, ...]) -> None:
+    """Every table's figures, gaps, rankings and verdicts."""
+    for one in findings:
+        print_text(f"\n{tables.table_label(one)}: {one.table.title}", style="bold")
+        print_text(finding_sentence(one))
+        if one.proxy:
+            print_text(f"{one.proxy}. Only rankings and gaps can be compared with the paper's.")
+        shown = (*tables.figure_tables(one), *compared.gap_tables(one))
+        for table in shown:
+            print_captioned(table)
+        notes = dict.fromkeys(table.note for table in shown if table.note)
+        lines = (*compared.ranking_sentences(one), *tables.verdict_lines(one))
+        if notes or lines:
+            print_text("")
+        for note in notes:
+            print_text(note, style="dim")
+        for line in lines:
+            print_text(line)
+
+
+def print_captioned(table: Table) -> None:
+    """One table under its caption."""
+    print_text(f"\n{table.caption}\n")
+    print_table(table, drop=[name for name in DROPPABLE_COLUMNS if name in table.header])

@@ -1,0 +1,133 @@
+"""What a run, or several in one folder, have come to: one or two sentences for the top of their page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import mean, stdev
+
+from kilolayer.data.config import BUILT_IN_NAMES
+from kilolayer.runs import Run
+from kilolayer.training import Experiment
+
+LEARNED_SHARE = 0.5
+"""Of the error of guessing: a network that stays above it has learned little."""
+
+
+def run_findings(runs: Mapping[str, Run]) -> tuple[str, ...]:
+    """The outcome of one run, or the best and the worst of several and whether seeds bear them out."""
+    if len(runs) == 1:
+        ((name, run),) = runs.items()
+        return (_alone(name, run),)
+    return tuple(filter(None, (*_by_data(runs), _seeds(runs))))
+
+
+def data_name(experiment: Experiment) -> str:
+    """The data that a test error belongs to: errors on other images or classes do not compare."""
+    data = experiment.data
+    drawn = (
+        ""
+        if data.source in BUILT_IN_NAMES
+        else f", drawn by seed {data.split_seed}"
+        if data.split_seed
+        else ""
+    )
+    test = f", {data.test}" if data.test else ""
+    return f"{data.source}{test}{drawn}, {experiment.network.num_classes} classes"
+
+
+def reached_iteration(run: Run) -> int:
+    """The iteration that a run has come to: its result's, or the newest state's or epoch's."""
+    ended = (run.result() or {}).get("iterations")
+    if ended is not None:
+        return int(ended)
+    rows, state = run.metrics(), run.latest_checkpoint()
+    return max(rows[-1]["iteration"] if rows else 0, state.counters["iteration"] if state else 0)
+
+
+def final_test_error(run: Run) -> float | None:
+    """The final test error in percent; None while there is none."""
+    value = (run.result() or {}).get("test_error")
+    return None if value is None else float(value)
+
+
+def _alone(name: str, run: Run) -> str:
+    result, experiment, at = run.result(), run.experiment(), reached_iteration(run)
+    whole = experiment.recipe.iterations
+    if result is None:
+        return f"{name} has not ended: it is at iteration {at:,} of {whole:,}, so there is no final figure."
+    error = result.get("test_error")
+    if error is None:
+        reason = result.get("reason", "no reason was recorded")
+        return f"{name} {result['status']} at iteration {at:,} of {whole:,} and has no figure: {reason}."
+    chance = 100 - 100 / experiment.network.num_classes
+    return (
+        f"{name}, a network of {experiment.network.depth} layers, ends at {error:.2f} % test error after "
+        f"{at:,} iterations; guessing would be {chance:.0f} % wrong, so "
+        f"{_learned(error, chance)}. This is one run: another seed will differ, and only training it "
+        "tells you by how much."
+    )
+
+
+def _learned(error: float, chance: float) -> str:
+    if error > 0.95 * chance:
+        return "it has learned nothing"
+    return "it has learned little" if error > LEARNED_SHARE * chance else "it has learned"
+
+
+def _by_data(runs: Mapping[str, Run]) -> list[str]:
+    groups: dict[str, dict[str, Run]] = {}
+    for name, run in runs.items():
+        groups.setdefault(data_name(run.experiment()), {})[name] = run
+    if len(groups) == 1:
+        return [_several(runs)]
+    apart = f"These runs are of {len(groups)} different data, between which errors do not compare."
+    return [apart, *(f"{data}: {_of_one_data(some)}" for data, some in groups.items())]
+
+
+def _of_one_data(runs: Mapping[str, Run]) -> str:
+    if len(runs) > 1:
+        return _several(runs)
+    ((name, run),) = runs.items()
+    error = final_test_error(run)
+    return (
+        f"{name} has no final test error." if error is None else f"{name} ends at {error:.2f} % test error."
+    )
+
+
+def _several(runs: Mapping[str, Run]) -> str:
+    found = {name: error for name, run in runs.items() if (error := final_test_error(run)) is not None}
+    if not found:
+        return f"None of the {len(runs)} runs has a final test error yet."
+    best, worst = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    ended = (
+        f"{len(found)} of {len(runs)} runs have" if len(found) < len(runs) else f"All {len(runs)} runs have"
+    )
+    if len(found) == 1:
+        return f"Only {best} of {len(runs)} runs has a final test error: {found[best]:.2f} %."
+    return (
+        f"{ended} a final test error: the lowest is {found[best]:.2f} % ({best}), "
+        f"the highest {found[worst]:.2f} % ({worst})."
+    )
+
+
+def _seeds(runs: Mapping[str, Run]) -> str:
+    """Whether an experiment was repeated with other seeds, and how far they spread."""
+    groups: dict[Experiment, list[float]] = {}
+    for run in runs.values():
+        if (error := final_test_error(run)) is not None:
+            groups.setdefault(replace(run.experiment(), seed=0), []).append(error)
+    repeated = [errors for errors in groups.values() if len(errors) > 1]
+    if not groups:
+        return ""
+    if not repeated:
+        return (
+            "Every experiment was run once, so these figures cannot tell a difference from chance; "
+            "train each with several seeds."
+        )
+    spread = max(repeated, key=stdev)
+    return (
+        f"{len(repeated)} of {len(groups)} experiments were run with several seeds; the largest spread is "
+        f"{mean(spread):.2f} ± {stdev(spread):.2f} % (mean ± standard deviation of {len(spread)} runs): "
+        "smaller differences than that may be chance."
+    )

@@ -1,0 +1,72 @@
+"""What a drawing of a unit shows, whatever it is drawn with: p, h, g, F and f as labelled steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from kilolayer.units import ops as op
+from kilolayer.units.ops import Op, Ops
+from kilolayer.units.unit import Layout, Unit, layout
+
+StepKind = Literal["conv", "norm", "activation", "gate", "other", "open", "close"]
+
+
+@dataclass(frozen=True)
+class DiagramStep:
+    """One labelled layer; "open" and "close" stand around the layers of one of several equal paths."""
+
+    kind: StepKind
+    label: str
+
+
+DiagramSteps = tuple[DiagramStep, ...]
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """x passes p, splits into h, F and, where there is one, the gate g; ⊕ joins them, and f ends the unit."""
+
+    p: DiagramSteps
+    h: DiagramSteps
+    g: DiagramSteps
+    F: DiagramSteps
+    f: DiagramSteps
+
+    @property
+    def columns(self) -> tuple[DiagramSteps, ...]:
+        """The parallel parts from the shortcut to F."""
+        return (self.h, self.g, self.F) if self.g else (self.h, self.F)
+
+    @property
+    def caption(self) -> str:
+        """The diagram as a sentence, for those who cannot see it."""
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        described = (f"{name}: {', '.join(step.label for step in steps)}" for name, steps in parts if steps)
+        return "Residual unit. " + "; ".join(described)
+
+
+def unit_diagram(unit: Unit | Layout) -> Diagram:
+    """The steps of `unit`; a `Unit` is taken where it keeps its shape, at a stage of width 64."""
+    made = unit if isinstance(unit, Layout) else layout(unit, unit.branch.out_channels(64), 64)
+    h, g, F = diagram_steps(made.h), diagram_steps(made.g), diagram_steps(made.F)
+    if g:
+        g += (DiagramStep("gate", "g = σ"),)
+        h += (DiagramStep("gate", "× (1−g)"),)
+        F += (DiagramStep("gate", "× g"),) if made.gates_branch else ()
+    return Diagram(diagram_steps(made.p), h, g, F, diagram_steps(made.f))
+
+
+def diagram_steps(ops: Ops) -> DiagramSteps:
+    """`ops` in order; of parallel paths, which are all alike, one is shown."""
+    return tuple(step for spec in ops for step in _layer_steps(spec))
+
+
+def _layer_steps(spec: Op) -> DiagramSteps:
+    if isinstance(spec, op.ParallelPaths):
+        return (
+            DiagramStep("open", f"{len(spec.paths)} paths"),
+            *diagram_steps(spec.paths[0]),
+            DiagramStep("close", spec.join),
+        )
+    return (DiagramStep(spec.style, spec.label),)

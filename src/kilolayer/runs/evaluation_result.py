@@ -1,0 +1,140 @@
+"""A trained network measured on a sample: its figures, and its answer to every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kilolayer.data.evaluation_sample import EvaluationSample
+from kilolayer.errors import InputError
+from kilolayer.runs.trained_network import TrainedNetwork, check_image_shape
+from kilolayer.system.message_text import quote
+from kilolayer.training import DistributedContext, Evaluation, choose_device, choose_precision, evaluate
+from kilolayer.training.calibration import Calibration, measure_calibration
+from kilolayer.training.class_metrics import ClassMetrics, compute_class_metrics, wilson_interval
+from kilolayer.training.experiment import Precision
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many images of one class were taken for another."""
+
+    label: str
+    answer: str
+    count: int
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """classes: the network's. answers, probability: of every image the likeliest class, int64 (N,), and its
+    probability, float64 (N,)."""
+
+    sample: EvaluationSample
+    classes: tuple[str, ...]
+    evaluation: Evaluation
+    answers: Tensor
+    probability: Tensor
+
+    @cached_property
+    def metrics(self) -> list[ClassMetrics]:
+        return compute_class_metrics(self.evaluation)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return measure_calibration(self.probability.numpy(), self.is_right.numpy())
+
+    @property
+    def is_right(self) -> Tensor:
+        return self.answers == self.sample.images.labels
+
+    @property
+    def num_wrong(self) -> int:
+        return int((~self.is_right).sum())
+
+    @property
+    def has_top5(self) -> bool:
+        """Of five classes or fewer the right one is always among the first five."""
+        return len(self.classes) > 5
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the error in percent lies with 95 % confidence, if the images are an independent sample."""
+        low, high = wilson_interval(self.num_wrong, self.evaluation.images)
+        return 100 * low, 100 * high
+
+    def mistakes(self, limit: int) -> list[int]:
+        """The images that are taken for another class with the greatest probabilities."""
+        wrong = torch.nonzero(~self.is_right).flatten()
+        order = self.probability[wrong].argsort(descending=True, stable=True)
+        return [int(i) for i in wrong[order[:limit]]]
+
+    @cached_property
+    def confusions(self) -> list[Confusion]:
+        """All pairs of classes that are confused, the most frequent first."""
+        pairs = [
+            Confusion(self.classes[i], self.classes[j], count)
+            for i, row in enumerate(self.evaluation.confusion)
+            for j, count in enumerate(row)
+            if count and i != j
+        ]
+        return sorted(pairs, key=lambda pair: -pair.count)
+
+    def finding(self) -> str:
+        """The result in a sentence."""
+        low, high = self.interval
+        count = self.evaluation.images
+        text = (
+            f"{self.num_wrong:,} of {count:,} images are taken for another class: {self.evaluation.error:.2f} %, "
+            f"95 % interval {low:.2f} to {high:.2f} %"
+        )
+        confusions = self.confusions
+        if not confusions:
+            return f"{text}."
+        first = confusions[0]
+        often = f"{quote(first.label)} is taken for {quote(first.answer)} ({first.count:,} times)"
+        return f"{text}; most often {often}." if first.count > 1 else f"{text}."
+
+
+def evaluate_sample(
+    network: TrainedNetwork,
+    sample: EvaluationSample,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 256,
+) -> EvaluationResult:
+    """Measures `network`. Raises `InputError` where its output is not finite."""
+    place = DistributedContext(choose_device(device))
+    own, weights = network.experiment, network.weights
+    check_image_shape(weights, *sample.images.pixels.shape[1:3])
+    rows: list[tuple[Tensor, Tensor]] = []
+
+    def observe(logits: Tensor) -> None:
+        top = logits.double().softmax(1).max(1)
+        rows.append((top.values.cpu(), top.indices.cpu()))
+
+    evaluation = evaluate(
+        weights.model.to(place.device),
+        sample.images,
+        weights.statistics,
+        context=place,
+        num_classes=len(weights.classes),
+        batch_size=batch_size,
+        precision=_precision(network, precision, place),
+        channels_last=bool(own and own.channels_last),
+        evaluation=own.evaluation if own else "plain",
+        observe=observe,
+    )
+    assert evaluation is not None  # noqa: S101 - only a stop gives none
+    probability, answers = (torch.cat(column) for column in zip(*rows, strict=True))
+    if sum(map(sum, evaluation.confusion)) < evaluation.images:
+        raise InputError(f"{network.name} gives output that is not finite; its figures would mean nothing")
+    return EvaluationResult(sample, weights.classes, evaluation, answers, probability)
+
+
+def _precision(network: TrainedNetwork, asked: str, place: DistributedContext) -> Precision:
+    if asked == "auto":
+        return network.experiment.precision if network.experiment else "fp32"
+    return choose_precision(asked, place.device)

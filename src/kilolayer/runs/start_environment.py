@@ -1,0 +1,114 @@
+"""What a figure was measured on: versions, machine, command, date."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from contextlib import suppress
+from typing import Any
+
+import numpy
+import torch
+
+import kilolayer
+from kilolayer.kernels.compute_dtype import mul_dtype
+from kilolayer.runs.checkpoints import FORMAT
+from kilolayer.training.device import DistributedContext
+from kilolayer.training.experiment import Kernels, Precision
+
+BITWISE_RELEVANT = (
+    "kilolayer", "torch", "torch build", "cudnn", "processor", "device", "gpu", "threads",
+    "memory format", "precision", "kernels", "products", "processes",
+)  # fmt: skip
+"""Where these are the same, a resumed run repeats an uninterrupted one bit for bit."""
+
+
+def environment_record(
+    context: DistributedContext,
+    precision: Precision,
+    *,
+    channels_last: bool = False,
+    kernels: Kernels = "plain",
+) -> dict[str, Any]:
+    """Versions, machine and command, as JSON can hold it. No user or host name: reports are shared."""
+    on_gpu = context.device.type == "cuda"
+    return {
+        "format": FORMAT,
+        "kilolayer": kilolayer.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch build": _torch_build(),
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
+        "numpy": numpy.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(context.device),
+        "gpu": torch.cuda.get_device_name(context.device) if on_gpu else None,
+        "memory format": "channels last" if channels_last else "channels first",
+        "precision": precision,
+        "kernels": kernels,
+        "products": mul_dtype() if kernels == "fused" and not on_gpu else None,
+        "processes": context.world_size,
+        "command": current_command(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+    }
+
+
+def environment_differences(starts: list[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
+    """In words, which of `MUST_AGREE` an earlier start had otherwise than this one has."""
+    found = []
+    for name in BITWISE_RELEVANT:
+        others = [
+            one[name]
+            for one in starts
+            if name in one and _without_device_index(one[name]) != _without_device_index(environment[name])
+        ]
+        if others:
+            found.append(f"{name} {environment[name]} (was {others[0]})")
+    return found
+
+
+def _without_device_index(value: Any) -> Any:
+    """Of a device its type: equal GPUs compute alike."""
+    return value.split(":")[0] if isinstance(value, str) and value.startswith("cuda") else value
+
+
+def current_command() -> str:
+    """The command line, with the program by its name."""
+    program = os.path.basename(sys.argv[0])
+    name = "kilolayer" if program == "__main__.py" else program
+    return " ".join([name, *sys.argv[1:]])
+
+
+def _torch_build() -> str:
+    """PyTorch's commit, and the instructions that it uses on this processor."""
+    return f"{str(torch.version.git_version)[:12]} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def processor_name() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+def peak_memory_bytes(context: DistributedContext) -> int:
+    """Bytes: the most that PyTorch held on the GPU, or the process's largest resident size."""
+    if context.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(context.device)
+    # Where Linux tells it so: in getrusage a process begins with what its parent held.
+    with suppress(OSError, StopIteration), open("/proc/self/status", encoding="utf-8") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+    try:
+        import resource
+    except ImportError:  # no such module on Windows
+        return 0
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

@@ -1,0 +1,157 @@
+"""Weights on disk: safetensors that carry the network's description, classes and input statistics."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from kilolayer.data import InputStatistics
+from kilolayer.errors import InputError, missing_path_error
+from kilolayer.networks import Network, ResidualNetwork, build
+from kilolayer.system import durable
+from kilolayer.system.message_text import listing
+from kilolayer.values import from_json, to_json
+
+HEADER_KEY = "kilolayer"
+VARIANCE_SUFFIX = "running_var"
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """What the header says of the tensors. `sha256` covers them and the rest of the header."""
+
+    network: Network
+    classes: tuple[str, ...]
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.network.num_classes:
+            raise InputError(f"{len(self.classes)} class names for {self.network.num_classes} classes")
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """A trained network: its module (in evaluation mode), its classes, and how its input is normalised."""
+
+    model: ResidualNetwork
+    classes: tuple[str, ...]
+    statistics: InputStatistics
+
+
+def write_weights(
+    path: Path,
+    network: Network,
+    state: Mapping[str, Tensor],
+    classes: tuple[str, ...],
+    statistics: InputStatistics,
+) -> None:
+    """Writes the network's state under its own keys, the statistics as `input.mean` and `input.scale`."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    tensors |= {f"input.{name}": value.contiguous() for name, value in statistics.tensors().items()}
+    description = WeightsHeader(network, classes)
+    described = replace(description, sha256=_checksum(tensors, description))
+    # One entry: safetensors writes several in any order, and equal weights must be equal files.
+    durable.write_file(path, save(tensors, {HEADER_KEY: to_json(described, indent=None)}))
+
+
+def read_weights(path: Path) -> SavedNetwork:
+    """The trained network in `path`; `InputError` where the file is damaged or is not one of ours."""
+    tensors, header = read_tensors(path)
+    if HEADER_KEY not in header:
+        raise InputError(f"{path} has no network description in its header; it was not written by kilolayer")
+    try:
+        description = from_json(header[HEADER_KEY], WeightsHeader)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    # Files of the first release have none.
+    whole = description.sha256 in ("", _checksum(tensors, description))
+    inputs = {name: tensors.pop(f"input.{name}", None) for name in ("mean", "scale")}
+    if inputs["mean"] is None or inputs["scale"] is None:
+        raise InputError(f"{path} has no input statistics (input.mean, input.scale)")
+    _check_size(description.network, tensors, path)
+    model = build(description.network)
+    load_state(model, tensors, path)
+    if not whole:
+        raise InputError(f"{path} is damaged: its checksum is not the one in its header")
+    try:
+        check_tensor_values(tensors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    statistics = InputStatistics(mean=inputs["mean"], scale=inputs["scale"])
+    return SavedNetwork(model.eval(), description.classes, statistics)
+
+
+def _check_size(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A header of a few bytes can describe a network that fills the memory: that is never built."""
+    described, held = network.parameters, sum(value.numel() for value in tensors.values())
+    if described > 10 * held + 10_000_000:
+        raise InputError(
+            f"{path} holds weights of another network: {held:,} numbers, but its header describes "
+            f"{described:,} parameters"
+        )
+
+
+def _checksum(tensors: Mapping[str, Tensor], description: WeightsHeader) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names, and the description."""
+    found = hashlib.sha256(to_json(replace(description, sha256=""), indent=None).encode(errors="replace"))
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header of a safetensors file, read without running any code in it."""
+    try:
+        with path.open("rb") as opened, safe_open(_utf8_name(path, opened), "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise missing_path_error(path) from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no readable safetensors file: {str(error).splitlines()[0]}") from None
+
+
+def _utf8_name(path: Path, opened: BinaryIO) -> str:
+    """A name of the file that safetensors takes, which knows no other names than those in UTF-8."""
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return f"/dev/fd/{opened.fileno()}"
+
+
+def check_tensor_values(state: Mapping[str, Tensor]) -> None:
+    """Raises `InputError` naming the tensors that no trained network has.
+
+    That is values that are not finite, and variances below 0, of which BN would take the root.
+    """
+    bad = [name for name, value in state.items() if not bool(value.isfinite().all())]
+    if bad:
+        raise InputError(
+            f"{len(bad):,} tensors of the weights hold values that are not finite: {listing(bad, 5)}"
+        )
+    bad = [
+        name for name, value in state.items() if name.endswith(VARIANCE_SUFFIX) and bool((value < 0).any())
+    ]
+    if bad:
+        raise InputError(f"{len(bad):,} tensors of the weights hold variances below 0: {listing(bad, 5)}")
+
+
+def load_state(model: ResidualNetwork, tensors: dict[str, Tensor], path: Path) -> None:
+    """Loads strictly; `InputError` counts what fits where the weights are another network's."""
+    own: dict[str, Any] = model.state_dict()
+    matched = sum(key in own and own[key].shape == value.shape for key, value in tensors.items())
+    if matched != len(own) or len(tensors) != len(own):
+        raise InputError(
+            f"{path} holds weights of another network: {matched} of {len(own)} tensors match, "
+            f"{len(tensors)} are in the file"
+        )
+    model.load_state_dict(tensors)

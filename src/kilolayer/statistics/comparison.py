@@ -1,0 +1,206 @@
+"""A proxy beside a paper's table: who is better than whom, and by how much; never absolute errors.
+
+A smaller network on fewer images has its own errors. What can carry over is the order of the rows, so
+that is what is compared: each row against the table's baseline, and the ranking of all rows at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from kilolayer.statistics.agreement import (
+    CHANCE_ERROR,
+    MIN_RUNS,
+    bootstrap_interval,
+    bootstrap_samples,
+    error_rates,
+    median,
+    percentile_interval,
+)
+from kilolayer.statistics.permutation_tests import (
+    PValue,
+    holm_adjust,
+    kendall_tau,
+    kendall_tau_test,
+    label_exchange_test,
+    sign_flip_test,
+)
+from kilolayer.statistics.published import PublishedResult
+
+Runs = Mapping[int, float | None]
+"""A row's test errors in percent by seed; None for a run that diverged."""
+
+TestName = Literal["auto", "sign flips", "exchanged labels"]
+PairWord = Literal[
+    "same direction", "opposite direction", "not decided", "not enough runs", "no direction in the paper"
+]
+
+
+@dataclass(frozen=True)
+class RowPair:
+    """Row `b` minus row `a`, in percent of error.
+
+    `paper_gap` is None where one of them failed in the paper; `paper_direction` is the sign of b − a,
+    a failure being worse than every number. `gap` is the median of ours, in [low, high]. `p_holm` is `p`
+    adjusted for all pairs of the table, and `smallest` the least that `p_holm` could have been.
+    """
+
+    a: str
+    b: str
+    paper_direction: int
+    paper_gap: float | None
+    word: PairWord
+    text: str
+    n: int = 0
+    gap: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    test: str = ""
+    p: float = 1.0
+    p_holm: float = 1.0
+    smallest: float = 1.0
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Kendall's τ_b between the paper's ranking of `rows` and that of our medians."""
+
+    rows: tuple[str, ...]
+    tau: float
+    p: float
+    smallest: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    pairs: tuple[RowPair, ...]
+    ranking: Ranking
+
+
+def compare_with_paper(
+    paper: Mapping[str, PublishedResult],
+    measured: Mapping[str, Runs],
+    *,
+    baseline: str | None = None,
+    test: TestName = "auto",
+    level: float = 0.05,
+    chance: float = CHANCE_ERROR,
+) -> Comparison:
+    """Every row against `baseline`, or every pair of rows where there is none, and the ranking of all.
+
+    "auto" tests by sign flips over the seeds that both rows share, if all their seeds are shared, else by
+    exchanged labels. Pairing cancels what a seed decides for both rows, but three seeds can then reach
+    no less than p = 0.25; exchanged labels reach 0.1. Neither decides at 0.05: for that take six shared
+    seeds, or four against four and one pair; or read the ranking, which pools all rows.
+    """
+    ranked = {row: value for row, one in paper.items() if (value := one.rank_value) is not None}
+    rows = [(baseline, row) for row in ranked if row != baseline] if baseline else combinations(ranked, 2)
+    pairs = [_compare_rows(a, b, ranked, measured, test, chance) for a, b in rows]
+    return Comparison(_decide_pairs(pairs, level), _rank_rows(ranked, measured, chance))
+
+
+def _compare_rows(
+    a: str,
+    b: str,
+    paper: Mapping[str, float],
+    measured: Mapping[str, Runs],
+    test: TestName,
+    chance: float,
+) -> RowPair:
+    gap = paper[b] - paper[a]
+    direction = 0 if paper[a] == paper[b] else (1 if paper[b] > paper[a] else -1)
+    pair = RowPair(a, b, direction, gap if math.isfinite(gap) else None, "not enough runs", "")
+    first, second = measured.get(a, {}), measured.get(b, {})
+    if test == "sign flips":
+        shared = first.keys() & second.keys()
+        first, second = ({seed: runs[seed] for seed in shared} for runs in (first, second))
+    n = min(len(first), len(second))
+    if n < MIN_RUNS:
+        return replace(pair, n=n, text=f"{n} of at least {MIN_RUNS} runs")
+    paired = test == "sign flips" or (test == "auto" and first.keys() == second.keys())
+    middle, low, high, tested = _median_gap(first, second, paired, chance)
+    return replace(
+        pair,
+        word="not decided",
+        n=n,
+        gap=middle,
+        low=low,
+        high=high,
+        test=tested.name,
+        p=tested.p,
+        smallest=tested.smallest,
+    )
+
+
+def _median_gap(first: Runs, second: Runs, paired: bool, chance: float) -> tuple[float, float, float, PValue]:
+    """The median gap, its bootstrap interval, and the test of there being none.
+
+    Where median and mean lie on different sides of 0, the runs point nowhere, and p is 1.
+    """
+    seeds_a, seeds_b = sorted(first), sorted(second)
+    a, b = (
+        error_rates([runs[s] for s in seeds], chance) for runs, seeds in ((first, seeds_a), (second, seeds_b))
+    )
+    if paired:
+        differences = b - a
+        middle = float(median(differences))
+        low, high = bootstrap_interval(differences)
+        tested = sign_flip_test(differences.tolist())
+    else:
+        middle = float(median(b)) - float(median(a))
+        # Two seeds, or samples of equal size would be drawn alike from both.
+        low, high = percentile_interval(
+            median(bootstrap_samples(b, seed=1), 1) - median(bootstrap_samples(a, seed=2), 1)
+        )
+        tested = label_exchange_test(a.tolist(), b.tolist())
+    if middle * float(np.mean(b) - np.mean(a)) <= 0:
+        tested = replace(tested, p=1.0)
+    return middle, low, high, tested
+
+
+def _decide_pairs(pairs: list[RowPair], level: float) -> tuple[RowPair, ...]:
+    tested = [pair for pair in pairs if pair.word == "not decided"]
+    both = zip(
+        holm_adjust([pair.p for pair in tested]), holm_adjust([pair.smallest for pair in tested]), strict=True
+    )
+    adjusted = dict(zip(map(id, tested), both, strict=True))
+    return tuple(
+        _decide_pair(pair, adjusted[id(pair)], level) if id(pair) in adjusted else pair for pair in pairs
+    )
+
+
+def _decide_pair(pair: RowPair, p_and_smallest: tuple[float, float], level: float) -> RowPair:
+    pair = replace(pair, p_holm=p_and_smallest[0], smallest=p_and_smallest[1])
+    same = pair.gap * pair.paper_direction > 0
+    if pair.paper_direction == 0:
+        return replace(
+            pair, word="no direction in the paper", text="both rows have the same figure in the paper"
+        )
+    if pair.p_holm <= level:
+        word: PairWord = "same direction" if same else "opposite direction"
+        return replace(pair, word=word, text=f"{word} (p = {pair.p_holm:.2g})")
+    points = "no gap" if pair.gap == 0 else f"the median gap points the {'same' if same else 'opposite'} way"
+    text = f"not decided (p = {pair.p_holm:.2g}); {points}"
+    if pair.smallest > level:
+        text += f"; {pair.n} runs can reach no less than p = {pair.smallest:.2g}"
+    return replace(pair, text=text)
+
+
+def _rank_rows(paper: Mapping[str, float], measured: Mapping[str, Runs], chance: float) -> Ranking:
+    rows = tuple(row for row in paper if len(measured.get(row, {})) >= MIN_RUNS)
+    if len(rows) < 2:
+        return Ranking(rows, 0.0, 1.0, 1.0, "not enough rows with runs to rank")
+    theirs = [paper[row] for row in rows]
+    ours = [float(median(error_rates(list(measured[row].values()), chance))) for row in rows]
+    tau, tested = kendall_tau(theirs, ours), kendall_tau_test(theirs, ours)
+    text = f"τ = {tau:.2f} over {len(rows)} rows (one-sided p = {tested.p:.2g})"
+    if tested.smallest > 0.05:
+        text += f"; {len(rows)} rows can reach no less than p = {tested.smallest:.2g}"
+    return Ranking(rows, tau, tested.p, tested.smallest, text)

@@ -1,0 +1,152 @@
+"""The engine of one machine: a plain pool of processes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+
+from kilolayer.errors import InputError
+from kilolayer.sweep.engine import AttemptCounter, Tick, mark_failed
+from kilolayer.sweep.run_spec import Outcome, RunSpec
+from kilolayer.values import to_json
+
+Running = dict[Future[Outcome], tuple[int, RunSpec]]
+
+
+class ProcessPool:
+    """`workers` processes on this machine, each with `threads` cores; they take turns on the `devices`.
+
+    Every worker is an executor of its own, so that one killed takes only its own run with it, which
+    then goes on from its checkpoint; a run whose workers keep dying without progress is given up.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        *,
+        threads: int | None = 1,
+        devices: Sequence[str] = ("auto",),
+        save_seconds: float = 60.0,
+    ) -> None:
+        self.workers, self.threads, self.devices = workers, threads, tuple(devices)
+        self.save_seconds = save_seconds
+        self._executors: dict[int, ProcessPoolExecutor] = {}
+        self._children: set[BaseProcess] = set()
+        self._attempts = AttemptCounter()
+
+    def execute(self, specs: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
+        waiting, running = deque(specs), Running()
+        while waiting or running:
+            self._fill(waiting, running)
+            done, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
+            tick()
+            for future in done:
+                slot, one = running.pop(future)
+                outcome = self._outcome(future, slot, one)
+                if outcome is None:
+                    waiting.appendleft(one)
+                else:
+                    yield one, outcome
+
+    def close(self) -> None:
+        """Workers save and end: no process is left behind."""
+        for child in self._children & set(active_children()):
+            child.terminate()
+        for executor in self._executors.values():
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._executors.clear()
+
+    def _fill(self, waiting: deque[RunSpec], running: Running) -> None:
+        used = {slot for slot, _ in running.values()}
+        for slot in set(range(self.workers)) - used:
+            if waiting:
+                one = waiting.popleft()
+                running[self._submit(slot, one)] = (slot, one)
+
+    def _submit(self, slot: int, one: RunSpec) -> Future[Outcome]:
+        try:
+            return self._submit_to(self._executor(slot), slot, one)
+        except BrokenProcessPool:  # its worker was killed while it had nothing to do
+            self._discard(slot)
+            return self._submit_to(self._executor(slot), slot, one)
+
+    def _submit_to(self, executor: ProcessPoolExecutor, slot: int, one: RunSpec) -> Future[Outcome]:
+        from kilolayer.sweep.worker import execute_run
+
+        arguments = (str(one.path), to_json(one.experiment), self.devices[slot % len(self.devices)])
+        before = set(active_children())
+        with block_sigint(), _hide_main_module():
+            future = executor.submit(execute_run, *arguments, self.save_seconds)
+        self._children |= set(active_children()) - before
+        return future
+
+    def _executor(self, slot: int) -> ProcessPoolExecutor:
+        from kilolayer.sweep.worker import prepare_worker
+        from kilolayer.units import extensions
+
+        if slot not in self._executors:
+            try:
+                arguments = self.threads, extensions.loaded_files()
+                self._executors[slot] = ProcessPoolExecutor(
+                    1, mp_context=get_context("spawn"), initializer=prepare_worker, initargs=arguments
+                )
+            except OSError as error:
+                raise _worker_error(error) from error
+        return self._executors[slot]
+
+    def _discard(self, slot: int) -> None:
+        self._executors.pop(slot).shutdown(wait=False)
+
+    def _outcome(self, future: Future[Outcome], slot: int, one: RunSpec) -> Outcome | None:
+        """The attempt's outcome, or None where its worker died and the run is to be tried again."""
+        try:
+            outcome = future.result()
+            if outcome != "stopped":
+                return outcome
+        except BrokenProcessPool:
+            pass
+        # A worker that stopped was terminated by somebody else, and would refuse every further run.
+        self._discard(slot)
+        return None if self._attempts.try_again(one) else mark_failed(one)
+
+
+def _worker_error(error: OSError) -> InputError:
+    return InputError(
+        f"cannot start a worker: {error.strerror}; workers need a little shared memory (see: df /dev/shm), "
+        "open files and processes (see: ulimit -a)"
+    )
+
+
+@contextmanager
+def _hide_main_module() -> Iterator[None]:
+    """A worker begun here does not run the caller's script again, of which it needs nothing.
+
+    That script may come from standard input, or have no guard around what it does.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextmanager
+def block_sigint() -> Iterator[None]:
+    """A worker begun here inherits that Ctrl-C, which reaches the whole group, waits: the parent decides."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

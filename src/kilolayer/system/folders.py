@@ -1,0 +1,123 @@
+"""Folders that nobody names: the home folder, the cache, and a private one where neither can be used.
+
+A container under a bare user id has no $HOME and no line in passwd; a batch node can have a home that is not
+there or cannot be written. Whatever lies in a cache may be lost, so all of that is no reason to fail.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kilolayer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLES = {"matplotlib": "MPLCONFIGDIR", "triton": "TRITON_CACHE_DIR"}
+"""Packages that keep a cache in the home folder, and the variable that names another one."""
+
+
+POSIX = hasattr(os, "getuid")
+
+
+def home_folder() -> Path | None:
+    """The user's home folder; None where none is known, or where it is not there."""
+    path = os.environ.get("HOME") or _home_from_passwd()
+    return Path(path) if os.path.isabs(path) and os.path.isdir(path) else None
+
+
+def _home_from_passwd() -> str:
+    try:
+        import pwd
+    except ImportError:  # Windows
+        return os.path.expanduser("~")
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
+
+
+def expand_home(path: str) -> str:
+    """`path` with the home folder in place of a ~ at its beginning, which shells leave in --out=~/run.
+
+    Raises `InputError` where no home folder is known: what is meant is never a folder called "~".
+    """
+    if path != "~" and not path.startswith("~/"):
+        return os.path.expanduser(path)  # ~somebody, or a name that begins so
+    folder = home_folder()
+    if folder is None:
+        said = f"$HOME is {os.environ['HOME']!r}" if os.environ.get("HOME") else "$HOME is not set"
+        raise InputError(f"{path!r}: there is no home folder here ({said}); give the whole path")
+    return f"{folder}{path[1:]}"
+
+
+def cache_folder() -> Path | None:
+    """The cache, which need not be there yet: kilolayer/ in $XDG_CACHE_HOME or in ~/.cache."""
+    asked = os.environ.get("XDG_CACHE_HOME", "")
+    # A relative one is invalid by the XDG specification: it would be another in every working folder.
+    return Path(asked) / "kilolayer" if os.path.isabs(asked) else home_cache_folder()
+
+
+def home_cache_folder() -> Path | None:
+    """The cache in the home folder, where earlier releases kept data whatever $XDG_CACHE_HOME said."""
+    folder = home_folder()
+    return folder / ".cache" / "kilolayer" if folder else None
+
+
+def writable_cache_folder() -> Path:
+    """The cache, made where it is missing. Raises `OSError` where there is none that can be written."""
+    path = cache_folder()
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, "there is no home folder")
+    return _require_writable(path)
+
+
+def writable_folders(name: str) -> Iterator[Path]:
+    """Every folder `name` that can be written: in the cache, and then in `temporary()`."""
+    for folder in (writable_cache_folder, private_temporary_folder):
+        try:
+            path = _require_writable(folder() / name)
+        except OSError:
+            continue
+        yield path
+
+
+def _require_writable(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return path
+
+
+def private_temporary_folder() -> Path:
+    """A folder in $TMPDIR or /tmp that only this user can read or write, the same for all of their processes.
+
+    Raises `OSError` where it cannot be made, or where somebody else has made one of its name.
+    """
+    path = Path(tempfile.gettempdir()) / f"kilolayer-{os.getuid() if POSIX else os.getlogin()}"
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        logger.warning("no cache folder can be written here; what is compiled is kept in %s", path)
+    state = path.lstat()
+    if not stat.S_ISDIR(state.st_mode) or (POSIX and not _is_private(state)):
+        raise PermissionError(errno.EPERM, "is not a folder of this user's alone", str(path))
+    return path
+
+
+def _is_private(state: os.stat_result) -> bool:
+    return state.st_uid == os.geteuid() and not state.st_mode & 0o077
+
+
+def redirect_cache(package: str) -> None:
+    """Has one of `LENT` keep its cache in `temporary()` where there is no home folder that can be written."""
+    folder = home_folder()
+    if CACHE_VARIABLES[package] in os.environ or (folder and os.access(folder, os.W_OK | os.X_OK)):
+        return
+    with suppress(OSError):
+        os.environ[CACHE_VARIABLES[package]] = str(private_temporary_folder() / package)

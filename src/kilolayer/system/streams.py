@@ -1,0 +1,68 @@
+"""Standard input, output and error, fit for what happens to them: closed, no UTF-8, a terminal gone."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import Any
+
+
+class DetachableTerminal(io.FileIO):
+    """A terminal that may be closed while the program goes on: what is written then is lost, nothing else."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(data)
+
+
+def prepare_streams() -> None:
+    """Has output be written wherever that is possible.
+
+    A terminal without × or a file name that is no text gets a "?" and no traceback.
+    """
+    _reopen_closed_streams()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+            if stream.isatty() and not isinstance(_raw_stream(stream), DetachableTerminal):
+                setattr(sys, name, _detachable_stream(stream))
+
+
+def _reopen_closed_streams() -> None:
+    """Has streams that were closed, as by `>&-`, lead nowhere.
+
+    Their numbers would be given to the next files that are opened, and a compiler's words written into those.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the program
+
+
+def _raw_stream(stream: io.TextIOWrapper) -> object:
+    return getattr(stream.buffer, "raw", None)
+
+
+def _detachable_stream(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """The same stream, which does not end the program when its terminal is closed."""
+    stream.flush()
+    raw = DetachableTerminal(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=True
+    )
+
+
+def silence_stdout() -> None:
+    """Writes no more: without this the interpreter complains of its last words while it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,401 @@
+"""What a person has before them: how wide it is, whether a line can be redrawn there, and what fits in it.
+
+Everything that a command shows goes through here. A pipe and a file have no width: nothing is cut or
+wrapped in them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Protocol
+
+from rich.cells import cell_len
+from rich.console import Console as RichConsole
+from rich.console import ConsoleDimensions, RenderableType
+from rich.progress import Progress, Task
+from rich.progress_bar import ProgressBar
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from kilolayer.system.ranks import is_main_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NO_WIDTH = 100_000
+"""Columns of what is no terminal."""
+DEFAULT_COLUMNS, DEFAULT_LINES = 80, 25
+COLUMN_GAP = 2
+RIGHT_MARGIN = 3
+"""Columns left free behind a line that is redrawn: a full one, and Ctrl-C's echo "^C", begin another."""
+NO_BREAK_SPACE = "\ue000"
+"""Stands for a space at which a line is not broken."""
+MIN_TEXT_WIDTH = 16
+"""A column of words is made no narrower than this, or than its longest word."""
+MAX_WORD_WIDTH = 40
+"""A longer word, such as a class's name or a path, may be broken."""
+MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 40
+
+
+class TextTable(Protocol):
+    """A table of plain text, as `kilolayer.report.document.Table`."""
+
+    @property
+    def header(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
+    def numeric(self) -> tuple[bool, ...]: ...
+
+
+def terminal_size(stream: IO[str]) -> tuple[int, int] | None:
+    """Columns and lines of the terminal that `stream` writes to; None where it is a pipe or a file.
+
+    $COLUMNS makes it narrower and never wider than it is, so that no line is ever wrapped.
+    """
+    if not stream.isatty():
+        return None
+    try:
+        columns, lines = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        columns, lines = 0, 0
+    asked = os.environ.get("COLUMNS", "")
+    widths = [width for width in (columns, int(asked) if asked.isdecimal() else 0) if width > 0]
+    return min(widths, default=DEFAULT_COLUMNS), lines or DEFAULT_LINES
+
+
+def is_redrawable(stream: IO[str]) -> bool:
+    """Whether a line can be written over: on a terminal that is not a dumb one, in a run's first process."""
+    return stream.isatty() and not _is_dumb_terminal() and is_main_process()
+
+
+def _is_dumb_terminal() -> bool:
+    return os.environ.get("TERM", "").lower() in ("dumb", "unknown", "")
+
+
+def is_screen(stream: IO[str]) -> bool:
+    """Whether several lines can be: a notebook's `!command` is given a terminal that cannot go up."""
+    return is_redrawable(stream) and "JPY_PARENT_PID" not in os.environ
+
+
+class Console(RichConsole):
+    """rich's console as wide as the terminal is at this moment, and without a width in a pipe."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        super().__init__(
+            stderr=stderr,
+            force_terminal=stream.isatty(),  # $FORCE_COLOR makes no terminal of a pipe
+            force_jupyter=False,
+            color_system=None if _is_dumb_terminal() else "auto",
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The terminal's, asked for anew: a window can be resized."""
+        return ConsoleDimensions(*(terminal_size(self.file) or (NO_WIDTH, DEFAULT_LINES)))
+
+    @size.setter
+    def size(self, new: tuple[int, int]) -> None:
+        raise AttributeError("the width is the terminal's")
+
+
+def print_text(
+    text: str, *, hanging: int = 0, style: str = "", stderr: bool = False, width: int | None = None
+) -> None:
+    """Prints lines; a terminal gets them broken between words, what follows a break `hanging` further in.
+
+    A command to be copied goes on in the next line as a shell's does. `width` is another than the
+    terminal's.
+    """
+    console = Console(stderr=stderr)
+    for line in map(printable, text.split("\n")):
+        for part in _wrap_line(line, hanging, width or console.width, console):
+            console.print(Text(part, style), soft_wrap=True)
+    console.file.flush()
+
+
+def _wrap_line(line: str, hanging: int, width: int, console: Console) -> list[str]:
+    if cell_len(line) <= width:
+        return [line]
+    if is_command(line[hanging:]):
+        start = len(line) - len(line[hanging:].lstrip())
+        return wrap_command(line[:start], line[start:], width)
+    indent = len(line) - len(line.lstrip()) + hanging
+    # A figure and its unit stay together.
+    head, rest = line[:indent], Text(line[indent:].replace(" %", f"{NO_BREAK_SPACE}%"), overflow="ignore")
+    wrapped = rest.wrap(console, max(20, width - indent))
+    parts = [part.plain.rstrip().replace(NO_BREAK_SPACE, " ") for part in wrapped]
+    return [head + parts[0], *(" " * indent + part for part in parts[1:])]
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is to be copied into a shell."""
+    return line.lstrip().startswith(("kilolayer ", 'eval "$(kilolayer '))
+
+
+def wrap_command(prefix: str, command: str, width: int) -> list[str]:
+    """A command on as many lines as it needs, all but the last ending as a shell's line that goes on."""
+    first, *words = re.findall(r"""(?:'[^']*'|"[^"]*"|\S)+""", command)
+    parts = [prefix + first]
+    for word in words:
+        if cell_len(f"{parts[-1]} {word} \\") > width:
+            parts[-1] += " \\"
+            parts.append(f"{' ' * (len(prefix) + 4)}{word}")
+        else:
+            parts[-1] += f" {word}"
+    return parts
+
+
+def print_rows(rows: Mapping[str, str]) -> None:
+    """A line for each, its name in front."""
+    for name, text in rows.items():
+        print_text(f"{name:<11} {text}", hanging=12)
+
+
+def print_table(table: TextTable, *, drop: Sequence[str] = (), blocks: bool = False) -> None:
+    """A table as wide as the terminal has room for.
+
+    Words are broken first, then the columns in `drop` are left out, which is said, the first first; then
+    others from the last on. With `blocks` none is: what has no room stands below, as a table of its own.
+    """
+    console = Console()
+    for part in fit_table(table, console.width, drop=drop, blocks=blocks):
+        console.print(part)
+
+
+def fit_table(
+    table: TextTable, width: int, *, drop: Sequence[str] = (), blocks: bool = False
+) -> list[RenderableType]:
+    """What `show_table` prints."""
+    least = [_min_width(table, place) for place in range(len(table.header))]
+    if blocks:
+        parts: list[RenderableType] = []
+        for places in _column_blocks(least, width):
+            parts += [*([Text("")] if parts else []), _render_columns(table, places, least, width)]
+        return parts
+    places, dropped = _select_columns(table, least, width, drop)
+    drawn = _render_columns(table, places, least, width)
+    if not dropped:
+        return [drawn]
+    names = ", ".join(table.header[place] or "the last column" for place in dropped)
+    return [drawn, Text(f"not shown: {names}; a wider window shows all, and so does | cat", "dim")]
+
+
+def _select_columns(
+    table: TextTable, min_widths: Sequence[int], width: int, drop: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """The places of the columns that there is room for, and of those that are left out, in their order."""
+    named = [table.header.index(name) for name in drop]
+    others = [place for place in range(len(table.header) - 1, 0, -1) if place not in named]
+    places, dropped = list(range(len(table.header))), []
+    for place in (*named, *others):
+        if _total_width([min_widths[at] for at in places]) <= width:
+            break
+        places.remove(place)
+        dropped.append(place)
+    return places, sorted(dropped)
+
+
+def _column_blocks(min_widths: Sequence[int], width: int) -> Iterator[list[int]]:
+    """The places of the columns of each block; the first column stands in all of them."""
+    block = [0]
+    for place in range(1, len(min_widths)):
+        if len(block) > 1 and _total_width([min_widths[at] for at in (*block, place)]) > width:
+            yield block
+            block = [0]
+        block.append(place)
+    yield block
+
+
+def _render_columns(
+    table: TextTable, columns: Sequence[int], min_widths: Sequence[int], width: int
+) -> RichTable:
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
+    for place, wide in zip(columns, _column_widths(table, columns, min_widths, width), strict=True):
+        right = table.numeric[place]
+        drawn.add_column(
+            Text(table.header[place]), justify="right" if right else "left", width=wide, overflow="fold"
+        )
+    for row in table.rows:
+        drawn.add_row(*(Text(printable(row[place])) for place in columns))
+    return drawn
+
+
+def _column_widths(
+    table: TextTable, columns: Sequence[int], min_widths: Sequence[int], width: int
+) -> list[int]:
+    """What the columns need, the widest made narrower until all have room."""
+    widths = [max(map(cell_len, _cells(table, place))) for place in columns]
+    bounds = [min_widths[place] for place in columns]
+    bodies = [max(map(cell_len, _cells(table, place)[1:]), default=0) for place in columns]
+    # Headings are broken before what stands below them.
+    for lowest in ([max(pair) for pair in zip(bounds, bodies, strict=True)], bounds):
+        while _total_width(widths) > width:
+            spare = [wide if wide > low else 0 for wide, low in zip(widths, lowest, strict=True)]
+            if not any(spare):
+                break
+            widths[spare.index(max(spare))] -= 1
+    return widths
+
+
+def _min_width(table: TextTable, column: int) -> int:
+    """The width below which a column's figures or words would be broken."""
+    cells = _cells(table, column)
+    words = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
+    whole = max(map(cell_len, cells[1:]), default=0) if table.numeric[column] else MIN_TEXT_WIDTH
+    natural = max(map(cell_len, cells))
+    return min(natural, max(min(words, MAX_WORD_WIDTH), whole))
+
+
+def _cells(table: TextTable, column: int) -> list[str]:
+    return [table.header[column], *(row[column] for row in table.rows)]
+
+
+def _total_width(widths: Sequence[int]) -> int:
+    return sum(widths) + COLUMN_GAP * (len(widths) - 1)
+
+
+def printable(text: str) -> str:
+    """The text with a "?" for what would move the cursor: names of files and classes are other people's."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def truncate_middle(text: str, max_length: int) -> str:
+    """The text in at most so many characters; what is cut is the middle, since names differ at their ends."""
+    if len(text) <= max_length:
+        return text
+    tail = text[len(text) - (max_length - 1) * 3 // 5 :]
+    # Half a word, or half a number, says something else: "5 on F" for "0.5 on F".
+    tail = tail.partition(" ")[2] or tail
+    return f"{text[: max_length - 1 - len(tail)].rstrip()}…{tail.lstrip()}"
+
+
+BAR = "━" * MIN_BAR_WIDTH
+"""Stands for the bar among the figures of a line."""
+
+
+def fit_progress_line(parts: Sequence[str], share: float, width: int) -> RichTable:
+    """Figures on one line, and a bar behind the first; `parts`, of which `BAR` is one, go by importance.
+
+    What there is no room for is left out whole.
+    """
+    room = width - RIGHT_MARGIN
+    texts: list[str] = []
+    for text in filter(None, parts):
+        if _total_width([*map(cell_len, texts), cell_len(text)]) <= room:
+            texts.append(text)
+    spare = room - _total_width([cell_len(text) for text in texts])
+    bar = ProgressBar(1.0, share, width=min(MIN_BAR_WIDTH + spare, MAX_BAR_WIDTH))
+    line = RichTable.grid(padding=(0, COLUMN_GAP, 0, 0), pad_edge=False)
+    first, *others = (text for text in texts if text != BAR)
+    cells: list[Text | ProgressBar] = [Text(first), *([bar] if BAR in texts else []), *map(Text, others)]
+    for _ in cells:
+        line.add_column(no_wrap=True)
+    line.add_row(*cells)
+    return line
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Within, what is said stands on one line of standard error that goes away; nowhere if nobody watches."""
+    console = Console(stderr=True)
+    if _active_lines or not is_redrawable(console.file):
+        yield lambda text: None
+        return
+    from rich.live import Live
+
+    with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False) as live:
+
+        def show(text: str) -> None:
+            live.update(Text(truncate_middle(text, console.width - RIGHT_MARGIN), no_wrap=True), refresh=True)
+
+        yield show
+
+
+_active_lines: list[object] = []
+"""The line that is being redrawn: a second one, as of pictures read within training, would write into it."""
+
+
+class ProgressLine(Progress):
+    """One line of a terminal that fills and goes away; what stands beside the bar is a subclass's."""
+
+    def __init__(self, total: float | None, *, stderr: bool = False, disable: bool = False) -> None:
+        super().__init__(
+            console=Console(stderr=stderr),
+            transient=True,
+            refresh_per_second=5,
+            # What goes into a file must not be taken from it for the terminal.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+            disable=disable or bool(_active_lines),
+        )
+        self.task_id = self.add_task("", total=total)
+
+    def start(self) -> None:
+        if not self.disable:
+            _active_lines.append(self)
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        if self in _active_lines:
+            _active_lines.remove(self)
+
+    def figures(self, task: Task) -> Sequence[str]:
+        """What stands on the line, `BAR` among it, the most important first."""
+        raise NotImplementedError
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.tasks:
+            yield self.line(self.console.width)
+
+    def line(self, width: int) -> RenderableType:
+        """The line as it is now, in so many columns."""
+        task = self.tasks[0]
+        return fit_progress_line(self.figures(task), task.percentage / 100, width)
+
+
+class ReadingProgress(ProgressLine):
+    """How far the reading of something has come; begins nowhere if nobody watches."""
+
+    def __init__(self, label: str, total: int | None) -> None:
+        super().__init__(total, stderr=True, disable=not is_redrawable(sys.stderr))
+        self.label = label
+
+    def figures(self, task: Task) -> Sequence[str]:
+        left = "" if task.time_remaining is None else f"{format_duration(task.time_remaining)} left"
+        what = truncate_middle(self.label, self.console.width - RIGHT_MARGIN)
+        return [what] if task.total is None else [what, f"{task.percentage:.0f} %", left, BAR]
+
+
+def format_duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 0:07, 12:30, 5:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def notebook_writer() -> Callable[[RenderableType], None] | None:
+    """Writes over one line of the output of a notebook's cell; None where this is no notebook's kernel."""
+    if not type(sys.stdout).__module__.startswith("ipykernel."):
+        return None
+    from IPython.display import display
+
+    handle = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+
+    def write(line: RenderableType) -> None:
+        console = RichConsole(file=io.StringIO(), width=NO_WIDTH, color_system=None, force_jupyter=False)
+        with console.capture() as captured:
+            console.print(line)
+        handle.update({"text/plain": captured.get().rstrip()}, raw=True)
+
+    return write

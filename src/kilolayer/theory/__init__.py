@@ -1,0 +1,1 @@
+"""Predictions from descriptions alone: mean field theory, products of shortcut factors, trainability."""

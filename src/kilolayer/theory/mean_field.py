@@ -1,0 +1,195 @@
+"""Mean-field theory of a network at initialisation: how large signals and gradients are at every unit.
+
+prediction = predict(cifar(1001, replace(BOTTLENECK, arrangement=FULL_PREACT)))
+prediction.signal[l], prediction.gradient[l]
+
+The theory is of infinitely wide layers and large batches; `kilolayer.measure.initialisation` measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kilolayer.networks.description import Network
+from kilolayer.theory.population_dynamics import (
+    Array,
+    BackwardMap,
+    MeanFieldInterpreter,
+    Population,
+    add_populations,
+    scale_population,
+)
+from kilolayer.units.ops import Op, leaves
+from kilolayer.units.unit import Layout
+
+
+@dataclass(frozen=True)
+class MeanFieldPrediction:
+    """Signal and gradient at the input x_l of every unit, and behind the last one, x_L: L+1 values each.
+
+    `signal` is E[x_l²] over channels, positions and samples; `common` the share of it that the samples of
+    a batch have in common, so `signal`·(1 − `common`) is the variance that BN sees. `gradient` is
+    ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ over a whole batch; `direct` is the same of the term that passes shortcuts only
+    (Π λ_i in P2, Eq. 8).
+    """
+
+    units: tuple[str, ...]
+    signal: tuple[float, ...]
+    common: tuple[float, ...]
+    gradient: tuple[float, ...]
+    direct: tuple[float, ...]
+
+
+def predict_propagation(network: Network, *, seed: int = 0) -> MeanFieldPrediction:
+    """The theory's values for `network`, initialised as `kilolayer.networks.build` does.
+
+    Inputs have mean 0 and second moment 1. `seed` orders the ensemble's draws; another one moves the
+    values by a few percent at most.
+    """
+    theory = MeanFieldTheory(network, seed)
+    return MeanFieldPrediction(
+        units=tuple(unit.name for unit in network.units()),
+        signal=tuple(x.second_moment for x in theory.signals),
+        common=tuple(x.common / x.second_moment if x.second_moment else 0.0 for x in theory.signals),
+        gradient=theory.gradient_norms([step.whole for step in theory.unit_backwards]),
+        direct=theory.gradient_norms([step.shortcut for step in theory.unit_backwards]),
+    )
+
+
+def no_prediction_reason(network: Network) -> str | None:
+    """Why theory predicts nothing of `network`; None where it does."""
+    layers = (letter for placed in network.units() for letter in vars(placed.layout).values())
+    for ops in (network.stem_ops, network.final_ops, *(each for each in layers if isinstance(each, tuple))):
+        for layer in leaves(ops):
+            if type(layer).carry is Op.carry:
+                return f"theory says nothing of the layer {layer.label}"
+    return None
+
+
+@dataclass(frozen=True)
+class UnitBackward:
+    """A unit's ways back from E[(∂ε/∂x')²] to E[(∂ε/∂x)²]: by its shortcut, and through its weights."""
+
+    shortcut: BackwardMap
+    branch: BackwardMap
+
+    def whole(self, gradient: Population) -> Population:
+        return add_populations(self.shortcut(gradient), self.branch(gradient), are_squares=True)
+
+
+class MeanFieldTheory:
+    """`signals` x_0 … x_L, the units' `steps`, and `end`: E[(∂ε/∂x_L)²] up to a factor."""
+
+    def __init__(self, network: Network, seed: int = 0) -> None:
+        dynamics = MeanFieldInterpreter(_rows_per_channel(network), network.initialisation, seed)
+        self.sizes = _signal_sizes(network)
+        self.signals = [_stem_population(network, dynamics)]
+        self.unit_backwards: list[UnitBackward] = []
+        for placed in network.units():
+            out, step = _run_unit(placed.layout, self.signals[-1], dynamics)
+            self.signals.append(out)
+            self.unit_backwards.append(step)
+        last = self.signals[-1]
+        _, back = dynamics.run(network.final_ops, last)
+        self.final_gradient = back(Population(np.ones_like(last.values), np.ones_like(last.spatial_profile)))
+
+    def gradient_norms(self, backward_maps: Sequence[BackwardMap]) -> tuple[float, ...]:
+        """‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ on these ways back; the scale is a logarithm, so that nothing overflows."""
+        gradient, scale, logs = self.final_gradient, 0.0, [0.0]
+        first = _log(gradient.values.mean()) + _log(self.sizes[-1])
+        for back, size in zip(reversed(backward_maps), reversed(self.sizes[:-1]), strict=True):
+            gradient = back(gradient)
+            mean = float(gradient.values.mean())
+            logs.append(scale + _log(mean) + _log(size) - first)
+            if mean:
+                gradient = Population(_refill(gradient.values / mean), gradient.spatial_profile)
+                scale += _log(mean)
+        return tuple(_exp(each / 2) for each in reversed(logs))
+
+
+def _rows_per_channel(network: Network) -> float:
+    """Rows per channel, so that the trunk's channels become whole numbers of rows, 16 or more."""
+    channels = [network.unit.branch.out_channels(stage.width) for stage in network.stages]
+    return 16 / math.gcd(network.stem.channels, *channels)
+
+
+def _stem_population(network: Network, dynamics: MeanFieldInterpreter) -> Population:
+    shape = (network.image_size,) * 2
+    image = dynamics.draw_gaussian(network.in_chans, 1.0, 0.0, np.ones(shape))
+    return dynamics.run(network.stem_ops, image)[0]
+
+
+def _run_unit(
+    layout: Layout, x: Population, dynamics: MeanFieldInterpreter
+) -> tuple[Population, UnitBackward]:
+    """y = h(x) + F(x), gated where the layout has a gate; x' = f(y)."""
+    x, p_back = dynamics.run(layout.p, x)
+    dynamics.uncorrelated_with = None
+    h, h_back = dynamics.run(layout.h, x)
+    dynamics.uncorrelated_with = h
+    F, F_back = dynamics.run(layout.F, x)
+    if layout.g:
+        gate = _Gate(layout, x, h, F, dynamics)
+        h, F = scale_population(h, gate.shortcut_factor), scale_population(F, gate.branch_factor)
+        h_back, F_back = (
+            _scaled_backward(h_back, gate.shortcut_factor),
+            _summed_backward(_scaled_backward(F_back, gate.branch_factor), gate.back),
+        )
+    out, f_back = dynamics.run(layout.f, add_populations(h, F))
+    return out, UnitBackward(
+        shortcut=lambda gradient: p_back(h_back(f_back(gradient))),
+        branch=lambda gradient: p_back(F_back(f_back(gradient))),
+    )
+
+
+class _Gate:
+    """g = σ(W_g x + b_g): what it leaves of h and lets pass of F, and its own way back (P2, Sec. 3.1)."""
+
+    def __init__(
+        self, layout: Layout, x: Population, h: Population, F: Population, dynamics: MeanFieldInterpreter
+    ) -> None:
+        before, self._back = dynamics.run(layout.g, x)
+        g = 1 / (1 + np.exp(-(before.values + layout.gate_bias)))
+        self.shortcut_factor = 1 - g
+        self.branch_factor = g if layout.gates_branch else np.ones_like(g)
+        gated = F.values - h.values if layout.gates_branch else -h.values
+        self._slope = g * (1 - g) * gated
+
+    def back(self, gradient: Population) -> Population:
+        return self._back(scale_population(gradient, np.square(self._slope)))
+
+
+def _scaled_backward(back: BackwardMap, factor: Array) -> BackwardMap:
+    return lambda gradient: back(scale_population(gradient, np.square(factor)))
+
+
+def _summed_backward(first: BackwardMap, second: BackwardMap) -> BackwardMap:
+    return lambda gradient: add_populations(first(gradient), second(gradient), are_squares=True)
+
+
+def _signal_sizes(network: Network) -> list[int]:
+    """How many numbers x_0 … x_L are for one image."""
+    placed = network.units()
+    sizes = [network.stem.channels * placed[0].side ** 2]
+    widths = [stage.width for stage in network.stages for _ in range(stage.units)]
+    for unit, width in zip(placed, widths, strict=True):
+        sizes.append(network.unit.branch.out_channels(width) * unit.layout.output_side(unit.side) ** 2)
+    return sizes
+
+
+def _refill(squares: Array) -> Array:
+    """Where ReLUs have left few of the ensemble's gradients, all stand for them: what is left is spread."""
+    few = np.count_nonzero(squares) < squares.size / 16
+    return np.full_like(squares, squares.mean()) if few else squares
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 709 else math.inf

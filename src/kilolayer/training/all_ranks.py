@@ -1,0 +1,43 @@
+"""One deed in many processes: what fails in one of them ends all of them, with its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from kilolayer.errors import InputError
+from kilolayer.training.device import DistributedContext
+
+T = TypeVar("T")
+
+
+def on_all_ranks(context: DistributedContext, act: Callable[[], T]) -> T:
+    """`act()` in every process. An `InputError` in one of them is raised in all, so that none waits."""
+    result: T | None = None
+    failure: str | None = None
+    try:
+        result = act()
+    except InputError as error:
+        if context.world_size == 1:
+            raise
+        failure = str(error)
+    for reason in _everyones(context, failure):
+        if reason is not None:
+            raise InputError(reason)
+    return result  # type: ignore[return-value]
+
+
+def on_main_rank(context: DistributedContext, act: Callable[[], str]) -> str:
+    """`act()` in the leading process only; its text in all."""
+    text = on_all_ranks(context, lambda: act() if context.is_main else "")
+    return str(_everyones(context, text)[0])
+
+
+def _everyones(place: DistributedContext, text: str | None) -> list[str | None]:
+    if place.world_size == 1:
+        return [text]
+    import torch.distributed as dist
+
+    texts: list[str | None] = [None] * place.world_size
+    dist.all_gather_object(texts, text)
+    return texts

@@ -1,0 +1,133 @@
+"""What was chosen for speed and memory, and why, in words."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from kilolayer.kernels import cpu_pool
+from kilolayer.kernels.backend import unavailable_reason
+from kilolayer.kernels.compute_dtype import mul_dtype
+from kilolayer.training.device import choose_precision, kernels_unavailable_reason
+from kilolayer.training.experiment import CompileMode, EvaluationMode, Experiment
+from kilolayer.training.memory_budget import format_bytes
+from kilolayer.training.memory_plan import MemoryPlan
+from kilolayer.training.trainer import Trainer
+
+
+def explain_decisions(trainer: Trainer) -> dict[str, str]:
+    """A line for every choice: device, precision, memory format, compiler, threads, allocation, memory."""
+    place, experiment = trainer.context, trainer.experiment
+    rows = {
+        "device": _device(trainer),
+        "precision": _precision(trainer),
+        "format": _format(experiment.channels_last, experiment.precision),
+        "kernels": str(trainer.kernels) if trainer.kernels else f"plain layers, {_why_plain(trainer)}",
+        "compiler": COMPILER_TEXTS[experiment.compile],
+        "evaluation": EVALUATION_TEXTS[experiment.evaluation],
+    }
+    if place.device.type == "cuda":
+        rows |= {"kernels": _kernels(trainer), "step": _step(experiment.graph)}
+    if place.device.type == "cpu":
+        rows |= {"threads": _threads(), "allocation": cpu_pool.install_pool()}
+    return rows | {"memory": _memory(experiment, trainer.memory_plan), **_sizes(trainer.memory_plan)}
+
+
+EVALUATION_TEXTS: dict[EvaluationMode, str] = {
+    "plain": "layer by layer",
+    "folded": "BN folded into the convolutions, faster than layer by layer",
+}
+COMPILER_TEXTS: dict[CompileMode, str] = {
+    "off": "none: eager PyTorch",
+    "units": "torch.compile on each kind of unit, as asked",
+    "model": "torch.compile, as asked",
+}
+
+
+def _why_plain(training: Trainer) -> str:
+    device, experiment = training.context.device, training.experiment
+    why = unavailable_reason(device) or kernels_unavailable_reason(
+        device,
+        experiment.precision,
+        experiment.channels_last,
+        experiment.compile != "off",
+        experiment.recipe.trunk_frozen,
+    )
+    return f"without kernels: {why}" if why else "as asked"
+
+
+def _kernels(training: Trainer) -> str:
+    if training.kernels:
+        return str(training.kernels)
+    why = "as asked or by default: Triton's (--kernels fused) have not been measured on a GPU yet"
+    return f"PyTorch's layers, {why}"
+
+
+def _step(graph: bool) -> str:
+    if graph:
+        return "one CUDA graph, as asked"
+    return "kernel by kernel: a CUDA graph (--graph on) has not been measured on a GPU yet"
+
+
+def _device(training: Trainer) -> str:
+    place = training.context
+    if place.device.type == "cuda":
+        return f"{place.device}, {torch.cuda.get_device_name(place.device)}"
+    return "cpu, as asked" if torch.cuda.is_available() else "cpu: no GPU that PyTorch can use"
+
+
+def _precision(training: Trainer) -> str:
+    experiment = training.experiment
+    fusable = experiment.network if training.kernels and training.kernels.fused_units else None
+    best = choose_precision("auto", training.context.device, fusable)
+    match experiment.precision, best:
+        case "bf16", "bf16":
+            return f"bf16 over fp32 weights, multiplied in {_products(training)}: faster here than fp32"
+        case "bf16", _:
+            return "bf16, as asked: fp32 is faster here"
+        case _, "bf16":
+            return "fp32, as asked: bf16 is faster here"
+        case _:
+            return "fp32: faster here than bf16"
+
+
+def _products(training: Trainer) -> str:
+    """What is multiplied: the kernels choose for themselves."""
+    on_cpu = training.context.device.type == "cpu"
+    return mul_dtype() if on_cpu and training.kernels and training.kernels.fused_units else "bf16"
+
+
+def _format(channels_last: bool, precision: str) -> str:
+    if not channels_last:
+        return "channels first" + (
+            ", as asked: channels last is faster in bf16" if precision == "bf16" else ""
+        )
+    return "channels last: what bf16 convolutions are fastest in" if precision == "bf16" else "channels last"
+
+
+def _threads() -> str:
+    return f"{torch.get_num_threads()}; this machine has {os.cpu_count()} cores"
+
+
+def _memory(experiment: Experiment, found: MemoryPlan) -> str:
+    asked = experiment.activation_memory
+    if experiment.recipe.trunk_frozen:
+        return f"{asked}: of the frozen trunk nothing is kept, nothing is computed twice"
+    if not found.recomputed_share:
+        return f"{asked}: everything is kept, nothing is computed twice"
+    numbers = ", ".join(f"{name} in {len(stage)}" for name, stage in found.segments.items())
+    percent = round(100 * found.recomputed_share)
+    return f"{asked}: {percent} % more forward computation, segments: {numbers}"
+
+
+def _sizes(found: MemoryPlan) -> dict[str, str]:
+    peak = found.peak
+    parts = {
+        "process and data": peak.process_bytes,
+        "weights and optimiser": peak.state_bytes,
+        "activations and gradients": peak.step_bytes,
+        "one unit at work": peak.working_bytes,
+    }
+    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
+    return {"predicted": f"{format_bytes(peak.total_bytes)} at the peak: {listed}"}

@@ -1,0 +1,29 @@
+"""The words for how much memory training may take."""
+
+from __future__ import annotations
+
+import re
+
+from kilolayer.errors import InputError, suggest
+
+MEMORY_CHOICES = ("fastest", "balanced", "smallest")
+_UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def parse_memory(text: str) -> int | None:
+    """The bytes that "2GB", "800 MiB" or "900000000" say; None for the three named choices.
+
+    Raises `InputError` for anything else.
+    """
+    if text in MEMORY_CHOICES:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|[kMG]i?B|KiB)", text) if isinstance(text, str) else None
+    if found is None or found[2] not in _UNITS:
+        sizes = "bytes as 800MB, 2GB, 1.5GiB"
+        raise InputError(f"memory is {text!r}; {suggest(str(text), MEMORY_CHOICES)}, or {sizes}")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def format_bytes(size: int) -> str:
+    """Bytes as people read them: 840 MB, 2.29 GB."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,114 @@
+"""How a recipe's optimiser changes a network's weights: groups of parameters, their rates, what is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kilolayer.networks import ResidualNetwork
+from kilolayer.training.optimizer import SGD
+from kilolayer.training.recipes import Recipe
+
+STATE_NAMES = {
+    "momentum_buffer": "momentum",
+    "exp_avg": "exp_avg",
+    "exp_avg_sq": "exp_avg_sq",
+    "step": "step",
+}
+"""PyTorch's names of what an optimiser keeps of a parameter, and ours in a saved state."""
+RATE_SHARE = "share_of_rate"
+"""A group's learning rate as a share of the recipe's."""
+
+
+def build_optimizer(
+    model: ResidualNetwork, recipe: Recipe, graph_device: torch.device | None = None
+) -> Optimizer:
+    """The recipe's optimiser on the parameters of `model` that have gradients.
+
+    captured: where a graph will replay it, with the learning rates in tensors that it reads.
+    """
+    groups = list(_parameter_groups(model, recipe))
+    for group in groups:
+        group["lr"] = 0.1 if graph_device is None else torch.tensor(0.1, device=graph_device)
+    choice = recipe.optimizer
+    if not isinstance(choice, SGD):
+        # One pass over each weight: on a CPU five times as fast as tensor by tensor.
+        return torch.optim.AdamW(
+            groups, betas=choice.betas, eps=choice.eps, fused=True, capturable=graph_device is not None
+        )
+    optimizer = torch.optim.SGD(
+        groups,
+        momentum=choice.momentum,
+        nesterov=choice.nesterov,
+        fused=None if graph_device is None else True,
+    )
+    if graph_device is not None and recipe.progressive_depth.changes and choice.momentum:
+        # The fused one wants a buffer of every weight or of none; from 0 the first step is the same.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def _parameter_groups(model: ResidualNetwork, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """The parameters that learn, by whether they decay and at which share of the learning rate they learn."""
+    classifier = set(map(id, model.classifier.parameters()))
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 or recipe.decay == "all"
+            share = 1.0 if id(parameter) in classifier else recipe.trunk_rate
+            key = recipe.weight_decay if decays else 0.0, share
+            groups.setdefault(key, []).append(parameter)
+    for (decay, share), parameters in groups.items():
+        yield {"params": parameters, "weight_decay": decay, RATE_SHARE: share}
+
+
+def freeze_trunk(model: ResidualNetwork) -> None:
+    """From now on only the classifier learns, and all before it computes as in evaluation."""
+    for name, part in model.named_children():
+        if name != "classifier":
+            part.eval().requires_grad_(False)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        own = rate * group[RATE_SHARE]
+        # What a graph reads stays where it is.
+        group["lr"] = group["lr"].fill_(own) if isinstance(group["lr"], Tensor) else own
+
+
+def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
+    """All that the optimiser keeps from step to step, where it lies."""
+    return [value for state in optimizer.state.values() for value in state.values() if value is not None]
+
+
+def named_optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What the optimiser keeps of every parameter, as `momentum.NAME` or `exp_avg.NAME`."""
+    return {
+        f"{STATE_NAMES[key]}.{name}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+        if value is not None
+    }
+
+
+def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Takes up what `saved_figures` gave."""
+    for name, parameter in model.named_parameters():
+        for key, ours in STATE_NAMES.items():
+            saved = tensors.get(f"{ours}.{name}")
+            if saved is not None:
+                optimizer.state[parameter][key] = _copy_like(parameter, saved)
+
+
+def _copy_like(parameter: Tensor, saved: Tensor) -> Tensor:
+    """A copy of `saved` that lies where the parameter does."""
+    if saved.shape != parameter.shape:
+        return saved.to(parameter.device, copy=True)
+    # In its memory format too: the order of a sum is part of its rounding.
+    return torch.empty_like(parameter, requires_grad=False).copy_(saved)

@@ -1,0 +1,54 @@
+"""What a field of a description may hold; errors name the owner, the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+from kilolayer.errors import InputError
+from kilolayer.system.fp32 import FP32_RANGE, fits_fp32
+
+T = TypeVar("T")
+
+
+def check_field(owner: str, name: str, value: object, holds: bool, allowed: str) -> None:
+    """Raises `InputError` unless `holds`."""
+    if not holds:
+        raise InputError(f"{owner}.{name} is {value!r}; allowed: {allowed}")
+
+
+def is_count(value: object) -> bool:
+    """A whole number from 1; True is no number here."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_count(owner: str, **values: object) -> None:
+    for name, value in values.items():
+        check_field(owner, name, value, is_count(value), "a whole number from 1")
+
+
+def check_number(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        check_field(owner, name, value, _is_number(value), "a finite number")
+        check_field(owner, name, value, fits_fp32(value), f"{FP32_RANGE}, or its negative")
+
+
+def check_probability(owner: str, **values: float) -> None:
+    """1 is left out: dropout divides by what remains."""
+    for name, value in values.items():
+        holds = _is_number(value) and 0 <= value < 1
+        check_field(owner, name, value, holds, "0 up to but not including 1")
+
+
+def check_choice(owner: str, name: str, value: object, *allowed: str) -> None:
+    check_field(owner, name, value, value in allowed, ", ".join(map(repr, allowed)))
+
+
+def built_in_kinds(base: type[T]) -> list[type[T]]:
+    """The package's own kinds of `base`, in the order of their definitions."""
+    below = [kind for each in base.__subclasses__() for kind in (each, *built_in_kinds(each))]
+    return [kind for kind in dict.fromkeys(below) if kind.__module__.startswith("kilolayer.")]

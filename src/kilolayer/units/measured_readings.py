@@ -1,0 +1,106 @@
+"""Readings of a layer that does not state them: taken from its module, by computing with it once."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from kilolayer.units.ops import NoReading, Op, SavedForBackward
+
+IMAGES = (2, 4)
+"""What is kept of every image is told from what is kept of all together by two numbers of images."""
+
+
+@dataclass(frozen=True)
+class MeasuredReadings:
+    """Channels and side of the output, multiply-adds of one image, and what autograd keeps of one."""
+
+    output: tuple[int, int]
+    multiply_adds: int
+    saved: SavedForBackward
+
+
+@dataclass
+class _ForwardPass:
+    """A forward pass in training: its output and the tensors that autograd kept, parameters left out."""
+
+    x: Tensor
+    y: Tensor
+    saved: list[Tensor]
+
+    def count_numbers(self, tensors: list[Tensor]) -> int:
+        """So many of the floating-point numbers that a training in bf16 keeps: 2 bytes each."""
+        return sum(
+            tensor.numel() if tensor.is_floating_point() else tensor.numel() * tensor.element_size() // 2
+            for tensor in tensors
+        )
+
+    @property
+    def saved_inside(self) -> list[Tensor]:
+        return [
+            tensor
+            for tensor in self.saved
+            if not (_is_same_tensor(tensor, self.x) or _is_same_tensor(tensor, self.y))
+        ]
+
+
+@cache
+def measure_layer(layer: Op, channels: int, side: int) -> MeasuredReadings:
+    """The readings of `layer` for an input of `channels` × `side` × `side`.
+
+    Raises `NoReading` where its module cannot be applied to that, or gives no map.
+    """
+    with torch.random.fork_rng(devices=[]):
+        few, more = (_run_layer(layer, channels, side, count) for count in IMAGES)
+    if few.y.ndim != 4:
+        raise NoReading(f"the layer {layer.label} gives {tuple(few.y.shape)}; allowed: (N, channels, H, W)")
+    images = IMAGES[1] - IMAGES[0]
+    saved = SavedForBackward(
+        input=any(_is_same_tensor(tensor, few.x) for tensor in few.saved),
+        output=any(_is_same_tensor(tensor, few.y) for tensor in few.saved),
+        extra_numbers=(more.count_numbers(more.saved_inside) - few.count_numbers(few.saved_inside)) // images,
+    )
+    shape = few.y.shape[1], few.y.shape[2]
+    return MeasuredReadings(shape, _multiply_adds(layer, few.x.detach()) // IMAGES[0], saved)
+
+
+def _run_layer(layer: Op, channels: int, side: int, images: int) -> _ForwardPass:
+    module = layer.module().train()
+    own = {parameter.data_ptr() for parameter in module.parameters()}
+    # Not a leaf: what only passes it on must give another tensor.
+    x = torch.randn(images, channels, side, side).requires_grad_() + 0
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    try:
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = module(x)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise NoReading(f"the layer {layer.label} cannot be applied to {tuple(x.shape)}: {said}") from error
+    return _ForwardPass(x, y, list(kept.values()))
+
+
+def _multiply_adds(layer: Op, x: Tensor) -> int:
+    module: nn.Module = layer.module().eval()
+    counter: Any = FlopCounterMode(display=False)
+    with contextlib.ExitStack() as inside:
+        inside.enter_context(torch.no_grad())
+        inside.enter_context(counter)
+        module(x)
+    return int(counter.get_total_flops()) // 2
+
+
+def _is_same_tensor(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel()

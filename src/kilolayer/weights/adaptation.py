@@ -1,0 +1,122 @@
+"""A state dict for another number of classes or channels: what of it is carried over, and what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.data import InputStatistics
+from kilolayer.system.message_text import listing, truncate
+
+CLASSIFIER, STEM = "classifier.", "stem.conv1.weight"
+
+
+@dataclass(frozen=True)
+class AdaptedWeights:
+    """The state for the network, and in words what in it is not as the file has it."""
+
+    state: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def adapt_weights(
+    state: Mapping[str, Tensor],
+    model: nn.Module,
+    *,
+    classes: tuple[str, ...],
+    file_classes: tuple[str, ...] | None = None,
+) -> AdaptedWeights:
+    """`state` with a classifier for `classes` and a stem for the channels of `model`.
+
+    of_file: the classes of the file, where it names them. A class of that name then keeps its row of the
+    classifier. Where one of `classes` is not among them, or another number of classes is all that is known,
+    the classifier is the model's own, which is new. The stem's weights are summed over three channels for a
+    network of one, and repeated over three and divided by 3 for the opposite, so that a grey picture gives
+    the response that it gave. What fits in neither way stays as it is, to be refused.
+    """
+    own = model.state_dict()
+    parts = (_classifier(state, own, classes, file_classes), _stem(state, own))
+    adapted = dict(state)
+    for part in parts:
+        adapted |= part.state
+    return AdaptedWeights(adapted, tuple(note for part in parts for note in part.notes))
+
+
+def _classifier(
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    classes: tuple[str, ...],
+    of_file: tuple[str, ...] | None,
+) -> AdaptedWeights:
+    new = {name: value for name, value in own.items() if name.startswith(CLASSIFIER)}
+    given = {name: state[name] for name in new if name in state}
+    if not any(name.startswith(CLASSIFIER) for name in state):
+        return AdaptedWeights(
+            new, (f"the classifier is new, for {len(classes):,} classes: the file has none",)
+        )
+    if given.keys() != new.keys() or any(given[name].shape[1:] != new[name].shape[1:] for name in new):
+        return AdaptedWeights({})
+    rows = {len(value) for value in given.values()}
+    if len(rows) > 1 or of_file == classes:
+        return AdaptedWeights({})
+    if of_file is not None and set(classes) <= set(of_file):
+        order = torch.tensor([of_file.index(name) for name in classes])
+        return AdaptedWeights(
+            {name: value[order] for name, value in given.items()}, (_carried_note(of_file, classes),)
+        )
+    (count,) = rows
+    if of_file is None and count == len(classes):
+        return AdaptedWeights({})
+    return AdaptedWeights(new, (f"the classifier is new: {_change_note(count, of_file, classes)}",))
+
+
+def _carried_note(of_file: tuple[str, ...], classes: tuple[str, ...]) -> str:
+    if len(of_file) == len(classes):
+        return "the classifier's rows were put in the order of the data's classes, by name"
+    return f"the classifier keeps the rows of {len(classes):,} of its {len(of_file):,} classes, by name"
+
+
+def _change_note(count: int, of_file: tuple[str, ...] | None, classes: tuple[str, ...]) -> str:
+    if of_file is None or count != len(classes):
+        return f"{count:,} → {len(classes):,} classes"
+    return f"the file's classes are {_names(of_file)}, the data's {_names(classes)}"
+
+
+def _names(classes: tuple[str, ...]) -> str:
+    return listing([truncate(name, 40) for name in classes], 3)
+
+
+def _stem(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> AdaptedWeights:
+    given, wanted = state.get(STEM), own.get(STEM)
+    if given is None or wanted is None or given.ndim != 4 or not given.is_floating_point():
+        return AdaptedWeights({})
+    match given.shape[1], wanted.shape[1]:
+        case 3, 1:
+            return AdaptedWeights(
+                {STEM: given.float().sum(1, keepdim=True)},
+                ("the stem's weights were summed over 3 channels",),
+            )
+        case 1, 3:
+            return AdaptedWeights(
+                {STEM: given.float().repeat(1, 3, 1, 1) / 3},
+                ("the stem's weights were repeated over 3 channels and divided by 3",),
+            )
+    return AdaptedWeights({})
+
+
+def adapt_statistics(statistics: InputStatistics, *, in_chans: int, side: int) -> InputStatistics:
+    """The same figures for images of `in_chans` channels and `side` pixels a side.
+
+    A mean image of another size becomes the mean of each channel. Several channels become one by the mean of
+    their figures; one becomes several that are equal.
+    """
+    mean, scale = statistics.mean, statistics.scale
+    if mean.shape[-1] not in (1, side):
+        mean = mean.mean((1, 2), keepdim=True)
+    if len(mean) != in_chans:
+        mean, scale = (figure.mean(0, keepdim=True) for figure in (mean, scale))
+        mean = mean.repeat(in_chans, 1, 1)
+    return InputStatistics(mean, scale)

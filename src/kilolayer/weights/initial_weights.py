@@ -1,0 +1,131 @@
+"""A training that begins from the weights of a file instead of a random initialisation."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from kilolayer.data import InputStatistics
+from kilolayer.errors import InputError, missing_path_error
+from kilolayer.networks import Network
+from kilolayer.runs import Run
+from kilolayer.runs.weights_file import SavedNetwork
+from kilolayer.system.message_text import quote
+from kilolayer.training import Trainer
+from kilolayer.training.experiment import InitialWeights
+from kilolayer.weights.adaptation import adapt_statistics, adapt_weights
+from kilolayer.weights.matching import WeightMatch, load_weights, match_weights
+from kilolayer.weights.state_dicts import read_described, read_state_dict
+
+
+def init_from_file(path: str) -> InitialWeights:
+    """The file, or the weights of the run in a folder, as an experiment names it.
+
+    Raises `InputError` where it cannot be read.
+    """
+    if not path:
+        raise InputError("the file of weights has an empty name; give a file or the folder of a run")
+    if (Path(path) / "config.json").is_file():
+        path = str(Run.open(path).weights_file())
+    elif Path(path).is_dir():
+        raise InputError(f"{quote(path)}: is no run's folder; give that of a run, or a file of weights in it")
+    return InitialWeights(path, _sha256(path), "file" if read_described(path) else "data")
+
+
+def initial_network(init: InitialWeights) -> Network | None:
+    """The network that the file describes; None where it does not."""
+    described = read_described(init.path)
+    return described.model.description if described else None
+
+
+def load_initial_weights(training: Trainer) -> WeightMatch | None:
+    """Loads the weights that the training's experiment names; None where it names none.
+
+    To be called before its first step. The classifier and the stem may be those of other classes and channels
+    (`kilolayer.weights.adaptation`); the notes of what is returned say what was done then. A file of ours gives
+    its mean and scale of the input too.
+
+    Raises `InputError` where the file is gone, is another one than when the experiment was made, or does not
+    fit the network in every other tensor; the network then is as it was.
+    """
+    init = training.experiment.init
+    if init is None:
+        return None
+    if _sha256(init.path) != init.sha256:
+        raise InputError(f"{quote(init.path)}: has changed since the run began; bring the file back")
+    try:
+        return _load_state(training, init)
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if init.path in text else f"{quote(init.path)}: {text}") from None
+
+
+def _load_state(training: Trainer, init: InitialWeights) -> WeightMatch:
+    described = read_described(init.path)
+    state = described.model.state_dict() if described else read_state_dict(init.path)
+    if "sums" in state and any(name.startswith("model.") for name in state):
+        raise InputError(
+            "holds the state of a training under way, no weights; give the run's folder when done"
+        )
+    statistics = (
+        _input_statistics(training, described) if described and init.normalization == "file" else None
+    )
+    found, notes = _load_adapted(training, state, described.classes if described else None)
+    if described:
+        notes = (*notes, *_network_difference(described.model.description, training.experiment.network))
+    if statistics:
+        training.statistics = statistics.to(training.context.device)
+        notes = (*notes, "pixels are normalised by the file's mean and scale")
+    return replace(found, notes=notes)
+
+
+def _load_adapted(
+    training: Trainer, state: dict[str, Tensor], classes: tuple[str, ...] | None
+) -> tuple[WeightMatch, tuple[str, ...]]:
+    model = training.model
+    adapted = adapt_weights(state, model, classes=training.splits.classes, file_classes=classes)
+    # Where more than classes and channels differ, the file's own tensors are what is reported.
+    exact = match_weights(model, adapted.state).exact
+    return load_weights(model, adapted.state if exact else state), adapted.notes
+
+
+def _input_statistics(training: Trainer, described: SavedNetwork) -> InputStatistics:
+    """Those that normalise the input as the file's network saw it, which its trunk was trained on."""
+    splits = training.splits
+    _check_statistics(described)
+    return adapt_statistics(described.statistics, in_chans=splits.in_chans, side=splits.image_size)
+
+
+def _check_statistics(described: SavedNetwork) -> None:
+    mean, scale = described.statistics.mean, described.statistics.scale
+    channels = described.model.description.in_chans
+    numbers = all(one.is_floating_point() and bool(one.isfinite().all()) for one in (mean, scale))
+    if not numbers or not bool((scale > 0).all()):
+        raise InputError("its input.mean and input.scale are not finite numbers, scale above 0")
+    square = mean.ndim == 3 and mean.shape == (channels, mean.shape[2], mean.shape[2])
+    if not square or tuple(scale.shape) not in {(1, 1, 1), (channels, 1, 1)}:
+        raise InputError(f"its input.mean and input.scale are not those of images of {channels} channels")
+
+
+def _network_difference(given: Network, wanted: Network) -> tuple[str, ...]:
+    """Tensors can fit a network that computes something else with them."""
+    alike = ("num_classes", "in_chans", "image_size", "initialisation")
+    other = [
+        field.name
+        for field in fields(Network)
+        if field.name not in alike and getattr(given, field.name) != getattr(wanted, field.name)
+    ]
+    return (f"the file's network has the same tensors, but another {' and '.join(other)}",) if other else ()
+
+
+def _sha256(path: str) -> str:
+    if not Path(path).is_file():
+        raise missing_path_error(path)
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{quote(path)}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,99 @@
+"""Whether a state dict is a network's: what matches by name and shape, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.errors import InputError
+from kilolayer.runs.weights_file import check_tensor_values
+from kilolayer.system.message_text import listing, truncate
+
+COUNTER = ".num_batches_tracked"
+"""BN's count of batches is no weight: our state dicts have none, nor have files from before PyTorch 0.4.1."""
+
+
+@dataclass(frozen=True)
+class WeightMatch:
+    """A state dict beside a network: `matched` of `total` tensors, and the names of all others.
+
+    wrong: what stands in both with another shape or an unfit type, in words; notes: in words, what of the
+    state was made to fit before.
+    """
+
+    matched: int
+    total: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        others = {"missing": self.missing, "unexpected": self.unexpected, "wrong": self.mismatched}
+        parts = [
+            f"{len(names):,} {called}: {listing([truncate(name, 120) for name in names], 5)}"
+            for called, names in others.items()
+            if names
+        ]
+        return "; ".join([f"matched {self.matched:,} of {self.total:,} tensors", *parts])
+
+
+def match_weights(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMatch:
+    """How `state` fits `model`, which stays as it is."""
+    own = _needed_tensors(model, state)
+    shared = [name for name in own if name in state]
+    wrong = {name: said for name in shared if (said := _mismatch(own[name], state[name]))}
+    return WeightMatch(
+        matched=len(shared) - len(wrong),
+        total=len(own),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own and not name.endswith(COUNTER)),
+        mismatched=tuple(f"{name} ({said})" for name, said in wrong.items()),
+    )
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> WeightMatch:
+    """Loads `state` into `model` and says how it fits.
+
+    A tensor that is missing, of another shape or not finite is always an error, and so are variances below 0
+    and zeros throughout: nothing keeps its random initialisation. `strict=False` only passes over what the
+    network has no place for.
+
+    Raises `InputError` with the counts and names, and leaves the model as it was.
+    """
+    found = match_weights(model, state)
+    if not found.matched:
+        raise InputError(f"the weights are of another network: {found}")
+    if found.missing or found.mismatched or (strict and found.unexpected):
+        raise InputError(f"the weights do not fit the network: {found}")
+    needed = {name: state[name] for name in _needed_tensors(model, state)}
+    check_tensor_values(needed)
+    if not any(bool(value.any()) for value in needed.values()):
+        raise InputError("every value of the weights is 0: these are no trained weights")
+    model.load_state_dict({name: state.get(name, value) for name, value in model.state_dict().items()})
+    return found
+
+
+def _needed_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's tensors, without the counters that `state` lacks."""
+    own: dict[str, Tensor] = model.state_dict()
+    return {name: value for name, value in own.items() if name in state or not name.endswith(COUNTER)}
+
+
+def _mismatch(own: Tensor, given: Tensor) -> str | None:
+    if own.shape != given.shape:
+        return f"{_sizes(given)}, not {_sizes(own)}"
+    if own.dtype.is_floating_point != given.dtype.is_floating_point or given.dtype == torch.bool:
+        return f"{given.dtype}, not {own.dtype}".replace("torch.", "")
+    return None
+
+
+def _sizes(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "one number"

@@ -1,0 +1,90 @@
+"""What a pickle would do, read from its opcodes without doing it: the wall before torch's own.
+
+`torch.load(weights_only=True)` runs no code, but it calls some constructors with whatever the file gives them
+(`bytearray(10**12)`), and makes storages as large as the file says. So the opcodes are looked through first:
+only what plain tensors need may be named, and no more elements declared than the file has bytes.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from pathlib import Path
+from typing import IO
+
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import error_text, quote, truncate
+
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+ALLOWED = {
+    "collections OrderedDict",
+    "collections Counter",  # the milestones of a scheduler, beside the weights
+    "torch Size",
+    "torch device",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    *(f"torch {name}Storage" for name in _STORAGES),
+    *(f"torch {name}" for name in ("float16", "bfloat16", "float32", "float64", "int64", "uint8", "bool")),
+}
+OBJECT_OPCODES = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID")
+INTEGER_OPCODES = ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG")
+MEMO_OPCODES = ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE")
+OTHER_TENSORS = {
+    "_rebuild_sparse_tensor": "a sparse tensor",
+    "_rebuild_sparse_csr_tensor": "a sparse tensor",
+    "_rebuild_qtensor": "a quantised tensor",
+    "_rebuild_meta_tensor_no_storage": "a tensor without data (meta)",
+    "_rebuild_nested_tensor": "a nested tensor",
+}
+ADVICE = "save only model.state_dict(), with safetensors or torch.save"
+
+
+def scan_pickle(file: IO[bytes], path: Path, size: int, *, legacy: bool = False) -> None:
+    """Goes through one pickle, to behind its end. Raises `InputError` unless it is made of plain tensors.
+
+    size: the bytes of the file; legacy: in the format before PyTorch 1.6 a storage's name has one part more.
+    """
+    try:
+        _scan_opcodes(file, path, size, legacy)
+    except InputError:
+        raise
+    except Exception as error:  # genops names no errors of its own: bad bytes surface as any of a dozen
+        raise InputError(f"{quote(path)}: damaged ({error_text(error)})") from None
+
+
+def _scan_opcodes(file: IO[bytes], path: Path, size: int, legacy: bool) -> None:
+    before: list[tuple[str, object]] = []
+    declared = 0
+    for opcode, argument, _ in pickletools.genops(file):
+        name = opcode.name
+        if name == "GLOBAL" and argument not in ALLOWED:
+            raise InputError(f"{quote(path)}: {_refusal(str(argument))}; {ADVICE}")
+        if name in OBJECT_OPCODES:
+            raise InputError(f"{quote(path)}: asks to make objects ({name}), not tensors; {ADVICE}")
+        if name == "BINPERSID":
+            declared += _storage_length(before, path, legacy)
+            if declared > size:
+                raise InputError(
+                    f"{quote(path)}: declares {declared:,} numbers or more in a file of {size:,} bytes"
+                )
+        if name not in MEMO_OPCODES:
+            before = [*before[-2:], (name, argument)]
+
+
+def _storage_length(before: list[tuple[str, object]], path: Path, legacy: bool) -> int:
+    """The length of a storage, which its name, a tuple, must end with: (…, length[, None])."""
+    names = [name for name, _ in before]
+    _, length = before[0] if legacy else before[-2:][0]
+    expected = ["NONE", "TUPLE"] if legacy else ["TUPLE"]
+    if names[-len(expected) :] != expected or not isinstance(length, int) or length < 0:
+        raise InputError(f"{quote(path)}: names its tensors' storages as torch.save does not; it is damaged")
+    return length
+
+
+def _refusal(called: str) -> str:
+    module, _, name = called.partition(" ")
+    if name in OTHER_TENSORS:
+        return f"holds {OTHER_TENSORS[name]}"
+    if module in ("torch", "torch._utils"):
+        return f"holds something made by {truncate(f'{module}.{name}', 100)}, no plain tensor of numbers"
+    return f"asks to run {truncate(f'{module}.{name}', 100)}, which could be anything"

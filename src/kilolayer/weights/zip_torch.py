@@ -1,0 +1,65 @@
+"""What `torch.save` writes since PyTorch 1.6: a zip archive of one pickle and a file for each storage."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kilolayer.errors import InputError
+from kilolayer.system.message_text import error_text, quote
+from kilolayer.weights import pickle_scanner
+
+
+def load_zip(path: Path) -> Any:
+    """What the archive holds, its storages mapped from the file. Raises `InputError`."""
+    _check(path)
+    # By this name torch would take it for safetensors, whatever it holds.
+    return load_tensors(path, mmap=path.suffix != ".safetensors")
+
+
+def load_tensors(path: Path, *, mmap: bool) -> Any:
+    """`torch.load`, tensors and plain values only; whatever fails in it is the file's fault."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # of formats that torch no longer writes
+            return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # bad bytes surface as nearly anything
+        raise InputError(f"{quote(path)}: damaged, or no file of tensors ({error_text(error)})") from None
+
+
+def _check(path: Path) -> None:
+    """Raises `InputError` unless nothing is compressed, nothing is code, and sizes add up to the file's."""
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(path, members, size)
+            (data,) = (one for one in members if _member_name(one) == "data.pkl")
+            pickle_scanner.scan_pickle(BytesIO(archive.read(data)), path, size)
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, too, raises more than it says
+        raise InputError(f"{quote(path)}: damaged ({error_text(error)})") from None
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
+    names = [_member_name(one) for one in members]
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        raise InputError(f"{quote(path)}: is TorchScript, which is code; {pickle_scanner.ADVICE}")
+    if names.count("data.pkl") != 1:
+        raise InputError(f"{quote(path)}: is a zip archive, but none of torch.save's (it has no data.pkl)")
+    if any(one.compress_type != zipfile.ZIP_STORED or one.flag_bits & 1 for one in members):
+        raise InputError(f"{quote(path)}: has compressed parts, as torch.save never writes them")
+    declared = sum(one.file_size for one in members)
+    if declared > size:
+        raise InputError(f"{quote(path)}: declares {declared:,} bytes in a file of {size:,}")
+
+
+def _member_name(member: zipfile.ZipInfo) -> str:
+    """The name without the folder that all members stand in."""
+    return member.filename.partition("/")[2]
