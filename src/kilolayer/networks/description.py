@@ -67,10 +67,10 @@ def _check_shapes(name: str, layout: Layout, channels: int, side: int) -> None:
     parts = {"h": layout.h, "F": layout.F}
     if all(type(layer).output is not op.Op.output for ops in parts.values() for layer in op.leaves(ops)):
         return
-    found = {part: op.output(ops, channels, side) for part, ops in parts.items() if op.ZeroOp() not in ops}
-    if len(set(found.values())) > 1:
-        said = ", ".join(f"{part}(x) has {out}×{height}×{height}" for part, (out, height) in found.items())
-        raise InputError(f"{name}: {said}; allowed: the same channels, height and width")
+    shapes = {part: op.output(ops, channels, side) for part, ops in parts.items() if op.ZeroOp() not in ops}
+    if len(set(shapes.values())) > 1:
+        text = ", ".join(f"{part}(x) has {out}×{height}×{height}" for part, (out, height) in shapes.items())
+        raise InputError(f"{name}: {text}; allowed: the same channels, height and width")
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,10 @@ class Network:
         for number, stage in enumerate(self.stages, 1):
             for index in range(stage.units):
                 stride = stage.stride if index == 0 else 1
-                made = layout(self.unit, channels, stage.width, stride, activated=activated)
-                _check_shapes(f"stage{number}.{index}", made, channels, side)
-                yield PlacedUnit(f"stage{number}.{index}", made, side)
-                channels, side = self.unit.branch.out_channels(stage.width), made.output_side(side)
+                unit_layout = layout(self.unit, channels, stage.width, stride, activated=activated)
+                _check_shapes(f"stage{number}.{index}", unit_layout, channels, side)
+                yield PlacedUnit(f"stage{number}.{index}", unit_layout, side)
+                channels, side = self.unit.branch.out_channels(stage.width), unit_layout.output_side(side)
                 activated = False
 
     def normalised_sides(self) -> Iterator[tuple[str, int]]:
@@ -160,14 +160,14 @@ class Network:
         side = self.image_size
         yield from (("stem", read) for read in op.normalised_sides(self.stem_ops, side))
         for placed in self.units():
-            made, side = placed.layout, placed.layout.output_side(placed.side)
-            inside = op.output_side(made.p, placed.side)
+            unit_layout, side = placed.layout, placed.layout.output_side(placed.side)
+            inside = op.output_side(unit_layout.p, placed.side)
             begins = (
-                (made.p, placed.side),
-                (made.h, inside),
-                (made.F, inside),
-                (made.g, inside),
-                (made.f, side),
+                (unit_layout.p, placed.side),
+                (unit_layout.h, inside),
+                (unit_layout.F, inside),
+                (unit_layout.g, inside),
+                (unit_layout.f, side),
             )
             for ops, start in begins:
                 yield from ((placed.name, read) for read in op.normalised_sides(ops, start))

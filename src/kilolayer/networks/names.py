@@ -138,14 +138,14 @@ def describe(
 
 
 def _nearest(name: str) -> str:
-    longer = [known for known in _NAMES if known.startswith(name)]
+    longer = [model for model in _NAMES if model.startswith(name)]
     return get_close_matches(name.lower(), longer or _NAMES, n=1, cutoff=0.0)[0]
 
 
 def _other_family(name: str, parsed: _ParsedName) -> str:
     """The hint for a name whose depth exists, but in the other family."""
-    other = name.removesuffix("_cifar") if parsed.cifar else f"{name}_cifar"
-    return f"; did you mean {other}?" if other in _NAMES else ""
+    candidate = name.removesuffix("_cifar") if parsed.cifar else f"{name}_cifar"
+    return f"; did you mean {candidate}?" if candidate in _NAMES else ""
 
 
 def _replaced(value: T, fields: dict[str, Any]) -> T:

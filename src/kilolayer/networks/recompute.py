@@ -63,13 +63,13 @@ def run_segments(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> T
     # A transform of torch.func has no backward pass of autograd's in which units could run again.
     keeps_all = not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
     for segment in segments:
-        some = units[start : start + segment.units]
+        segment_units = units[start : start + segment.units]
         if keeps_all or not segment.recomputed:
-            x = _run_units(some, x)
+            x = _run_units(segment_units, x)
         elif torch.compiler.is_compiling():
-            x = _run_checkpointed(some, x)
+            x = _run_checkpointed(segment_units, x)
         else:
-            x = _RecomputedSegment(some, segment.parts or (segment.units,)).forward(x)
+            x = _RecomputedSegment(segment_units, segment.parts or (segment.units,)).forward(x)
         start += segment.units
     return _run_units(units[start:], x)
 
@@ -152,14 +152,14 @@ class _RecomputedSegment:
 
     def _recompute(self, part: int) -> None:
         """Runs `part` and takes the tensors that its units save."""
-        begin, place = self.inputs[part], self.first_tensors[part]
+        begin, index = self.inputs[part], self.first_tensors[part]
         end = self.first_tensors[part + 1] if part + 1 < len(self.parts) else self.count
 
         def take(tensor: Tensor) -> None:
-            nonlocal place
-            self.tensors[place] = tensor
-            place += 1
-            if place == end:
+            nonlocal index
+            self.tensors[index] = tensor
+            index += 1
+            if index == end:
                 raise _AllTensorsComputed
 
         begin.restore_random_state()
@@ -168,7 +168,7 @@ class _RecomputedSegment:
                 _run_units(self.parts[part], begin.x)
         except _AllTensorsComputed:
             return
-        if place != end:
+        if index != end:
             raise RuntimeError("a unit saved other tensors when it was computed again than at first")
 
 
@@ -205,13 +205,13 @@ class _PartInput:
     @contextmanager
     def conditions(self) -> Iterator[None]:
         """As in the forward pass; the random state of outside comes back afterwards."""
-        now = _random_state(self.x) if self.is_random else ()
+        outer_state = _random_state(self.x) if self.is_random else ()
         enabled, dtype = self.autocast
         with torch.autocast(self.x.device.type, dtype, enabled, cache_enabled=False):
             try:
                 yield
             finally:
-                _PartInput(self.x, self.is_random, now, self.autocast).restore_random_state()
+                _PartInput(self.x, self.is_random, outer_state, self.autocast).restore_random_state()
 
 
 def _random_state(x: Tensor) -> tuple[Tensor, ...]:

@@ -85,14 +85,18 @@ def _channels_out(layout: Layout, channels: int) -> int:
 
 
 def _sum_saved(maps: list[_FeatureMap], x: _FeatureMap, out: _FeatureMap) -> SavedActivations:
-    inside = sum(one.numbers for one in maps if one.is_saved and one is not x and one is not out)
-    return SavedActivations(x.numbers, x.is_saved, inside, max(one.numbers for one in maps))
+    inside = sum(
+        feature_map.numbers
+        for feature_map in maps
+        if feature_map.is_saved and feature_map is not x and feature_map is not out
+    )
+    return SavedActivations(x.numbers, x.is_saved, inside, max(feature_map.numbers for feature_map in maps))
 
 
 def _apply_ops(ops: Ops, x: _FeatureMap, maps: list[_FeatureMap]) -> _FeatureMap:
     """The map behind `ops`; marks and collects what they keep."""
-    for one in ops:
-        x = _apply_op(one, x, maps)
+    for layer in ops:
+        x = _apply_op(layer, x, maps)
         maps.append(x)
     return x
 

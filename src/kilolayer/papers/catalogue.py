@@ -24,15 +24,17 @@ def tables() -> tuple[Table, ...]:
 
 def find_table(name: str) -> Table:
     """The table called `name`, as "p2-table-1". Raises `InputError` naming the nearest."""
-    for found in _TABLES:
-        if found.name == name:
-            return found
-    raise InputError(f"unknown table {name!r}; {suggest(name, [found.name for found in _TABLES])}")
+    for paper_table in _TABLES:
+        if paper_table.name == name:
+            return paper_table
+    raise InputError(
+        f"unknown table {name!r}; {suggest(name, [paper_table.name for paper_table in _TABLES])}"
+    )
 
 
 def cells() -> tuple[Cell, ...]:
     """Every cell of every table."""
-    return tuple(cell for found in _TABLES for cell in found.cells)
+    return tuple(cell for paper_table in _TABLES for cell in paper_table.cells)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def reported_errors(model_name: str) -> list[ReportedError]:
     for an unknown name.
     """
     network = describe(model_name)
-    found = {
+    errors = {
         ReportedError(cell.reported, plan.data, _source(owner, plan)): None
         for owner in _TABLES
         for cell in owner.cells
@@ -76,7 +78,7 @@ def reported_errors(model_name: str) -> list[ReportedError]:
         for plan in cell.plans
         if _is_same_network(plan, network)
     }
-    return list(found)
+    return list(errors)
 
 
 def _source(owner: Table, plan: Plan) -> str:

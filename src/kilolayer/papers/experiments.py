@@ -76,11 +76,11 @@ def bias_search_experiments(
     if cell.plan is None or not cell.plan.select or not isinstance(gate, ExclusiveGate):
         raise InputError(f"{cell.table}, {cell.row!r}: nothing was selected for this cell")
     judged = replace(data or Data(cell.plan.data), validation=held_out, split_seed=fold)
-    found = {}
+    by_bias = {}
     for bias in SELECTED_BIASES:
         plan = cell.plan.with_changes(h=replace(gate, bias=bias))
-        found[bias] = cell_experiment(replace(cell, plans=(plan,)), seed, data=judged, **options)
-    return found
+        by_bias[bias] = cell_experiment(replace(cell, plans=(plan,)), seed, data=judged, **options)
+    return by_bias
 
 
 def is_proxy(plan: Plan, data: Data | None = None, scale: Scale = FULL) -> bool:
@@ -95,10 +95,10 @@ def proxy_sentence(plan: Plan, data: Data | None = None, scale: Scale = FULL) ->
 
 
 def _proxy_parts(plan: Plan, data: Data, scale: Scale) -> tuple[str, ...]:
-    other = data.source in IMAGES and data.source != plan.data
+    other_images = data.source in IMAGES and data.source != plan.data
     size = None if data.image_size == _NATIVE_SIZE[plan.data] else data.image_size
     parts = replace(scale, subset=data.subset, image_size=size).parts(plan)
-    parts = (f"{data.source} instead of {plan.data}", *parts) if other else parts
+    parts = (f"{data.source} instead of {plan.data}", *parts) if other_images else parts
     # A smaller scale stays a proxy where it happens to change nothing of this plan.
     return parts if parts or scale.is_full else ("at the paper's own size",)
 
@@ -132,8 +132,8 @@ def _network(plan: Plan, data: Data, scale: Scale) -> Network:
 
 
 def _recipe(plan: Plan, name: str, data: Data, scale: Scale) -> Recipe:
-    known = IMAGES["digits"] if data.source == "digits" else IMAGES[plan.data]
-    images = known - data.validation
+    total = IMAGES["digits"] if data.source == "digits" else IMAGES[plan.data]
+    images = total - data.validation
     chosen = recipe_by_name(name, min(images, data.subset or images))
     size = scale.batch_size or plan.batch_size
     if size is not None:

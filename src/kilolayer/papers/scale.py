@@ -62,7 +62,7 @@ class Scale:
 
     def parts(self, plan: Plan | None = None) -> tuple[str, ...]:
         """What is made smaller, thing by thing."""
-        told = (
+        texts = (
             self._depths(plan),
             f"first stage of {self.width} channels" if self.width else "",
             f"{self.subset:,} images" if self.subset else "",
@@ -70,7 +70,7 @@ class Scale:
             f"batch {self.batch_size}" if self.batch_size else "",
             f"{self.image_size}×{self.image_size} pixels" if self.image_size else "",
         )
-        return tuple(filter(None, told))
+        return tuple(filter(None, texts))
 
     def _depths(self, plan: Plan | None) -> str:
         if plan is not None:
@@ -82,7 +82,7 @@ class Scale:
                 return f"depth {self.depths} instead of the paper's"
             case _:
                 return ", ".join(
-                    filter(None, (_depth_change(mine, own) for own, mine in self.depths.items()))
+                    filter(None, (_depth_change(ours, theirs) for theirs, ours in self.depths.items()))
                 )
 
     def network(self, plan: Plan) -> Network:

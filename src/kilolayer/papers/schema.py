@@ -159,23 +159,23 @@ class Table:
 
     def baseline_of(self, cell: Cell) -> Cell | None:
         """The cell that `cell` is compared with: in the baseline's row or column; None for a baseline."""
-        for other in self.cells:
-            beside = (other.row, other.column) in (
+        for candidate in self.cells:
+            beside = (candidate.row, candidate.column) in (
                 (self.baseline, cell.column),
                 (cell.row, self.baseline),
             )
-            if beside and other is not cell:
-                return other
+            if beside and candidate is not cell:
+                return candidate
         return None
 
     def _cells(self, label: str, row: tuple[Any, ...]) -> Iterator[Cell]:
         change, *figures = row
         reason = change.reason if isinstance(change, Literature) else ""
-        for place, (name, column) in enumerate(self.columns.items()):
-            if figures[place] is None:
+        for index, (name, column) in enumerate(self.columns.items()):
+            if figures[index] is None:
                 continue
             plans = tuple(plan.with_changes(**column.changes) for plan in self._plans(change))
-            published = self._published(figures[place], self._digits[place])
+            published = self._published(figures[index], self._digits[index])
             yield Cell(self.name, label, name, column.metric, published, plans, reason)
 
     @cached_property

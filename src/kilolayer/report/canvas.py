@@ -90,22 +90,22 @@ def _columns(labels: Sequence[str]) -> int:
 
 def legend_height(labels: Sequence[str]) -> float:
     """The inches a figure must grow by for its legend."""
-    shown = [shorten_line(label, _LONGEST) for label in labels]
-    return math.ceil(len(shown) / _columns(shown)) * _LINE / 72
+    texts = [shorten_line(label, _LONGEST) for label in labels]
+    return math.ceil(len(texts) / _columns(texts)) * _LINE / 72
 
 
 def add_legend(figure: Drawing, labels: Sequence[str], numbers: Sequence[int] | None = None) -> None:
     """A key below the figure, one sample per label in the order of the colours, or in those of `numbers`."""
     from matplotlib.lines import Line2D
 
-    shown = [shorten_line(label, _LONGEST) for label in labels]
+    texts = [shorten_line(label, _LONGEST) for label in labels]
     samples = [
-        Line2D([], [], color=colour(n), marker=marker(n), markersize=4) for n in numbers or range(len(shown))
+        Line2D([], [], color=colour(n), marker=marker(n), markersize=4) for n in numbers or range(len(texts))
     ]
     # matplotlib hides labels that begin with an underscore, so they are set afterwards.
-    places = [str(number) for number in range(len(shown))]
-    key = figure.legend(samples, places, loc="outside lower center", ncols=_columns(shown), **_KEY)
-    for text, label in zip(key.get_texts(), shown, strict=True):
+    places = [str(number) for number in range(len(texts))]
+    key = figure.legend(samples, places, loc="outside lower center", ncols=_columns(texts), **_KEY)
+    for text, label in zip(key.get_texts(), texts, strict=True):
         text.set_text(label)
 
 

@@ -23,8 +23,8 @@ _TALLEST = 28
 def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
     """The SVG of one chart for several networks, by name; predictions are dashed, in their curve's colour."""
     chart = panels[0][1]
-    names = list(dict.fromkeys(series.name for _, one in panels for series in one.series))
-    values = [y for _, one in panels for series in one.series for y in series.y]
+    names = list(dict.fromkeys(series.name for _, panel in panels for series in panel.series))
+    values = [y for _, panel in panels for series in panel.series for y in series.y]
     low, high, log = value_range(values, chart.log_y)
     below = _x_caption(panels)
 
@@ -32,16 +32,16 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
         from matplotlib.ticker import MaxNLocator
 
         rows = figure.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
-        for axes, (network, one) in zip(rows, panels, strict=True):
-            canvas.set_up_axes(axes, "", shorten_line(one.y_label, _TALLEST))
+        for axes, (network, panel) in zip(rows, panels, strict=True):
+            canvas.set_up_axes(axes, "", shorten_line(panel.y_label, _TALLEST))
             axes.set_title(network, loc="left", fontsize=9.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             if log:
                 marks.set_log_axis(axes, values)
-            for stage in one.stages:
+            for stage in panel.stages:
                 canvas.mark_stage(axes, stage)
-            for series in one.series:
-                _line(axes, one, series, names.index(series.name), log)
+            for series in panel.series:
+                _line(axes, panel, series, names.index(series.name), log)
             if not log:
                 axes.set_ylim(low, high)
                 canvas.plain_ticks(axes.yaxis)
@@ -53,16 +53,16 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
 
 
 def _line(axes: Axes, chart: Chart, series: Series, number: int, log: bool) -> None:
-    look: dict[str, Any] = {"ls": "--", "lw": 1.0} if series.kind == "predicted" else {}
+    style: dict[str, Any] = {"ls": "--", "lw": 1.0} if series.kind == "predicted" else {}
     for points in chart.segments(series):
-        marks.draw_curve(axes, *marks.split_points(points), number, log, **look)
+        marks.draw_curve(axes, *marks.split_points(points), number, log, **style)
 
 
 def _x_caption(panels: Sequence[tuple[str, Chart]]) -> str:
     """What stands along x, and below it what the lines mean."""
-    predicted = any(series.kind == "predicted" for _, one in panels for series in one.series)
-    said = [
+    predicted = any(series.kind == "predicted" for _, chart in panels for series in chart.series)
+    remarks = [
         *(["dashed: predicted"] if predicted else []),
-        *(["upright: the shape changes"] if any(one.stages for _, one in panels) else []),
+        *(["upright: the shape changes"] if any(chart.stages for _, chart in panels) else []),
     ]
-    return panels[0][1].x_label + (f"\n({'; '.join(said)})" if said else "")
+    return panels[0][1].x_label + (f"\n({'; '.join(remarks)})" if remarks else "")

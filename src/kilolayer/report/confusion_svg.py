@@ -25,7 +25,7 @@ def confusion_map(
     """
     height, width = len(rows), len(columns)
     unit = max(height, width)
-    left, top = MARGIN * unit, MARGIN * unit
+    margin, top = MARGIN * unit, MARGIN * unit
     # Of a thousand classes a square would be thinner than a screen's dot.
     squares = _squares(counts, rows, columns, max(1.0, unit / 400))
     paths = (
@@ -35,7 +35,7 @@ def confusion_map(
     texts = (*_ticks(columns, unit, across=True), *_ticks(rows, unit, across=False), *_names(unit))
     line = f"fill: none; stroke: currentColor; stroke-width: {unit / 400:.4g}"
     frame = f'<rect x="0" y="0" width="{width}" height="{height}" style="{line}"/>'
-    box = f"{-left:.4g} {-top:.4g} {width + left + unit / 50:.6g} {height + top + unit / 50:.6g}"
+    box = f"{-margin:.4g} {-top:.4g} {width + margin + unit / 50:.6g} {height + top + unit / 50:.6g}"
     return (
         f'<svg xmlns="{NAMESPACE}" viewBox="{box}" role="img" aria-label="{escape(replace_unprintable(title))}">'
         f"{''.join(paths)}{frame}{''.join(texts)}</svg>"
@@ -63,9 +63,9 @@ def _squares(
 def _ticks(numbers: Sequence[int], unit: int, *, across: bool) -> list[str]:
     step = max(1, -(-len(numbers) // TICKS))
     texts = []
-    for place in range(0, len(numbers), step):
-        x, y = (place + 0.5, -0.012 * unit) if across else (-0.012 * unit, place + 0.5)
-        texts.append(_text(x, y, str(numbers[place]), unit, "middle" if across else "end"))
+    for index in range(0, len(numbers), step):
+        x, y = (index + 0.5, -0.012 * unit) if across else (-0.012 * unit, index + 0.5)
+        texts.append(_text(x, y, str(numbers[index]), unit, "middle" if across else "end"))
     return texts
 
 

@@ -41,13 +41,13 @@ class Curve:
     @classmethod
     def from_metrics(cls, label: str, rows: Iterable[MetricsRow], group: str = "") -> "Curve":
         """The curve of a run's epochs; an epoch without a usable iteration has no place and is left out."""
-        kept = [row for row in rows if math.isfinite(finite_or_nan(row.get("iteration")))]
-        error = _error_key(kept)
+        usable = [row for row in rows if math.isfinite(finite_or_nan(row.get("iteration")))]
+        error = _error_key(usable)
         return cls(
             label=label,
-            x=tuple(finite_or_nan(row["iteration"]) for row in kept),
-            train_loss=_column(kept, "train_loss"),
-            error=_column(kept, error),
+            x=tuple(finite_or_nan(row["iteration"]) for row in usable),
+            train_loss=_column(usable, "train_loss"),
+            error=_column(usable, error),
             group=group,
             error_name=error.replace("_", " "),
         )

@@ -47,8 +47,8 @@ def error_against_depth(lines: Sequence[DepthLine], title: str, error_name: str 
     def paint(figure: Drawing) -> None:
         axes = figure.subplots()
         seeds = any(len(errors) > 1 for line in lines for errors in line.errors)
-        what = f"{error_name} in %" + (" (line: median)" if seeds else "")
-        canvas.set_up_axes(axes, "depth (layers)", what)
+        y_label = f"{error_name} in %" + (" (line: median)" if seeds else "")
+        canvas.set_up_axes(axes, "depth (layers)", y_label)
         for number, line in enumerate(lines):
             _depth_line(axes, number, line)
         _depth_ticks(axes, sorted({depth for line in lines for depth in line.depths}))
@@ -77,12 +77,12 @@ def profile_by_unit(
         canvas.set_up_axes(axes, "residual unit, from the input", quantity)
         for stage in stages:
             canvas.mark_stage(axes, stage)
-        shown = marks.set_log_axis(axes, chain.from_iterable(profile.values for profile in profiles))
+        has_values = marks.set_log_axis(axes, chain.from_iterable(profile.values for profile in profiles))
         for number, profile in enumerate(profiles):
             dots = [(at, y) for at, y in enumerate(profile.values, start=1) if math.isfinite(y) and y > 0]
             sign, size = canvas.marker(number), 4 if len(dots) < 60 else 2.4
             axes.plot(*marks.split_points(dots), color=canvas.colour(number), ls="", marker=sign, ms=size)
-        if not shown:
+        if not has_values:
             canvas.mark_no_values(axes)
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
@@ -109,13 +109,13 @@ def _depth_ticks(axes: Axes, depths: Sequence[int]) -> None:
         canvas.mark_no_values(axes)
         return
     wide = depths[-1] >= 8 * depths[0] > 0
-    place = math.log if wide else float
-    unit = _ACROSS / ((place(depths[-1]) - place(depths[0])) or 1.0)
-    shown = [depths[0]]
+    position = math.log if wide else float
+    unit = _ACROSS / ((position(depths[-1]) - position(depths[0])) or 1.0)
+    ticked = [depths[0]]
     for depth in depths[1:]:
-        room = (place(depth) - place(shown[-1])) * unit
-        if room >= 4 + _DIGIT * (len(str(depth)) + len(str(shown[-1]))) / 2:
-            shown.append(depth)
+        room = (position(depth) - position(ticked[-1])) * unit
+        if room >= 4 + _DIGIT * (len(str(depth)) + len(str(ticked[-1]))) / 2:
+            ticked.append(depth)
     axes.set_xscale("log" if wide else "linear")
-    axes.set_xticks(shown, list(map(str, shown)))
+    axes.set_xticks(ticked, list(map(str, ticked)))
     axes.set_xticks([], minor=True)

@@ -31,13 +31,13 @@ class Table:
 
     def without_empty_columns(self) -> "Table":
         """The table without the columns that hold no value in any row; the first one names the rows."""
-        kept = [
-            place
-            for place in range(len(self.header))
-            if not place or not self.rows or any(row[place].strip() not in _ABSENT for row in self.rows)
+        columns = [
+            column
+            for column in range(len(self.header))
+            if not column or not self.rows or any(row[column].strip() not in _ABSENT for row in self.rows)
         ]
-        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
-        return replace(self, header=tuple(self.header[place] for place in kept), rows=rows)
+        rows = tuple(tuple(row[column] for column in columns) for row in self.rows)
+        return replace(self, header=tuple(self.header[column] for column in columns), rows=rows)
 
     @cached_property
     def numeric(self) -> tuple[bool, ...]:
@@ -119,5 +119,5 @@ def is_number(cell: str) -> bool:
 
 
 def _is_numeric(cells: list[str]) -> bool:
-    told = [cell for cell in cells if cell.strip() not in _NOTHING]
-    return bool(told) and all(is_number(cell) for cell in told)
+    values = [cell for cell in cells if cell.strip() not in _NOTHING]
+    return bool(values) and all(is_number(cell) for cell in values)

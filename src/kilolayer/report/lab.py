@@ -46,9 +46,14 @@ def render_lab(
     if not analyses:
         raise InputError("no analysis to show on a page; give at least one")
     lab = gather_lab(analyses)
-    shown = template_environment()
-    shown.filters |= {"alt": _alt, "equation": equation_markup, "header": chart_header, "cells": chart_rows}
-    return shown.from_string(page_assets.read_asset("lab.html.j2")).render(
+    environment = template_environment()
+    environment.filters |= {
+        "alt": _alt,
+        "equation": equation_markup,
+        "header": chart_header,
+        "cells": chart_rows,
+    }
+    return environment.from_string(page_assets.read_asset("lab.html.j2")).render(
         title=title,
         lab=lab,
         data=lab_json(lab),

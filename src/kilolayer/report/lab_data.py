@@ -60,8 +60,8 @@ class Lab:
     @property
     def figure_names(self) -> list[FigureName]:
         """The figures that some network has, those of an analysis together."""
-        told = [told for moments in self.figures.values() for told in moments.values()]
-        names = dict.fromkeys(name for figures in told for name, value in figures.items() if value)
+        values = [values for moments in self.figures.values() for values in moments.values()]
+        names = dict.fromkeys(name for figures in values for name, value in figures.items() if value)
         groups = list(dict.fromkeys(group for group, _ in names))
         return sorted(names, key=lambda name: groups.index(name[0]))
 
@@ -75,7 +75,7 @@ class Lab:
         return {
             network: moments
             for network, moments in self.figures.items()
-            if any(any(told.values()) for told in moments.values())
+            if any(any(figures.values()) for figures in moments.values())
         }
 
 
@@ -88,17 +88,17 @@ def gather_lab(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
         Lab([], {}, {}, sorted({at for at, _ in snapshots if at is not None})),
         dict[FigureName, ChartRow](),
     )
-    named = _by_network(snapshots)
-    lab.findings = {analysis_name(one): {} for _, _, one in named if isinstance(one, HasFinding)}
-    for network, at, analysis in named:
+    entries = _by_network(snapshots)
+    lab.findings = {analysis_name(entry): {} for _, _, entry in entries if isinstance(entry, HasFinding)}
+    for network, at, analysis in entries:
         group = analysis_name(analysis)
         for chart in (chart.with_values() for chart in analysis.charts()):
             if chart.series:
                 row = rows.setdefault((_kind(analysis), chart.name), ChartRow(group))
                 row.panels.setdefault(network, []).append((at, chart))
-        told = {(group, one_line(what)): one_line(value) for what, value in analysis.summary()}
-        lab.figures.setdefault(network, {}).setdefault(at, {}).update(told)
-    for network, _, analysis in sorted(named, key=lambda one: _order(one[1])):
+        figures = {(group, one_line(name)): one_line(value) for name, value in analysis.summary()}
+        lab.figures.setdefault(network, {}).setdefault(at, {}).update(figures)
+    for network, _, analysis in sorted(entries, key=lambda entry: _order(entry[1])):
         if isinstance(analysis, HasFinding):
             lab.findings[analysis_name(analysis)][network] = one_line(analysis.finding())
     for row in rows.values():
@@ -120,19 +120,19 @@ def _kind(analysis: Analysis) -> str:
 
 def _by_network(snapshots: Sequence[tuple[Time, Analysis]]) -> list[tuple[str, Time, Analysis]]:
     """Every analysis with the name that its network is shown by, which no other network has."""
-    seen: Counter[tuple[str, str, Time]] = Counter()
+    occurrences: Counter[tuple[str, str, Time]] = Counter()
     keys = []
     for at, analysis in snapshots:
         moment = _kind(analysis), analysis.network, at
-        keys.append((analysis.network, seen[moment]))
-        seen[moment] += 1
-    shown: dict[tuple[str, int], str] = {}
+        keys.append((analysis.network, occurrences[moment]))
+        occurrences[moment] += 1
+    names: dict[tuple[str, int], str] = {}
     for key in keys:
-        if key not in shown:
+        if key not in names:
             name = truncate_middle(one_line(key[0]), _LONGEST)
             numbered = (name if number == 1 else f"{name} ({number})" for number in count(1))
-            shown[key] = next(free for free in numbered if free not in shown.values())
-    return [(shown[key], at, analysis) for key, (at, analysis) in zip(keys, snapshots, strict=True)]
+            names[key] = next(free for free in numbered if free not in names.values())
+    return [(names[key], at, analysis) for key, (at, analysis) in zip(keys, snapshots, strict=True)]
 
 
 def lab_json(lab: Lab) -> dict[str, Any]:
@@ -149,15 +149,20 @@ def lab_json(lab: Lab) -> dict[str, Any]:
 
 def series_label(name: str, kind: str) -> str:
     """A series as it is called beside its curve: a prediction says so."""
-    told = kind == "measured" or re.search("predict|theor", name, re.IGNORECASE)
-    return shorten_line(name, _LONGEST) + ("" if told else ", predicted")
+    is_clear = kind == "measured" or re.search("predict|theor", name, re.IGNORECASE)
+    return shorten_line(name, _LONGEST) + ("" if is_clear else ", predicted")
 
 
 def _outside_note(row: ChartRow, series_key: FigureName, log: bool) -> str:
     """What a series is called besides where a logarithmic axis has no place for any of its values."""
-    own = (one for chart in row.charts for one in chart.series if (one.name, one.kind) == series_key)
-    drawn = not log or any((round_value(y) or 0) > 0 for series in own for y in series.y)
-    return "" if drawn else ", nowhere above 0"
+    same_series = (
+        candidate
+        for chart in row.charts
+        for candidate in chart.series
+        if (candidate.name, candidate.kind) == series_key
+    )
+    is_visible = not log or any((round_value(y) or 0) > 0 for series in same_series for y in series.y)
+    return "" if is_visible else ", nowhere above 0"
 
 
 def _order(at: Time) -> int:
@@ -174,18 +179,18 @@ def _figures(moments: dict[Time, dict[FigureName, str]], names: list[FigureName]
 
 def _row(row: ChartRow, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
     """A row's axes, which its networks and snapshots share, its series, and the curves of every panel."""
-    chart, every = row.charts[0], [series for chart in row.charts for series in chart.series]
-    kinds = list(dict.fromkeys((series.name, series.kind) for series in every))
+    chart, all_series = row.charts[0], [series for chart in row.charts for series in chart.series]
+    kinds = list(dict.fromkeys((series.name, series.kind) for series in all_series))
     names = list(dict.fromkeys(name for name, _ in kinds))
-    places = [float(x) for series in every for x in series.x if math.isfinite(x)]
-    low, high, log = value_range([round_value(y) for series in every for y in series.y], chart.log_y)
+    places = [float(x) for series in all_series for x in series.x if math.isfinite(x)]
+    low, high, log = value_range([round_value(y) for series in all_series for y in series.y], chart.log_y)
     return {
         "x": one_line(chart.x_label),
         "y": one_line(chart.y_label),
         "log": log,
         "range": [low, high],
         "across": _ends(places),
-        "whole": all(place.is_integer() for place in places),
+        "whole": all(position.is_integer() for position in places),
         # A prediction has its measurement's colour where they share a name.
         "series": [
             {

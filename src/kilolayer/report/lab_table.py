@@ -27,7 +27,7 @@ def chart_rows(chart: Chart) -> list[tuple[str, ...]]:
 
 
 def _cell(value: float | None) -> str:
-    held = round_value(value)
-    if held is None:
+    rounded = round_value(value)
+    if rounded is None:
         return "–"
-    return format_tick(held if held.is_integer() else float(_FOUR.create_decimal(held)))
+    return format_tick(rounded if rounded.is_integer() else float(_FOUR.create_decimal(rounded)))

@@ -35,14 +35,14 @@ def split_points(points: Sequence[tuple[float, float]]) -> tuple[list[float], li
 
 def fit_y_axis(axes: Axes, values: Iterable[Value], log: bool = True) -> bool:
     """Axes that hold every finite value: logarithmic if wanted and of use; whether they are."""
-    shown = finite_values(values)
-    positive_only = bool(shown) and min(shown) > 0
-    if log and positive_only and max(shown) >= WIDE * min(shown):
-        return set_log_axis(axes, shown)
-    if not shown:
+    finites = finite_values(values)
+    positive_only = bool(finites) and min(finites) > 0
+    if log and positive_only and max(finites) >= WIDE * min(finites):
+        return set_log_axis(axes, finites)
+    if not finites:
         axes.set_yticks([])
         return False
-    low, high = min(0.0, min(shown)), max(shown)
+    low, high = min(0.0, min(finites)), max(finites)
     room = 0.06 * (high - low) or 1.0
     axes.set_ylim(low - (room if low < 0 else 0.0), high + room)
     canvas.plain_ticks(axes.yaxis)
@@ -53,12 +53,12 @@ def set_log_axis(axes: Axes, values: Iterable[Value]) -> bool:
     """Make the y axis logarithmic, ticked at 2 and 5 where it spans few decades; False if nothing shows."""
     from matplotlib.ticker import LogLocator
 
-    shown = positive_values(values)
-    if not shown:
+    positives = positive_values(values)
+    if not positives:
         axes.set_yticks([])
         return False
     # Beyond these matplotlib's own arithmetic overflows.
-    low, high = max(min(shown), 1e-300) / 1.25, min(max(shown), 1e300) * 1.25
+    low, high = max(min(positives), 1e-300) / 1.25, min(max(positives), 1e300) * 1.25
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     decades = math.log10(high / low)
@@ -73,21 +73,21 @@ def draw_curve(
     """A curve with gaps at what is not finite: a cross where a gap begins, a dot for a point on its own."""
     measured = [(at, value) for at, value in zip(x, y, strict=True) if value is not None]
     points = [(at, v if math.isfinite(v) and (v > 0 or not log) else math.nan) for at, v in measured]
-    tint, every = canvas.colour(number), max(1, len(points) // 8)
-    drawn = [
+    tint, mark_step = canvas.colour(number), max(1, len(points) // 8)
+    artists = [
         *axes.plot(
             *split_points(points),
             color=tint,
             **style,
             marker=canvas.marker(number),
             ms=3,
-            markevery=every,
+            markevery=mark_step,
             clip_on=False,
         ),
         *axes.plot(*split_points(_alone(points)), color=tint, ls="", marker="o", ms=3.5, clip_on=False),
         *axes.plot(*split_points(_last_finite(measured)), color=tint, ls="", marker="x", ms=6),
     ]
-    for part in drawn:
+    for part in artists:
         # A line without points has a box without bounds, and several panels then have no room.
         part.set_in_layout(False)
 

@@ -53,13 +53,13 @@ def render_page(page: Page) -> str:
     """The page as HTML. All its text is escaped; a figure that is not our drawing is a ValueError."""
     with report_extra():
         from markupsafe import Markup
-    counts = {called: count(1) for called in _CALLED.values()}
+    counts = {label: count(1) for label in _CALLED.values()}
 
     def numbered(item: Item) -> _Numbered:
         kind = type(item).__name__
         drawing = Markup(svg_markup.validate_svg(item.svg)) if isinstance(item, Figure) else None  # noqa: S704 (checked)
-        shown = item.without_empty_columns() if isinstance(item, Table) else item
-        return _Numbered(kind, next(counts[_CALLED[kind]]), shown, drawing)
+        content = item.without_empty_columns() if isinstance(item, Table) else item
+        return _Numbered(kind, next(counts[_CALLED[kind]]), content, drawing)
 
     sections = [(section, [numbered(item) for item in section.items]) for section in page.sections]
     template = template_environment().from_string(_text("page.html.j2"))
@@ -80,15 +80,15 @@ def template_environment() -> Environment:
     """What every page is rendered in: all text escaped, and cleaned of what cannot be shown."""
     with report_extra():
         from jinja2 import Environment, StrictUndefined
-    made = Environment(
+    environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_clean_value,
     )
-    made.filters |= {"cells": _cells, "shares": _shares, "data_uri": _data_uri, "typeset": typeset}
-    return made
+    environment.filters |= {"cells": _cells, "shares": _shares, "data_uri": _data_uri, "typeset": typeset}
+    return environment
 
 
 _INDEX = re.compile(r"(?<!\w)([^\W\d_]′?)_([lLi])(?!\w)")

@@ -105,10 +105,10 @@ def _frame(root: Element, title: str) -> None:
 def _own_ids(root: Element, prefix: str) -> None:
     """Keep only the ids that are pointed at, and let them begin with the figure's own digest."""
     elements = list(root.iter())
-    wanted = {target for element in elements for target in _targets(element)}
+    referenced = {target for element in elements for target in _targets(element)}
     for element in elements:
         name = element.attrib.pop("id", None)
-        if name in wanted:
+        if name in referenced:
             element.set("id", f"k{prefix}-{name}")
         for key, value in element.items():
             element.set(key, _REFERENCE.sub(rf"url(#k{prefix}-\1)", value))

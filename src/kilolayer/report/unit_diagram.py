@@ -48,13 +48,13 @@ class Diagram:
 
 def unit_diagram(unit: Unit | Layout) -> Diagram:
     """The steps of `unit`; a `Unit` is taken where it keeps its shape, at a stage of width 64."""
-    made = unit if isinstance(unit, Layout) else layout(unit, unit.branch.out_channels(64), 64)
-    h, g, F = diagram_steps(made.h), diagram_steps(made.g), diagram_steps(made.F)
+    unit_layout = unit if isinstance(unit, Layout) else layout(unit, unit.branch.out_channels(64), 64)
+    h, g, F = diagram_steps(unit_layout.h), diagram_steps(unit_layout.g), diagram_steps(unit_layout.F)
     if g:
         g += (DiagramStep("gate", "g = σ"),)
         h += (DiagramStep("gate", "× (1−g)"),)
-        F += (DiagramStep("gate", "× g"),) if made.gates_branch else ()
-    return Diagram(diagram_steps(made.p), h, g, F, diagram_steps(made.f))
+        F += (DiagramStep("gate", "× g"),) if unit_layout.gates_branch else ()
+    return Diagram(diagram_steps(unit_layout.p), h, g, F, diagram_steps(unit_layout.f))
 
 
 def diagram_steps(ops: Ops) -> DiagramSteps:

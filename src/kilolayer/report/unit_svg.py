@@ -28,12 +28,12 @@ def unit_svg(unit: Unit | Layout, title: str | None = None) -> str:
     `title` is what assistive technology reads; the layers in words by default. A `Unit` is drawn where
     it keeps its shape; give its `layout(...)` to see it change shape.
     """
-    drawn = unit_diagram(unit)
-    width, height, shapes = _UnitSheet(drawn).draw()
+    diagram = unit_diagram(unit)
+    width, height, shapes = _UnitSheet(diagram).draw()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" font-family="system-ui, sans-serif" font-size="13">\n'
-        f"<title>{escape(title or drawn.caption)}</title>\n" + "\n".join(shapes) + "\n</svg>\n"
+        f"<title>{escape(title or diagram.caption)}</title>\n" + "\n".join(shapes) + "\n</svg>\n"
     )
 
 
@@ -128,10 +128,10 @@ def _head(tip: tuple[int, int], towards: tuple[int, int]) -> str:
 
 
 def _box(x: int, y: int, width: int, step: DiagramStep) -> str:
-    left, top = x - width // 2, y - BOX // 2
+    x_min, top = x - width // 2, y - BOX // 2
     radius = BOX // 2 if step.kind in ("open", "close") else 6
     return (
-        f'<g class="{step.kind}"><rect x="{left}" y="{top}" width="{width}" height="{BOX}" rx="{radius}" '
+        f'<g class="{step.kind}"><rect x="{x_min}" y="{top}" width="{width}" height="{BOX}" rx="{radius}" '
         f'fill="{FILLS[step.kind]}" stroke="{INK}"/>{_text(x, y + 5, step.label, BOX_TEXT)}</g>'
     )
 

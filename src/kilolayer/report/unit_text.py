@@ -22,12 +22,12 @@ def unit_text(unit: Unit | Layout) -> str:
 
     A `Unit` is drawn where it keeps its shape; give its `layout(...)` to see it change shape.
     """
-    drawn = unit_diagram(unit)
-    centres = _centres(drawn)
+    diagram = unit_diagram(unit)
+    centres = _centres(diagram)
     first, *_, last = centres
-    rows = [{first: "x"}, *_stacked(drawn.p, first), {first: "│"}]
-    rows += [_rule(centres, "├", "╮"), *_parallel(drawn.columns, centres), _rule((first, last), "⊕", "╯")]
-    rows += [*_stacked(drawn.f, first), {first: "│"}, {first: "x′"}]
+    rows = [{first: "x"}, *_stacked(diagram.p, first), {first: "│"}]
+    rows += [_rule(centres, "├", "╮"), *_parallel(diagram.columns, centres), _rule((first, last), "⊕", "╯")]
+    rows += [*_stacked(diagram.f, first), {first: "│"}, {first: "x′"}]
     return "\n".join(map(_line, rows))
 
 
@@ -39,11 +39,11 @@ def _label(step: DiagramStep) -> str:
 def _centres(diagram: Diagram) -> tuple[int, ...]:
     """The character column in which every part of the drawing is centred."""
     straight = (*diagram.p, *diagram.h, *diagram.f)
-    left, centres = 0, []
+    start, centres = 0, []
     for steps in (straight, *diagram.columns[1:]):
         width = max((len(_label(step)) for step in steps), default=1) | 1
-        centres.append(left + width // 2)
-        left += width + 3
+        centres.append(start + width // 2)
+        start += width + 3
     return tuple(centres)
 
 

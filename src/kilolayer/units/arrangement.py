@@ -83,8 +83,8 @@ class Arrangement:
     def nonlinearity(self) -> Layer:
         """What stands in the stem: ReLU, or what takes its place here."""
         layers = (*self.before, *self.between, *self.after, *self.f)
-        others = [layer for layer in layers if layer != BN and not normalises(layer)]
-        return RELU if RELU in others else next(iter(others), RELU)
+        nonlinearities = [layer for layer in layers if layer != BN and not normalises(layer)]
+        return RELU if RELU in nonlinearities else next(iter(nonlinearities), RELU)
 
 
 ORIGINAL = Arrangement(after=(BN,), f=(RELU,))

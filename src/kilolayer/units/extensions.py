@@ -117,7 +117,7 @@ def kind_of(base: type[T], name: str, origin: dict[str, Any] | None) -> type[T]:
         # A file that was renamed is written under the name that it had: checksums are over descriptions.
         _loaded_origins[kind.__module__] = Origin(file, sha256)
         return kind
-    changed = any(each.name == file for each in _loaded_origins.values())
+    changed = any(loaded.name == file for loaded in _loaded_origins.values())
     if changed:
         raise InputError(
             f"this needs {name} from {file} as it was, with the SHA-256 {sha256[:12]}…, but that file has "

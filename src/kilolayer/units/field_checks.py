@@ -50,5 +50,5 @@ def check_choice(owner: str, name: str, value: object, *allowed: str) -> None:
 
 def built_in_kinds(base: type[T]) -> list[type[T]]:
     """The package's own kinds of `base`, in the order of their definitions."""
-    below = [kind for each in base.__subclasses__() for kind in (each, *built_in_kinds(each))]
+    below = [kind for child in base.__subclasses__() for kind in (child, *built_in_kinds(child))]
     return [kind for kind in dict.fromkeys(below) if kind.__module__.startswith("kilolayer.")]

@@ -58,38 +58,39 @@ def measure_layer(layer: Op, channels: int, side: int) -> MeasuredReadings:
     Raises `NoReading` where its module cannot be applied to that, or gives no map.
     """
     with torch.random.fork_rng(devices=[]):
-        few, more = (_run_layer(layer, channels, side, count) for count in IMAGES)
-    if few.y.ndim != 4:
-        raise NoReading(f"the layer {layer.label} gives {tuple(few.y.shape)}; allowed: (N, channels, H, W)")
+        small, large = (_run_layer(layer, channels, side, count) for count in IMAGES)
+    if small.y.ndim != 4:
+        raise NoReading(f"the layer {layer.label} gives {tuple(small.y.shape)}; allowed: (N, channels, H, W)")
     images = IMAGES[1] - IMAGES[0]
     saved = SavedForBackward(
-        input=any(_is_same_tensor(tensor, few.x) for tensor in few.saved),
-        output=any(_is_same_tensor(tensor, few.y) for tensor in few.saved),
-        extra_numbers=(more.count_numbers(more.saved_inside) - few.count_numbers(few.saved_inside)) // images,
+        input=any(_is_same_tensor(tensor, small.x) for tensor in small.saved),
+        output=any(_is_same_tensor(tensor, small.y) for tensor in small.saved),
+        extra_numbers=(large.count_numbers(large.saved_inside) - small.count_numbers(small.saved_inside))
+        // images,
     )
-    shape = few.y.shape[1], few.y.shape[2]
-    return MeasuredReadings(shape, _multiply_adds(layer, few.x.detach()) // IMAGES[0], saved)
+    shape = small.y.shape[1], small.y.shape[2]
+    return MeasuredReadings(shape, _multiply_adds(layer, small.x.detach()) // IMAGES[0], saved)
 
 
 def _run_layer(layer: Op, channels: int, side: int, images: int) -> _ForwardPass:
     module = layer.module().train()
-    own = {parameter.data_ptr() for parameter in module.parameters()}
+    parameter_addresses = {parameter.data_ptr() for parameter in module.parameters()}
     # Not a leaf: what only passes it on must give another tensor.
     x = torch.randn(images, channels, side, side).requires_grad_() + 0
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in own:
-            kept[tensor.data_ptr()] = tensor
+        if tensor.data_ptr() not in parameter_addresses:
+            saved[tensor.data_ptr()] = tensor
         return tensor
 
     try:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             y = module(x)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        raise NoReading(f"the layer {layer.label} cannot be applied to {tuple(x.shape)}: {said}") from error
-    return _ForwardPass(x, y, list(kept.values()))
+        reason = f"{type(error).__name__}: {error}"
+        raise NoReading(f"the layer {layer.label} cannot be applied to {tuple(x.shape)}: {reason}") from error
+    return _ForwardPass(x, y, list(saved.values()))
 
 
 def _multiply_adds(layer: Op, x: Tensor) -> int:

@@ -58,12 +58,12 @@ class ParallelPathsModule(nn.Module):
 
 def named_ops(ops: Ops) -> list[tuple[str, Op]]:
     """`ops` with their names, by kind and place among their kind: conv1, bn1, relu1, conv2 …"""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     pairs = []
     for spec in ops:
         kind = spec.name or type(spec).__name__.lower()
-        seen[kind] += 1
-        pairs.append((f"{kind}{seen[kind]}", spec))
+        counts[kind] += 1
+        pairs.append((f"{kind}{counts[kind]}", spec))
     return pairs
 
 

@@ -39,8 +39,8 @@ def convert_unit_form(state: Mapping[str, Tensor], source: Layout, target: Layou
         raise InputError(f"not two forms of one unit: {sizes}")
     converted: dict[str, Tensor] = {}
     for old, new in zip(sources, targets, strict=True):
-        whole = torch.cat([state[key] for key in old.keys], old.dim)
-        parts = whole.chunk(len(new.keys), new.dim)
+        joined = torch.cat([state[key] for key in old.keys], old.dim)
+        parts = joined.chunk(len(new.keys), new.dim)
         converted |= {key: part.clone() for key, part in zip(new.keys, parts, strict=True)}
     return converted
 

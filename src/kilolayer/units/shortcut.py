@@ -313,15 +313,15 @@ def parse_shortcut(text: str) -> Shortcut:
 
     Raises `InputError` for an unknown name or a value that is no number.
     """
-    named = {kind.name: kind for kind in built_in_kinds(Shortcut)}
-    name, _, rest = text.partition(":")
-    if name not in named:
-        near = get_close_matches(name, named, n=1)
+    kinds = {kind.name: kind for kind in built_in_kinds(Shortcut)}
+    name, _, numbers_text = text.partition(":")
+    if name not in kinds:
+        near = get_close_matches(name, kinds, n=1)
         first = f"nearest: {near[0]}; " if near else ""
-        usages = ", ".join(map(_usage, named.values()))
+        usages = ", ".join(map(_usage, kinds.values()))
         raise InputError(f"unknown shortcut {text!r}; {first}allowed: {usages}")
-    kind, usage = named[name], _usage(named[name])
-    values = rest.split(",") if rest else []
+    kind, usage = kinds[name], _usage(kinds[name])
+    values = numbers_text.split(",") if numbers_text else []
     if len(values) > len(kind.numbers):
         raise InputError(f"shortcut {text!r} has too many values; allowed: {usage}")
     try:

@@ -31,7 +31,7 @@ POLL = 0.05
 
 def application() -> Starlette:
     """The application. It answers to names of this machine only, so that no other page can lead here."""
-    one = anyio.CapacityLimiter(1)
+    limiter = anyio.CapacityLimiter(1)
 
     async def predicted(request: Request) -> Response:
         return JSONResponse(
@@ -40,7 +40,7 @@ def application() -> Starlette:
 
     async def measured(request: Request) -> Response:
         """The same with a measurement, which is given up as soon as the page asks for another."""
-        choice, gone = LensSettings.from_query(request.query_params), Event()
+        choice, cancelled = LensSettings.from_query(request.query_params), Event()
         answer: list[dict[str, Any] | None] = []
 
         async def watch() -> None:
@@ -48,12 +48,12 @@ def application() -> Starlette:
                 while not await request.is_disconnected():
                     await anyio.sleep(POLL)
             finally:
-                gone.set()
+                cancelled.set()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch)
-            work = partial(_measure_choice, choice, gone)
-            answer.append(await anyio.to_thread.run_sync(work, limiter=one))
+            work = partial(_measure_choice, choice, cancelled)
+            answer.append(await anyio.to_thread.run_sync(work, limiter=limiter))
             tasks.cancel_scope.cancel()
         return JSONResponse(answer[0])
 
@@ -70,8 +70,10 @@ def application() -> Starlette:
 
 def _measure_choice(choice: LensSettings, cancelled: Event) -> dict[str, Any] | None:
     network = choice.network()
-    found = None if cancelled.is_set() else measure_lens_network(network, choice.images, cancelled.is_set)
-    return lens_response(choice, found) if found else None
+    propagation = (
+        None if cancelled.is_set() else measure_lens_network(network, choice.images, cancelled.is_set)
+    )
+    return lens_response(choice, propagation) if propagation else None
 
 
 async def _page(script: str, request: Request) -> Response:
@@ -86,9 +88,9 @@ async def _script(request: Request) -> Response:
 
 def render_lens(script: str) -> str:
     """The page, with everything in it but Plotly, whose address is `script`, and what is asked for later."""
-    shown = template_environment()
-    shown.filters["equation"] = equation_markup
-    template = shown.from_string(page_assets.read_asset("page.html.j2", __package__))
+    environment = template_environment()
+    environment.filters["equation"] = equation_markup
+    template = environment.from_string(page_assets.read_asset("page.html.j2", __package__))
     steps = {name: 3 * unit.branch.layers for name, unit in BRANCHES.items()}
     return template.render(
         choice=LensSettings(),

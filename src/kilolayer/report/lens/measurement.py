@@ -44,10 +44,10 @@ def measure_lens_network(
     try:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            found = _forward_backward(network, images, stop)
+            tensors = _forward_backward(network, images, stop)
     except _Stopped:
         return None
-    signal, gradient = torch.stack(found[0]).tolist(), torch.stack(found[1])
+    signal, gradient = torch.stack(tensors[0]).tolist(), torch.stack(tensors[1])
     ratios = (gradient / gradient[-1]).tolist()
     return LensMeasurement(tuple(signal), tuple(ratios), _count(network), time.perf_counter() - began)
 

@@ -55,11 +55,11 @@ def _shortcuts(h: Shortcut, units: int) -> str:
         case ExclusiveGate(bias):
             return _gated(bias, units)
         case Dropout(p):
-            told = f"is the probability that a value passes all {units} shortcuts without being dropped"
-            return _remaining_signal(1 - p, units, told)
+            text = f"is the probability that a value passes all {units} shortcuts without being dropped"
+            return _remaining_signal(1 - p, units, text)
         case Projection():
-            told = f"Every shortcut is a matrix of its own: what comes through is the product of {units}, "
-            return told + "which mixes the channels and has no fixed factor."
+            text = f"Every shortcut is a matrix of its own: what comes through is the product of {units}, "
+            return text + "which mixes the channels and has no fixed factor."
         case Identity():
             return f"1^{units} = 1: the whole signal comes through the {units} shortcuts."
         case _:
@@ -76,15 +76,15 @@ def _shortcuts_alone(h: Shortcut, direct: float) -> str:
 def _gated(bias: float, units: int) -> str:
     """With a gate's convolution at its mean, 0: where training starts from, roughly."""
     b_g, opened = _signed(bias), 1 / (1 + math.exp(bias))
-    told = f"With b_g = {b_g} a gate leaves about 1 − σ({b_g}) = {opened:.4g} of its shortcut: "
-    return told + _remaining_signal(opened, units, f"of the signal comes through all {units}")
+    text = f"With b_g = {b_g} a gate leaves about 1 − σ({b_g}) = {opened:.4g} of its shortcut: "
+    return text + _remaining_signal(opened, units, f"of the signal comes through all {units}")
 
 
 def _remaining_signal(factor: float, units: int, subject: str) -> str:
     """What a factor leaves that is applied in every unit, and what that amounts to."""
-    left = factor**units
-    verdict = ": as good as nothing." if left < 0.01 else ": it explodes." if left > 100 else "."
-    return f"{factor:.4g}^{units} = {_number(left)} {subject}{verdict}"
+    remaining = factor**units
+    verdict = ": as good as nothing." if remaining < 0.01 else ": it explodes." if remaining > 100 else "."
+    return f"{factor:.4g}^{units} = {_number(remaining)} {subject}{verdict}"
 
 
 def _between(unit: Unit) -> str:

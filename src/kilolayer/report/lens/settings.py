@@ -75,11 +75,11 @@ class LensSettings:
     @classmethod
     def from_query(cls, words: Mapping[str, str]) -> LensSettings:
         """The choice in an address' parameters; what is not there is as on the first look."""
-        known = {field.name: type(field.default) for field in fields(cls)}
+        types = {field.name: type(field.default) for field in fields(cls)}
         for name in words:
-            if name not in known:
-                raise InputError(f"no parameter {name!r}; there are: {', '.join(known)}")
-        return cls(**{name: _value(name, text, known[name]) for name, text in words.items()})
+            if name not in types:
+                raise InputError(f"no parameter {name!r}; there are: {', '.join(types)}")
+        return cls(**{name: _value(name, text, types[name]) for name, text in words.items()})
 
     @property
     def h(self) -> Shortcut:
@@ -94,17 +94,17 @@ class LensSettings:
 
         Raises `InputError` naming the nearest depths where there is none of that depth.
         """
-        made = cifar(self.depth, self.unit)
-        stages = tuple(replace(stage, width=stage.width * self.width // 16) for stage in made.stages)
-        return replace(made, stem=Stem(self.width), stages=stages, in_chans=1, image_size=SIDE)
+        full_width = cifar(self.depth, self.unit)
+        stages = tuple(replace(stage, width=stage.width * self.width // 16) for stage in full_width.stages)
+        return replace(full_width, stem=Stem(self.width), stages=stages, in_chans=1, image_size=SIDE)
 
 
 def _value(name: str, text: str, kind: type) -> Any:
     try:
         value = kind(text)
     except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise InputError(f"{name} is {text[:40]!r}, which is not {wanted}") from None
+        expected = "a whole number" if kind is int else "a number"
+        raise InputError(f"{name} is {text[:40]!r}, which is not {expected}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name} is {text[:40]!r}, which is not finite")
     return value

@@ -33,7 +33,7 @@ class LensAnalysis:
         return f"{self.choice.arrangement}, {self.choice.shortcut}, {self.choice.depth} layers"
 
     def charts(self) -> tuple[Chart, ...]:
-        theory, seen = self.prediction, self.propagation
+        theory, propagation = self.prediction, self.propagation
         return (
             Chart(
                 "signal",
@@ -41,7 +41,7 @@ class LensAnalysis:
                 "E[x_l^2]",
                 "unit l",
                 "mean square of xₗ",
-                self._series("signal", theory.signal, seen.signal if seen else None),
+                self._series("signal", theory.signal, propagation.signal if propagation else None),
                 log_y=True,
                 stages=self._stages,
             ),
@@ -52,7 +52,7 @@ class LensAnalysis:
                 "unit l",
                 "gradient at xₗ over the last",
                 (
-                    *self._series("gradient", theory.gradient, seen.gradient if seen else None),
+                    *self._series("gradient", theory.gradient, propagation.gradient if propagation else None),
                     _series("through the shortcuts alone", theory.direct, "predicted"),
                 ),
                 log_y=True,
@@ -89,12 +89,14 @@ def lens_response(choice: LensSettings, propagation: LensMeasurement | None = No
     network = choice.network()
     units = network.units()
     view = LensAnalysis(choice, predicted(network), propagation)
-    told = f"Measured on {propagation.images} images in {propagation.seconds:.1f} s." if propagation else ""
+    measured = (
+        f"Measured on {propagation.images} images in {propagation.seconds:.1f} s." if propagation else ""
+    )
     return {
         "drawing": unit_svg(units[1].layout),
         "equation": lab.equation_markup(unit_equation(network.unit)),
         "meaning": lab.equation_markup(explain_shortcuts(network.unit, view.prediction)),
         "size": f"{len(units)} units, {network.parameters:,} parameters",
-        "measured": told,
+        "measured": measured,
         "lab": lab_json(gather_lab([(None, view)])),
     }
