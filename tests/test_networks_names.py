@@ -67,10 +67,10 @@ def test_names_say_the_block(name, branch):
     ("option", "h", "downsample"),
     [("a", Identity(), ZeroPad()), ("b", Identity(), Projection()), ("c", Projection(), Projection())],
 )
-def test_names_say_the_option(option, h, resize):
+def test_names_say_the_option(option, h, downsample):
     """P1, Sec. 4.1: A pads with zeros, B projects where the shape changes, C projects everywhere."""
     unit = describe(f"resnet34_{option}").unit
-    assert (unit.h, unit.downsample) == (h, resize)
+    assert (unit.h, unit.downsample) == (h, downsample)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_what_is_no_name_is_refused(name):
         ({"branch": {"stride": 2}}, "resnet50: Bottleneck has no 'stride'; it has: widen, stride_on"),
         (
             {"unit": {"shortcut": Zero()}},
-            "resnet50: Unit has no 'shortcut'; it has: branch, h, arrangement, resize",
+            "resnet50: Unit has no 'shortcut'; it has: branch, h, arrangement, downsample",
         ),
         ({"unit": {"h": "zero"}}, "resnet50: Unit.h is 'zero'; allowed: Identity, Zero, Scaled, "),
         ({"in_chans": 0}, "resnet50: Network.in_chans is 0; allowed: a whole number from 1"),

@@ -251,6 +251,6 @@ def test_reported_errors_compare_networks_not_names() -> None:
 
 
 def test_the_tables_are_read_without_torch_and_numpy() -> None:
-    check = "import sys, kilolayer.papers as p; p.counts(); print({'torch', 'numpy'} & set(sys.modules))"
+    check = "import sys, kilolayer.papers as p; p.count_cells(); print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -49,7 +49,7 @@ SHORTCUTS = {
     "dropout-skip": Dropout(0.5, at_downsample="skip"),
     "projection": Projection(),
 }
-RESIZES = (ZeroPad(), ZeroPad("preactivated"), Projection())
+DOWNSAMPLES = (ZeroPad(), ZeroPad("preactivated"), Projection())
 # The width of the stage and the stride; every unit is fed what a stage of width 8 puts out.
 SHAPES = ((8, 1), (8, 2), (16, 1), (16, 2))
 
@@ -58,9 +58,9 @@ SHAPES = ((8, 1), (8, 2), (16, 1), (16, 2))
 @pytest.mark.parametrize("branch", BRANCHES)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_every_combination_is_a_unit(arrangement, branch, h):
-    for resize, (width, stride) in product(RESIZES, SHAPES):
-        unit = Unit(BRANCHES[branch], SHORTCUTS[h], ARRANGEMENTS[arrangement], resize)
-        if resize == ZeroPad() or (width, stride) != (8, 1):
+    for downsample, (width, stride) in product(DOWNSAMPLES, SHAPES):
+        unit = Unit(BRANCHES[branch], SHORTCUTS[h], ARRANGEMENTS[arrangement], downsample)
+        if downsample == ZeroPad() or (width, stride) != (8, 1):
             check_unit(unit, unit.branch.out_channels(8), width, stride)
         assert from_json(to_json(unit), Unit) == unit
 
@@ -82,10 +82,10 @@ def check_unit(unit, channels, width, stride):
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 8])
-@pytest.mark.parametrize("downsample", RESIZES)
-def test_both_paths_meet_at_any_size(resize, side):
+@pytest.mark.parametrize("downsample", DOWNSAMPLES)
+def test_both_paths_meet_at_any_size(downsample, side):
     """Every stride rounds up, on the shortcut as on F."""
-    place = layout(Unit(Bottleneck(), downsample=resize), 8, 4, 2)
+    place = layout(Unit(Bottleneck(), downsample=downsample), 8, 4, 2)
     assert build_unit(place)(torch.zeros(2, 8, side, side)).shape[-1] == -(-side // 2)
 
 

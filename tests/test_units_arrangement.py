@@ -93,7 +93,7 @@ def test_wide_units_drop_between_their_convolutions():
     """Wide residual networks, Fig. 1 (d): BN ReLU conv BN ReLU dropout conv."""
     unit = Unit(Basic(widen=2, dropout=0.3), arrangement=FULL_PREACT)
     kinds = [type(spec).__name__ for spec in layout(unit, 8, 4).F]
-    assert kinds == ["BatchNorm", "ReLU", "Conv", "BatchNorm", "ReLU", "Dropout", "Conv"]
+    assert kinds == ["BatchNorm", "ReLU", "Conv", "BatchNorm", "ReLU", "DropoutOp", "Conv"]
 
 
 @pytest.mark.parametrize("field", ["before", "between", "after", "f"])

@@ -44,7 +44,7 @@ from kilolayer.units import (
         (lambda: Unit(arrangement="original"), "Unit.arrangement is 'original'; allowed: an Arrangement"),
         (
             lambda: Unit(downsample=Identity()),
-            "Unit.resize is Identity(); allowed: Projection, ZeroPad, or one of your own",
+            "Unit.downsample is Identity(); allowed: Projection, ZeroPad, or one of your own",
         ),
         (
             lambda: Unit("basic"),

@@ -118,7 +118,7 @@ def test_a_kind_from_outside_is_read_from_its_module() -> None:
     assert layer.multiply_adds(5) == 0
     assert layer.saved(8, 5) == SavedForBackward(input=True)
     assert layer.label == "LearnedGain, start 1.0"
-    with pytest.raises(NoReading, match="theory says nothing of a layer of kind LearnedGain"):
+    with pytest.raises(NoReading, match="theory has no rule for a layer of kind LearnedGain"):
         layer.carry(None, None)  # type: ignore[arg-type]
 
 
@@ -127,7 +127,7 @@ def test_a_kind_that_cannot_be_read_is_refused_by_name() -> None:
     class Unknown(Op):
         pass
 
-    with pytest.raises(NoReading, match="kind Unknown does not say what module it is"):
+    with pytest.raises(NoReading, match="kind Unknown does not define its module"):
         Unknown().module()
-    with pytest.raises(NoReading, match="kind Unknown does not say what it reads"):
+    with pytest.raises(NoReading, match="kind Unknown has no field `channels`"):
         Unknown().output(3, 8)

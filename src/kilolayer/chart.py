@@ -1,4 +1,4 @@
-"""What an analysis shows, as plain values: pages, figures and terminals draw the same ones."""
+"""The charts of an analysis as plain values, which pages, figures and terminals draw."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Literal, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Series:
-    """A quantity along an axis; None where there is no value.
+    """A quantity along an axis; None marks a missing value.
 
-    A "predicted" series is the theory that belongs to the "measured" ones of its chart.
+    A "predicted" series is the theory for the "measured" series of the same chart.
+
+    >>> Series("signal", (0.0, 1.0), (1.0, None)).has_values
+    True
     """
 
     name: str
@@ -26,10 +29,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Series over one axis, with the equation that they belong to in plain Unicode.
+    """Series over one axis, with their equation in plain Unicode.
 
-    `note` says in a sentence what there is to see, with the figures that show it. `stages` are the x at which
-    the tensors measured take another shape: no line is drawn from a point before one to a point behind it.
+    `note` is a sentence about the chart, with its figures. `stages` are the x at which the measured tensors
+    change their shape: a line must not cross them.
     """
 
     name: str
@@ -43,11 +46,11 @@ class Chart:
     stages: tuple[float, ...] = ()
 
     def with_values(self) -> Chart:
-        """The chart without the series that have no finite value, which nothing can be drawn of."""
+        """The chart without the series that have no finite value."""
         return replace(self, series=tuple(series for series in self.series if series.has_values))
 
     def segments(self, series: Series) -> list[list[tuple[float, float]]]:
-        """The points of a series that a line may join: broken where a value is missing or a stage begins."""
+        """The parts of a series that a line may join; a missing value or a stage ends a part."""
         pieces: list[list[tuple[float, float]]] = [[]]
         before = -math.inf
         for x, y in zip(series.x, series.y, strict=True):
@@ -60,22 +63,22 @@ class Chart:
 
 
 class Analysis(Protocol):
-    """What every analysis returns: a frozen dataclass that JSON can hold (`values.to_json`)."""
+    """The result of an analysis: a frozen dataclass that `values.to_json` can write."""
 
     @property
     def network(self) -> str:
         """The network's name."""
 
     def charts(self) -> tuple[Chart, ...]:
-        """What to look at, the most telling first."""
+        """The charts, the most important first."""
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        """The figures that matter, each with its name and unit, for a terminal."""
+        """The main figures as (name, value with unit), for a terminal."""
 
 
 @runtime_checkable
 class HasFinding(Protocol):
-    """An analysis that says what it has found."""
+    """An analysis with a finding."""
 
     def finding(self) -> str:
-        """What the figures say of the network, and whether that is good, in one sentence."""
+        """One sentence: what the figures mean for the network, and whether that is good."""

@@ -1,4 +1,4 @@
-"""Whole networks: described, named, counted and built."""
+"""Residual networks: descriptions, names, exact counts, and PyTorch modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks by name, as backbones, and in another of ResNeXt's forms."""
+"""Networks by name, as feature extractors, and converted between ResNeXt's forms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,18 @@ from kilolayer.units.resnext_forms import convert_unit_form as convert_unit
 
 
 class FeatureNetwork(nn.Module):
-    """The feature maps of chosen stages, (N, C_i, H_i, W_i) each, for detection and segmentation."""
+    """The feature maps of some stages, for detection and segmentation.
+
+    (N, in_chans, H, W) → a list of (N, C_i, H_i, W_i), one for each stage in `out_indices` (default: all).
+
+    >>> import torch
+    >>> backbone = create_model("resnet20_cifar", features_only=True, out_indices=(1, 2))
+    >>> [feature.shape for feature in backbone(torch.zeros(1, 3, 32, 32))]
+    [torch.Size([1, 32, 16, 16]), torch.Size([1, 64, 8, 8])]
+
+    Raises:
+        InputError: an index is not that of a stage.
+    """
 
     def __init__(self, network: ResidualNetwork, out_indices: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -30,9 +41,11 @@ class FeatureNetwork(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
+        """For each output: `module`, `num_chs` (channels) and `reduction` (input side over output side)."""
         return [self.network.feature_info[index] for index in self.out_indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As `ResidualNetwork.set_grad_checkpointing`."""
         self.network.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -52,12 +65,19 @@ def create_model(
     out_indices: Sequence[int] | None = None,
     **choices: Any,
 ) -> ResidualNetwork | FeatureNetwork:
-    """The network called `name`, freshly initialised: `create_model("preact_resnet110_cifar")`.
+    """The network called `name`, freshly initialised, with timm's interface.
 
-    `num_classes` defaults to 10 in the CIFAR family and 1000 in ImageNet's; 0 leaves the classifier
-    out. `features_only` gives a list of stage outputs (those of `out_indices`). `choices` go to
-    `describe`: `unit=`, `branch=`, `image_size=`, `initialisation=`. Raises `InputError` for an unknown
-    name or impossible choice, and for `pretrained`, since no weights are published yet.
+    `num_classes` is 10 by default in the CIFAR family and 1000 in ImageNet's; 0 leaves the classifier out.
+    `features_only` returns a `FeatureNetwork` with the stages in `out_indices`. `choices` are passed on to
+    `describe`: `unit=`, `branch=`, `image_size=`, `initialisation=`.
+
+    >>> model = create_model("preact_resnet20_cifar", num_classes=100)
+    >>> sum(parameter.numel() for parameter in model.parameters())
+    275572
+
+    Raises:
+        InputError: the name is unknown, a choice is impossible, or `pretrained` is true (no weights are
+            published yet).
     """
     if pretrained:
         hint = f"train it: kilolayer train --model {name}"
@@ -71,9 +91,18 @@ def create_model(
 
 
 def convert_form(model: ResidualNetwork, form: str) -> ResidualNetwork:
-    """The same ResNeXt in another of its three forms, weight for weight (PX, Fig. 3).
+    """The ResNeXt `model` in another of its three equivalent forms, with the same weights (PX, Fig. 3).
 
-    `form`: "split", "concatenated" or "grouped". Raises `InputError` where there is nothing aggregated.
+    `form` is "split", "concatenated" or "grouped".
+
+    >>> from kilolayer.networks import build, cifar
+    >>> from kilolayer.units import Aggregated, Unit
+    >>> model = build(cifar(11, Unit(Aggregated(2, 16))))
+    >>> convert_form(model, "split").description.unit.branch.form
+    'split'
+
+    Raises:
+        InputError: the units are not aggregated.
     """
     description = model.description
     if not isinstance(description.unit.branch, Aggregated):

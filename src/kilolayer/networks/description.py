@@ -1,4 +1,4 @@
-"""A residual network described: a stem, stages of units, a classifier."""
+"""A residual network as a value: a stem, stages of units, a classifier."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from kilolayer.units.ops import Ops
 from kilolayer.units.unit import Layout, Unit, layout
 
 MAX_UNITS = 100_000
-"""Room for 200,001 layers. More, by mistake or malice, would fill the memory with the description alone."""
+"""Enough for 200,001 layers. With more, by mistake or malice, the description alone would fill the memory."""
 
 
 @dataclass(frozen=True)
 class Stem:
-    """The first convolution with BN and ReLU, and for ImageNet a 3×3 max-pooling of stride 2.
+    """The first convolution, BN and ReLU; `pool` adds 3×3 max pooling with stride 2 (P1, Table 1).
 
-    In a pre-activation network this BN-ReLU is the first unit's, taken before the split (P2, Sec. 4).
+    (N, in_chans, H, W) → (N, channels, H/s, W/s), where s is the stride, doubled by `pool`. In a
+    pre-activation network this BN and ReLU are those of the first unit, ahead of the split into two paths
+    (P2, Sec. 4).
+
+    >>> Stem(64, kernel=7, stride=2, pool=True)
+    Stem(channels=64, kernel=7, stride=2, pool=True)
+
+    Raises:
+        InputError: a field is no whole number from 1, or `kernel` is even.
     """
 
     channels: int = 16
@@ -32,13 +40,20 @@ class Stem:
 
     def __post_init__(self) -> None:
         check_count("Stem", channels=self.channels, kernel=self.kernel, stride=self.stride)
-        # ⌊kernel/2⌋ of padding keeps the size only around a middle pixel.
+        # Padding by ⌊kernel/2⌋ keeps the image's size only for an odd kernel.
         check_field("Stem", "kernel", self.kernel, self.kernel % 2 == 1, "an odd number")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`units` residual units of one width; the first of them has the stride."""
+    """`units` residual units of one `width`; the first of them has the `stride`.
+
+    >>> Stage(units=9, width=32, stride=2)
+    Stage(units=9, width=32, stride=2)
+
+    Raises:
+        InputError: a field is no whole number from 1.
+    """
 
     units: int
     width: int
@@ -49,13 +64,19 @@ class Stage:
 
 
 def outer_layers(unit: Unit) -> int:
-    """The layers that a network's depth counts outside F."""
+    """The number of layers outside of F that count for a network's depth."""
     return 4 if isinstance(unit.branch, Basic) and unit.branch.widen > 1 else 2
 
 
 @dataclass(frozen=True)
 class PlacedUnit:
-    """A unit at its place: `name` as in the state dict, `side` of the square that it reads."""
+    """A unit at its place in a network: its name in the state dict, its layers, and the side of its input.
+
+    >>> from kilolayer.networks import cifar
+    >>> first = cifar(20).units()[0]
+    >>> first.name, first.side, first.layout.parameters
+    ('stage1.0', 32, 4672)
+    """
 
     name: str
     layout: Layout
@@ -63,7 +84,7 @@ class PlacedUnit:
 
 
 def _check_shapes(name: str, layout: Layout, channels: int, side: int) -> None:
-    """Raises `InputError` where layers of one's own give h(x) and F(x) shapes that cannot be added."""
+    """Raise `InputError` where a user's layers give h(x) and F(x) shapes that cannot be added."""
     parts = {"h": layout.h, "F": layout.F}
     if all(type(layer).output is not op.Op.output for ops in parts.values() for layer in op.leaves(ops)):
         return
@@ -75,11 +96,19 @@ def _check_shapes(name: str, layout: Layout, channels: int, side: int) -> None:
 
 @dataclass(frozen=True)
 class Network:
-    """A whole network as a value, from which its module, counts and drawings are made.
+    """A whole network as a value; its module, its counts and its drawings are computed from it.
 
     `image_size` is the side of the square input that the counts refer to; the module takes any size.
-    `initialisation`: He's normal, with the fan of the convolution's output (the released code's
-    choice and the default) or of its input (the other of the two that the paper allows).
+    `initialisation` is He's normal initialisation, with the fan of a convolution's output ("fan_out", the
+    default and the choice of P2's released code) or of its input ("fan_in", which the paper allows too).
+
+    >>> from kilolayer.units import BASIC
+    >>> network = Network(Stem(16), (Stage(3, 16), Stage(3, 32, 2), Stage(3, 64, 2)), BASIC)
+    >>> network.depth, network.parameters, network.multiply_adds
+    (20, 269722, 40551040)
+
+    Raises:
+        InputError: a field is out of its range, or the image is smaller than the product of all strides.
     """
 
     stem: Stem
@@ -108,6 +137,7 @@ class Network:
 
     @property
     def total_stride(self) -> int:
+        """The product of all strides: the side of the input over the side of the last feature map."""
         stride = self.stem.stride * (2 if self.stem.pool else 1)
         for stage in self.stages:
             stride *= stage.stride
@@ -115,9 +145,9 @@ class Network:
 
     @property
     def depth(self) -> int:
-        """Weight layers from input to output: the stem, F's convolutions and the classifier.
+        """Number of weight layers: the stem's convolution, F's convolutions and the classifier.
 
-        Wide networks count their three projections and not the classifier, as their authors do.
+        For wide networks, the three projections count and the classifier does not, as their authors count.
         """
         return outer_layers(self.unit) + self.unit.branch.layers * sum(stage.units for stage in self.stages)
 
@@ -128,6 +158,7 @@ class Network:
 
     @property
     def stem_ops(self) -> Ops:
+        """The layers of the stem."""
         conv = op.Conv(self.in_chans, self.stem.channels, self.stem.kernel, self.stem.stride)
         pool = (op.MaxPool(),) if self.stem.pool else ()
         arrangement = self.unit.arrangement
@@ -136,7 +167,7 @@ class Network:
 
     @property
     def final_ops(self) -> Ops:
-        """The activation after the last addition: a pre-activation's `before`, once more (P2, Sec. 4)."""
+        """The activation after the last addition: `before` of a pre-activation, repeated (P2, Sec. 4)."""
         return activation_ops(self.unit.arrangement.before, self.channels)
 
     def units(self) -> tuple[PlacedUnit, ...]:
@@ -156,7 +187,7 @@ class Network:
                 activated = False
 
     def normalised_sides(self) -> Iterator[tuple[str, int]]:
-        """Of every BN the part of the network that it stands in, and the side of the maps that it reads."""
+        """For every BN, the part of the network that holds it, and the side of its input."""
         side = self.image_size
         yield from (("stem", read) for read in op.normalised_sides(self.stem_ops, side))
         for placed in self.units():
@@ -175,7 +206,7 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters, exactly."""
+        """Number of trainable parameters, exact."""
         units = sum(placed.layout.parameters for placed in self.units())
         edges = op.parameters(self.stem_ops) + op.parameters(self.final_ops)
         return edges + units + (self.channels + 1) * self.num_classes

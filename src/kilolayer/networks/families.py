@@ -1,4 +1,4 @@
-"""The CIFAR and the ImageNet family: depth is a rule, not a list (P1, Sec. 4.2 and Table 1; PX, Table 1)."""
+"""The CIFAR and the ImageNet family, by rules for their depth (P1, Sec. 4.2 and Table 1; PX, Table 1)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ from kilolayer.units.unit import BASIC, Unit
 
 
 def cifar(depth: int, unit: Unit = BASIC, **options: Any) -> Network:
-    """The CIFAR network of `depth` layers: three stages of n units at widths 16, 32, 64.
+    """The CIFAR network of `depth` layers: three stages of n units, with widths 16, 32 and 64 (P1, Sec. 4.2).
 
         depth = 3·layers·n + 2      (6n+2 basic, 9n+2 bottleneck, 3n+2 one-layer)
 
-    Wide networks count three projections too, 6n+4, as their authors do; ResNeXt's widths are
-    64, 128, 256. `options` are fields of `Network` (`num_classes`, `in_chans`, `image_size`, …).
-    Raises `InputError` naming the nearest admissible depths.
+    In wide networks three projections count too: depth = 6n+4. ResNeXt's widths are 64, 128 and 256.
+    `options` are fields of `Network` (`num_classes`, `in_chans`, `image_size`, …).
+
+    >>> [stage.units for stage in cifar(110).stages]
+    [18, 18, 18]
+    >>> cifar(100)
+    Traceback (most recent call last):
+    kilolayer.errors.InputError: depth 100 is not 6n+2; nearest: 98, 104
+
+    Raises:
+        InputError: no n gives this depth; the message names the nearest depths.
     """
     n = _units_per_stage(depth, 3 * unit.branch.layers, outer_layers(unit))
     width = 64 if isinstance(unit.branch, Aggregated) else 16
@@ -38,14 +46,21 @@ IMAGENET_UNITS = {
     2: {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
     3: {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)},
 }
-"""Units per stage by layers per unit and depth (P1, Table 1; P2, Sec. 5 for 200)."""
+"""Units of each stage, by layers per unit and by depth (P1, Table 1; depth 200: P2, Sec. 5)."""
 
 
 def imagenet(depth: int, unit: Unit, **options: Any) -> Network:
-    """The ImageNet network of `depth` layers: four stages at widths 64, 128, 256, 512.
+    """The ImageNet network of `depth` layers: four stages with widths 64, 128, 256 and 512 (P1, Table 1).
 
-    18 and 34 are stacks of basic units, 50, 101, 152 and 200 of bottlenecks. `options` are fields
-    of `Network`; the defaults are 1000 classes at 224 pixels. Raises `InputError` for other depths.
+    Depths 18 and 34 have units of two layers; depths 50, 101, 152 and 200 have units of three. `options` are
+    fields of `Network`; the defaults are 1000 classes and images of 224 pixels.
+
+    >>> from kilolayer.units import BOTTLENECK
+    >>> imagenet(50, BOTTLENECK).parameters
+    25557032
+
+    Raises:
+        InputError: the family has no network of this depth with such units.
     """
     depths = IMAGENET_UNITS.get(unit.branch.layers, {})
     if depth not in depths:

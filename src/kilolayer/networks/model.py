@@ -17,21 +17,26 @@ from kilolayer.units.modules import GatedUnit
 
 
 class ResidualNetwork(nn.Module):
-    """A network built from its description: stem, stages of residual units, final activation, classifier.
+    """A network, built from its description: stem, stages of residual units, final activation, classifier.
 
-    (N, in_chans, H, W) → (N, num_classes). The state dict speaks the equation's letters:
+    (N, in_chans, H, W) → (N, num_classes). The keys of the state dict have the equation's letters:
 
         stem.conv1.weight                      the first convolution; its BN is stem.bn1
-        stage2.0.F.conv1.weight                F's first convolution in the first unit of stage 2
-        stage2.0.h.conv1.weight                its projection shortcut, where it has one
-        stage2.0.p.bn1.weight                  the activation its two paths share, where they do
+        stage2.0.F.conv1.weight                the first convolution of F in the first unit of stage 2
+        stage2.0.h.conv1.weight                the unit's projection shortcut
+        stage2.0.p.bn1.weight                  the activation that its two paths share
         stage2.0.g.conv1.weight                its gate W_g, b_g
         stage2.0.f.bn1.weight                  its BN after the addition
         final.bn1.weight                       the activation after a pre-activation network's last addition
         classifier.weight, classifier.bias
 
-    Layers are numbered by their place among their kind. Convolutions start from He's normal
-    initialisation, b_g from its unit's `bias`, the classifier from PyTorch's default with bias 0.
+    The layers of one kind are numbered. Convolutions have He's normal initialisation, b_g has its unit's
+    `bias`, and the classifier has PyTorch's default with bias 0.
+
+    >>> from kilolayer.networks import cifar
+    >>> model = ResidualNetwork(cifar(20))
+    >>> model(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(self, description: Network) -> None:
@@ -61,12 +66,12 @@ class ResidualNetwork(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the classifier; 0 where it is removed."""
+        """Number of the classifier's outputs; 0 without a classifier."""
         return self.classifier.out_features if isinstance(self.classifier, nn.Linear) else 0
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Of every stage: `module`, `num_chs` (channels) and `reduction` (input side over output side)."""
+        """For each stage: `module`, `num_chs` (channels) and `reduction` (input side over output side)."""
         info, reduction = [], self.description.stem.stride * (2 if self.description.stem.pool else 1)
         for name, stage in zip(self.stage_names, self.description.stages, strict=True):
             reduction *= stage.stride
@@ -75,11 +80,11 @@ class ResidualNetwork(nn.Module):
         return info
 
     def stage_outputs(self, x: Tensor) -> list[Tensor]:
-        """The output of every stage; the last one behind the final activation."""
+        """The output of every stage, (N, C_i, H_i, W_i); the last one after the final activation."""
         outputs: list[Tensor] = []
         x = self.stem(x)
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            # A script has no modules by their names, but for this loop over all of them.
+            # TorchScript cannot look a module up by its name, but it can unroll this loop.
             for name, stage in self.named_children():
                 if name in self.stage_names:
                     x = stage(x)
@@ -104,10 +109,11 @@ class ResidualNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
+        """The classifier, as in timm."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A fresh classifier for `num_classes`, with the description changed alike; 0 removes it."""
+        """Replace the classifier by a new one for `num_classes`, also in `description`; 0 removes it."""
         if num_classes == 0:
             self.classifier = nn.Identity()
             return
@@ -116,23 +122,23 @@ class ResidualNetwork(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def _stages(self) -> dict[str, ResidualStage]:
-        """By their names; without those that something else has taken the place of."""
+        """The stages by name, without those that were replaced by another module."""
         stages = {name: self.get_submodule(name) for name in self.stage_names}
         return {name: stage for name, stage in stages.items() if isinstance(stage, ResidualStage)}
 
     @property
     def num_active_units(self) -> dict[str, int]:
-        """How many units of every stage are at work in training."""
+        """The number of active units of every stage in training (`kilolayer.networks.progressive_depth`)."""
         return {name: len(stage) - stage.num_inactive for name, stage in self._stages().items()}
 
     def set_active_units(self, share: float) -> None:
-        """From now on this share of every stage's units works in training (`kilolayer.networks.progressive_depth`)."""
+        """Make this share of every stage's units active in training."""
         for name, described in zip(self.stage_names, self.description.stages, strict=True):
             if isinstance(stage := self.get_submodule(name), ResidualStage):
                 stage.num_inactive = described.units - num_active_units(described, share)
 
     def zero_init_inactive(self) -> None:
-        """Sets F of every unit that rests to 0, by the weights of its last layer."""
+        """Set F of every inactive unit to 0, by the weights of its last layer."""
         for stage in self._stages().values():
             for unit in list(stage)[len(stage) - stage.num_inactive :]:
                 *_, last = unit.get_submodule("F").children()
@@ -140,7 +146,7 @@ class ResidualNetwork(nn.Module):
 
     @property
     def segments(self) -> dict[str, Segments]:
-        """How the stages that are computed again in the backward pass are divided for that."""
+        """The segments of every stage that is recomputed in the backward pass."""
         return {name: stage.segments for name, stage in self._stages().items() if stage.segments}
 
     @segments.setter
@@ -150,13 +156,17 @@ class ResidualNetwork(nn.Module):
 
     @property
     def grad_checkpointing(self) -> bool:
-        """Whether the backward pass computes units again."""
+        """Whether the backward pass recomputes any unit."""
         return any(segment.recomputed for stage in self.segments.values() for segment in stage)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute every unit in the backward pass: less memory for about a third more time.
+        """Recompute every unit in the backward pass, which saves memory and takes about a third more time.
 
-        `segments` holds how every stage is divided for that; `kilolayer.training.memory_plan` finds the best.
+        <<<<<<< src/kilolayer/networks/model.py
+                `segments` holds how every stage is divided for that; `kilolayer.training.memory_plan` finds the best.
+        =======
+                Every unit becomes a segment of its own; the memory planner in `kilolayer.training` finds better ones.
+        >>>>>>> /tmp/networks-x/m/t
         """
         stages = self._stages().items()
         self.segments = {name: (Segment(1),) * len(stage) for name, stage in stages} if enable else {}
@@ -171,5 +181,10 @@ class ResidualNetwork(nn.Module):
 
 
 def build(description: Network) -> ResidualNetwork:
-    """The module of a description, freshly initialised from PyTorch's global random state."""
+    """The module of `description`, initialised from PyTorch's global random state.
+
+    >>> from kilolayer.networks import cifar
+    >>> build(cifar(8)).num_classes
+    10
+    """
     return ResidualNetwork(description)

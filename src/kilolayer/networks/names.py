@@ -1,4 +1,4 @@
-"""Names of networks: any admissible depth in one pattern, and the list of those that the papers use."""
+"""Names of networks: one pattern for all depths, and the list of the networks in the papers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SYNTAX = (
 
 @dataclass(frozen=True)
 class _ParsedName:
-    """A name's parts, with the rules that turn them into a unit."""
+    """The parts of a name, with the rules that turn them into a unit."""
 
     kind: str
     family: str
@@ -97,7 +97,7 @@ def _parse(name: str) -> _ParsedName | None:
 
 
 def _is_consistent(name: _ParsedName) -> bool:
-    """Whether every part says something: "plain20" carries no family, ResNeXt needs C and d, wide nets k."""
+    """Whether the parts fit: "plain20" has no family, ResNeXt needs C and d, and wide networks need k."""
     plain, named_block = name.kind == "plain", name.family in ("resnext", "wide_resnet")
     return (
         bool(name.family or plain)
@@ -113,17 +113,23 @@ def describe(
 ) -> Network:
     """The description of the network called `name`.
 
-    `unit` and `branch` replace fields of its unit (`arrangement=`, `h=`, `downsample=`) and of its branch
-    (`stride_on=`, `dropout=`, `form=`); `options` are fields of `Network` (`num_classes`, `in_chans`,
-    `image_size`, `initialisation`). In the CIFAR family, depths of the form 9n+2 from 164 on are
-    bottlenecks, as in P2; below, 6n+2 is basic; `_basic` and `_bottleneck` say it outright.
+    `unit` and `branch` replace fields of its unit (`arrangement`, `h`, `downsample`) and of its branch
+    (`stride_on`, `dropout`, `form`). `options` are fields of `Network` (`num_classes`, `in_chans`,
+    `image_size`, `initialisation`). In the CIFAR family, depths 9n+2 from 164 on have bottlenecks, as in P2,
+    and other depths 6n+2 have basic units; the suffixes `_basic` and `_bottleneck` choose one of them.
 
-    Raises `InputError` for an unknown name, with the nearest known, and for impossible depths.
+    >>> from kilolayer.units import Scaled
+    >>> network = describe("preact_resnet110_cifar", unit={"h": Scaled(0.9)}, num_classes=100)
+    >>> network.depth, network.unit.h.factor, network.num_classes
+    (110, 0.9, 100)
+
+    Raises:
+        InputError: the name is unknown (the message names the nearest one), or the depth is impossible.
     """
     parsed = _parse(name)
     if parsed is None and looks_like_path(name):
         raise (
-            InputError(f"{name} is a path, no network's name")
+            InputError(f"{name} is a path, not the name of a network")
             if os.path.exists(name)
             else missing_path_error(name)
         )
@@ -143,13 +149,13 @@ def _nearest(name: str) -> str:
 
 
 def _other_family(name: str, parsed: _ParsedName) -> str:
-    """The hint for a name whose depth exists, but in the other family."""
+    """A hint where the other family has a network of this depth."""
     candidate = name.removesuffix("_cifar") if parsed.cifar else f"{name}_cifar"
     return f"; did you mean {candidate}?" if candidate in _NAMES else ""
 
 
 def _replaced(value: T, fields: dict[str, Any]) -> T:
-    """`value` with some of its fields replaced; `InputError` for a field it does not have."""
+    """`value` with some fields replaced. Raises `InputError` for a field that it does not have."""
     allowed = [field.name for field in dataclasses.fields(value)]
     for field in fields:
         if field not in allowed:
@@ -182,5 +188,9 @@ _NAMES = (
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The named networks that match a shell pattern, as "preact*"; every admissible depth can be made."""
+    """The names in the list that match a shell pattern. `describe` also accepts every other depth.
+
+    >>> list_models("wide*")
+    ['wide_resnet28_10_cifar', 'wide_resnet50_2', 'wide_resnet101_2']
+    """
     return [name for name in _NAMES if fnmatchcase(name, pattern)]

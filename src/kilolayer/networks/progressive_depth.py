@@ -1,8 +1,8 @@
-"""Networks of which the first units of every stage are at work while the others rest, as identities.
+"""Progressive depth: only the first units of every stage are active, and training activates more of them.
 
-A unit that rests computes x' = x and gets no gradient. Its F starts from 0, so the network computes the same
-function before and after it begins to work: F's last convolution (in an original unit the γ of F's last BN)
-is 0, and the gradients of that are not.
+An inactive unit computes x' = x and gets no gradient. Its F starts from 0 (the last convolution of F is 0, or
+in an original unit the γ of its last BN), so the network's function does not change when the unit becomes
+active; the gradient of that last layer is not 0, so the unit learns.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from kilolayer.units.unit import Layout
 
 
 def num_active_units(stage: Stage, share: float) -> int:
-    """How many units of `stage` are at work: this share of them, rounded, and at least one."""
+    """The number of active units of `stage`: this share of all, rounded, and at least one."""
     return max(1, round(share * stage.units))
 
 
 def active_network(network: Network, share: float) -> Network:
-    """`network` with nothing but the units that are at work."""
+    """The network of the active units alone."""
     stages = (replace(stage, units=num_active_units(stage, share)) for stage in network.stages)
     return replace(network, stages=tuple(stages))
 
 
 def check_progressive_depth(network: Network) -> None:
-    """Raises `InputError` where a unit with F = 0 is no identity, or would not learn from there."""
+    """Raise `InputError` where a unit with F = 0 is not the identity, or cannot learn from F = 0."""
     for placed in network.units():
         why = None if placed.name.endswith(".0") else _obstacle(placed.layout)
         if why:

@@ -1,13 +1,14 @@
-"""Units computed again in the backward pass: time for memory, and nothing else changes.
+"""Rematerialisation: the backward pass recomputes units, which saves memory and changes no number.
 
-A stage is divided into segments. Of a recomputed segment only the input is kept; when the backward pass
-reaches it, its units run forward once more, and all that they need for their gradients is there (Chen et
-al., arXiv 1604.06174). Parts of a segment do the same within that second pass: first their inputs are
-computed, then part after part from the last on.
+A stage is divided into segments. For a recomputed segment only its input is saved; when the backward pass
+reaches the segment, its units run forward once more (Chen et al., arXiv 1604.06174). A segment can be divided
+into parts, which do the same within that second pass: first the input of every part is computed, then the
+parts are recomputed from the last to the first.
 
-This does what `torch.utils.checkpoint` does, with the whole autograd graph in place. Beside that it computes
-parts of a segment one by one, hands on what kernels noted on a tensor, and keeps a number and no record of
-each saved tensor. Compilers cannot see through that, and get PyTorch's checkpoint, without the parts.
+`torch.utils.checkpoint` does this too. Unlike it, this code keeps the whole autograd graph, recomputes the
+parts of a segment one by one, keeps the attributes that kernels attach to a tensor, and saves only an integer
+for each saved tensor. A compiler cannot trace that, so compiled code uses PyTorch's checkpoint, without
+parts.
 """
 
 from __future__ import annotations
@@ -31,10 +32,9 @@ from kilolayer.units.modules import draws_random_numbers
 
 @dataclass(frozen=True)
 class Segment:
-    """`units` consecutive units of a stage, recomputed or kept; `parts` say in how many units each a
-    recomputed one is computed again.
+    """A number of consecutive `units` of a stage, recomputed or not, and the sizes of its `parts`.
 
-    Raises `InputError` where the parts are not together as many units.
+    Raises `InputError` where the parts do not add up to `units`.
     """
 
     units: int
@@ -48,7 +48,7 @@ class Segment:
 
     @property
     def recomputations(self) -> int:
-        """Computations of a unit beyond the first, over all units."""
+        """The number of unit computations beyond the first forward pass."""
         if not self.recomputed:
             return 0
         return self.units + (self.units - self.parts[-1] if self.parts else 0)
@@ -58,9 +58,9 @@ Segments = tuple[Segment, ...]
 
 
 def run_segments(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> Tensor:
-    """`units` applied to `x` in turn, the first in the `segments` that they are divided into."""
+    """Apply `units` to `x` in turn, in `segments`; the units after the last segment are not recomputed."""
     start = 0
-    # A transform of torch.func has no backward pass of autograd's in which units could run again.
+    # The transforms of torch.func have no backward pass in which units could run again.
     keeps_all = not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
     for segment in segments:
         segment_units = units[start : start + segment.units]
@@ -75,9 +75,9 @@ def run_segments(units: Sequence[nn.Module], x: Tensor, segments: Segments) -> T
 
 
 def _run_checkpointed(units: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """The same for a compiler: PyTorch's checkpoint, which runs `units` again as they are.
+    """Recompute `units` by PyTorch's checkpoint, for a compiler.
 
-    So they become a function of their buffers, and BN's running figures change once and not twice.
+    Every unit becomes a function of its buffers, so that BN's running statistics change once and not twice.
     """
     for unit in units:
         before = {name: buffer.clone() for name, buffer in unit.named_buffers()}
@@ -99,24 +99,24 @@ def _run_units(units: Sequence[nn.Module], x: Tensor) -> Tensor:
 
 
 class _AllTensorsComputed(Exception):
-    """Every tensor that is needed has been computed; what follows would be for nothing."""
+    """All needed tensors are computed; the rest of the forward pass is not needed."""
 
 
 class _RecomputedSegment:
-    """One segment between its forward and its backward pass.
+    """One segment, between its forward and its backward pass.
 
-    Autograd keeps a number in place of each tensor that the units save. The first number that is asked for
-    computes the part of the segment that the tensor belongs to, and each tensor goes as it is handed out.
+    Autograd holds a number in place of each saved tensor. When the backward pass asks for a number, the part
+    of the segment that saved this tensor is recomputed. Every tensor is dropped when it is handed out.
     """
 
     def __init__(self, units: Sequence[nn.Module], parts: Sequence[int]) -> None:
         bounds = [0, *accumulate(parts)]
         self.parts = [units[start:end] for start, end in pairwise(bounds)]
         self.first_tensors: list[int] = []
-        """Of each part the number of its first tensor."""
+        """The number of each part's first tensor."""
         self.count = 0
         self.inputs: list[_PartInput] = []
-        """What the parts computed so far begin with; the first from the forward pass on."""
+        """The inputs of the parts that are known so far; the forward pass stores the first."""
         self.tensors: dict[int, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class _RecomputedSegment:
         return self.tensors.pop(number)
 
     def _find_input(self, part: int) -> None:
-        """Finds what `part` begins with: the parts before it run once, and keep nothing."""
+        """Compute the input of `part`: the parts before it run once, without saving tensors."""
         del self.inputs[max(1, part + 1) :]
         while len(self.inputs) <= part:
             last = self.inputs[-1]
@@ -151,7 +151,7 @@ class _RecomputedSegment:
             self.inputs.append(_PartInput.of(x.requires_grad_(last.x.requires_grad), last.is_random))
 
     def _recompute(self, part: int) -> None:
-        """Runs `part` and takes the tensors that its units save."""
+        """Run `part` and collect the tensors that its units save."""
         begin, index = self.inputs[part], self.first_tensors[part]
         end = self.first_tensors[part + 1] if part + 1 < len(self.parts) else self.count
 
@@ -169,7 +169,7 @@ class _RecomputedSegment:
         except _AllTensorsComputed:
             return
         if index != end:
-            raise RuntimeError("a unit saved other tensors when it was computed again than at first")
+            raise RuntimeError("a recomputed unit saved other tensors than in the forward pass")
 
 
 def _no_backward(_: object) -> Tensor:
@@ -178,7 +178,7 @@ def _no_backward(_: object) -> Tensor:
 
 @dataclass(frozen=True)
 class _PartInput:
-    """What a part reads, and the conditions under which it ran."""
+    """The input of a part, with the random state and the autocast settings of its forward pass."""
 
     x: Tensor
     is_random: bool
@@ -189,14 +189,14 @@ class _PartInput:
     def of(cls, x: Tensor, draws: bool) -> _PartInput:
         kind = x.device.type
         autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-        # A leaf, so that the second pass ends here.
+        # The input is a leaf, so that the second backward pass ends here.
         begin = x.detach().requires_grad_(x.requires_grad)
-        # What was noted on the tensor, as the sums of its channels are, holds for its other name too.
+        # Kernels attach attributes to a tensor, such as its channel sums; the detached tensor has them too.
         vars(begin).update(vars(x))
         return cls(begin, draws, _random_state(x) if draws else (), autocast)
 
     def restore_random_state(self) -> None:
-        """Sets the random state to what it was, where dropout draws from it."""
+        """Restore the random state of the forward pass, if a unit draws random numbers."""
         if self.is_random:
             torch.set_rng_state(self.random_state[0])
             if len(self.random_state) > 1:
@@ -204,7 +204,7 @@ class _PartInput:
 
     @contextmanager
     def conditions(self) -> Iterator[None]:
-        """As in the forward pass; the random state of outside comes back afterwards."""
+        """The autocast settings of the forward pass; afterwards the outer random state is restored."""
         outer_state = _random_state(self.x) if self.is_random else ()
         enabled, dtype = self.autocast
         with torch.autocast(self.x.device.type, dtype, enabled, cache_enabled=False):

@@ -1,4 +1,4 @@
-"""What a network keeps in memory from its forward to its backward pass, by its description."""
+"""The activations that autograd saves from a network's forward to its backward pass, from its description."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from kilolayer.units.unit import Layout
 
 @dataclass(frozen=True)
 class SavedActivations:
-    """What autograd keeps of some layers, in numbers for one image.
+    """The activations that autograd saves for some layers, in numbers for one image.
 
-    `input` is the size of what they read, which they keep where `saves_input`; `inside` is all else that
-    they keep; `largest` is the largest of all their maps, kept or not.
+    <<<<<<< src/kilolayer/networks/saved_activations.py
+        `input` is the size of what they read, which they keep where `saves_input`; `inside` is all else that
+        they keep; `largest` is the largest of all their maps, kept or not.
+    =======
+        `input` is the size of their input, which is saved where `saves_input` is true. `inside` is the size of
+        all other saved tensors. `largest` is the size of their largest feature map, saved or not.
+    >>>>>>> /tmp/networks-x/m/t
     """
 
     input: int
@@ -26,11 +31,12 @@ class SavedActivations:
 
     @property
     def total(self) -> int:
+        """All saved numbers, including the input where it is saved."""
         return self.inside + (self.input if self.saves_input else 0)
 
 
 class _FeatureMap:
-    """A feature map under way, and whether a layer keeps it for its backward pass."""
+    """A feature map, and whether some layer saves it for the backward pass."""
 
     def __init__(self, channels: int, side: int, is_saved: bool = False) -> None:
         self.channels, self.side, self.is_saved = channels, side, is_saved
@@ -41,13 +47,13 @@ class _FeatureMap:
 
 
 def unit_activations(layout: Layout, channels: int, side: int) -> SavedActivations:
-    """Of one residual unit that reads `channels` × `side` × `side`; its output is the next one's input."""
+    """Those of one unit, whose input is `channels` × `side` × `side`; its output belongs to the next unit."""
     x = _FeatureMap(channels, side)
     maps = [x]
     shared = _apply_ops(layout.p, x, maps)
     h, F = _apply_ops(layout.h, shared, maps), _apply_ops(layout.F, shared, maps)
     if layout.g:
-        # σ(…) keeps its own result; a product keeps both of its factors.
+        # σ(…) saves its own result; a product saves both of its factors.
         g = _apply_ops(layout.g, shared, maps)
         maps += [
             _FeatureMap(g.channels, g.side, is_saved=True),
@@ -61,7 +67,7 @@ def unit_activations(layout: Layout, channels: int, side: int) -> SavedActivatio
 
 
 def stem_and_head_activations(network: Network) -> tuple[SavedActivations, SavedActivations]:
-    """Of the stem, and of the layers after the last unit."""
+    """Those of the stem, and those of the layers after the last unit."""
     x = _FeatureMap(network.in_chans, network.image_size)
     maps = [x]
     stem = _sum_saved(maps, x, _apply_ops(network.stem_ops, x, maps))
@@ -73,7 +79,7 @@ def stem_and_head_activations(network: Network) -> tuple[SavedActivations, Saved
 
 
 def network_activations(network: Network) -> Iterator[SavedActivations]:
-    """Of every unit in order."""
+    """Those of every unit, in order."""
     channels = network.stem.channels
     for placed in network.units():
         yield unit_activations(placed.layout, channels, placed.side)
@@ -94,7 +100,7 @@ def _sum_saved(maps: list[_FeatureMap], x: _FeatureMap, out: _FeatureMap) -> Sav
 
 
 def _apply_ops(ops: Ops, x: _FeatureMap, maps: list[_FeatureMap]) -> _FeatureMap:
-    """The map behind `ops`; marks and collects what they keep."""
+    """The output of `ops` for input `x`. Marks the saved maps, and appends every new map to `maps`."""
     for layer in ops:
         x = _apply_op(layer, x, maps)
         maps.append(x)

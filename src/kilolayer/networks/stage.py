@@ -11,10 +11,10 @@ from kilolayer.networks.recompute import Segments, run_segments
 
 
 class ResidualStage(nn.Sequential):
-    """Residual units, applied in turn. Two things hold in training alone:
+    """Residual units, applied in turn. In training mode alone:
 
-    The last `resting` of them are identities (`kilolayer.networks.progressive_depth`).
-    `segments` say which are computed again in the backward pass; () is none (`kilolayer.networks.recompute`).
+    - the last `num_inactive` units are identities (`kilolayer.networks.progressive_depth`);
+    - the backward pass recomputes the units in `segments` (`kilolayer.networks.recompute`).
     """
 
     def __init__(self, *units: Any) -> None:
@@ -30,6 +30,6 @@ class ResidualStage(nn.Sequential):
         return x
 
     def _active_units(self) -> list[nn.Module]:
-        # What rests keeps its place, for segments count it.
+        # An inactive unit is replaced and not removed, since segments count units.
         units = list(self)
         return [*units[: len(units) - self.num_inactive], *[nn.Identity()] * self.num_inactive]

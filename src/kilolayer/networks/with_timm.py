@@ -1,9 +1,9 @@
-"""Every named network under `timm.create_model`, once this module is imported.
+"""Importing this module registers every named network with timm.
 
-import kilolayer.networks.with_timm, timm
-timm.create_model("preact_resnet110_cifar", num_classes=100)
+    import kilolayer.networks.with_timm, timm
+    timm.create_model("preact_resnet110_cifar", num_classes=100)
 
-Names that timm has already, as resnet50, stay timm's.
+A name that timm has already, such as resnet50, stays timm's.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ except (
     ) from error
 
 __all__: list[str] = []
-"""The names registered; timm adds them."""
+"""The registered names; timm appends them."""
 
 
 def _entry(name: str) -> Callable[..., Any]:
     def build(pretrained: bool = False, **options: Any) -> Any:
-        # timm passes these to every builder; they only matter for weights, of which there are none.
+        # timm passes these to every builder; they concern pretrained weights, and there are none.
         for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
             options.pop(key, None)
         return create_model(name, pretrained, **options)

@@ -1,8 +1,9 @@
-"""The three papers as data: every cell of every table with its source, and the experiment for it.
+"""The three papers as data: every cell of every table, with its source and the experiment that reproduces it.
 
-from kilolayer.papers import experiment, table
-cell = table("p2-table-1").cell("dropout shortcut", "error")
-experiment(cell, seed=3)
+>>> from kilolayer.papers import cell_experiment, find_table
+>>> cell = find_table("p2-table-1").cell("shortcut-only gating: b_g = −6", "error")
+>>> cell.reported, cell_experiment(cell, seed=3).network.depth
+(6.91, 110)
 """
 
 from kilolayer.papers.catalogue import (

@@ -1,4 +1,7 @@
-"""All tables of the three papers, and questions to them."""
+"""All tables of the three papers, and queries over them.
+
+To add a table, define it in the module of its paper and add it to `TABLES` there; nothing else lists tables.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,23 @@ _TABLES = (*p2.TABLES, *p1.TABLES, *px.TABLES)
 
 
 def tables() -> tuple[Table, ...]:
-    """Every table and figure: P2's, then P1's, then PX's."""
+    """Every table and figure: those of P2, then of P1, then of PX.
+
+    >>> [paper_table.name for paper_table in tables()][:2]
+    ['p2-table-1', 'p2-table-2']
+    """
     return _TABLES
 
 
 def find_table(name: str) -> Table:
-    """The table called `name`, as "p2-table-1". Raises `InputError` naming the nearest."""
+    """The table called `name`, such as "p2-table-1".
+
+    >>> find_table("p2-table-2").title
+    'where activations stand, on CIFAR-10'
+
+    Raises:
+        InputError: no table has this name; the message names the nearest one.
+    """
     for paper_table in _TABLES:
         if paper_table.name == name:
             return paper_table
@@ -33,13 +47,20 @@ def find_table(name: str) -> Table:
 
 
 def cells() -> tuple[Cell, ...]:
-    """Every cell of every table."""
+    """Every cell of every table.
+
+    >>> len({cell.slug for cell in cells()}) == len(cells())
+    True
+    """
     return tuple(cell for paper_table in _TABLES for cell in paper_table.cells)
 
 
 @dataclass(frozen=True)
 class CellCounts:
-    """How many cells there are. `exact`: those buildable cells that Kilolayer runs as the paper did."""
+    """Numbers of cells: all, those with an experiment, those cited from elsewhere, and the exact ones.
+
+    A cell is `exact` if Kilolayer trains and tests its network as the paper did.
+    """
 
     cells: int
     buildable: int
@@ -48,7 +69,12 @@ class CellCounts:
 
 
 def count_cells(selected: Iterable[Cell] | None = None) -> CellCounts:
-    """The counts of these cells, or of all."""
+    """The numbers of cells among `selected`, by default among all.
+
+    >>> from kilolayer.papers import find_table
+    >>> count_cells(find_table("p2-table-2").cells)
+    CellCounts(cells=10, buildable=10, literature_only=0, exact=10)
+    """
     chosen = cells() if selected is None else tuple(selected)
     buildable = [cell for cell in chosen if cell.buildable]
     exact = sum(not cell.not_yet for cell in buildable)
@@ -56,7 +82,7 @@ def count_cells(selected: Iterable[Cell] | None = None) -> CellCounts:
 
 
 class ReportedError(NamedTuple):
-    """A top-1 error in percent, of which data, and where it is printed."""
+    """A top-1 error in percent, the data set, and where the error is printed."""
 
     value: float
     data: DataSet
@@ -64,10 +90,16 @@ class ReportedError(NamedTuple):
 
 
 def reported_errors(model_name: str) -> list[ReportedError]:
-    """What the papers report for the network called `model_name`, whatever they call it.
+    """The errors that the papers report for the network called `model_name`.
 
-    Networks are compared layer by layer, apart from their number of classes. Raises `InputError`
-    for an unknown name.
+    Networks are compared layer by layer, without their number of classes, so the papers' own names do not
+    matter.
+
+    >>> reported_errors("resnet20_cifar")
+    [ReportedError(value=8.75, data='cifar10', source='P1 Table 6')]
+
+    Raises:
+        InputError: the name is unknown.
     """
     network = describe(model_name)
     errors = {
@@ -88,7 +120,7 @@ def _source(owner: Table, plan: Plan) -> str:
 
 
 def _is_same_network(plan: Plan, network: Network) -> bool:
-    # The depth is cheap to compare and tells most networks apart before any is laid out.
+    # The depth is cheap to compare, and differs for most networks.
     return plan.depth == network.depth and _planned_layers(plan.data, plan.depth, plan.unit) == _layers(
         network
     )

@@ -1,4 +1,4 @@
-"""From a cell to the experiments that reproduce it, at the paper's size or as a proxy."""
+"""The experiments that reproduce a cell, at the paper's size or as a proxy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from kilolayer.training import Experiment, Recipe, network_for_data, recipe_by_n
 from kilolayer.units import ExclusiveGate
 
 IMAGES = {"digits": 1_437, "cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}
-"""Training images; an epoch's length in the recipes that count in epochs."""
+"""Number of training images, which is the length of an epoch."""
 
 _NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32, "imagenet": 224}
 
 SELECTED_BIASES = tuple(float(-b) for b in range(11))
-"""The values of b_g that P2 searches: 0, −1 … −10."""
+"""The values of b_g that P2 compares: 0, −1, …, −10."""
 
 
 def cell_experiment(
@@ -33,13 +33,20 @@ def cell_experiment(
     setting: int = 0,
     **options: Any,
 ) -> Experiment:
-    """The experiment that gives one run of `cell`.
+    """The experiment for one run of `cell`.
 
-    `data` says where the images lie (the plan's own data set by name otherwise) or replaces them.
-    `recipe_name` takes another recipe than the paper's, as "released"; the batch size that a row
-    states stays. `setting` chooses among a cell's several plans. `options` are fields of
-    `Experiment` (`precision`, …). Whatever is not the paper's size bears "proxy" in its recipe's
-    name. Raises `InputError` for a cell that is literature only.
+    `data` is the place of the images, or other images; the default is the plan's data set by its name.
+    `recipe_name` replaces the paper's recipe, as "released" does; the batch size of a row stays. `setting`
+    chooses one of a cell's plans. `options` are fields of `Experiment` (`precision`, …). At a smaller scale
+    the recipe's name begins with "proxy".
+
+    >>> from kilolayer.papers import find_table
+    >>> experiment = cell_experiment(find_table("p2-table-2").cell("original", "ResNet-164"), seed=3)
+    >>> experiment.network.depth, experiment.recipe.name, experiment.seed
+    (164, 'paper', 3)
+
+    Raises:
+        InputError: the cell is cited from elsewhere, or has no such setting.
     """
     if not cell.plans:
         raise InputError(f"{cell.table}, {cell.row!r}: no experiment, {cell.reason}")
@@ -55,7 +62,13 @@ def cell_experiment(
 
 
 def cell_experiments(cell: Cell, seed: int = 0, **options: Any) -> tuple[Experiment, ...]:
-    """One run of each of the cell's settings; nothing where it is literature only."""
+    """One experiment for each setting of the cell; none for a cell that is cited from elsewhere.
+
+    >>> from kilolayer.papers import find_table
+    >>> cell = find_table("p2-table-1").cell("exclusive gating: b_g = 0 … −5", "error")
+    >>> len(cell_experiments(cell))
+    6
+    """
     return tuple(cell_experiment(cell, seed, setting=i, **options) for i in range(len(cell.plans)))
 
 
@@ -68,9 +81,18 @@ def bias_search_experiments(
     data: Data | None = None,
     **options: Any,
 ) -> dict[float, Experiment]:
-    """Where the paper selected b_g: an experiment for each b_g, judged on held-out training images.
+    """For a cell whose b_g the paper selected: an experiment for each b_g, tested on held-out training
+    images.
 
-    Cross-validation is this for several values of `fold`, each holding out other images.
+    Every `fold` holds out other images; several folds together are a cross-validation.
+
+    >>> from kilolayer.papers import find_table
+    >>> cell = find_table("p2-table-1").cell("exclusive gating: b_g = −6", "error")
+    >>> list(bias_search_experiments(cell))[:3]
+    [0.0, -1.0, -2.0]
+
+    Raises:
+        InputError: the paper selected no b_g for this cell.
     """
     gate = cell.plan.unit.h if cell.plan else None
     if cell.plan is None or not cell.plan.select or not isinstance(gate, ExclusiveGate):
@@ -84,12 +106,20 @@ def bias_search_experiments(
 
 
 def is_proxy(plan: Plan, data: Data | None = None, scale: Scale = FULL) -> bool:
-    """Whether a run at this scale, on these data, is smaller than the paper's or on other images."""
+    """Whether a run at this scale, with these data, is smaller than the paper's run, or uses other images.
+
+    >>> is_proxy(Plan("cifar10")), is_proxy(Plan("cifar10"), scale=Scale("small", subset=1000))
+    (False, True)
+    """
     return bool(_proxy_parts(plan, _data(plan, data, scale), scale))
 
 
 def proxy_sentence(plan: Plan, data: Data | None = None, scale: Scale = FULL) -> str:
-    """What a run leaves out, to stand beside every figure of it; empty at the paper's own size."""
+    """What a run leaves out, as a sentence for its report; empty at the paper's own size.
+
+    >>> proxy_sentence(Plan("cifar10"), scale=Scale("small", depths=56, subset=1000))
+    'proxy: depth 56 instead of 110, 1,000 images'
+    """
     parts = _proxy_parts(plan, _data(plan, data, scale), scale)
     return "proxy: " + ", ".join(parts) if parts else ""
 
@@ -99,14 +129,19 @@ def _proxy_parts(plan: Plan, data: Data, scale: Scale) -> tuple[str, ...]:
     size = None if data.image_size == _NATIVE_SIZE[plan.data] else data.image_size
     parts = replace(scale, subset=data.subset, image_size=size).parts(plan)
     parts = (f"{data.source} instead of {plan.data}", *parts) if other_images else parts
-    # A smaller scale stays a proxy where it happens to change nothing of this plan.
+    # A smaller scale stays a proxy even if it changes nothing of this plan.
     return parts if parts or scale.is_full else ("at the paper's own size",)
 
 
 def training_flop(experiment: Experiment) -> int:
-    """Floating-point operations of a training, about: 3 × 2 × multiply-adds × batch × iterations.
+    """Floating-point operations of a training, approximately: 6 · multiply-adds · batch size · iterations.
 
-    Two operations each, forward once and backward twice; evaluation, BN and ReLU are left out.
+    A multiply-add is two operations, and the backward pass costs twice the forward pass. Evaluation, BN and
+    ReLU are left out.
+
+    >>> from kilolayer.papers import find_table
+    >>> f"{training_flop(cell_experiment(find_table('p1-table-6').cells[0])):.1e}"
+    '2.0e+15'
     """
     return 6 * experiment.network.multiply_adds * experiment.recipe.batch_size * experiment.recipe.iterations
 
@@ -116,7 +151,7 @@ def _data(plan: Plan, data: Data | None, scale: Scale) -> Data:
     size = scale.image_size or chosen.image_size
     if size is None and plan.data == "imagenet":
         size = _NATIVE_SIZE["imagenet"]
-    # ImageNet's figures are made without orientation and profiles everywhere.
+    # Published ImageNet figures ignore the orientation and colour profile of a picture.
     if plan.data == "imagenet" and chosen.source not in BUILT_IN_NAMES:
         chosen = replace(chosen, appearance="stored")
     return replace(chosen, image_size=size, subset=scale.subset or chosen.subset)

@@ -31,7 +31,7 @@ CURVES = {"training and test error": Column("training curve")}
 
 
 def _warmed(depth: int, **changes: object) -> dict[str, object]:
-    """From 110 layers on the rate is 0.01 for the first 400 iterations, which is P2's recipe."""
+    """From 110 layers, the learning rate is 0.01 for the first 400 iterations, as in P2's recipe."""
     return {"depth": depth, "recipe": "paper", **changes}
 
 
@@ -120,7 +120,7 @@ TABLE_6 = Table(
     note="plain-110 stands in the caption of Fig. 6, not in the table",
 )
 
-# The paper leaves plain-110 out of the figure, since its error is above 60 %.
+# The figure has no plain-110, since its error is above 60 %.
 FIGURE_6 = Table(
     "p1-figure-6",
     P1,

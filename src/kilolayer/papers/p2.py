@@ -1,4 +1,4 @@
-"""P2, "Identity Mappings in Deep Residual Networks": its tables, and the curves its figures show."""
+"""P2, "Identity Mappings in Deep Residual Networks": its tables, and the curves in its figures."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _0_TO_MINUS_5 = EachSetting(
     }
 )
 
-# The paper prints eleven rows: original 1, constant scaling 3, exclusive gating 3 (its "0 to −5" is one
-# row that stands for six runs), shortcut-only gating 2, 1×1 convolution 1, dropout 1.
+# The paper prints eleven rows: original 1, constant scaling 3, exclusive gating 3 ("0 to −5" is one row for
+# six runs), shortcut-only gating 2, 1×1 convolution 1, dropout 1.
 TABLE_1 = Table(
     "p2-table-1",
     P2,

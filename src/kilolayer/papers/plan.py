@@ -1,4 +1,4 @@
-"""What would reproduce a cell: a network, data, a recipe and a protocol of evaluation, as one value."""
+"""What reproduces a cell, as one value: a network, data, a recipe and an evaluation protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Variation = Literal["pad and crop", "scale", "scale and aspect ratio"]
 
 CLASSES: dict[DataSet, int] = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 
-# What Kilolayer's data and trainer cannot do yet, in the words a report prints.
+# Where Kilolayer differs from a paper's protocol so far, in the words of a report.
 _PROTOCOLS_NOT_YET: dict[Protocol, str] = {
     "224 crop": "tests on the centre square resized to 224 pixels, not on the 224-pixel centre of 256",
     "320 crop": "tests at the training size of 224 pixels, not at 320",
@@ -29,11 +29,16 @@ _VARIATIONS_NOT_YET: dict[Variation, str] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A network of `depth` layers of `unit`, trained on `data` by the recipe called `recipe`.
+    """A network of `depth` layers with `unit`, trained on `data` with the recipe called `recipe`.
 
-    `batch_size` replaces the recipe's. `select`: the paper chose b_g among 0, −1 … −10 by
-    cross-validation inside the training set. `setting` names this plan where a cell has several.
-    `departure` says where the named recipe is not the paper's own.
+    `batch_size` replaces the recipe's. `select` says that the paper chose b_g among 0, −1 … −10 by
+    cross-validation inside the training set. `setting` names this plan in a cell of several plans.
+    `departure` names a difference between the recipe and the paper's own.
+
+    >>> from kilolayer.units import Zero
+    >>> plan = Plan("cifar10", 164).with_changes(h=Zero(), depth=110)
+    >>> plan.depth, plan.network.unit.h.equation
+    (110, 'F(x)')
     """
 
     data: DataSet
@@ -48,7 +53,7 @@ class Plan:
     departure: str = ""
 
     def with_changes(self, **changes: Any) -> Plan:
-        """This plan with fields of its own, and fields of its unit (`h=`, `arrangement=` …), replaced."""
+        """This plan with some fields replaced: its own, and those of its unit (`h`, `arrangement`, …)."""
         names = {field.name for field in fields(Plan)}
         plan = replace(self, **{key: value for key, value in changes.items() if key in names})
         of_unit = {key: value for key, value in changes.items() if key not in names}
@@ -61,7 +66,7 @@ class Plan:
 
     @property
     def not_yet(self) -> str:
-        """Where a run of Kilolayer's would differ from the paper's; empty where it would not."""
+        """The difference between Kilolayer's run and the paper's; empty if there is none."""
         reasons = (
             _VARIATIONS_NOT_YET.get(self.variation, ""),
             _PROTOCOLS_NOT_YET.get(self.protocol, ""),

@@ -18,7 +18,7 @@ TOP_1_AND_5 = {"top-1": Column("top-1 error"), "top-5": Column("top-5 error")}
 
 
 def _unit(cardinality: int, d: int) -> Unit:
-    """C paths of width d; one path of 64 is ResNet's bottleneck with the stride on its 3×3."""
+    """C paths of width d. One path of width 64 is ResNet's bottleneck, with the stride on the 3×3."""
     return Unit(Aggregated(cardinality, d), downsample=Projection())
 
 

@@ -1,4 +1,4 @@
-"""How large a reproduction is: the paper's own size, or a proxy that says what it leaves out."""
+"""The scale of a reproduction: the paper's own size, or a proxy that names what it leaves out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ _EDGES = 2  # layers outside F: the stem and the classifier
 
 @dataclass(frozen=True)
 class Scale:
-    """What is made smaller; None leaves a thing as in the paper.
+    """A smaller size for a reproduction; None keeps the paper's value.
 
-    `depths`: one depth for all, or a depth for some of the paper's; a unit's rule decides, so
-    each becomes the nearest depth that the unit admits (of two the smaller). `width`: channels of
-    the first stage, where CIFAR's ResNets have 16; the others keep their proportion. `subset`:
-    training images. `iterations`: the schedule is squeezed in proportion.
+    `depths` is one depth for all networks, or maps depths of the paper to others; each becomes the nearest
+    depth that the unit allows (the smaller of two). `width` is the number of channels of the first stage (16
+    in CIFAR's ResNets); the other stages keep their proportion. `subset` is the number of training images.
+    With `iterations` the schedule is shortened in proportion.
+
+    >>> Scale("small", depths={110: 56}, image_size=16).describe()
+    'proxy: depth 56 instead of 110, 16×16 pixels'
+
+    Raises:
+        InputError: a field is no whole number from 1.
     """
 
     name: str
@@ -40,11 +46,11 @@ class Scale:
 
     @property
     def is_full(self) -> bool:
-        """Whether this is the paper's own size."""
+        """Whether this is the paper's own size: nothing is made smaller."""
         return replace(self, name="", evaluate_every=1) == Scale("")
 
     def depth(self, plan: Plan) -> int:
-        """The depth at which a plan is run."""
+        """The depth of a plan's network at this scale."""
         if self.depths is None:
             return plan.depth
         if isinstance(self.depths, int):
@@ -52,16 +58,16 @@ class Scale:
         return nearest_depth(plan, self.depths.get(plan.depth, plan.depth))
 
     def describe(self, plan: Plan | None = None) -> str:
-        """As "proxy: depth 56 instead of 110, 2,000 images, 400 iterations, 16×16 pixels".
+        """This scale as a sentence: "proxy: depth 56 instead of 110, 2,000 images, 400 iterations".
 
-        With a plan, its own depth; without, every depth that is asked for.
+        With a `plan`, the sentence has its depth; without, all depths.
         """
         if self.is_full:
             return "full scale: the paper's own size"
         return "proxy: " + (", ".join(self.parts(plan)) or "at the paper's own size")
 
     def parts(self, plan: Plan | None = None) -> tuple[str, ...]:
-        """What is made smaller, thing by thing."""
+        """Every reduction, as a phrase of its own."""
         texts = (
             self._depths(plan),
             f"first stage of {self.width} channels" if self.width else "",
@@ -99,7 +105,7 @@ def _depth_change(ours: int, theirs: int) -> str:
 
 
 def nearest_depth(plan: Plan, target: int) -> int:
-    """The depth nearest to `wanted` that the plan's unit admits: 6n+2, 9n+2, 3n+2, or ImageNet's list."""
+    """The depth nearest to `target` that the plan's unit allows: 6n+2, 9n+2, 3n+2, or ImageNet's list."""
     layers = plan.unit.branch.layers
     if plan.data == "imagenet":
         return min(

@@ -1,4 +1,13 @@
-"""A paper's table as rows of values, and its expansion into cells."""
+"""A paper's table as rows of values, and its cells.
+
+    name      a short name for the command line, "p2-table-2"
+    base      the plan that all rows share
+    vary      the field of the plan, or of its unit, that the rows change
+    columns   what each column measures, and what it changes in the plan
+    rows      row: (change, figure of the first column, figure of the second column, …)
+
+The cells of a table, with their plans and experiments, follow from these values.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +32,16 @@ Metric = Literal[
 ]
 
 FAIL = PublishedResult(above=20.0)
-"""P2's "fail": a test error above 20 %."""
+"""P2's entry "fail": a test error above 20 %."""
 
 CURVE = PublishedResult()
-"""A curve: which runs it shows is a fact, its points are not printed."""
+"""A curve in a figure: the paper names its runs but does not print its points."""
 
 
 @dataclass(frozen=True)
 class Paper:
+    """A paper: its label here (P1, P2, PX), title, number on arXiv and year."""
+
     label: str
     title: str
     arxiv: str
@@ -39,21 +50,33 @@ class Paper:
 
 @dataclass(frozen=True)
 class Literature:
-    """A row that the paper takes from elsewhere, and why no experiment here reproduces it."""
+    """A row that the paper cites from elsewhere, with the reason why no experiment here reproduces it.
+
+    >>> Literature("another architecture").reason
+    'another architecture'
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, eq=False)
 class EachSetting:
-    """A row that stands for several runs: values of what varies, by the name of the setting."""
+    """A row for several runs: a value of the varied field for each setting, by the setting's name.
+
+    >>> list(EachSetting({"b_g = 0": 0.0, "b_g = −1": -1.0}).settings)
+    ['b_g = 0', 'b_g = −1']
+    """
 
     settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """What a column measures, and what it changes in every row's plan."""
+    """A column: its metric, and the fields that it changes in the plan of every row.
+
+    >>> Column("top-5 error", {"depth": 164}).metric
+    'top-5 error'
+    """
 
     metric: Metric = "top-1 error"
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -61,8 +84,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed figure. `plans` is empty where it is literature only, for the `reason` given;
-    it holds several plans where the paper prints one figure for several settings."""
+    """One printed figure, with the plans that reproduce it.
+
+    `plans` is empty for a figure that is cited from elsewhere; `reason` says why. It holds several plans
+    where the paper prints one figure for several settings.
+
+    >>> from kilolayer.papers import find_table
+    >>> cell = find_table("px-table-1").cell("ResNet-50", "parameters")
+    >>> cell.reported, round(cell.counted, 1), cell.slug
+    (25.5, 25.6, 'px-table-1--resnet-50--parameters')
+    """
 
     table: str
     row: str
@@ -74,7 +105,7 @@ class Cell:
 
     @property
     def reported(self) -> float | None:
-        """The printed number: an error in percent, parameters in millions, multiply-adds in 10⁹."""
+        """The printed number: an error in percent, parameters in millions, or multiply-adds in 10⁹."""
         return self.published.value
 
     @property
@@ -95,12 +126,12 @@ class Cell:
 
     @property
     def not_yet(self) -> str:
-        """Where Kilolayer's run of this cell would differ from the paper's; empty where it would not."""
+        """The difference between Kilolayer's run of this cell and the paper's; empty if there is none."""
         return self.plans[0].not_yet if self.plans and self.counted is None else ""
 
     @property
     def counted(self) -> float | None:
-        """The figure where it follows from the description, with nothing to train; else None."""
+        """The figure, if it follows from the description without training; else None."""
         if self.plan is None:
             return None
         match self.metric:
@@ -116,7 +147,7 @@ class Cell:
 
     @property
     def slug(self) -> str:
-        """A name for files: "p2-table-1--dropout-shortcut--error"."""
+        """A name for files, such as "p2-table-1--dropout-shortcut--error"."""
         return "--".join(_slug(part) for part in (self.table, self.row, self.column))
 
 
@@ -131,11 +162,25 @@ def _slug(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows beside columns, as printed. Each row is (change, figure, figure, …), a figure per column.
+    """A table or a figure of a paper. Each row is (change, figure, figure, …), with a figure for each column.
 
-    `change` is the value of the field `vary` of the plan or of its unit, or a mapping of several
-    fields, or `Each`, or `Literature`. A figure is a number, a `Published`, or None for a blank.
-    `baseline` names the row, or the column, that the others are read against.
+    `change` is the value of the field `vary` (of the plan, or of its unit), or a mapping of several fields,
+    or an `EachSetting`, or a `Literature`. A figure is a number, a `Published`, or None for an empty cell.
+    `baseline` names the row, or the column, that the others are compared with.
+
+    >>> from kilolayer.papers import Plan
+    >>> table = Table(
+    ...     "p1-part",
+    ...     Paper("P1", "Deep Residual Learning for Image Recognition", "1512.03385", 2015),
+    ...     "Table 6",
+    ...     "two networks on CIFAR-10",
+    ...     Plan("cifar10"),
+    ...     vary="depth",
+    ...     columns={"error": Column("top-1 error")},
+    ...     rows={"ResNet-20": (20, 8.75), "ResNet-56": (56, 6.97)},
+    ... )
+    >>> [(cell.row, cell.reported, cell.plan.depth) for cell in table.cells]
+    [('ResNet-20', 8.75, 20), ('ResNet-56', 6.97, 56)]
     """
 
     name: str
@@ -158,7 +203,7 @@ class Table:
         return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
 
     def baseline_of(self, cell: Cell) -> Cell | None:
-        """The cell that `cell` is compared with: in the baseline's row or column; None for a baseline."""
+        """The cell of the baseline that `cell` is compared with; None for a cell of the baseline itself."""
         for candidate in self.cells:
             beside = (candidate.row, candidate.column) in (
                 (self.baseline, cell.column),
@@ -180,7 +225,7 @@ class Table:
 
     @cached_property
     def _digits(self) -> list[int]:
-        """Digits behind the point in each column, which a paper prints alike for all its rows."""
+        """Decimal places of each column; a paper prints all rows of a column with the same number."""
         columns = zip(*(row[1:] for row in self.rows.values()), strict=True)
         return [max(map(_digits, column)) for column in columns]
 
@@ -198,7 +243,7 @@ class Table:
         return change if isinstance(change, Mapping) else {self.vary: change}
 
     def _published(self, figure: float | PublishedResult, digits: int) -> PublishedResult:
-        """A bare number, a failure and a curve take the table's statistic; others bring their own."""
+        """A number, a failure or a curve has the table's statistic; other figures have their own."""
         if isinstance(figure, PublishedResult):
             return replace(figure, statistic=self.statistic) if figure in (FAIL, CURVE) else figure
         return PublishedResult(float(figure), self.statistic, digits=digits)

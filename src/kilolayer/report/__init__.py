@@ -1,11 +1,12 @@
-"""Reports: a run's or a table's measurements as one page, its figures as SVG, its tables in four formats.
+"""Reports: pages, figures as SVG, tables in four formats, drawings of units, and the lens.
 
     curve = Curve.from_metrics("ResNet-164", read_metrics(run / "metrics.jsonl"))
-    drawing = plots.training([curve], title="Training of ResNet-164")
+    drawing = plots.training_curves([curve], title="Training of ResNet-164")
     page = Page("ResNet-164", sections=(Section("Training", items=(Figure("…", drawing, alt="…"),)),))
-    write(page, run / "report.html")
+    write_page(page, run / "report.html")
 
-Everything is a pure function of plain values; matplotlib and jinja2 are imported only when they are used.
+All functions are pure functions of plain values. matplotlib and jinja2 are imported when they are first
+needed.
 """
 
 from kilolayer.report import plots, table_formats

@@ -1,4 +1,4 @@
-"""A chart of an analysis as a figure: networks one below the other on a common axis."""
+"""A chart of an analysis as a figure: one panel for each network, on common axes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 _PANEL = 2.1
-"""Inches of a panel's height."""
+"""Height of a panel in inches."""
 _TALLEST = 28
-"""Characters along it."""
+"""Characters along that height."""
 
 
 def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
-    """The SVG of one chart for several networks, by name; predictions are dashed, in their curve's colour."""
+    """The SVG of one chart for several networks, by name. Predictions are dashed, in their curve's colour."""
     chart = panels[0][1]
     names = list(dict.fromkeys(series.name for _, panel in panels for series in panel.series))
     values = [y for _, panel in panels for series in panel.series for y in series.y]
@@ -59,7 +59,7 @@ def _line(axes: Axes, chart: Chart, series: Series, number: int, log: bool) -> N
 
 
 def _x_caption(panels: Sequence[tuple[str, Chart]]) -> str:
-    """What stands along x, and below it what the lines mean."""
+    """The label of the x axis, with a second line that explains the lines."""
     predicted = any(series.kind == "predicted" for _, chart in panels for series in chart.series)
     remarks = [
         *(["dashed: predicted"] if predicted else []),

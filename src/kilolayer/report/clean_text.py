@@ -1,7 +1,7 @@
-"""Strings from runs and from strangers, made fit to be shown.
+"""Strings from runs and from strangers, without the characters that no format can show.
 
-Escaping belongs to each format; what no format can show belongs here: control characters and lone
-surrogates (XML and UTF-8 forbid them) and the marks that reverse the direction of all text after them.
+Such characters are control characters, lone surrogates (forbidden in XML and UTF-8) and marks that reverse
+the direction of the following text. Escaping is the task of each format.
 """
 
 import re
@@ -13,16 +13,16 @@ REPLACEMENT = "\ufffd"
 
 
 def replace_unprintable(text: str) -> str:
-    """The text with one newline convention and � for every character that cannot be shown."""
+    """The text with \\n as its newline, and with � for every unprintable character."""
     return _UNSHOWABLE.sub(REPLACEMENT, text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def one_line(text: str) -> str:
-    """The cleaned text on one line."""
+    """The text on one line, without unprintable characters."""
     return " ".join(replace_unprintable(text).split())
 
 
 def shorten_line(text: str, limit: int) -> str:
-    """The text on one line in at most so many characters, its cut marked by an ellipsis."""
+    """The text on one line, cut to `limit` characters with an ellipsis."""
     line = one_line(text)
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""A confusion matrix of many classes as a map: a square for every pair of classes that occurs."""
+"""A confusion matrix of many classes as a map, with a square for every pair of classes that occurs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kilolayer.report.clean_text import replace_unprintable
 from kilolayer.report.svg_markup import NAMESPACE
 
 LEVELS = (0.01, 0.05, 0.2, 0.5)
-"""Shares of a row above which a square is one step darker."""
+"""A square is one step darker for each of these shares of its row that it exceeds."""
 OPACITY = (0.15, 0.3, 0.5, 0.75, 1.0)
 MARGIN = 0.09
 RIGHT, WRONG = "var(--curve-3, #009e73)", "var(--curve-2, #d55e00)"
@@ -19,14 +19,14 @@ TICKS = 10
 def confusion_map(
     counts: Sequence[Sequence[int]], rows: Sequence[int], columns: Sequence[int], title: str
 ) -> str:
-    """The SVG of `counts[i][j]`, whose classes are numbered `rows[i]` and `columns[j]`.
+    """The SVG of `counts[i][j]`, the pictures of class `rows[i]` that were taken for class `columns[j]`.
 
-    Every row is shaded by its shares, the right answers in one colour and the others in another.
+    The shade of a square is its share of the row. Right answers have one colour and wrong answers another.
     """
     height, width = len(rows), len(columns)
     unit = max(height, width)
     margin, top = MARGIN * unit, MARGIN * unit
-    # Of a thousand classes a square would be thinner than a screen's dot.
+    # With a thousand classes a square would be smaller than a pixel of the screen.
     squares = _squares(counts, rows, columns, max(1.0, unit / 400))
     paths = (
         f'<path d="{"".join(parts)}" style="fill: {colour}; fill-opacity: {OPACITY[level]}"/>'
@@ -36,8 +36,9 @@ def confusion_map(
     line = f"fill: none; stroke: currentColor; stroke-width: {unit / 400:.4g}"
     frame = f'<rect x="0" y="0" width="{width}" height="{height}" style="{line}"/>'
     box = f"{-margin:.4g} {-top:.4g} {width + margin + unit / 50:.6g} {height + top + unit / 50:.6g}"
+    label = escape(replace_unprintable(title))
     return (
-        f'<svg xmlns="{NAMESPACE}" viewBox="{box}" role="img" aria-label="{escape(replace_unprintable(title))}">'
+        f'<svg xmlns="{NAMESPACE}" viewBox="{box}" role="img" aria-label="{label}">'
         f"{''.join(paths)}{frame}{''.join(texts)}</svg>"
     )
 
@@ -45,7 +46,7 @@ def confusion_map(
 def _squares(
     counts: Sequence[Sequence[int]], rows: Sequence[int], columns: Sequence[int], side: float
 ) -> dict[tuple[str, int], list[str]]:
-    """Squares by colour and darkness, as parts of a path each."""
+    """The squares as SVG paths, by colour and shade."""
     squares: dict[tuple[str, int], list[str]] = {}
     shift = (1 - side) / 2
     for i, line in enumerate(counts):

@@ -1,4 +1,4 @@
-"""A run's metrics, read from its folder and turned into one curve of a figure."""
+"""The metrics of a run, read from its folder, as a curve."""
 
 import json
 import math
@@ -9,16 +9,22 @@ from pathlib import Path
 from kilolayer.errors import InputError
 
 Value = float | None
-"""None: not measured, and the line passes over it. NaN: measured but not finite, and the line has a gap."""
+"""None was not measured, and a line skips it. NaN was measured and is not finite: the line has a gap."""
 
 MetricsRow = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run over its training: errors in percent, x in iterations, all tuples equally long.
+    """The training of one run: x in iterations, errors in percent. All tuples have the same length.
 
-    Curves of the same `group` (the seeds of one row of a table) share a colour and a place in the legend.
+    Curves of one `group` (such as the seeds of a table's row) have one colour and one entry in the legend.
+
+    >>> Curve.from_metrics("run", [{"iteration": 100, "train_loss": 0.5, "test_error": 8.0}]).error
+    (8.0,)
+
+    Raises:
+        ValueError: the tuples differ in length.
     """
 
     label: str
@@ -35,12 +41,12 @@ class Curve:
 
     @property
     def key(self) -> str:
-        """What the colour stands for."""
+        """The meaning of the curve's colour: its group, or else its label."""
         return self.group or self.label
 
     @classmethod
     def from_metrics(cls, label: str, rows: Iterable[MetricsRow], group: str = "") -> "Curve":
-        """The curve of a run's epochs; an epoch without a usable iteration has no place and is left out."""
+        """The curve of a run's epochs. An epoch without a finite iteration is left out."""
         usable = [row for row in rows if math.isfinite(finite_or_nan(row.get("iteration")))]
         error = _error_key(usable)
         return cls(
@@ -54,7 +60,7 @@ class Curve:
 
 
 def finite_or_nan(value: object) -> float:
-    """A finite value as it is, and everything else (null, text, infinity) as NaN."""
+    """A finite number unchanged, and everything else (null, text, infinity) as NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:
@@ -64,7 +70,18 @@ def finite_or_nan(value: object) -> float:
 
 
 def read_metrics(path: Path) -> list[dict[str, object]]:
-    """The epochs of a `metrics.jsonl`; a last line cut off by a killed run is passed over."""
+    """The epochs in a `metrics.jsonl`. An incomplete last line, which a killed run leaves, is skipped.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "metrics.jsonl"
+    ...     _ = file.write_text('{"iteration": 1}\\n{"itera')
+    ...     read_metrics(file)
+    [{'iteration': 1}]
+
+    Raises:
+        InputError: the file cannot be read, or a line before the last is no JSON object.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Figures over depth: the error of networks of many depths, and one network's units from first to last."""
+"""Figures over depth: the errors of networks of many depths, and a quantity of every unit of a network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 _ACROSS, _DIGIT = 285.0, 5.6
-"""In units: the least width from the first depth to the last, and a tick label's digit."""
+"""In units: the smallest width between the first and the last depth, and the width of a digit."""
 
 
 @dataclass(frozen=True)
 class DepthLine:
-    """Final errors (percent) of one kind of unit: for each depth, those of its seeds."""
+    """Final errors, in percent, of one kind of unit: for each depth, the errors of all seeds.
+
+    >>> DepthLine("original", depths=(20, 56), errors=((8.8, 8.7), (7.0,))).depths
+    (20, 56)
+
+    Raises:
+        ValueError: `depths` and `errors` differ in length.
+    """
 
     label: str
     depths: tuple[int, ...]
@@ -34,14 +41,18 @@ class DepthLine:
 
 @dataclass(frozen=True)
 class Profile:
-    """One value for each residual unit, from the first to the last: a gradient's norm, say."""
+    """One value for each residual unit, from the first to the last, such as the norm of a gradient.
+
+    >>> Profile("original", (0.1, 1.0)).values
+    (0.1, 1.0)
+    """
 
     label: str
     values: tuple[float, ...]
 
 
 def error_against_depth(lines: Sequence[DepthLine], title: str, error_name: str = "test error") -> str:
-    """One line for each kind of unit, through the medians; where there are several seeds, each is a dot."""
+    """A figure with one line for each kind of unit, through the medians; dots are single seeds."""
     labels = [line.label for line in lines]
 
     def paint(figure: Drawing) -> None:
@@ -64,9 +75,10 @@ def profile_by_unit(
     quantity: str = "gradient norm",
     stages: Sequence[float] = (),
 ) -> str:
-    """A quantity of every residual unit, on a logarithmic axis; zeros and non-finite values have no dot.
+    """A figure with a quantity of every residual unit, on a logarithmic axis, without zeros and non-finite
+    values.
 
-    `stages` are the units at which the network takes another shape.
+    `stages` are the units at which the network changes its shape.
     """
     labels = [profile.label for profile in profiles]
 
@@ -104,7 +116,7 @@ def _depth_line(axes: Axes, number: int, line: DepthLine) -> None:
 
 
 def _depth_ticks(axes: Axes, depths: Sequence[int]) -> None:
-    """A tick at every depth that was trained, as far as their numbers do not run into each other."""
+    """Set a tick at every depth, without those whose numbers would overlap."""
     if not depths:
         canvas.mark_no_values(axes)
         return

@@ -1,4 +1,4 @@
-"""What a report consists of: plain values, independent of the format they are shown in."""
+"""The parts of a report as plain values, independent of the output format."""
 
 import re
 from dataclasses import dataclass, replace
@@ -15,7 +15,14 @@ _ABSENT = {"", "-", "–", "—"}
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain text under a header; every row is as long as the header."""
+    """Rows of plain text under a header.
+
+    >>> Table("Errors.", ("unit", "error"), (("original", "6.61"), ("proposed", "6.37"))).numeric
+    (False, True)
+
+    Raises:
+        ValueError: a row and the header differ in length.
+    """
 
     caption: str
     header: tuple[str, ...]
@@ -30,7 +37,7 @@ class Table:
                 )
 
     def without_empty_columns(self) -> "Table":
-        """The table without the columns that hold no value in any row; the first one names the rows."""
+        """The table without its empty columns. The first column stays, since it names the rows."""
         columns = [
             column
             for column in range(len(self.header))
@@ -41,13 +48,17 @@ class Table:
 
     @cached_property
     def numeric(self) -> tuple[bool, ...]:
-        """For each column, whether it holds numbers and is therefore set flush right."""
+        """For each column, whether it holds numbers, which are aligned to the right."""
         return tuple(_is_numeric([row[column] for row in self.rows]) for column in range(len(self.header)))
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing of `kilolayer.report.plots`, with what it shows in words for those who cannot see it."""
+    """A drawing of `kilolayer.report.plots`, with a description for readers who cannot see it.
+
+    >>> Figure("Training.", "<svg …/>", alt="Both errors fall.").alt
+    'Both errors fall.'
+    """
 
     caption: str
     svg: str
@@ -56,7 +67,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Listing:
-    """Preformatted text: a command, a configuration, an environment."""
+    """Preformatted text, such as a command or a configuration.
+
+    >>> Listing("Command.", "kilolayer train").text
+    'kilolayer train'
+    """
 
     caption: str
     text: str
@@ -64,9 +79,10 @@ class Listing:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Counts by two kinds of classes, each row's in percent of it too: a confusion matrix.
+    """A confusion matrix: counts, shown with their percentage of the row.
 
-    counts[i][j] belongs to `rows[i]` and `columns[j]`; where the two names are equal, the answer is right.
+    `counts[i][j]` belongs to the classes `rows[i]` and `columns[j]`; the answer is right where these are
+    equal.
     """
 
     caption: str
@@ -77,7 +93,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG and what is to be said of it, a line each."""
+    """A PNG and the lines of text below it."""
 
     png: bytes
     lines: tuple[str, ...]
@@ -96,7 +112,11 @@ Item = Table | Figure | Listing | Matrix | Gallery
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, its paragraphs, then its tables, figures and listings."""
+    """A heading, paragraphs, and then tables, figures and listings.
+
+    >>> Section("Training", ("Two runs.",)).text
+    ('Two runs.',)
+    """
 
     title: str
     text: tuple[str, ...] = ()
@@ -105,7 +125,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report. `provenance` are (what, value) pairs: command, version, machine, date."""
+    """A whole report. `provenance` are pairs of name and value: command, version, machine, date.
+
+    >>> Page("ResNet-110", sections=(Section("Training"),)).title
+    'ResNet-110'
+    """
 
     title: str
     subtitle: str = ""
@@ -114,7 +138,11 @@ class Page:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell reads as a number, perhaps with a sign, an uncertainty or a unit: `6.61 ± 0.16`."""
+    """Whether a cell is a number, possibly with a sign, an uncertainty or a unit.
+
+    >>> is_number("6.61 ± 0.16"), is_number("−3"), is_number("two")
+    (True, True, False)
+    """
     return len(cell) < 60 and _NUMBER.fullmatch(cell.strip()) is not None
 
 

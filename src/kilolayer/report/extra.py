@@ -1,4 +1,4 @@
-"""matplotlib, plotly and jinja2 are an extra: only drawing and rendering need them, and say so."""
+"""The optional packages matplotlib, plotly and jinja2, which only drawing and rendering need."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ MISSING = "the report needs matplotlib, plotly and jinja2: pip install 'kilolaye
 
 @contextmanager
 def report_extra() -> Iterator[None]:
-    """Around an optional import: its absence is the user's to mend, not a traceback."""
+    """A context for optional imports: a missing package becomes an `InputError` that names the extra."""
     redirect_cache("matplotlib")
     try:
         yield
@@ -21,7 +21,7 @@ def report_extra() -> Iterator[None]:
 
 
 def check_installed() -> None:
-    """Raises `InputError` where the extra is missing: rather before minutes of training than after."""
+    """Raise `InputError` if the extra is missing. Commands call this before minutes of training."""
     with report_extra():
         for name in ("jinja2", "matplotlib", "plotly"):
             import_module(name)

@@ -1,4 +1,4 @@
-"""Analyses as one interactive HTML page: charts under a slider, self-contained, without any request."""
+"""Analyses as one interactive HTML page: charts with a slider for time, self-contained, without requests."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def write_lab(
     title: str = "Propagation lab",
     provenance: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Write the page of some analyses, each with the iteration that its network was at, or None.
+    """Write the page of some analyses, each with the iteration of its network, or None.
 
-    Networks stand side by side in the order given, on common axes; the snapshots of one network, told by its
-    name, lie under a slider. `provenance` are (what, value) pairs: command, version, machine, date.
-    Raises `InputError` where there is nothing to show or the path cannot be written.
+    Networks stand side by side in the given order, on common axes. A slider selects the snapshots of a
+    network; snapshots with the same network name belong together. `provenance` are pairs of name and value:
+    command, version, machine, date. Raises `InputError` without analyses, or where the path cannot be
+    written.
     """
     durable.write_file(path, render_lab(analyses, title, provenance).encode())
     return path
@@ -42,7 +43,7 @@ def render_lab(
     title: str = "Propagation lab",
     provenance: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The page as HTML; `page` says more."""
+    """The page of `write_lab` as HTML."""
     if not analyses:
         raise InputError("no analysis to show on a page; give at least one")
     lab = gather_lab(analyses)
@@ -66,7 +67,7 @@ def render_lab(
 
 
 def equation_markup(plain: str) -> Markup:
-    """An equation in plain Unicode, with x_l and λ_{i+1} as subscripts and 0.9^54 as a power."""
+    """An equation in plain Unicode as HTML: x_l and λ_{i+1} get subscripts, and 0.9^54 becomes a power."""
     with report_extra():
         from markupsafe import Markup, escape
     escaped = str(escape(one_line(plain)))
@@ -76,7 +77,7 @@ def equation_markup(plain: str) -> Markup:
 
 
 def _alt(frames: Sequence[tuple[Time, Chart]], network: str) -> str:
-    """The last snapshot of a chart in words."""
+    """The last snapshot of a chart, in words."""
     chart = frames[-1][1]
     curves = "; ".join(f"{series.name} ({series.kind}){_course(series.y)}" for series in chart.series)
     return one_line(f"{chart.title}, {network}: {chart.y_label} by {chart.x_label}. {curves}. {chart.note}")

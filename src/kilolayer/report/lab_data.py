@@ -1,4 +1,4 @@
-"""Analyses as the values that interactive charts draw: networks side by side, snapshots under a slider."""
+"""Analyses as the JSON of interactive charts: networks side by side, with a slider for snapshots."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from kilolayer.report.clean_text import one_line, shorten_line
 from kilolayer.system.terminal import truncate_middle
 
 Time = int | None
-"""Iterations trained; None where no time belongs to an analysis."""
+"""Iterations of training; None for an analysis without a time."""
 
 _LONGEST = 60
-"""Characters of a name that are shown."""
+"""The longest name on a page, in characters."""
 
 
 @dataclass
 class ChartRow:
-    """One chart of all networks that have it: by network its snapshots, in the order of time."""
+    """One chart of all networks that have it: the snapshots of each network, in the order of time."""
 
     analysis: str
     panels: dict[str, list[tuple[Time, Chart]]] = field(default_factory=dict)
@@ -35,17 +35,17 @@ class ChartRow:
 
 
 FLAT = 1e-3
-"""Values that differ by no more than this share are shown as one height, not as hills of rounding."""
+"""Values that differ by a smaller share are drawn as a flat line, so that rounding makes no hills."""
 
 FigureName = tuple[str, str]
-"""A figure: its analysis, and what it is called there."""
+"""The name of a figure: its analysis, and its own name."""
 
 
 @dataclass
 class Lab:
-    """What a page shows; `figures` are the summaries: by network, time and name.
+    """The content of a page. `figures` are the summaries, by network, time and name.
 
-    `findings` are sentences: by analysis and network, of the last moment.
+    `findings` are sentences about the last snapshot, by analysis and network.
     """
 
     rows: list[ChartRow]
@@ -59,19 +59,19 @@ class Lab:
 
     @property
     def figure_names(self) -> list[FigureName]:
-        """The figures that some network has, those of an analysis together."""
+        """The figures of all networks, grouped by analysis."""
         values = [values for moments in self.figures.values() for values in moments.values()]
         names = dict.fromkeys(name for figures in values for name, value in figures.items() if value)
         groups = list(dict.fromkeys(group for group, _ in names))
         return sorted(names, key=lambda name: groups.index(name[0]))
 
     def first_row(self, analysis: str) -> int:
-        """The number, from 1, of the first row of an analysis; 0 where it has none."""
+        """The number, from 1, of the first row of an analysis; 0 without a row."""
         return next((n for n, row in enumerate(self.rows, 1) if row.analysis == analysis), 0)
 
     @property
     def tabulated(self) -> dict[str, dict[Time, dict[FigureName, str]]]:
-        """`figures` of the networks that have any."""
+        """`figures` of the networks that have at least one."""
         return {
             network: moments
             for network, moments in self.figures.items()
@@ -80,9 +80,9 @@ class Lab:
 
 
 def gather_lab(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
-    """The snapshots by chart and network; the same analysis of the same moment again is another network's.
+    """The snapshots, by chart and network. A second analysis of the same moment belongs to another network.
 
-    What has no value (a series, a chart) is left out.
+    A series or a chart without values is left out.
     """
     lab, rows = (
         Lab([], {}, {}, sorted({at for at, _ in snapshots if at is not None})),
@@ -109,17 +109,17 @@ def gather_lab(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
 
 
 def analysis_name(analysis: Analysis) -> str:
-    """The analysis as a heading: "Gradient", for what changes of it over training too."""
+    """The heading of an analysis, such as "Gradient"; trends over training have their analysis's heading."""
     return analysis.of.capitalize() if isinstance(analysis, SnapshotTrends) else type(analysis).__name__
 
 
 def _kind(analysis: Analysis) -> str:
-    """Tells analyses apart; what changes over training is one for every analysis that is followed."""
+    """The identity of an analysis; trends over training are one kind for each analysis that they follow."""
     return f"{type(analysis).__name__} {analysis_name(analysis)}"
 
 
 def _by_network(snapshots: Sequence[tuple[Time, Analysis]]) -> list[tuple[str, Time, Analysis]]:
-    """Every analysis with the name that its network is shown by, which no other network has."""
+    """Every analysis with the displayed name of its network, which is unique."""
     occurrences: Counter[tuple[str, str, Time]] = Counter()
     keys = []
     for at, analysis in snapshots:
@@ -136,7 +136,7 @@ def _by_network(snapshots: Sequence[tuple[Time, Analysis]]) -> list[tuple[str, T
 
 
 def lab_json(lab: Lab) -> dict[str, Any]:
-    """The lab as JSON can hold it. Equal x axes are held once, since a thousand units weigh something."""
+    """The lab as JSON. Equal x axes are stored once, since those of a thousand units are large."""
     pool: dict[tuple[float, ...], int] = {}
     rows = [_row(row, pool) for row in lab.rows]
     return {
@@ -148,13 +148,13 @@ def lab_json(lab: Lab) -> dict[str, Any]:
 
 
 def series_label(name: str, kind: str) -> str:
-    """A series as it is called beside its curve: a prediction says so."""
+    """The label of a series, which says if it is a prediction."""
     is_clear = kind == "measured" or re.search("predict|theor", name, re.IGNORECASE)
     return shorten_line(name, _LONGEST) + ("" if is_clear else ", predicted")
 
 
 def _outside_note(row: ChartRow, series_key: FigureName, log: bool) -> str:
-    """What a series is called besides where a logarithmic axis has no place for any of its values."""
+    """An addition to the label of a series without positive values, on a logarithmic axis."""
     same_series = (
         candidate
         for chart in row.charts
@@ -178,7 +178,7 @@ def _figures(moments: dict[Time, dict[FigureName, str]], names: list[FigureName]
 
 
 def _row(row: ChartRow, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
-    """A row's axes, which its networks and snapshots share, its series, and the curves of every panel."""
+    """A row's axes (which all networks and snapshots share), its series, and the curves of every panel."""
     chart, all_series = row.charts[0], [series for chart in row.charts for series in chart.series]
     kinds = list(dict.fromkeys((series.name, series.kind) for series in all_series))
     names = list(dict.fromkeys(name for name, _ in kinds))
@@ -191,7 +191,7 @@ def _row(row: ChartRow, pool: dict[tuple[float, ...], int]) -> dict[str, Any]:
         "range": [low, high],
         "across": _ends(places),
         "whole": all(position.is_integer() for position in places),
-        # A prediction has its measurement's colour where they share a name.
+        # A prediction has the colour of the measurement with the same name.
         "series": [
             {
                 "name": shorten_line(name, _LONGEST),
@@ -219,7 +219,7 @@ def _frame(
 
 
 def _sorted(series: Series) -> tuple[tuple[float, ...], list[float | None]]:
-    """A series from left to right; what is not finite has no place on paper."""
+    """The points of a series from left to right, without those at a non-finite x."""
     points = sorted(
         ((x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x)), key=lambda at: at[0]
     )
@@ -227,8 +227,7 @@ def _sorted(series: Series) -> tuple[tuple[float, ...], list[float | None]]:
 
 
 def round_value(y: float | None) -> float | None:
-    """A value as a page holds it; None where it is not finite."""
-    # Five digits are more than a screen has.
+    """A value, rounded to five digits, more than a screen shows; None if it is not finite."""
     return float(f"{y:.5g}") if y is not None and math.isfinite(y) else None
 
 
@@ -238,12 +237,14 @@ def _ends(values: Iterable[float]) -> list[float]:
 
 
 def value_range(values: Iterable[float | None], log: bool) -> tuple[float, float, bool]:
-    """Lower and upper end with some room, and whether the axis is logarithmic: over less than a factor
-    of 3 it has hardly a tick, and without positive values none."""
+    """The lower and the upper end of an axis, with a margin, and whether the axis is logarithmic.
+
+    A logarithmic axis needs positive values; over less than a factor of 3 it would have hardly a tick.
+    """
     finite = [value for value in values if value is not None and math.isfinite(value)]
     positive = [value for value in finite if value > 0]
     if log and positive and max(positive) >= 3 * min(positive):
-        # Further out the browser's arithmetic ends.
+        # Beyond these limits the browser's arithmetic overflows.
         return max(min(positive), 1e-300) / 1.5, min(max(positive), 1e300) * 1.5, True
     low, high = _ends(finite)
     flat = high - low < FLAT * max(abs(low), abs(high))

@@ -1,4 +1,4 @@
-"""A chart's numbers as the table under its fold."""
+"""The numbers of a chart as a table."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from kilolayer.report.clean_text import one_line
 from kilolayer.report.lab_data import round_value, series_label
 
 _FOUR = Context(prec=4, rounding=ROUND_HALF_UP)
-"""Digits in a table, rounded as a browser does."""
+"""Four digits, rounded as a browser rounds."""
 
 
 def chart_header(chart: Chart) -> tuple[str, ...]:
-    """What stands along x, and the series."""
+    """The label of the x axis and the labels of all series."""
     return (one_line(chart.x_label), *(series_label(series.name, series.kind) for series in chart.series))
 
 
 def chart_rows(chart: Chart) -> list[tuple[str, ...]]:
-    """A line for each x that a series has, from left to right, with what it has there."""
+    """A row for each x of any series, from left to right, with the values there."""
     columns = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
     places = sorted({x for column in columns for x in column if math.isfinite(x)})
     return [(_cell(x), *(_cell(column.get(x)) for column in columns)) for x in places]

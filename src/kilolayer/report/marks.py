@@ -1,4 +1,4 @@
-"""Series laid onto axes: what of them is finite, where they have gaps, and which axis they need."""
+"""Curves on axes: their finite values, their gaps, and the scale of the axis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 WIDE = 5
-"""The factor between the largest and the smallest value from which an axis is logarithmic."""
+"""An axis is logarithmic if the largest value is at least this multiple of the smallest."""
 
 
 def finite_values(values: Iterable[Value]) -> list[float]:
@@ -29,12 +29,12 @@ def positive_values(values: Iterable[Value]) -> list[float]:
 
 
 def split_points(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """Points as matplotlib takes them: all x, all y."""
+    """All x and all y of some points, as matplotlib takes them."""
     return [x for x, _ in points], [y for _, y in points]
 
 
 def fit_y_axis(axes: Axes, values: Iterable[Value], log: bool = True) -> bool:
-    """Axes that hold every finite value: logarithmic if wanted and of use; whether they are."""
+    """Fit the y axis to all finite values; return whether it is logarithmic, which `log` allows."""
     finites = finite_values(values)
     positive_only = bool(finites) and min(finites) > 0
     if log and positive_only and max(finites) >= WIDE * min(finites):
@@ -50,14 +50,14 @@ def fit_y_axis(axes: Axes, values: Iterable[Value], log: bool = True) -> bool:
 
 
 def set_log_axis(axes: Axes, values: Iterable[Value]) -> bool:
-    """Make the y axis logarithmic, ticked at 2 and 5 where it spans few decades; False if nothing shows."""
+    """Make the y axis logarithmic, with ticks at 2 and 5 over few decades; False without positive values."""
     from matplotlib.ticker import LogLocator
 
     positives = positive_values(values)
     if not positives:
         axes.set_yticks([])
         return False
-    # Beyond these matplotlib's own arithmetic overflows.
+    # Beyond these limits matplotlib's own arithmetic overflows.
     low, high = max(min(positives), 1e-300) / 1.25, min(max(positives), 1e300) * 1.25
     axes.set_yscale("log")
     axes.set_ylim(low, high)
@@ -70,7 +70,7 @@ def set_log_axis(axes: Axes, values: Iterable[Value]) -> bool:
 def draw_curve(
     axes: Axes, x: Sequence[float], y: Sequence[Value], number: int, log: bool = False, **style: Any
 ) -> None:
-    """A curve with gaps at what is not finite: a cross where a gap begins, a dot for a point on its own."""
+    """Draw a curve with gaps at non-finite values: a cross begins a gap, a dot marks an isolated point."""
     measured = [(at, value) for at, value in zip(x, y, strict=True) if value is not None]
     points = [(at, v if math.isfinite(v) and (v > 0 or not log) else math.nan) for at, v in measured]
     tint, mark_step = canvas.colour(number), max(1, len(points) // 8)
@@ -88,7 +88,7 @@ def draw_curve(
         *axes.plot(*split_points(_last_finite(measured)), color=tint, ls="", marker="x", ms=6),
     ]
     for part in artists:
-        # A line without points has a box without bounds, and several panels then have no room.
+        # A line without points has infinite bounds, which would leave no room for other panels.
         part.set_in_layout(False)
 
 

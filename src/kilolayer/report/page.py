@@ -1,4 +1,4 @@
-"""A report as one self-contained HTML page: no script, no request, no markup but our own."""
+"""A report as one self-contained HTML page: without scripts, without requests, with our own markup alone."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 _SHORT = 26
-"""Characters up to which a cell is not broken."""
+"""A cell of at most so many characters stands on one line."""
 
 
 _CALLED = {"Table": "Table", "Matrix": "Table", "Figure": "Figure", "Gallery": "Figure", "Listing": "Listing"}
-"""What a reader calls each kind of item."""
+"""The word for each kind of item, as in "Table 2"."""
 
 
 @dataclass(frozen=True)
 class _Numbered:
-    """An item with its place in the page's count, as the template shows it."""
+    """An item with its number, for the template."""
 
     kind: str
     number: int
@@ -50,7 +50,14 @@ class _Numbered:
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML. All its text is escaped; a figure that is not our drawing is a ValueError."""
+    """The page as HTML, with all of its text escaped.
+
+    >>> render_page(Page("a < b")).count("a &lt; b")
+    2
+
+    Raises:
+        ValueError: a figure is not a drawing of `kilolayer.report.plots`.
+    """
     with report_extra():
         from markupsafe import Markup
     counts = {label: count(1) for label in _CALLED.values()}
@@ -67,7 +74,16 @@ def render_page(page: Page) -> str:
 
 
 def write_page(page: Page, path: Path) -> Path:
-    """Write the page, wholly or not at all; `InputError` names a path that cannot be written."""
+    """Write the page to `path`, completely or not at all, and return the path.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_page(Page("Report"), Path(folder) / "report.html").name
+    'report.html'
+
+    Raises:
+        InputError: the path cannot be written.
+    """
     durable.write_file(path, render_page(page).encode())
     return path
 
@@ -77,7 +93,7 @@ def _text(name: str) -> str:
 
 
 def template_environment() -> Environment:
-    """What every page is rendered in: all text escaped, and cleaned of what cannot be shown."""
+    """The template environment of all pages: it escapes all text, and replaces unprintable characters."""
     with report_extra():
         from jinja2 import Environment, StrictUndefined
     environment = Environment(
@@ -92,11 +108,11 @@ def template_environment() -> Environment:
 
 
 _INDEX = re.compile(r"(?<!\w)([^\W\d_]′?)_([lLi])(?!\w)")
-"""A unit's index, as in x_l and x_L; a name such as test_error or run_1 stays as it is."""
+"""A unit's index, as in x_l and x_L; a name such as test_error or run_1 does not match."""
 
 
 def typeset(text: str) -> Markup:
-    """The text, escaped, with its indices below the line."""
+    """The text, escaped, with indices as subscripts."""
     with report_extra():
         from markupsafe import Markup, escape
     escaped = str(escape(replace_unprintable(text)))
@@ -104,19 +120,19 @@ def typeset(text: str) -> Markup:
 
 
 def _clean_value(value: object) -> object:
-    # Markup is a str too, and is ours.
+    # Markup is a subclass of str and comes from us.
     return replace_unprintable(value) if type(value) is str else value
 
 
 def _cells(table: Table, row: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Each cell of a row with the classes that set it: numbers flush right, short cells on one line."""
+    """Each cell of a row, with its CSS classes: numbers align to the right, short cells stay on one line."""
     for numeric, cell in zip(table.numeric, row, strict=True):
         yield ("number" if numeric else "words") + (" short" if len(cell) <= _SHORT else ""), cell
 
 
 @dataclass(frozen=True)
 class _Share:
-    """A cell of a matrix: its count, its share of the row if any, and its shade by that, from 0 to 9."""
+    """A cell of a matrix: its count, its percentage of the row, and its shade, from 0 to 9."""
 
     count: str
     percent: str

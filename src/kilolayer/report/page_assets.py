@@ -1,4 +1,4 @@
-"""Scripts and styles that stand inside a page, and the policy that lets no other script run there."""
+"""Scripts and styles inside a page, and the policy that forbids all other scripts."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 
 def read_asset(name: str, package: str = "kilolayer.report") -> str:
-    """A file that comes with a package of ours."""
+    """The text of a file in one of our packages."""
     return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
 def plotly_js() -> str:
-    """Plotly's script, its licence on top, from its Python package; `InputError` where there is none."""
+    """Plotly's script with its licence, from its Python package; `InputError` if it is not installed."""
     with report_extra():
         from plotly.offline import get_plotlyjs
     return str(get_plotlyjs())
 
 
 def plotly_version() -> str:
-    """The version of that script."""
+    """The version of Plotly's script."""
     with report_extra():
         from plotly.offline import get_plotlyjs_version
     return str(get_plotlyjs_version())
 
 
 def embedded_assets(scripts: Sequence[str], styles: Sequence[str]) -> dict[str, Markup | list[Markup]]:
-    """What a template needs for them: `scripts`, `css`, and `policy`, the sources of a script-src.
+    """The values of a template for its scripts and styles: `scripts`, `css`, and the script-src `policy`.
 
-    They are our own files and Plotly's; a page's data never come this way.
+    Only our own files and Plotly's may be passed here, never the data of a page.
     """
     with report_extra():
         from markupsafe import Markup
@@ -50,5 +50,5 @@ def embedded_assets(scripts: Sequence[str], styles: Sequence[str]) -> dict[str, 
 
 
 def _hash(script: str) -> str:
-    """An inline script as a Content-Security-Policy names it."""
+    """The hash of an inline script for a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""The papers' figures as SVG text: each a function of plain values and of the title it is read out by."""
+"""The papers' figures as SVG text. The title of a figure is its text for assistive technology."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ __all__ = [
 Values = Sequence[Value]
 
 _PANELS = 4.6
-"""Inches of both panels."""
+"""Height of both panels in inches."""
 
 STEPS = 12
-"""A schedule of no more rates than this is one of steps."""
+"""A schedule with at most so many different rates is a step schedule."""
 
 
 def training_curves(curves: Sequence[Curve], title: str, numbers: Mapping[str, int] | None = None) -> str:
-    """Training loss above, error below, by iterations (P2, Figs. 1 and 6, which draw both in one plane).
+    """Training loss above and error below, by iterations (P2, Figs. 1 and 6, which draw both in one plane).
 
-    Every value lies inside its axes. They are logarithmic where all values are positive and span much, so
-    that the beginning and the end can both be read. A cross stands where a value stopped being finite.
-    `numbers` are those of the colours by the curves' keys, for a page of several figures.
+    An axis is logarithmic if all values are positive and span a wide range. A cross marks the last finite
+    value of a curve that diverged. `numbers` are the numbers of the colours, by the keys of the curves, for a
+    page with several figures.
     """
     keys = _keys(curves)
     numbers = numbers or {key: number for number, key in enumerate(keys)}
@@ -56,7 +56,7 @@ def training_curves(curves: Sequence[Curve], title: str, numbers: Mapping[str, i
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], numbers: Mapping[str, int], values: Sequence[Values]) -> None:
-    """One quantity of all curves, on axes that hold every value."""
+    """Draw one quantity of all curves, on axes that hold every value."""
     log = marks.fit_y_axis(axes, chain.from_iterable(values))
     for curve, y in zip(curves, values, strict=True):
         marks.draw_curve(axes, curve.x, y, numbers[curve.key], log)
@@ -66,9 +66,9 @@ def _panel(axes: Axes, curves: Sequence[Curve], numbers: Mapping[str, int], valu
 
 @dataclass(frozen=True)
 class RateCurve:
-    """A learning rate as the recipe has it: a function of the iteration, from 0 to `iterations` - 1.
+    """A recipe's learning rate: a function of the iteration, from 0 to `iterations` - 1.
 
-    `number` is that of its colour; None: its place among the rates.
+    `number` is the number of its colour; None is the rate's place in the list.
     """
 
     label: str
@@ -78,10 +78,7 @@ class RateCurve:
 
 
 def learning_rate(rates: Sequence[RateCurve], title: str) -> str:
-    """The learning rate of every iteration, as each recipe computes it.
-
-    Logarithmic where the rates are steps, whose later ones could not be seen otherwise.
-    """
+    """The learning rate of every iteration. A logarithmic axis shows the late steps of step schedules."""
     labels = [rate.label for rate in rates]
     numbers = [at if rate.number is None else rate.number for at, rate in enumerate(rates)]
     values = [[rate.schedule(at) for at in range(rate.iterations)] for rate in rates]
@@ -102,7 +99,7 @@ def learning_rate(rates: Sequence[RateCurve], title: str) -> str:
 
 
 def _is_stepwise(rates: Sequence[float]) -> bool:
-    """Whether the rate is held for several iterations at a time, as a few values."""
+    """Whether the rate has few values, each for several iterations."""
     different = len(set(rates))
     return different <= STEPS and 2 * different <= len(rates)
 
@@ -120,7 +117,7 @@ def _iterations(axes: Axes, curves: Sequence[Curve]) -> str:
 
 
 def _axis(axes: Axes, iterations: Sequence[float]) -> str:
-    """Ticks for the iterations, and what they count."""
+    """Set the ticks of the iterations, and return the label of the axis."""
     from matplotlib.ticker import MaxNLocator
 
     last = max(iterations, default=1.0)

@@ -1,4 +1,4 @@
-"""matplotlib's SVG made fit to stand inside a page, and the check that nothing else stands there."""
+"""SVG for pages: clean-up of matplotlib's drawings, and validation of drawings before they are shown."""
 
 import hashlib
 import re
@@ -18,10 +18,10 @@ _FOREIGN = re.compile(r"url\((?!#)|@import|expression|\\", re.IGNORECASE)
 
 
 def tidy_svg(markup: str, title: str, colours: Mapping[str, str]) -> str:
-    """A figure that fits its column, speaks its title, takes the page's colours and shares no ids.
+    """A figure that fits its column, has a title for assistive technology, the page's colours and unique ids.
 
-    matplotlib's style sheet holds for `*`: inside a page it would restyle the page, so it
-    becomes a style of the root. Its metadata name addresses, and are dropped.
+    matplotlib's style sheet applies to `*` and would restyle the whole page, so it becomes the root's style.
+    Its metadata contain addresses and are dropped.
     """
     root = ElementTree.fromstring(markup)  # noqa: S314 (matplotlib's own output)
     _drop(root, {"metadata", "style"})
@@ -34,7 +34,7 @@ def tidy_svg(markup: str, title: str, colours: Mapping[str, str]) -> str:
 
 
 def validate_svg(markup: str) -> str:
-    """The markup, written anew, if it is a drawing such as `tidy` makes; else a ValueError."""
+    """The markup, written anew, if it is a drawing that `tidy_svg` could return; otherwise a ValueError."""
     if "<!" in markup or "<?" in markup:
         raise ValueError("Figure.svg: declarations, comments and instructions have no place in a drawing")
     try:
@@ -103,7 +103,7 @@ def _frame(root: Element, title: str) -> None:
 
 
 def _own_ids(root: Element, prefix: str) -> None:
-    """Keep only the ids that are pointed at, and let them begin with the figure's own digest."""
+    """Keep only the ids that are referenced, with the figure's digest as their prefix."""
     elements = list(root.iter())
     referenced = {target for element in elements for target in _targets(element)}
     for element in elements:

@@ -1,4 +1,4 @@
-"""One `Table` in the formats that papers, repositories and spreadsheets want."""
+"""A `Table` as Markdown, LaTeX or CSV."""
 
 import csv
 import io
@@ -36,7 +36,15 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 def markdown(table: Table) -> str:
-    """A GitHub pipe table under its caption, with its note below."""
+    """A GitHub pipe table, with its caption above and its note below.
+
+    >>> print(markdown(Table("Errors.", ("unit", "error"), (("original", "6.61"),))), end="")
+    Errors.
+    <BLANKLINE>
+    | unit | error |
+    | :--- | ---: |
+    | original | 6.61 |
+    """
     rule = ("---:" if numeric else ":---" for numeric in table.numeric)
     lines = [_pipes(map(_markdown, table.header)), _pipes(rule)]
     lines += [_pipes(map(_markdown, row)) for row in table.rows]
@@ -45,7 +53,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` float with booktabs' three rules; needs \\usepackage{booktabs}."""
+    """A LaTeX `table` with the three rules of booktabs; it needs \\usepackage{booktabs}."""
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
     lines = [
         r"\begin{table}",
@@ -65,7 +73,12 @@ def latex(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Header and rows as RFC 4180; text that a spreadsheet would run as a formula gets an apostrophe."""
+    """Header and rows as CSV (RFC 4180). An apostrophe protects text that a spreadsheet would run as a
+    formula.
+
+    >>> comma_separated(Table("", ("unit", "error"), (("=1+1", "6.61"),)))
+    "unit,error\\r\\n'=1+1,6.61\\r\\n"
+    """
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerows([_csv(cell) for cell in row] for row in (table.header, *table.rows))

@@ -1,4 +1,4 @@
-"""What a drawing of a unit shows, whatever it is drawn with: p, h, g, F and f as labelled steps."""
+"""The content of a unit's drawing, in text or SVG: p, h, g, F and f as labelled steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ StepKind = Literal["conv", "norm", "activation", "gate", "other", "open", "close
 
 @dataclass(frozen=True)
 class DiagramStep:
-    """One labelled layer; "open" and "close" stand around the layers of one of several equal paths."""
+    """One labelled layer; "open" and "close" enclose the layers of one of several equal paths."""
 
     kind: StepKind
     label: str
@@ -25,7 +25,7 @@ DiagramSteps = tuple[DiagramStep, ...]
 
 @dataclass(frozen=True)
 class Diagram:
-    """x passes p, splits into h, F and, where there is one, the gate g; ⊕ joins them, and f ends the unit."""
+    """p, then h and F (and a gate g) side by side, then their sum ⊕, then f."""
 
     p: DiagramSteps
     h: DiagramSteps
@@ -35,19 +35,24 @@ class Diagram:
 
     @property
     def columns(self) -> tuple[DiagramSteps, ...]:
-        """The parallel parts from the shortcut to F."""
+        """The parts that stand side by side, from the shortcut to F."""
         return (self.h, self.g, self.F) if self.g else (self.h, self.F)
 
     @property
     def caption(self) -> str:
-        """The diagram as a sentence, for those who cannot see it."""
+        """The diagram as a sentence, for readers who cannot see it."""
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
         described = (f"{name}: {', '.join(step.label for step in steps)}" for name, steps in parts if steps)
         return "Residual unit. " + "; ".join(described)
 
 
 def unit_diagram(unit: Unit | Layout) -> Diagram:
-    """The steps of `unit`; a `Unit` is taken where it keeps its shape, at a stage of width 64."""
+    """The diagram of `unit`. A `Unit` is drawn without a change of shape, at a stage of width 64.
+
+    >>> from kilolayer.units import BASIC
+    >>> [step.label for step in unit_diagram(BASIC).F]
+    ['3×3, 64 → 64', 'BN', 'ReLU', '3×3, 64 → 64', 'BN']
+    """
     unit_layout = unit if isinstance(unit, Layout) else layout(unit, unit.branch.out_channels(64), 64)
     h, g, F = diagram_steps(unit_layout.h), diagram_steps(unit_layout.g), diagram_steps(unit_layout.F)
     if g:
@@ -58,7 +63,7 @@ def unit_diagram(unit: Unit | Layout) -> Diagram:
 
 
 def diagram_steps(ops: Ops) -> DiagramSteps:
-    """`ops` in order; of parallel paths, which are all alike, one is shown."""
+    """`ops` as steps, with one of several parallel paths, which are all equal."""
     return tuple(step for spec in ops for step in _layer_steps(spec))
 
 

@@ -1,4 +1,4 @@
-"""A unit as a self-contained SVG whose colours are readable on light and on dark pages."""
+"""A unit as a self-contained SVG, with colours that are readable on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from kilolayer.report.unit_diagram import Diagram, DiagramStep, DiagramSteps, unit_diagram
 from kilolayer.units.unit import Layout, Unit
 
-# One grey has a contrast of 4.5 on white and on black; boxes bring their own background for dark text.
+# This grey has a contrast of 4.5 on white and on black; boxes have a background of their own for dark text.
 INK, BOX_TEXT = "#767676", "#1c1c1c"
 FILLS = {
     "conv": "#cfe0f5",
@@ -23,10 +23,10 @@ BOX, ROW, MARGIN, SPACE = 28, 48, 32, 34
 
 
 def unit_svg(unit: Unit | Layout, title: str | None = None) -> str:
-    """The unit as P2, Fig. 4 draws it: the shortcut straight from x to x′, F beside it, ⊕ where they meet.
+    """The unit as SVG, as in P2, Fig. 4: the shortcut straight from x to x′, F beside it, ⊕ at their sum.
 
-    `title` is what assistive technology reads; the layers in words by default. A `Unit` is drawn where
-    it keeps its shape; give its `layout(...)` to see it change shape.
+    `title` is the text for assistive technology, by default the layers in words. A `Unit` is drawn without a
+    change of shape; pass its `layout(...)` to draw one with a change of shape.
     """
     diagram = unit_diagram(unit)
     width, height, shapes = _UnitSheet(diagram).draw()
@@ -38,26 +38,26 @@ def unit_svg(unit: Unit | Layout, title: str | None = None) -> str:
 
 
 class _UnitSheet:
-    """Where everything stands: columns from the shortcut to F, rows of one step each."""
+    """The positions of all parts: columns from the shortcut to F, with one step in each row."""
 
     def __init__(self, diagram: Diagram) -> None:
         self.diagram = diagram
         self.widths = [_width((*diagram.p, *diagram.h, *diagram.f)), *map(_width, diagram.columns[1:])]
         self.xs = [MARGIN + sum(self.widths[:i]) + SPACE * i + w // 2 for i, w in enumerate(self.widths)]
         self.split = ROW * (len(diagram.p) + 1)
-        # The columns end in one row, so that a gate stands beside what it multiplies.
+        # The columns end in one row, so that a gate stands beside its factor.
         self.last = self.split + ROW * max(map(len, diagram.columns))
         self.join = self.last + ROW
         self.end = self.join + ROW * (len(diagram.f) + 1)
 
     def draw(self) -> tuple[int, int, list[str]]:
         width = MARGIN * 2 + sum(self.widths) + SPACE * (len(self.widths) - 1)
-        # Lines first: the boxes cover them.
+        # Lines come first, so that boxes cover them.
         shapes = [*self._frames(), *self._lines(), *self._boxes(), *self._ends()]
         return width, self.end + 24, shapes
 
     def _rows(self) -> Iterator[tuple[int, int, int, DiagramStep]]:
-        """Every step with its column, the height of its centre and the width of its column."""
+        """Every step, with its column, the y of its centre, and the width of its column."""
         placed = [(0, self.diagram.p, ROW), (0, self.diagram.f, self.join + ROW)]
         for column, steps in enumerate(self.diagram.columns):
             placed.append((column, steps, self.last - ROW * (len(steps) - 1)))
@@ -120,7 +120,7 @@ def _sign(number: int) -> int:
 
 
 def _head(tip: tuple[int, int], towards: tuple[int, int]) -> str:
-    """An arrowhead; a polygon of its own, since markers' names would clash on a page of several drawings."""
+    """An arrowhead as a polygon: an SVG marker has an id, which would clash on a page of several drawings."""
     (x, y), (dx, dy) = tip, towards
     back = (x - 8 * dx, y - 8 * dy)
     corners = ((x, y), (back[0] - 4 * dy, back[1] - 4 * dx), (back[0] + 4 * dy, back[1] + 4 * dx))

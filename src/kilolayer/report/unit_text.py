@@ -1,9 +1,4 @@
-"""Units drawn in text and as SVG, and a network's stages as a table.
-
-print(unit_text(replace(BASIC, arrangement=FULL_PREACT)))
-unit_svg(layout(BOTTLENECK, in_channels=64, width=64))
-stage_table(describe("resnet50"))
-"""
+"""Units drawn in characters, for a terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +13,25 @@ from kilolayer.units.unit import Layout, Unit
 
 
 def unit_text(unit: Unit | Layout) -> str:
-    """The unit in characters as P2, Fig. 4 draws it: x above, the shortcut straight down, F beside it.
+    """The unit in characters, as in P2, Fig. 4: x at the top, the shortcut straight down, F beside it.
 
-    A `Unit` is drawn where it keeps its shape; give its `layout(...)` to see it change shape.
+    A `Unit` is drawn without a change of shape; pass its `layout(...)` to draw one with a change of shape.
+
+    >>> from kilolayer.units import ONE_LAYER
+    >>> print(unit_text(ONE_LAYER))
+      x
+      │
+      ├───────────╮
+      │           │
+      │     3×3, 64 → 64
+      │           │
+      │          BN
+      │           │
+      ⊕───────────╯
+      │
+    ReLU
+      │
+     x′
     """
     diagram = unit_diagram(unit)
     centres = _centres(diagram)
@@ -37,7 +48,7 @@ def _label(step: DiagramStep) -> str:
 
 
 def _centres(diagram: Diagram) -> tuple[int, ...]:
-    """The character column in which every part of the drawing is centred."""
+    """The character columns of the centres of all parts."""
     straight = (*diagram.p, *diagram.h, *diagram.f)
     start, centres = 0, []
     for steps in (straight, *diagram.columns[1:]):
@@ -52,7 +63,7 @@ def _stacked(steps: DiagramSteps, centre: int) -> list[dict[int, str]]:
 
 
 def _parallel(columns: tuple[DiagramSteps, ...], centres: tuple[int, ...]) -> list[dict[int, str]]:
-    """The columns side by side, ending on one row; the gate's, in the middle, ends there for good."""
+    """The columns side by side, ending in one row; the gate's column, in the middle, ends there."""
     height = max(map(len, columns))
     padded = [("│",) * (height - len(steps)) + tuple(map(_label, steps)) for steps in columns]
     bars = dict.fromkeys(centres, "│")

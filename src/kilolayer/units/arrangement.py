@@ -1,4 +1,7 @@
-"""Where BN and ReLU stand in a residual unit (P2, Sec. 4 and Fig. 4)."""
+"""The position of BN and ReLU in a residual unit (P2, Sec. 4 and Fig. 4).
+
+To add an arrangement, add it to `ARRANGEMENTS`: the command line, the lens and the audit read that table.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,28 @@ from kilolayer.units.ops import Ops
 
 @dataclass(frozen=True)
 class Activation:
-    """A normaliser or nonlinearity of your own, to stand in an `Arrangement` beside "BN" and "ReLU".
+    """A normaliser or nonlinearity of your own, for an `Arrangement`, beside "BN" and "ReLU".
 
-    Extend it by a frozen dataclass that says which layer it is for so many channels.
+    Extend it by a frozen dataclass with a method `layer`.
+
+    >>> from kilolayer.units.ops import CustomLayer
+    >>> from torch import nn
+    >>> @dataclass(frozen=True)
+    ... class Groups(Activation):
+    ...     count: int = 4
+    ...     normalises = True
+    ...     def layer(self, channels):
+    ...         return CustomLayer(nn.BatchNorm2d, channels)
+    >>> Arrangement(between=(Groups(), RELU)).normaliser
+    Groups(count=4)
     """
 
     normalises: ClassVar[bool] = False
-    """Whether it takes BN's place: the stem and projections have it too, where the arrangement has no BN."""
+    """Whether the layer normalises. In an arrangement without BN, the stem and the projections use it too."""
 
     def layer(self, channels: int) -> op.Op:
-        raise op.NoReading(f"{self} does not say which layer it is: it has no layer()")
+        """The layer for an input of `channels`."""
+        raise op.NoReading(f"{self} does not define its layer: write the method layer(channels)")
 
     def __str__(self) -> str:
         return type(self).__name__
@@ -34,7 +49,7 @@ RELU: Layer = "ReLU"
 
 
 def activation_ops(layers: Layers, channels: int) -> Ops:
-    """`layers` for so many channels."""
+    """The layers named by `layers`, for an input of `channels`."""
     return tuple(_layer(layer, channels) for layer in layers)
 
 
@@ -45,21 +60,27 @@ def _layer(layer: Layer, channels: int) -> op.Op:
 
 
 def normalises(layer: Layer) -> bool:
-    """Whether it is BN or takes its place."""
+    """Whether `layer` is BN or another normaliser."""
     return layer.normalises if isinstance(layer, Activation) else layer == BN
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """The activations around F's convolutions, and f.
+    """The activations around F's convolutions, and f (P2, Fig. 4).
 
         F(x) = after(conv(between(… conv(before(x)))))        x' = f(h(x) + F(x))
 
-    `before` stands ahead of the first convolution, `between` after every convolution but the
-    last, `after` behind the last; f acts after the addition. A non-empty `before` is a
-    pre-activation: the network then repeats it once after its last addition.
+    `before` acts on the input of the first convolution, `between` on the output of every convolution but the
+    last, `after` on the output of the last, and `f` on the sum. A non-empty `before` is a pre-activation: the
+    network repeats it once after its last addition.
 
-    Raises `InputError` for anything but "BN", "ReLU" and an `Activation` in a field.
+    >>> ORIGINAL
+    Arrangement(before=(), between=('BN', 'ReLU'), after=('BN',), f=('ReLU',))
+    >>> FULL_PREACT == Arrangement(before=(BN, RELU))
+    True
+
+    Raises:
+        InputError: a field holds anything but "BN", "ReLU" or an `Activation`.
     """
 
     before: Layers = ()
@@ -75,13 +96,13 @@ class Arrangement:
 
     @property
     def normaliser(self) -> Layer:
-        """What the stem and projections normalise with: BN, or what takes its place here."""
+        """The normaliser of the stem and of projections: BN, or the one that this arrangement has instead."""
         layers = (*self.before, *self.between, *self.after, *self.f)
         return BN if BN in layers else next(filter(normalises, layers), BN)
 
     @property
     def nonlinearity(self) -> Layer:
-        """What stands in the stem: ReLU, or what takes its place here."""
+        """The nonlinearity of the stem: ReLU, or the one that this arrangement has instead."""
         layers = (*self.before, *self.between, *self.after, *self.f)
         nonlinearities = [layer for layer in layers if layer != BN and not normalises(layer)]
         return RELU if RELU in nonlinearities else next(iter(nonlinearities), RELU)
@@ -100,4 +121,4 @@ ARRANGEMENTS = {
     "relu_only_preactivation": RELU_ONLY_PREACT,
     "full_preactivation": FULL_PREACT,
 }
-"""The five arrangements of P2, Fig. 4 (a)–(e), by name."""
+"""Every arrangement that has a name; the first five are P2, Fig. 4 (a) to (e)."""

@@ -1,4 +1,4 @@
-"""The residual function F: which convolutions it stacks."""
+"""The residual function F: its convolutions, in order."""
 
 from __future__ import annotations
 
@@ -15,35 +15,39 @@ StrideOn = Literal["1x1", "3x3"]
 
 @dataclass(frozen=True)
 class Branch:
-    """F: which convolutions it stacks, and what else it has beside the arrangement's BN and ReLU.
+    """The residual function F: its convolutions, and its layers that the arrangement does not name.
 
-    Extend it, or a branch below, by a frozen dataclass to add one of your own.
+    Extend this class, or a branch below, by a frozen dataclass to add a branch of your own. Kilolayer's own
+    branches are `Basic`, `OneLayer`, `Bottleneck` and `Aggregated`.
+
+    >>> Basic().function(Arrangement(after=("BN",)), in_channels=16, width=16, stride=1)[0].label
+    '3×3, 16 → 16'
     """
 
     layers: ClassVar[int] = 0
-    """Its weight layers, as a network's depth counts them."""
+    """Number of weight layers, as they count for a network's depth."""
 
     def out_channels(self, width: int) -> int:
         """Channels of the output at a stage of `width`."""
-        raise NoReading(f"{type(self).__name__} does not say how wide it ends: it has no out_channels()")
+        raise NoReading(f"{type(self).__name__} has no number of output channels: write out_channels(width)")
 
     def convs(self, in_channels: int, width: int, stride: int) -> tuple[Conv, ...]:
-        """Its convolutions in their order."""
-        raise NoReading(f"{type(self).__name__} does not say which convolutions it has: it has no convs()")
+        """The convolutions, in order."""
+        raise NoReading(f"{type(self).__name__} has no convolutions: write convs(in_channels, width, stride)")
 
     def function(self, arrangement: Arrangement, in_channels: int, width: int, stride: int) -> Ops:
-        """F's layers behind the arrangement's `before`: the convolutions with `between`, then `after`."""
+        """F's layers, without the arrangement's `before`: the convolutions with `between`, then `after`."""
         convs = self.convs(in_channels, width, stride)
         stacked = self.stack(convs, arrangement.between)
         return (*stacked, *activation_ops(arrangement.after, convs[-1].out_channels))
 
     def stack(self, convs: tuple[Conv, ...], between: Layers) -> Ops:
-        """The convolutions with `between` behind all but the last."""
+        """The convolutions, with `between` after each but the last."""
         return _stack(convs, between)
 
 
 def _stack(convs: tuple[Conv, ...], between: Layers, last: Ops = ()) -> Ops:
-    """`last` stands ahead of the last convolution."""
+    """The convolutions with `between` after each but the last; `last` acts on the last one's input."""
     stacked: Ops = ()
     for conv in convs[:-1]:
         stacked += (conv, *activation_ops(between, conv.out_channels))
@@ -52,9 +56,16 @@ def _stack(convs: tuple[Conv, ...], between: Layers, last: Ops = ()) -> Ops:
 
 @dataclass(frozen=True)
 class Basic(Branch):
-    """Two 3×3 convolutions (P1, Fig. 5 left); `widen` = k and `dropout` between them give WRN's unit.
+    """Two 3×3 convolutions (P1, Fig. 5 left).
 
-    Shapes: in → k·width → k·width, the stride on the first convolution.
+    Channels: in → widen·width → widen·width. The first convolution has the stride. With `widen` = k and
+    `dropout` between the convolutions this is the unit of Wide ResNets.
+
+    >>> [conv.label for conv in Basic(widen=2).convs(16, 16, stride=2)]
+    ['3×3, 16 → 32, /2', '3×3, 32 → 32']
+
+    Raises:
+        InputError: `widen` is no whole number from 1, or `dropout` is outside of [0, 1).
     """
 
     widen: int = 1
@@ -79,7 +90,11 @@ class Basic(Branch):
 
 @dataclass(frozen=True)
 class OneLayer(Branch):
-    """One 3×3 convolution: the one-layer skip of P2, Table 3."""
+    """One 3×3 convolution (P2, Table 3, "1-layer skip"). Channels: in → width.
+
+    >>> OneLayer().convs(16, 16, stride=1)[0].label
+    '3×3, 16 → 16'
+    """
 
     layers = 1
 
@@ -92,10 +107,17 @@ class OneLayer(Branch):
 
 @dataclass(frozen=True)
 class Bottleneck(Branch):
-    """1×1, 3×3, 1×1 convolutions (P1, Fig. 5 right), inner width widen·width, output 4·width.
+    """1×1, 3×3 and 1×1 convolutions (P1, Fig. 5 right).
 
-    `stride_on`: the first 1×1 convolution in P1 and in P2's released code, the 3×3 in FB's
-    models and torchvision's. `widen` = 2 gives wide_resnet50_2.
+    Channels: in → widen·width → widen·width → 4·width. `stride_on` names the convolution that has the stride:
+    the first 1×1 in P1 and in P2's released code, the 3×3 in the models of FB and torchvision. `widen` = 2
+    gives wide_resnet50_2.
+
+    >>> [conv.label for conv in Bottleneck().convs(256, 128, stride=2)]
+    ['1×1, 256 → 128, /2', '3×3, 128 → 128', '1×1, 128 → 512']
+
+    Raises:
+        InputError: `widen` is no whole number from 1, or `stride_on` is neither "1x1" nor "3x3".
     """
 
     widen: int = 1
@@ -117,13 +139,20 @@ class Bottleneck(Branch):
 
 @dataclass(frozen=True)
 class Aggregated(Branch):
-    """ResNeXt's C parallel bottlenecks of width d (PX, Fig. 3), output 4·width.
+    """C parallel bottlenecks of width d, ResNeXt's branch (PX, Fig. 3).
 
-        F(x) = Σ_{i=1}^{C} T_i(x),   T_i: 1×1 to d, 3×3, 1×1 to 4·width
+        F(x) = Σ_{i=1}^{C} T_i(x),   T_i: 1×1 to d channels, 3×3, 1×1 to 4·width channels
 
-    d is the width where the stage's width is 64 and grows with it (PX, Table 1). `form` chooses
-    one of three equivalent modules: "split" (Fig. 3 a: C paths summed), "concatenated" (3 b) and
-    "grouped" (3 c: one grouped convolution); `kilolayer.units.convert_form` carries weights across.
+    `d` is the width of a path at a stage of width 64; it grows with the stage's width (PX, Table 1). `form`
+    chooses one of three equivalent modules: "split" sums C paths (Fig. 3 a), "concatenated" joins them before
+    one 1×1 convolution (3 b), "grouped" is one grouped convolution (3 c). `kilolayer.units.convert_unit_form`
+    converts the weights of one form into those of another.
+
+    >>> Aggregated(cardinality=32, d=4).convs(64, 64, stride=1)[1].label
+    '3×3, 128 → 128, 32 groups'
+
+    Raises:
+        InputError: a field is out of its range, or d·width is no multiple of 64.
     """
 
     cardinality: int = 32
@@ -156,7 +185,7 @@ class Aggregated(Branch):
         return _bottleneck(in_channels, inner, out, stride, self.cardinality, self.stride_on)
 
     def stack(self, convs: tuple[Conv, ...], between: Layers) -> Ops:
-        """Fig. 3 (a): each path ends in its own 1×1; (b): paths are concatenated before one 1×1; (c)."""
+        """In form (a) every path ends in a 1×1 of its own; in (b) and (c) all paths share the last 1×1."""
         if self.form == "grouped":
             return _stack(convs, between)
         reduce, spatial, expand = convs

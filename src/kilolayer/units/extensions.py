@@ -1,7 +1,7 @@
-"""Units of your own: a file outside of the package with kinds of shortcuts, branches, activations and layers.
+"""Units of your own: a Python file outside of the package that defines shortcuts, branches or activations.
 
-A description that holds such a kind says which file it is from. Reading the description never runs that file:
-you name it, and only then is it code.
+A description with such a kind names the file that defines it. Reading the description never runs the file:
+its code runs only after you name it, with `--unit FILE.py` or `load_unit_file`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,33 @@ PREFIX = "kilolayer_own_"
 
 @dataclass(frozen=True)
 class Origin:
-    """The file that a kind is from: its name without its folder, and the SHA-256 of its content."""
+    """The file that defines a kind: its name without its folder, and the SHA-256 of its content."""
 
     name: str
     sha256: str
 
 
 _loaded_origins: dict[str, Origin] = {}
-"""By the names of their modules."""
+"""The origin of every file that ran, by the name of its module."""
 
 
 def load_unit_file(path: str | Path) -> ModuleType:
-    """Runs the file and returns its module; a file that ran already is not run again.
+    """Run the file `path` and return its module. A file with the same content runs only once.
 
-    Raises `InputError` where there is none, or its code ends in an error.
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "mine.py"
+    ...     _ = file.write_text("from kilolayer.units import Scaled; HALF = Scaled(0.5)")
+    ...     load_unit_file(file).HALF.equation
+    '0.5·x + F(x)'
+
+    Raises:
+        InputError: the file does not exist, or its code raises an exception.
     """
     file = Path(path)
     if file.suffix != ".py" or not file.is_file():
         raise InputError(f"{path} is no Python file; name the file that defines your unit: FILE.py")
+
     content = file.read_bytes()
     origin = Origin(file.name, hashlib.sha256(content).hexdigest())
     name = f"{PREFIX}{origin.sha256[:16]}"
@@ -63,7 +72,7 @@ def _run(file: Path, name: str, origin: Origin) -> None:
 
 
 def split_reference(text: str) -> tuple[str, str]:
-    """FILE.py and NAME of FILE.py:NAME; the name is empty where there is none."""
+    """The two parts of "FILE.py:NAME"; the name is empty for "FILE.py"."""
     if text.endswith(".py"):
         return text, ""
     path, _, name = text.rpartition(":")
@@ -71,9 +80,10 @@ def split_reference(text: str) -> tuple[str, str]:
 
 
 def load_named(text: str, *allowed: type[Any]) -> Any:
-    """The value that FILE.py:NAME names: of an `allowed` class, or such a class of yours with its defaults.
+    """The value that `text`, "FILE.py:NAME", names: an instance of an `allowed` class.
 
-    Raises `InputError` where there is no such thing.
+    Where NAME is a class, its instance has the default values. Raises `InputError` where the file defines no
+    such value.
     """
     path, name = split_reference(text)
     module = load_unit_file(path or text)
@@ -92,7 +102,7 @@ def _is_value(value: Any, allowed: tuple[type, ...], module: ModuleType) -> bool
 
 
 def origin_of(kind: type) -> Origin | None:
-    """The file that a kind is from; None for the package's. Raises `InputError` for a class without one."""
+    """The file that defines `kind`, or None for a kind of the package; `InputError` for any other class."""
     if kind.__module__ in _loaded_origins:
         return _loaded_origins[kind.__module__]
     if kind.__module__.startswith("kilolayer."):
@@ -104,7 +114,7 @@ def origin_of(kind: type) -> Origin | None:
 
 
 def kind_of(base: type[T], name: str, origin: dict[str, Any] | None) -> type[T]:
-    """The kind of `base` that a description names. Raises `InputError` for an unknown or unloaded one."""
+    """The kind of `base` called `name` in a description; `InputError` if it is unknown or not loaded."""
     if origin is None:
         built_in = {kind.__name__: kind for kind in built_in_kinds(base) if is_dataclass(kind)}
         if name not in built_in:
@@ -114,7 +124,7 @@ def kind_of(base: type[T], name: str, origin: dict[str, Any] | None) -> type[T]:
     module = sys.modules.get(f"{PREFIX}{sha256[:16]}")
     kind = getattr(module, str(name), None)
     if isinstance(kind, type) and issubclass(kind, base):
-        # A file that was renamed is written under the name that it had: checksums are over descriptions.
+        # A renamed file keeps the name that the description has, since checksums are taken of descriptions.
         _loaded_origins[kind.__module__] = Origin(file, sha256)
         return kind
     changed = any(loaded.name == file for loaded in _loaded_origins.values())
@@ -129,10 +139,10 @@ def kind_of(base: type[T], name: str, origin: dict[str, Any] | None) -> type[T]:
 
 
 def unit_option() -> list[str]:
-    """The option that a command needs to read what was written here: the first file loads the others."""
+    """The option by which another command can read this description; the first file loads the others."""
     return ["--unit", loaded_files()[0]] if _loaded_origins else []
 
 
 def loaded_files() -> tuple[str, ...]:
-    """The files that have run in this process, for others that must run them too."""
+    """The paths of the files that ran in this process; a worker process has to run them too."""
     return tuple(str(sys.modules[name].__file__) for name in _loaded_origins)

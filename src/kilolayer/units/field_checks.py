@@ -1,4 +1,4 @@
-"""What a field of a description may hold; errors name the owner, the field, the value and what is allowed."""
+"""Checks of a description's fields. Errors name the class, the field, its value and the allowed values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 def check_field(owner: str, name: str, value: object, holds: bool, allowed: str) -> None:
-    """Raises `InputError` unless `holds`."""
+    """Raise an `InputError` unless `holds`."""
     if not holds:
         raise InputError(f"{owner}.{name} is {value!r}; allowed: {allowed}")
 
 
 def is_count(value: object) -> bool:
-    """A whole number from 1; True is no number here."""
+    """Whether `value` is a whole number from 1. True and False are not numbers here."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
@@ -27,28 +27,31 @@ def _is_number(value: object) -> bool:
 
 
 def check_count(owner: str, **values: object) -> None:
+    """Every value must be a whole number from 1."""
     for name, value in values.items():
         check_field(owner, name, value, is_count(value), "a whole number from 1")
 
 
 def check_number(owner: str, **values: float) -> None:
+    """Every value must be a finite number that float32 can hold."""
     for name, value in values.items():
         check_field(owner, name, value, _is_number(value), "a finite number")
         check_field(owner, name, value, fits_fp32(value), f"{FP32_RANGE}, or its negative")
 
 
 def check_probability(owner: str, **values: float) -> None:
-    """1 is left out: dropout divides by what remains."""
+    """Every value must be in [0, 1). Dropout divides by 1 − p, so 1 is not allowed."""
     for name, value in values.items():
         holds = _is_number(value) and 0 <= value < 1
         check_field(owner, name, value, holds, "0 up to but not including 1")
 
 
 def check_choice(owner: str, name: str, value: object, *allowed: str) -> None:
+    """The value must be one of `allowed`."""
     check_field(owner, name, value, value in allowed, ", ".join(map(repr, allowed)))
 
 
 def built_in_kinds(base: type[T]) -> list[type[T]]:
-    """The package's own kinds of `base`, in the order of their definitions."""
+    """The subclasses of `base` in this package, in the order of their definitions."""
     below = [kind for child in base.__subclasses__() for kind in (child, *built_in_kinds(child))]
     return [kind for kind in dict.fromkeys(below) if kind.__module__.startswith("kilolayer.")]

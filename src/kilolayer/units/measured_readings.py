@@ -1,4 +1,4 @@
-"""Readings of a layer that does not state them: taken from its module, by computing with it once."""
+"""Readings of a layer, measured by applying its module once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from kilolayer.units.ops import NoReading, Op, SavedForBackward
 
 IMAGES = (2, 4)
-"""What is kept of every image is told from what is kept of all together by two numbers of images."""
+"""Two batch sizes: the difference of their saved numbers is the part that grows with the batch."""
 
 
 @dataclass(frozen=True)
 class MeasuredReadings:
-    """Channels and side of the output, multiply-adds of one image, and what autograd keeps of one."""
+    """Channels and side of the output, multiply-adds of one image, and the tensors saved for one image."""
 
     output: tuple[int, int]
     multiply_adds: int
@@ -29,14 +29,17 @@ class MeasuredReadings:
 
 @dataclass
 class _ForwardPass:
-    """A forward pass in training: its output and the tensors that autograd kept, parameters left out."""
+    """A forward pass in training mode: input, output, and the tensors that autograd saved.
+
+    Parameters are left out.
+    """
 
     x: Tensor
     y: Tensor
     saved: list[Tensor]
 
     def count_numbers(self, tensors: list[Tensor]) -> int:
-        """So many of the floating-point numbers that a training in bf16 keeps: 2 bytes each."""
+        """The size of `tensors` in numbers of 2 bytes, as training in bf16 saves them."""
         return sum(
             tensor.numel() if tensor.is_floating_point() else tensor.numel() * tensor.element_size() // 2
             for tensor in tensors
@@ -44,6 +47,7 @@ class _ForwardPass:
 
     @property
     def saved_inside(self) -> list[Tensor]:
+        """The saved tensors that are neither the input nor the output."""
         return [
             tensor
             for tensor in self.saved
@@ -55,7 +59,7 @@ class _ForwardPass:
 def measure_layer(layer: Op, channels: int, side: int) -> MeasuredReadings:
     """The readings of `layer` for an input of `channels` × `side` × `side`.
 
-    Raises `NoReading` where its module cannot be applied to that, or gives no map.
+    Raises `NoReading` where the module fails on that input, or returns no feature map.
     """
     with torch.random.fork_rng(devices=[]):
         small, large = (_run_layer(layer, channels, side, count) for count in IMAGES)
@@ -75,7 +79,7 @@ def measure_layer(layer: Op, channels: int, side: int) -> MeasuredReadings:
 def _run_layer(layer: Op, channels: int, side: int, images: int) -> _ForwardPass:
     module = layer.module().train()
     parameter_addresses = {parameter.data_ptr() for parameter in module.parameters()}
-    # Not a leaf: what only passes it on must give another tensor.
+    # Not a leaf: a module that returns its input must return another tensor than the parameter-like leaf.
     x = torch.randn(images, channels, side, side).requires_grad_() + 0
     saved: dict[int, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""Residual units as PyTorch modules, built from their layouts."""
+"""Residual units as PyTorch modules, built from a `Layout`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from kilolayer.units.ops import Op, Ops
 from kilolayer.units.unit import Layout
 
 BatchNorm = nn.BatchNorm2d
-"""As earlier releases called a class of ours, whose networks may lie in pickles."""
+"""The name that earlier releases gave to a class of theirs: pickles of networks from then refer to it."""
 
 
 class ScaleModule(nn.Module):
+    """x ↦ factor · x."""
+
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
@@ -29,6 +31,8 @@ class ScaleModule(nn.Module):
 
 
 class PadChannelsModule(nn.Module):
+    """Every stride-th pixel, with `extra` channels of zeros appended."""
+
     def __init__(self, extra: int, stride: int) -> None:
         super().__init__()
         self.extra, self.stride = extra, stride
@@ -41,11 +45,15 @@ class PadChannelsModule(nn.Module):
 
 
 class ZeroModule(nn.Module):
+    """x ↦ 0, as a single number."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(())
 
 
 class ParallelPathsModule(nn.Module):
+    """The sum or the concatenation of paths with the same input."""
+
     def __init__(self, spec: op.ParallelPaths) -> None:
         super().__init__()
         self.paths = nn.ModuleList(sequence(path) for path in spec.paths)
@@ -57,7 +65,7 @@ class ParallelPathsModule(nn.Module):
 
 
 def named_ops(ops: Ops) -> list[tuple[str, Op]]:
-    """`ops` with their names, by kind and place among their kind: conv1, bn1, relu1, conv2 …"""
+    """Every layer with its name in a state dict, its kind and its number: conv1, bn1, relu1, conv2, …"""
     counts: Counter[str] = Counter()
     pairs = []
     for spec in ops:
@@ -68,27 +76,33 @@ def named_ops(ops: Ops) -> list[tuple[str, Op]]:
 
 
 def sequence(ops: Ops) -> nn.Sequential:
-    """The modules of `ops`, applied in order, under their names."""
+    """The modules of `ops`, applied in order, with the names of `named_ops`."""
     return nn.Sequential(OrderedDict((name, _module(spec)) for name, spec in named_ops(ops)))
 
 
 def _module(spec: Op) -> nn.Module:
     module = spec.module()
-    # Set on those of others alone: PyTorch's own know no such mark, and dropout is known by its class.
+    # `draws_random_numbers` knows dropout by its class; only modules of other people need this mark.
     if spec.is_random and not isinstance(module, nn.Dropout | ParallelPathsModule):
         module.draws = True  # type: ignore[assignment]
     return module
 
 
 def draws_random_numbers(module: nn.Module) -> bool:
-    """Whether it may draw random numbers now, itself and not in what it is made of."""
+    """Whether this module itself, not one of its children, may draw random numbers in its present mode."""
     return module.training and (isinstance(module, nn.Dropout) or bool(getattr(module, "draws", False)))
 
 
 class ResidualUnit(nn.Module):
-    """y = h(x) + F(x), x' = f(y), on p(x) where both paths share an activation (P2, Eq. 1 and 2).
+    """y = h(p(x)) + F(p(x)), x' = f(y) (P2, Eq. 1 and 2).
 
-    (N, in, H, W) → (N, out, ⌈H/stride⌉, ⌈W/stride⌉). Submodules carry the equation's letters: p, h, F, f.
+    (N, in, H, W) → (N, out, ⌈H/stride⌉, ⌈W/stride⌉). The submodules have the equation's letters: p, h, F, f.
+    p is the activation that both paths share, else the identity.
+
+    >>> from kilolayer.units import BASIC, layout
+    >>> unit = ResidualUnit(layout(BASIC, 16, 32, stride=2))
+    >>> unit(torch.zeros(2, 16, 8, 8)).shape
+    torch.Size([2, 32, 4, 4])
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -106,9 +120,16 @@ class ResidualUnit(nn.Module):
 
 
 class GatedUnit(ResidualUnit):
-    """y = (1−g)·h(x) + g·F(x) with exclusive gating, (1−g)·h(x) + F(x) with shortcut-only gating.
+    """A unit with a gate g = σ(W_g x + b_g) (P2, Sec. 3.1).
 
-    g = σ(W_g x + b_g), element-wise (P2, Sec. 3.1). The submodule `g` is W_g x + b_g.
+    Exclusive gating computes y = (1−g)·h(x) + g·F(x), shortcut-only gating y = (1−g)·h(x) + F(x).
+    The submodule `g` computes W_g x + b_g.
+
+    >>> from dataclasses import replace
+    >>> from kilolayer.units import BASIC, ShortcutGate, layout
+    >>> unit = build_unit(layout(replace(BASIC, h=ShortcutGate(-6.0)), 16, 16))
+    >>> type(unit).__name__, unit.gates_branch, unit.gate_bias
+    ('GatedUnit', False, -6.0)
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -127,5 +148,13 @@ class GatedUnit(ResidualUnit):
 
 
 def build_unit(layout: Layout) -> ResidualUnit:
-    """The module of one unit, with PyTorch's default initialisation (networks initialise as the papers)."""
+    """The module of one unit, with PyTorch's default initialisation.
+
+    A network initialises its units as the papers do (`kilolayer.networks.build`).
+
+    >>> from kilolayer.units import BOTTLENECK, layout
+    >>> unit = build_unit(layout(BOTTLENECK, 64, 16))
+    >>> list(unit.state_dict())[:2]
+    ['F.conv1.weight', 'F.bn1.weight']
+    """
     return GatedUnit(layout) if layout.g else ResidualUnit(layout)

@@ -1,19 +1,19 @@
-"""The kinds of layers in a residual unit: frozen values, each with everything that is read of it.
+"""The kinds of layers in a residual unit: frozen values with all of their readings.
 
-    module          the PyTorch module that it is built as
-    output          channels and side of what it gives for an input of `channels` × `side` × `side`
-    parameters      trainable numbers
-    multiply_adds   of one image (P1's FLOPs: those of convolutions and matrix products)
-    label, style    how drawings show it
-    saved           what autograd keeps of it from the forward to the backward pass
-    carry           what the mean-field theory says that it does to signal and gradient
+    module          the PyTorch module that computes the layer
+    output          channels and side of the output for an input of `channels` × `side` × `side`
+    parameters      number of trainable parameters
+    multiply_adds   multiply-adds for one image (P1's FLOPs: convolutions and matrix products)
+    label, style    text and colour in drawings
+    saved           the tensors that autograd saves for the backward pass
+    carry           the effect on signal and gradient in mean-field theory
 
-What is printed is what is stored is what is built. A layer of your own is `CustomLayer(MODULE, channels)`,
-or a frozen dataclass that extends `Op` and says no more than `module`, and `channels`, those of its input:
-the other readings are measured on that module. Theory cannot be measured, so without `carry` there is no
-prediction. Nothing here imports PyTorch before a reading needs it.
+One value is printed, stored and built. A layer of your own is `CustomLayer(MODULE, channels)`, or a frozen
+dataclass that extends `Op` with the method `module` and the field `channels`, the channels of its input:
+Kilolayer measures the other readings on that module. Theory cannot be measured, so a layer without `carry`
+has no prediction. This file imports PyTorch only when a reading needs it.
 
-An `Ops` is a tuple of layers applied from left to right; `Paths` are several side by side.
+An `Ops` is a tuple of layers, applied from left to right. `ParallelPaths` are several `Ops` side by side.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ S_contra = TypeVar("S_contra", contravariant=True)
 
 @dataclass(frozen=True)
 class SavedForBackward:
-    """What autograd keeps of a layer: its input, its output, and how many numbers an image beside these."""
+    """What autograd saves for a layer: its input, its output, and `extra_numbers` for each image."""
 
     input: bool = False
     output: bool = False
@@ -44,87 +44,104 @@ class SavedForBackward:
 
 
 class NoReading(InputError):
-    """A layer of this kind has no such reading: the message names both."""
+    """A reading that a kind of layer does not have; the message names the kind and the reading.
+
+    >>> Op().module()
+    Traceback (most recent call last):
+    kilolayer.units.ops.NoReading: a layer of kind Op does not define its module: write the method module()
+    """
 
 
 class PropagationRules(Protocol[S_contra]):
-    """What mean-field theory can do to a signal; each gives the new signal and the way back of gradients."""
+    """The operations of mean-field theory. Each returns the new signal and the map of gradients back."""
 
     def convolve(self, conv: Conv, x: S_contra) -> Any:
-        """Random weights of He's variance."""
+        """A convolution with random weights of He's variance."""
 
     def batch_norm(self, x: S_contra) -> Any:
-        """Every channel less its mean, of variance 1."""
+        """Every channel, shifted to mean 0 and scaled to variance 1."""
 
     def relu(self, x: S_contra) -> Any:
         """max(x, 0)."""
 
     def drop(self, x: S_contra, p: float) -> Any:
-        """Every number dropped with probability p, the others divided by 1 − p."""
+        """Dropout: 0 with probability p, otherwise x / (1 − p)."""
 
     def multiply(self, x: S_contra, factor: float) -> Any:
         """factor · x."""
 
     def nothing(self, x: S_contra) -> Any:
-        """0."""
+        """The constant 0."""
 
     def pad(self, pad: PadChannels, x: S_contra) -> Any:
-        """Every stride-th position, and channels of zeros."""
+        """Every stride-th position, with channels of zeros appended."""
 
     def pool(self, x: S_contra) -> Any:
-        """3×3 maxima at a stride of 2."""
+        """Max pooling, 3×3 with stride 2."""
 
 
 @dataclass(frozen=True)
 class Op:
-    """One kind of layer (see the module). Extend it by a frozen dataclass to add a kind of your own:
+    """One layer, with the readings that the module's docstring lists.
 
-        @dataclass(frozen=True)
-        class Swish(Op):
-            channels: int
+    Extend this class by a frozen dataclass to add a kind of your own. The readings that you do not write are
+    measured on the module.
 
-            def module(self) -> nn.Module:
-                return nn.SiLU()
+    >>> from torch import nn
+    >>> @dataclass(frozen=True)
+    ... class Swish(Op):
+    ...     channels: int
+    ...     def module(self):
+    ...         return nn.SiLU()
+    >>> Swish(16).output(16, 8), Swish(16).parameters, Swish(16).label
+    ((16, 8), 0, 'Swish')
 
-    Raises `NoReading` where a reading is asked for that the kind does not have.
+    Raises:
+        NoReading: the kind does not have the reading that you ask for.
     """
 
     name: ClassVar[str] = ""
-    """What its modules are called in a state dict, before their number; otherwise the class's name, in small
-    letters."""
+    """The layer's name in a state dict, before its number; by default the class's name in lower case."""
     style: ClassVar[Style] = "other"
+    """The group of layers that drawings colour alike."""
     needs_batch: ClassVar[bool] = False
-    """Whether it needs more than one value of every channel in a batch."""
+    """Whether training needs more than one value of every channel in a batch, as BN does."""
     is_random: ClassVar[bool] = True
-    """Whether it may draw random numbers in training, as dropout does: then every step begins from a seed of
-    its own, so that a resumed run draws the same."""
+    """Whether the layer may draw random numbers in training, as dropout does. A network with such a layer
+    sets a seed in every training step, so that a resumed run draws the same numbers."""
 
     def module(self) -> nn.Module:
+        """A new module that computes this layer."""
         kind = type(self).__name__
-        raise NoReading(f"a layer of kind {kind} does not say what module it is: it has no module()")
+        raise NoReading(f"a layer of kind {kind} does not define its module: write the method module()")
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
+        """Channels and side of the output for an input of `channels` × `side` × `side`."""
         return _measured_readings(self, side).output
 
     @property
     def parameters(self) -> int:
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.module().parameters() if parameter.requires_grad)
 
     def multiply_adds(self, side: int) -> int:
+        """Multiply-adds for one image whose feature map is `side` × `side`."""
         return _measured_readings(self, side).multiply_adds
 
     @property
     def label(self) -> str:
+        """The text of this layer in a drawing."""
         values = (f"{name} {value}" for name, value in vars(self).items() if name != "channels")
         return ", ".join((type(self).__name__, *values))
 
     def saved(self, channels: int, side: int) -> SavedForBackward:
+        """The tensors that autograd saves for an input of `channels` × `side` × `side`."""
         return _measured_readings(self, side).saved
 
     def carry(self, theory: PropagationRules[S], x: S) -> Any:
-        """The signal behind this layer, and the way back of its gradient."""
+        """The signal after this layer, and the map of gradients back to its input, by rules of `theory`."""
         raise NoReading(
-            f"mean-field theory says nothing of a layer of kind {type(self).__name__}: no carry()"
+            f"mean-field theory has no rule for a layer of kind {type(self).__name__}: write carry()"
         )
 
 
@@ -134,13 +151,16 @@ def _measured_readings(layer: Op, side: int) -> MeasuredReadings:
     channels = getattr(layer, "channels", None)
     if not isinstance(channels, int):
         kind = type(layer).__name__
-        raise NoReading(f"a layer of kind {kind} does not say what it reads: it has no field `channels`")
+        raise NoReading(f"a layer of kind {kind} has no field `channels`: add the channels of its input")
     return measure_layer(layer, channels, side)
 
 
 @dataclass(frozen=True)
 class Conv(Op):
-    """A square convolution, padded by ⌊kernel/2⌋; bias only where a gate's equation has one."""
+    """A square convolution with padding ⌊kernel/2⌋. Only the convolution of a gate has a bias.
+
+    (N, in_channels, H, W) → (N, out_channels, ⌈H/stride⌉, ⌈W/stride⌉)
+    """
 
     in_channels: int
     out_channels: int
@@ -193,7 +213,7 @@ class Conv(Op):
 
 @dataclass(frozen=True)
 class SameShape(Op):
-    """A layer without parameters or products whose output has its input's shape."""
+    """A layer without parameters and multiply-adds, with an output of the input's shape."""
 
     draws = False
 
@@ -210,6 +230,8 @@ class SameShape(Op):
 
 @dataclass(frozen=True)
 class BatchNorm(SameShape):
+    """Batch normalisation over (N, H, W), with a learned scale and shift for each channel."""
+
     channels: int
 
     name = "bn"
@@ -238,6 +260,8 @@ class BatchNorm(SameShape):
 
 @dataclass(frozen=True)
 class ReLU(SameShape):
+    """max(x, 0)."""
+
     name = "relu"
     style = "activation"
 
@@ -259,7 +283,7 @@ class ReLU(SameShape):
 
 @dataclass(frozen=True)
 class MaxPool(SameShape):
-    """3×3 with stride 2, as after the ImageNet stem (P1, Table 1)."""
+    """3×3 max pooling with stride 2, the end of the ImageNet stem (P1, Table 1)."""
 
     name = "pool"
 
@@ -276,7 +300,7 @@ class MaxPool(SameShape):
         return channels, -(-side // 2)
 
     def saved(self, channels: int, side: int) -> SavedForBackward:
-        # The places of the maxima are 8 bytes each, as much as four numbers in bf16.
+        # Autograd saves the index of every maximum: 8 bytes, the size of four bf16 numbers.
         return SavedForBackward(input=True, extra_numbers=4 * channels * (-(-side // 2)) ** 2)
 
     def carry(self, theory: PropagationRules[S], x: S) -> Any:
@@ -285,6 +309,8 @@ class MaxPool(SameShape):
 
 @dataclass(frozen=True)
 class DropoutOp(SameShape):
+    """0 with probability p, otherwise x / (1 − p), in training alone."""
+
     p: float
 
     name = "dropout"
@@ -332,7 +358,7 @@ class ScaleOp(SameShape):
 
 @dataclass(frozen=True)
 class PadChannels(SameShape):
-    """Option A (P1, Sec. 3.3): every stride-th pixel, and `extra` zero channels behind the others."""
+    """Option A (P1, Sec. 3.3): every stride-th pixel, with `extra` channels of zeros appended."""
 
     extra: int
     stride: int = 1
@@ -360,7 +386,7 @@ class PadChannels(SameShape):
 
 @dataclass(frozen=True)
 class ZeroOp(SameShape):
-    """x ↦ 0: the shortcut of a plain net. Its output is one number, which any shape can be added to."""
+    """x ↦ 0: the shortcut of a plain net. The output is a single 0, which broadcasts to any shape."""
 
     name = "zero"
 
@@ -385,10 +411,10 @@ class ZeroOp(SameShape):
 
 @dataclass(frozen=True)
 class ParallelPaths(Op):
-    """Parallel paths that read the same input, then are summed or concatenated (PX, Fig. 3 a and b).
+    """Parallel paths with the same input, summed or concatenated (PX, Fig. 3 a and b).
 
-    No kind of layer but a way to put layers together, as `Ops` is: who walks through layers walks through
-    the paths (drawings, activations, theory), so it has none of their readings.
+    This is a container, as `Ops` is: code that visits layers (drawings, saved activations, theory) visits the
+    layers of every path. So it has no label, no `saved` and no `carry`.
     """
 
     paths: tuple[Ops, ...]
@@ -415,10 +441,16 @@ class ParallelPaths(Op):
 
 @dataclass(frozen=True, init=False)
 class CustomLayer(Op):
-    """A layer that is built as a module of your own: `CustomLayer(Gain, 16, 0.9)` is `Gain(16, 0.9)`.
+    """A layer of your own: `CustomLayer(KIND, channels, …)` is built as `KIND(channels, …)`.
 
-    Its readings are measured on that module, which takes the channels of its input first. Arguments are
-    compared and hashed, so they are numbers, words and tuples of them.
+    `kind` is a class of modules, or a function that returns one, with the channels of the input as its first
+    argument. Kilolayer measures all readings on that module. The other arguments are compared and hashed, so
+    they must be numbers, strings or tuples of these.
+
+    >>> from torch import nn
+    >>> layer = CustomLayer(nn.PReLU, 16, 0.1)
+    >>> layer.module(), layer.parameters, layer.label
+    (PReLU(num_parameters=16), 16, 'PReLU 0.1')
     """
 
     kind: Callable[..., nn.Module]
@@ -445,7 +477,7 @@ Ops = tuple[Op, ...]
 
 
 def leaves(ops: Ops) -> Iterator[Op]:
-    """Every layer in `ops`, those of paths too."""
+    """Every layer in `ops`, including the layers of parallel paths."""
     for op in ops:
         if isinstance(op, ParallelPaths):
             for path in op.paths:
@@ -455,12 +487,12 @@ def leaves(ops: Ops) -> Iterator[Op]:
 
 
 def parameters(ops: Ops) -> int:
-    """Trainable numbers in `ops`."""
+    """Number of trainable parameters in `ops`."""
     return sum(op.parameters for op in ops)
 
 
 def multiply_adds(ops: Ops, side: int) -> int:
-    """Multiply-adds of the convolutions in `ops` for one image of `side` × `side` (P1's FLOPs)."""
+    """Multiply-adds of `ops` for one feature map of `side` × `side` (P1's FLOPs)."""
     total = 0
     for op in ops:
         total += op.multiply_adds(side)
@@ -476,7 +508,7 @@ def output(ops: Ops, channels: int, side: int) -> tuple[int, int]:
 
 
 def normalised_sides(ops: Ops, side: int) -> Iterator[int]:
-    """The sides of the maps that the BNs in `ops` read, for an input of `side` × `side`."""
+    """The side of every BN's input in `ops`, for an input of `side` × `side`."""
     for op in ops:
         if op.needs_batch:
             yield side
@@ -487,5 +519,5 @@ def normalised_sides(ops: Ops, side: int) -> Iterator[int]:
 
 
 def output_side(ops: Ops, side: int) -> int:
-    """Side of the output for an input of `side` × `side`; every stride here rounds up."""
+    """Side of the output for an input of `side` × `side`. Every stride rounds up."""
     return output(ops, 0, side)[1]

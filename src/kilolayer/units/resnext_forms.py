@@ -1,7 +1,8 @@
-"""ResNeXt's three equivalent forms, converted into one another weight for weight (PX, Fig. 3).
+"""Conversion of weights between ResNeXt's three equivalent forms (PX, Fig. 3).
 
-The forms hold the same numbers in the same order: the grouped form's first convolution is the paths'
-stacked along the output channels, its last is theirs side by side along the input channels.
+The forms hold the same numbers in the same order. The first convolution of the grouped form is the first
+convolutions of all paths, joined along the output channels; its last is the last ones, joined along the input
+channels.
 """
 
 from __future__ import annotations
@@ -21,17 +22,29 @@ from kilolayer.units.unit import Layout
 
 @dataclass(frozen=True)
 class _TensorSlices:
-    """One tensor of a unit: the keys it is stored under, to be joined along `dim`."""
+    """One tensor of a unit: the keys of its parts in the state dict, and the dimension that joins them."""
 
     keys: tuple[str, ...]
     dim: int = 0
 
 
 def convert_unit_form(state: Mapping[str, Tensor], source: Layout, target: Layout) -> dict[str, Tensor]:
-    """The weights of a unit laid out as `source`, under the keys and shapes of `target`.
+    """The weights `state` of the unit `source`, with the keys and shapes of the unit `target`.
 
-    `state` maps keys of `build_unit(source)` to tensors. The unit computed is the same one up to
-    rounding. Raises `InputError` where the layouts are not two forms of one unit.
+    `state` is the state dict of `build_unit(source)`. Both units compute the same function, up to rounding.
+
+    >>> from dataclasses import replace
+    >>> from kilolayer.units import AGGREGATED, Aggregated, build_unit, layout
+    >>> grouped, split = (
+    ...     layout(replace(AGGREGATED, branch=Aggregated(2, 16, form=form)), 64, 16)
+    ...     for form in ("grouped", "split")
+    ... )
+    >>> state = convert_unit_form(build_unit(grouped).state_dict(), grouped, split)
+    >>> build_unit(split).load_state_dict(state)
+    <All keys matched successfully>
+
+    Raises:
+        InputError: the layouts are not two forms of one unit.
     """
     sources, targets = list(_slices(source)), list(_slices(target))
     if len(sources) != len(targets) or source.parameters != target.parameters:

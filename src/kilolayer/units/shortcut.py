@@ -1,7 +1,7 @@
-"""The shortcut h, and what resizes it where a unit changes shape (P1, Sec. 3.3; P2, Sec. 3).
+"""The shortcut h, and its downsampling where a unit changes shape (P1, Sec. 3.3; P2, Sec. 3).
 
-A kind of shortcut says everything of itself in its class: its layers, what it does to F, its gate, its word
-on the command line, its equation and its factor. Your own is a frozen dataclass that extends `Shortcut`.
+The class of a shortcut holds all that is known of it: its layers, its effect on F, its gate, its name on the
+command line, its equation and its factor. A shortcut of your own extends `Shortcut` by a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -22,29 +22,47 @@ AtDownsample = Literal["apply", "skip"]
 
 @dataclass(frozen=True)
 class Downsample:
-    """What gives the shortcut its unit's shape where the unit changes it."""
+    """The layers that give the shortcut the shape of F(x), where the unit changes its shape.
+
+    Kilolayer has `ZeroPad` (option A) and `Projection` (option B).
+
+    >>> [layer.label for layer in ZeroPad().downsample(Arrangement(), 16, 32, stride=2)]
+    ['pad +16, /2']
+    """
 
     @property
     def reads(self) -> str:
-        """In a pre-activation unit: the "raw" x or the "preactivated" tensor."""
-        raise op.NoReading(f"{type(self).__name__} does not say what it reads")
+        """The input in a pre-activation unit: the "raw" x, or the "preactivated" tensor."""
+        raise op.NoReading(f"{type(self).__name__} does not define its input: write the property reads")
 
     def downsample(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
-        """The layers. Raises `InputError` where it cannot go from one width to the other."""
-        raise op.NoReading(f"{type(self).__name__} does not say which layers it has")
+        """The layers. Raises `InputError` for widths that this kind cannot connect."""
+        raise op.NoReading(f"{type(self).__name__} has no layers: write the method downsample()")
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """h of y = h(x) + F(x). A kind that says no more is the identity, under its own name."""
+    """The shortcut h in y = h(x) + F(x).
+
+    A frozen dataclass that extends this class is a shortcut of your own. Every method has a default, which is
+    the identity's; you write those that differ.
+
+    >>> @dataclass(frozen=True)
+    ... class Negative(Shortcut):
+    ...     def layers(self, channels):
+    ...         return (op.ScaleOp(-1.0),)
+    >>> Negative().layers(16)[0].label, Negative().equation
+    ('× -1', 'Negative(x) + F(x)')
+    """
 
     name: ClassVar[str] = ""
-    """Its word on the command line, and the numbers that follow it, by their fields."""
+    """The shortcut's name on the command line."""
     numbers: ClassVar[tuple[str, ...]] = ()
+    """The fields whose values follow the name on the command line, as in "scaled:0.5,1"."""
 
     @property
     def acts_at_downsample(self) -> bool:
-        """Whether it acts on the resized shortcut too where the unit changes shape."""
+        """Whether `layers`, `branch_layers` and `gate` act in a unit that changes its shape, too."""
         return getattr(self, "at_downsample", "apply") == "apply"
 
     def path(
@@ -55,49 +73,53 @@ class Shortcut:
         out_channels: int,
         stride: int,
     ) -> Ops:
-        """x with the shape of F(x): nothing where it has it, else `resize`."""
+        """The layers that give x the shape of F(x): those of `downsample`, or none where x has it."""
         if stride == 1 and in_channels == out_channels:
             return ()
         return downsample.downsample(arrangement, in_channels, out_channels, stride)
 
     def layers(self, channels: int) -> Ops:
-        """What acts on x behind `path`."""
+        """The layers of h, after `path`."""
         return ()
 
     def branch_layers(self, channels: int) -> Ops:
-        """What acts on F(x)."""
+        """Layers that act on F(x), as a factor does."""
         return ()
 
     def gate(self, in_channels: int, out_channels: int, stride: int) -> Ops:
-        """Where there is one, y = (1−g)·h(x) + F(x) with g = σ(gate(x))."""
+        """The layers of a gate, if any: y = (1−g)·h(x) + F(x) with g = σ(gate(x))."""
         return ()
 
     gates_branch: ClassVar[bool] = True
-    """Whether g multiplies F(x) too."""
+    """Whether the gate g multiplies F(x) too."""
 
     @property
     def gate_bias(self) -> float:
-        """b_g at the beginning."""
+        """The initial bias b_g of the gate."""
         return 0.0
 
     def shares_activation(self, downsample: Downsample, *, changes: bool) -> bool:
-        """Whether h reads what stands ahead of F's first convolution, in a pre-activation unit."""
+        """Whether h reads the activated tensor in a pre-activation unit, as F's first convolution does."""
         return changes and downsample.reads == "preactivated"
 
     @property
     def equation(self) -> str:
-        """The sum, as P2 writes it."""
+        """The sum h(x) + F(x), as P2 writes it."""
         return f"{type(self).__name__}(x) + F(x)"
 
     @property
     def factor(self) -> float | None:
-        """λ where h(x) = λ·x when training begins, on average over what is drawn; None if not known."""
+        """λ if E[h(x)] = λ·x at the start of training; None if no such number is known."""
         return None
 
 
 @dataclass(frozen=True)
 class Identity(Shortcut):
-    """h(x) = x."""
+    """h(x) = x.
+
+    >>> Identity().equation, Identity().factor
+    ('x + F(x)', 1.0)
+    """
 
     name = "identity"
 
@@ -112,7 +134,11 @@ class Identity(Shortcut):
 
 @dataclass(frozen=True)
 class Zero(Shortcut):
-    """h(x) = 0: a plain net."""
+    """h(x) = 0: a plain net.
+
+    >>> Zero().equation, Zero().factor
+    ('F(x)', 0.0)
+    """
 
     name = "zero"
 
@@ -140,10 +166,18 @@ class Zero(Shortcut):
 
 @dataclass(frozen=True)
 class Scaled(Shortcut):
-    """h(x) = λ·x and F scaled by its own factor (P2, Table 1 "constant scaling").
+    """h(x) = λ·x, with a factor of its own for F (P2, Table 1, "constant scaling").
 
-    `at_change`: at shape-changing units λ acts on the resized shortcut ("apply", the default) or
-    both factors are left out ("skip"); the paper does not say.
+        y = shortcut · x + branch · F(x)
+
+    `at_downsample` decides what the paper leaves open: in a unit that changes its shape, the factors act
+    after the downsampling ("apply", the default) or not at all ("skip").
+
+    >>> Scaled(0.5, 0.5).equation
+    '0.5·x + 0.5·F(x)'
+
+    Raises:
+        InputError: a factor is not finite, or no number that float32 can hold.
     """
 
     shortcut: float = 0.5
@@ -178,12 +212,20 @@ def _scale(factor: float) -> Ops:
 
 @dataclass(frozen=True)
 class ExclusiveGate(Shortcut):
-    """y = (1−g(x))·h(x) + g(x)·F(x), g(x) = σ(W_g x + b_g) (P2, Sec. 3.1 "exclusive gating").
+    """Exclusive gating (P2, Sec. 3.1):
 
-    g is a 1×1 convolution with bias, one value per channel and position; `bias` initialises b_g.
-    Left open by the paper: `at_change`: at shape-changing units the gate is a strided 1×1
-    convolution on the resized shortcut ("apply", the default) or is left out ("skip"); and
-    `batch_norm`, BN on the gate's convolution (default: none, so that b_g alone sets the start).
+        y = (1−g(x))·h(x) + g(x)·F(x),   g(x) = σ(W_g x + b_g)
+
+    W_g is a 1×1 convolution, so g has one value for each channel and position. `bias` is the initial b_g. Two
+    fields decide what the paper leaves open. `at_downsample`: in a unit that changes its shape, the gate is a
+    1×1 convolution with stride ("apply", the default), or there is no gate ("skip"). `batch_norm` adds BN
+    after the gate's convolution (the default is none, so that b_g alone sets the start).
+
+    >>> ExclusiveGate(-6.0).equation
+    '(1−g)·x + g·F(x),  g = σ(W_g·x + b_g),  b_g = −6'
+
+    Raises:
+        InputError: `bias` is not finite, or `at_downsample` is neither "apply" nor "skip".
     """
 
     bias: float = -6.0
@@ -212,13 +254,17 @@ class ExclusiveGate(Shortcut):
 
     @property
     def factor(self) -> float:
-        """1 − σ(b_g), the gate's convolution at its mean."""
+        """1 − σ(b_g), for a convolution W_g at its mean, 0."""
         return 1 / (1 + math.exp(self.bias))
 
 
 @dataclass(frozen=True)
 class ShortcutGate(ExclusiveGate):
-    """y = (1−g(x))·h(x) + F(x) (P2, Sec. 3.1 "shortcut-only gating"); the choices of `ExclusiveGate`."""
+    """Shortcut-only gating: y = (1−g(x))·h(x) + F(x) (P2, Sec. 3.1), with the fields of `ExclusiveGate`.
+
+    >>> ShortcutGate(-6.0).equation
+    '(1−g)·x + F(x),  g = σ(W_g·x + b_g),  b_g = −6'
+    """
 
     name = "shortcut_gate"
     gates_branch = False
@@ -226,9 +272,16 @@ class ShortcutGate(ExclusiveGate):
 
 @dataclass(frozen=True)
 class Dropout(Shortcut):
-    """h(x) = dropout(x) (P2, Sec. 3.1), on the output of the identity shortcut, also when resized.
+    """h(x) = dropout(x) with probability `p` (P2, Sec. 3.1).
 
-    `at_change` = "skip" leaves it out at shape-changing units; the paper does not say.
+    `at_downsample` decides what the paper leaves open: in a unit that changes its shape, dropout acts after
+    the downsampling ("apply", the default) or not at all ("skip").
+
+    >>> Dropout(0.5).equation
+    'dropout(x, 0.5) + F(x)'
+
+    Raises:
+        InputError: `p` is outside of [0, 1).
     """
 
     p: float = 0.5
@@ -251,10 +304,13 @@ class Dropout(Shortcut):
 
 @dataclass(frozen=True)
 class Projection(Shortcut, Downsample):
-    """h(x) = W_s x, a 1×1 convolution; with BN where the arrangement puts BN after its last convolution.
+    """h(x) = W_s x, a 1×1 convolution (P1, Eq. 2), followed by BN if the arrangement ends in BN.
 
-    As a unit's `resize` it stands only where the shape changes (option B); as its `h`, in every
-    unit (option C). With a pre-activation it reads the pre-activated tensor.
+    As a unit's `downsample` it stands only where the shape changes (option B), as its `h` in every unit
+    (option C). In a pre-activation unit it reads the activated tensor.
+
+    >>> [layer.label for layer in Projection().downsample(Arrangement(after=("BN",)), 16, 32, stride=2)]
+    ['1×1, 16 → 32, /2', 'BN']
     """
 
     name = "projection"
@@ -288,10 +344,18 @@ class Projection(Shortcut, Downsample):
 
 @dataclass(frozen=True)
 class ZeroPad(Downsample):
-    """Option A: strided identity and zero channels, free of parameters.
+    """Option A (P1, Sec. 3.3): every stride-th pixel and appended channels of zeros, without parameters.
 
-    `reads`: in a pre-activation unit the "raw" x, which keeps P2's Eq. (4) whole across stages (the
-    default), or the "preactivated" tensor, as the released code's shape-changing units do.
+    `reads` names the input in a pre-activation unit: the "raw" x (the default), so that P2's Eq. 4 holds
+    across stages, or the "preactivated" tensor, as in P2's released code.
+
+    >>> ZeroPad().downsample(Arrangement(), 64, 16, stride=2)
+    Traceback (most recent call last):
+    kilolayer.errors.InputError: a zero-padding shortcut (option A) cannot go from 64 to 16 channels; use \
+downsample=Projection() (option B)
+
+    Raises:
+        InputError: `reads` is neither "raw" nor "preactivated".
     """
 
     reads: Literal["raw", "preactivated"] = "raw"
@@ -309,9 +373,13 @@ class ZeroPad(Downsample):
 
 
 def parse_shortcut(text: str) -> Shortcut:
-    """A shortcut from its command-line form, as "scaled:0.5", "scaled:0.5,0.5" or "exclusive_gate:-6".
+    """The shortcut that `text` names on the command line, as "scaled:0.5,0.5" or "exclusive_gate:-6".
 
-    Raises `InputError` for an unknown name or a value that is no number.
+    >>> parse_shortcut("scaled:0.9")
+    Scaled(shortcut=0.9, branch=1.0, at_downsample='apply')
+
+    Raises:
+        InputError: the name is unknown, or a value is not a number.
     """
     kinds = {kind.name: kind for kind in built_in_kinds(Shortcut)}
     name, _, numbers_text = text.partition(":")

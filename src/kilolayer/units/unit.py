@@ -1,4 +1,4 @@
-"""A residual unit described, and its layers worked out for one place in a network."""
+"""A residual unit as a value, and its layers at one place in a network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from kilolayer.units.shortcut import Downsample, Identity, Projection, Shortcut,
 
 @dataclass(frozen=True)
 class Unit:
-    """y = h(x) + F(x), x' = f(y) (P2, Eq. 1 and 2) as a value; ablate it with `dataclasses.replace`.
+    """A residual unit: y = h(x) + F(x), x' = f(y) (P2, Eq. 1 and 2).
 
-    `branch` is F's convolutions, `arrangement` where BN and ReLU stand (and f), `h` the shortcut,
-    `resize` what the shortcut does where the unit changes shape: `ZeroPad` (option A) or
-    `Projection` (option B). Every combination of them is a unit.
+    `branch` holds F's convolutions, `arrangement` the position of BN and ReLU (and f), `h` the shortcut.
+    `downsample` fits the shortcut to the output where a unit changes its shape: `ZeroPad` (option A) or
+    `Projection` (option B). Every combination is a unit. An ablation is one `dataclasses.replace`:
+
+    >>> from dataclasses import replace
+    >>> from kilolayer.units import Scaled
+    >>> replace(BASIC, h=Scaled(0.5)).h.equation
+    '0.5·x + F(x)'
+
+    Raises:
+        InputError: a field holds a value of another kind.
     """
 
     branch: Branch = field(default_factory=Basic)
@@ -53,9 +61,15 @@ AGGREGATED = Unit(Aggregated(), downsample=Projection())
 
 @dataclass(frozen=True)
 class Layout:
-    """The layers of one unit: x ← p(x); y = h(x) + F(x), gated by g where there is one; x' = f(y).
+    """The layers of one unit at its place: x ← p(x); y = h(x) + F(x); x' = f(y).
 
-    `p` is the activation that both paths share, where there is one. `gates_branch`: g multiplies F too.
+    `p` is the activation that h and F share, if any. A gate, if any, has the layers `g`:
+    y = (1 − σ(g(x)))·h(x) + F(x), and σ(g(x)) multiplies F(x) too where `gates_branch` is set. `gate_bias` is
+    the initial bias of the gate's convolution.
+
+    >>> place = layout(BASIC, in_channels=16, width=32, stride=2)
+    >>> place.parameters, place.multiply_adds(side=32), place.output_side(32)
+    (13952, 3538944, 16)
     """
 
     p: Ops
@@ -68,21 +82,29 @@ class Layout:
 
     @property
     def parameters(self) -> int:
+        """Number of trainable parameters."""
         return sum(map(op.parameters, (self.p, self.h, self.F, self.f, self.g)))
 
     def multiply_adds(self, side: int) -> int:
+        """Multiply-adds of one image, for an input of `side` × `side`."""
         return sum(op.multiply_adds(ops, side) for ops in (self.h, self.F, self.g))
 
     def output_side(self, side: int) -> int:
+        """Side of the output for an input of `side` × `side`."""
         return op.output_side(self.F, side)
 
 
 def layout(unit: Unit, in_channels: int, width: int, stride: int = 1, *, activated: bool = False) -> Layout:
-    """Works out `unit` for `in_channels` input channels at a stage of `width`.
+    """The layers of `unit` for `in_channels` input channels, at a stage of `width`.
 
-    `activated`: the input is activated already, as behind the stem, so `before` is not repeated
-    (P2: the first activation stands before the split into the two paths).
-    Raises `InputError` where a shape cannot be made.
+    `activated` says that the input is activated already, as the stem's output is; then `before` is left out
+    (P2, Sec. 4: the first activation stands before the split into the two paths).
+
+    >>> [layer.label for layer in layout(BASIC, 16, 32, stride=2).h]
+    ['pad +16, /2']
+
+    Raises:
+        InputError: the unit cannot have this shape.
     """
     arrangement, branch, h = unit.arrangement, unit.branch, unit.h
     out = branch.out_channels(width)
