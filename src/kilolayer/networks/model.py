@@ -162,11 +162,7 @@ class ResidualNetwork(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every unit in the backward pass, which saves memory and takes about a third more time.
 
-        <<<<<<< src/kilolayer/networks/model.py
-                `segments` holds how every stage is divided for that; `kilolayer.training.memory_plan` finds the best.
-        =======
-                Every unit becomes a segment of its own; the memory planner in `kilolayer.training` finds better ones.
-        >>>>>>> /tmp/networks-x/m/t
+        Every unit becomes a segment of its own; the memory planner in `kilolayer.training` finds better ones.
         """
         stages = self._stages().items()
         self.segments = {name: (Segment(1),) * len(stage) for name, stage in stages} if enable else {}

@@ -15,13 +15,8 @@ from kilolayer.units.unit import Layout
 class SavedActivations:
     """The activations that autograd saves for some layers, in numbers for one image.
 
-    <<<<<<< src/kilolayer/networks/saved_activations.py
-        `input` is the size of what they read, which they keep where `saves_input`; `inside` is all else that
-        they keep; `largest` is the largest of all their maps, kept or not.
-    =======
-        `input` is the size of their input, which is saved where `saves_input` is true. `inside` is the size of
-        all other saved tensors. `largest` is the size of their largest feature map, saved or not.
-    >>>>>>> /tmp/networks-x/m/t
+    `input` is the size of their input, which is saved where `saves_input` is true. `inside` is the size of
+    all other saved tensors. `largest` is the size of their largest feature map, saved or not.
     """
 
     input: int
