@@ -55,13 +55,13 @@ class BatchSpec:
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> BatchSpec:
         """`each` applied to every tensor."""
-        drawn = AugmentationParams(*map(function, self.params.fields())) if self.params else None
-        return BatchSpec(function(self.indices), drawn)
+        params = AugmentationParams(*map(function, self.params.fields())) if self.params else None
+        return BatchSpec(function(self.indices), params)
 
     def copy_(self, other: BatchSpec) -> None:
         """Takes the content of another selection of the same size, in place."""
-        for own, new in zip(self.tensors(), other.tensors(), strict=True):
-            own.copy_(new)
+        for target, source in zip(self.tensors(), other.tensors(), strict=True):
+            target.copy_(source)
 
 
 @lru_cache(maxsize=4)
@@ -76,11 +76,11 @@ def draw_augmentation(seed: int, epoch: int, n: int, augmentation: Augmentation)
     raw = torch.from_numpy((random_words(5 * n, "augmentation", seed, epoch) >> 32).astype("int64")).view(
         n, 5
     )
-    places = 2 * augmentation.pad + 1
+    positions = 2 * augmentation.pad + 1
     flip = raw[:, 2] % 2 == 1 if augmentation.flip else torch.zeros(n, dtype=torch.bool)
     return AugmentationParams(
-        raw[:, 0] % places,
-        raw[:, 1] % places,
+        raw[:, 0] % positions,
+        raw[:, 1] % positions,
         flip,
         raw[:, 3:],
         draw_crop_boxes(augmentation.resized_crop, seed, epoch, n),
@@ -162,21 +162,23 @@ def make_batch(
     images: Images, statistics: InputStatistics, augmentation: Augmentation, spec: BatchSpec
 ) -> tuple[Tensor, Tensor]:
     """The selected images as `batch` gives them: a function of tensors on one device and of nothing else."""
-    chosen, drawn = images[spec.indices], spec.params
-    if drawn is None:
+    chosen, params = images[spec.indices], spec.params
+    if params is None:
         return statistics.normalize(chosen.pixels), chosen.labels
-    pixels = jitter_colors(chosen.pixels, drawn.color_factors) if augmentation.color_jitter else chosen.pixels
-    return augment_batch(statistics.normalize(pixels), drawn, augmentation), chosen.labels
+    pixels = (
+        jitter_colors(chosen.pixels, params.color_factors) if augmentation.color_jitter else chosen.pixels
+    )
+    return augment_batch(statistics.normalize(pixels), params, augmentation), chosen.labels
 
 
 @lru_cache(maxsize=4)
 def _epoch_spec(seed: int, epoch: int, n: int, augmentation: Augmentation, device: torch.device) -> BatchSpec:
     """All positions of an epoch, not to be written to; sent to the device once, and nothing waits for it."""
-    drawn = None if augmentation == NO_AUGMENTATION else draw_augmentation(seed, epoch, n, augmentation)
-    whole = BatchSpec(epoch_order(seed, epoch, n), drawn)
+    params = None if augmentation == NO_AUGMENTATION else draw_augmentation(seed, epoch, n, augmentation)
+    spec = BatchSpec(epoch_order(seed, epoch, n), params)
     if device.type != "cuda":
-        return whole
-    return whole.map_tensors(lambda field: field.pin_memory().to(device, non_blocking=True))
+        return spec
+    return spec.map_tensors(lambda field: field.pin_memory().to(device, non_blocking=True))
 
 
 def _between(start: Tensor, side: int, size: int) -> Tensor:

@@ -103,19 +103,22 @@ def find_defects(data: Data) -> DataReport:
     if data.source == "digits":
         refuse_selectors(data)
         source = digits_source()
-        every = np.arange(source.count)
+        indices = np.arange(source.count)
         return _check_arrays(
-            {"train": source.read_train(every), "test": source.read_test()}, [], len(source.classes)
+            {"train": source.read_train(indices), "test": source.read_test()}, [], len(source.classes)
         )
-    if found := cifar_files(data):
+    if files := cifar_files(data):
         refuse_selectors(data)
-        return _check_cifar(*found)
+        return _check_cifar(*files)
     return _check_files(source_layout(data), data)
 
 
-def _data_report(sets: list[PixelDigests], classes: int, found: list[tuple[str, str]]) -> DataReport:
-    found = [*found, *_classes_missing(sets), *find_duplicates(sets)]
-    by_kind = {kind: tuple(place for one, place in found if one == kind) for kind in (*DEFECTS, *TRAITS)}
+def _data_report(sets: list[PixelDigests], classes: int, entries: list[tuple[str, str]]) -> DataReport:
+    entries = [*entries, *_classes_missing(sets), *find_duplicates(sets)]
+    by_kind = {
+        kind: tuple(location for entry_kind, location in entries if entry_kind == kind)
+        for kind in (*DEFECTS, *TRAITS)
+    }
     if len(by_kind["grey"]) == sum(name is not None for part in sets for name in part.digests):
         del by_kind["grey"]  # all of them
     return DataReport(
@@ -139,65 +142,67 @@ def _classes_missing(sets: list[PixelDigests]) -> Defects:
 
 
 def _inspected_part(
-    name: str, shown: EncodedPictures, classes: tuple[str, ...], found: list[tuple[str, str]]
+    name: str, pictures: EncodedPictures, classes: tuple[str, ...], entries: list[tuple[str, str]]
 ) -> PixelDigests:
     """A part whose pictures are decoded; what is wrong with them, and their looks, are added to `found`."""
-    seen = inspect_pictures(shown, f"reading the {name} images")
-    for i, one in enumerate(seen):
-        if isinstance(one, Unreadable):
-            found.append((one.kind, f"{shown.locate(i)} ({one.reason})"))
+    results = inspect_pictures(pictures, f"reading the {name} images")
+    for i, result in enumerate(results):
+        if isinstance(result, Unreadable):
+            entries.append((result.kind, f"{pictures.locate(i)} ({result.reason})"))
         else:
-            found += [(look, shown.locate(i)) for look in (*one.traits, *("grey",) * one.header.grey)]
-    names = [one.digest if isinstance(one, InspectedPicture) else None for one in seen]
-    return PixelDigests(name, tuple(shown.labels.tolist()), classes, tuple(names), shown.locate)
+            entries += [
+                (trait, pictures.locate(i)) for trait in (*result.traits, *("grey",) * result.header.grey)
+            ]
+    names = [result.digest if isinstance(result, InspectedPicture) else None for result in results]
+    return PixelDigests(name, tuple(pictures.labels.tolist()), classes, tuple(names), pictures.locate)
 
 
-def _check_files(there: SourceLayout, data: Data) -> DataReport:
-    found: list[tuple[str, str]] = []
-    assigned = assign_splits(there, data)
+def _check_files(layout: SourceLayout, data: Data) -> DataReport:
+    entries: list[tuple[str, str]] = []
+    assigned = assign_splits(layout, data)
     if assigned.available_validation:  # as `kilolayer train` does where nothing else is asked for
-        assigned = assign_splits(there, replace(data, validation_split=assigned.available_validation))
-    lots = {part: list(_readable_lots(splits, found)) for part, splits in assigned.parts().items()}
-    every = [lot for some in lots.values() for lot in some]
-    classes = union_of_names(every)
+        assigned = assign_splits(layout, replace(data, validation_split=assigned.available_validation))
+    lots = {part: list(_readable_lots(splits, entries)) for part, splits in assigned.parts().items()}
+    all_lots = [lot for part_lots in lots.values() for lot in part_lots]
+    classes = union_of_names(all_lots)
     if len(classes) == 1:
-        found.append(("few_classes", f"{quote(classes[0])} is the only class"))
-    found += _unused_defects(
-        [*there.unused_pictures, *(path for split in assigned.used for path in split.unused_pictures)]
+        entries.append(("few_classes", f"{quote(classes[0])} is the only class"))
+    entries += _unused_defects(
+        [*layout.unused_pictures, *(path for split in assigned.used for path in split.unused_pictures)]
     )
-    with _collect_errors(found, "class"):
-        check_names_agree(every)
-    filled = {part: join_pictures(some, classes) for part, some in lots.items() if some}
+    with _collect_errors(entries, "class"):
+        check_names_agree(all_lots)
+    filled = {part: join_pictures(part_lots, classes) for part, part_lots in lots.items() if part_lots}
     sets = [
-        _inspected_part(part, replace(pictures, appearance=data.appearance), classes, found)
+        _inspected_part(part, replace(pictures, appearance=data.appearance), classes, entries)
         for part, pictures in filled.items()
     ]
-    origin = (*assigned.lines(), *name_notes(every), *there.notes)
-    return replace(_data_report(sets, len(classes), found), origin=origin)
+    origin = (*assigned.lines(), *name_notes(all_lots), *layout.notes)
+    return replace(_data_report(sets, len(classes), entries), origin=origin)
 
 
 def _unused_defects(paths: Sequence[Path]) -> Defects:
     """Those of the pictures which are not used that could not be read either."""
-    shown = EncodedPictures(np.zeros(len(paths), np.int64), paths.__getitem__, lambda i: quote(paths[i]))
-    for i, one in enumerate(
-        inspect_pictures(shown, "reading the images beside the folders") if paths else ()
+    pictures = EncodedPictures(np.zeros(len(paths), np.int64), paths.__getitem__, lambda i: quote(paths[i]))
+    for i, result in enumerate(
+        inspect_pictures(pictures, "reading the images beside the folders") if paths else ()
     ):
-        if isinstance(one, Unreadable):
-            yield "beside", f"{shown.locate(i)} ({one.reason})"
+        if isinstance(result, Unreadable):
+            yield "beside", f"{pictures.locate(i)} ({result.reason})"
 
 
-def _readable_lots(splits: Sequence[Split], found: list[tuple[str, str]]) -> Iterator[NamedPictures]:
+def _readable_lots(splits: Sequence[Split], entries: list[tuple[str, str]]) -> Iterator[NamedPictures]:
     """What can be read of these splits; the rest is added to `found`."""
     for split in splits:
-        found += [("no_file", place) for place in (*split.non_files, *split.broken_links)]
-        found += [("class", f"{place} is empty") for place in split.empty_folders]
+        entries += [("no_file", location) for location in (*split.non_files, *split.broken_links)]
+        entries += [("class", f"{location} is empty") for location in split.empty_folders]
         for read_lot in split.readers:
-            with _collect_errors(found):
+            with _collect_errors(entries):
                 lot = read_lot()
-                with _collect_errors(found, "class"):
+                with _collect_errors(entries, "class"):
                     check_names(lot)
-                found += [("name", quote(path)) for path in lot.files if _is_odd_name(path.name)]
-                found += [("label", label_error(lot, i)) for i in labels_out_of_range(lot).tolist()]
+                entries += [("name", quote(path)) for path in lot.files if _is_odd_name(path.name)]
+                entries += [("label", label_error(lot, i)) for i in labels_out_of_range(lot).tolist()]
                 yield drop_out_of_range(lot)
 
 
@@ -205,20 +210,20 @@ def _is_odd_name(name: str) -> bool:
     return not is_text(name) or name != name.strip()
 
 
-def _check_cifar(layout: cifar.CifarFormat, place: Path) -> DataReport:
-    found: list[tuple[str, str]] = []
+def _check_cifar(format: cifar.CifarFormat, path: Path) -> DataReport:
+    entries: list[tuple[str, str]] = []
     sets: dict[str, Images] = {}
-    with _collect_errors(found):
-        files = read_members(place, (*layout.train, layout.test), layout.required)
-        for name, names in (("train", layout.train), ("test", (layout.test,))):
-            with _collect_errors(found):
-                sets[name] = cifar.parse_images(layout, {each: files[each] for each in names}, place)
-    return _check_arrays(sets, found, layout.classes)
+    with _collect_errors(entries):
+        files = read_members(path, (*format.train, format.test), format.required)
+        for name, names in (("train", format.train), ("test", (format.test,))):
+            with _collect_errors(entries):
+                sets[name] = cifar.parse_images(format, {file: files[file] for file in names}, path)
+    return _check_arrays(sets, entries, format.classes)
 
 
-def _check_arrays(sets: dict[str, Images], found: list[tuple[str, str]], classes: int) -> DataReport:
+def _check_arrays(sets: dict[str, Images], entries: list[tuple[str, str]], classes: int) -> DataReport:
     names = tuple(map(str, range(classes)))
-    made = [
+    parts = [
         PixelDigests(
             name,
             tuple(images.labels.tolist()),
@@ -228,13 +233,13 @@ def _check_arrays(sets: dict[str, Images], found: list[tuple[str, str]], classes
         )
         for name, images in sets.items()
     ]
-    return _data_report(made, classes, found)
+    return _data_report(parts, classes, entries)
 
 
 @contextmanager
-def _collect_errors(found: list[tuple[str, str]], kind: str = "damaged") -> Iterator[None]:
+def _collect_errors(entries: list[tuple[str, str]], kind: str = "damaged") -> Iterator[None]:
     """What is wrong with a file within is one of the findings, and ends nothing else."""
     try:
         yield
     except InputError as error:
-        found.append((kind, str(error)))
+        entries.append((kind, str(error)))

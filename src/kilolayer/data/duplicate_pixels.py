@@ -38,9 +38,9 @@ def find_duplicates(parts: Sequence[PixelDigests]) -> Iterator[tuple[str, str]]:
 
 
 def _groups(parts: Sequence[PixelDigests]) -> Iterator[list[Member]]:
-    seen: dict[str, list[Member]] = {}
+    by_digest: dict[str, list[Member]] = {}
     for part in parts:
         for i, digest in enumerate(part.digests):
             if digest is not None:
-                seen.setdefault(digest, []).append((part, i))
-    return (members for members in seen.values() if len(members) > 1)
+                by_digest.setdefault(digest, []).append((part, i))
+    return (members for members in by_digest.values() if len(members) > 1)

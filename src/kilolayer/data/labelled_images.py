@@ -50,15 +50,17 @@ def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> La
     built = built_in_source(data)
     if built is not None:
         return convert_channels(_built_in_images(open_source(data), part), grey)
-    name, classes, shown, origin = _pictures_in_files(data, part)
-    native = decoded_format(shown, data.image_size)
-    form = native if grey is None else PixelFormat(native.side, grey)
-    require_memory(form.side**2 * form.channels * len(shown), f"{len(shown):,} images of {form.side}²")
-    looks = TraitCounts()
-    images = decode(shown, form, "reading the images", traits=looks)
-    said = AS_STORED if data.appearance == "stored" else looks.sentences()
+    name, classes, pictures, origin = _pictures_in_files(data, part)
+    native = decoded_format(pictures, data.image_size)
+    format = native if grey is None else PixelFormat(native.side, grey)
+    require_memory(
+        format.side**2 * format.channels * len(pictures), f"{len(pictures):,} images of {format.side}²"
+    )
+    traits = TraitCounts()
+    images = decode(pictures, format, "reading the images", traits=traits)
+    notes = AS_STORED if data.appearance == "stored" else traits.sentences()
     return LabelledImages(
-        name, classes, images, (*origin, *_channel_notes(native.grey, form.grey), *said), shown.locate
+        name, classes, images, (*origin, *_channel_notes(native.grey, format.grey), *notes), pictures.locate
     )
 
 
@@ -93,39 +95,42 @@ def _built_in_images(source: Source, part: str) -> LabelledImages:
         raise InputError(f"{source.name} has no split {part!r}; it has: train, test")
     chosen = {key: read() for key, read in parts.items() if part in ("all", key)}
     images = Images(
-        torch.cat([one.pixels for one in chosen.values()]), torch.cat([one.labels for one in chosen.values()])
+        torch.cat([images_of_part.pixels for images_of_part in chosen.values()]),
+        torch.cat([images_of_part.labels for images_of_part in chosen.values()]),
     )
-    places = [f"{key} image {i}" for key, one in chosen.items() for i in range(len(one))]
-    origin = tuple(f"{key}: {len(one):,} images" for key, one in chosen.items())
-    return LabelledImages(source.name, source.classes, images, origin, places.__getitem__)
+    locations = [
+        f"{key} image {i}" for key, images_of_part in chosen.items() for i in range(len(images_of_part))
+    ]
+    origin = tuple(f"{key}: {len(images_of_part):,} images" for key, images_of_part in chosen.items())
+    return LabelledImages(source.name, source.classes, images, origin, locations.__getitem__)
 
 
 def _pictures_in_files(
     data: Data, part: str
 ) -> tuple[str, tuple[str, ...], EncodedPictures, tuple[str, ...]]:
     """Name, classes, pictures and origin of what folders or parquet files hold."""
-    every = part == "all"
+    is_all = part == "all"
     # A named part is looked for among all folders, as a training split would be.
-    there = source_layout(data if every or data.train else replace(data, train=part))
-    splits = there.splits if every else choose_splits(there, part, "--part")
-    without = {split: split.unlabelled() or ("empty" if split.is_empty else "") for split in splits}
-    used = [split for split in splits if not without[split]]
+    source = source_layout(data if is_all or data.train else replace(data, train=part))
+    splits = source.splits if is_all else choose_splits(source, part, "--part")
+    reasons = {split: split.unlabelled() or ("empty" if split.is_empty else "") for split in splits}
+    used = [split for split in splits if not reasons[split]]
     unused = [
         f"not used: {quantity(split.count, 'image')} of {split.location}: {why}"
-        for split, why in without.items()
+        for split, why in reasons.items()
         if why
     ]
-    require_memory(sum(split.size for split in used), f"the encoded images of {there.path}")
+    require_memory(sum(split.size for split in used), f"the encoded images of {source.path}")
     for split in used:
         split.check()
     lots = read_pictures(used)
     if not any(len(lot.pictures) for lot in lots):
         remedies = dict.fromkeys(split.advice for split in splits if split.advice)
-        raise InputError("; ".join([f"{there.path}: has no labelled pictures", *unused, *remedies]))
+        raise InputError("; ".join([f"{source.path}: has no labelled pictures", *unused, *remedies]))
     classes = merged_class_names(lots)
-    shown = replace(join_pictures(lots, classes), appearance=data.appearance)
-    shown, damaged = usable_pictures(shown) if data.skip_damaged else (shown, ())
-    no_files = [place for split in used for place in (*split.non_files, *split.broken_links)]
+    pictures = replace(join_pictures(lots, classes), appearance=data.appearance)
+    pictures, damaged = usable_pictures(pictures) if data.skip_damaged else (pictures, ())
+    no_files = [location for split in used for location in (*split.non_files, *split.broken_links)]
     lines = [
         *(f"{quantity(split.count, 'image')} of {split.location}" for split in used),
         *(note for split in used for note in split.notes),
@@ -133,10 +138,10 @@ def _pictures_in_files(
         *name_notes(lots),
         *_count_note("passed over, since they are no files", no_files),
         *_count_note("left out, since they cannot be read", damaged),
-        *there.notes,
+        *source.notes,
     ]
-    return there.name, classes, shown, tuple(lines)
+    return source.name, classes, pictures, tuple(lines)
 
 
-def _count_note(what: str, places: Sequence[str]) -> tuple[str, ...]:
-    return (f"{what}: {len(places):,}: {listing(places)}",) if places else ()
+def _count_note(reason: str, locations: Sequence[str]) -> tuple[str, ...]:
+    return (f"{reason}: {len(locations):,}: {listing(locations)}",) if locations else ()

@@ -37,28 +37,28 @@ def load(data: Data) -> Splits:
 
     Raises InputError for whatever is wrong with the description, the files, or their size.
     """
-    found = open_source(data)
-    train, drawn = split_indices(found.count, data)
-    both = found.read_train(np.concatenate([train, drawn]))
-    validation = both[len(train) :] if len(drawn) else None
-    if found.read_validation is not None:
-        validation = found.read_validation()
-    images = both[: len(train)]
+    source = open_source(data)
+    train, validation_indices = split_indices(source.count, data)
+    pictures = source.read_train(np.concatenate([train, validation_indices]))
+    validation = pictures[len(train) :] if len(validation_indices) else None
+    if source.read_validation is not None:
+        validation = source.read_validation()
+    images = pictures[: len(train)]
 
     def where(part: str, i: int) -> str:
-        if part == "train" or (part == "validation" and found.read_validation is None):
-            return found.locate("train", int((train if part == "train" else drawn)[i]))
-        return found.locate(part, i)
+        if part == "train" or (part == "validation" and source.read_validation is None):
+            return source.locate("train", int((train if part == "train" else validation_indices)[i]))
+        return source.locate(part, i)
 
     return Splits(
-        found.name,
-        found.classes,
+        source.name,
+        source.classes,
         images,
         validation,
-        found.read_test,
-        found.skipped,
-        found.looks(),
-        found.origin,
+        source.read_test,
+        source.skipped,
+        source.looks(),
+        source.origin,
         where,
     )
 
@@ -90,9 +90,9 @@ def built_in_source(data: Data) -> Source | None:
     if data.source == "digits":
         refuse_selectors(data)
         return digits_source()
-    if found := cifar_files(data):
+    if files := cifar_files(data):
         refuse_selectors(data)
-        return cifar.cifar_source(*found)
+        return cifar.cifar_source(*files)
     return None
 
 
@@ -115,33 +115,33 @@ def source_layout(data: Data) -> SourceLayout:
             f"{quote(path)}: holds {len(tables):,} parquet files and {scanned.count:,} pictures; "
             f"name the folder of one of them, or a parquet file, as {quote(tables[0])}"
         )
-    there = parquet_layout(path, tables, data)
-    declared = dataset_card(scanned)
-    if declared is not None and data.train is None:
-        _refuse_pool(declared, there, tables)
-    return replace(there, notes=(*ignored_file_notes(scanned, is_parquet), *card_notes(declared)))
+    splits = parquet_layout(path, tables, data)
+    card = dataset_card(scanned)
+    if card is not None and data.train is None:
+        _refuse_pool(card, splits, tables)
+    return replace(splits, notes=(*ignored_file_notes(scanned, is_parquet), *card_notes(card)))
 
 
-def _refuse_pool(declared: Path, there: SourceLayout, tables: Sequence[Path]) -> None:
+def _refuse_pool(card: Path, layout: SourceLayout, tables: Sequence[Path]) -> None:
     """Raises `InputError` where a card declares splits, and several files are one pool by their names."""
-    if len(tables) > 1 and len(there.splits) == 1 and not there.splits[0].roles:
+    if len(tables) > 1 and len(layout.splits) == 1 and not layout.splits[0].roles:
         raise InputError(
-            f"{quote(declared)} declares splits by file (data_files), which is not read, and the names of "
+            f"{quote(card)} declares splits by file (data_files), which is not read, and the names of "
             "the files do not tell them; rename them, as train-0.parquet and test-0.parquet, or pool them: "
-            f"--train {shlex.quote(there.splits[0].name)}"
+            f"--train {shlex.quote(layout.splits[0].name)}"
         )
 
 
 def refuse_selectors(data: Data) -> None:
     """Raises `InputError` where something is chosen within digits or a CIFAR."""
-    given = [
+    selectors = [
         f"{flag} {value}"
         for name, flag in SELECTOR_FLAGS.items()
         if (value := getattr(data, name)) is not None
     ]
-    if given:
+    if selectors:
         raise InputError(
-            f"{given[0]}: {data.source} has one training set, one test set and no columns; leave it out"
+            f"{selectors[0]}: {data.source} has one training set, one test set and no columns; leave it out"
         )
 
 
@@ -161,29 +161,29 @@ def cifar_files(data: Data) -> tuple[cifar.CifarFormat, Path] | None:
 
 
 def _named_cifar(data: Data) -> tuple[cifar.CifarFormat, Path]:
-    homes = cifar.data_folders(data.folder)
-    found = next(filter(None, (cifar.find_cifar(home, data.source) for home in homes)), None)
-    if found is None and data.download:
-        found = cifar.find_cifar(download_archive(data.source, homes[0]), data.source)
-    if found is None:
+    folders = cifar.data_folders(data.folder)
+    files = next(filter(None, (cifar.find_cifar(folder, data.source) for folder in folders)), None)
+    if files is None and data.download:
+        files = cifar.find_cifar(download_archive(data.source, folders[0]), data.source)
+    if files is None:
         raise InputError(
-            f"data: {data.source} is not in {' or '.join(map(quote, homes))}; add --download to fetch it, "
+            f"data: {data.source} is not in {' or '.join(map(quote, folders))}; add --download to fetch it, "
             "or name the folder that holds it: --data-folder DIR, or $KILOLAYER_DATA"
         )
-    return found
+    return files
 
 
-def _resized_source(whole: Source, side: int | None) -> Source:
+def _resized_source(source: Source, side: int | None) -> Source:
     """The same data set with each image resized to `side` (bilinear, antialiased)."""
     if side is None:
-        return whole
+        return source
 
     def read_train(index: NDArray[np.int64]) -> Images:
         require_memory(3 * side**2 * len(index), f"{len(index):,} images of {side}²")
-        return _resize_images(whole.read_train(index), side)
+        return _resize_images(source.read_train(index), side)
 
-    read_test: Callable[[], Images] = lambda: _resize_images(whole.read_test(), side)  # noqa: E731 - beside its twin
-    return replace(whole, read_train=read_train, read_test=read_test)
+    read_test: Callable[[], Images] = lambda: _resize_images(source.read_test(), side)  # noqa: E731 - beside its twin
+    return replace(source, read_train=read_train, read_test=read_test)
 
 
 def _resize_images(images: Images, side: int) -> Images:

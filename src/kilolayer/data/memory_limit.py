@@ -14,8 +14,8 @@ MEMINFO = Path("/proc/meminfo")
 
 def available_memory() -> int | None:
     """Bytes this process may still take, as far as the system tells; None where it does not."""
-    known = [amount for amount in (_available_ram(), _cgroup_limit()) if amount is not None]
-    return min(known, default=None)
+    limits = [amount for amount in (_available_ram(), _cgroup_limit()) if amount is not None]
+    return min(limits, default=None)
 
 
 def require_memory(needed: int, content: str) -> None:

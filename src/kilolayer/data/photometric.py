@@ -30,13 +30,13 @@ def draw_crop_boxes(crop: ResizedCrop | None, seed: int, epoch: int, n: int) -> 
     """float32 (n, 4): top, left, height and width of each crop, as shares of the side; (n, 0) for None."""
     if crop is None:
         return torch.empty(n, 0)
-    drawn = draw_uniform(n, 4, "resized crop", seed, epoch)
+    uniform = draw_uniform(n, 4, "resized crop", seed, epoch)
     low, high = crop.area
-    area = low + (high - low) * drawn[:, 0]
+    area = low + (high - low) * uniform[:, 0]
     narrow, wide = map(math.log, crop.ratio)
-    ratio = np.exp(narrow + (wide - narrow) * drawn[:, 1])
+    ratio = np.exp(narrow + (wide - narrow) * uniform[:, 1])
     height, width = np.sqrt(area / ratio).clip(max=1), np.sqrt(area * ratio).clip(max=1)
-    top, left = drawn[:, 2] * (1 - height), drawn[:, 3] * (1 - width)
+    top, left = uniform[:, 2] * (1 - height), uniform[:, 3] * (1 - width)
     return torch.from_numpy(np.stack([top, left, height, width], 1).astype(np.float32))
 
 
@@ -45,8 +45,8 @@ def draw_color_factors(jitter: ColorJitter | None, seed: int, epoch: int, n: int
     if jitter is None:
         return torch.empty(n, 0)
     spread = np.array([jitter.contrast, jitter.brightness, jitter.saturation])
-    drawn = draw_uniform(n, 3, "colour jitter", seed, epoch)
-    return torch.from_numpy((1 + spread * (2 * drawn - 1)).astype(np.float32))
+    uniform = draw_uniform(n, 3, "colour jitter", seed, epoch)
+    return torch.from_numpy((1 + spread * (2 * uniform - 1)).astype(np.float32))
 
 
 def resized_crop(x: Tensor, box: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def jitter_colors(pixels: Tensor, factors: Tensor) -> Tensor:
     Contrast is about the picture's mean brightness, saturation about every pixel's own; then all is cut to
     what a pixel can be. Pictures of one channel have no saturation.
     """
-    contrast, brightness, saturation = (each[:, None, None, None] for each in factors.unbind(1))
+    contrast, brightness, saturation = (factor[:, None, None, None] for factor in factors.unbind(1))
     mean = _mean_brightness(pixels)
     x = ((pixels.float() - mean) * contrast + mean) * brightness
     if x.shape[1] == len(LUMA_WEIGHTS):

@@ -37,7 +37,7 @@ class BiasSearch:
 
 def bias_searches(reproduction: Reproduction) -> tuple[BiasSearch, ...]:
     """The searches of a sweep's cells. `InputError` where the paper selected nothing for any of them."""
-    cells = [one.cell for one in reproduction.cells if one.cell.plan and one.cell.plan.select]
+    cells = [item.cell for item in reproduction.cells if item.cell.plan and item.cell.plan.select]
     if not cells:
         raise InputError(
             "--select: the paper searched b_g for none of these cells; it did for p2-table-1, "
@@ -48,9 +48,9 @@ def bias_searches(reproduction: Reproduction) -> tuple[BiasSearch, ...]:
 
 def _runs(cell: Cell, reproduction: Reproduction) -> dict[float, tuple[RunSpec, ...]]:
     request, folder = reproduction.request, reproduction.folder / SELECTION
-    found: dict[float, list[RunSpec]] = {}
+    specs: dict[float, list[RunSpec]] = {}
     for seed in request.seeds:
-        made = bias_search_experiments(
+        experiments = bias_search_experiments(
             cell,
             seed,
             held_out=num_held_out(cell, request),
@@ -59,9 +59,9 @@ def _runs(cell: Cell, reproduction: Reproduction) -> dict[float, tuple[RunSpec, 
             scale=request.size.scale,
             **request.computing,
         )
-        for bias, one in made.items():
-            found.setdefault(bias, []).append(RunSpec(run_folder(folder / "runs", one), one))
-    return {bias: tuple(runs) for bias, runs in found.items()}
+        for bias, experiment in experiments.items():
+            specs.setdefault(bias, []).append(RunSpec(run_folder(folder / "runs", experiment), experiment))
+    return {bias: tuple(runs) for bias, runs in specs.items()}
 
 
 def num_held_out(cell: Cell, request: Request) -> int:

@@ -53,10 +53,14 @@ class CellResult:
         Of a cell of several settings it is the best one's, the most favourable to the row, once all of
         the seed's settings have ended. A run that failed for want of memory counts for nothing.
         """
-        found: dict[int, list[tuple[Trial, RunProgress]]] = {}
+        states_by_seed: dict[int, list[tuple[Trial, RunProgress]]] = {}
         for trial, state in self.states:
-            found.setdefault(trial.seed, []).append((trial, state))
-        ended = {seed: pairs for seed, pairs in found.items() if all(one.finished for _, one in pairs)}
+            states_by_seed.setdefault(trial.seed, []).append((trial, state))
+        ended = {
+            seed: pairs
+            for seed, pairs in states_by_seed.items()
+            if all(progress.finished for _, progress in pairs)
+        }
         figures = {
             seed: [self._figure(*pair) for pair in pairs if _counts(pair[1])] for seed, pairs in ended.items()
         }
@@ -93,14 +97,16 @@ def _counts(state: RunProgress) -> bool:
 
 
 def _least(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return min(known) if known else None
+    values_known = [value for value in values if value is not None]
+    return min(values_known) if values_known else None
 
 
 def cell_result(runs: CellRuns, reproduction: Reproduction, states: Mapping[str, RunProgress]) -> CellResult:
-    named = tuple((trial, states[trial.spec.key]) for trial in runs.trials)
+    states_by_trial = tuple((trial, states[trial.spec.key]) for trial in runs.trials)
     classes = runs.trials[0].spec.experiment.network.num_classes if runs.trials else 10
-    return CellResult(runs, named, _proxy(runs, reproduction, named), chance=100 * (1 - 1 / classes))
+    return CellResult(
+        runs, states_by_trial, _proxy(runs, reproduction, states_by_trial), chance=100 * (1 - 1 / classes)
+    )
 
 
 def _proxy(runs: CellRuns, reproduction: Reproduction, states: tuple[tuple[Trial, RunProgress], ...]) -> str:

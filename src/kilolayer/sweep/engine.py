@@ -55,15 +55,17 @@ def _tick_or_stop(tick: Tick, stop: Callable[[], bool]) -> None:
         raise SweepStopped
 
 
-def _run_all(planned: Sequence[RunSpec], engine: Engine, look: Tick) -> dict[str, Outcome]:
+def _run_all(specs: Sequence[RunSpec], engine: Engine, look: Tick) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
-    left = list(planned)
+    remaining = list(specs)
     while True:
-        outcomes |= {one.key: result["status"] for one in left if (result := read_progress(one).result)}
-        left = [one for one in left if outcomes.get(one.key, "busy") == "busy"]
-        if not left:
+        outcomes |= {
+            spec.key: result["status"] for spec in remaining if (result := read_progress(spec).result)
+        }
+        remaining = [spec for spec in remaining if outcomes.get(spec.key, "busy") == "busy"]
+        if not remaining:
             return outcomes
-        outcomes |= {one.key: outcome for one, outcome in engine.execute(left, look)}
+        outcomes |= {spec.key: outcome for spec, outcome in engine.execute(remaining, look)}
         if "busy" in outcomes.values():
             _pause(look)
 
@@ -88,9 +90,9 @@ class AttemptCounter:
         return self._deaths[mark] < ATTEMPTS_WITHOUT_PROGRESS
 
 
-def _progress(one: RunSpec) -> str:
+def _progress(spec: RunSpec) -> str:
     """A mark that changes when a run has saved something new."""
-    seals = sorted((one.path / "checkpoints").glob("*.json"))
+    seals = sorted((spec.path / "checkpoints").glob("*.json"))
     return seals[-1].name if seals else ""
 
 

@@ -46,15 +46,15 @@ class ProcessPool:
         waiting, running = deque(specs), Running()
         while waiting or running:
             self._fill(waiting, running)
-            done, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
+            finished, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
             tick()
-            for future in done:
-                slot, one = running.pop(future)
-                outcome = self._outcome(future, slot, one)
+            for future in finished:
+                slot, spec = running.pop(future)
+                outcome = self._outcome(future, slot, spec)
                 if outcome is None:
-                    waiting.appendleft(one)
+                    waiting.appendleft(spec)
                 else:
-                    yield one, outcome
+                    yield spec, outcome
 
     def close(self) -> None:
         """Workers save and end: no process is left behind."""
@@ -68,20 +68,20 @@ class ProcessPool:
         used = {slot for slot, _ in running.values()}
         for slot in set(range(self.workers)) - used:
             if waiting:
-                one = waiting.popleft()
-                running[self._submit(slot, one)] = (slot, one)
+                spec = waiting.popleft()
+                running[self._submit(slot, spec)] = (slot, spec)
 
-    def _submit(self, slot: int, one: RunSpec) -> Future[Outcome]:
+    def _submit(self, slot: int, spec: RunSpec) -> Future[Outcome]:
         try:
-            return self._submit_to(self._executor(slot), slot, one)
+            return self._submit_to(self._executor(slot), slot, spec)
         except BrokenProcessPool:  # its worker was killed while it had nothing to do
             self._discard(slot)
-            return self._submit_to(self._executor(slot), slot, one)
+            return self._submit_to(self._executor(slot), slot, spec)
 
-    def _submit_to(self, executor: ProcessPoolExecutor, slot: int, one: RunSpec) -> Future[Outcome]:
+    def _submit_to(self, executor: ProcessPoolExecutor, slot: int, spec: RunSpec) -> Future[Outcome]:
         from kilolayer.sweep.worker import execute_run
 
-        arguments = (str(one.path), to_json(one.experiment), self.devices[slot % len(self.devices)])
+        arguments = (str(spec.path), to_json(spec.experiment), self.devices[slot % len(self.devices)])
         before = set(active_children())
         with block_sigint(), _hide_main_module():
             future = executor.submit(execute_run, *arguments, self.save_seconds)
@@ -105,7 +105,7 @@ class ProcessPool:
     def _discard(self, slot: int) -> None:
         self._executors.pop(slot).shutdown(wait=False)
 
-    def _outcome(self, future: Future[Outcome], slot: int, one: RunSpec) -> Outcome | None:
+    def _outcome(self, future: Future[Outcome], slot: int, spec: RunSpec) -> Outcome | None:
         """The attempt's outcome, or None where its worker died and the run is to be tried again."""
         try:
             outcome = future.result()
@@ -115,7 +115,7 @@ class ProcessPool:
             pass
         # A worker that stopped was terminated by somebody else, and would refuse every further run.
         self._discard(slot)
-        return None if self._attempts.try_again(one) else mark_failed(one)
+        return None if self._attempts.try_again(spec) else mark_failed(spec)
 
 
 def _worker_error(error: OSError) -> InputError:

@@ -26,11 +26,11 @@ class Provenance:
 
 def read_provenance(runs: Iterable[RunSpec]) -> Provenance | None:
     """What environment.json in the runs' folders says; None where no run has begun."""
-    starts = sorted((start for one in runs for start in _starts(one)), key=lambda start: str(start["date"]))
+    starts = sorted((start for item in runs for start in _starts(item)), key=lambda start: str(start["date"]))
     if not starts:
         return None
-    kept = [{key: value for key, value in start.items() if key not in OF_A_START} for start in starts]
-    distinct = {json.dumps(one, sort_keys=True): one for one in kept}
+    environments = [{key: value for key, value in start.items() if key not in OF_A_START} for start in starts]
+    distinct = {json.dumps(item, sort_keys=True): item for item in environments}
     return Provenance(
         starts=len(starts),
         first=starts[0]["date"],
@@ -40,7 +40,7 @@ def read_provenance(runs: Iterable[RunSpec]) -> Provenance | None:
     )
 
 
-def _starts(one: RunSpec) -> list[dict[str, Any]]:
-    path = one.path / "environment.json"
+def _starts(spec: RunSpec) -> list[dict[str, Any]]:
+    path = spec.path / "environment.json"
     starts: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return starts

@@ -62,17 +62,17 @@ class RayEngine:
         waiting = deque(specs)
         while waiting or self._running:
             while waiting and len(self._running) < (self.workers or len(specs)):
-                one = waiting.popleft()
-                self._running[self._submit(one)] = one
-            done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0.3)
+                spec = waiting.popleft()
+                self._running[self._submit(spec)] = spec
+            finished, _ = self._ray.wait(list(self._running), num_returns=1, timeout=0.3)
             tick()
-            for reference in done:
-                one = self._running.pop(reference)
-                outcome = self._outcome(reference, one)
+            for reference in finished:
+                spec = self._running.pop(reference)
+                outcome = self._outcome(reference, spec)
                 if outcome is None:
-                    waiting.appendleft(one)
+                    waiting.appendleft(spec)
                 else:
-                    yield one, outcome
+                    yield spec, outcome
 
     def close(self) -> None:
         """Runs save and end; leaves the cluster, and ends one that was made for the sweep."""
@@ -86,11 +86,11 @@ class RayEngine:
                 self._ray.cancel(reference, force=True)
         self._ray.shutdown()
 
-    def _submit(self, one: RunSpec) -> Any:
-        arguments = (str(one.path.resolve()), to_json(one.experiment), self.device, self.save_seconds)
+    def _submit(self, spec: RunSpec) -> Any:
+        arguments = (str(spec.path.resolve()), to_json(spec.experiment), self.device, self.save_seconds)
         return self._task.remote(_DriverContext.capture(self.cpus), *arguments)
 
-    def _outcome(self, reference: Any, one: RunSpec) -> Outcome | None:
+    def _outcome(self, reference: Any, spec: RunSpec) -> Outcome | None:
         """The attempt's outcome, or None where its worker or node was lost and it is to be tried again."""
         errors = self._ray.exceptions
         try:
@@ -103,7 +103,7 @@ class RayEngine:
             raise InputError(f"Ray cannot set its workers up: {first_line(error)}") from None
         except errors.RayError:
             pass
-        return None if self._attempts.try_again(one) else mark_failed(one)
+        return None if self._attempts.try_again(spec) else mark_failed(spec)
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ class _DriverContext:
 
 
 def _task(
-    around: _DriverContext, folder: str, experiment_json: str, device: str, save_seconds: float
+    context: _DriverContext, folder: str, experiment_json: str, device: str, save_seconds: float
 ) -> Outcome:
     from kilolayer.sweep import worker
 
-    around.enter()
+    context.enter()
     worker.stop_asked.clear()
     signal.signal(signal.SIGINT, worker.note_stop)
     return worker.execute_run(folder, experiment_json, device, save_seconds)

@@ -64,7 +64,7 @@ class Reproduction:
         return tuple({trial.spec.key: trial.spec for trial in trials}.values())
 
     def of_table(self, name: str) -> tuple[CellRuns, ...]:
-        return tuple(one for one in self.cells if one.cell.table == name)
+        return tuple(cell for cell in self.cells if cell.cell.table == name)
 
 
 def plan_reproduction(request: Request, folder: Path) -> Reproduction:
@@ -97,8 +97,8 @@ def check_free(reproduction: Reproduction) -> None:
     """Raises `InputError` where the folder holds other files, or another sweep; one may grow by seeds."""
     folder, request = reproduction.folder, reproduction.request
     if (folder / REQUEST_FILE).is_file():
-        kept = _read_request(folder / REQUEST_FILE)
-        if replace(kept, seeds=request.seeds) != request or not set(kept.seeds) <= set(request.seeds):
+        stored = _read_request(folder / REQUEST_FILE)
+        if replace(stored, seeds=request.seeds) != request or not set(stored.seeds) <= set(request.seeds):
             raise InputError(
                 f"{folder} holds another sweep; choose another --out, or go on with it: "
                 f"kilolayer reproduce --resume {folder}"
@@ -130,7 +130,7 @@ def _cell_runs(cell: Cell, request: Request, folder: Path) -> CellRuns:
 def cell_run_spec(cell: Cell, setting: int, seed: int, request: Request, folder: Path) -> RunSpec:
     """One run; its folder is named by its content, so that equal experiments share it."""
     size = request.size
-    made = cell_experiment(
+    described = cell_experiment(
         cell,
         seed,
         data=request.data,
@@ -139,7 +139,7 @@ def cell_run_spec(cell: Cell, setting: int, seed: int, request: Request, folder:
         setting=setting,
         **request.computing,
     )
-    return RunSpec(run_folder(folder / "runs", made), made)
+    return RunSpec(run_folder(folder / "runs", described), described)
 
 
 def run_folder(runs: Path, experiment: Experiment) -> Path:
@@ -151,13 +151,13 @@ def run_folder(runs: Path, experiment: Experiment) -> Path:
     path = runs / run_name(experiment)
     if path.exists():
         return path
-    others = sorted(runs.glob(f"d{experiment.network.depth}-*-s{experiment.seed}"))
-    return next((other for other in others if _holds_experiment(other, experiment)), path)
+    candidates = sorted(runs.glob(f"d{experiment.network.depth}-*-s{experiment.seed}"))
+    return next((candidate for candidate in candidates if _holds_experiment(candidate, experiment)), path)
 
 
-def _holds_experiment(path: Path, made: Experiment) -> bool:
+def _holds_experiment(path: Path, experiment: Experiment) -> bool:
     try:
-        return Run.open(path).experiment() == made
+        return Run.open(path).experiment() == experiment
     except InputError:
         return False
 

@@ -105,28 +105,28 @@ class Request:
 
 def select_cells(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:
     """The cells of the rows and columns that are asked for. `InputError` for a name that nothing has."""
-    cells = [cell for one in tables for cell in one.cells]
+    cells = [cell for table in tables for cell in table.cells]
     rows = _matching({cell.row: None for cell in cells}, request.rows, "row")
     columns = _matching({cell.column: None for cell in cells}, request.columns, "column")
-    found = tuple(cell for cell in cells if cell.row in rows and cell.column in columns)
-    if not found:
+    selected = tuple(cell for cell in cells if cell.row in rows and cell.column in columns)
+    if not selected:
         raise InputError("no cell is in both these rows and these columns; see kilolayer reproduce --dry-run")
-    return found
+    return selected
 
 
-def _matching(names: Iterable[str], patterns: tuple[str, ...], what: str) -> set[str]:
+def _matching(names: Iterable[str], patterns: tuple[str, ...], kind: str) -> set[str]:
     """A whole name means itself only: "ResNet-110" is not "ResNet-110 with a 1-layer skip" too."""
-    known, found = list(names), set[str]()
+    candidates, matches = list(names), set[str]()
     for pattern in patterns:
-        exact = [pattern] if pattern in known else []
-        hits = exact or [name for name in known if pattern in name or fnmatchcase(name, pattern)]
+        exact = [pattern] if pattern in candidates else []
+        hits = exact or [name for name in candidates if pattern in name or fnmatchcase(name, pattern)]
         if not hits:
-            raise InputError(f"no {what} matches {pattern!r}; {_nearest(pattern, known)}")
-        found.update(hits)
-    return found or set(known)
+            raise InputError(f"no {kind} matches {pattern!r}; {_nearest(pattern, candidates)}")
+        matches.update(hits)
+    return matches or set(candidates)
 
 
-def _nearest(word: str, known: list[str]) -> str:
-    near = get_close_matches(word, known, n=1, cutoff=0.3)
+def _nearest(word: str, candidates: list[str]) -> str:
+    near = get_close_matches(word, candidates, n=1, cutoff=0.3)
     first = f"nearest: {near[0]!r}; " if near else ""
-    return f"{first}allowed: a name or a part of one of {', '.join(map(repr, known))}"
+    return f"{first}allowed: a name or a part of one of {', '.join(map(repr, candidates))}"

@@ -14,29 +14,29 @@ from kilolayer.sweep.table_result import TableResult
 from kilolayer.values import to_json
 
 
-def results_as_json(reproduction: Reproduction, found: tuple[TableResult, ...], command: str) -> str:
+def results_as_json(reproduction: Reproduction, results: tuple[TableResult, ...], command: str) -> str:
     """What was asked, by which command, on what it ran, and every run's own result."""
     starts = read_provenance(reproduction.runs)
-    recipes = dict.fromkeys(to_json(one.experiment.recipe) for one in reproduction.runs)
+    recipes = dict.fromkeys(to_json(item.experiment.recipe) for item in reproduction.runs)
     value = {
         "command": command,
         "scale": reproduction.request.size.scale.describe(),
         "request": json.loads(to_json(reproduction.request)),
         "recipes": [json.loads(text) for text in recipes],
         "measured": asdict(starts) if starts else None,
-        "tables": [_table(one) for one in found],
+        "tables": [_table(item) for item in results],
     }
     return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def _table(one: TableResult) -> dict[str, Any]:
+def _table(table: TableResult) -> dict[str, Any]:
     return {
-        "table": one.table.name,
-        "paper": f"{one.table.paper.label}, {one.table.source}",
-        "title": one.table.title,
-        "proxy": one.proxy or None,
-        "cells": [_cell(finding, one.same_as(finding)) for finding in one.cells],
-        "comparisons": {name: asdict(compared) for name, compared in one.comparisons.items()},
+        "table": table.table.name,
+        "paper": f"{table.table.paper.label}, {table.table.source}",
+        "title": table.table.title,
+        "proxy": table.proxy or None,
+        "cells": [_cell(finding, table.same_as(finding)) for finding in table.cells],
+        "comparisons": {name: asdict(compared) for name, compared in table.comparisons.items()},
     }
 
 

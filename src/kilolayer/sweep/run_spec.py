@@ -69,19 +69,21 @@ def _last_line(metrics: Path) -> dict[str, Any] | None:
 
 def check_folders(specs: Iterable[RunSpec]) -> None:
     """Raises `InputError` where a run's folder holds anything but this run: nothing is written then."""
-    for one in specs:
-        config = one.path / "config.json"
+    for spec in specs:
+        config = spec.path / "config.json"
         if config.is_file():
-            if from_json(config.read_text(encoding="utf-8"), Experiment) != one.experiment:
-                raise InputError(f"{one.path} holds a run of another experiment; choose another --out")
-        elif _holds_other_files(one.path):
-            raise InputError(f"{one.path} holds other files; choose another --out")
+            if from_json(config.read_text(encoding="utf-8"), Experiment) != spec.experiment:
+                raise InputError(f"{spec.path} holds a run of another experiment; choose another --out")
+        elif _holds_other_files(spec.path):
+            raise InputError(f"{spec.path} holds other files; choose another --out")
 
 
 def _holds_other_files(path: Path) -> bool:
     # A run that was killed at its very beginning leaves its lock and perhaps an empty folder.
     begun = {".lock", "checkpoints"}
-    return path.exists() and (not path.is_dir() or any(_foreign(one.name, begun) for one in path.iterdir()))
+    return path.exists() and (
+        not path.is_dir() or any(_foreign(entry.name, begun) for entry in path.iterdir())
+    )
 
 
 def _foreign(name: str, begun: set[str]) -> bool:

@@ -23,8 +23,8 @@ class TableResult:
     @property
     def proxy(self) -> str:
         """What the figures of the table leave out, each thing once; empty at the paper's own size."""
-        said = [one.proxy.removeprefix(PROXY).split(", ") for one in self.cells if one.proxy]
-        parts = dict.fromkeys(part for parts in said for part in parts)
+        sentences = [cell.proxy.removeprefix(PROXY).split(", ") for cell in self.cells if cell.proxy]
+        parts = dict.fromkeys(part for parts in sentences for part in parts)
         return (
             PROXY + ", ".join(sorted(parts, key=lambda part: not part.startswith("depth"))) if parts else ""
         )
@@ -34,46 +34,46 @@ class TableResult:
         """What is compared: by column its rows; or by row its columns, where the baseline is a column."""
         across_columns = self.table.baseline in self.table.columns
         groups: dict[str, dict[str, CellResult]] = {}
-        for one in self.cells:
-            group, member = one.cell.column, one.cell.row
+        for cell in self.cells:
+            group, member = cell.cell.column, cell.cell.row
             if across_columns:
                 group, member = member, group
-            groups.setdefault(group, {})[member] = one
+            groups.setdefault(group, {})[member] = cell
         return groups
 
     @cached_property
     def same(self) -> dict[tuple[str, str], str]:
         """Cells, by group and member, that this scale makes the same network as another member's."""
         return {
-            (group, name): other
+            (group, name): duplicate
             for group, members in self.groups.items()
-            for name, other in _duplicates(members, self.table.baseline)
+            for name, duplicate in _duplicates(members, self.table.baseline)
         }
 
-    def same_as(self, one: CellResult) -> str:
+    def same_as(self, result: CellResult) -> str:
         """The member whose network `one` has become at this scale; empty where it is its own."""
-        row, column = one.cell.row, one.cell.column
+        row, column = result.cell.row, result.cell.column
         return self.same.get((column, row), "") or self.same.get((row, column), "")
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
         """Rows against the baseline row by column; or columns against the baseline column by row."""
-        found = {}
+        by_group = {}
         for group, members in self.groups.items():
-            kept = {
-                name: one
-                for name, one in members.items()
-                if (group, name) not in self.same and one.by_seed and one.cell.metric.endswith(" error")
+            comparable = {
+                name: result
+                for name, result in members.items()
+                if (group, name) not in self.same and result.by_seed and result.cell.metric.endswith(" error")
             }
-            if len(kept) > 1:
-                found[group] = self._compare(kept)
-        return found
+            if len(comparable) > 1:
+                by_group[group] = self._compare(comparable)
+        return by_group
 
     def _compare(self, members: Mapping[str, CellResult]) -> Comparison:
-        paper: dict[str, PublishedResult] = {name: one.cell.published for name, one in members.items()}
+        paper: dict[str, PublishedResult] = {name: result.cell.published for name, result in members.items()}
         return compare_with_paper(
             paper,
-            {name: one.by_seed for name, one in members.items()},
+            {name: result.by_seed for name, result in members.items()},
             baseline=self.table.baseline if self.table.baseline in members else None,
             chance=next(iter(members.values())).chance,
         )
@@ -81,30 +81,32 @@ class TableResult:
 
 def _duplicates(members: Mapping[str, CellResult], baseline: str) -> list[tuple[str, str]]:
     """Members that repeat an earlier one; the baseline comes first."""
-    names = sorted((name for name, one in members.items() if one.states), key=lambda name: name != baseline)
-    found: dict[str, str] = {}
-    for place, name in enumerate(names):
-        before = (other for other in names[:place] if other not in found)
-        same = next((other for other in before if _same(members[name], members[other])), None)
+    names = sorted(
+        (name for name, result in members.items() if result.states), key=lambda name: name != baseline
+    )
+    duplicates: dict[str, str] = {}
+    for position, name in enumerate(names):
+        before = (earlier for earlier in names[:position] if earlier not in duplicates)
+        same = next((earlier for earlier in before if _same(members[name], members[earlier])), None)
         if same is not None:
-            found[name] = same
-    return list(found.items())
+            duplicates[name] = same
+    return list(duplicates.items())
 
 
-def _same(one: CellResult, other: CellResult) -> bool:
+def _same(first: CellResult, second: CellResult) -> bool:
     """Equal runs; or equal networks that in the paper are different ones."""
-    if one.keys == other.keys:
+    if first.keys == second.keys:
         return True
-    ours = [{trial.spec.experiment.network for trial, _ in each.states} for each in (one, other)]
-    papers = [{plan.network for plan in each.cell.plans} for each in (one, other)]
+    ours = [{trial.spec.experiment.network for trial, _ in result.states} for result in (first, second)]
+    papers = [{plan.network for plan in result.cell.plans} for result in (first, second)]
     return ours[0] == ours[1] and papers[0] != papers[1]
 
 
 def table_results(reproduction: Reproduction) -> tuple[TableResult, ...]:
     """Reads every run's folder as it is now."""
-    states = {one.key: read_progress(one) for one in reproduction.runs}
+    states = {spec.key: read_progress(spec) for spec in reproduction.runs}
 
     def of(name: str) -> tuple[CellResult, ...]:
-        return tuple(cell_result(one, reproduction, states) for one in reproduction.of_table(name))
+        return tuple(cell_result(cell, reproduction, states) for cell in reproduction.of_table(name))
 
     return tuple(TableResult(table, of(table.name)) for table in reproduction.tables)

@@ -37,8 +37,8 @@ def adapt_weights(
     network of one, and repeated over three and divided by 3 for the opposite, so that a grey picture gives
     the response that it gave. What fits in neither way stays as it is, to be refused.
     """
-    own = model.state_dict()
-    parts = (_classifier(state, own, classes, file_classes), _stem(state, own))
+    model_state = model.state_dict()
+    parts = (_classifier(state, model_state, classes, file_classes), _stem(state, model_state))
     adapted = dict(state)
     for part in parts:
         adapted |= part.state
@@ -47,61 +47,69 @@ def adapt_weights(
 
 def _classifier(
     state: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
+    model_state: Mapping[str, Tensor],
     classes: tuple[str, ...],
-    of_file: tuple[str, ...] | None,
+    file_classes: tuple[str, ...] | None,
 ) -> AdaptedWeights:
-    new = {name: value for name, value in own.items() if name.startswith(CLASSIFIER)}
-    given = {name: state[name] for name in new if name in state}
+    new = {name: value for name, value in model_state.items() if name.startswith(CLASSIFIER)}
+    file_tensors = {name: state[name] for name in new if name in state}
     if not any(name.startswith(CLASSIFIER) for name in state):
         return AdaptedWeights(
             new, (f"the classifier is new, for {len(classes):,} classes: the file has none",)
         )
-    if given.keys() != new.keys() or any(given[name].shape[1:] != new[name].shape[1:] for name in new):
+    if file_tensors.keys() != new.keys() or any(
+        file_tensors[name].shape[1:] != new[name].shape[1:] for name in new
+    ):
         return AdaptedWeights({})
-    rows = {len(value) for value in given.values()}
-    if len(rows) > 1 or of_file == classes:
+    rows = {len(value) for value in file_tensors.values()}
+    if len(rows) > 1 or file_classes == classes:
         return AdaptedWeights({})
-    if of_file is not None and set(classes) <= set(of_file):
-        order = torch.tensor([of_file.index(name) for name in classes])
+    if file_classes is not None and set(classes) <= set(file_classes):
+        order = torch.tensor([file_classes.index(name) for name in classes])
         return AdaptedWeights(
-            {name: value[order] for name, value in given.items()}, (_carried_note(of_file, classes),)
+            {name: value[order] for name, value in file_tensors.items()},
+            (_carried_note(file_classes, classes),),
         )
     (count,) = rows
-    if of_file is None and count == len(classes):
+    if file_classes is None and count == len(classes):
         return AdaptedWeights({})
-    return AdaptedWeights(new, (f"the classifier is new: {_change_note(count, of_file, classes)}",))
+    return AdaptedWeights(new, (f"the classifier is new: {_change_note(count, file_classes, classes)}",))
 
 
-def _carried_note(of_file: tuple[str, ...], classes: tuple[str, ...]) -> str:
-    if len(of_file) == len(classes):
+def _carried_note(file_classes: tuple[str, ...], classes: tuple[str, ...]) -> str:
+    if len(file_classes) == len(classes):
         return "the classifier's rows were put in the order of the data's classes, by name"
-    return f"the classifier keeps the rows of {len(classes):,} of its {len(of_file):,} classes, by name"
+    return f"the classifier keeps the rows of {len(classes):,} of its {len(file_classes):,} classes, by name"
 
 
-def _change_note(count: int, of_file: tuple[str, ...] | None, classes: tuple[str, ...]) -> str:
-    if of_file is None or count != len(classes):
+def _change_note(count: int, file_classes: tuple[str, ...] | None, classes: tuple[str, ...]) -> str:
+    if file_classes is None or count != len(classes):
         return f"{count:,} → {len(classes):,} classes"
-    return f"the file's classes are {_names(of_file)}, the data's {_names(classes)}"
+    return f"the file's classes are {_names(file_classes)}, the data's {_names(classes)}"
 
 
 def _names(classes: tuple[str, ...]) -> str:
     return listing([truncate(name, 40) for name in classes], 3)
 
 
-def _stem(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> AdaptedWeights:
-    given, wanted = state.get(STEM), own.get(STEM)
-    if given is None or wanted is None or given.ndim != 4 or not given.is_floating_point():
+def _stem(state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]) -> AdaptedWeights:
+    file_weight, model_weight = state.get(STEM), model_state.get(STEM)
+    if (
+        file_weight is None
+        or model_weight is None
+        or file_weight.ndim != 4
+        or not file_weight.is_floating_point()
+    ):
         return AdaptedWeights({})
-    match given.shape[1], wanted.shape[1]:
+    match file_weight.shape[1], model_weight.shape[1]:
         case 3, 1:
             return AdaptedWeights(
-                {STEM: given.float().sum(1, keepdim=True)},
+                {STEM: file_weight.float().sum(1, keepdim=True)},
                 ("the stem's weights were summed over 3 channels",),
             )
         case 1, 3:
             return AdaptedWeights(
-                {STEM: given.float().repeat(1, 3, 1, 1) / 3},
+                {STEM: file_weight.float().repeat(1, 3, 1, 1) / 3},
                 ("the stem's weights were repeated over 3 channels and divided by 3",),
             )
     return AdaptedWeights({})

@@ -73,13 +73,13 @@ def _load_state(training: Trainer, init: InitialWeights) -> WeightMatch:
     statistics = (
         _input_statistics(training, described) if described and init.normalization == "file" else None
     )
-    found, notes = _load_adapted(training, state, described.classes if described else None)
+    match, notes = _load_adapted(training, state, described.classes if described else None)
     if described:
         notes = (*notes, *_network_difference(described.model.description, training.experiment.network))
     if statistics:
         training.statistics = statistics.to(training.context.device)
         notes = (*notes, "pixels are normalised by the file's mean and scale")
-    return replace(found, notes=notes)
+    return replace(match, notes=notes)
 
 
 def _load_adapted(
@@ -102,7 +102,7 @@ def _input_statistics(training: Trainer, described: SavedNetwork) -> InputStatis
 def _check_statistics(described: SavedNetwork) -> None:
     mean, scale = described.statistics.mean, described.statistics.scale
     channels = described.model.description.in_chans
-    numbers = all(one.is_floating_point() and bool(one.isfinite().all()) for one in (mean, scale))
+    numbers = all(tensor.is_floating_point() and bool(tensor.isfinite().all()) for tensor in (mean, scale))
     if not numbers or not bool((scale > 0).all()):
         raise InputError("its input.mean and input.scale are not finite numbers, scale above 0")
     square = mean.ndim == 3 and mean.shape == (channels, mean.shape[2], mean.shape[2])
@@ -110,15 +110,19 @@ def _check_statistics(described: SavedNetwork) -> None:
         raise InputError(f"its input.mean and input.scale are not those of images of {channels} channels")
 
 
-def _network_difference(given: Network, wanted: Network) -> tuple[str, ...]:
+def _network_difference(file_network: Network, network: Network) -> tuple[str, ...]:
     """Tensors can fit a network that computes something else with them."""
-    alike = ("num_classes", "in_chans", "image_size", "initialisation")
-    other = [
+    ignored = ("num_classes", "in_chans", "image_size", "initialisation")
+    differing = [
         field.name
         for field in fields(Network)
-        if field.name not in alike and getattr(given, field.name) != getattr(wanted, field.name)
+        if field.name not in ignored and getattr(file_network, field.name) != getattr(network, field.name)
     ]
-    return (f"the file's network has the same tensors, but another {' and '.join(other)}",) if other else ()
+    return (
+        (f"the file's network has the same tensors, but another {' and '.join(differing)}",)
+        if differing
+        else ()
+    )
 
 
 def _sha256(path: str) -> str:

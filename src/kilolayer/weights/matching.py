@@ -36,10 +36,10 @@ class WeightMatch:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        others = {"missing": self.missing, "unexpected": self.unexpected, "wrong": self.mismatched}
+        problems = {"missing": self.missing, "unexpected": self.unexpected, "wrong": self.mismatched}
         parts = [
-            f"{len(names):,} {called}: {listing([truncate(name, 120) for name in names], 5)}"
-            for called, names in others.items()
+            f"{len(names):,} {problem}: {listing([truncate(name, 120) for name in names], 5)}"
+            for problem, names in problems.items()
             if names
         ]
         return "; ".join([f"matched {self.matched:,} of {self.total:,} tensors", *parts])
@@ -47,15 +47,15 @@ class WeightMatch:
 
 def match_weights(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMatch:
     """How `state` fits `model`, which stays as it is."""
-    own = _needed_tensors(model, state)
-    shared = [name for name in own if name in state]
-    wrong = {name: said for name in shared if (said := _mismatch(own[name], state[name]))}
+    model_state = _needed_tensors(model, state)
+    shared = [name for name in model_state if name in state]
+    wrong = {name: reason for name in shared if (reason := _mismatch(model_state[name], state[name]))}
     return WeightMatch(
         matched=len(shared) - len(wrong),
-        total=len(own),
-        missing=tuple(name for name in own if name not in state),
-        unexpected=tuple(name for name in state if name not in own and not name.endswith(COUNTER)),
-        mismatched=tuple(f"{name} ({said})" for name, said in wrong.items()),
+        total=len(model_state),
+        missing=tuple(name for name in model_state if name not in state),
+        unexpected=tuple(name for name in state if name not in model_state and not name.endswith(COUNTER)),
+        mismatched=tuple(f"{name} ({reason})" for name, reason in wrong.items()),
     )
 
 
@@ -68,30 +68,30 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool 
 
     Raises `InputError` with the counts and names, and leaves the model as it was.
     """
-    found = match_weights(model, state)
-    if not found.matched:
-        raise InputError(f"the weights are of another network: {found}")
-    if found.missing or found.mismatched or (strict and found.unexpected):
-        raise InputError(f"the weights do not fit the network: {found}")
-    needed = {name: state[name] for name in _needed_tensors(model, state)}
-    check_tensor_values(needed)
-    if not any(bool(value.any()) for value in needed.values()):
+    match = match_weights(model, state)
+    if not match.matched:
+        raise InputError(f"the weights are of another network: {match}")
+    if match.missing or match.mismatched or (strict and match.unexpected):
+        raise InputError(f"the weights do not fit the network: {match}")
+    tensors = {name: state[name] for name in _needed_tensors(model, state)}
+    check_tensor_values(tensors)
+    if not any(bool(value.any()) for value in tensors.values()):
         raise InputError("every value of the weights is 0: these are no trained weights")
     model.load_state_dict({name: state.get(name, value) for name, value in model.state_dict().items()})
-    return found
+    return match
 
 
 def _needed_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The model's tensors, without the counters that `state` lacks."""
-    own: dict[str, Tensor] = model.state_dict()
-    return {name: value for name, value in own.items() if name in state or not name.endswith(COUNTER)}
+    model_state: dict[str, Tensor] = model.state_dict()
+    return {name: value for name, value in model_state.items() if name in state or not name.endswith(COUNTER)}
 
 
-def _mismatch(own: Tensor, given: Tensor) -> str | None:
-    if own.shape != given.shape:
-        return f"{_sizes(given)}, not {_sizes(own)}"
-    if own.dtype.is_floating_point != given.dtype.is_floating_point or given.dtype == torch.bool:
-        return f"{given.dtype}, not {own.dtype}".replace("torch.", "")
+def _mismatch(expected: Tensor, actual: Tensor) -> str | None:
+    if expected.shape != actual.shape:
+        return f"{_sizes(actual)}, not {_sizes(expected)}"
+    if expected.dtype.is_floating_point != actual.dtype.is_floating_point or actual.dtype == torch.bool:
+        return f"{actual.dtype}, not {expected.dtype}".replace("torch.", "")
     return None
 
 

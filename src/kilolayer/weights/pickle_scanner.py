@@ -53,7 +53,7 @@ def scan_pickle(file: IO[bytes], path: Path, size: int, *, legacy: bool = False)
 
 
 def _scan_opcodes(file: IO[bytes], path: Path, size: int, legacy: bool) -> None:
-    before: list[tuple[str, object]] = []
+    previous: list[tuple[str, object]] = []
     declared = 0
     for opcode, argument, _ in pickletools.genops(file):
         name = opcode.name
@@ -62,27 +62,27 @@ def _scan_opcodes(file: IO[bytes], path: Path, size: int, legacy: bool) -> None:
         if name in OBJECT_OPCODES:
             raise InputError(f"{quote(path)}: asks to make objects ({name}), not tensors; {ADVICE}")
         if name == "BINPERSID":
-            declared += _storage_length(before, path, legacy)
+            declared += _storage_length(previous, path, legacy)
             if declared > size:
                 raise InputError(
                     f"{quote(path)}: declares {declared:,} numbers or more in a file of {size:,} bytes"
                 )
         if name not in MEMO_OPCODES:
-            before = [*before[-2:], (name, argument)]
+            previous = [*previous[-2:], (name, argument)]
 
 
-def _storage_length(before: list[tuple[str, object]], path: Path, legacy: bool) -> int:
+def _storage_length(previous: list[tuple[str, object]], path: Path, legacy: bool) -> int:
     """The length of a storage, which its name, a tuple, must end with: (…, length[, None])."""
-    names = [name for name, _ in before]
-    _, length = before[0] if legacy else before[-2:][0]
+    names = [name for name, _ in previous]
+    _, length = previous[0] if legacy else previous[-2:][0]
     expected = ["NONE", "TUPLE"] if legacy else ["TUPLE"]
     if names[-len(expected) :] != expected or not isinstance(length, int) or length < 0:
         raise InputError(f"{quote(path)}: names its tensors' storages as torch.save does not; it is damaged")
     return length
 
 
-def _refusal(called: str) -> str:
-    module, _, name = called.partition(" ")
+def _refusal(function: str) -> str:
+    module, _, name = function.partition(" ")
     if name in OTHER_TENSORS:
         return f"holds {OTHER_TENSORS[name]}"
     if module in ("torch", "torch._utils"):

@@ -96,28 +96,30 @@ def _first_bytes(path: Path) -> bytes:
 def _format_name(start: bytes) -> str:
     if start[:1] == b"\x80":
         return "a pickle, which could run code, and none of torch.save's"
-    known = [said for mark, said in OTHER_FORMATS.items() if mark and start.startswith(mark)]
-    return known[0] if known else "no file of weights" if start else OTHER_FORMATS[b""]
+    names = [name for mark, name in OTHER_FORMATS.items() if mark and start.startswith(mark)]
+    return names[0] if names else "no file of weights" if start else OTHER_FORMATS[b""]
 
 
-def _find_tensors(path: Path, found: Any) -> dict[str, Any]:
+def _find_tensors(path: Path, content: Any) -> dict[str, Any]:
     """The dictionary of tensors in what the file holds. `dict.items`: a file can shadow the method."""
     for _ in range(MAX_DEPTH):
-        if not isinstance(found, dict) or not found:
+        if not isinstance(content, dict) or not content:
             break
-        inner = dict(dict.items(found))
+        inner = dict(dict.items(content))
         if any(isinstance(value, Tensor) for value in inner.values()) and not _wrapper_key(inner):
             return inner
         if (key := _wrapper_key(inner)) is None:
             names = listing([repr(truncate(str(name), 40)) for name in inner], 5)
             raise InputError(f"{quote(path)}: no weights under its keys {names}")
-        found = inner[key]
-    what = "an empty dictionary" if isinstance(found, dict) and not found else f"a {type(found).__name__}"
-    raise InputError(f"{quote(path)}: holds {what}, no dictionary of tensors by name")
+        content = inner[key]
+    description = (
+        "an empty dictionary" if isinstance(content, dict) and not content else f"a {type(content).__name__}"
+    )
+    raise InputError(f"{quote(path)}: holds {description}, no dictionary of tensors by name")
 
 
-def _wrapper_key(found: dict[Any, Any]) -> str | None:
-    return next((key for key in WRAPPERS if isinstance(found.get(key), dict)), None)
+def _wrapper_key(content: dict[Any, Any]) -> str | None:
+    return next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
 
 
 def _check(path: Path, name: object, value: object) -> None:

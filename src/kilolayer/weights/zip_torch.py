@@ -39,7 +39,7 @@ def _check(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _check_members(path, members, size)
-            (data,) = (one for one in members if _member_name(one) == "data.pkl")
+            (data,) = (member for member in members if _member_name(member) == "data.pkl")
             pickle_scanner.scan_pickle(BytesIO(archive.read(data)), path, size)
     except InputError:
         raise
@@ -48,14 +48,14 @@ def _check(path: Path) -> None:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:
-    names = [_member_name(one) for one in members]
+    names = [_member_name(member) for member in members]
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise InputError(f"{quote(path)}: is TorchScript, which is code; {pickle_scanner.ADVICE}")
     if names.count("data.pkl") != 1:
         raise InputError(f"{quote(path)}: is a zip archive, but none of torch.save's (it has no data.pkl)")
-    if any(one.compress_type != zipfile.ZIP_STORED or one.flag_bits & 1 for one in members):
+    if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
         raise InputError(f"{quote(path)}: has compressed parts, as torch.save never writes them")
-    declared = sum(one.file_size for one in members)
+    declared = sum(member.file_size for member in members)
     if declared > size:
         raise InputError(f"{quote(path)}: declares {declared:,} bytes in a file of {size:,}")
 

@@ -136,29 +136,29 @@ def decode_readable(
     pixels = np.empty((len(pictures), format.side, format.side, format.channels), np.uint8)
 
     def into(image: Image.Image, i: int) -> frozenset[str]:
-        square, looked = _center_square(image, format, pictures.appearance)
+        square, traits = _center_square(image, format, pictures.appearance)
         pixels[i] = np.asarray(square).reshape(pixels.shape[1:])
-        return looked
+        return traits
 
-    looked = map_pictures(pictures, into, title)
+    results = map_pictures(pictures, into, title)
     if traits is not None:
-        traits.add(one for one in looked if not isinstance(one, Unreadable))
-    outcomes = [one if isinstance(one, Unreadable) else None for one in looked]
+        traits.add(outcome for outcome in results if not isinstance(outcome, Unreadable))
+    outcomes = [outcome if isinstance(outcome, Unreadable) else None for outcome in results]
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Images(tensor, torch.from_numpy(pictures.labels.copy())), outcomes
 
 
 def _center_square(
-    image: Image.Image, form: PixelFormat, appearance: Appearance
+    image: Image.Image, format: PixelFormat, appearance: Appearance
 ) -> tuple[Image.Image, frozenset[str]]:
-    mode, side = "L" if form.grey else "RGB", form.side
-    whole, looks = pixels_in_mode(image, mode, appearance, side)
-    if whole.size == (side, side):
-        return whole, looks
-    shorter = min(whole.size)
-    left, top = (whole.width - shorter) // 2, (whole.height - shorter) // 2
+    mode, side = "L" if format.grey else "RGB", format.side
+    rendered, traits = pixels_in_mode(image, mode, appearance, side)
+    if rendered.size == (side, side):
+        return rendered, traits
+    shorter = min(rendered.size)
+    left, top = (rendered.width - shorter) // 2, (rendered.height - shorter) // 2
     box = (left, top, left + shorter, top + shorter)
-    return whole.resize((side, side), Image.Resampling.BILINEAR, box=box), looks
+    return rendered.resize((side, side), Image.Resampling.BILINEAR, box=box), traits
 
 
 def pixels_in_mode(
@@ -182,18 +182,18 @@ def _has_end_mark(raw: Path | bytes, format: str | None) -> bool:
         return mark in file.read()
 
 
-def _use_picture(pictures: EncodedPictures, i: int, use: Callable[[Image.Image, int], T]) -> T:
+def _use_picture(pictures: EncodedPictures, i: int, function: Callable[[Image.Image, int], T]) -> T:
     raw = pictures.encoded(i)
     if not (raw if isinstance(raw, bytes) else raw.stat().st_size):
         raise UnusablePicture("empty", "empty")
     with _open_picture(raw) as image:
         if image.width * image.height > MOST_PIXELS:
-            said = f"{image.width}×{image.height} pixels, more than {MOST_PIXELS // 10**6} million"
-            raise UnusablePicture(said, "too_large")
+            reason = f"{image.width}×{image.height} pixels, more than {MOST_PIXELS // 10**6} million"
+            raise UnusablePicture(reason, "too_large")
         if image.format == "TIFF" and pictures.appearance == "shown" and is_canon_raw(_first_bytes(raw)):
             raise UnusablePicture(describe_signature(_first_bytes(raw)))
         with _large_picture_lock(image):
-            result = use(image, i)
+            result = function(image, i)
             if not _has_end_mark(raw, image.format):
                 image.load()
             return result
@@ -224,20 +224,20 @@ def map_pictures(
 ) -> list[T | Unreadable]:
     """Applies `use` to every opened picture, in threads."""
 
-    def one(i: int) -> T | Unreadable:
+    def apply(i: int) -> T | Unreadable:
         try:
             return _use_picture(pictures, i, function)
-        except UnusablePicture as refused:
-            return Unreadable(*refused.args)
+        except UnusablePicture as unusable:
+            return Unreadable(*unusable.args)
         except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
             return Unreadable(error_text(error, 60))
 
-    def some(start: int) -> tuple[int, list[T | Unreadable]]:
+    def apply_chunk(start: int) -> tuple[int, list[T | Unreadable]]:
         end = min(start + CHUNK, len(pictures))
-        return end - start, [one(i) for i in range(start, end)]
+        return end - start, [apply(i) for i in range(start, end)]
 
     with _silence_pillow(), ThreadPoolExecutor() as pool:
-        chunks = track(pool.map(some, range(0, len(pictures), CHUNK)), len(pictures), title)
+        chunks = track(pool.map(apply_chunk, range(0, len(pictures), CHUNK)), len(pictures), title)
         return [result for chunk in chunks for result in chunk]
 
 
@@ -260,7 +260,9 @@ def refuse_unusable(
 ) -> None:
     """Raises `InputError` naming the first of those pictures, in all parts together, that cannot be used."""
     reasons = [
-        text for part, seen in zip(parts, results, strict=True) for text in unusable_pictures(part, seen)
+        text
+        for part, part_results in zip(parts, results, strict=True)
+        for text in unusable_pictures(part, part_results)
     ]
     if reasons:
         images = sum(map(len, parts))
@@ -272,5 +274,7 @@ def refuse_unusable(
 def unusable_pictures(pictures: EncodedPictures, results: Sequence[object]) -> list[str]:
     """Where those pictures are that cannot be used, and why."""
     return [
-        f"{pictures.locate(i)} ({one.reason})" for i, one in enumerate(results) if isinstance(one, Unreadable)
+        f"{pictures.locate(i)} ({result.reason})"
+        for i, result in enumerate(results)
+        if isinstance(result, Unreadable)
     ]

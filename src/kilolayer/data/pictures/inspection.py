@@ -44,15 +44,17 @@ def read_headers(pictures: EncodedPictures, title: str) -> list[InspectionResult
 def inspect_pictures(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
     """Every picture decoded whole, or remembered from when it was."""
     keys = [_key(pictures, i) for i in range(len(pictures))]
-    found = [_from_text(text) if text else None for text in inspection_cache.lookup(keys)]
-    unknown = [i for i, one in enumerate(found) if one is None]
+    results = [_from_text(text) if text else None for text in inspection_cache.lookup(keys)]
+    unknown = [i for i, result in enumerate(results) if result is None]
     if unknown:
-        rest = pictures.take(np.array(unknown, np.int64))
-        look = partial(_inspect_picture, rest)
-        new = dict(zip(unknown, map_pictures(rest, look, title), strict=True))
-        inspection_cache.store({key: _to_text(one) for i, one in new.items() if (key := keys[i]) is not None})
-        found = [one or new[i] for i, one in enumerate(found)]
-    return [one for one in found if one is not None]
+        missing = pictures.take(np.array(unknown, np.int64))
+        function = partial(_inspect_picture, missing)
+        new = dict(zip(unknown, map_pictures(missing, function, title), strict=True))
+        inspection_cache.store(
+            {key: _to_text(result) for i, result in new.items() if (key := keys[i]) is not None}
+        )
+        results = [result or new[i] for i, result in enumerate(results)]
+    return [result for result in results if result is not None]
 
 
 def pixel_digest(pixels: bytes, shape: tuple[int, ...]) -> str:
@@ -69,22 +71,22 @@ def _key(pictures: EncodedPictures, i: int) -> bytes | None:
 
 def _inspect_picture(pictures: EncodedPictures, image: Image.Image, i: int) -> InspectedPicture:
     header = Header.of(image, pictures.appearance)
-    plain, looks = pixels_in_mode(image, "L" if header.grey else "RGB", pictures.appearance)
+    pixels, looks = pixels_in_mode(image, "L" if header.grey else "RGB", pictures.appearance)
     if image.format == "PNG":
         # Decoding passes over checksums; a picture that was decoded cannot be verified any more.
         raw = pictures.encoded(i)
         with Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS) as again:
             again.verify()
     return InspectedPicture(
-        header, pixel_digest(plain.tobytes(), (*plain.size, len(plain.getbands()))), looks
+        header, pixel_digest(pixels.tobytes(), (*pixels.size, len(pixels.getbands()))), looks
     )
 
 
-def _to_text(found: InspectionResult) -> str:
-    if isinstance(found, Unreadable):
-        return json.dumps([found.reason, found.kind])
-    header = found.header
-    return json.dumps([header.format, *header.size, header.grey, found.digest, sorted(found.traits)])
+def _to_text(result: InspectionResult) -> str:
+    if isinstance(result, Unreadable):
+        return json.dumps([result.reason, result.kind])
+    header = result.header
+    return json.dumps([header.format, *header.size, header.grey, result.digest, sorted(result.traits)])
 
 
 def _from_text(text: str) -> InspectionResult | None:

@@ -43,9 +43,11 @@ def cache_key(raw: Path | bytes, appearance: str) -> bytes | None:
 def lookup(keys: Sequence[bytes | None]) -> list[str | None]:
     """What was kept under each key; None where nothing was."""
     try:
-        with _open_cache() as store:
-            asked = (store.execute("SELECT said FROM seen WHERE key = ?", (key,)).fetchone() for key in keys)
-            return [row[0] if row and isinstance(row[0], str) else None for row in asked]
+        with _open_cache() as connection:
+            rows = (
+                connection.execute("SELECT said FROM seen WHERE key = ?", (key,)).fetchone() for key in keys
+            )
+            return [row[0] if row and isinstance(row[0], str) else None for row in rows]
     except (sqlite3.Error, OSError):
         return [None] * len(keys)
 
@@ -53,8 +55,8 @@ def lookup(keys: Sequence[bytes | None]) -> list[str | None]:
 def store(results: Mapping[bytes, str]) -> None:
     """Keeps what was found, as far as that is possible."""
     try:
-        with _open_cache() as store, store:
-            store.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", results.items())
+        with _open_cache() as connection, connection:
+            connection.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", results.items())
     except (sqlite3.Error, OSError):
         pass
 
@@ -63,9 +65,9 @@ def store(results: Mapping[bytes, str]) -> None:
 def _open_cache() -> Iterator[sqlite3.Connection]:
     path = cache_path()
     try:
-        with closing(sqlite3.connect(path, timeout=10)) as store:
-            store.execute(TABLE)
-            yield store
+        with closing(sqlite3.connect(path, timeout=10)) as connection:
+            connection.execute(TABLE)
+            yield connection
     except sqlite3.OperationalError:  # busy, or not to be written
         raise
     except sqlite3.DatabaseError:

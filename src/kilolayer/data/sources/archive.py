@@ -29,17 +29,17 @@ def read_members(path: Path, names: tuple[str, ...], required: dict[str, int]) -
 
     Raises InputError where a required one does not, or is no multiple of as many bytes as given there.
     """
-    found, present = _from_folder(path, names) if path.is_dir() else _from_archive(path, names)
-    missing = [name for name in required if name not in present]
+    contents, sizes = _from_folder(path, names) if path.is_dir() else _from_archive(path, names)
+    missing = [name for name in required if name not in sizes]
     if missing:
         raise InputError(f"{quote(path)}: lacks {', '.join(missing)}; delete it and get the data again")
     for name, unit in required.items():
-        if present[name] == 0 or present[name] % unit:
+        if sizes[name] == 0 or sizes[name] % unit:
             raise InputError(
-                f"{quote(path)}, {name}: {present[name]:,} bytes are not a whole number of {unit:,}-byte "
+                f"{quote(path)}, {name}: {sizes[name]:,} bytes are not a whole number of {unit:,}-byte "
                 "images; it is damaged"
             )
-    return {name: found[name] for name in names if name in found}
+    return {name: contents[name] for name in names if name in contents}
 
 
 def member_names(archive: Path) -> set[str]:
@@ -47,11 +47,11 @@ def member_names(archive: Path) -> set[str]:
     return set(_from_archive(archive, ())[1])
 
 
-def _from_folder(folder: Path, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, int]]:
+def _from_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, int]]:
     try:
-        present = {path.name: path for path in folder.iterdir() if path.is_file()}
-        return {name: _read_capped(present[name]) for name in wanted if name in present}, {
-            name: path.stat().st_size for name, path in present.items()
+        paths = {path.name: path for path in folder.iterdir() if path.is_file()}
+        return {name: _read_capped(paths[name]) for name in names if name in paths}, {
+            name: path.stat().st_size for name, path in paths.items()
         }
     except OSError as error:
         raise InputError(f"{quote(folder)}: cannot be read ({error_text(error)})") from None
@@ -63,15 +63,15 @@ def _read_capped(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _from_archive(archive: Path, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, int]]:
+def _from_archive(archive: Path, names: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, int]]:
     try:
         with archive.open("rb") as file, _decompressed(file) as plain:
             stream = _CappedStream(plain, archive)
             with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
-                taken = _read_tar(tar, wanted, archive)
+                members = _read_tar(tar, names, archive)
             while stream.read(CHUNK):  # only at its end does gzip compare the checksum
                 pass
-            return taken
+            return members
     except InputError:
         raise
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, MemoryError) as error:
@@ -81,19 +81,19 @@ def _from_archive(archive: Path, wanted: tuple[str, ...]) -> tuple[dict[str, byt
 
 
 def _read_tar(
-    tar: tarfile.TarFile, wanted: tuple[str, ...], archive: Path
+    tar: tarfile.TarFile, names: tuple[str, ...], archive: Path
 ) -> tuple[dict[str, bytes], dict[str, int]]:
-    found: dict[str, bytes] = {}
-    present: dict[str, int] = {}
+    contents: dict[str, bytes] = {}
+    sizes: dict[str, int] = {}
     for number, member in enumerate(tar):
         if number >= MOST_MEMBERS:
             raise InputError(f"{quote(archive)}: more than {MOST_MEMBERS:,} files, so no CIFAR")
         name = PurePosixPath(member.name).name
         if member.isreg():
-            present[name] = member.size
-        if member.isreg() and name in wanted and (content := tar.extractfile(member)):
-            found[name] = content.read()
-    return found, present
+            sizes[name] = member.size
+        if member.isreg() and name in names and (content := tar.extractfile(member)):
+            contents[name] = content.read()
+    return contents, sizes
 
 
 def _decompressed(file: BinaryIO) -> gzip.GzipFile | BinaryIO:

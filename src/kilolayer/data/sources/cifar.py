@@ -91,29 +91,31 @@ def data_folders(folder: str | None) -> list[Path]:
 
     `folder`, else $KILOLAYER_DATA, else the caches. Raises `InputError` where there is none of them.
     """
-    asked = folder or os.environ.get("KILOLAYER_DATA")
-    if asked:
-        return [Path(folders.expand_home(asked))]
-    found = [cache for cache in dict.fromkeys((folders.cache_folder(), folders.home_cache_folder())) if cache]
-    if not found:
+    chosen = folder or os.environ.get("KILOLAYER_DATA")
+    if chosen:
+        return [Path(folders.expand_home(chosen))]
+    caches = [
+        cache for cache in dict.fromkeys((folders.cache_folder(), folders.home_cache_folder())) if cache
+    ]
+    if not caches:
         raise InputError(
             "data: cifar10 and cifar100 lie in ~/.cache/kilolayer, and there is no home folder here; name "
             "the folder: --data-folder DIR, or $KILOLAYER_DATA"
         )
-    return found
+    return caches
 
 
 def find_cifar(root: Path, source: str | None = None) -> tuple[CifarFormat, Path] | None:
     """The CIFAR in or at this path (named `source`, where given) and the folder or archive that holds it."""
-    wanted = [layout for layout in CIFAR_FORMATS if source in (None, layout.source)]
+    formats = [format for format in CIFAR_FORMATS if source in (None, format.source)]
     if root.is_file():
-        return _identify_archive(wanted, root) if is_archive(root) else None
-    for layout in wanted:
-        for place in (root / layout.folder, root):
-            if (place / layout.train[0]).is_file():
-                return layout, place
-        if (root / layout.archive).is_file():
-            return layout, root / layout.archive
+        return _identify_archive(formats, root) if is_archive(root) else None
+    for format in formats:
+        for path in (root / format.folder, root):
+            if (path / format.train[0]).is_file():
+                return format, path
+        if (root / format.archive).is_file():
+            return format, root / format.archive
     return None
 
 
@@ -134,16 +136,16 @@ def cifar_source(format: CifarFormat, path: Path) -> Source:
     return Source(title, classes, len(train), read_train, lambda: _read_test(format, path))
 
 
-def _read_test(layout: CifarFormat, place: Path) -> Images:
-    return parse_images(layout, read_members(place, (layout.test,), {layout.test: layout.record}), place)
+def _read_test(format: CifarFormat, path: Path) -> Images:
+    return parse_images(format, read_members(path, (format.test,), {format.test: format.record}), path)
 
 
-def _identify_archive(wanted: list[CifarFormat], archive: Path) -> tuple[CifarFormat, Path] | None:
-    named = [layout for layout in wanted if layout.archive == archive.name]
-    if not named:
-        inside = member_names(archive)
-        named = [layout for layout in wanted if {*layout.train, layout.test} <= inside]
-    return (named[0], archive) if named else None
+def _identify_archive(formats: list[CifarFormat], archive: Path) -> tuple[CifarFormat, Path] | None:
+    matches = [format for format in formats if format.archive == archive.name]
+    if not matches:
+        members = member_names(archive)
+        matches = [format for format in formats if {*format.train, format.test} <= members]
+    return (matches[0], archive) if matches else None
 
 
 def parse_images(format: CifarFormat, files: dict[str, bytes], path: Path) -> Images:
@@ -165,7 +167,7 @@ def parse_images(format: CifarFormat, files: dict[str, bytes], path: Path) -> Im
 
 def read_class_names(format: CifarFormat, meta: bytes | None, path: Path) -> tuple[str, ...]:
     """The names in the file of names, or where it has none that will do, the usual ones."""
-    found = format.parse_names(meta, f"{quote(path)}, {format.meta}") if meta is not None else ()
-    if len(found) == len(set(found)) == format.classes and all(map(is_text, found)):
-        return found
+    names = format.parse_names(meta, f"{quote(path)}, {format.meta}") if meta is not None else ()
+    if len(names) == len(set(names)) == format.classes and all(map(is_text, names)):
+        return names
     return CIFAR10_CLASSES if format.classes == 10 else tuple(str(number) for number in range(format.classes))

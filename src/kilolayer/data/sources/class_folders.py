@@ -42,7 +42,7 @@ def folder_layout(root: FolderTree, data: Data) -> SourceLayout:
     chosen = data.train is not None or data.test is not None or data.validation_split is not None
     folders = _split_folders(top, chosen=chosen)
     lists = label_lists(root)
-    splits = tuple(_folder_split(one.name, one, lists) for one in folders) or (
+    splits = tuple(_folder_split(split_folder.name, split_folder, lists) for split_folder in folders) or (
         _folder_split("all", top, lists),
     )
     is_drawn = data.test is None and not any(split.roles - {"train"} for split in splits)
@@ -53,8 +53,8 @@ def folder_layout(root: FolderTree, data: Data) -> SourceLayout:
     read_from = (f"read from {quote(top.path)}",) if top is not root else ()
     beside = _unused_notes(top) if folders else ()
     name = root.path.resolve().name or "images"
-    others = ignored_file_notes(root, lambda path: path.name == ANNOTATIONS)
-    notes = (*read_from, *others, *beside, *not_read)
+    ignored = ignored_file_notes(root, lambda path: path.name == ANNOTATIONS)
+    notes = (*read_from, *ignored, *beside, *not_read)
     return SourceLayout(name, quote(root.path), splits, notes, top.pictures if folders else ())
 
 
@@ -80,25 +80,27 @@ def _split_folders(top: FolderTree, *, chosen: bool) -> tuple[FolderTree, ...]:
 
     A folder called `train` that holds pictures beside others that do is a class, of locomotives.
     """
-    named = [one for one in top.folders if name_roles(one.name)]
-    rest = [one for one in top.filled if not name_roles(one.name)]
-    deep = any(one.filled for one in (named + rest if chosen else named))
-    if not deep and (rest or not named):
-        _refuse_held_out(named)
+    role_folders = [folder for folder in top.folders if name_roles(folder.name)]
+    other_folders = [folder for folder in top.filled if not name_roles(folder.name)]
+    deep = any(folder.filled for folder in (role_folders + other_folders if chosen else role_folders))
+    if not deep and (other_folders or not role_folders):
+        _refuse_held_out(role_folders)
         return ()
-    trained = [one.name for one in named if "train" in name_roles(one.name)]
-    if rest and trained and len(trained) == len(named) and not chosen:
+    trained = [folder.name for folder in role_folders if "train" in name_roles(folder.name)]
+    if other_folders and trained and len(trained) == len(role_folders) and not chosen:
         raise InputError(
             f"{quote(top.path)}: {quote(trained[0])} could be a split, or a class beside "
-            f"{listing([quote(one.name) for one in rest], 3)}; --train {shlex.quote(trained[0])} "
+            f"{listing([quote(folder.name) for folder in other_folders], 3)}; --train {shlex.quote(trained[0])} "
             "takes it as the split"
         )
-    return tuple(one for one in top.folders if one.count or name_roles(one.name))
+    return tuple(folder for folder in top.folders if folder.count or name_roles(folder.name))
 
 
 def _refuse_held_out(folders: Sequence[FolderTree]) -> None:
     """Pictures in `test` beside class folders: as a class they would be trained on."""
-    held_out = [quote(one.path) for one in folders if one.count and name_roles(one.name) - {"train"}]
+    held_out = [
+        quote(folder.path) for folder in folders if folder.count and name_roles(folder.name) - {"train"}
+    ]
     if held_out:
         raise InputError(
             f"{held_out[0]} has the name of a split among class folders; if it is a class, rename it, "
@@ -111,59 +113,74 @@ def _folder_split(name: str, at: FolderTree, lists: Sequence[Path]) -> Split:
     classes = cache(lambda: _class_pictures(top))
 
     def unlabelled() -> str:
-        found = classes()
-        return found if isinstance(found, str) else ""
+        pictures = classes()
+        return pictures if isinstance(pictures, str) else ""
 
     def read() -> NamedPictures:
-        found = classes()
-        if isinstance(found, str):
-            raise InputError(f"{where}: {found}; {FOLDER_ADVICE}")
-        files = [path for paths in found.values() for path in paths]
-        labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(paths) for paths in found.values()])
-        shown = EncodedPictures(labels, files.__getitem__, lambda i: quote(files[i]))
-        return NamedPictures(shown, tuple(found), where, files=files)
+        pictures = classes()
+        if isinstance(pictures, str):
+            raise InputError(f"{where}: {pictures}; {FOLDER_ADVICE}")
+        files = [path for paths in pictures.values() for path in paths]
+        labels = np.repeat(
+            np.arange(len(pictures), dtype=np.int64), [len(paths) for paths in pictures.values()]
+        )
+        encoded = EncodedPictures(labels, files.__getitem__, lambda i: quote(files[i]))
+        return NamedPictures(encoded, tuple(pictures), where, files=files)
 
     annotated = _annotations(top) is not None
 
     def check() -> None:
-        found = classes()
-        if annotated or isinstance(found, str):
+        pictures = classes()
+        if annotated or isinstance(pictures, str):
             return
         _refuse_two_readings(top)
         _refuse_unlabelled(top)
         for path in lists:
-            refuse_other_labels(path, found)
+            refuse_other_labels(path, pictures)
 
     within = (
-        [] if annotated else [path for one in top.folders for each in one.walk() for path in each.non_files]
+        []
+        if annotated
+        else [
+            path
+            for class_folder in top.folders
+            for folder in class_folder.walk()
+            for path in folder.non_files
+        ]
     )
     return Split(
         name,
         name_roles(name),
         where,
-        sum(one.count for one in top.folders) or top.count,
+        sum(class_folder.count for class_folder in top.folders) or top.count,
         unlabelled,
         (read,),
         non_files=tuple(map(quote, within)),
         broken_links=tuple(quote(path) for path in top.non_files if path.is_symlink()),
-        empty_folders=() if annotated else tuple(quote(one.path) for one in top.folders if not one.count),
+        empty_folders=()
+        if annotated
+        else tuple(quote(class_folder.path) for class_folder in top.folders if not class_folder.count),
         unused_pictures=() if annotated or not top.folders else top.pictures,
         advice=FOLDER_ADVICE,
         notes=() if annotated else (*_unused_notes(top), *_nested_notes(top)),
         check=check,
-        inodes=tuple((one.inode, quote(one.path)) for one in at.walk() if one.pictures),
+        inodes=tuple(
+            (class_folder.inode, quote(class_folder.path))
+            for class_folder in at.walk()
+            if class_folder.pictures
+        ),
     )
 
 
 def _refuse_two_readings(top: FolderTree) -> None:
     """Raises `InputError` where class folders hold the same folders, which may be the classes."""
-    shared = Counter(inner.name for one in top.folders for inner in one.filled)
+    shared = Counter(inner.name for folder in top.folders for inner in folder.filled)
     holders: dict[tuple[str, str], str] = {}
-    for one in top.folders:
-        for pair in combinations([inner.name for inner in one.filled if shared[inner.name] > 1], 2):
-            first = holders.setdefault(pair, one.name)
-            if first != one.name:
-                _refuse_pair(top, (first, one.name), pair)
+    for folder in top.folders:
+        for pair in combinations([inner.name for inner in folder.filled if shared[inner.name] > 1], 2):
+            first = holders.setdefault(pair, folder.name)
+            if first != folder.name:
+                _refuse_pair(top, (first, folder.name), pair)
 
 
 def _refuse_pair(top: FolderTree, outer: tuple[str, str], inner: tuple[str, str]) -> None:
@@ -179,10 +196,12 @@ def _refuse_pair(top: FolderTree, outer: tuple[str, str], inner: tuple[str, str]
 
 def _refuse_unlabelled(top: FolderTree) -> None:
     """Raises `InputError` for pictures without labels beside class folders: they are no class."""
-    found = [one for one in top.filled if re.sub(r"[\W\d_]", "", one.name).casefold() in UNLABELLED]
-    if found and len(top.filled) > 1:
+    unlabelled = [
+        folder for folder in top.filled if re.sub(r"[\W\d_]", "", folder.name).casefold() in UNLABELLED
+    ]
+    if unlabelled and len(top.filled) > 1:
         raise InputError(
-            f"{quote(found[0].path)} has the name of pictures without labels, among class folders; "
+            f"{quote(unlabelled[0].path)} has the name of pictures without labels, among class folders; "
             "move it elsewhere, or rename it if it is a class"
         )
 
@@ -204,9 +223,9 @@ def _class_pictures(top: FolderTree) -> dict[str, list[Path]] | str:
     if split is not None:
         return f"{quote(split.path)} has the name of a split, and lies among class folders"
     classes: dict[str, list[Path]] = {}
-    for one in top.folders:
-        files = [path for each in one.walk() for path in each.pictures]
-        classes[one.name] = files
+    for class_folder in top.folders:
+        files = [path for folder in class_folder.walk() for path in folder.pictures]
+        classes[class_folder.name] = files
     return classes
 
 
@@ -220,25 +239,33 @@ def _annotated_pictures(path: Path, top: FolderTree) -> dict[str, list[Path]]:
         lines = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{quote(path)}: cannot be read ({error_text(error)})") from None
-    files = {file.name: file for each in top.walk() for file in each.pictures}
-    named = {line[0]: line[1] for line in lines if len(line) > 1}
-    wrong = sorted(files.keys() ^ named.keys())
-    if wrong or len(named) != len(lines):
+    files = {file.name: file for folder in top.walk() for file in folder.pictures}
+    class_of_file = {line[0]: line[1] for line in lines if len(line) > 1}
+    wrong = sorted(files.keys() ^ class_of_file.keys())
+    if wrong or len(class_of_file) != len(lines):
         raise InputError(
             f"{quote(path)}: its {len(lines):,} lines and the {len(files):,} pictures beside it do not agree"
             f"{f', as on {quote(wrong[0])}' if wrong else ''}"
         )
     classes: dict[str, list[Path]] = {}
     for name in sorted(files):
-        classes.setdefault(named[name], []).append(files[name])
+        classes.setdefault(class_of_file[name], []).append(files[name])
     return dict(sorted(classes.items()))
 
 
 def _split_within(top: FolderTree) -> FolderTree | None:
     """A split in what would be a class folder: CLASS/train/IMAGE and CLASS/test/IMAGE."""
-    deep = [one for one in top.folders if one.filled and name_roles(one.name)]
-    within = [inner for one in top.folders for each in one.folders for inner in each.walk()]
-    held_out = [one for one in within if one.count and name_roles(one.name) - {"train"}]
+    deep = [
+        class_folder for class_folder in top.folders if class_folder.filled and name_roles(class_folder.name)
+    ]
+    within = [
+        inner for class_folder in top.folders for folder in class_folder.folders for inner in folder.walk()
+    ]
+    held_out = [
+        class_folder
+        for class_folder in within
+        if class_folder.count and name_roles(class_folder.name) - {"train"}
+    ]
     return next(iter((*deep, *held_out)), None)
 
 
@@ -250,7 +277,9 @@ def _unused_notes(top: FolderTree) -> tuple[str, ...]:
 
 def _nested_notes(top: FolderTree) -> tuple[str, ...]:
     """Says so where pictures lie in folders within class folders."""
-    within = [(one, inner) for one in top.folders for inner in one.folders if inner.count]
+    within = [
+        (class_folder, inner) for class_folder in top.folders for inner in class_folder.folders if inner.count
+    ]
     if not within:
         return ()
     (first, inner), count = within[0], sum(inner.count for _, inner in within)

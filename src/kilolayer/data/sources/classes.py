@@ -72,8 +72,8 @@ def union_of_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
 
 def join_pictures(lots: Sequence[NamedPictures], classes: tuple[str, ...]) -> EncodedPictures:
     """The pictures of all lots, one after the other, labelled by their places in `classes`."""
-    place = {name: number for number, name in enumerate(classes)}
-    tables = [np.array([place[nfc(name)] for name in lot.names], np.int64) for lot in lots]
+    class_index = {name: number for number, name in enumerate(classes)}
+    tables = [np.array([class_index[nfc(name)] for name in lot.names], np.int64) for lot in lots]
     labels = [table[lot.pictures.labels] for table, lot in zip(tables, lots, strict=True)]
     starts = np.cumsum([0, *(len(part) for part in labels)])
 
@@ -96,19 +96,23 @@ def join_pictures(lots: Sequence[NamedPictures], classes: tuple[str, ...]) -> En
 def name_notes(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
     """What there is to say of the names: other numbers for them, or another way of writing them."""
     lists = [(lot.location, tuple(map(nfc, lot.names))) for lot in lots if lot.naming == "list"]
-    other = [where for where, names in lists if names != lists[0][1]]
-    apart = sorted({name for lot in lots for name in lot.names if name != nfc(name)})
+    reordered = [where for where, names in lists if names != lists[0][1]]
+    decomposed = sorted({name for lot in lots for name in lot.names if name != nfc(name)})
     return (
-        *([f"other class numbers in {listing(other, 3)}: labels follow the names"] if other else []),
-        *([f"accents are read as one letter with the one before: {listing(apart, 3)}"] if apart else []),
+        *([f"other class numbers in {listing(reordered, 3)}: labels follow the names"] if reordered else []),
+        *(
+            [f"accents are read as one letter with the one before: {listing(decomposed, 3)}"]
+            if decomposed
+            else []
+        ),
     )
 
 
 def check_names(lot: NamedPictures) -> None:
     """Raises `InputError` for names that no report could show, or that stand twice in one list."""
     counts = Counter(map(nfc, lot.names))
-    twice = {name for name, count in counts.items() if count > 1}
-    unfit = [quote(name) for name in counts if name in twice or not is_text(name) or not name.strip()]
+    duplicates = {name for name, count in counts.items() if count > 1}
+    unfit = [quote(name) for name in counts if name in duplicates or not is_text(name) or not name.strip()]
     if unfit:
         raise InputError(
             f"{lot.location}: {len(unfit)} class names are no text, empty, or twice there: {listing(unfit)}"
@@ -141,22 +145,22 @@ def _check_labels(lot: NamedPictures) -> None:
 
 
 def _check_numbers(lots: Sequence[NamedPictures]) -> None:
-    named = [lot for lot in lots if lot.naming != "numbers" and lot.names]
-    bare = [lot for lot in lots if lot.naming == "numbers" and len(lot.pictures)]
-    plain = all(name == str(number) for lot in named for number, name in enumerate(lot.names))
-    if named and bare and not plain:
+    named_lots = [lot for lot in lots if lot.naming != "numbers" and lot.names]
+    numbered_lots = [lot for lot in lots if lot.naming == "numbers" and len(lot.pictures)]
+    plain = all(name == str(number) for lot in named_lots for number, name in enumerate(lot.names))
+    if named_lots and numbered_lots and not plain:
         raise InputError(
-            f"{named[0].location} names its classes ({listing([quote(n) for n in named[0].names], 3)}), "
-            f"{bare[0].location} has only numbers, which could mean other classes; write the names into both"
+            f"{named_lots[0].location} names its classes ({listing([quote(n) for n in named_lots[0].names], 3)}), "
+            f"{numbered_lots[0].location} has only numbers, which could mean other classes; write the names into both"
         )
 
 
 def _check_columns(lots: Sequence[NamedPictures]) -> None:
     columns = {lot.column: lot.location for lot in lots if lot.naming == "numbers" and len(lot.pictures)}
     if len(columns) > 1:
-        places = " and ".join(f"{name!r} of {where}" for name, where in columns.items())
+        columns_text = " and ".join(f"{name!r} of {where}" for name, where in columns.items())
         raise InputError(
-            f"data: labels are numbers in column {places}, which could mean other classes; "
+            f"data: labels are numbers in column {columns_text}, which could mean other classes; "
             "choose one that all files have, with --label-column NAME"
         )
 
@@ -164,14 +168,16 @@ def _check_columns(lots: Sequence[NamedPictures]) -> None:
 def _check_number_names(lots: Sequence[NamedPictures]) -> None:
     """Raises `InputError` where a number has two names beside it, or a name two numbers."""
     pairs = {pair: lot.location for lot in reversed(lots) for pair in lot.number_names}
-    seen: dict[int | str, tuple[tuple[int, str], str]] = {}
-    for (number, name), where in sorted(pairs.items()):
+    first_pairs: dict[int | str, tuple[tuple[int, str], str]] = {}
+    for (number, name), location in sorted(pairs.items()):
         for key in (number, name):
-            (other, called), place = seen.setdefault(key, ((number, name), where))
-            if (other, called) != (number, name):
+            (first_number, first_name), first_location = first_pairs.setdefault(
+                key, ((number, name), location)
+            )
+            if (first_number, first_name) != (number, name):
                 raise InputError(
-                    f"data: label {other} is {called!r} in {place}, and label {number} is {name!r} in "
-                    f"{where}; number the classes alike, or choose the names with --label-column NAME"
+                    f"data: label {first_number} is {first_name!r} in {first_location}, and label {number} is {name!r} in "
+                    f"{location}; number the classes alike, or choose the names with --label-column NAME"
                 )
 
 
@@ -181,9 +187,9 @@ def _check_distinct(names: Sequence[str]) -> None:
     for name in names:
         plain = name.strip() if len(name.strip()) == 1 else name.strip().casefold()
         groups.setdefault(plain, []).append(name)
-    alike = [" and ".join(map(quote, group)) for group in groups.values() if len(group) > 1]
-    if alike:
+    similar = [" and ".join(map(quote, group)) for group in groups.values() if len(group) > 1]
+    if similar:
         raise InputError(
-            f"data: classes that differ only in case or in blanks at their ends: {listing(alike)}; "
+            f"data: classes that differ only in case or in blanks at their ends: {listing(similar)}; "
             "rename them so that each class has one name"
         )

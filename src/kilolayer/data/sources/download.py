@@ -88,10 +88,10 @@ def _chunks(response: HTTPResponse, url: str) -> Iterator[tuple[int, bytes]]:
 
 def _check(archive: Path) -> None:
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != MD5[archive.name]:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if digest != MD5[archive.name]:
         raise InputError(
-            f"download: {archive.name} arrived damaged (MD5 {found}, not {MD5[archive.name]}); "
+            f"download: {archive.name} arrived damaged (MD5 {digest}, not {MD5[archive.name]}); "
             "nothing was kept, try again"
         )
 

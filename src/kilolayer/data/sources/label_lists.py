@@ -43,13 +43,13 @@ def split_lists(root: FolderTree) -> tuple[Path, ...]:
 
 
 def _is_split_list(path: Path) -> bool:
-    named = bool(_SPLIT_LIST.search(path.stem)) or bool(name_roles(path.stem))
-    return path.suffix.casefold() in LISTS and named
+    by_name = bool(_SPLIT_LIST.search(path.stem)) or bool(name_roles(path.stem))
+    return path.suffix.casefold() in LISTS and by_name
 
 
 def _files_above_pictures(root: FolderTree) -> list[Path]:
     """The files of folders that hold folders of pictures, or no pictures at all, as `meta/`."""
-    return [path for each in root.walk() if each.filled or not each.count for path in each.others]
+    return [path for folder in root.walk() if folder.filled or not folder.count for path in folder.others]
 
 
 def refuse_other_labels(path: Path, classes: Mapping[str, Sequence[Path]]) -> None:
@@ -59,15 +59,19 @@ def refuse_other_labels(path: Path, classes: Mapping[str, Sequence[Path]]) -> No
     """
     folders = _folders_by_name(classes)
     rows = [row for row in _rows(path) if any(cell.strip() for cell in row)]
-    header, body = (rows[0], rows[1:]) if rows else ([], [])
-    lines = [(row, folder) for row in body if (folder := _folder_of(row, folders)) is not None]
+    header, table_rows = (rows[0], rows[1:]) if rows else ([], [])
+    lines = [(row, folder) for row in table_rows if (folder := _folder_of(row, folders)) is not None]
     parts = {re.sub(r"\d+", "", name) for name in classes}
-    named = [column for column, name in enumerate(header) if name.strip().casefold() in LABELS]
+    label_columns = [column for column, name in enumerate(header) if name.strip().casefold() in LABELS]
     agrees = any(_column_agrees(column, lines) for column in range(len(header)))
-    if len(lines) > 1 and not agrees and (named or (len(parts) == 1 and len(classes) > 1)):
-        what = f"its column {header[named[0]].strip()!r} does not agree" if named else "no column agrees"
+    if len(lines) > 1 and not agrees and (label_columns or (len(parts) == 1 and len(classes) > 1)):
+        disagreement = (
+            f"its column {header[label_columns[0]].strip()!r} does not agree"
+            if label_columns
+            else "no column agrees"
+        )
         raise InputError(
-            f"{quote(path)}: lists {len(lines):,} of these pictures, and {what} with their folders "
+            f"{quote(path)}: lists {len(lines):,} of these pictures, and {disagreement} with their folders "
             f"{listing(list(map(quote, classes)), 3)}; put the pictures of each class into a folder with its "
             "name, or move the list elsewhere if the folders are the classes"
         )
@@ -112,7 +116,7 @@ def _rows(path: Path) -> list[list[str]]:
             separator = "\t" if path.suffix.casefold() == ".tsv" else ","
             first = file.readline()
             if separator not in first:
-                separator = next((one for one in ";\t" if one in first), separator)
+                separator = next((candidate for candidate in ";\t" if candidate in first), separator)
             file.seek(0)
             return list(islice(csv.reader(file, delimiter=separator), MOST_ROWS))
     except (OSError, csv.Error):
@@ -156,5 +160,5 @@ def dataset_card(root: FolderTree) -> Path | None:
 
 
 def card_notes(path: Path | None) -> tuple[str, ...]:
-    what = "declares splits by file (data_files), which is not read: the names of files and folders decide"
-    return () if path is None else (f"{path.name} {what}; --train SPLIT --test SPLIT choose others",)
+    note = "declares splits by file (data_files), which is not read: the names of files and folders decide"
+    return () if path is None else (f"{path.name} {note}; --train SPLIT --test SPLIT choose others",)

@@ -59,12 +59,14 @@ def parquet_layout(root: Path, files: Sequence[Path], data: Data) -> SourceLayou
         above, name = _split_name(path.relative_to(root))
         groups.setdefault((above, name.casefold()), (name, []))[1].append(path)
     configurations = sorted({above for above, _ in groups})
-    several = len(configurations) > 1
+    has_configurations = len(configurations) > 1
     splits = tuple(
-        _parquet_split(f"{above}/{name}" if several and above else name, name_roles(name), paths, data, root)
+        _parquet_split(
+            f"{above}/{name}" if has_configurations and above else name, name_roles(name), paths, data, root
+        )
         for (above, _), (name, paths) in groups.items()
     )
-    if several and data.train is None:
+    if has_configurations and data.train is None:
         _refuse_configurations(root, configurations, splits)
     return SourceLayout(root.resolve().name, quote(root), splits)
 
@@ -79,9 +81,9 @@ def _held_out_notes(path: Path) -> tuple[str, ...]:
 
 def _refuse_second_downloads(root: Path, files: Sequence[Path]) -> None:
     """Pooled, the same rows would be trained on twice, and tested on."""
-    there = {path.with_name(path.stem): path for path in files}
+    by_stem = {path.with_name(path.stem): path for path in files}
     for path in files:
-        first = there.get(path.with_name(re.sub(_COPY, "", path.stem)))
+        first = by_stem.get(path.with_name(re.sub(_COPY, "", path.stem)))
         if first is not None and first != path:
             raise InputError(
                 f"{quote(root)}: {quote(path.name)} looks like a second download of {quote(first.name)}; "
@@ -153,18 +155,18 @@ def _inode(path: Path) -> tuple[tuple[int, int], str]:
 
 def _row_roles(tables: Sequence[ParquetTable]) -> dict[str, frozenset[str]]:
     """What the columns of these files say of the parts that rows belong to; a flag says its name or "no"."""
-    said: dict[str, frozenset[str]] = {}
+    values_by_column: dict[str, frozenset[str]] = {}
     for table in tables:
         flags = table.flags(lambda name: bool(name_roles(name)))
         columns = {name: {name if flag else "no" for flag in values} for name, values in flags.items()}
         for name, values in (*table.splits().items(), *columns.items()):
-            said[name] = said.get(name, frozenset()) | frozenset(values)
-    return said
+            values_by_column[name] = values_by_column.get(name, frozenset()) | frozenset(values)
+    return values_by_column
 
 
 def _missing_shard_notes(name: str, paths: Sequence[Path]) -> tuple[str, ...]:
     """Says so where names such as train-00000-of-00003 tell of more files than there are."""
-    totals = [int(found.group(1)) for path in paths if (found := _TOTAL.search(path.stem))]
+    totals = [int(match.group(1)) for path in paths if (match := _TOTAL.search(path.stem))]
     if not totals or len(paths) >= max(totals):
         return ()
     return (f"files of {name}: {len(paths):,} of {max(totals):,} are here, by the numbers in their names",)
@@ -197,5 +199,5 @@ def _read_pictures(table: ParquetTable | InputError) -> NamedPictures:
     if rows.naming == "numbers":
         names = tuple(str(number) for number in range(min(MOST_CLASSES, 1 + int(rows.labels.max()))))
     where = quote(rows.path)
-    shown = EncodedPictures(rows.labels, rows.image, lambda row: f"{where} row {row}")
-    return NamedPictures(shown, names, where, rows.naming, rows.column, number_names=rows.number_names)
+    pictures = EncodedPictures(rows.labels, rows.image, lambda row: f"{where} row {row}")
+    return NamedPictures(pictures, names, where, rows.naming, rows.column, number_names=rows.number_names)

@@ -100,12 +100,12 @@ class ParquetColumns:
         """The class names of a Hugging Face `ClassLabel`; None where the column has none."""
         return _feature_names(self._features().get(name))
 
-    def content_error(self, name: str, what: str) -> InputError:
+    def content_error(self, name: str, content: str) -> InputError:
         """The error that says what a column holds instead of images or labels."""
         kind = truncate(str(self.column_type(name)), 80)
         return InputError(
-            f"{quote(self._path)}: column {name!r} holds {kind}; {what}s are {COLUMN_CONTENT[what]}; "
-            f"choose another with --{what}-column NAME; its columns are {self._column_list()}"
+            f"{quote(self._path)}: column {name!r} holds {kind}; {content}s are {COLUMN_CONTENT[content]}; "
+            f"choose another with --{content}-column NAME; its columns are {self._column_list()}"
         )
 
     def _image_tiers(self) -> list[list[str]]:
@@ -119,21 +119,21 @@ class ParquetColumns:
         return _tiers(LABEL_NAMES, fitting, [name for name in fitting if self.class_names(name) is not None])
 
     def _single_column(
-        self, wanted: str | None, tiers: list[list[str]], names: Sequence[Sequence[str]], what: str
+        self, chosen: str | None, tiers: list[list[str]], names: Sequence[Sequence[str]], content: str
     ) -> str:
         """The column that was asked for, or the only one in the first tier with any."""
-        advice = f"choose one with --{what}-column NAME; its columns are {self._column_list()}"
-        if wanted is not None and wanted not in self._schema.names:
-            raise InputError(f"{quote(self._path)}: has no column {wanted!r}; {advice}")
-        best = [wanted] if wanted is not None else next((tier for tier in tiers if tier), [])
+        advice = f"choose one with --{content}-column NAME; its columns are {self._column_list()}"
+        if chosen is not None and chosen not in self._schema.names:
+            raise InputError(f"{quote(self._path)}: has no column {chosen!r}; {advice}")
+        best = [chosen] if chosen is not None else next((tier for tier in tiers if tier), [])
         if len(best) == 1:
             return best[0]
         usual = [name for tier in names for name in tier]
         unfit = [name for name in usual if name in self._schema.names]
         if unfit and not best:
-            raise self.content_error(unfit[0], what)
-        several = f"several columns could hold the {what}s: {', '.join(best)}"
-        none = f"has no {what} column with a usual name ({', '.join(usual)})"
+            raise self.content_error(unfit[0], content)
+        several = f"several columns could hold the {content}s: {', '.join(best)}"
+        none = f"has no {content} column with a usual name ({', '.join(usual)})"
         raise InputError(f"{quote(self._path)}: {several if best else none}; {advice}")
 
     def _column_list(self) -> str:

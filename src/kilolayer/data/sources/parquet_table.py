@@ -83,16 +83,18 @@ class ParquetTable:
 
     def flags(self, names: Callable[[str], bool]) -> dict[str, frozenset[int]]:
         """The columns with such names that hold nothing but 0 and 1, and which of them."""
-        named = [name for name in self.columns.flags if names(name)]
-        held = {name: frozenset(self._column(name).unique().drop_null().to_pylist()) for name in named}
-        return {name: values for name, values in held.items() if values <= {0, 1}}
+        columns = [name for name in self.columns.flags if names(name)]
+        values_by_column = {
+            name: frozenset(self._column(name).unique().drop_null().to_pylist()) for name in columns
+        }
+        return {name: values for name, values in values_by_column.items() if values <= {0, 1}}
 
     def _split_values(self, name: str) -> tuple[str, ...]:
         values = tuple(map(str, self._texts(self._column(name).unique())))
         classes = self.columns.class_names(name)
-        whole = classes is not None and is_integer_type(self.columns.column_type(name))
-        spoken = {str(number): text for number, text in enumerate(classes or ()) if whole}
-        return tuple(spoken.get(value, value) for value in values)
+        is_numbered = classes is not None and is_integer_type(self.columns.column_type(name))
+        texts = {str(number): text for number, text in enumerate(classes or ()) if is_numbered}
+        return tuple(texts.get(value, value) for value in values)
 
     def read(self) -> Rows:
         """The labels and the images, still encoded."""
@@ -100,9 +102,9 @@ class ParquetTable:
         column = self._column(name)
         if column.null_count:
             raise InputError(f"{quote(self.path)}: {column.null_count:,} of {len(column):,} labels are null")
-        names, given, labels = self._labels(name, column)
-        spoken = self._spoken(labels) if given == "numbers" else ()
-        return Rows(self.path, names, given, labels, self._encoded(), name, spoken)
+        names, naming, labels = self._labels(name, column)
+        spoken = self._spoken(labels) if naming == "numbers" else ()
+        return Rows(self.path, names, naming, labels, self._encoded(), name, spoken)
 
     def _spoken(self, labels: NDArray[np.int64]) -> tuple[tuple[int, str], ...]:
         """The labels' numbers and what the text beside them calls them."""
@@ -119,8 +121,8 @@ class ParquetTable:
             raise self.columns.content_error(name, "label")
         texts = self._texts(column)
         names = tuple(sorted(set(texts)))
-        place = {text: number for number, text in enumerate(names)}
-        return names, "text", np.array([place[text] for text in texts], np.int64)
+        class_index = {text: number for number, text in enumerate(names)}
+        return names, "text", np.array([class_index[text] for text in texts], np.int64)
 
     def _whole(self, name: str, column: Any) -> NDArray[np.int64]:
         try:

@@ -46,30 +46,33 @@ def picture_source(layout: SourceLayout, data: Data) -> Source:
     Those are decoded before the training begins anyway. Raises InputError.
     """
     assigned = assign_splits(layout, data)
-    kept = sum(split.size for split in assigned.used)
-    require_memory(kept, f"the encoded images of {layout.path}")
+    encoded_bytes = sum(split.size for split in assigned.used)
+    require_memory(encoded_bytes, f"the encoded images of {layout.path}")
     lots = {part: read_pictures(splits) for part, splits in assigned.parts().items()}
-    every = [lot for some in lots.values() for lot in some]
-    classes = merged_class_names(every)
+    all_lots = [lot for part_items in lots.values() for lot in part_items]
+    classes = merged_class_names(all_lots)
     parts = {
-        part: replace(join_pictures(some, classes), appearance=data.appearance) for part, some in lots.items()
+        part: replace(join_pictures(part_items, classes), appearance=data.appearance)
+        for part, part_items in lots.items()
     }
     parts, skipped = _usable_parts(layout.name, classes, parts, assigned, data)
-    seen = _inspect_parts(parts)
-    headers = {one.header for some in seen.values() for one in some}
-    form = _common_format(headers, data.image_size)
-    looks = TraitCounts()
-    looks.add(one.traits for part, some in seen.items() if part != "train" for one in some)
+    inspected = _inspect_parts(parts)
+    headers = {picture.header for part_items in inspected.values() for picture in part_items}
+    format = _common_format(headers, data.image_size)
+    traits = TraitCounts()
+    traits.add(
+        picture.traits for part, part_items in inspected.items() if part != "train" for picture in part_items
+    )
     held_out = sum(map(len, parts.values())) - len(parts["train"])
 
     def read_train(index: NDArray[np.int64]) -> Images:
         images = len(index) + held_out
-        pixels = form.side**2 * form.channels * images
-        require_memory(kept + pixels, f"{images:,} images of {form.side}×{form.side}")
-        return decode(parts["train"].take(index), form, "reading the training images", ADVICE, looks)
+        pixels = format.side**2 * format.channels * images
+        require_memory(encoded_bytes + pixels, f"{images:,} images of {format.side}×{format.side}")
+        return decode(parts["train"].take(index), format, "reading the training images", ADVICE, traits)
 
     def read_part(part: str) -> Images:
-        return decode(parts[part], form, f"reading the {PART_NAMES[part]} images")
+        return decode(parts[part], format, f"reading the {PART_NAMES[part]} images")
 
     return Source(
         name=_title(layout.name, classes, headers, (len(parts["train"]), len(parts["test"]))),
@@ -78,8 +81,8 @@ def picture_source(layout: SourceLayout, data: Data) -> Source:
         read_train=read_train,
         read_test=partial(read_part, "test"),
         skipped=skipped,
-        looks=looks.sentences if data.appearance == "shown" else lambda: AS_STORED,
-        origin=(*assigned.lines(len(parts["test"])), *name_notes(every), *layout.notes),
+        looks=traits.sentences if data.appearance == "shown" else lambda: AS_STORED,
+        origin=(*assigned.lines(len(parts["test"])), *name_notes(all_lots), *layout.notes),
         read_validation=partial(read_part, "validation") if assigned.validation else None,
         available_validation=assigned.available_validation,
         locate=lambda part, i: parts[part].locate(i),
@@ -110,13 +113,13 @@ def read_pictures(splits: Sequence[Split]) -> list[NamedPictures]:
 
 def _check_folders(splits: Sequence[Split], *, skip_damaged: bool) -> None:
     """Raises `InputError` for what cannot be class folders and files, or for what cannot be passed over."""
-    astray = [place for split in splits for place in split.broken_links]
+    astray = [location for split in splits for location in split.broken_links]
     if astray:
         raise InputError(f"data: {len(astray)} links beside class folders lead nowhere: {listing(astray)}")
-    no_files = [place for split in splits for place in split.non_files]
+    no_files = [location for split in splits for location in split.non_files]
     if no_files and not skip_damaged:
         raise InputError(f"data: {len(no_files)} entries of class folders are no files: {listing(no_files)}")
-    empty = [place for split in splits for place in split.empty_folders]
+    empty = [location for split in splits for location in split.empty_folders]
     if empty:
         raise InputError(f"data: {len(empty)} class folders hold no image: {listing(empty)}")
 
@@ -128,37 +131,40 @@ def _without_damaged(
         part: usable_pictures(pictures, f"checking the {PART_NAMES[part]} images")
         for part, pictures in parts.items()
     }
-    damaged = tuple(place for _, places in usable.values() for place in places)
+    damaged = tuple(location for _, locations in usable.values() for location in locations)
     return {part: pictures for part, (pictures, _) in usable.items()}, damaged
 
 
 def usable_pictures(
-    pictures: EncodedPictures, what: str = "checking the images"
+    pictures: EncodedPictures, title: str = "checking the images"
 ) -> tuple[EncodedPictures, tuple[str, ...]]:
     """The pictures that can be used, and in words which cannot."""
-    found = inspect_pictures(pictures, what)
-    inside = np.flatnonzero([isinstance(one, InspectedPicture) for one in found])
-    return pictures.take(inside), tuple(unusable_pictures(pictures, found))
+    results = inspect_pictures(pictures, title)
+    usable = np.flatnonzero([isinstance(result, InspectedPicture) for result in results])
+    return pictures.take(usable), tuple(unusable_pictures(pictures, results))
 
 
 def _hold_out_test(train: EncodedPictures, classes: tuple[str, ...], seed: int) -> dict[str, EncodedPictures]:
-    drawn = stratified_holdout(train.labels, classes, seed)
-    return {"train": train.take(np.flatnonzero(~drawn)), "test": train.take(np.flatnonzero(drawn))}
+    is_test = stratified_holdout(train.labels, classes, seed)
+    return {"train": train.take(np.flatnonzero(~is_test)), "test": train.take(np.flatnonzero(is_test))}
 
 
 def _inspect_parts(parts: Mapping[str, EncodedPictures]) -> dict[str, list[InspectedPicture]]:
     """The pictures of each part: headers of training pictures, all pixels of others. Raises `InputError`."""
-    found: dict[str, list[InspectionResult]] = {
+    results: dict[str, list[InspectionResult]] = {
         part: (read_headers if part == "train" else inspect_pictures)(
             pictures, f"checking the {PART_NAMES[part]} images"
         )
         for part, pictures in parts.items()
     }
-    if any(isinstance(one, Unreadable) for some in found.values() for one in some):
+    if any(isinstance(result, Unreadable) for part_results in results.values() for result in part_results):
         # All that is wrong is said at once.
-        found["train"] = inspect_pictures(parts["train"], "checking the training images")
-        refuse_unusable(list(parts.values()), list(found.values()), ADVICE)
-    return {part: [one for one in some if isinstance(one, InspectedPicture)] for part, some in found.items()}
+        results["train"] = inspect_pictures(parts["train"], "checking the training images")
+        refuse_unusable(list(parts.values()), list(results.values()), ADVICE)
+    return {
+        part: [result for result in part_results if isinstance(result, InspectedPicture)]
+        for part, part_results in results.items()
+    }
 
 
 def stratified_holdout(labels: NDArray[np.int64], classes: tuple[str, ...], seed: int) -> NDArray[np.bool_]:
@@ -178,21 +184,23 @@ def stratified_holdout(labels: NDArray[np.int64], classes: tuple[str, ...], seed
 
 def decoded_format(pictures: EncodedPictures, image_size: int | None) -> PixelFormat:
     """What these pictures are decoded to. Raises `InputError` for those that cannot be used."""
-    looked = read_headers(pictures, "checking the images")
-    refuse_unusable([pictures], [looked], ADVICE)
-    return _common_format({one.header for one in looked if isinstance(one, InspectedPicture)}, image_size)
+    results = read_headers(pictures, "checking the images")
+    refuse_unusable([pictures], [results], ADVICE)
+    return _common_format(
+        {result.header for result in results if isinstance(result, InspectedPicture)}, image_size
+    )
 
 
-def _common_format(seen: set[Header], image_size: int | None) -> PixelFormat:
-    sizes = {header.size for header in seen}
+def _common_format(headers: set[Header], image_size: int | None) -> PixelFormat:
+    sizes = {header.size for header in headers}
     width, height = next(iter(sizes))
     native = width if len(sizes) == 1 and width == height else DEFAULT_SIDE
-    return PixelFormat(image_size or native, all(header.grey for header in seen))
+    return PixelFormat(image_size or native, all(header.grey for header in headers))
 
 
-def _title(name: str, classes: tuple[str, ...], seen: set[Header], counts: tuple[int, int]) -> str:
+def _title(name: str, classes: tuple[str, ...], headers: set[Header], counts: tuple[int, int]) -> str:
     # figures made with re-encoded pixels must say so, wherever the files lie
-    lossy = {(header.format, header.size) for header in seen} == {("JPEG", (32, 32))}
+    lossy = {(header.format, header.size) for header in headers} == {("JPEG", (32, 32))}
     same = lossy and classes == CIFAR10_CLASSES and counts == (50_000, 10_000)
     return "CIFAR-10 (JPEG re-encode)" if same else name
 
@@ -211,10 +219,10 @@ def _check_classes(name: str, classes: tuple[str, ...], parts: Mapping[str, Enco
         _refuse_missing(name, "test", missing, "training")
 
 
-def _refuse_missing(name: str, where: str, missing: Sequence[str], other: str) -> None:
+def _refuse_missing(name: str, part: str, missing: Sequence[str], other_part: str) -> None:
     if missing:
-        names = listing([quote(each) for each in missing])
+        names = listing([quote(class_name) for class_name in missing])
         raise InputError(
-            f"{quote(name)}: the {where} set has no image of {names}, which the {other} set has; "
+            f"{quote(name)}: the {part} set has no image of {names}, which the {other_part} set has; "
             "training and test sets need the same classes"
         )

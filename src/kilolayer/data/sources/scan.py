@@ -74,20 +74,20 @@ def scan_folder(root: Path) -> FolderTree:
 
 def ignored_file_notes(folder: FolderTree, used: Callable[[Path], bool]) -> tuple[str, ...]:
     """How many files are no pictures and not `used`, and how many entries systems left behind."""
-    others = [path for each in folder.walk() for path in each.others if not used(path)]
-    litter = [path for each in folder.walk() for path in each.system_files]
+    ignored = [path for subfolder in folder.walk() for path in subfolder.others if not used(path)]
+    system_files = [path for subfolder in folder.walk() for path in subfolder.system_files]
     return (
-        *_count_notes(others, "no pictures"),
-        *_count_notes(litter, "left behind by systems"),
+        *_count_notes(ignored, "no pictures"),
+        *_count_notes(system_files, "left behind by systems"),
     )
 
 
-def _count_notes(paths: Sequence[Path], what: str) -> tuple[str, ...]:
+def _count_notes(paths: Sequence[Path], kind: str) -> tuple[str, ...]:
     if not paths:
         return ()
     names = Counter(path.suffix or path.name for path in paths)
-    shown = listing([f"{quote(name)} {count:,}" for name, count in names.most_common()], 4)
-    return (f"passed over, {what}: {len(paths):,} ({shown})",)
+    endings = listing([f"{quote(name)} {count:,}" for name, count in names.most_common()], 4)
+    return (f"passed over, {kind}: {len(paths):,} ({endings})",)
 
 
 def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> FolderTree:
@@ -95,7 +95,8 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> FolderTree:
         state = os.stat(path)
         with os.scandir(path) as entries:
             kinds = [
-                (_entry_kind(entry), Path(entry.path)) for entry in sorted(entries, key=lambda one: one.name)
+                (_entry_kind(entry), Path(entry.path))
+                for entry in sorted(entries, key=lambda dir_entry: dir_entry.name)
             ]
     except OSError as error:
         raise InputError(f"{quote(path)}: cannot be read ({error_text(error)})") from None
@@ -107,7 +108,7 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> FolderTree:
         )
 
     def of(kind: str) -> tuple[Path, ...]:
-        return tuple(entry for each, entry in kinds if each == kind)
+        return tuple(entry for entry_kind, entry in kinds if entry_kind == kind)
 
     circles = tuple(entry for entry in of("folder") if entry.is_symlink() and _inode(entry) in above)
     folders = tuple(_scan(entry, above) for entry in of("folder") if entry not in circles)
@@ -131,8 +132,8 @@ def _entry_kind(entry: os.DirEntry[str]) -> str:
             return "neither"
     except OSError:  # a link in a circle
         return "neither"
-    known = os.path.splitext(entry.name)[1].casefold() in PICTURE_ENDINGS
-    return "picture" if known or _begins_as_picture(entry) else "other"
+    has_ending = os.path.splitext(entry.name)[1].casefold() in PICTURE_ENDINGS
+    return "picture" if has_ending or _begins_as_picture(entry) else "other"
 
 
 def _begins_as_picture(entry: os.DirEntry[str]) -> bool:

@@ -117,18 +117,18 @@ class Assignment:
 
     def parts(self) -> dict[str, tuple[Split, ...]]:
         """The parts that there are, by name; `train` always."""
-        every = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {part: splits for part, splits in every.items() if splits or part == "train"}
+        splits_by_part = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {part: splits for part, splits in splits_by_part.items() if splits or part == "train"}
 
     @property
     def used(self) -> tuple[Split, ...]:
         return (*self.train, *self.validation, *self.test)
 
-    def lines(self, drawn: int | None = None) -> tuple[str, ...]:
+    def lines(self, num_drawn: int | None = None) -> tuple[str, ...]:
         """What is used as what, a line for each part. drawn: how many pictures became the test set."""
         used = [f"{part}: {_described_splits(splits)}" for part, splits in self.parts().items()]
         if not self.test:
-            count = f"{drawn:,} of these images, " if drawn is not None else ""
+            count = f"{num_drawn:,} of these images, " if num_drawn is not None else ""
             used.append(f"test: {count}a fifth of each class")
         elif self.reason:
             used[-1] += f" ({self.reason})"
@@ -152,9 +152,9 @@ def choose_splits(layout: SourceLayout, names: str, option: str) -> tuple[Split,
 
     Raises `InputError` that lists the splits there are.
     """
-    whole = [split for split in layout.splits if split.name == names]
-    if whole:
-        return (whole[0],)
+    exact = [split for split in layout.splits if split.name == names]
+    if exact:
+        return (exact[0],)
     return tuple(_choose_split(layout, name.strip(), option) for name in names.split("+"))
 
 
@@ -178,22 +178,22 @@ def _choose_split(layout: SourceLayout, name: str, option: str) -> Split:
 
 def assign_splits(layout: SourceLayout, data: Data) -> Assignment:
     """Decides what each split is for. Raises `InputError` with the choice where that is not plain."""
-    named = _splits_by_option(layout, data)
-    taken = {split for splits in named.values() for split in splits}
-    rest = [split for split in layout.splits if split not in taken and not split.is_empty]
-    is_pool = not taken and not any(split.roles for split in layout.splits)
-    train = named["train"] or (_single_split(layout) if is_pool else _training_split(layout, rest))
-    rest, unused = _labelled_splits([split for split in rest if split not in train])
-    validation, test = named["validation"], named["test"] or _split_for_role(layout, rest, "test")
-    offered, reason = _validation_candidate(rest, test, validation), ""
+    chosen = _splits_by_option(layout, data)
+    chosen_splits = {split for splits in chosen.values() for split in splits}
+    remaining = [split for split in layout.splits if split not in chosen_splits and not split.is_empty]
+    is_pool = not chosen_splits and not any(split.roles for split in layout.splits)
+    train = chosen["train"] or (_single_split(layout) if is_pool else _training_split(layout, remaining))
+    remaining, unused = _labelled_splits([split for split in remaining if split not in train])
+    validation, test = chosen["validation"], chosen["test"] or _split_for_role(layout, remaining, "test")
+    offered, reason = _validation_candidate(remaining, test, validation), ""
     if not test and not validation:
-        test = _split_for_role(layout, rest, "validation", option="test")
+        test = _split_for_role(layout, remaining, "validation", option="test")
         offered = None
         reason = "the validation split, since there is no test split with labels" if test else ""
     used = (*train, *validation, *test)
     _check_labels(layout, used)
     _check_inodes(layout, used)
-    _check_row_roles(layout, train, used, drawn=not test)
+    _check_row_roles(layout, train, used, test_is_drawn=not test)
     for split in used:
         split.check()
     for split in layout.splits:
@@ -204,20 +204,20 @@ def assign_splits(layout: SourceLayout, data: Data) -> Assignment:
 
 def _splits_by_option(layout: SourceLayout, data: Data) -> dict[Role, tuple[Split, ...]]:
     """The splits that are chosen by name. Raises `InputError` where one is chosen twice."""
-    named: dict[Role, tuple[Split, ...]] = {
+    chosen: dict[Role, tuple[Split, ...]] = {
         "train": choose_splits(layout, data.train, "--train") if data.train else (),
         "validation": choose_splits(layout, data.validation_split, "--validation")
         if data.validation_split
         else (),
         "test": choose_splits(layout, data.test, "--test") if data.test else (),
     }
-    every = [split for splits in named.values() for split in splits]
-    twice = [split.name for split in every if every.count(split) > 1]
-    if twice:
+    splits_chosen = [split for splits in chosen.values() for split in splits]
+    duplicates = [split.name for split in splits_chosen if splits_chosen.count(split) > 1]
+    if duplicates:
         raise InputError(
-            f"split {twice[0]!r} is chosen twice; choose different splits to train and to test on"
+            f"split {duplicates[0]!r} is chosen twice; choose different splits to train and to test on"
         )
-    return named
+    return chosen
 
 
 def _training_split(layout: SourceLayout, rest: Sequence[Split]) -> tuple[Split, ...]:
@@ -243,7 +243,7 @@ def _check_labels(layout: SourceLayout, splits: Sequence[Split]) -> None:
 def _check_inodes(layout: SourceLayout, splits: Sequence[Split]) -> None:
     """Raises `InputError` where a link makes two classes, or two parts, one and the same."""
     places: dict[tuple[int, int], str] = {}
-    for number, where in (each for split in splits for each in split.inodes):
+    for number, where in (pair for split in splits for pair in split.inodes):
         first = places.setdefault(number, where)
         if first != where:
             raise InputError(
@@ -259,7 +259,7 @@ SEPARATE_FILES = "write a file for each, as train.parquet and test.parquet, or d
 
 
 def _check_row_roles(
-    layout: SourceLayout, train: Sequence[Split], used: Sequence[Split], *, drawn: bool
+    layout: SourceLayout, train: Sequence[Split], used: Sequence[Split], *, test_is_drawn: bool
 ) -> None:
     """Raises `InputError` where a column says of rows that they are held out, and nothing reads it.
 
@@ -267,12 +267,12 @@ def _check_row_roles(
     """
     for split in used:
         _refuse_contrary_rows(layout, split)
-    together: dict[str, frozenset[str]] = {}
+    values_by_column: dict[str, frozenset[str]] = {}
     for split in train:
         for column, values in split.row_roles().items():
-            together[column] = together.get(column, frozenset()) | values
-    for column, values in together.items():
-        if _parts_rows(column, values) and (drawn or column.casefold() != "fold"):
+            values_by_column[column] = values_by_column.get(column, frozenset()) | values
+    for column, values in values_by_column.items():
+        if _parts_rows(column, values) and (test_is_drawn or column.casefold() != "fold"):
             raise InputError(
                 f"{layout.path}: column {column!r} says that rows are of "
                 f"{listing(sorted(map(quote, values)), 5)}, all of which would be trained on; {SEPARATE_FILES}"
@@ -298,20 +298,20 @@ def _refuse_contrary_rows(layout: SourceLayout, split: Split) -> None:
 
 def _parts_rows(column: str, values: frozenset[str]) -> bool:
     """Whether these values part the rows: `train` and `trainval` do not, nor do other words in `set`."""
-    meant = {name_roles(value) for value in values}
-    if len(values) < 2 or (len(meant) == 1 and meant != {frozenset()}):
+    meanings = {name_roles(value) for value in values}
+    if len(values) < 2 or (len(meanings) == 1 and meanings != {frozenset()}):
         return False
     numbers = len(values) <= MAX_PARTS and all(value.lstrip("-").isdigit() for value in values)
-    return len(meant) > 1 or numbers or column.casefold() in SPLIT_COLUMNS
+    return len(meanings) > 1 or numbers or column.casefold() in SPLIT_COLUMNS
 
 
 def _single_split(layout: SourceLayout) -> tuple[Split, ...]:
     """The only split. Raises `InputError` where there are several, since any of them may be held out."""
     if len(layout.splits) > 1:
-        every = "+".join(split.name for split in layout.splits)
+        pooled = "+".join(split.name for split in layout.splits)
         raise InputError(
             f"{layout.path}: nothing says which of {_split_names(layout.splits)} are to be trained on; choose with "
-            f"--train SPLIT --test SPLIT, or pool them: --train {shlex.quote(every)}"
+            f"--train SPLIT --test SPLIT, or pool them: --train {shlex.quote(pooled)}"
         )
     return layout.splits
 
@@ -330,20 +330,22 @@ def _split_for_role(
     hits = [split for split in splits if role in split.roles]
     unclear = [split for split in hits if len(split.roles) > 1]
     if len(hits) > 1 or unclear:
-        what = f"several splits could be the {option or role} set: {_split_names(hits)}"
+        problem = f"several splits could be the {option or role} set: {_split_names(hits)}"
         if unclear:
-            what = f"{quote(unclear[0].name)} could be {' or '.join(sorted(unclear[0].roles))}"
+            problem = f"{quote(unclear[0].name)} could be {' or '.join(sorted(unclear[0].roles))}"
         example = "+".join(split.name for split in hits) if role == "train" and not unclear else hits[0].name
         raise InputError(
-            f"{layout.path}: {what}; choose with --train SPLIT --test SPLIT, as --{option or role} "
+            f"{layout.path}: {problem}; choose with --train SPLIT --test SPLIT, as --{option or role} "
             f"{shlex.quote(example)} (it has: {_split_names(layout.splits)})"
         )
     return tuple(hits)
 
 
-def _validation_candidate(rest: Sequence[Split], test: Sequence[Split], named: Sequence[Split]) -> str | None:
-    hits = [split.name for split in rest if split.roles == {"validation"} and split not in test]
-    return hits[0] if len(hits) == 1 and not named else None
+def _validation_candidate(
+    remaining: Sequence[Split], test: Sequence[Split], validation: Sequence[Split]
+) -> str | None:
+    hits = [split.name for split in remaining if split.roles == {"validation"} and split not in test]
+    return hits[0] if len(hits) == 1 and not validation else None
 
 
 def _unused_reason(split: Split, offered: str | None) -> str:
