@@ -136,7 +136,7 @@ def test_out_of_memory_is_a_result_with_its_reason(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = tiny(tmp_path)
-    monkeypatch.setattr(worker, "Training", raising(error))
+    monkeypatch.setattr(worker, "Trainer", raising(error))
     assert run_all([one], Here()) == {"run-0": "failed"}
     result = read_progress(one).result
     assert result is not None
@@ -157,7 +157,7 @@ def test_a_bug_keeps_its_traceback_and_other_runs_their_state(
     ours = Here()
     assert execute(planned[0]) == "done"
     before = content(planned[0].path)
-    monkeypatch.setattr(worker, "Training", raising(ZeroDivisionError("a bug")))
+    monkeypatch.setattr(worker, "Trainer", raising(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         run_all(planned, ours)
     assert content(planned[0].path) == before
