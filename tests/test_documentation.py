@@ -1,0 +1,81 @@
+"""Every command and every block of Python in README.md, CONTRIBUTING.md and docs/ does what the page says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from documentation_blocks import PAGES, ROOT, SHELL, Block, Reader, blocks, commands
+from kilolayer.commands.catalogue import COMMANDS
+
+ALL = [block for page in PAGES for block in blocks(page)]
+NOT_RUN = [block for block in ALL if block.reason]
+QUICK = [page for page in PAGES if any(block.runs and not block.slow for block in blocks(page))]
+SLOW = [page for page in PAGES if any(block.slow for block in blocks(page))]
+
+
+def named(value: Path | Block) -> str:
+    return value.place if isinstance(value, Block) else str(value.relative_to(ROOT))
+
+
+def follow(page: Path, folder: Path, *, slow: bool) -> None:
+    reader = Reader.at(folder)
+    for block in blocks(page):
+        if slow or not block.slow:
+            reader.follow(block)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", QUICK, ids=named)
+def test_what_a_page_says_works(page: Path, folder: Path) -> None:
+    follow(page, folder, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", SLOW, ids=named)
+def test_what_a_page_says_works_where_it_takes_longer(page: Path, folder: Path) -> None:
+    follow(page, folder, slow=True)
+
+
+@pytest.mark.parametrize("block", NOT_RUN, ids=named)
+def test_what_is_not_run_has_a_reason(block: Block) -> None:
+    """`pytest -rs tests/test_documentation.py` lists them."""
+    assert len(block.reason.split()) >= 2
+    pytest.skip(f"{block.place}: {block.reason}")
+
+
+def test_no_command_hides_in_plain_text() -> None:
+    """A block of text shows what is printed; commands stand in blocks that are run."""
+    hidden = [
+        block.place
+        for block in ALL
+        if block.language not in {*SHELL, "python"}
+        and re.search(rf"^(\$ )?kilolayer ({'|'.join(COMMANDS)})\b", block.text, re.MULTILINE)
+    ]
+    assert hidden == []
+
+
+def test_the_reader_sees_a_broken_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "page.md"
+    reader = Reader.at(tmp_path)
+    with pytest.raises(AssertionError, match="exit status 2"):
+        reader.follow(Block(page, 1, "sh", "kilolayer show resnet21_cifar\n"))
+    with pytest.raises(AssertionError, match="exit status 3"):
+        reader.follow(Block(page, 1, "sh", "exit 3\n"))
+    with pytest.raises(NameError):
+        reader.follow(Block(page, 1, "python", "unheard_of\n"))
+    reader.follow(Block(page, 1, "sh", "echo 269,722 parameters\n"))
+    reader.follow(Block(page, 1, "text", "269,…  parameters\n", marks=("prints",)))
+    with pytest.raises(AssertionError, match="not printed"):
+        reader.follow(Block(page, 1, "text", "269,723 parameters\n", marks=("prints",)))
+    assert commands(Block(page, 1, "console", "$ a \\\n  b\nprinted\n$ c\n")) == ["a    b", "c"]
