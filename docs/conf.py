@@ -14,7 +14,7 @@ author = "the Kilolayer authors"
 project_copyright = author
 version = release = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "command_line", "docstrings"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "command_line", "costs", "docstrings"]
 exclude_patterns = ["_build", "how-to/own/*"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"torch\..*")]  # no inventory is fetched

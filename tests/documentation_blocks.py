@@ -58,7 +58,9 @@ class Block:
     @property
     def reason(self) -> str:
         """Why it is not run; empty where it is."""
-        return next((mark.removeprefix("not run:").strip() for mark in self.marks if mark.startswith("not run")), "")
+        return next(
+            (mark.removeprefix("not run:").strip() for mark in self.marks if mark.startswith("not run")), ""
+        )
 
     @property
     def slow(self) -> bool:
@@ -87,7 +89,9 @@ def _blocks(page: Path, rows: list[str]) -> Iterator[Block]:
         if opened is None:
             number += 1
             continue
-        end = next((n for n in range(number + 1, len(rows)) if rows[n].rstrip() == opened["fence"]), len(rows))
+        end = next(
+            (n for n in range(number + 1, len(rows)) if rows[n].rstrip() == opened["fence"]), len(rows)
+        )
         language, _, rest = (opened["info"] or "").strip().partition(" ")
         body = rows[number + 1 : end]
         options = {}
@@ -182,7 +186,9 @@ class Reader:
         return done.returncode, done.stdout
 
     def _compare(self, block: Block) -> None:
-        missing = [row for row in block.text.splitlines() if row.strip() and not _stands_in(row, self.printed)]
+        missing = [
+            row for row in block.text.splitlines() if row.strip() and not _stands_in(row, self.printed)
+        ]
         assert not missing, f"{block.place}: not printed:\n" + "\n".join(missing) + f"\nbut\n{self.printed}"
 
 
@@ -195,7 +201,8 @@ def commands(block: Block) -> list[str]:
     """Command lines; of a `console` block those behind the prompt."""
     rows = block.text.splitlines()
     if block.language == "console":
-        rows = [row.removeprefix("$ ") for row in rows if row.startswith("$ ")]
+        shown = re.findall(r"^\$ ((?:.*\\\n)*.*)", block.text, re.MULTILINE)
+        rows = [line for row in shown for line in row.splitlines()]
     elif re.search(r"^(for|if|while|trap)\b|<<", block.text, re.M):
         return [block.text]
     joined = "\n".join(rows).replace("\\\n", " ")
