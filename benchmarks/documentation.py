@@ -22,7 +22,7 @@ from resource import RUSAGE_CHILDREN, getrusage
 import torch
 
 import kilolayer
-from kilolayer.bench.ceilings import machine
+from kilolayer.bench.machine import describe_machine
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "documentation.json"
@@ -76,7 +76,7 @@ def main() -> None:
             "kilolayer": kilolayer.__version__,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "machine": machine(),
+            "machine": describe_machine(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         RESULT.write_text(json.dumps(head | {"pages": found["pages"]}, indent=1, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from documentation_blocks import PAGES, ROOT, SHELL, Block, Reader, blocks, commands
-from kilolayer.commands.catalogue import COMMANDS
+from kilolayer.cli.command_table import COMMANDS
 
 ALL = [block for page in PAGES for block in blocks(page)]
 NOT_RUN = [block for block in ALL if block.reason]
