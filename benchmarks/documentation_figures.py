@@ -25,7 +25,6 @@ COPIES = {
     "shares-110": "analyses/depth-110/decomposition-shares",
     "initialisation-gradient-110": "analyses/depth-110/initialisation-gradient",
     "paths-110": "analyses/depth-110/paths-lengths",
-    "lesions-56": "analyses/trained-56/paths-without-one",
     "short-recipes": "short-recipes",
     "time-over-depth": "scaling-depth",
     "roofline-164": "bench-training-164",
@@ -305,18 +304,6 @@ def lens() -> str:
     return bars("The lens: seconds from a choice", rows, "seconds", ("prediction", "measurement"))
 
 
-def analyses_cost() -> str:
-    names = ("resnet1001_cifar", "preact_resnet1001_cifar")
-    found: dict[str, dict[str, float]] = {}
-    for row in results("analyses")["rows"]:
-        if row["network"] in names:
-            found.setdefault(row["analysis"], {})[row["network"]] = row["cpu_seconds"]
-    rows = {analysis: [seconds[name] for name in names] for analysis, seconds in found.items()}
-    return bars(
-        "Processor seconds of an analysis of ResNet-1001", rows, "seconds", ("original", "pre-activation")
-    )
-
-
 FIGURES: dict[str, Callable[[], str]] = {
     "tables-1-2": tables_1_2,
     "cifar10-on-a-cpu": cifar10,
@@ -334,7 +321,6 @@ FIGURES: dict[str, Callable[[], str]] = {
     "faults": lambda: fault_cases("faults", "Faults of machines: cases tried"),
     "hostile-files": lambda: fault_cases("faults-security", "Hostile files: cases tried"),
     "lens": lens,
-    "analyses-cost": analyses_cost,
 }
 
 
