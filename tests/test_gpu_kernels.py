@@ -140,7 +140,7 @@ def test_passes_over_memory(shape: tuple[int, ...]) -> None:
     close(launch.bn_backward(other, t, numbers), spread, within=ROUNDED)
     close(launch.bn_backward(other, t, numbers, residual=t), spread + t.double(), within=ROUNDED)
     masked = alpha * x * (z > 0) + beta * t.double() + gamma
-    close(launch.bn_backward(other, t, numbers, measured=measured), masked, within=ROUNDED)
+    close(launch.bn_backward(other, t, numbers, statistics=measured), masked, within=ROUNDED)
     total, partials = launch.add_with_sums(t, other)
     assert torch.equal(total, t + other)
     stored = total.double()

@@ -84,12 +84,12 @@ def _parse_suffix(name: str, words: list[str], ours: bool, package: bool) -> tup
         if word not in (*variants, *memories):
             allowed = ", ".join((*VARIANTS, *MEMORY_CHOICES))
             raise InputError(f"{name!r} asks for the variant {word!r}; allowed: {allowed}, or bytes as 2GB")
-    variant, *others = variants or ["fast" if ours else "plain"]
-    memory, *more = memories or ["fastest"]
+    variant, *extra_variants = variants or ["fast" if ours else "plain"]
+    memory, *extra_memories = memories or ["fastest"]
     parse_memory(memory)
     if package and (variant in KILOLAYER_VARIANTS or memory != "fastest"):
         raise InputError(f"{name!r} is not ours; allowed for others: @plain, @eager, @{', @'.join(ENGINES)}")
-    if others or more or (memory != "fastest" and variant != "fast"):
+    if extra_variants or extra_memories or (memory != "fastest" and variant != "fast"):
         raise InputError(
             f"{name!r}: allowed is one variant, and a choice of memory beside fast alone: @fast+{memory}"
         )

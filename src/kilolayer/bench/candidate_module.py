@@ -60,9 +60,9 @@ def build_candidate(
     Raises `InputError` where a package is missing, does not know the model, or a file's code fails.
     """
     torch.manual_seed(0)
-    plain = candidate.variant == "plain"
-    pooled = candidate.variant in KILOLAYER_VARIANTS and device.type == "cpu"
-    allocation = (cpu_pool.install_pool(),) if pooled else ()
+    is_plain = candidate.variant == "plain"
+    uses_pool = candidate.variant in KILOLAYER_VARIANTS and device.type == "cpu"
+    allocation = (cpu_pool.install_pool(),) if uses_pool else ()
     module = _build_ours(candidate) if candidate.is_ours else _build_foreign(candidate)
     if candidate.variant in KILOLAYER_VARIANTS and not isinstance(module, ResidualNetwork):
         raise InputError(
@@ -79,14 +79,14 @@ def build_candidate(
         if candidate.variant in KILOLAYER_VARIANTS and isinstance(module, ResidualNetwork)
         else None
     )
-    precision: Precision = "fp32" if plain else choose_precision("auto", device, fusable)
+    precision: Precision = "fp32" if is_plain else choose_precision("auto", device, fusable)
     module = module.to(device).train(not infer)
-    if not plain:
+    if not is_plain:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = CandidateModule(module, precision, not plain, side, channels, choices=allocation)
+    built = CandidateModule(module, precision, not is_plain, side, channels, choices=allocation)
     if isinstance(module, ResidualNetwork) and candidate.variant == "fast" and not infer:
-        return _apply_fast_path(found, module, candidate, batch_size, device)
-    return found
+        return _apply_fast_path(built, module, candidate, batch_size, device)
+    return built
 
 
 def _apply_fast_path(
@@ -108,18 +108,18 @@ def _build_ours(candidate: Candidate) -> nn.Module:
 
 
 def _build_foreign(candidate: Candidate) -> nn.Module:
-    maker = _model_factory(candidate)
+    factory = _model_factory(candidate)
     with attribute_errors(candidate.name, "making it"), redirect_stdout(StringIO()):  # some of them talk
-        made = maker()
-    if not isinstance(made, nn.Module):
+        module = factory()
+    if not isinstance(module, nn.Module):
         raise InputError(
-            f"{candidate.name} gives {type(made).__name__}; allowed: a function that returns an nn.Module"
+            f"{candidate.name} gives {type(module).__name__}; allowed: a function that returns an nn.Module"
         )
-    return made
+    return module
 
 
 @contextmanager
-def attribute_errors(name: str, moment: str, *, ours: bool = False) -> Iterator[None]:
+def attribute_errors(name: str, stage: str, *, ours: bool = False) -> Iterator[None]:
     """Within, the code of a contestant runs: an `InputError` gets its name, and so does whatever else the
     code of others raises. A fault of `ours` stays what it is.
     """
@@ -130,8 +130,10 @@ def attribute_errors(name: str, moment: str, *, ours: bool = False) -> Iterator[
     except (Exception, SystemExit) as error:
         if ours:
             raise
-        said = str(error).strip().partition("\n")[0]
-        raise InputError(f"{name}: {moment} raised {type(error).__name__}{said and ': '}{said}") from error
+        message = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{name}: {stage} raised {type(error).__name__}{message and ': '}{message}"
+        ) from error
 
 
 def _model_factory(candidate: Candidate) -> Callable[[], Any]:
@@ -164,29 +166,29 @@ def _factory_from_file(candidate: Candidate) -> Callable[[], Any]:
     module = module_from_spec(spec)
     with attribute_errors(candidate.name, "importing it"):
         spec.loader.exec_module(module)
-    found = getattr(module, candidate.model, None)
-    if not callable(found):
+    factory = getattr(module, candidate.model, None)
+    if not callable(factory):
         raise InputError(f"{candidate.name}: {candidate.source} has no function {candidate.model}")
-    return found  # type: ignore[no-any-return]
+    return factory  # type: ignore[no-any-return]
 
 
 def _image_side(
     candidate: Candidate, module: nn.Module, requested: int | None, first: BatchShape | None
 ) -> int:
     """Of the square images: as asked for, else the first contestant's own."""
-    own = _native_side(candidate, module)
+    native_side = _native_side(candidate, module)
     if requested:
         return requested
     if first is None:
-        if own is None:
+        if native_side is None:
             raise InputError(
                 f"{candidate.name} comes first, and the side of its images is not known; add --image-size N, "
                 "or name a network of ours before it"
             )
-        return own
-    if own not in (None, first.image_side):
+        return native_side
+    if native_side not in (None, first.image_side):
         raise InputError(
-            f"{candidate.name} is for images of {own} pixels a side, {first.name} for {first.image_side}; "
+            f"{candidate.name} is for images of {native_side} pixels a side, {first.name} for {first.image_side}; "
             "all have the same batch: add --image-size N"
         )
     return first.image_side
@@ -202,13 +204,13 @@ def _native_side(candidate: Candidate, module: nn.Module) -> int | None:
 
 
 def _image_channels(candidate: Candidate, module: nn.Module, first: BatchShape | None) -> int:
-    own = module.description.in_chans if isinstance(module, ResidualNetwork) else None
+    native_channels = module.description.in_chans if isinstance(module, ResidualNetwork) else None
     if first is None:
-        read = (part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d))
-        return own or next(read, 3)
-    if own not in (None, first.channels):
+        conv_channels = (layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
+        return native_channels or next(conv_channels, 3)
+    if native_channels not in (None, first.channels):
         raise InputError(
-            f"{candidate.name} is for images of {own} channels, {first.name} for {first.channels}; "
+            f"{candidate.name} is for images of {native_channels} channels, {first.name} for {first.channels}; "
             "all have the same batch"
         )
     return first.channels

@@ -32,19 +32,21 @@ def share_weights(module: nn.Module, path: str, x: Tensor) -> bool:
     """
     if not path:
         return True
-    named = dict(module.named_parameters())
+    parameters = dict(module.named_parameters())
     try:
-        own = [named[name] for name in pairing_order(module, (1, *x.shape[1:]))]
+        ordered = [parameters[name] for name in pairing_order(module, (1, *x.shape[1:]))]
     except RuntimeError:
-        own = list(named.values())
+        ordered = list(parameters.values())
     if not os.path.exists(path):
-        _write_weights(own, path)
+        _write_weights(ordered, path)
         return True
-    offered = list(load_file(path).values())
-    fits = len(own) == len(named) and [_shape_key(p) for p in own] == [_shape_key(p) for p in offered]
+    shared = list(load_file(path).values())
+    fits = len(ordered) == len(parameters) and [_shape_key(p) for p in ordered] == [
+        _shape_key(p) for p in shared
+    ]
     if fits:
         with torch.no_grad():
-            for parameter, value in zip(own, offered, strict=True):
+            for parameter, value in zip(ordered, shared, strict=True):
                 parameter.copy_(value.view(parameter.shape))
     return fits
 
@@ -65,11 +67,15 @@ def _shape_key(tensor: Tensor) -> tuple[int, ...]:
 
 def compute_logits(module: nn.Module, x: Tensor) -> Tensor:
     """Of the images `x`. Raises `InputError` where what comes out is no row of logits for each."""
-    found = module(x)
-    if isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(x):
-        return found
-    what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-    raise InputError(f"for {len(x)} of the images it gives {what}; allowed: a tensor of images × classes")
+    output = module(x)
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == len(x):
+        return output
+    description = (
+        f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    )
+    raise InputError(
+        f"for {len(x)} of the images it gives {description}; allowed: a tensor of images × classes"
+    )
 
 
 def reference_loss(module: nn.Module, x: Tensor, labels: Tensor, *, training: bool) -> float:
@@ -82,17 +88,17 @@ def reference_loss(module: nn.Module, x: Tensor, labels: Tensor, *, training: bo
     was_training = module.training
     with torch.no_grad(), _channels_first(module):
         with _running_statistics_of_batch(module):
-            found = compute_logits(module.train(), x)
+            logits = compute_logits(module.train(), x)
         if not training:
-            found = compute_logits(module.eval(), x)
+            logits = compute_logits(module.eval(), x)
     module.train(was_training)
-    return mean_cross_entropy(found, labels)
+    return mean_cross_entropy(logits, labels)
 
 
 def mean_cross_entropy(outputs: Any, labels: Tensor) -> float:
     """The mean over the images that both have. Raises `InputError` where it is not finite."""
-    found = torch.as_tensor(outputs).float()
-    loss = functional.cross_entropy(found[: len(labels)], labels[: len(found)].to(found.device))
+    logits = torch.as_tensor(outputs).float()
+    loss = functional.cross_entropy(logits[: len(labels)], labels[: len(logits)].to(logits.device))
     return finite_loss(loss)
 
 
@@ -140,20 +146,20 @@ def work_differences(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _count_differences(row: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:
-    for key, called in (("multiply_adds", "multiply-adds"), ("parameters", "parameters")):
+    for key, quantity in (("multiply_adds", "multiply-adds"), ("parameters", "parameters")):
         if row[key] != first[key]:
             by = 100 * (row[key] / first[key] - 1)
-            yield f"{row['name']}: {row[key]:,} {called}, {first['name']} {first[key]:,} ({by:+.2f} %)"
+            yield f"{row['name']}: {row[key]:,} {quantity}, {first['name']} {first[key]:,} ({by:+.2f} %)"
 
 
 def _loss_differences(row: dict[str, Any], first: dict[str, Any]) -> Iterator[str]:
     if row["loss_with_equal_weights"] is None:
         yield f"{row['name']}: its tensors do not pair with {first['name']}'s, so losses are not compared"
         return
-    for key, within, called in (
+    for key, tolerance, condition in (
         ("loss_with_equal_weights", TOLERANCE, "with equal weights"),
         ("loss_as_run", TIMED_TOLERANCE, "with equal weights, as it is run,"),
     ):
-        mine, other = first["loss_with_equal_weights"], row[key]
-        if abs(mine - other) > within * abs(mine):
-            yield f"{row['name']}: {called} the loss is {other:.5f}, of {first['name']} {mine:.5f}"
+        reference, loss = first["loss_with_equal_weights"], row[key]
+        if abs(reference - loss) > tolerance * abs(reference):
+            yield f"{row['name']}: {condition} the loss is {loss:.5f}, of {first['name']} {reference:.5f}"

@@ -39,15 +39,15 @@ def measure_ceilings(device: torch.device) -> dict[str, float]:
     int8 is left out where this PyTorch cannot multiply it. fp16 is there where the kernels for CPUs multiply
     in it: what the instruction can do, for PyTorch's own product takes fp32 ones.
     """
-    found = {}
+    ceilings = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        found[f"{name}_flops"] = max(_matmul_flops(size, dtype, device) for size in MATRIX_SIZES)
+        ceilings[f"{name}_flops"] = max(_matmul_flops(size, dtype, device) for size in MATRIX_SIZES)
     with suppress(NativeUnavailable):
         if device.type == "cpu" and mul_dtype() == "fp16":
-            found["fp16_flops"] = 2 * peak_multiply_adds("fp16", torch.get_num_threads())
+            ceilings["fp16_flops"] = 2 * peak_multiply_adds("fp16", torch.get_num_threads())
     with suppress(RuntimeError, AttributeError):
-        found["int8_flops"] = max(_int8_flops(size, device) for size in MATRIX_SIZES)
-    return found | {"copy_bytes": _copy_bandwidth(device)}
+        ceilings["int8_flops"] = max(_int8_flops(size, device) for size in MATRIX_SIZES)
+    return ceilings | {"copy_bytes": _copy_bandwidth(device)}
 
 
 def fastest_dtype(ceilings: dict[str, float], *, int8: bool = False) -> tuple[str, float]:
@@ -93,14 +93,14 @@ def _copy_bandwidth(device: torch.device) -> float:
 
 def _min_seconds(work: Callable[[], object], device: torch.device) -> float:
     """The seconds of the fastest repeat; on one thread of a CPU its own processor seconds."""
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-    best, began = float("inf"), time.perf_counter()
+    single_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if single_thread else time.perf_counter
+    best, start = float("inf"), time.perf_counter()
     work()
-    while time.perf_counter() - began < SECONDS_PER_SIZE or best == float("inf"):
-        started = clock()
+    while time.perf_counter() - start < SECONDS_PER_SIZE or best == float("inf"):
+        repeat_start = clock()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, clock() - started)
+        best = min(best, clock() - repeat_start)
     return best

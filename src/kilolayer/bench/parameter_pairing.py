@@ -24,19 +24,21 @@ def pairing_order(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
     logits, names = _run_on_meta(module, shape)
     sizes = {name: p.ndim for name, p in module.named_parameters()}
     nodes = _topological_order(logits.grad_fn)
-    before: dict[Node, int] = {}
-    held: dict[Node, list[str]] = {}
+    layers_before: dict[Node, int] = {}
+    weights: dict[Node, list[str]] = {}
     for node in nodes:
-        ways = [before[other] for other in _input_nodes(node) if other in before]
-        if ways or _leaf_name(node, names) == "":
-            held[node] = sorted(_weights_of_node(node, before, names), key=lambda name: -sizes[name])
-            before[node] = max(ways, default=0) + bool(held[node])
-    behind = dict.fromkeys(nodes, 0)
+        depths = [layers_before[source] for source in _input_nodes(node) if source in layers_before]
+        if depths or _leaf_name(node, names) == "":
+            weights[node] = sorted(
+                _weights_of_node(node, layers_before, names), key=lambda name: -sizes[name]
+            )
+            layers_before[node] = max(depths, default=0) + bool(weights[node])
+    layers_after = dict.fromkeys(nodes, 0)
     for node in reversed(nodes):
-        for other in _input_nodes(node):
-            behind[other] = max(behind[other], behind[node] + bool(held.get(node)))
-    users = sorted(held, key=lambda node: (before[node], -behind[node]))
-    return list(dict.fromkeys(name for node in users for name in held[node]))
+        for source in _input_nodes(node):
+            layers_after[source] = max(layers_after[source], layers_after[node] + bool(weights.get(node)))
+    users = sorted(weights, key=lambda node: (layers_before[node], -layers_after[node]))
+    return list(dict.fromkeys(name for node in users for name in weights[node]))
 
 
 def _run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, dict[int, str]]:
@@ -58,7 +60,7 @@ def _run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, dic
 
 
 def _input_nodes(node: Node) -> list[Node]:
-    return [other for other, _ in node.next_functions if other is not None]
+    return [source for source, _ in node.next_functions if source is not None]
 
 
 def _leaf_name(node: Node, names: dict[int, str]) -> str | None:
@@ -67,15 +69,15 @@ def _leaf_name(node: Node, names: dict[int, str]) -> str | None:
 
 def _topological_order(root: Node) -> list[Node]:
     """All nodes below `root`, each behind its sources; without recursion, for the graph is deep."""
-    found: dict[Node, None] = {}
-    left = [root]
-    while left:
-        ahead = [other for other in _input_nodes(left[-1]) if other not in found]
-        if ahead:
-            left += ahead
+    ordered: dict[Node, None] = {}
+    stack = [root]
+    while stack:
+        pending = [source for source in _input_nodes(stack[-1]) if source not in ordered]
+        if pending:
+            stack += pending
         else:
-            found.setdefault(left.pop())
-    return list(found)
+            ordered.setdefault(stack.pop())
+    return list(ordered)
 
 
 def _weights_of_node(node: Node, depth_of_node: dict[Node, int], names: dict[int, str]) -> list[str]:
@@ -83,5 +85,5 @@ def _weights_of_node(node: Node, depth_of_node: dict[Node, int], names: dict[int
     name = _leaf_name(node, names)
     if name is not None:
         return [name] if name else []
-    beside = [other for other in _input_nodes(node) if other not in depth_of_node]
-    return [each for other in beside for each in _weights_of_node(other, depth_of_node, names)]
+    side_inputs = [source for source in _input_nodes(node) if source not in depth_of_node]
+    return [weight for source in side_inputs for weight in _weights_of_node(source, depth_of_node, names)]

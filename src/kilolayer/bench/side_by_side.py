@@ -69,31 +69,35 @@ def compare_candidates(
 
     Raises `InputError` where a contestant does not do this work, cannot be built, or its process dies.
     """
-    for one in candidates:
-        check_candidate(one, infer=configuration.infer)
-    with ExitStack() as held:
-        folder = held.enter_context(tempfile.TemporaryDirectory())
-        place = {"device": configuration.device, "threads": configuration.threads}
+    for candidate in candidates:
+        check_candidate(candidate, infer=configuration.infer)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        device_options = {"device": configuration.device, "threads": configuration.threads}
         report_progress("measuring the machine's ceilings")
         with _CandidateProcess(configuration, "ceilings") as process:
-            ceilings = process.ask("ceilings", **place)
-            environment = process.ask("environment", **place, precision="fp32")
+            ceilings = process.ask("ceilings", **device_options)
+            environment = process.ask("environment", **device_options, precision="fp32")
             machine = process.ask("machine")
         processes: list[_CandidateProcess] = []
         facts: list[dict[str, Any]] = []
         weights = str(Path(folder) / "weights") if len(candidates) > 1 else ""
-        for one in candidates:
-            report_progress(f"building {one.name}")
-            process = held.enter_context(_CandidateProcess(configuration, one.name))
+        for candidate in candidates:
+            report_progress(f"building {candidate.name}")
+            process = stack.enter_context(_CandidateProcess(configuration, candidate.name))
             first = (
                 {"name": candidates[0].name} | {key: facts[0][key] for key in BATCH_KEYS} if facts else None
             )
-            facts.append(_build_in_process(process, one, configuration, weights, first))
+            facts.append(_build_in_process(process, candidate, configuration, weights, first))
             processes.append(process)
         samples = _take_turns(processes, configuration, report_progress)
         rows = [
-            _row(one, known, mine, process.ask("memory"), configuration, ceilings)
-            for one, known, mine, process in zip(candidates, facts, samples, processes, strict=True)
+            _row(
+                candidate, candidate_facts, candidate_samples, process.ask("memory"), configuration, ceilings
+            )
+            for candidate, candidate_facts, candidate_samples, process in zip(
+                candidates, facts, samples, processes, strict=True
+            )
         ]
     return {
         "work": configuration.work,
@@ -140,14 +144,14 @@ def _take_turns(
     samples: list[list[dict[str, Any]]] = [[] for _ in processes]
     for turn in range(configuration.warm_up + configuration.repeats):
         warm = turn < configuration.warm_up
-        of = f"warm-up {turn + 1}" if warm else f"repeat {turn - configuration.warm_up + 1}"
-        for process, mine in zip(processes, samples, strict=True):
+        turn_name = f"warm-up {turn + 1}" if warm else f"repeat {turn - configuration.warm_up + 1}"
+        for process, process_samples in zip(processes, samples, strict=True):
             report_progress(
-                f"{of} of {configuration.warm_up if warm else configuration.repeats}: {process.name}"
+                f"{turn_name} of {configuration.warm_up if warm else configuration.repeats}: {process.name}"
             )
             sample = process.ask("step")
             if not warm:
-                mine.append(sample)
+                process_samples.append(sample)
     return samples
 
 
@@ -159,9 +163,9 @@ def _row(
     configuration: BenchConfiguration,
     ceilings: dict[str, float],
 ) -> dict[str, Any]:
-    calm = [sample for sample in samples if not sample["disturbed"]]
+    undisturbed = [sample for sample in samples if not sample["disturbed"]]
     # On its own processor seconds a disturbed repeat is as good as another.
-    counted = samples if configuration.clock == "cpu_seconds" or not calm else calm
+    counted = samples if configuration.clock == "cpu_seconds" or not undisturbed else undisturbed
     seconds = [sample[configuration.clock] for sample in counted]
     median = statistics.median(seconds)
     speed = configuration.batch_size / median
@@ -178,8 +182,8 @@ def _row(
         **memory,
         "joules_per_image": statistics.median(joules) / configuration.batch_size if joules else None,
         "repeats": len(samples),
-        "disturbed": len(samples) - len(calm),
-        "trusted": bool(calm) or configuration.clock == "cpu_seconds",
+        "disturbed": len(samples) - len(undisturbed),
+        "trusted": bool(undisturbed) or configuration.clock == "cpu_seconds",
         "source": candidate.source,
         "variant": candidate.variant,
         **facts,

@@ -32,14 +32,20 @@ class Timing:
 
 def time_work(work: Callable[[], object]) -> Timing:
     """Does `work` once and measures it."""
-    energy, busy = _energy_joules(), _busy_seconds()
-    wall, own = time.perf_counter(), time.process_time()
+    energy_start, busy_start = _energy_joules(), _busy_seconds()
+    wall_start, cpu_start = time.perf_counter(), time.process_time()
     work()
-    seconds, cpu = time.perf_counter() - wall, time.process_time() - own
-    now, spent = _busy_seconds(), _energy_joules()
-    others = None if busy is None or now is None else max(0.0, now - busy - cpu) / seconds
-    joules = None if energy is None or spent is None or spent < energy else spent - energy
-    return Timing(seconds, cpu, others, joules)
+    seconds, cpu = time.perf_counter() - wall_start, time.process_time() - cpu_start
+    busy_end, energy_end = _busy_seconds(), _energy_joules()
+    other_cores = (
+        None if busy_start is None or busy_end is None else max(0.0, busy_end - busy_start - cpu) / seconds
+    )
+    joules = (
+        None
+        if energy_start is None or energy_end is None or energy_end < energy_start
+        else energy_end - energy_start
+    )
+    return Timing(seconds, cpu, other_cores, joules)
 
 
 def _busy_seconds() -> float | None:

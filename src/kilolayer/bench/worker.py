@@ -62,36 +62,38 @@ class CandidateWorker:
         from kilolayer.bench.workload import inference_workload, random_batch, training_workload
         from kilolayer.networks import ResidualNetwork
 
-        one, place = Candidate(**contestant), _device(device, threads)
+        parsed, torch_device = Candidate(**contestant), _device(device, threads)
         before = self.memory()["peak_memory_bytes"]
-        others = BatchShape(**first) if first else None
-        found = build_candidate(one, place, batch_size, infer=infer, image_size=image_size, first=others)
-        running = partial(attribute_errors, one.name, ours=isinstance(found.module, ResidualNetwork))
-        x, labels = random_batch(found, batch_size, place)
-        with running("its forward pass"):
-            parameters, multiply_adds, classes = count_work(found.module, x)
-            labels %= _label_count(classes, others)
-        equal = share_weights(found.module, weights, x)
-        with running("its forward pass"):
-            loss = reference_loss(found.module, x, labels, training=not infer)
+        batch_shape = BatchShape(**first) if first else None
+        built = build_candidate(
+            parsed, torch_device, batch_size, infer=infer, image_size=image_size, first=batch_shape
+        )
+        attributed = partial(attribute_errors, parsed.name, ours=isinstance(built.module, ResidualNetwork))
+        x, labels = random_batch(built, batch_size, torch_device)
+        with attributed("its forward pass"):
+            parameters, multiply_adds, classes = count_work(built.module, x)
+            labels %= _label_count(classes, batch_shape)
+        equal = share_weights(built.module, weights, x)
+        with attributed("its forward pass"):
+            loss = reference_loss(built.module, x, labels, training=not infer)
         work_is = "inference" if infer else "a training step"
-        with running(work_is):
-            work = (inference_workload if infer else training_workload)(one, found, x, labels)
+        with attributed(work_is):
+            work = (inference_workload if infer else training_workload)(parsed, built, x, labels)
 
         def take() -> None:
-            with running(work_is):
+            with attributed(work_is):
                 work.step()
 
         self.take = take
-        plan = found.plan
+        plan = built.plan
         return {
             "parameters": parameters,
             "multiply_adds": multiply_adds,
-            "image_side": found.image_side,
-            "channels": found.channels,
+            "image_side": built.image_side,
+            "channels": built.channels,
             "classes": classes,
-            "precision": found.precision,
-            "choices": list(found.choices),
+            "precision": built.precision,
+            "choices": list(built.choices),
             "loss_with_equal_weights": loss if equal else None,
             "loss_as_run": work.loss if equal else None,
             "memory_bytes_before": before,
@@ -123,12 +125,12 @@ class CandidateWorker:
 
 def _label_count(classes: int, first: BatchShape | None) -> int:
     """Of how many classes the labels are: ten, or all that the first contestant has."""
-    known = min(LABELS, first.classes if first else classes)
-    if classes < known:
+    labels = min(LABELS, first.classes if first else classes)
+    if classes < labels:
         raise InputError(
-            f"it has {classes} classes, and the labels are of {known}; allowed: at least {known}"
+            f"it has {classes} classes, and the labels are of {labels}; allowed: at least {labels}"
         )
-    return known
+    return labels
 
 
 def _device(name: str, threads: int) -> Any:
@@ -146,9 +148,9 @@ def serve_requests() -> None:
     os.dup2(2, 1)  # whatever a peer prints is no answer
     worker = CandidateWorker()
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            answer = getattr(worker, asked.pop("do"))(**asked)
+            answer = getattr(worker, request.pop("do"))(**request)
         except ValueError as error:
             refusal = error if isinstance(error, InputError) else single_value_error(error)
             if refusal is None:

@@ -63,8 +63,8 @@ def _triton_unavailable_reason(device: torch.device) -> str | None:
         return "Triton's kernels are for a GPU"
     if torch.version.cuda is None:
         return "this PyTorch is not one for NVIDIA's GPUs"
-    found = torch.cuda.get_device_capability(device)
-    if found < MIN_COMPUTE_CAPABILITY:
-        had, needed = (".".join(map(str, one)) for one in (found, MIN_COMPUTE_CAPABILITY))
-        return f"the GPU does not multiply bf16: compute capability {had}, needed {needed}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MIN_COMPUTE_CAPABILITY:
+        actual, required = (".".join(map(str, version)) for version in (capability, MIN_COMPUTE_CAPABILITY))
+        return f"the GPU does not multiply bf16: compute capability {actual}, needed {required}"
     return None

@@ -52,8 +52,8 @@ def has_bn_relu(sequence: nn.Module) -> bool:
 def is_bn_relu(*layers: nn.Module) -> bool:
     match layers:
         case [nn.BatchNorm2d(num_features=channels) as norm, nn.ReLU() as relu]:
-            own = has_forward_of(norm, nn.BatchNorm2d) and has_forward_of(relu, nn.ReLU)
-            return own and channels % LANES == 0
+            standard_forward = has_forward_of(norm, nn.BatchNorm2d) and has_forward_of(relu, nn.ReLU)
+            return standard_forward and channels % LANES == 0
         case _:
             return False
 
@@ -61,9 +61,9 @@ def is_bn_relu(*layers: nn.Module) -> bool:
 def _can_run(backend: Backend, norm: Any, relu: nn.Module, x: Tensor) -> bool:
     if not can_run(backend, x, (norm, relu)):
         return False
-    own = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-    own = [tensor for tensor in own if tensor is not None]
-    return fits_kernel(x, norm.num_features, own, [(norm.num_features,)] * 4)
+    tensors = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+    tensors = [tensor for tensor in tensors if tensor is not None]
+    return fits_kernel(x, norm.num_features, tensors, [(norm.num_features,)] * 4)
 
 
 def _bn_relu_of(backend: Backend) -> Callable[[nn.Module, Tensor], Tensor]:
@@ -84,31 +84,31 @@ def native_bn_relu(norm: Any, x: Tensor) -> Tensor:
 class _BnRelu(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, norm: nn.BatchNorm2d, known: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any, norm: nn.BatchNorm2d, channel_sums: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
-        measured, out = torch.empty(2 * norm.num_features), torch.empty_like(x)
-        (called,) = norm_structs([norm], measured, [weight, bias], [], update_running=True)
+        statistics, out = torch.empty(2 * norm.num_features), torch.empty_like(x)
+        (norm_struct,) = norm_structs([norm], statistics, [weight, bias], [], update_running=True)
         native_library.load_native_library().kilolayer_activation_forward(
             byref(batch_struct(x)),
-            byref(called),
+            byref(norm_struct),
             norm.num_features,
             x.data_ptr(),
-            None if known is None else known.data_ptr(),
+            None if channel_sums is None else channel_sums.data_ptr(),
             out.data_ptr(),
         )
         ctx.norm = norm
-        ctx.save_for_backward(x, measured, weight, bias)
+        ctx.save_for_backward(x, statistics, weight, bias)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, da: Tensor) -> tuple[Tensor | None, ...]:
-        x, measured, weight, bias = ctx.saved_tensors
+        x, statistics, weight, bias = ctx.saved_tensors
         gradients = [torch.empty_like(weight), torch.empty_like(bias)]
         dx = torch.empty_like(x)
         da = da.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        (called,) = norm_structs([ctx.norm], measured, [weight, bias], gradients, update_running=False)
+        (norm_struct,) = norm_structs([ctx.norm], statistics, [weight, bias], gradients, update_running=False)
         native_library.load_native_library().kilolayer_activation_backward(
-            byref(batch_struct(x)), byref(called), x.shape[1], x.data_ptr(), da.data_ptr(), dx.data_ptr()
+            byref(batch_struct(x)), byref(norm_struct), x.shape[1], x.data_ptr(), da.data_ptr(), dx.data_ptr()
         )
         return None, None, dx, *gradients

@@ -35,10 +35,10 @@ UNIT_SOURCES = ("forward", "backward", "infer")
 
 def unit_library_path() -> Path:
     """The compiled kernels of whole units. Raises `Missing`, with the same reason at every call."""
-    found = _unit_library_path()
-    if isinstance(found, str):
-        raise NativeUnavailable(found)
-    return found
+    path = _unit_library_path()
+    if isinstance(path, str):
+        raise NativeUnavailable(path)
+    return path
 
 
 @cache
@@ -60,9 +60,9 @@ def _check_processor() -> None:
         raise NativeUnavailable(
             f"they are for Linux on x86-64, and this is {platform.system()} on {platform.machine()}"
         )
-    lacking = [flag for flag in REQUIRED_CPU_FLAGS if flag not in cpu_flags()]
-    if lacking:
-        raise NativeUnavailable(f"the processor has no {', '.join(lacking)}")
+    missing_flags = [flag for flag in REQUIRED_CPU_FLAGS if flag not in cpu_flags()]
+    if missing_flags:
+        raise NativeUnavailable(f"the processor has no {', '.join(missing_flags)}")
 
 
 @cache
@@ -72,33 +72,33 @@ def mul_dtype() -> str:
     It is timed once, and noted beside the libraries, so that every process chooses alike. Raises `Missing`,
     and `InputError` where the environment asks for what there is not.
     """
-    asked = os.environ.get("KILOLAYER_PRODUCTS", "")
+    requested = os.environ.get("KILOLAYER_PRODUCTS", "")
     allowed = ["fp32", *(name for name in MUL_DTYPES if f"avx512_{name}" in cpu_flags())]
-    if asked:
-        if asked not in allowed:
-            raise InputError(f"KILOLAYER_PRODUCTS is {asked!r}; allowed here: {', '.join(allowed)}")
-        return asked
+    if requested:
+        if requested not in allowed:
+            raise InputError(f"KILOLAYER_PRODUCTS is {requested!r}; allowed here: {', '.join(allowed)}")
+        return requested
     if allowed == ["fp32"]:
         return "fp32"
-    note = _probe_library().with_suffix(".products")
-    noted = note.read_text(encoding="utf-8", errors="replace") if note.exists() else ""
-    if noted not in allowed:
-        noted = max(allowed, key=peak_multiply_adds)
+    cache_file = _probe_library().with_suffix(".products")
+    fastest = cache_file.read_text(encoding="utf-8", errors="replace") if cache_file.exists() else ""
+    if fastest not in allowed:
+        fastest = max(allowed, key=peak_multiply_adds)
         try:
-            durable.write_file(note, noted.encode())
+            durable.write_file(cache_file, fastest.encode())
         except InputError as error:
             raise NativeUnavailable(str(error)) from None
-    return noted
+    return fastest
 
 
 def peak_multiply_adds(name: str, threads: int = 1) -> float:
     """How many of them per second the processor can do at most in one of `PRODUCTS`, timed now; 0 where it
     has no instruction for them. Raises `Missing`.
     """
-    timed = ctypes.CDLL(str(_probe_library())).kilolayer_multiply_adds
-    timed.argtypes, timed.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_double
-    found: float = timed(name.encode(), threads)
-    return found
+    probe = ctypes.CDLL(str(_probe_library())).kilolayer_multiply_adds
+    probe.argtypes, probe.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_double
+    per_second: float = probe(name.encode(), threads)
+    return per_second
 
 
 def _probe_library() -> Path:

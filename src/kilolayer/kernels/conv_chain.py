@@ -81,8 +81,8 @@ class ConvChain:
         return self.links[: len(self.links) - (self.final_norm is None)]
 
     def convs(self) -> list[nn.Conv2d]:
-        own = [link.conv for link in self.links]
-        return own if self.projection is None else [*own, self.projection]
+        all_convs = [link.conv for link in self.links]
+        return all_convs if self.projection is None else [*all_convs, self.projection]
 
     def norms(self) -> Iterator[BatchNorm2d]:
         yield from (link.norm for link in self.links if link.norm is not None)
@@ -94,23 +94,25 @@ class ConvChain:
     def parameters(self) -> list[Tensor]:
         """Of every convolution its weights, then of every BN weight and bias; without what is missing."""
         # By the modules' own tables: attributes of modules are slow to look up, a step asks for thousands.
-        own = [conv._parameters.get("weight") for conv in self.convs()]
-        own += [norm._parameters.get(name) for norm in self.norms() for name in ("weight", "bias")]
-        return [parameter for parameter in own if parameter is not None]
+        tensors = [conv._parameters.get("weight") for conv in self.convs()]
+        tensors += [norm._parameters.get(name) for norm in self.norms() for name in ("weight", "bias")]
+        return [parameter for parameter in tensors if parameter is not None]
 
     def running_statistics(self) -> list[Tensor]:
         """Of every BN its running mean and variance; without what is missing."""
-        own = [norm._buffers.get(name) for norm in self.norms() for name in ("running_mean", "running_var")]
-        return [buffer for buffer in own if buffer is not None]
+        buffers = [
+            norm._buffers.get(name) for norm in self.norms() for name in ("running_mean", "running_var")
+        ]
+        return [buffer for buffer in buffers if buffer is not None]
 
     def parameter_shapes(self) -> list[tuple[int, ...]]:
         """Of the parameters, where each layer takes what the one before it gives."""
         outputs = self.in_channels if self.padding is None else self.in_channels + self.padding.extra
         if self.projection is not None:
             outputs = self.projection.out_channels
-        own = [link.conv for link in self.links]
-        widths = [self.in_channels, *(conv.out_channels for conv in own[:-1]), outputs]
-        pairs = zip(own, pairwise(widths), strict=True)
+        branch = [link.conv for link in self.links]
+        widths = [self.in_channels, *(conv.out_channels for conv in branch[:-1]), outputs]
+        pairs = zip(branch, pairwise(widths), strict=True)
         convs = [(after, before, *conv.kernel_size) for conv, (before, after) in pairs]
         if self.projection is not None:
             convs.append((outputs, self.in_channels, 1, 1))
@@ -149,43 +151,45 @@ def transition_chain(unit: nn.Module) -> ConvChain | str:
     links = take_links(layers)
     if links is None:
         return "F is not BN-ReLU-convolution in turn"
-    raw = links[0].norm is None
+    reads_raw_input = links[0].norm is None
     match [*unit.h], [*layers, *unit.f]:
         case [PadChannelsModule() as padding], []:
             chain = ConvChain(tuple(links), padding=padding)
-        case [PadChannelsModule() as padding], [BatchNorm2d() as end, nn.ReLU()] if raw and len(unit.f) == 1:
+        case [PadChannelsModule() as padding], [BatchNorm2d() as end, nn.ReLU()] if (
+            reads_raw_input and len(unit.f) == 1
+        ):
             chain = ConvChain(tuple(links), end, padding=padding)
-        case [nn.Conv2d() as projection], [] if raw:
+        case [nn.Conv2d() as projection], [] if reads_raw_input:
             chain = ConvChain(tuple(links), None, projection)
         case [nn.Conv2d() as projection, BatchNorm2d() as behind], [
             BatchNorm2d() as end,
             nn.ReLU(),
-        ] if raw and len(unit.f) == 1:
+        ] if reads_raw_input and len(unit.f) == 1:
             chain = ConvChain(tuple(links), end, projection, behind)
         case [PadChannelsModule()] | [nn.Conv2d(), *_], _:
             return "of its arrangement"
         case _:
             return "its shortcut is no projection and not padded"
-    own = [link.conv.stride[0] for link in links if link.conv.stride != (1, 1)]
+    strides = [link.conv.stride[0] for link in links if link.conv.stride != (1, 1)]
     if any(conv.stride[0] not in (1, 2) for conv in chain.convs() if conv.kernel_size == (3, 3)):
         return "the stride of its 3×3 convolution is not 2"
-    if own != [chain.shortcut_stride] * (chain.shortcut_stride != 1) or chain.shortcut_stride not in (
+    if strides != [chain.shortcut_stride] * (chain.shortcut_stride != 1) or chain.shortcut_stride not in (
         chain.input_stride,
         *chain.conv_strides(),
     ):
         return "its strides are not one of F's and the shortcut's"
-    if chain.input_stride != 1 and not raw:
+    if chain.input_stride != 1 and not reads_raw_input:
         return "its first BN counts pixels that no convolution reads"
     return _unsupported_reason(chain) or chain
 
 
 def unit_chain(unit: nn.Module) -> ConvChain | str:
     """The chain that a unit is, whether it changes shape or not, or in words why it is none."""
-    found = same_shape_chain(unit)
-    if isinstance(found, ConvChain):
-        return found
+    chain = same_shape_chain(unit)
+    if isinstance(chain, ConvChain):
+        return chain
     transition = transition_chain(unit)
-    return transition if isinstance(transition, ConvChain) else found
+    return transition if isinstance(transition, ConvChain) else chain
 
 
 def take_links(layers: list[nn.Module]) -> list[ConvLink] | None:
@@ -210,9 +214,9 @@ def _unsupported_reason(chain: ConvChain) -> str | None:
         return "its convolution has a forward of its own"
     if not all(has_forward_of(norm, BatchNorm2d) for norm in chain.norms()):
         return "its BN has a forward of its own"
-    meet = [parameter.shape for parameter in chain.parameters()] == chain.parameter_shapes()
+    parameters_fit = [parameter.shape for parameter in chain.parameters()] == chain.parameter_shapes()
     return unsupported_convs_reason(chain.convs()) or (
-        None if meet else "a parameter is missing or does not fit the others"
+        None if parameters_fit else "a parameter is missing or does not fit the others"
     )
 
 

@@ -60,7 +60,7 @@ def _pixels(x: Tensor, stride: int) -> int:
 
 def _is_unmodified_in_training(module: nn.Module) -> bool:
     """Whether it is in training, nothing listens to it, and a BN's running mean has a momentum."""
-    own = vars(module)
+    attributes = vars(module)
     return (
         module.training
         and not (
@@ -69,9 +69,9 @@ def _is_unmodified_in_training(module: nn.Module) -> bool:
             or module._backward_hooks
             or module._backward_pre_hooks
         )
-        and own.get("momentum", 0) is not None
-        and own.get("track_running_stats", True)
-        and "forward" not in own
+        and attributes.get("momentum", 0) is not None
+        and attributes.get("track_running_stats", True)
+        and "forward" not in attributes
     )
 
 
@@ -109,9 +109,9 @@ def scatter_strided(stride: int, dx: Tensor, size: torch.Size) -> Tensor:
     """The gradient of a tensor of `size` from that of its pixels that were read."""
     if stride == 1:
         return dx
-    whole = torch.empty(size, dtype=dx.dtype, memory_format=torch.channels_last).zero_()
-    whole[:, :, ::stride, ::stride] = dx
-    return whole
+    full = torch.empty(size, dtype=dx.dtype, memory_format=torch.channels_last).zero_()
+    full[:, :, ::stride, ::stride] = dx
+    return full
 
 
 def batch_struct(x: Tensor) -> native_library.BatchStruct:
@@ -121,7 +121,7 @@ def batch_struct(x: Tensor) -> native_library.BatchStruct:
 
 def norm_structs(
     norms: Iterable[nn.BatchNorm2d],
-    batch_statistics: Tensor,
+    statistics: Tensor,
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
     *,
@@ -132,7 +132,7 @@ def norm_structs(
     `measured` takes each one's mean and 1/√(var + ε); `parameters` and, in the backward pass, `gradients`
     are weight and bias in turn; the running averages follow where `tracked`, unless their momentum is 0.
     """
-    at, size = batch_statistics.data_ptr(), batch_statistics.element_size()
+    address, size = statistics.data_ptr(), statistics.element_size()
     for i, norm in enumerate(norms):
         running = update_running and norm.momentum
         yield native_library.NormStruct(
@@ -140,11 +140,11 @@ def norm_structs(
             parameters[2 * i + 1].data_ptr(),
             norm.running_mean.data_ptr() if running else None,  # type: ignore[union-attr]
             norm.running_var.data_ptr() if running else None,  # type: ignore[union-attr]
-            at,
-            at + size * norm.num_features,
+            address,
+            address + size * norm.num_features,
             gradients[2 * i].data_ptr() if gradients else None,
             gradients[2 * i + 1].data_ptr() if gradients else None,
             norm.momentum or 0.0,
             norm.eps,
         )
-        at += 2 * size * norm.num_features
+        address += 2 * size * norm.num_features

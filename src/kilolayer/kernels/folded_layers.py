@@ -32,19 +32,19 @@ class FoldedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if _has_fused_kernel(x, self.weight):
-            found: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            output: Tensor = torch.ops.mkldnn._convolution_pointwise(
                 x, self.weight, self.bias, *self.sizes, self.groups, "relu" if self.relu else "none", [], ""
             )
-            return found
+            return output
         y = self._convolved(x)
         return y.relu_() if self.relu else y
 
-    def add(self, x: Tensor, other: Tensor) -> Tensor:
+    def add(self, x: Tensor, summand: Tensor) -> Tensor:
         """other + W∗x + b, then the ReLU where there is one."""
-        if _has_fused_kernel(x, self.weight) and other.shape[1] == self.weight.shape[0]:
-            found: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+        if _has_fused_kernel(x, self.weight) and summand.shape[1] == self.weight.shape[0]:
+            output: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
                 x,
-                other,
+                summand,
                 self.weight,
                 self.bias,
                 *self.sizes,
@@ -55,8 +55,8 @@ class FoldedConv(nn.Module):
                 [],
                 None,
             )
-            return found
-        y = other + self._convolved(x)
+            return output
+        y = summand + self._convolved(x)
         return y.relu_() if self.relu else y
 
     def _convolved(self, x: Tensor) -> Tensor:
@@ -69,9 +69,9 @@ class FoldedNorm(FoldedConv):
 
     def __init__(self, norm: nn.BatchNorm2d, relu: bool) -> None:
         channels = norm.num_features
-        each = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
-        nn.init.ones_(each.weight)
-        super().__init__(each.to(norm.running_mean), norm, relu)
+        depthwise = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        nn.init.ones_(depthwise.weight)
+        super().__init__(depthwise.to(norm.running_mean), norm, relu)
 
 
 def _int_list(sizes: object) -> list[int]:
@@ -91,9 +91,9 @@ def _has_fused_kernel(x: Tensor, weight: Tensor) -> bool:
 
 def _has_mkldnn_pointwise() -> bool:
     names: Any = getattr(torch.ops, "mkldnn", None)
-    here = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    known = here and hasattr(names, "_convolution_pointwise")
-    return known and "binary" in names._convolution_pointwise.overloads()
+    has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_pointwise = has_mkldnn and hasattr(names, "_convolution_pointwise")
+    return has_pointwise and "binary" in names._convolution_pointwise.overloads()
 
 
 _HAS_MKLDNN_POINTWISE = _has_mkldnn_pointwise()

@@ -43,16 +43,16 @@ def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNe
     Weights that are not finite, or variances below 0, stay in plain layers: their NaNs must reach the logits,
     and the joined ReLU of oneDNN makes each a 0.
     """
-    found = copy.deepcopy(model).eval().requires_grad_(False)
-    if not _is_finite(found):
-        return found.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-    on_cpu = next(found.parameters()).device.type == "cpu"
+    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    if not _is_finite(folded):
+        return folded.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    on_cpu = next(folded.parameters()).device.type == "cpu"
     native = dtype is torch.bfloat16 and on_cpu and unavailable_reason() is None
-    for name in found.stage_names:
-        stage = cast(nn.Sequential, found.get_submodule(name))
-        found.set_submodule(name, nn.Sequential(OrderedDict(_native_runs(stage, native=native))))
-    found.stem, found.final = _fold_layers(found.stem, native=native), _fold_layers(found.final)
-    return found.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    for name in folded.stage_names:
+        stage = cast(nn.Sequential, folded.get_submodule(name))
+        folded.set_submodule(name, nn.Sequential(OrderedDict(_native_runs(stage, native=native))))
+    folded.stem, folded.final = _fold_layers(folded.stem, native=native), _fold_layers(folded.final)
+    return folded.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _is_finite(model: nn.Module) -> bool:
@@ -65,25 +65,25 @@ def _native_runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, n
     """A stage's units, neighbours of which the kernels compute as one run, by the name of the first."""
     run: list[tuple[str, FoldableUnit]] = []
 
-    def ended() -> Iterator[tuple[str, nn.Module]]:
+    def flush() -> Iterator[tuple[str, nn.Module]]:
         if run:
             yield run[0][0], NativeUnitRun([step for _, step in run])
         run.clear()
 
     for name, unit in stage.named_children():
-        step = foldable_unit(unit) if native else None
+        foldable = foldable_unit(unit) if native else None
         # What changes shape, or does not take what the unit before it gives, can only begin a run.
         if (
-            step is None
-            or not step.chain.has_identity_shortcut
-            or (run and run[-1][1].chain.out_channels != step.chain.in_channels)
+            foldable is None
+            or not foldable.chain.has_identity_shortcut
+            or (run and run[-1][1].chain.out_channels != foldable.chain.in_channels)
         ):
-            yield from ended()
-        if step is None:
+            yield from flush()
+        if foldable is None:
             yield name, _fold_unit(cast(ResidualUnit, unit))
         else:
-            run.append((name, step))
-    yield from ended()
+            run.append((name, foldable))
+    yield from flush()
 
 
 def _fold_unit(unit: ResidualUnit) -> nn.Module:
@@ -124,34 +124,36 @@ def _fold_layers(layers: nn.Sequential, *, native: bool = False) -> nn.Sequentia
 
     Where `native`, a stem's convolution is the kernels' if they compute it.
     """
-    found: OrderedDict[str, nn.Module] = OrderedDict()
-    left = list(layers.named_children())
-    while left:
-        name, layer = left.pop(0)
+    folded: OrderedDict[str, nn.Module] = OrderedDict()
+    remaining = list(layers.named_children())
+    while remaining:
+        name, layer = remaining.pop(0)
         if _is_convolution(layer):
-            norm, relu = _take_next(left, is_affine), _take_next(left, _is_relu) is not None
+            norm, relu = _take_next(remaining, is_affine), _take_next(remaining, _is_relu) is not None
             if native and pays(layer):
-                found[name] = FoldedStemConv(layer, *folded_weights(layer, norm), relu=relu)
+                folded[name] = FoldedStemConv(layer, *folded_weights(layer, norm), relu=relu)
             else:
-                found[name] = FoldedConv(layer, norm, relu)
+                folded[name] = FoldedConv(layer, norm, relu)
         elif is_affine(layer):
-            found[name] = FoldedNorm(cast(nn.BatchNorm2d, layer), relu=_take_next(left, _is_relu) is not None)
+            folded[name] = FoldedNorm(
+                cast(nn.BatchNorm2d, layer), relu=_take_next(remaining, _is_relu) is not None
+            )
         else:
             if isinstance(layer, ParallelPathsModule):
                 layer.paths = nn.ModuleList(_fold_layers(cast(nn.Sequential, path)) for path in layer.paths)
-            found[name] = layer
-    return nn.Sequential(found)
+            folded[name] = layer
+    return nn.Sequential(folded)
 
 
-def _take_next(left: list[tuple[str, nn.Module]], is_kind: Callable[[nn.Module], bool]) -> Any:
+def _take_next(remaining: list[tuple[str, nn.Module]], is_kind: Callable[[nn.Module], bool]) -> Any:
     """The next layer, taken, where it is of this kind."""
-    return left.pop(0)[1] if left and is_kind(left[0][1]) else None
+    return remaining.pop(0)[1] if remaining and is_kind(remaining[0][1]) else None
 
 
 def _is_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it is one with zeros around its input, by PyTorch or by our kernels."""
-    known = has_forward_of(layer, nn.Conv2d, NativeConv, Im2colConv, UpcastConv)
-    return known and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    standard_forward = has_forward_of(layer, nn.Conv2d, NativeConv, Im2colConv, UpcastConv)
+    return standard_forward and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _is_relu(layer: nn.Module) -> bool:

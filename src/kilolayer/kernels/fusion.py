@@ -55,8 +55,8 @@ class FusionReport:
     @property
     def fused_units(self) -> int:
         """How many units are fused."""
-        whole = {words for words, _ in IMPLEMENTATIONS.values()}
-        return sum(choice.units for choice in self.choices if choice.implementation in whole)
+        whole_unit_names = {words for words, _ in IMPLEMENTATIONS.values()}
+        return sum(choice.units for choice in self.choices if choice.implementation in whole_unit_names)
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.choices))
@@ -113,32 +113,32 @@ def fuse(model: ResidualNetwork, backend: Backend | None = None) -> FusionReport
     unfuse(model)
     device = next(model.parameters()).device
     backend = backend or backend_for(device)
-    missing = unavailable_reason(device, backend)
-    found = [(name, *fuse_part(module, backend, missing)) for name, module in _parts(model)]
-    return FusionReport(tuple(_group_choices(found)))
+    unavailable = unavailable_reason(device, backend)
+    parts = [(name, *fuse_part(module, backend, unavailable)) for name, module in _parts(model)]
+    return FusionReport(tuple(_group_choices(parts)))
 
 
 def fused_share(network: Network) -> float:
     """Which share of the units' multiply-adds the kernels compute in whole units."""
-    fused: dict[Layout, bool] = {}
-    done = total = 0
+    is_fused: dict[Layout, bool] = {}
+    fused_count = total = 0
     for placed in network.units():
-        if placed.layout not in fused:
+        if placed.layout not in is_fused:
             with torch.device("meta"):
-                fused[placed.layout] = isinstance(
+                is_fused[placed.layout] = isinstance(
                     _supported_chain(build_unit(placed.layout), "native"), ConvChain
                 )
         count = placed.layout.multiply_adds(placed.side)
         total += count
-        done += count * fused[placed.layout]
-    return done / total
+        fused_count += count * is_fused[placed.layout]
+    return fused_count / total
 
 
 def fused_saved_activations(model: ResidualNetwork) -> Iterator[SavedActivations]:
     """What every unit of `model` keeps for its backward pass: a fused one x and F's inner outputs."""
     plain = saved_activations.network_activations(model.description)
-    for placed, kept, (_, module) in zip(model.description.units(), plain, _units(model), strict=True):
-        yield _saved_by_fused_unit(module, kept, placed.side) if isinstance(module, FusedUnit) else kept
+    for placed, saved, (_, module) in zip(model.description.units(), plain, _units(model), strict=True):
+        yield _saved_by_fused_unit(module, saved, placed.side) if isinstance(module, FusedUnit) else saved
 
 
 def _saved_by_fused_unit(module: FusedUnit, plain: SavedActivations, side: int) -> SavedActivations:
@@ -229,11 +229,11 @@ def _fastest_conv_class(conv: nn.Conv2d) -> type[nn.Conv2d]:
     return upcast_conv.UpcastConv if upcast_conv.pays(conv) else nn.Conv2d
 
 
-def _group_choices(found: list[tuple[str, str, str]]) -> Iterator[KernelChoice]:
-    def same(one: tuple[str, str, str]) -> tuple[str, str, str]:
-        name, what, why = one
-        return name.split(".")[0], what, why
+def _group_choices(parts: list[tuple[str, str, str]]) -> Iterator[KernelChoice]:
+    def choice_key(part: tuple[str, str, str]) -> tuple[str, str, str]:
+        name, implementation, reason = part
+        return name.split(".")[0], implementation, reason
 
-    for (_, what, why), group in groupby(found, same):
+    for (_, implementation, reason), group in groupby(parts, choice_key):
         names = [name for name, *_ in group]
-        yield KernelChoice(names[0], names[-1], len(names), what, why)
+        yield KernelChoice(names[0], names[-1], len(names), implementation, reason)

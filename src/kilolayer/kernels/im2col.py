@@ -28,10 +28,10 @@ def pays(conv: nn.Conv2d) -> bool:
 
     Of a 3×3 kernel the patches take longer to lay out than is saved (docs/internals/log/).
     """
-    same = all(len(set(sizes)) == 1 for sizes in (conv.kernel_size, conv.stride, conv.padding))
+    square = all(len(set(sizes)) == 1 for sizes in (conv.kernel_size, conv.stride, conv.padding))
     return (
         mul_dtype() != "bf16"
-        and same
+        and square
         and conv.kernel_size[0] >= 5
         and conv.kernel_size[0] * conv.in_channels <= PATCH_ROW
         and conv.out_channels % LANES == 0
@@ -58,14 +58,15 @@ class Im2colConv(nn.Conv2d):
         ):
             return super().forward(x)
         # Images come in fp32; in autocast they would be rounded first, and so they are here.
-        low = x.to(torch.bfloat16, memory_format=_LAST) if x.dtype is torch.float32 else x
+        bf16_x = x.to(torch.bfloat16, memory_format=_LAST) if x.dtype is torch.float32 else x
         weight = self.weight
         if not (
-            can_run("native", low) and fits_kernel(low, self.in_channels, [weight], [weight_shape(self)])
+            can_run("native", bf16_x)
+            and fits_kernel(bf16_x, self.in_channels, [weight], [weight_shape(self)])
         ):
             return super().forward(x)
         sums = torch.empty(2 * self.out_channels, dtype=torch.float64)
-        y: Tensor = _Im2colFunction.apply(low, weight, sums, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
+        y: Tensor = _Im2colFunction.apply(bf16_x, weight, sums, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
         attach_channel_sums(y, sums)
         return y
 

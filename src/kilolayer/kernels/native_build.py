@@ -42,10 +42,10 @@ class NativeUnavailable(Exception):
 
 def is_disabled(name: str) -> bool:
     """Whether `name` is 0 in the environment. Raises `InputError` for anything but 0 and 1."""
-    found = os.environ.get(name) or "1"
-    if found not in ("0", "1"):
-        raise InputError(f"{name} is {found!r} in the environment; allowed: 0, 1")
-    return found == "0"
+    setting = os.environ.get(name) or "1"
+    if setting not in ("0", "1"):
+        raise InputError(f"{name} is {setting!r} in the environment; allowed: 0, 1")
+    return setting == "0"
 
 
 def compile_library(
@@ -61,8 +61,8 @@ def compile_library(
     compiler = _compiler()
     sources = [SOURCE_FOLDER / f"{part}.cpp" for part in source_names or (name,)]
     words = [_version(compiler), *COMPILER_FLAGS, *flags, variant, *sorted(cpu_flags())]
-    read = [path.read_bytes() for path in (*sources, *sorted(SOURCE_FOLDER.glob("*.h")))]
-    key = hashlib.sha256(b"\0".join([*read, *(word.encode() for word in words)])).hexdigest()[:16]
+    contents = [path.read_bytes() for path in (*sources, *sorted(SOURCE_FOLDER.glob("*.h")))]
+    key = hashlib.sha256(b"\0".join([*contents, *(word.encode() for word in words)])).hexdigest()[:16]
     library = f"{name}-{key}.so"
     cache = folders.cache_folder()
     if cache and _is_compiled(cache / CACHE_FOLDER / library):
@@ -79,7 +79,7 @@ def _compile_into_first_folder(
     command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], library: str
 ) -> Path:
     """The library compiled into the first folder that takes it. Raises `Missing`."""
-    why = "no folder for it can be written, neither a cache nor one of temporary files"
+    reason = "no folder for it can be written, neither a cache nor one of temporary files"
     for folder in folders.writable_folders(CACHE_FOLDER):
         target = folder / library
         try:
@@ -89,9 +89,9 @@ def _compile_into_first_folder(
                     _compile(command, sources, flags, target)
             return target
         except OSError as error:  # a lock that is not had in time is one too
-            why = f"{folder} cannot be written ({error})"
-    _warn(f"native kernels cannot be compiled: {why}; PyTorch's own layers compute instead")
-    raise NativeUnavailable(why)
+            reason = f"{folder} cannot be written ({error})"
+    _warn(f"native kernels cannot be compiled: {reason}; PyTorch's own layers compute instead")
+    raise NativeUnavailable(reason)
 
 
 @cache
@@ -103,15 +103,15 @@ def _warn(text: str) -> None:
 def _compiler() -> list[str]:
     """$CXX, which may be several words, or the first that is here."""
     try:
-        asked = shlex.split(os.environ.get("CXX", ""))
+        requested = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
         raise NativeUnavailable(f"$CXX is {os.environ['CXX']!r}, which is no command ({error})") from None
-    if asked and shutil.which(asked[0]) is None:
-        raise NativeUnavailable(f"$CXX is {' '.join(asked)}, and there is no {asked[0]} here")
-    found = asked[:1] or [name for name in ("g++", "c++", "clang++") if shutil.which(name)][:1]
-    if not found:
+    if requested and shutil.which(requested[0]) is None:
+        raise NativeUnavailable(f"$CXX is {' '.join(requested)}, and there is no {requested[0]} here")
+    compiler = requested[:1] or [name for name in ("g++", "c++", "clang++") if shutil.which(name)][:1]
+    if not compiler:
         raise NativeUnavailable("no C++ compiler is here")
-    return [str(shutil.which(found[0])), *asked[1:]]
+    return [str(shutil.which(compiler[0])), *requested[1:]]
 
 
 def _version(compiler: list[str]) -> str:
@@ -134,21 +134,21 @@ def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[st
     else:
         logger.info("compiling %s, once", sources[0].name)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
+        temporary = Path(folder) / target.name
         objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
         pairs = zip(sources, objects, strict=True)
-        _run(*([*command, "-c", str(source), "-o", written, *flags] for source, written in pairs))
-        _run([*command, "-shared", *objects, "-o", str(made), *flags])
+        _run(*([*command, "-c", str(source), "-o", file, *flags] for source, file in pairs))
+        _run([*command, "-shared", *objects, "-o", str(temporary), *flags])
         # A library that lost its end with the machine's power would end every process that loads it.
-        with made.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(made, target)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
         durable.sync_folder(target.parent)
 
 
 def _run(*commands: list[str]) -> None:
     """All at once; whatever ends this early ends them, and what they have started."""
-    with ExitStack() as held:
+    with ExitStack() as stack:
         running = []
         for command in commands:
             process = subprocess.Popen(  # noqa: S603
@@ -159,16 +159,16 @@ def _run(*commands: list[str]) -> None:
                 encoding=UTF8,
                 errors=REPLACE,
             )
-            held.enter_context(process)
-            held.callback(_end, process)
+            stack.enter_context(process)
+            stack.callback(_end, process)
             running.append(process)
         for process, (compiler, *_) in zip(running, commands, strict=True):
             try:
-                _, said = process.communicate(timeout=TIMEOUT_SECONDS)
+                _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
                 raise NativeUnavailable(f"{compiler} was not done after {TIMEOUT_SECONDS} s") from None
             if process.returncode:
-                first = next((line for line in said.splitlines() if "error" in line), "no reason given")
+                first = next((line for line in errors.splitlines() if "error" in line), "no reason given")
                 raise NativeUnavailable(f"{compiler} cannot compile them: {first}")
 
 

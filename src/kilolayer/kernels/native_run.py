@@ -67,9 +67,9 @@ class NativeUnitRun(nn.Module):
         x = x[:, :, :: self.skips, :: self.skips].contiguous(memory_format=torch.channels_last)
         y = empty_map_like(x[:, :, :: self.stride, :: self.stride], self.outputs)
         # Addresses do not survive a copy or a pickle, so they are gathered anew: microseconds a unit.
-        called = (native_library.FoldedUnitStruct * len(self.units))(*map(_unit_struct, self.units))
+        structs = (native_library.FoldedUnitStruct * len(self.units))(*map(_unit_struct, self.units))
         native_library.load_native_library().kilolayer_infer(
-            byref(batch_struct(x)), called, len(called), x.data_ptr(), y.data_ptr()
+            byref(batch_struct(x)), structs, len(structs), x.data_ptr(), y.data_ptr()
         )
         return y
 
@@ -79,8 +79,8 @@ class NativeUnitRun(nn.Module):
 
 def is_affine(layer: nn.Module) -> bool:
     """Whether `layer` is a BN with running statistics, and so an affine map of each channel at inference."""
-    known = has_forward_of(layer, nn.BatchNorm2d, nn.SyncBatchNorm)
-    return known and layer.running_mean is not None and layer.running_var is not None
+    standard_forward = has_forward_of(layer, nn.BatchNorm2d, nn.SyncBatchNorm)
+    return standard_forward and layer.running_mean is not None and layer.running_var is not None
 
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -104,10 +104,10 @@ def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor
 def _pack_unit(step: FoldableUnit) -> dict[str, Any]:
     """The tensors of a unit: packed weights and biases, and the first BN's scale and shift."""
     chain = step.chain
-    behind = [*(link.norm for link in chain.links[1:]), chain.final_norm]
-    own = zip(chain.links, behind, chain.conv_strides(), strict=True)
+    norms = [*(link.norm for link in chain.links[1:]), chain.final_norm]
+    convs = zip(chain.links, norms, chain.conv_strides(), strict=True)
     return {
-        "convs": [_pack_conv(link.conv, norm, stride) for link, norm, stride in own],
+        "convs": [_pack_conv(link.conv, norm, stride) for link, norm, stride in convs],
         "projection": None
         if chain.projection is None
         else _pack_conv(chain.projection, chain.projection_norm),

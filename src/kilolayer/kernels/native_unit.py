@@ -48,14 +48,14 @@ def run_native_unit(chain: ConvChain, x: Tensor, parameters: list[Tensor]) -> Te
 class _NativeUnitFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, chain: ConvChain, known: Tensor | None, sums: Tensor, x: Tensor, *parameters: Tensor
+        ctx: Any, chain: ConvChain, channel_sums: Tensor | None, sums: Tensor, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.size, whole = x.shape, x
-        x = subsample(chain.input_stride, whole)
-        read = (
+        ctx.size, full_x = x.shape, x
+        x = subsample(chain.input_stride, full_x)
+        projection_input = (
             x
             if chain.projection is None or chain.input_stride == chain.shortcut_stride
-            else subsample(chain.shortcut_stride, whole)
+            else subsample(chain.shortcut_stride, full_x)
         )
         outputs, like = [], x
         for link, stride in zip(chain.links, chain.conv_strides(), strict=True):
@@ -64,31 +64,36 @@ class _NativeUnitFunction(torch.autograd.Function):
         # The last convolution writes x' itself, where no BN stands behind it.
         y = outputs.pop() if chain.final_norm is None else torch.empty_like(like)
         if chain.padding is not None:
-            y.zero_()[:, : ctx.size[1]] = whole[:, :, :: chain.shortcut_stride, :: chain.shortcut_stride]
+            y.zero_()[:, : ctx.size[1]] = full_x[:, :, :: chain.shortcut_stride, :: chain.shortcut_stride]
         if chain.projection_norm is not None:
             outputs.append(torch.empty_like(y))
-        measured = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
-        call = _UnitCall(chain, x, read, y, outputs, measured, parameters, tracked=True)
+        statistics = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
+        call = _UnitCall(chain, x, projection_input, y, outputs, statistics, parameters, update_running=True)
         native_library.load_native_library().kilolayer_unit_forward(
-            byref(call.batch), byref(call.unit), None if known is None else known.data_ptr(), sums.data_ptr()
+            byref(call.batch),
+            byref(call.unit),
+            None if channel_sums is None else channel_sums.data_ptr(),
+            sums.data_ptr(),
         )
         ctx.chain = chain
         # An original unit's x' says where its last ReLU was open; of the others nothing needs it.
-        ctx.save_for_backward(x, read, x if chain.final_norm is None else y, measured, *outputs, *parameters)
+        ctx.save_for_backward(
+            x, projection_input, x if chain.final_norm is None else y, statistics, *outputs, *parameters
+        )
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         chain: ConvChain = ctx.chain
-        x, read, y, measured, *rest = ctx.saved_tensors
-        kept = len(chain.saved_links) + (chain.projection_norm is not None)
-        outputs, parameters = rest[:kept], rest[kept:]
+        x, projection_input, y, statistics, *saved = ctx.saved_tensors
+        saved_outputs = len(chain.saved_links) + (chain.projection_norm is not None)
+        outputs, parameters = saved[:saved_outputs], saved[saved_outputs:]
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         dx = torch.empty_like(x)
-        dread = None if read.shape == x.shape else torch.empty_like(read)
+        dread = None if projection_input.shape == x.shape else torch.empty_like(projection_input)
         dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
-        call = _UnitCall(chain, x, read, y, outputs, measured, parameters, gradients, dread)
+        call = _UnitCall(chain, x, projection_input, y, outputs, statistics, parameters, gradients, dread)
         native_library.load_native_library().kilolayer_unit_backward(
             byref(call.batch), byref(call.unit), dy.data_ptr(), dx.data_ptr()
         )
@@ -104,49 +109,51 @@ class _UnitCall:
         self,
         chain: ConvChain,
         x: Tensor,
-        read: Tensor,
+        projection_input: Tensor,
         y: Tensor,
         outputs: list[Tensor],
-        measured: Tensor,
+        statistics: Tensor,
         parameters: Any,
         gradients: list[Tensor] | None = None,
         dread: Tensor | None = None,
         *,
-        tracked: bool = False,
+        update_running: bool = False,
     ) -> None:
-        depth, products = len(chain.links), len(chain.convs())
-        affine, changes = parameters[products:], (gradients or [])[products:]
-        self.norms = list(norm_structs(chain.norms(), measured, affine, changes, update_running=tracked))
-        ahead = iter(self.norms)
+        depth, conv_count = len(chain.links), len(chain.convs())
+        affine, norm_gradients = parameters[conv_count:], (gradients or [])[conv_count:]
+        self.norms = list(
+            norm_structs(chain.norms(), statistics, affine, norm_gradients, update_running=update_running)
+        )
+        remaining_norms = iter(self.norms)
         maps = [x, *outputs[: len(chain.saved_links)], y]
 
-        def norm_at(norm: nn.BatchNorm2d | None) -> Any:
-            return POINTER(native_library.NormStruct)() if norm is None else pointer(next(ahead))
+        def next_norm(norm: nn.BatchNorm2d | None) -> Any:
+            return POINTER(native_library.NormStruct)() if norm is None else pointer(next(remaining_norms))
 
         def conv(
-            i: int, norm: nn.BatchNorm2d | None, read: Tensor, written: Tensor, stride: int = 1
+            i: int, norm: nn.BatchNorm2d | None, source: Tensor, target: Tensor, stride: int = 1
         ) -> native_library.ConvStruct:
             return native_library.ConvStruct(
                 native_library.WeightsStruct.of(parameters[i]),
                 gradients[i].data_ptr() if gradients else None,
-                norm_at(norm),
-                read.data_ptr(),
-                written.data_ptr(),
+                next_norm(norm),
+                source.data_ptr(),
+                target.data_ptr(),
                 stride,
             )
 
         convs = (native_library.ConvStruct * depth)()
         for i, (link, stride) in enumerate(zip(chain.links, chain.conv_strides(), strict=True)):
             convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
-        end, projection = norm_at(chain.final_norm), POINTER(native_library.ConvStruct)()
+        end, projection = next_norm(chain.final_norm), POINTER(native_library.ConvStruct)()
         # Where h is not x it lies where x' will be, unless a BN stands behind it.
         h = x if chain.has_identity_shortcut else y
         if chain.projection is not None:
-            written = h if chain.projection_norm is None else outputs[-1]
-            projection = pointer(conv(depth, chain.projection_norm, read, written))
-        to_read = None if dread is None else dread.data_ptr()
+            projection_output = h if chain.projection_norm is None else outputs[-1]
+            projection = pointer(conv(depth, chain.projection_norm, projection_input, projection_output))
+        dread_address = None if dread is None else dread.data_ptr()
         padded = 0 if chain.padding is None else chain.shortcut_stride // chain.input_stride
         self.unit = native_library.UnitStruct(
-            depth, convs, end, h.data_ptr(), y.data_ptr(), projection, to_read, padded
+            depth, convs, end, h.data_ptr(), y.data_ptr(), projection, dread_address, padded
         )
         self.batch = batch_struct(x)

@@ -35,14 +35,21 @@ class SavedTensors:
 
 def reference_forward(chain: ConvChain, x: Tensor) -> SavedTensors:
     """The unit's output and what it keeps; BN takes the batch's statistics."""
-    size, read, whole, x = x.shape, subsample(chain.shortcut_stride, x), x, subsample(chain.input_stride, x)
+    size, projection_input, full_x, x = (
+        x.shape,
+        subsample(chain.shortcut_stride, x),
+        x,
+        subsample(chain.input_stride, x),
+    )
     outputs = [x]
     for link, stride in zip(chain.links, chain.conv_strides(), strict=True):
         a = outputs[-1] if link.norm is None else _batch_norm(link.norm, outputs[-1]).relu()
         outputs.append(conv2d(a, link.conv.weight, None, stride, link.conv.padding))
-    h = projected = None if chain.projection is None else conv2d(read, chain.projection.weight)
+    h = projection_output = (
+        None if chain.projection is None else conv2d(projection_input, chain.projection.weight)
+    )
     if h is None:
-        h = x if chain.padding is None else chain.padding(whole)
+        h = x if chain.padding is None else chain.padding(full_x)
     elif chain.projection_norm is not None:
         h = _batch_norm(chain.projection_norm, h)
     y = (
@@ -50,7 +57,7 @@ def reference_forward(chain: ConvChain, x: Tensor) -> SavedTensors:
         if chain.final_norm is None
         else (h + _batch_norm(chain.final_norm, outputs[-1])).relu()
     )
-    return SavedTensors(tuple(outputs), y, size, read, projected)
+    return SavedTensors(tuple(outputs), y, size, projection_input, projection_output)
 
 
 def reference_backward(
@@ -81,14 +88,14 @@ def reference_backward(
     if chain.projection is None:
         return dy + g, gradients
     assert saved.projection_output is not None  # noqa: S101 - of the same chain
-    through = (
+    dprojection = (
         dy
         if chain.projection_norm is None
         else _batch_norm_backward(chain.projection_norm, saved.projection_output, dy, gradients)
     )
     weight = chain.projection.weight
-    gradients[weight] = conv2d_weight(saved.projection_input, weight.shape, through)  # type: ignore[no-untyped-call]
-    dread = conv2d_input(saved.projection_input.shape, weight, through)  # type: ignore[no-untyped-call]
+    gradients[weight] = conv2d_weight(saved.projection_input, weight.shape, dprojection)  # type: ignore[no-untyped-call]
+    dread = conv2d_input(saved.projection_input.shape, weight, dprojection)  # type: ignore[no-untyped-call]
     dx = scatter_strided(chain.input_stride, g, saved.size) + scatter_strided(
         chain.shortcut_stride, dread, saved.size
     )

@@ -31,16 +31,16 @@ class UpcastConv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        own = [parameter for parameter in (self.weight, self.bias) if parameter is not None]
+        parameters = [parameter for parameter in (self.weight, self.bias) if parameter is not None]
         # Images come in fp32; in autocast they would be rounded first, and so they are here.
-        low = x.to(torch.bfloat16) if self.training and x.dtype is torch.float32 else x
+        bf16_x = x.to(torch.bfloat16) if self.training and x.dtype is torch.float32 else x
         if is_transformed() or not (
             self.training
-            and can_run("native", low)
-            and all(parameter.dtype is torch.float32 for parameter in own)
+            and can_run("native", bf16_x)
+            and all(parameter.dtype is torch.float32 for parameter in parameters)
         ):
             return super().forward(x)
-        y: Tensor = _UpcastConvFunction.apply(low, self.weight, self.bias, self._sizes())  # type: ignore[no-untyped-call]
+        y: Tensor = _UpcastConvFunction.apply(bf16_x, self.weight, self.bias, self._sizes())  # type: ignore[no-untyped-call]
         return y
 
     def _sizes(self) -> tuple[Any, ...]:
@@ -59,7 +59,7 @@ class _UpcastConvFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wanted = [ctx.needs_input_grad[0], True, ctx.bias_sizes is not None]
+        output_mask = [ctx.needs_input_grad[0], True, ctx.bias_sizes is not None]
         with torch.autocast("cpu", enabled=False):
-            dx, dweight, dbias = _BOTH(dy.float(), x.float(), weight, ctx.bias_sizes, *ctx.sizes, wanted)
+            dx, dweight, dbias = _BOTH(dy.float(), x.float(), weight, ctx.bias_sizes, *ctx.sizes, output_mask)
         return None if dx is None else dx.to(x.dtype), dweight, dbias, None

@@ -22,7 +22,7 @@ def arithmetic_intensity(network: Network, work: str, width: int) -> float:
 
     `width`: bytes of a number.
     """
-    maps = sum(kept.input for kept in network_activations(network)) + network.channels
+    maps = sum(saved.input for saved in network_activations(network)) + network.channels
     passes, flops = (IDEAL_MAPS, 6) if work == "training" else (2, 2)
     return flops * network.multiply_adds / (passes * width * maps)
 
@@ -52,11 +52,11 @@ def roofline_svg(comparison: dict[str, Any], title: str) -> str:
                 axes.plot([x0, x1], [y0 / 1e9, y1 / 1e9], color=canvas.INK, linestyle=style, linewidth=0.9)
             axes.annotate(name, (corners[-1][0], top / 1e9), ha="right", va="bottom")
         for number, row in enumerate(rows):
-            named = row["name"].partition("@")[0] if row["source"] == "kilolayer" else first
-            network = replace(describe(named), image_size=row["image_side"])
-            look: dict[str, Any] = {"marker": canvas.marker(number), "color": canvas.colour(number)}
+            network_name = row["name"].partition("@")[0] if row["source"] == "kilolayer" else first
+            network = replace(describe(network_name), image_size=row["image_side"])
+            point_style: dict[str, Any] = {"marker": canvas.marker(number), "color": canvas.colour(number)}
             x = arithmetic_intensity(network, comparison["work"], 2 if row["precision"] == "bf16" else 4)
-            axes.plot([x], [row["flops"] / 1e9], ms=5, **look)
+            axes.plot([x], [row["flops"] / 1e9], ms=5, **point_style)
         canvas.plain_ticks(axes.xaxis)
         canvas.plain_ticks(axes.yaxis)
         canvas.add_legend(figure, names)

@@ -44,24 +44,24 @@ def export_onnx(module: nn.Module, x: Tensor, path: Path) -> float:
     _check_installed()
     module = _inference_copy(module)
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "network.onnx"
+        temporary = Path(folder) / "network.onnx"
         with _silenced_exporter(), torch.no_grad():
             # PyTorch's newer exporter traces three times in Python: 48 s for 164 layers, this one 1 s.
             torch.onnx.export(
                 module,
                 (example,),
-                str(made),
+                str(temporary),
                 dynamo=False,
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
             )
             expected = module(example).numpy()
-        found = onnx_file_session(made, 1)(example)
-        error = float(numpy.abs(found - expected).max() / numpy.abs(expected).max())
+        computed = onnx_file_session(temporary, 1)(example)
+        error = float(numpy.abs(computed - expected).max() / numpy.abs(expected).max())
         if not error < TOLERANCE:
             raise InputError(f"the exported network differs from its own by {error:.1e}; nothing was written")
-        durable.write_file(path, made.read_bytes())
+        durable.write_file(path, temporary.read_bytes())
     return error
 
 
@@ -101,8 +101,8 @@ class LogitAgreement:
 def logit_agreement(logits: numpy.ndarray[Any, Any], expected: numpy.ndarray[Any, Any]) -> LogitAgreement:
     """How `found` logits (images, classes) agree with those `expected`."""
     error = float(numpy.linalg.norm(logits - expected) / numpy.linalg.norm(expected))
-    same = float((logits.argmax(1) == expected.argmax(1)).mean())
-    return LogitAgreement(len(expected), error, 100 * same)
+    same_class = float((logits.argmax(1) == expected.argmax(1)).mean())
+    return LogitAgreement(len(expected), error, 100 * same_class)
 
 
 def quantize_onnx(
@@ -119,20 +119,20 @@ def quantize_onnx(
     ONNX Runtime's static quantisation, in pairs of QuantizeLinear and DequantizeLinear, which OpenVINO
     reads too. Raises `InputError` where packages are missing, there is no image or `path` cannot be written.
     """
-    seen = calibration if test_images is None else test_images
+    checked_images = calibration if test_images is None else test_images
     _check_images("calibration", calibration)
-    _check_images("check", seen)
+    _check_images("check", checked_images)
     path = Path(path)
     durable.check_writable(path)
     _check_installed()
     with tempfile.TemporaryDirectory() as folder:
-        exact, whole = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        export_onnx(module, calibration[:1], exact)
-        _quantize_file(exact, whole, calibration)
-        durable.write_file(path, whole.read_bytes())
+        fp32, int8 = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        export_onnx(module, calibration[:1], fp32)
+        _quantize_file(fp32, int8, calibration)
+        durable.write_file(path, int8.read_bytes())
         return logit_agreement(
-            _logits_in_chunks(onnx_file_session(whole, 1), seen),
-            _logits_in_chunks(onnx_file_session(exact, 1), seen),
+            _logits_in_chunks(onnx_file_session(int8, 1), checked_images),
+            _logits_in_chunks(onnx_file_session(fp32, 1), checked_images),
         )
 
 
@@ -172,14 +172,14 @@ def onnx_file_session(path: Path, threads: int) -> LogitsFunction:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    made = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = made.get_inputs()[0].name
+    runtime = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = runtime.get_inputs()[0].name
 
     def run(images: Tensor) -> numpy.ndarray[Any, Any]:
-        found: numpy.ndarray[Any, Any] = made.run(None, {name: images.detach().float().contiguous().numpy()})[
-            0
-        ]
-        return found
+        logits: numpy.ndarray[Any, Any] = runtime.run(
+            None, {name: images.detach().float().contiguous().numpy()}
+        )[0]
+        return logits
 
     return run
 

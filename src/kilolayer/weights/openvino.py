@@ -58,9 +58,9 @@ def _compile_model(converted: Any, threads: int, precision: str) -> LogitsFuncti
     request = _import_openvino().Core().compile_model(converted, "CPU", hints).create_infer_request()
 
     def run(images: Tensor) -> numpy.ndarray[Any, Any]:
-        found = request.infer([images.detach().float().contiguous().numpy()])
+        outputs = request.infer([images.detach().float().contiguous().numpy()])
         # The request writes its next answer into the same memory.
-        answer: numpy.ndarray[Any, Any] = next(iter(found.values())).copy()
+        answer: numpy.ndarray[Any, Any] = next(iter(outputs.values())).copy()
         return answer
 
     return run

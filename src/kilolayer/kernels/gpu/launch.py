@@ -50,8 +50,8 @@ def identity_load(t: Tensor) -> MapLoad:
     return MapLoad(PLAIN, t)
 
 
-def bn_relu_load(t: Tensor, measured: Tensor) -> MapLoad:
-    return MapLoad(ACTIVATED, t, None, measured)
+def bn_relu_load(t: Tensor, statistics: Tensor) -> MapLoad:
+    return MapLoad(ACTIVATED, t, None, statistics)
 
 
 def bn_gradient_load(g: Tensor, t: Tensor, coefficients: Tensor) -> MapLoad:
@@ -72,42 +72,48 @@ def bn_finalize(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Te
     The running averages follow, unless their momentum is 0.
     """
     channels = norm.num_features
-    measured = torch.empty((4, channels), device=partials.device)
-    tracked = bool(norm.momentum)
-    running = (norm.running_mean, norm.running_var) if tracked else (measured, measured)
+    statistics = torch.empty((4, channels), device=partials.device)
+    update_running = bool(norm.momentum)
+    running = (norm.running_mean, norm.running_var) if update_running else (statistics, statistics)
     reduction_kernels.settle[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
-        partials, len(partials), weight, bias, *running, measured, count, channels,
-        norm.momentum or 0.0, norm.eps, TRACKED=tracked,
+        partials, len(partials), weight, bias, *running, statistics, count, channels,
+        norm.momentum or 0.0, norm.eps, TRACKED=update_running,
         BLOCK_P=_PARTIALS_AT_ONCE, BLOCK_C=_CHANNELS_SETTLED,
     )  # fmt: skip
-    return measured
+    return statistics
 
 
 def bn_backward_finalize(
-    partials: Tensor, weight: Tensor, measured: Tensor, dweight: Tensor, dbias: Tensor, count: int
+    partials: Tensor, weight: Tensor, statistics: Tensor, dweight: Tensor, dbias: Tensor, count: int
 ) -> Tensor:
     """The coefficients α, β, γ (3, C) of BN's gradient; those of weight and bias into `dweight`, `dbias`."""
     channels = len(weight)
     coefficients = torch.empty((3, channels), device=partials.device)
     reduction_kernels.settle_backward[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
-        partials, len(partials), weight, measured, coefficients, dweight, dbias, count, channels,
+        partials, len(partials), weight, statistics, coefficients, dweight, dbias, count, channels,
         BLOCK_P=_PARTIALS_AT_ONCE, BLOCK_C=_CHANNELS_SETTLED,
     )  # fmt: skip
     return coefficients
 
 
-def bn_relu(t: Tensor, measured: Tensor, residual: Tensor | None = None) -> Tensor:
+def bn_relu(t: Tensor, statistics: Tensor, residual: Tensor | None = None) -> Tensor:
     """ReLU(BN(t)), or ReLU(residual + BN(t))."""
     out = torch.empty_like(t)
     grid, blocks = _pointwise_grid(t)
     pointwise_kernels.activate[grid](
-        t, measured, _tensor_or(residual, t), out, *_matrix_shape(t), RESIDUAL=residual is not None, **blocks
+        t,
+        statistics,
+        _tensor_or(residual, t),
+        out,
+        *_matrix_shape(t),
+        RESIDUAL=residual is not None,
+        **blocks,
     )
     return out
 
 
 def relu_backward(
-    da: Tensor, t: Tensor, measured: Tensor, gate: Tensor | None = None, *, stored: bool = True
+    da: Tensor, t: Tensor, statistics: Tensor, gate: Tensor | None = None, *, stored: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The gradient behind a ReLU of BN(t), or of what `gate` is the ReLU of; and BN's two backward sums.
 
@@ -116,7 +122,7 @@ def relu_backward(
     grid, blocks = _reduction_grid(t)
     g, partials = torch.empty_like(t) if stored else da, _empty_partials(t, grid)
     pointwise_kernels.mask[grid](
-        da, t, measured, _tensor_or(gate, t), g, partials, *_matrix_shape(t),
+        da, t, statistics, _tensor_or(gate, t), g, partials, *_matrix_shape(t),
         GATED=gate is not None, STORED=stored, **blocks,
     )  # fmt: skip
     return g, partials
@@ -128,14 +134,14 @@ def bn_backward(
     coefficients: Tensor,
     *,
     residual: Tensor | None = None,
-    measured: Tensor | None = None,
+    statistics: Tensor | None = None,
 ) -> Tensor:
     """α·g + β·t + γ, and `residual` beside it; with `measured` g counts where ReLU(BN(t)) is open."""
     out = torch.empty_like(t)
     grid, blocks = _pointwise_grid(t)
     pointwise_kernels.spread[grid](
-        g, t, _tensor_or(measured, coefficients), coefficients, _tensor_or(residual, t), out, *_matrix_shape(t),
-        MASKED=measured is not None, RESIDUAL=residual is not None, **blocks,
+        g, t, _tensor_or(statistics, coefficients), coefficients, _tensor_or(residual, t), out, *_matrix_shape(t),
+        MASKED=statistics is not None, RESIDUAL=residual is not None, **blocks,
     )  # fmt: skip
     return out
 
@@ -167,7 +173,7 @@ def conv_dgrad(
     load: MapLoad,
     weight: Tensor,
     t: Tensor | None = None,
-    measured: Tensor | None = None,
+    statistics: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of a convolution's input from its output's, which is read.
@@ -177,7 +183,7 @@ def conv_dgrad(
     """
     return _launch_conv(
         load, weight, weight.stride(0), weight.stride(1), weight.shape[1], residual,
-        flipped=True, like=t, measured=measured,
+        flipped=True, like=t, statistics=statistics,
     )  # fmt: skip
 
 
@@ -212,7 +218,7 @@ def _launch_conv(
     *,
     flipped: bool = False,
     like: Tensor | None = None,
-    measured: Tensor | None = None,
+    statistics: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     images, inputs, height, width = load.first.shape
     out = torch.empty(
@@ -227,7 +233,7 @@ def _launch_conv(
     store = SUMMED if not flipped else PLAIN if like is None else MASKED
     _convolve.convolve[grid](
         *load.tensors(), weight, s_in, s_out, *weight.stride()[2:],
-        out, _tensor_or(residual, out), _tensor_or(like, out), _tensor_or(measured, partials), partials,
+        out, _tensor_or(residual, out), _tensor_or(like, out), _tensor_or(statistics, partials), partials,
         rows, height, width, inputs, outputs,
         SIDE=weight.shape[2], FLIPPED=flipped, LOAD=load.mode, STORE=store, RESIDUAL=residual is not None,
         BLOCK_M=ROWS, BLOCK_IN=_channel_block(inputs), BLOCK_OUT=columns, **_launch_options(columns),
@@ -266,5 +272,5 @@ def _empty_partials(t: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.empty((grid[0], 2, t.shape[1]), device=t.device)
 
 
-def _tensor_or(tensor: Tensor | None, other: Tensor) -> Tensor:
-    return other if tensor is None else tensor
+def _tensor_or(tensor: Tensor | None, placeholder: Tensor) -> Tensor:
+    return placeholder if tensor is None else tensor

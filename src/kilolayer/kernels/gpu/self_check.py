@@ -29,26 +29,29 @@ def check_units(model: ResidualNetwork) -> list[str]:
 
     Raises `InputError` where the kernels err from double precision more than the layers in bf16 do.
     """
-    found = []
+    checked = []
     for name, module, side in distinct_units(model):
         layers, kernels = relative_errors(module, (IMAGES, side, side))
         if exceeds_tolerance(layers, kernels):
-            pairs = ", ".join(f"{one:.2g} ({other:.2g})" for one, other in zip(kernels, layers, strict=True))
+            pairs = ", ".join(
+                f"{kernel_error:.2g} ({layer_error:.2g})"
+                for kernel_error, layer_error in zip(kernels, layers, strict=True)
+            )
             raise InputError(
                 f"the Triton kernels err in {name} more than PyTorch's bf16 layers do: relative errors of "
                 f"output and gradients are {pairs}; use --kernels plain"
             )
-        found.append(name)
-    return found
+        checked.append(name)
+    return checked
 
 
 def exceeds_tolerance(layers: list[float], kernels: list[float]) -> bool:
     """Whether the kernels' errors are beyond those of the layers; what is no number is."""
-    of_each = zip(kernels, layers, strict=True)
+    pairs = zip(kernels, layers, strict=True)
     return not (
         sum(kernels) <= MEAN_ERROR_RATIO * sum(layers)
         # Of one tensor more, for a ReLU of a few pixels opens here and not there.
-        and all(one <= MAX_ERROR_RATIO * other + SLACK for one, other in of_each)
+        and all(kernel_error <= MAX_ERROR_RATIO * layer_error + SLACK for kernel_error, layer_error in pairs)
     )
 
 
@@ -71,8 +74,8 @@ def relative_errors(
     out where they can be: they are as large and as exact in both. BN's running averages stay as they are.
     """
     parameter = next(module.parameters())
-    own = _plain_copy(module)
-    channels = _chain_or_error(own).in_channels
+    plain = _plain_copy(module)
+    channels = _chain_or_error(plain).in_channels
     generator = torch.Generator().manual_seed(1)
     x, dy = (
         torch.randn((shape[0], channels, *shape[1:]), generator=generator)
@@ -80,8 +83,13 @@ def relative_errors(
         for _ in range(2)
     )  # fmt: skip
     exact = _output_and_gradients(_plain_copy(module).double(), x.double(), dy.double())
-    found = (_output_and_gradients(own, x, dy), _output_and_gradients(own, x, dy, implementation(own)))
-    layers, kernels = ([relative_error(*pair) for pair in zip(each, exact, strict=True)] for each in found)
+    results = (
+        _output_and_gradients(plain, x, dy),
+        _output_and_gradients(plain, x, dy, implementation(plain)),
+    )
+    layers, kernels = (
+        [relative_error(*pair) for pair in zip(result, exact, strict=True)] for result in results
+    )
     return layers, kernels
 
 
@@ -105,10 +113,10 @@ def _output_and_gradients(
     x = x.detach().requires_grad_()
     with torch.autocast(x.device.type, torch.bfloat16, x.dtype is torch.bfloat16, cache_enabled=False):
         y: Tensor = (implementation or module)(x)
-    dx, *rest = torch.autograd.grad(y, [x, *module.parameters()], dy)
+    dx, *parameter_gradients = torch.autograd.grad(y, [x, *module.parameters()], dy)
     if not module.f:
         y, dx = y.double() - x.double(), dx.double() - dy.double()
-    return [y.detach(), dx, *rest]
+    return [y.detach(), dx, *parameter_gradients]
 
 
 def relative_error(computed: Tensor, exact: Tensor) -> float:
@@ -118,12 +126,12 @@ def relative_error(computed: Tensor, exact: Tensor) -> float:
 
 def distinct_units(model: ResidualNetwork) -> Iterator[tuple[str, FusedUnit, int]]:
     """The first fused unit of each kind, with the side of its maps."""
-    seen = set()
+    yielded = set()
     for placed in model.description.units():
         module = model.get_submodule(placed.name)
         if isinstance(module, FusedUnit):
             links = ((link.norm is None, link.conv.weight.shape) for link in module.chain.links)
             kind = (placed.side, module.chain.final_norm is None, *links)
-            if kind not in seen:
-                seen.add(kind)
+            if kind not in yielded:
+                yielded.add(kind)
                 yield placed.name, module, placed.side

@@ -22,20 +22,20 @@ def triton_bn_relu(norm: Any, x: Tensor) -> Tensor:
 class _TritonBnRelu(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, norm: nn.BatchNorm2d, known: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any, norm: nn.BatchNorm2d, channel_sums: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
-        sums = launch.channel_sums(x) if known is None else known
-        measured = launch.bn_finalize(norm, weight, bias, sums, x.numel() // x.shape[1])
-        ctx.save_for_backward(x, measured, weight, bias)
-        return launch.bn_relu(x, measured)
+        sums = launch.channel_sums(x) if channel_sums is None else channel_sums
+        statistics = launch.bn_finalize(norm, weight, bias, sums, x.numel() // x.shape[1])
+        ctx.save_for_backward(x, statistics, weight, bias)
+        return launch.bn_relu(x, statistics)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, da: Tensor) -> tuple[Tensor | None, ...]:
-        x, measured, weight, bias = ctx.saved_tensors
+        x, statistics, weight, bias = ctx.saved_tensors
         da = da.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        _, partials = launch.relu_backward(da, x, measured, stored=False)
+        _, partials = launch.relu_backward(da, x, statistics, stored=False)
         dweight, dbias = torch.empty_like(weight), torch.empty_like(bias)
         count = x.numel() // x.shape[1]
-        coefficients = launch.bn_backward_finalize(partials, weight, measured, dweight, dbias, count)
-        return None, None, launch.bn_backward(da, x, coefficients, measured=measured), dweight, dbias
+        coefficients = launch.bn_backward_finalize(partials, weight, statistics, dweight, dbias, count)
+        return None, None, launch.bn_backward(da, x, coefficients, statistics=statistics), dweight, dbias

@@ -29,40 +29,45 @@ def run_triton_unit(chain: ConvChain, x: Tensor, parameters: list[Tensor]) -> Te
     `parameters` are the chain's, in fp32. The running averages follow. The sums that the next unit's first
     BN needs go with the output, as `kernels.unit` has it.
     """
-    found: list[Tensor] = []
-    y: Tensor = _TritonUnitFunction.apply(chain, channel_sums_of(x), found, x, *parameters)  # type: ignore[no-untyped-call]
+    output_sums: list[Tensor] = []
+    y: Tensor = _TritonUnitFunction.apply(chain, channel_sums_of(x), output_sums, x, *parameters)  # type: ignore[no-untyped-call]
     count_batch(chain.norms())
-    if found:
-        attach_channel_sums(y, found[0])
+    if output_sums:
+        attach_channel_sums(y, output_sums[0])
     return y
 
 
 class _TritonUnitFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, chain: ConvChain, known: Tensor | None, found: list[Tensor], x: Tensor, *parameters: Tensor
+        ctx: Any,
+        chain: ConvChain,
+        channel_sums: Tensor | None,
+        output_sums: list[Tensor],
+        x: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
         norms = _ChainNorms(chain, parameters)
-        outputs, measured, t, partials = [x], [], x, known
+        outputs, statistics, t, partials = [x], [], x, channel_sums
         for i, link in enumerate(chain.links):
-            read = identity_load(t)
+            load = identity_load(t)
             if link.norm is not None:
-                measured.append(norms.finalize(link.norm, t, partials))
-                read = bn_relu_load(t, measured[-1])
+                statistics.append(norms.finalize(link.norm, t, partials))
+                load = bn_relu_load(t, statistics[-1])
             last = chain.final_norm is None and i + 1 == len(chain.links)
-            t, sums = _conv_forward(read, parameters[i], x if last else None)
+            t, sums = _conv_forward(load, parameters[i], x if last else None)
             outputs.append(t)
             partials = sums
         if chain.final_norm is None:
             # x + F(x) is the last product itself, and nothing in the backward pass reads it.
-            found.append(sums)
+            output_sums.append(sums)
             y = outputs.pop()
         else:
-            measured.append(norms.finalize(chain.final_norm, t, sums))
-            y = launch.bn_relu(t, measured[-1], x)
+            statistics.append(norms.finalize(chain.final_norm, t, sums))
+            y = launch.bn_relu(t, statistics[-1], x)
         ctx.chain = chain
-        ctx.sizes = len(outputs), len(measured)
-        ctx.save_for_backward(*outputs, *measured, *parameters, *(() if chain.final_norm is None else (y,)))
+        ctx.sizes = len(outputs), len(statistics)
+        ctx.save_for_backward(*outputs, *statistics, *parameters, *(() if chain.final_norm is None else (y,)))
         return y
 
     @staticmethod
@@ -70,52 +75,54 @@ class _TritonUnitFunction(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         chain: ConvChain = ctx.chain
         saved = iter(ctx.saved_tensors)
-        outputs, measured = (list(islice(saved, size)) for size in ctx.sizes)
+        outputs, statistics = (list(islice(saved, size)) for size in ctx.sizes)
         parameters = list(islice(saved, len(chain.parameters())))
         depth = len(chain.links)
-        weights, affine = parameters[:depth], [torch.empty_like(p) for p in parameters[depth:]]
-        norms = _ChainNorms(chain, parameters, affine)
+        weights, norm_gradients = parameters[:depth], [torch.empty_like(p) for p in parameters[depth:]]
+        norms = _ChainNorms(chain, parameters, norm_gradients)
         residual = dy.to(outputs[0].dtype).contiguous(memory_format=torch.channels_last)
-        read = identity_load(residual)
+        load = identity_load(residual)
         if chain.final_norm is not None:
-            t, known = outputs.pop(), measured.pop()
-            residual, partials = launch.relu_backward(residual, t, known, next(saved))
-            read = bn_gradient_load(
-                residual, t, norms.finalize_backward(chain.final_norm, known, partials, t)
+            t, norm_statistics = outputs.pop(), statistics.pop()
+            residual, partials = launch.relu_backward(residual, t, norm_statistics, next(saved))
+            load = bn_gradient_load(
+                residual, t, norms.finalize_backward(chain.final_norm, norm_statistics, partials, t)
             )
-        changes: list[Tensor] = []
+        weight_gradients: list[Tensor] = []
         for link, weight, t in zip(reversed(chain.links), reversed(weights), reversed(outputs), strict=True):
             if link.norm is None:
-                change, dx, _ = _conv_backward(read, identity_load(t), weight, residual)
+                weight_gradient, dx, _ = _conv_backward(load, identity_load(t), weight, residual)
             else:
-                known = measured.pop()
-                change, g, partials = _conv_backward(read, bn_relu_load(t, known), weight)
-                read = bn_gradient_load(g, t, norms.finalize_backward(link.norm, known, partials, t))
-            changes.insert(0, change)
+                norm_statistics = statistics.pop()
+                weight_gradient, g, partials = _conv_backward(load, bn_relu_load(t, norm_statistics), weight)
+                load = bn_gradient_load(
+                    g, t, norms.finalize_backward(link.norm, norm_statistics, partials, t)
+                )
+            weight_gradients.insert(0, weight_gradient)
         if chain.links[0].norm is not None:
-            dx = launch.materialize(read, residual)
-        return None, None, None, dx, *changes, *affine
+            dx = launch.materialize(load, residual)
+        return None, None, None, dx, *weight_gradients, *norm_gradients
 
 
 class _ChainNorms:
     """The BNs of a chain with their parameters, and in the backward pass the parameters' gradients."""
 
     def __init__(self, chain: ConvChain, parameters: Any, gradients: list[Tensor] | None = None) -> None:
-        own = parameters[len(chain.links) :]
+        norm_parameters = parameters[len(chain.links) :]
         self.parameter_index = {norm: 2 * i for i, norm in enumerate(chain.norms())}
-        self.parameters, self.gradients = own, gradients or []
+        self.parameters, self.gradients = norm_parameters, gradients or []
 
     def finalize(self, norm: nn.BatchNorm2d, t: Tensor, partials: Tensor | None) -> Tensor:
-        at = self.parameter_index[norm]
+        index = self.parameter_index[norm]
         sums = launch.channel_sums(t) if partials is None else partials
-        return launch.bn_finalize(norm, self.parameters[at], self.parameters[at + 1], sums, _count(t))
+        return launch.bn_finalize(norm, self.parameters[index], self.parameters[index + 1], sums, _count(t))
 
     def finalize_backward(
-        self, norm: nn.BatchNorm2d, measured: Tensor, partials: Tensor, t: Tensor
+        self, norm: nn.BatchNorm2d, statistics: Tensor, partials: Tensor, t: Tensor
     ) -> Tensor:
-        at = self.parameter_index[norm]
-        pair = self.gradients[at], self.gradients[at + 1]
-        return launch.bn_backward_finalize(partials, self.parameters[at], measured, *pair, _count(t))
+        index = self.parameter_index[norm]
+        pair = self.gradients[index], self.gradients[index + 1]
+        return launch.bn_backward_finalize(partials, self.parameters[index], statistics, *pair, _count(t))
 
 
 def _conv_forward(load: MapLoad, weight: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
