@@ -64,10 +64,10 @@ def program_once(*words: str) -> float:
 
 COMPILE = """
 import os, time
-from kilolayer.kernels import arithmetic
-arithmetic.products()
+from kilolayer.kernels import compute_dtype
+compute_dtype.mul_dtype()
 wall, before = time.perf_counter(), os.times()
-arithmetic.unit_library()
+compute_dtype.unit_library_path()
 print(time.perf_counter() - wall, os.times().children_user - before.children_user)
 """
 

@@ -65,8 +65,8 @@ def only_counts(training: Trainer, tensors: object, counters: dict[str, int]) ->
     ("place", "fault", "broken"),
     [
         ("torch.manual_seed", lambda seed: None, "repeats"),
-        ("kilolayer.training.trainer.Training.restore", only_counts, "resumes"),
-        ("kilolayer.runs.self_test.record", lambda *rest, **named: (), "repeats"),
+        ("kilolayer.training.trainer.Trainer.restore", only_counts, "resumes"),
+        ("kilolayer.runs.self_test.train_run", lambda *rest, **named: (), "repeats"),
     ],
 )
 def test_the_self_test_sees_a_fault(

@@ -151,8 +151,8 @@ class TestMissing:
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         library = native_build.compile_library("probe")
-        assert native_library.is_relative_to(tmp_path / f"kilolayer-{os.getuid()}" / "native")
-        assert native_library.read_text() == "made\n"
+        assert library.is_relative_to(tmp_path / f"kilolayer-{os.getuid()}" / "native")
+        assert library.read_text() == "made\n"
         assert native_build.compile_library("probe") == library
 
     def test_a_cache_that_can_only_be_read_serves(self, monkeypatch, tmp_path):
@@ -252,7 +252,7 @@ def test_of_many_processes_one_compiles(tmp_path):
     """All of them get the library, and only one of them says that it compiles."""
     code = (
         "import logging; logging.basicConfig(level=logging.INFO, format='%(message)s');"
-        "from kilolayer import kernels; print(kernels.refusal())"
+        "from kilolayer import kernels; print(kernels.unavailable_reason())"
     )
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     started = [

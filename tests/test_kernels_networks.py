@@ -71,7 +71,7 @@ def used(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: torch.Tensor, *, 
         calls.append(chain)
         return whole_unit(chain, x, parameters)
 
-    monkeypatch.setattr(fusion, "unit", counted)
+    monkeypatch.setattr(fusion, "run_native_unit", counted)
     with torch.autocast("cpu", torch.bfloat16, autocast, cache_enabled=False):
         model(x)
     return len(calls)
@@ -94,7 +94,7 @@ def test_where_a_kernel_does_not_apply_the_layers_do(monkeypatch):
 
 @needs_kernels
 @pytest.mark.parametrize("products", ["bf16", "fp16"])
-def test_what_stands_outside_of_units_is_computed_alone_or_widened(products, monkeypatch):
+def test_what_stands_outside_of_units_is_computed_single_or_upcast(products, monkeypatch):
     monkeypatch.setattr(native_conv, "mul_dtype", lambda: products)
     monkeypatch.setattr(fusion.upcast_conv, "pays", lambda conv: True)
     model = fresh(replace(PREACT, branch=Basic(dropout=0.5)))

@@ -208,10 +208,10 @@ def test_an_older_experiment_is_read(before, now):
 
 POOLED = """
 import torch
-from kilolayer.kernels import compiled, pool
+from kilolayer.kernels import cpu_pool, native_build
 from kilolayer.kernels.fusion import FusedUnit
-said = cpu_pool.use()
-from kilolayer.training.memory_plan import resident
+said = cpu_pool.install_pool()
+from kilolayer.training.memory_plan import resident_bytes as resident
 def mix():
     kept = []
     for size in (4, 1, 3, 2) * 6:
