@@ -20,8 +20,8 @@ from kilolayer.chart import Chart
 from kilolayer.errors import InputError
 from kilolayer.measure.decomposition import measure_decomposition
 from kilolayer.measure.gradient import measure_gradient
-from kilolayer.measure.response_recorder import measure_layer_responses
-from kilolayer.measure.shortcut_measurement import measure_shortcut_factors
+from kilolayer.measure.layer_responses import measure_layer_responses
+from kilolayer.measure.shortcut_factors import measure_shortcut_factors
 from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.networks import Network, ResidualNetwork, Stage, Stem, build
 from kilolayer.units import (

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from kilolayer.errors import InputError
 from kilolayer.measure.decomposition import measure_decomposition
 from kilolayer.measure.gradient import measure_gradient, unit_gradient_norms
-from kilolayer.measure.response_recorder import measure_layer_responses
-from kilolayer.measure.run_responses import measure_run_responses
-from kilolayer.measure.shortcut_measurement import measure_shortcut_factors
+from kilolayer.measure.layer_responses import measure_layer_responses, measure_run_responses
+from kilolayer.measure.shortcut_factors import measure_shortcut_factors
 from kilolayer.measure.snapshot_trends import collect_trends
 from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.networks import Network, ResidualNetwork, Stage, Stem, build

@@ -14,9 +14,10 @@ from foreign_networks import original
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.lesions import LesionStudy, _LesionedNetwork, measure_lesions
 from kilolayer.measure.path_ensemble import measure_paths
-from kilolayer.measure.path_gradients import measure_path_gradients, path_length_shares, predict_path_norms
+from kilolayer.measure.path_gradients import measure_path_gradients
 from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.networks import cifar
+from kilolayer.theory.path_statistics import path_length_shares, predict_path_norms
 from kilolayer.units import BASIC, FULL_PREACT, ExclusiveGate, ResidualUnit, Scaled, Unit, Zero
 from kilolayer.values import to_json
 from subjects import foreign, row, subject, two_stages

@@ -47,9 +47,9 @@ def read_branch_shape(unit: CanonicalUnit) -> BranchShape | None:
     kind = BRANCH_KINDS.get(tuple(conv.kernel for conv in chain), "other")
     strides = [conv.stride for conv in chain]
     stride = 1
-    for each in strides:
-        stride *= each
-    dropped = [step.p for step in unit.F if isinstance(step, op.DropoutOp)]
+    for conv_stride in strides:
+        stride *= conv_stride
+    dropouts = [step.p for step in unit.F if isinstance(step, op.DropoutOp)]
     return BranchShape(
         kind=kind,
         layers=len(chain),
@@ -60,7 +60,7 @@ def read_branch_shape(unit: CanonicalUnit) -> BranchShape | None:
         stride_on="1x1" if kind == "bottleneck" and strides[0] != 1 else "3x3",
         cardinality=cardinality,
         form=form,
-        dropout=dropped[0] if dropped else 0.0,
+        dropout=dropouts[0] if dropouts else 0.0,
     )
 
 
@@ -71,14 +71,14 @@ def _chain(F: AuditLayers) -> tuple[str, int, list[op.Conv]]:
         chain = list(convolutions(F))
         return "grouped", max((conv.groups for conv in chain), default=1), chain
     count = len(paths.paths)
-    one = list(convolutions(paths.paths[0]))
-    behind = [step for step in F if isinstance(step, op.Conv)]
-    wide = [_widened_conv(conv, count, first=i == 0) for i, conv in enumerate(one)]
+    path = list(convolutions(paths.paths[0]))
+    after_join = [step for step in F if isinstance(step, op.Conv)]
+    widened = [_widened_conv(conv, count, first=i == 0) for i, conv in enumerate(path)]
     if paths.join == "concatenate":
-        return "concatenated", count, wide + behind
+        return "concatenated", count, widened + after_join
     # The last convolution of each path has the unit's own output.
-    last = op.Conv(one[-1].in_channels * count, one[-1].out_channels, one[-1].kernel, one[-1].stride)
-    return "split", count, [*wide[:-1], last]
+    last = op.Conv(path[-1].in_channels * count, path[-1].out_channels, path[-1].kernel, path[-1].stride)
+    return "split", count, [*widened[:-1], last]
 
 
 def _widened_conv(conv: op.Conv, count: int, *, first: bool) -> op.Conv:
@@ -88,18 +88,18 @@ def _widened_conv(conv: op.Conv, count: int, *, first: bool) -> op.Conv:
 
 def branch_and_widths(shapes: list[BranchShape], stem: int) -> tuple[Branch, list[int]] | None:
     """The branch that all stages have in common, and each stage's width (the papers' 16, 32, 64 …)."""
-    kind = Counter(each.kind for each in shapes).most_common(1)[0][0]
-    first = next(each for each in shapes if each.kind == kind)
-    strided = next((each.stride_on for each in shapes if each.stride != 1), None)
+    kind = Counter(shape.kind for shape in shapes).most_common(1)[0][0]
+    first = next(shape for shape in shapes if shape.kind == kind)
+    strided = next((shape.stride_on for shape in shapes if shape.stride != 1), None)
     if kind == "one-layer":
-        return OneLayer(), [each.out for each in shapes]
+        return OneLayer(), [shape.out for shape in shapes]
     if kind == "basic":
         widen = first.out // stem if stem and first.out % stem == 0 else 1
-        widths = [each.out // widen for each in shapes]
+        widths = [shape.out // widen for shape in shapes]
         return Basic(max(widen, 1), dropout=first.dropout), widths
-    if kind != "bottleneck" or any(each.out % 4 for each in shapes):
+    if kind != "bottleneck" or any(shape.out % 4 for shape in shapes):
         return None
-    widths = [each.out // 4 for each in shapes]
+    widths = [shape.out // 4 for shape in shapes]
     if first.cardinality > 1 or first.inner % widths[0]:  # 1×100d is a bottleneck of another width
         return _aggregated(first, strided or "3x3", widths)
     widen = max(first.inner // widths[0], 1)
@@ -109,8 +109,8 @@ def branch_and_widths(shapes: list[BranchShape], stem: int) -> tuple[Branch, lis
 def _aggregated(
     first: BranchShape, stride_on: StrideOn, widths: list[int]
 ) -> tuple[Branch, list[int]] | None:
-    d, rest = divmod(first.inner // first.cardinality * 64, widths[0])
-    if rest or not d:
+    d, remainder = divmod(first.inner // first.cardinality * 64, widths[0])
+    if remainder or not d:
         return None
     form = cast(Literal["split", "concatenated", "grouped"], first.form)
     return Aggregated(first.cardinality, d, form, stride_on), widths

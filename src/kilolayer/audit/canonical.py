@@ -32,16 +32,18 @@ class CanonicalNetwork:
 
 def canonical_description(network: Network) -> CanonicalNetwork:
     """The form of a description."""
-    parts, edge = [], tuple(network.stem_ops)
+    units, edge = [], tuple(network.stem_ops)
     for placed in network.units():
-        made = placed.layout
-        gates = bool(made.g) and made.gates_branch
-        parts.append(
-            _canonical_unit(CanonicalUnit((*edge, *made.p), _canonical_zero(made.h), made.F, made.g, gates))
+        layout = placed.layout
+        gates = bool(layout.g) and layout.gates_branch
+        units.append(
+            _canonical_unit(
+                CanonicalUnit((*edge, *layout.p), _canonical_zero(layout.h), layout.F, layout.g, gates)
+            )
         )
-        edge = made.f
+        edge = layout.f
     head = (AVERAGE_POOLING, LinearLayer(network.channels, network.num_classes, True))
-    return CanonicalNetwork(tuple(parts), (*edge, *network.final_ops, *head))
+    return CanonicalNetwork(tuple(units), (*edge, *network.final_ops, *head))
 
 
 def canonical_trace(network: TracedNetwork) -> CanonicalNetwork:
@@ -67,11 +69,11 @@ def _with_linear(end: AuditLayers) -> AuditLayers:
 
 def without_biases(canonical: CanonicalNetwork) -> CanonicalNetwork:
     """The form with every convolution's bias left out, but the gates', whose equation has one."""
-    parts = (
+    units = (
         replace(part, edge=_without_bias(part.edge), h=_without_bias(part.h), F=_without_bias(part.F))
         for part in canonical.units
     )
-    return CanonicalNetwork(tuple(parts), _without_bias(canonical.tail))
+    return CanonicalNetwork(tuple(units), _without_bias(canonical.tail))
 
 
 def _without_bias(layers: AuditLayers) -> AuditLayers:
@@ -140,6 +142,6 @@ NORMALISATIONS = ("native group norm", "native layer norm", "group norm", "layer
 def _letter(layer: AuditLayer) -> str:
     if isinstance(layer, (op.Conv, op.ParallelPaths)):
         return "C"
-    if isinstance(layer, op.BatchNorm) or getattr(layer, "what", "") in NORMALISATIONS:
+    if isinstance(layer, op.BatchNorm) or getattr(layer, "text", "") in NORMALISATIONS:
         return "B"
-    return "R" if isinstance(layer, op.ReLU) or getattr(layer, "what", "") in ACTIVATIONS else ""
+    return "R" if isinstance(layer, op.ReLU) or getattr(layer, "text", "") in ACTIVATIONS else ""

@@ -61,8 +61,14 @@ class AuditContext:
 
     def first_reads_raw_stem(self) -> bool:
         first = self.canonical.units[0]
-        own = bool(self.preactivation) and layer_pattern(first.F).startswith(self.preactivation)
-        return own and "C" not in layer_pattern(first.h) and "R" not in layer_pattern(first.edge)
+        starts_with_activation = bool(self.preactivation) and layer_pattern(first.F).startswith(
+            self.preactivation
+        )
+        return (
+            starts_with_activation
+            and "C" not in layer_pattern(first.h)
+            and "R" not in layer_pattern(first.edge)
+        )
 
     def activates_stem_twice(self) -> bool:
         first = self.canonical.units[0]

@@ -45,8 +45,8 @@ class DataflowGraph:
         self.constants = trace.constants
         self.parameters = trace.parameters
         self.nodes: dict[fx.Node, GraphNode] = {}
-        for made in trace.graph.nodes:
-            self._add(made)
+        for fx_node in trace.graph.nodes:
+            self._add(fx_node)
         [output] = trace.graph.output_node().all_input_nodes
         if output not in self.nodes:
             raise InputError("the model's output does not depend on the image")
@@ -57,7 +57,9 @@ class DataflowGraph:
         if fx_node.op == "placeholder":
             self.nodes[fx_node] = GraphNode(0, "input", fx_node, shape=_shape(fx_node))
             return
-        inputs = [self.nodes[each] for each in fx_node.all_input_nodes if each in self.nodes]
+        inputs = [
+            self.nodes[input_node] for input_node in fx_node.all_input_nodes if input_node in self.nodes
+        ]
         name = op_name(fx_node)
         if fx_node.op != "call_function" or not inputs or _is_factory(fx_node, name):
             return
@@ -68,8 +70,8 @@ class DataflowGraph:
         node = GraphNode(len(self.nodes), name, fx_node, tuple(dict.fromkeys(inputs)), _shape(fx_node))
         node.dominator = _common_dominator(node.inputs)
         node.level = node.dominator.level + 1
-        for each in node.inputs:
-            each.users.append(node)
+        for input_node in node.inputs:
+            input_node.users.append(node)
         self.nodes[fx_node] = node
 
     def _trunk(self) -> list[GraphNode]:
@@ -92,7 +94,7 @@ class DataflowGraph:
             name = self.parameters.get(id(self.constants[at])) if at.op == "get_attr" else None
             if name:
                 return name
-            waiting.extend(each for each in at.all_input_nodes if each not in self.nodes)
+            waiting.extend(input_node for input_node in at.all_input_nodes if input_node not in self.nodes)
         return None
 
     def used_parameters(self) -> set[str]:
@@ -105,13 +107,13 @@ class DataflowGraph:
             at = waiting.pop()
             if op_name(at) in RANDOM_OPS:
                 return True
-            waiting.extend(each for each in at.all_input_nodes if each not in self.nodes)
+            waiting.extend(input_node for input_node in at.all_input_nodes if input_node not in self.nodes)
         return False
 
     def replay(self, target: GraphNode, overrides: Mapping[GraphNode, Tensor]) -> Tensor:
         """`target`'s output where the nodes in `given` put out these tensors instead of their own."""
-        found: Tensor = self._evaluate(target.fx, {node.fx: value for node, value in overrides.items()})
-        return found
+        output: Tensor = self._evaluate(target.fx, {node.fx: value for node, value in overrides.items()})
+        return output
 
     def _evaluate(self, target: fx.Node, values: dict[fx.Node, Any]) -> Any:
         waiting = [target]
@@ -119,7 +121,9 @@ class DataflowGraph:
             while waiting:
                 at = waiting[-1]
                 missing = (
-                    [] if at in values else [each for each in self._required_inputs(at) if each not in values]
+                    []
+                    if at in values
+                    else [input_node for input_node in self._required_inputs(at) if input_node not in values]
                 )
                 if missing:
                     waiting.extend(missing)
@@ -132,7 +136,11 @@ class DataflowGraph:
     def _required_inputs(self, fx_node: fx.Node) -> list[fx.Node]:
         """Its inputs, but for a constant those that it takes for their shape."""
         inputs = fx_node.all_input_nodes
-        return inputs if fx_node in self.nodes else [each for each in inputs if each not in self.nodes]
+        return (
+            inputs
+            if fx_node in self.nodes
+            else [input_node for input_node in inputs if input_node not in self.nodes]
+        )
 
     def _run(self, fx_node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if fx_node.op == "get_attr":
@@ -140,8 +148,8 @@ class DataflowGraph:
         if fx_node.op == "placeholder":  # something beside the path that was asked for
             return torch.randn(_shape(fx_node), generator=torch.Generator().manual_seed(0))
 
-        def value(each: fx.Node) -> Any:
-            return values[each] if each in values else torch.zeros(_shape(each))
+        def value(input_node: fx.Node) -> Any:
+            return values[input_node] if input_node in values else torch.zeros(_shape(input_node))
 
         args, kwargs = fx.node.map_arg((fx_node.args, fx_node.kwargs), value)
         assert callable(fx_node.target)  # noqa: S101 - only calls, attributes and inputs are recorded
@@ -167,13 +175,13 @@ def _shape(fx_node: fx.Node) -> tuple[int, ...]:
 
 def _common_dominator(nodes: Iterable[GraphNode]) -> GraphNode:
     """The nearest node that dominates all of `nodes`."""
-    first, *others = nodes
-    for other in others:
-        while first is not other:
-            if first.level >= other.level:
-                assert first.dominator is not None  # noqa: S101 - the image dominates everything
-                first = first.dominator
+    meeting, *remaining = nodes
+    for node in remaining:
+        while meeting is not node:
+            if meeting.level >= node.level:
+                assert meeting.dominator is not None  # noqa: S101 - the image dominates everything
+                meeting = meeting.dominator
             else:
-                assert other.dominator is not None  # noqa: S101
-                other = other.dominator
-    return first
+                assert node.dominator is not None  # noqa: S101
+                node = node.dominator
+    return meeting

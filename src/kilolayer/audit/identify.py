@@ -75,28 +75,30 @@ class BranchShapes:
 
 def read_branch_shapes(canonical: CanonicalNetwork) -> BranchShapes | None:
     """None where a unit has no convolution."""
-    cores = [read_branch_shape(part) for part in canonical.units]
-    known = [each for each in cores if each]
-    if not known or len(known) != len(cores):
+    readings = [read_branch_shape(part) for part in canonical.units]
+    shapes = [shape for shape in readings if shape]
+    if not shapes or len(shapes) != len(readings):
         return None
-    starts = [i for i, each in enumerate(known) if i == 0 or each.stride != 1 or each.out != known[i - 1].out]
-    return BranchShapes(tuple(known), tuple(starts))
+    starts = [
+        i for i, shape in enumerate(shapes) if i == 0 or shape.stride != 1 or shape.out != shapes[i - 1].out
+    ]
+    return BranchShapes(tuple(shapes), tuple(starts))
 
 
 def fit_description(canonical: CanonicalNetwork, gate_bias: float = 0.0) -> DescriptionFit | None:
     """The description nearest to `form`; None where F is none of the papers'."""
     canonical = without_biases(canonical)
-    cores = read_branch_shapes(canonical)
+    shapes = read_branch_shapes(canonical)
     stem = _stem(canonical)
-    if cores is None or stem is None:
+    if shapes is None or stem is None:
         return None
-    made = branch_and_widths(cores.first_of_stages, stem.channels)
-    if made is None:
+    reading = branch_and_widths(shapes.first_of_stages, stem.channels)
+    if reading is None:
         return None
-    branch, widths = made
+    branch, widths = reading
     stages = tuple(
         Stage(count, width, first.stride)
-        for count, width, first in zip(cores.counts, widths, cores.first_of_stages, strict=True)
+        for count, width, first in zip(shapes.counts, widths, shapes.first_of_stages, strict=True)
     )
     linear = next((step for step in canonical.tail if isinstance(step, LinearLayer)), None)
     channels = next(step for step in canonical.units[0].edge if isinstance(step, op.Conv)).in_channels
@@ -106,19 +108,25 @@ def fit_description(canonical: CanonicalNetwork, gate_bias: float = 0.0) -> Desc
         base = Network(stem, stages, unit, classes, channels, image_size=1024)
     except InputError:
         return None
-    return _best(canonical, base, branch, _shortcut(canonical, cores, gate_bias), _resizes(canonical, cores))
+    return _best(
+        canonical, base, branch, _shortcut(canonical, shapes, gate_bias), _resizes(canonical, shapes)
+    )
 
 
 def _best(
     canonical: CanonicalNetwork, base: Network, branch: Branch, h: Shortcut, resizes: tuple[Downsample, ...]
 ) -> DescriptionFit | None:
-    tried = list(_candidates(canonical, base, branch, h, resizes))
-    if not tried:
+    candidates = list(_candidates(canonical, base, branch, h, resizes))
+    if not candidates:
         return None
-    scores = [_score(canonical, candidate.canonical) for candidate in tried]
-    best = tried[scores.index(max(scores))]
-    same = [each.arrangement for each in tried if each.exact and each.arrangement != best.arrangement]
-    return replace(best, equivalents=tuple(dict.fromkeys(name for name in same if name)))
+    scores = [_score(canonical, candidate.canonical) for candidate in candidates]
+    best = candidates[scores.index(max(scores))]
+    equivalents = [
+        candidate_fit.arrangement
+        for candidate_fit in candidates
+        if candidate_fit.exact and candidate_fit.arrangement != best.arrangement
+    ]
+    return replace(best, equivalents=tuple(dict.fromkeys(name for name in equivalents if name)))
 
 
 def _candidates(
@@ -127,25 +135,25 @@ def _candidates(
     arrangements: dict[str | None, Arrangement] = {
         name: ARRANGEMENTS[name] for name in ARRANGEMENT_PREFERENCE
     }
-    own = _observed_arrangement(canonical)
-    if own not in ARRANGEMENTS.values():
-        arrangements[None] = own
-    for (name, arrangement), resize, each in product(arrangements.items(), resizes, _change_variants(h)):
+    observed = _observed_arrangement(canonical)
+    if observed not in ARRANGEMENTS.values():
+        arrangements[None] = observed
+    for (name, arrangement), resize, shortcut in product(arrangements.items(), resizes, _change_variants(h)):
         try:
-            network = replace(base, unit=Unit(branch, each, arrangement, resize))
-            made = canonical_description(network)
+            network = replace(base, unit=Unit(branch, shortcut, arrangement, resize))
+            candidate = canonical_description(network)
         except InputError:
             continue
-        yield DescriptionFit(network, made, name, (), made == canonical)
+        yield DescriptionFit(network, candidate, name, (), candidate == canonical)
 
 
 def _score(canonical: CanonicalNetwork, candidate: CanonicalNetwork) -> tuple[int, int]:
     """How many units have the candidate's activations, then how many are the same altogether."""
     pairs = list(zip(canonical.units, candidate.units, strict=True))
     # The edge behind the last addition is checked for itself: where it is missing, it is a fault.
-    alike = sum(layer_pattern(a.F) == layer_pattern(b.F) for a, b in pairs)
-    edges = sum(layer_pattern(a.edge) == layer_pattern(b.edge) for a, b in pairs)
-    return alike + edges, sum(a == b for a, b in pairs) + (canonical.tail == candidate.tail)
+    same_activations = sum(layer_pattern(a.F) == layer_pattern(b.F) for a, b in pairs)
+    same_edges = sum(layer_pattern(a.edge) == layer_pattern(b.edge) for a, b in pairs)
+    return same_activations + same_edges, sum(a == b for a, b in pairs) + (canonical.tail == candidate.tail)
 
 
 def _stem(canonical: CanonicalNetwork) -> Stem | None:
@@ -160,21 +168,21 @@ def _stem(canonical: CanonicalNetwork) -> Stem | None:
 def _shortcut(canonical: CanonicalNetwork, shapes: BranchShapes, gate_bias: float) -> Shortcut:
     """h where a unit keeps its shape; with units that all change it, what can be told from those."""
     pairs = list(zip(canonical.units, shapes.units, strict=True))
-    kept = [part for part, each in pairs if not each.changes_shape]
-    part = Counter(kept or canonical.units).most_common(1)[0][0]
-    if part.g:
-        normalised = any(isinstance(step, op.BatchNorm) for step in part.g)
-        gate = ExclusiveGate if part.gates_branch else ShortcutGate
+    keeping_shape = [unit for unit, shape in pairs if not shape.changes_shape]
+    unit = Counter(keeping_shape or canonical.units).most_common(1)[0][0]
+    if unit.g:
+        normalised = any(isinstance(step, op.BatchNorm) for step in unit.g)
+        gate = ExclusiveGate if unit.gates_branch else ShortcutGate
         return gate(gate_bias, batch_norm=normalised)
-    if part.h == (op.ZeroOp(),):
+    if unit.h == (op.ZeroOp(),):
         return Zero()
-    scale, branch = (_factor(steps) for steps in (part.h, part.F))
+    scale, branch = (_factor(steps) for steps in (unit.h, unit.F))
     if (scale, branch) != (1.0, 1.0):
         return Scaled(scale, branch)
-    dropped = [step.p for step in part.h if isinstance(step, op.DropoutOp)]
-    if dropped:
-        return Dropout(dropped[0])
-    return Projection() if kept and any(isinstance(step, op.Conv) for step in part.h) else Identity()
+    dropouts = [step.p for step in unit.h if isinstance(step, op.DropoutOp)]
+    if dropouts:
+        return Dropout(dropouts[0])
+    return Projection() if keeping_shape and any(isinstance(step, op.Conv) for step in unit.h) else Identity()
 
 
 def _factor(layers: tuple[object, ...]) -> float:
@@ -190,7 +198,7 @@ def _change_variants(h: Shortcut) -> Iterator[Shortcut]:
 def _resizes(canonical: CanonicalNetwork, shapes: BranchShapes) -> tuple[Downsample, ...]:
     """What the shape-changing shortcuts can be: projections, or zero-padding that reads either tensor."""
     changing = [
-        part.h for part, each in zip(canonical.units, shapes.units, strict=True) if each.changes_shape
+        part.h for part, shape in zip(canonical.units, shapes.units, strict=True) if shape.changes_shape
     ]
     projected = sum(any(isinstance(step, op.Conv) for step in h) for h in changing)
     if changing and 2 * projected > len(changing):
@@ -200,15 +208,15 @@ def _resizes(canonical: CanonicalNetwork, shapes: BranchShapes) -> tuple[Downsam
 
 def _observed_arrangement(canonical: CanonicalNetwork) -> Arrangement:
     """The activations of the most usual unit, where they are none of the paper's."""
-    middle = [part for part in canonical.units[1:] if _letters(part)] or list(canonical.units)
-    part = Counter(middle).most_common(1)[0][0]
-    letters = _letters(part)
+    middle = [unit for unit in canonical.units[1:] if _letters(unit)] or list(canonical.units)
+    unit = Counter(middle).most_common(1)[0][0]
+    letters = _letters(unit)
     if not letters:
         return ORIGINAL
-    before, *rest = letters.split("C")
-    between = rest[0] if len(rest) > 1 else ""
+    before, *activations = letters.split("C")
+    between = activations[0] if len(activations) > 1 else ""
     return Arrangement(
-        _layers(before), _layers(between), _layers(rest[-1]), _layers(layer_pattern(part.edge))
+        _layers(before), _layers(between), _layers(activations[-1]), _layers(layer_pattern(unit.edge))
     )
 
 

@@ -26,7 +26,7 @@ class LinearLayer:
 class OtherLayer:
     """A layer that the papers' units do not have, in words."""
 
-    what: str
+    text: str
 
 
 AuditLayer = Op | LinearLayer | OtherLayer
@@ -63,7 +63,7 @@ class LayerReader:
             return AVERAGE_POOLING
         if node.op == "native_dropout":
             return op.DropoutOp(float(producer_args(node)[1]))
-        if any(self.graph.is_random(each) for each in args):
+        if any(self.graph.is_random(argument) for argument in args):
             return op.DropoutOp(self._dropout_probability(node))
         return self._read_by_probing(node)
 
@@ -83,23 +83,23 @@ class LayerReader:
 
     def _dropout_probability(self, node: GraphNode) -> float:
         """The share of zeros that the drawn mask has: 1 − the probability it was drawn with."""
-        mask = next(each for each in node.fx.args if self.graph.is_random(each))
+        mask = next(argument for argument in node.fx.args if self.graph.is_random(argument))
         values = self.graph.constant(mask)
-        kept = float(values.max())
-        return round(1 - 1 / kept, 6) if kept > 1 else float((values == 0).float().mean())
+        scale = float(values.max())
+        return round(1 - 1 / scale, 6) if scale > 1 else float((values == 0).float().mean())
 
     def _read_by_probing(self, node: GraphNode) -> AuditLayer | None:
         """By feeding a signal: handed on, rectified, scaled, or else something of its own name."""
         [source] = node.inputs
-        constants = [each for each in node.fx.args if each is not source.fx]
+        constants = [argument for argument in node.fx.args if argument is not source.fx]
         key = (node.op, str(constants), str(node.fx.kwargs), source.shape)
-        known = not any(isinstance(each, torch.fx.Node) for each in constants)
-        if known and key in self._probe_cache:
+        is_cacheable = not any(isinstance(argument, torch.fx.Node) for argument in constants)
+        if is_cacheable and key in self._probe_cache:
             return self._probe_cache[key]
         signal = probe_signal(source.shape)
-        found = layer_from_response(signal, self.graph.replay(node, {source: signal}), node.op)
-        self._probe_cache[key] = found
-        return found
+        layer = layer_from_response(signal, self.graph.replay(node, {source: signal}), node.op)
+        self._probe_cache[key] = layer
+        return layer
 
 
 def layer_from_response(signal: Tensor, response: Tensor, name: str) -> AuditLayer | None:
@@ -135,13 +135,89 @@ def _single_value(value: Any) -> Any:
 
 def producer_args(node: GraphNode) -> tuple[Any, ...]:
     """The arguments of an operator with several outputs, whose first the node stands for."""
-    made = node.fx
-    if made.op == "call_function" and getattr(made.target, "__name__", "") == "getitem":
-        producer = made.args[0]
+    fx_node = node.fx
+    if fx_node.op == "call_function" and getattr(fx_node.target, "__name__", "") == "getitem":
+        producer = fx_node.args[0]
         assert isinstance(producer, torch.fx.Node)  # noqa: S101 - getitem's own signature
-        made = producer
-    return tuple(made.args)
+        fx_node = producer
+    return tuple(fx_node.args)
 
 
 def _weight_shape(weight: Any) -> tuple[int, ...]:
     return tuple(weight.meta["shape"])
+
+
+class PathReader:
+    """Reads whole paths of one graph."""
+
+    def __init__(self, graph: DataflowGraph) -> None:
+        self.graph = graph
+        self.reader = LayerReader(graph)
+        self._cache: dict[tuple[GraphNode, GraphNode], AuditLayers] = {}
+
+    def layers(self, start: GraphNode, end: GraphNode) -> AuditLayers:
+        """The layers from `start`, which dominates `end`, to `end`."""
+        # Densely connected layers would else be walked once for every way through them.
+        if (start, end) not in self._cache:
+            self._cache[start, end] = self._read_path(start, end)
+        return self._cache[start, end]
+
+    def _read_path(self, start: GraphNode, end: GraphNode) -> AuditLayers:
+        layers: list[AuditLayer] = []
+        at = end
+        while at is not start:
+            joined = self._join_of(at)
+            if joined is not None:
+                at_first, step = self._parallel(at, joined)
+                layers.append(step)
+                at = at_first
+                continue
+            layer = self.reader.read_layer(at)
+            layers.extend([layer] if layer else [])
+            [at] = at.inputs
+        return tuple(reversed(layers))
+
+    def _join_of(self, node: GraphNode) -> GraphNode | None:
+        """The node where paths meet in `node`: itself, or the stack that it sums."""
+        if len(node.inputs) > 1:
+            return node
+        if node.op == "sum" and len(node.inputs[0].inputs) > 1:
+            return node.inputs[0]
+        return None
+
+    def _parallel(self, end: GraphNode, join: GraphNode) -> tuple[GraphNode, AuditLayer]:
+        """Where the paths that meet in `join` part, and what they are together."""
+        part = join.dominator
+        assert part is not None  # noqa: S101 - only the image has none
+        paths = tuple(self.layers(part, input_node) for input_node in join.inputs)
+        are_all_ops = all(_is_op(step) for path in paths for step in path)
+        join_kind = self._join_kind(end, join)
+        if are_all_ops and join_kind and all(paths):
+            return part, op.ParallelPaths(paths, join_kind)  # type: ignore[arg-type]  # every step is an Op, as `known` says
+        return part, OtherLayer(_join_text(join, paths))
+
+    def _join_kind(self, end: GraphNode, join: GraphNode) -> str | None:
+        signals = {node: probe_signal(node.shape) + i for i, node in enumerate(join.inputs)}
+        response = self.graph.replay(end, signals)
+        values = list(signals.values())
+        have_one_shape = len({value.shape for value in values}) == 1
+        if have_one_shape and response.numel() == values[0].numel():
+            total = torch.stack(values).sum(0).flatten()
+            return "sum" if torch.allclose(total, response.flatten(), atol=1e-4) else None
+        if join.op == "cat" and response.ndim == 4 and response.shape[1] == sum(v.shape[1] for v in values):
+            return "concatenate"
+        return None
+
+
+def _is_op(step: AuditLayer) -> bool:
+    return isinstance(step, op.Op) and not isinstance(step, op.ParallelPaths)
+
+
+def _join_text(join: GraphNode, paths: tuple[AuditLayers, ...]) -> str:
+    if join.op == "mul" and () in paths:
+        layers = sum(
+            isinstance(step, op.Conv) or "Linear" in type(step).__name__ for path in paths for step in path
+        )
+        return f"multiplication by a branch of {layers} weight layers (as squeeze-and-excitation)"
+    names = {"cat": "concatenation", "mul": "multiplication", "add": "addition"}
+    return f"{names.get(join.op, join.op)} of {len(paths)} paths"

@@ -34,19 +34,19 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
     traced = trace_model(model, side)
     graph = DataflowGraph(traced)
     units = find_units(graph)
-    form = canonical_trace(units)
+    canonical = canonical_trace(units)
     gate_bias = next((unit.gate_bias for unit in units.units if unit.g), 0.0)
-    fitted = fit_description(form, gate_bias) if form.units else None
-    near = find_nearest(fitted.network) if fitted else None
+    description_fit = fit_description(canonical, gate_bias) if canonical.units else None
+    nearest = find_nearest(description_fit.network) if description_fit else None
     names = {name for name, _ in model.named_parameters()}
     case = AuditContext(
         traced=units,
-        canonical=form,
-        parameters=sum(each.numel() for each in model.parameters()),
+        canonical=canonical,
+        parameters=sum(tensor.numel() for tensor in model.parameters()),
         unused=tuple(sorted(names - graph.used_parameters())),
-        branch_shapes=read_branch_shapes(form) if form.units else None,
-        fit=fitted,
-        nearest=near,
+        branch_shapes=read_branch_shapes(canonical) if canonical.units else None,
+        fit=description_fit,
+        nearest=nearest,
         label=read_label(label),
     )
     return AuditReport(label, "traced", network_content(case), nearest_network(case), collect_findings(case))
@@ -56,12 +56,16 @@ def nearest_network(context: AuditContext) -> NearestNetwork | None:
     """The nearest network with its classes and channels as found; identical where all is the same."""
     if context.fit is None or context.nearest is None:
         return None
-    near, network = context.nearest, context.fit.network
-    same = (
-        context.fit.exact and not near.differences and context.canonical == without_biases(context.canonical)
+    nearest, network = context.nearest, context.fit.network
+    is_identical = (
+        context.fit.exact
+        and not nearest.differences
+        and context.canonical == without_biases(context.canonical)
     )
-    told = tuple(each.what for each in near.differences)
-    return NearestNetwork(near.name, near.choices, _parameters_as_given(near, network), same, told)
+    differences = tuple(difference.text for difference in nearest.differences)
+    return NearestNetwork(
+        nearest.name, nearest.choices, _parameters_as_given(nearest, network), is_identical, differences
+    )
 
 
 def _parameters_as_given(near: NearestCandidate, network: Network) -> int:
@@ -133,13 +137,13 @@ def _depth(canonical: CanonicalNetwork, fit: DescriptionFit | None) -> int:
 
 
 def _main_convolutions(steps: tuple[object, ...]) -> list[object]:
-    found: list[object] = []
+    main: list[object] = []
     for step in steps:
         if isinstance(step, op.Conv):
-            found.append(step)
+            main.append(step)
         elif isinstance(step, op.ParallelPaths):
-            found.extend(convolutions(step.paths[0]))
-    return found
+            main.extend(convolutions(step.paths[0]))
+    return main
 
 
 def _stages(context: AuditContext) -> tuple[StageContent, ...]:

@@ -20,7 +20,7 @@ class Difference:
     """How far apart two networks are in one respect, and in words what the first has and the second."""
 
     weight: float
-    what: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class NearestCandidate:
 
     @property
     def distance(self) -> float:
-        return sum(each.weight for each in self.differences)
+        return sum(difference.weight for difference in self.differences)
 
 
 def find_nearest(network: Network) -> NearestCandidate:
     """The nearest named network, or one of the same depth whose name is made by rule."""
     network = replace(network, unit=replace(network.unit, branch=by_first_stage(network)))
     names = [name for name in _candidate_names(network) if _describe_or_none(name, "", "")]
-    return min((_candidate(name, network) for name in names), key=lambda each: each.distance)
+    return min((_candidate(name, network) for name in names), key=lambda candidate: candidate.distance)
 
 
 def by_first_stage(network: Network) -> Branch:
@@ -95,12 +95,12 @@ def _candidate(name: str, network: Network) -> NearestCandidate:
     reads = (
         network.unit.downsample.reads if padded and network.unit.downsample != ours.unit.downsample else ""
     )
-    made = _describe_or_none(name, stride_on, reads)
+    chosen = _describe_or_none(name, stride_on, reads)
     choices = {"branch": {"stride_on": stride_on}} if stride_on else {}
     choices |= {"unit": {"downsample": f"ZeroPad({reads!r})"}} if reads else {}
-    if made is None:
+    if chosen is None:
         return NearestCandidate(name, {}, ours, tuple(network_differences(network, ours)))
-    return NearestCandidate(name, choices, made, tuple(network_differences(network, made)))
+    return NearestCandidate(name, choices, chosen, tuple(network_differences(network, chosen)))
 
 
 def network_differences(network: Network, ours: Network) -> Iterator[Difference]:
@@ -116,13 +116,14 @@ def network_differences(network: Network, ours: Network) -> Iterator[Difference]
         yield Difference(
             4, f"{arrangement_words(a.unit.arrangement)}, not {arrangement_words(b.unit.arrangement)}"
         )
-    units = [[stage.units for stage in each.stages] for each in (a, b)]
+    units = [[stage.units for stage in side.stages] for side in (a, b)]
     if units[0] != units[1]:
-        apart = abs(a.depth - b.depth) / max(a.depth, b.depth)
+        relative_depth = abs(a.depth - b.depth) / max(a.depth, b.depth)
         yield Difference(
-            2 + 2 * apart, f"{_comma_separated(units[0])} units a stage, not {_comma_separated(units[1])}"
+            2 + 2 * relative_depth,
+            f"{_comma_separated(units[0])} units a stage, not {_comma_separated(units[1])}",
         )
-    widths = [[stage.width for stage in each.stages] for each in (a, b)]
+    widths = [[stage.width for stage in side.stages] for side in (a, b)]
     if widths[0] != widths[1]:
         yield Difference(2, f"widths {_comma_separated(widths[0])}, not {_comma_separated(widths[1])}")
     if not same_shortcut(a.unit.h, b.unit.h):
@@ -158,7 +159,7 @@ def option_words(network: Network) -> str:
 
 
 def arrangement_words(arrangement: Arrangement) -> str:
-    names = [name for name, each in ARRANGEMENTS.items() if each == arrangement]
+    names = [name for name, candidate in ARRANGEMENTS.items() if candidate == arrangement]
     return names[0].replace("_", " ") if names else "an arrangement of its own"
 
 

@@ -52,12 +52,12 @@ def read_label(text: str) -> NetworkLabel | None:
     """The label in a text; None where it names no network with a depth."""
     words = re.sub(r"[^a-z0-9]+", "_", text.lower())
     preact = re.search(r"pre_?act|pre_?res|res_?net_?v2|identity", words) is not None
-    if found := _WIDE.search(words):
-        return NetworkLabel(text, int(found["depth"]), preact, widen=int(found["widen"]))
-    if found := _NEXT.search(words):
-        cardinality, d = (int(found[key]) if found[key] else None for key in ("cardinality", "d"))
-        return NetworkLabel(text, int(found["depth"]), preact, cardinality=cardinality, d=d)
-    if found := _PLAIN.search(words):
-        return NetworkLabel(text, int(found["depth"]), preact, plain=True)
-    found = _RES.search(words) or (_BARE.search(words) if preact or "res" in words else None)
-    return NetworkLabel(text, int(found["depth"]), preact) if found else None
+    if match := _WIDE.search(words):
+        return NetworkLabel(text, int(match["depth"]), preact, widen=int(match["widen"]))
+    if match := _NEXT.search(words):
+        cardinality, d = (int(match[key]) if match[key] else None for key in ("cardinality", "d"))
+        return NetworkLabel(text, int(match["depth"]), preact, cardinality=cardinality, d=d)
+    if match := _PLAIN.search(words):
+        return NetworkLabel(text, int(match["depth"]), preact, plain=True)
+    match = _RES.search(words) or (_BARE.search(words) if preact or "res" in words else None)
+    return NetworkLabel(text, int(match["depth"]), preact) if match else None

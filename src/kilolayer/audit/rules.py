@@ -8,11 +8,58 @@ from collections.abc import Callable, Iterator
 from kilolayer.audit.audit_report import AuditFinding, Severity
 from kilolayer.audit.canonical import convolutions
 from kilolayer.audit.context import AuditContext, layers_text
-from kilolayer.audit.label_rules import label_findings
 from kilolayer.audit.layer_reader import AVERAGE_POOLING, LinearLayer, OtherLayer
-from kilolayer.audit.nearest import shortcut_option, stem_words
-from kilolayer.networks.description import Stem
+from kilolayer.audit.nearest import branch_words, by_first_stage, shortcut_option, single_path, stem_words
+from kilolayer.audit.network_label import NetworkLabel
+from kilolayer.networks.description import Network, Stem
 from kilolayer.units.branch import Aggregated, Basic
+
+
+def label_findings(context: AuditContext) -> Iterator[AuditFinding]:
+    """Where the name says otherwise than the network: depth, block, arrangement, cardinality, width."""
+    label, fit = context.label, context.fit
+    if label is None or fit is None:
+        return
+    actual, expected = [], []
+    for is_so, expectation in _contradictions(label, fit.network):
+        actual.append(is_so)
+        expected.append(expectation)
+    ours = label.network(len(fit.network.stages))
+    if actual:
+        parameter_count = f"; {ours.parameters:,} parameters" if ours else ""
+        text = f"calls itself {label.text}, but {' and '.join(actual)}; {context.parameters:,} parameters"
+        yield AuditFinding(
+            "fault",
+            "label",
+            text,
+            "",
+            f"the network of that name has {' and '.join(expected)}{parameter_count}",
+        )
+
+
+def _contradictions(label: NetworkLabel, network: Network) -> Iterator[tuple[str, str]]:
+    """Pairs in words: what it has, what its name says."""
+    branch = by_first_stage(network)
+    if label.depth != network.depth:
+        yield f"has {network.depth} layers", f"{label.depth} layers"
+    named_network = label.network(len(network.stages))
+    block = single_path(named_network.unit.branch) if named_network else branch
+    if named_network and type(block) is not type(branch) and not _named_variant(label, network):
+        yield f"is made of {branch_words(branch)}", f"{branch_words(named_network.unit.branch)} units"
+    before = bool(network.unit.arrangement.before)
+    if label.preact and not before and network.unit.arrangement.f[:1] != ("BN",):
+        yield "is not pre-activated", "full pre-activation"
+    paths_and_width = (branch.cardinality, branch.d) if isinstance(branch, Aggregated) else (1, 64)
+    if label.cardinality and type(block) is type(branch) and paths_and_width != (label.cardinality, label.d):
+        yield f"is {paths_and_width[0]}×{paths_and_width[1]}d", f"{label.cardinality}×{label.d}d"
+
+
+def _named_variant(label: NetworkLabel, network: Network) -> bool:
+    """Whether another of the name's blocks, at the same depth, is what was found."""
+    words = ("_basic", "_bottleneck", "_onelayer")
+    requested = [word for word in words if word.strip("_") in label.text.lower()]
+    variants = [label.network(len(network.stages), word) for word in requested]
+    return any(variant and type(variant.unit.branch) is type(network.unit.branch) for variant in variants)
 
 
 def collect_findings(context: AuditContext) -> tuple[AuditFinding, ...]:
@@ -30,24 +77,24 @@ def _no_addition(context: AuditContext) -> Iterator[AuditFinding]:
     elif context.fit is None:
         kernels = [tuple(conv.kernel for conv in convolutions(part.F)) for part in context.canonical.units]
         usual = Counter(kernels).most_common(1)[0][0]
-        shown = " ".join(f"{kernel}×{kernel}" for kernel in usual) or "none"
+        kernels_text = " ".join(f"{kernel}×{kernel}" for kernel in usual) or "none"
         yield AuditFinding(
-            "deviation", "unit", f"its units are none of the papers': convolutions {shown}",
+            "deviation", "unit", f"its units are none of the papers': convolutions {kernels_text}",
             context.unit_names([0]), "3×3 3×3, or 1×1 3×3 1×1 with four times the width behind (P1, Fig. 5)",
         )  # fmt: skip
 
 
 def _biases(context: AuditContext) -> Iterator[AuditFinding]:
-    every, biased = 0, []
+    num_convolutions, biased = 0, []
     for i, part in enumerate(context.canonical.units):
-        here = list(convolutions((*part.edge, *part.h, *part.F)))
-        every += len(here)
-        biased += [i] * sum(conv.bias for conv in here)
+        unit_convolutions = list(convolutions((*part.edge, *part.h, *part.F)))
+        num_convolutions += len(unit_convolutions)
+        biased += [i] * sum(conv.bias for conv in unit_convolutions)
     if biased:
         # Other families of networks, as ConvNeXt, are no faulty ResNets.
         severity: Severity = "fault" if context.fit else "deviation"
         yield AuditFinding(
-            severity, "biased-convolutions", f"{len(biased)} of {every} convolutions have a bias",
+            severity, "biased-convolutions", f"{len(biased)} of {num_convolutions} convolutions have a bias",
             context.unit_names(list(dict.fromkeys(biased))), "no convolution has one: BN's β does its work",
         )  # fmt: skip
 
@@ -74,11 +121,11 @@ def _stem_activation(context: AuditContext) -> Iterator[AuditFinding]:
     if not context.canonical.units:
         return
     if context.first_reads_raw_stem():
-        what = "the first shortcut starts from the un-activated stem convolution"
-        yield AuditFinding("fault", "raw-stem", what, context.unit_names([0]), paper)
+        text = "the first shortcut starts from the un-activated stem convolution"
+        yield AuditFinding("fault", "raw-stem", text, context.unit_names([0]), paper)
     elif context.activates_stem_twice():
-        what = "the stem is activated, and the first unit activates once more"
-        yield AuditFinding("deviation", "activated-twice", what, context.unit_names([0]), paper)
+        text = "the stem is activated, and the first unit activates once more"
+        yield AuditFinding("deviation", "activated-twice", text, context.unit_names([0]), paper)
 
 
 def _widths(context: AuditContext) -> Iterator[AuditFinding]:
@@ -93,9 +140,9 @@ def _widths(context: AuditContext) -> Iterator[AuditFinding]:
         return
     doubling = widths == [widths[0] << i for i in range(len(widths))]
     severity: Severity = "deviation" if doubling and not aggregated else "fault"
-    inner = [each.inner for each in context.branch_shapes.first_of_stages]
-    outer = [each.out for each in context.branch_shapes.first_of_stages]
-    what = (
+    inner = [shape.inner for shape in context.branch_shapes.first_of_stages]
+    outer = [shape.out for shape in context.branch_shapes.first_of_stages]
+    text = (
         f"stage widths {_comma_separated(widths)} (inner {_comma_separated(inner)}, output {_comma_separated(outer)}), "
         f"so {context.parameters:,} parameters"
     )
@@ -107,7 +154,7 @@ def _widths(context: AuditContext) -> Iterator[AuditFinding]:
         else ""
     )
     yield AuditFinding(
-        severity, "widths", what, where, f"{_comma_separated(papers)}, doubling from stage to stage{counted}"
+        severity, "widths", text, where, f"{_comma_separated(papers)}, doubling from stage to stage{counted}"
     )
 
 
@@ -130,11 +177,11 @@ def _stem(context: AuditContext) -> Iterator[AuditFinding]:
     cifar = len(network.stages) <= 3
     wide = 64 if isinstance(network.unit.branch, Aggregated) else 16
     papers = Stem(wide) if cifar else Stem(64, 7, 2, pool=True)
-    same = (papers.kernel, papers.stride, papers.pool) == (
+    is_papers_stem = (papers.kernel, papers.stride, papers.pool) == (
         network.stem.kernel, network.stem.stride, network.stem.pool,
     )  # fmt: skip
     convs = [step.kernel for step in convolutions(context.canonical.units[0].edge)]
-    if not same or convs != [papers.kernel]:
+    if not is_papers_stem or convs != [papers.kernel]:
         many = f" in {len(convs)} convolutions" if len(convs) > 1 else ""
         kind = "CIFAR" if cifar else "ImageNet"
         expected = f"{papers.kernel}×{papers.kernel}, stride {papers.stride}{', max-pooling' * papers.pool}"
@@ -149,15 +196,15 @@ def _unknown_layers(context: AuditContext) -> Iterator[AuditFinding]:
     for i, part in enumerate(context.canonical.units):
         for step in (*part.edge, *part.h, *part.F, *part.g):
             if isinstance(step, OtherLayer):
-                counted[step.what] += 1
-                where.setdefault(step.what, []).append(i)
-    for what, count in counted.items():
-        names = context.unit_names(list(dict.fromkeys(where[what])))
-        yield AuditFinding("deviation", "layer", f"{count} × {what}", names, "not in the papers' units")
+                counted[step.text] += 1
+                where.setdefault(step.text, []).append(i)
+    for text, count in counted.items():
+        names = context.unit_names(list(dict.fromkeys(where[text])))
+        yield AuditFinding("deviation", "layer", f"{count} × {text}", names, "not in the papers' units")
     for step in context.final_layers if context.canonical.units else ():
         if isinstance(step, OtherLayer):
             yield AuditFinding(
-                "deviation", "layer", step.what, "after the last addition", "not in the papers' networks"
+                "deviation", "layer", step.text, "after the last addition", "not in the papers' networks"
             )
 
 
@@ -173,8 +220,8 @@ def _remarks(context: AuditContext) -> Iterator[AuditFinding]:
 
 def _unused(context: AuditContext) -> Iterator[AuditFinding]:
     if context.unused:
-        shown = ", ".join(context.unused[:3]) + (" …" if len(context.unused) > 3 else "")
-        yield AuditFinding("note", "unused", f"{len(context.unused)} parameter tensors are never used", shown)
+        names = ", ".join(context.unused[:3]) + (" …" if len(context.unused) > 3 else "")
+        yield AuditFinding("note", "unused", f"{len(context.unused)} parameter tensors are never used", names)
 
 
 def _unexplained_units(context: AuditContext) -> Iterator[AuditFinding]:
@@ -194,23 +241,23 @@ def _unexplained_units(context: AuditContext) -> Iterator[AuditFinding]:
             if a != b and not (
                 letter == "edge" and i == 0 and list(convolutions(a)) != list(convolutions(b))
             ):
-                told = {"edge": "ahead of the split stands"}.get(letter, f"{letter} is")
-                different.setdefault(f"{told} {layers_text(a)}; expected {layers_text(b)}", []).append(i)
-    for what, places in different.items():
-        yield AuditFinding("deviation", "unit", what, context.unit_names(places))
+                subject = {"edge": "ahead of the split stands"}.get(letter, f"{letter} is")
+                different.setdefault(f"{subject} {layers_text(a)}; expected {layers_text(b)}", []).append(i)
+    for text, places in different.items():
+        yield AuditFinding("deviation", "unit", text, context.unit_names(places))
     yield from _unexplained_end(context)
 
 
 def _unexplained_end(context: AuditContext) -> Iterator[AuditFinding]:
     if context.fit is None or context.lacks_final_activation():
         return
-    rest = context.fit.canonical.tail
-    expected = rest[: rest.index(AVERAGE_POOLING)]
+    expected_tail = context.fit.canonical.tail
+    expected = expected_tail[: expected_tail.index(AVERAGE_POOLING)]
     if context.final_layers != expected and not any(
         isinstance(step, OtherLayer) for step in context.final_layers
     ):
-        what = f"after the last addition stands {layers_text(context.final_layers)}; expected {layers_text(expected)}"
-        yield AuditFinding("deviation", "end", what)
+        text = f"after the last addition stands {layers_text(context.final_layers)}; expected {layers_text(expected)}"
+        yield AuditFinding("deviation", "end", text)
     if not any(isinstance(step, LinearLayer) for step in context.canonical.tail):
         yield AuditFinding("note", "no-classifier", "there is no fully-connected layer behind the pooling")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from kilolayer.audit.audit_report import AuditReport, NetworkContent
-from kilolayer.audit.branch_shape import branch_and_widths
+from kilolayer.audit.branch_shape import BRANCH_KINDS, BranchShape, branch_and_widths
 from kilolayer.audit.canonical import CanonicalNetwork, CanonicalUnit, canonical_description
 from kilolayer.audit.context import AuditContext
 from kilolayer.audit.identify import ARRANGEMENT_PREFERENCE, BranchShapes, DescriptionFit
@@ -18,14 +19,160 @@ from kilolayer.audit.model_audit import nearest_network, network_content
 from kilolayer.audit.nearest import find_nearest
 from kilolayer.audit.network_label import read_label
 from kilolayer.audit.rules import collect_findings
-from kilolayer.audit.state_layers import StateLayer, StateUnit, chain_state_units, read_state_layers
 from kilolayer.audit.traced_units import TracedNetwork, TracedUnit
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network, Stage, Stem
 from kilolayer.units import ops as op
 from kilolayer.units.arrangement import ARRANGEMENTS
+from kilolayer.units.branch import StrideOn
 from kilolayer.units.shortcut import Downsample, Identity, Projection, Shortcut, ShortcutGate, ZeroPad
 from kilolayer.units.unit import Unit
+
+
+@dataclass(frozen=True)
+class StateLayer:
+    """Tensors with the same prefix: a convolution (4-D), a linear layer (2-D), a norm (vectors alone)."""
+
+    prefix: str
+    kernel: tuple[int, ...]
+    vectors: tuple[int, ...]
+
+    @property
+    def is_conv(self) -> bool:
+        return len(self.kernel) == 4
+
+    @property
+    def is_norm(self) -> bool:
+        return not self.kernel and len(self.vectors) > 1 and len(set(self.vectors)) == 1
+
+    @property
+    def bias(self) -> bool:
+        return bool(self.kernel) and bool(self.vectors)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers: of a norm its scale and shift, not its running statistics."""
+        count = 1
+        for size in self.kernel:
+            count *= size
+        vectors = self.vectors[:2] if self.is_norm else self.vectors
+        return (count if self.kernel else 0) + sum(vectors)
+
+
+@dataclass(frozen=True)
+class StateUnit:
+    """F's convolutions with what they are, its projection, and its gate."""
+
+    shape: BranchShape
+    convs: tuple[StateLayer, ...]
+    projection: StateLayer | None = None
+    gate: StateLayer | None = None
+
+
+def read_state_layers(state: Mapping[str, Tensor]) -> list[StateLayer]:
+    """The layers in the order of the file. Counters and other single numbers are no layers."""
+    kernels: dict[str, tuple[int, ...]] = {}
+    vectors: dict[str, tuple[int, ...]] = {}
+    for name, tensor in state.items():
+        prefix = name.rpartition(".")[0]
+        if tensor.ndim > 1:
+            kernels[prefix] = tuple(tensor.shape)
+        if tensor.ndim == 1 and tensor.is_floating_point():
+            vectors[prefix] = (*vectors.get(prefix, ()), tensor.shape[0])
+    prefixes = dict.fromkeys(name.rpartition(".")[0] for name in state)
+    return [StateLayer(prefix, kernels.get(prefix, ()), vectors.get(prefix, ())) for prefix in prefixes]
+
+
+def chain_state_units(layers: Sequence[StateLayer]) -> tuple[StateLayer, list[StateUnit]] | None:
+    """The stem and the units, in the file's order or else that of the names; None if they do not chain.
+
+    safetensors sorts its tensors, so the order of a file need not be that of the network.
+    """
+    orders = list(layers), sorted(layers, key=lambda layer: _natural_key(layer.prefix))
+    for order in orders:
+        convs = [layer for layer in order if layer.is_conv]
+        if not convs:
+            return None
+        stem = min(convs, key=lambda layer: layer.kernel[1])
+        convs.remove(stem)
+        units = _chain_units(convs, stem.kernel[0])
+        if units:
+            return stem, units
+    return None
+
+
+def _natural_key(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def _chain_units(convs: list[StateLayer], channels: int) -> list[StateUnit]:
+    """All of `convs` as units that follow each other; empty where they do not."""
+    units: list[StateUnit] = []
+    while convs:
+        unit, used = _read_unit(convs, channels, first=not units)
+        if unit is None:
+            return []
+        units.append(unit)
+        channels, convs = unit.shape.out, convs[used:]
+    return units
+
+
+def _read_unit(convs: list[StateLayer], channels: int, *, first: bool) -> tuple[StateUnit | None, int]:
+    """The unit that `convs` begin with and how many of them are its; shortcuts may stand on either side."""
+    for lead in (0, 1, 2):
+        for size in (3, 2):
+            body = convs[lead : lead + size]
+            shape = _read_shape(body, channels, first=first)
+            if shape is None:
+                continue
+            ahead = [layer for layer in convs[:lead] if _is_shortcut(layer, shape)]
+            if len(ahead) != lead:
+                continue
+            # What follows shortcuts that stand ahead is the next unit's.
+            behind = [] if lead else _trailing_shortcuts(convs[lead + size :], shape)
+            sides = ahead + behind
+            gates = [layer for layer in sides if layer.bias and not body[0].bias]
+            projections = [layer for layer in sides if layer not in gates]
+            unit = StateUnit(
+                shape, tuple(body), *(next(iter(layers), None) for layers in (projections, gates))
+            )
+            return unit, lead + size + len(behind)
+    return None, 0
+
+
+def _trailing_shortcuts(convs: list[StateLayer], shape: BranchShape) -> list[StateLayer]:
+    """The shortcuts that follow F; a 1×1 ahead of a 3×3 is the next bottleneck's own."""
+    shortcuts = []
+    for layer, following in zip(convs[:2], [*convs[1:3], None, None], strict=False):
+        reduces = shape.kind == "bottleneck" and following is not None and following.kernel[-1] > 1
+        if reduces or not _is_shortcut(layer, shape):
+            break
+        shortcuts.append(layer)
+    return shortcuts
+
+
+def _is_shortcut(layer: StateLayer, shape: BranchShape) -> bool:
+    """A 1×1 convolution from the unit's input to its output: a projection or a gate."""
+    return layer.kernel == (shape.out, shape.channels, 1, 1)
+
+
+def _read_shape(body: list[StateLayer], channels: int, *, first: bool) -> BranchShape | None:
+    kernels = tuple(layer.kernel[-1] for layer in body)
+    kind = BRANCH_KINDS.get(kernels)
+    if kind not in ("basic", "bottleneck") or len(body) != len(kernels):
+        return None
+    groups, at = 1, channels
+    for layer in body:
+        out, inside = layer.kernel[:2]
+        if at % inside or (at != inside and layer.kernel[-1] == 1):
+            return None
+        groups, at = max(groups, at // inside), out
+    # Shapes hold no strides: the papers' stages halve the side where the channels change.
+    stride = 2 if at != channels and not first else 1
+    inner = body[-1].kernel[1]
+    stride_on: StrideOn = "3x3" if groups > 1 else "1x1"
+    return BranchShape(kind, len(body), channels, inner, at, stride, stride_on, groups, "grouped", 0.0)
+
 
 UNKNOWN = (
     "strides, pooling and dropout: weights hold none, so the papers' are assumed",
@@ -42,39 +189,40 @@ def audit_state(state: Mapping[str, Tensor], label: str = "state dict") -> Audit
     """
     if not state:
         raise InputError(f"{label} holds no tensors")
-    found = read_state_layers(state)
-    parameters = sum(layer.parameters for layer in found)
-    chained = chain_state_units(found)
-    fitted = _fit_state(found, *chained) if chained else None
-    if chained is None or fitted is None:
+    layers = read_state_layers(state)
+    parameters = sum(layer.parameters for layer in layers)
+    chain = chain_state_units(layers)
+    reading = _fit_state(layers, *chain) if chain else None
+    if chain is None or reading is None:
         unchained = "its convolutions do not chain into the papers' basic or bottleneck units"
         return AuditReport(label, "shapes", NetworkContent(parameters), unknown=(unchained, *UNKNOWN))
-    fit, lacking = fitted
-    case = _audit_context(label, parameters, chained[1], fit, lacking=lacking, biased=chained[0].bias)
-    near = nearest_network(case)
-    near = replace(near, identical=False) if near else None
-    told = replace(network_content(case), stride_on=None)
-    return AuditReport(label, "shapes", told, near, collect_findings(case), UNKNOWN)
+    fit, lacking = reading
+    case = _audit_context(label, parameters, chain[1], fit, lacking=lacking, biased=chain[0].bias)
+    nearest = nearest_network(case)
+    nearest = replace(nearest, identical=False) if nearest else None
+    content = replace(network_content(case), stride_on=None)
+    return AuditReport(label, "shapes", content, nearest, collect_findings(case), UNKNOWN)
 
 
 def _audit_context(
     label: str, parameters: int, units: list[StateUnit], fit: DescriptionFit, *, lacking: bool, biased: bool
 ) -> AuditContext:
     """The fit's own form, with the biases and without the final activation, as the weights have it."""
-    parts = []
+    canonical_units = []
     for i, (part, unit) in enumerate(zip(fit.canonical.units, units, strict=True)):
         edge = _with_bias(part.edge, biased and i == 0)
         h = _with_bias(part.h, unit.projection is not None and unit.projection.bias)
-        parts.append(
+        canonical_units.append(
             CanonicalUnit(edge, h, _with_bias(part.F, unit.convs[0].bias), part.g, part.gates_branch)
         )
     end = fit.canonical.tail[fit.canonical.tail.index(AVERAGE_POOLING) :] if lacking else fit.canonical.tail
-    named = tuple(
-        TracedUnit(_unit_name(unit), p.edge, p.h, p.F, p.g) for p, unit in zip(parts, units, strict=True)
+    traced_units = tuple(
+        TracedUnit(_unit_name(unit), p.edge, p.h, p.F, p.g)
+        for p, unit in zip(canonical_units, units, strict=True)
     )
     return AuditContext(
-        traced=TracedNetwork(named, end),
-        canonical=CanonicalNetwork(tuple(parts), end),
+        traced=TracedNetwork(traced_units, end),
+        canonical=CanonicalNetwork(tuple(canonical_units), end),
         parameters=parameters,
         branch_shapes=_branch_shapes(units),
         fit=fit,
@@ -92,9 +240,9 @@ def _unit_name(unit: StateUnit) -> str:
 
 
 def _branch_shapes(units: list[StateUnit]) -> BranchShapes:
-    cores = tuple(unit.shape for unit in units)
-    starts = tuple(i for i, each in enumerate(cores) if i == 0 or each.out != cores[i - 1].out)
-    return BranchShapes(cores, starts)
+    shapes = tuple(unit.shape for unit in units)
+    starts = tuple(i for i, shape in enumerate(shapes) if i == 0 or shape.out != shapes[i - 1].out)
+    return BranchShapes(shapes, starts)
 
 
 def _fit_state(
@@ -105,22 +253,26 @@ def _fit_state(
     if base is None:
         return None
     widths = Counter(layer.vectors[0] for layer in layers if layer.is_norm)
-    tried = []
+    candidates = []
     for name in ARRANGEMENT_PREFERENCE:
         network = replace(base, unit=replace(base.unit, arrangement=ARRANGEMENTS[name]))
         form = canonical_description(network)
         expected = _norm_widths(form)
         missing, more = expected - widths, widths - expected
         lacking = bool(network.final_ops) and missing[network.channels] == 1 and missing.total() == 1
-        tried.append(
+        candidates.append(
             (missing.total() + more.total(), name, DescriptionFit(network, form, name, (), False), lacking)
         )
-    least = min(distance for distance, *_ in tried)
-    best = [(name, fit, lacking) for distance, name, fit, lacking in tried if distance == least]
-    final = _norm_outside_units(layers, units)
-    chosen = [each for each in best if bool(each[1].network.final_ops and not each[2]) == final]
-    (_, fit, lacking), *others = chosen or best
-    return replace(fit, equivalents=tuple(name for name, *_ in others)), lacking
+    least = min(distance for distance, *_ in candidates)
+    best = [(name, fit, lacking) for distance, name, fit, lacking in candidates if distance == least]
+    has_final_norm = _norm_outside_units(layers, units)
+    chosen = [
+        candidate
+        for candidate in best
+        if bool(candidate[1].network.final_ops and not candidate[2]) == has_final_norm
+    ]
+    (_, fit, lacking), *equivalents = chosen or best
+    return replace(fit, equivalents=tuple(name for name, *_ in equivalents)), lacking
 
 
 def _norm_widths(canonical: CanonicalNetwork) -> Counter[int]:
@@ -132,13 +284,13 @@ def _norm_widths(canonical: CanonicalNetwork) -> Counter[int]:
 
 def _base_description(layers: list[StateLayer], stem: StateLayer, units: list[StateUnit]) -> Network | None:
     """The description but for its arrangement."""
-    cores = _branch_shapes(units)
-    made = branch_and_widths(cores.first_of_stages, stem.kernel[0])
-    if made is None:
+    shapes = _branch_shapes(units)
+    branch_reading = branch_and_widths(shapes.first_of_stages, stem.kernel[0])
+    if branch_reading is None:
         return None
-    branch, widths = made
+    branch, widths = branch_reading
     h, resize = _read_shortcuts(units)
-    counted = zip(cores.counts, widths, strict=True)
+    counted = zip(shapes.counts, widths, strict=True)
     stages = tuple(Stage(count, width, 2 if i else 1) for i, (count, width) in enumerate(counted))
     out, channels, kernel = stem.kernel[:3]
     imagenet = kernel == 7
@@ -154,10 +306,10 @@ def _base_description(layers: list[StateLayer], stem: StateLayer, units: list[St
 
 def _read_shortcuts(units: list[StateUnit]) -> tuple[Shortcut, Downsample]:
     changing = [unit for unit in units if unit.shape.changes_shape]
-    kept = [unit for unit in units if not unit.shape.changes_shape]
+    keeping_shape = [unit for unit in units if not unit.shape.changes_shape]
     projected = bool(changing) and all(unit.projection for unit in changing)
     h: Shortcut = Identity()
-    if kept and all(unit.projection for unit in kept):
+    if keeping_shape and all(unit.projection for unit in keeping_shape):
         h = Projection()
     elif any(unit.gate for unit in units):
         h = ShortcutGate(0.0)
@@ -168,9 +320,9 @@ def _norm_outside_units(layers: list[StateLayer], units: list[StateUnit]) -> boo
     """Whether a BN as wide as the last unit stands apart from the units, as a final activation's does."""
     parts = [layer.prefix.split(".") for layer in layers if layer.is_conv]
     shared = 0
-    while all(len(each) > shared + 1 for each in parts) and len({each[shared] for each in parts}) == 1:
+    while all(len(parts) > shared + 1 for parts in parts) and len({parts[shared] for parts in parts}) == 1:
         shared += 1
-    inside = {each[shared] for each in parts}
+    inside = {parts[shared] for parts in parts}
     last = units[-1].shape.out
     norms = (layer.prefix.split(".") for layer in layers if layer.is_norm and layer.vectors[0] == last)
-    return any(len(each) <= shared or each[shared] not in inside for each in norms)
+    return any(len(parts) <= shared or parts[shared] not in inside for parts in norms)

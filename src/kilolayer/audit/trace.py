@@ -42,21 +42,21 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
     """
     model = _copy_for_tracing(model)
     channels = _input_channels(model)
-    refused = ""
-    for tried in (side,) if side else USUAL_SIDES:
+    error_text = ""
+    for image_side in (side,) if side else USUAL_SIDES:
         for dropout in (True, False):
             _set_modes(model, dropout=dropout)
             try:
                 recorded = _record(
-                    model, torch.randn(1, channels, tried, tried, generator=_seeded_generator())
+                    model, torch.randn(1, channels, image_side, image_side, generator=_seeded_generator())
                 )
             except Exception as error:  # whatever foreign code raises
-                refused = refused or f"{type(error).__name__}: {error}".partition("\n")[0]
+                error_text = error_text or f"{type(error).__name__}: {error}".partition("\n")[0]
                 continue
-            named = {id(tensor): name for name, tensor in model.named_parameters()}
-            return Trace(recorded.graph, recorded.constants, named, channels, tried)
+            parameter_names = {id(tensor): name for name, tensor in model.named_parameters()}
+            return Trace(recorded.graph, recorded.constants, parameter_names, channels, image_side)
     sizes = side or ", ".join(map(str, USUAL_SIDES))
-    raise InputError(f"the model takes no image of {channels} channels and side {sizes}: {refused}")
+    raise InputError(f"the model takes no image of {channels} channels and side {sizes}: {error_text}")
 
 
 def _seeded_generator() -> torch.Generator:
@@ -97,11 +97,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        taken = fx.node.map_aggregate((args, kwargs or {}), self._node_or_value)
-        call = self.graph.call_function(func, *taken)
-        given = func(*args, **(kwargs or {}))
-        self._assign_node(given, call)
-        return given
+        arguments = fx.node.map_aggregate((args, kwargs or {}), self._node_or_value)
+        call = self.graph.call_function(func, *arguments)
+        output = func(*args, **(kwargs or {}))
+        self._assign_node(output, call)
+        return output
 
     def _node_or_value(self, value: Any) -> Any:
         return self.node(value) if isinstance(value, Tensor) else value
@@ -111,8 +111,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
             constant = self.graph.create_node("get_attr", f"constant{len(self.constants)}")
             self.constants[constant] = tensor
             self._assign_node(tensor, constant)
-        found: fx.Node = self._nodes[tensor]
-        return found
+        fx_node: fx.Node = self._nodes[tensor]
+        return fx_node
 
     def _assign_node(self, output: Any, fx_node: fx.Node) -> None:
         if isinstance(output, Tensor):

@@ -5,13 +5,162 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.nn import functional
 
 from kilolayer.audit.dataflow import DataflowGraph, GraphNode
-from kilolayer.audit.layer_reader import AuditLayers
-from kilolayer.audit.path_reader import PathReader
-from kilolayer.audit.shortcut_reader import ShortcutReader
+from kilolayer.audit.layer_reader import AuditLayers, PathReader, factor_between, probe_signal, producer_args
 from kilolayer.units import ops as op
+
+OPEN_GATE_LOGIT = 50.0
+
+
+@dataclass(frozen=True)
+class ShortcutReading:
+    """h, and g where it is gated; `branch`: where F ends, if it is not the other addend itself."""
+
+    h: AuditLayers
+    g: AuditLayers = ()
+    gates_branch: bool = False
+    gate_bias: float = 0.0
+    branch: GraphNode | None = None
+    remarks: tuple[str, ...] = ()
+
+
+class ShortcutReader:
+    """Reads the shortcuts of one graph."""
+
+    def __init__(self, paths: PathReader) -> None:
+        self.paths = paths
+        self.graph = paths.graph
+
+    def read(self, split: GraphNode, addend: GraphNode, branch: GraphNode) -> ShortcutReading:
+        """The shortcut that ends in `addend`; `branch` is the addend beside it."""
+        gate = _gate_sigmoid(split, addend) if addend.op == "mul" and len(addend.inputs) == 2 else None
+        if gate is not None:
+            return self._read_gated(split, addend, branch, gate)
+        remarks: list[str] = []
+        return ShortcutReading(self._read_ungated(split, addend, remarks), remarks=tuple(remarks))
+
+    def _read_gated(
+        self, split: GraphNode, addend: GraphNode, branch: GraphNode, gate: GraphNode
+    ) -> ShortcutReading:
+        """y = (1−g)·h + …: which factor is h, whether g multiplies F too, and which way it opens."""
+        value = next(
+            (factor for factor in addend.inputs if gate not in _ancestors(split, factor)), addend.inputs[0]
+        )
+        [logits] = gate.inputs
+        gates_branch = branch.op == "mul" and gate in _ancestors(split, branch)
+        end = (
+            next((factor for factor in branch.inputs if gate not in _ancestors(split, factor)), None)
+            if gates_branch
+            else None
+        )
+        remarks: list[str] = []
+        if not self._closes_shortcut(split, addend, logits, value):
+            remarks.append("its gate does not close the shortcut as it opens")
+        h = self._read_ungated(split, value, remarks)
+        bias = self._gate_bias(logits)
+        return ShortcutReading(h, self.paths.layers(split, logits), gates_branch, bias, end, tuple(remarks))
+
+    def _closes_shortcut(
+        self, split: GraphNode, addend: GraphNode, logits: GraphNode, value: GraphNode
+    ) -> bool:
+        """Whether W_g x + b_g → ∞ shuts the shortcut, and → −∞ leaves it as it is."""
+        inputs, open_logits = {split: probe_signal(split.shape)}, torch.full(logits.shape, OPEN_GATE_LOGIT)
+        closed_output = self.graph.replay(addend, inputs | {logits: open_logits})
+        open_output = self.graph.replay(addend, inputs | {logits: -open_logits})
+        return not torch.any(closed_output.abs() > 1e-6) and torch.allclose(
+            open_output, self.graph.replay(value, inputs)
+        )
+
+    def _gate_bias(self, logits: GraphNode) -> float:
+        # Convolutions and BN alike take their bias third.
+        bias = producer_args(logits)[2] if logits.op == "convolution" or "batch_norm" in logits.op else None
+        return round(self.graph.constant(bias).detach().mean().item(), 4) if bias is not None else 0.0
+
+    def _read_ungated(self, start: GraphNode, end: GraphNode, remarks: list[str]) -> AuditLayers:
+        nodes = [] if start is end else _nodes_on_path(start, end)
+        if any(node.op == "convolution" for node in nodes):
+            return self.paths.layers(start, end)
+        for node in nodes:
+            if len(node.inputs) == 1 and isinstance(step := self.paths.reader.read_layer(node), op.DropoutOp):
+                [source] = node.inputs
+                return (
+                    *self._read_ungated(start, source, remarks), step, *self._read_ungated(node, end, remarks)
+                )  # fmt: skip
+        if not nodes:
+            return ()
+        signal = probe_signal(start.shape)
+        layers = read_copy(signal, self.graph.replay(end, {start: signal}), remarks)
+        return self.paths.layers(start, end) if layers is None else layers
+
+
+def read_copy(signal: Tensor, response: Tensor, remarks: list[str]) -> AuditLayers | None:
+    """h where it copies x: whole, scaled, zero, or strided with zero channels added; None otherwise.
+
+    What the description does not hold is put into `remarks`.
+    """
+    if not torch.any(response):
+        return (op.ZeroOp(),)
+    if signal.shape == response.shape:
+        factor = factor_between(signal, response)
+        return None if factor is None else _scale_layers(factor)
+    if signal.ndim != 4 or response.ndim != 4 or response.shape[1] < signal.shape[1]:
+        return None
+    return _read_padding(signal, response, remarks)
+
+
+def _read_padding(signal: Tensor, response: Tensor, remarks: list[str]) -> AuditLayers | None:
+    extra = response.shape[1] - signal.shape[1]
+    stride = -(-signal.shape[-1] // response.shape[-1])
+    present = response.abs().amax((0, 2, 3)).nonzero().flatten()
+    first = int(present[0])
+    copied = response[:, first : first + signal.shape[1]]
+    if present.numel() > signal.shape[1] or copied.shape[1] != signal.shape[1]:
+        return None
+    kinds = {"": signal[..., ::stride, ::stride], "averages": functional.avg_pool2d(signal, stride)}
+    for subsampling, expected in kinds.items():
+        factor = factor_between(expected, copied) if expected.shape == copied.shape else None
+        if factor is None:
+            continue
+        if subsampling:
+            remarks.append("its shortcut averages pixels where option A takes every second")
+        if first:
+            remarks.append("its zero channels stand on both sides, not behind")
+        return (op.PadChannels(extra, stride), *_scale_layers(factor))
+    return None
+
+
+def _scale_layers(factor: float) -> AuditLayers:
+    return () if factor == 1 else (op.ScaleOp(factor),)
+
+
+def _nodes_on_path(start: GraphNode, end: GraphNode) -> list[GraphNode]:
+    return sorted(_ancestors(start, end), key=lambda node: node.index)
+
+
+def _ancestors(start: GraphNode, end: GraphNode) -> set[GraphNode]:
+    """The nodes on the ways from `start` to `end`, `end` among them."""
+    visited: set[GraphNode] = set()
+    waiting = [end]
+    while waiting:
+        at = waiting.pop()
+        if at is not start and at not in visited:
+            visited.add(at)
+            waiting.extend(at.inputs)
+    return visited
+
+
+def _without(gate: GraphNode, split: GraphNode, product: GraphNode) -> GraphNode | None:
+    """The factor that the gate has no part in."""
+    return next((factor for factor in product.inputs if gate not in _ancestors(split, factor)), None)
+
+
+def _gate_sigmoid(split: GraphNode, addend: GraphNode) -> GraphNode | None:
+    """The sigmoid that multiplies the shortcut, reading a layer as large as the shortcut itself."""
+    sigmoids = [node for node in _ancestors(split, addend) if node.op == "sigmoid"]
+    return sigmoids[0] if len(sigmoids) == 1 and sigmoids[0].shape == addend.shape else None
 
 
 @dataclass(frozen=True)
@@ -63,16 +212,22 @@ class _UnitFinder:
 
     def _addends(self, node: GraphNode) -> list[GraphNode]:
         """What is summed, additions of additions taken apart where nothing else reads them."""
-        found = []
-        for each in node.inputs:
-            inner = each.op == "add" and len(each.inputs) > 1 and len(each.users) == 1
-            found.extend(self._addends(each) if inner and each is not node.dominator else [each])
-        return found
+        addends = []
+        for addend in node.inputs:
+            is_inner_sum = addend.op == "add" and len(addend.inputs) > 1 and len(addend.users) == 1
+            addends.extend(
+                self._addends(addend) if is_inner_sum and addend is not node.dominator else [addend]
+            )
+        return addends
 
     def _adds_constant_zero(self, node: GraphNode) -> bool:
         """A plain net's unit: h(x) = 0 is made and added."""
-        made = [each for each in node.fx.args if isinstance(each, fx.Node) and each not in self.graph.nodes]
-        return bool(made) and all(not torch.any(self.graph.constant(each)) for each in made)
+        constants = [
+            argument
+            for argument in node.fx.args
+            if isinstance(argument, fx.Node) and argument not in self.graph.nodes
+        ]
+        return bool(constants) and all(not torch.any(self.graph.constant(argument)) for argument in constants)
 
     def unit(self, before: GraphNode, addition: GraphNode) -> TracedUnit:
         addends = self._addends(addition)
@@ -82,18 +237,20 @@ class _UnitFinder:
         assert split is not None  # noqa: S101 - only the image has none
         edge = self.paths.layers(before, split)
         name = self._name(split, addition)
-        shortcut, *branches = sorted(addends, key=lambda each: _path_weight(split, each))
+        shortcut, *branches = sorted(addends, key=lambda addend: _path_weight(split, addend))
         alpha = float(addition.fx.kwargs.get("alpha", 1))  # type: ignore[arg-type]
-        found = self.shortcuts.read(split, shortcut, branches[0])
-        F = self._branch(split, branches if found.branch is None else [found.branch])
-        h = found.h
+        reading = self.shortcuts.read(split, shortcut, branches[0])
+        F = self._branch(split, branches if reading.branch is None else [reading.branch])
+        h = reading.h
         if alpha != 1:
             second = self.graph.nodes.get(addition.fx.args[1])  # type: ignore[arg-type]
             h, F = ((*h, op.ScaleOp(alpha)), F) if second is shortcut else (h, (*F, op.ScaleOp(alpha)))
-        return TracedUnit(name, edge, h, F, found.g, found.gates_branch, found.gate_bias, found.remarks)
+        return TracedUnit(
+            name, edge, h, F, reading.g, reading.gates_branch, reading.gate_bias, reading.remarks
+        )
 
     def _branch(self, split: GraphNode, branches: list[GraphNode]) -> AuditLayers:
-        paths = tuple(self.paths.layers(split, each) for each in branches)
+        paths = tuple(self.paths.layers(split, branch) for branch in branches)
         return paths[0] if len(paths) == 1 else (op.ParallelPaths(paths, "sum"),)  # type: ignore[arg-type]
 
     def _plain(self, before: GraphNode, branch: GraphNode) -> TracedUnit:
@@ -119,15 +276,15 @@ class _UnitFinder:
 
 def nodes_between(start: GraphNode, end: GraphNode) -> list[GraphNode]:
     """The nodes on the ways from `start` to `end`, without `start`, in their order."""
-    seen: dict[GraphNode, None] = {}
+    visited: dict[GraphNode, None] = {}
     waiting = [end]
     while waiting:
         at = waiting.pop()
-        if at is start or at in seen:
+        if at is start or at in visited:
             continue
-        seen[at] = None
+        visited[at] = None
         waiting.extend(at.inputs)
-    return sorted(seen, key=lambda node: node.index)
+    return sorted(visited, key=lambda node: node.index)
 
 
 def _path_weight(split: GraphNode, end: GraphNode) -> tuple[int, int, int]:

@@ -12,9 +12,9 @@ from kilolayer.measure.gradient import Gradient, measure_gradient
 from kilolayer.measure.initialisation import measure_initialisation
 from kilolayer.measure.jacobian import measure_jacobian
 from kilolayer.measure.landscape import measure_landscape
+from kilolayer.measure.layer_responses import LayerResponses, measure_layer_responses
 from kilolayer.measure.path_ensemble import measure_paths
-from kilolayer.measure.response_recorder import LayerResponses, measure_layer_responses
-from kilolayer.measure.shortcut_measurement import ShortcutFactors, measure_shortcut_factors
+from kilolayer.measure.shortcut_factors import ShortcutFactors, measure_shortcut_factors
 
 
 @dataclass(frozen=True)

@@ -82,10 +82,10 @@ class Decomposition:
                 f"Eq. 4 holds to {self.residual:.1g} of ‖x_L‖: nothing but additions lies between two units "
                 "of a stage, as the paper wants it"
             )
-        cut = f"f sets {percent_text(self.truncated)} of the elements to 0" if self.truncated else "no f cuts"
-        return (
-            f"Eq. 4 misses x_L by {percent_text(self.residual)} in the worst stage, since {self._reason(cut)}"
+        reason = (
+            f"f sets {percent_text(self.truncated)} of the elements to 0" if self.truncated else "no f cuts"
         )
+        return f"Eq. 4 misses x_L by {percent_text(self.residual)} in the worst stage, since {self._reason(reason)}"
 
     def _reason(self, cut: str) -> str:
         by_h, by_f = max(stage.from_h for stage in self.stages), max(stage.from_f for stage in self.stages)
@@ -136,7 +136,7 @@ class Decomposition:
         first, last = self.units[0].truncated, self.units[-1].truncated
         identity = all(unit.truncation == 0 for unit in self.units)
         predicted = (unit_series("share of y_l", [0.0] * len(self.units), "predicted"),) if identity else ()
-        said = (
+        text = (
             "f is the identity: nothing is cut"
             if identity
             else f"{percent_text(first)} at the first unit, {percent_text(last)} at the last"
@@ -148,7 +148,7 @@ class Decomposition:
             "residual unit, from the input",
             "share of y_l's elements",
             (unit_series("share of y_l", [unit.truncated for unit in self.units]), *predicted),
-            note=f"{said}; mean {percent_text(self.truncated)}",
+            note=f"{text}; mean {percent_text(self.truncated)}",
             stages=self._stage_starts,
         )
 
@@ -194,7 +194,7 @@ def measure_decomposition(
             sums[-1].from_h += (0.0 if unit.h is None else unit.h.double()) - unit.x
         shares.append(sums[-1].add(unit))
     return Decomposition(
-        network or type(model).__name__, tuple(shares), tuple(each.stage_sum() for each in sums)
+        network or type(model).__name__, tuple(shares), tuple(accumulator.stage_sum() for accumulator in sums)
     )
 
 

@@ -34,8 +34,8 @@ class ExecutionOrder:
     def stages(self) -> tuple[int, ...]:
         """Of every unit its stage, from 1: a new one begins wherever the shape changes."""
         stage, stages = 1, []
-        for place, (before, after) in enumerate(zip(self.inputs, self.outputs, strict=True)):
-            stage += place > 0 and not before == after == self.outputs[place - 1]
+        for index, (before, after) in enumerate(zip(self.inputs, self.outputs, strict=True)):
+            stage += index > 0 and not before == after == self.outputs[index - 1]
             stages.append(stage)
         return tuple(stages)
 
@@ -53,17 +53,17 @@ class _OrderRecord:
 
 def record_execution_order(model: nn.Module, units: NamedModules, x: Tensor) -> ExecutionOrder:
     """Runs the model once and watches. `InputError` names a unit that is not a link of a chain."""
-    seen = _OrderRecord()
-    with ExitStack() as watched:
+    record = _OrderRecord()
+    with ExitStack() as hooks:
         for name, unit in units:
-            handles = unit.register_forward_pre_hook(_enter_hook(seen, name), with_kwargs=True)
-            watched.callback(handles.remove)
-            watched.callback(unit.register_forward_hook(_exit_hook(seen, name)).remove)
+            handles = unit.register_forward_pre_hook(_enter_hook(record, name), with_kwargs=True)
+            hooks.callback(handles.remove)
+            hooks.callback(unit.register_forward_hook(_exit_hook(record, name)).remove)
         model(x)
-    if missing := [name for name, _ in units if name not in seen.names]:
+    if missing := [name for name, _ in units if name not in record.names]:
         raise InputError(f"the network does not use {', '.join(map(repr, missing[:3]))} on this batch")
-    shapes = tuple(seen.inputs), tuple(seen.outputs)
-    return ExecutionOrder(x.shape, tuple(seen.names), tuple(seen.units), *shapes, (*seen.joined, False))
+    shapes = tuple(record.inputs), tuple(record.outputs)
+    return ExecutionOrder(x.shape, tuple(record.names), tuple(record.units), *shapes, (*record.joined, False))
 
 
 def _enter_hook(record: _OrderRecord, name: str) -> Callable[..., None]:

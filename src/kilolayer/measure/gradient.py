@@ -66,10 +66,10 @@ class Gradient:
         )
 
     def finding(self) -> str:
-        whole = abs(self.weakest - 1) < LOSSLESS
+        is_lossless = abs(self.weakest - 1) < LOSSLESS
         weakest = (
             "in every stage the whole gradient of the stage's end arrives through shortcuts alone"
-            if whole
+            if is_lossless
             else f"in the weakest stage {percent_text(self.weakest)} of the gradient of the stage's end arrives "
             "through shortcuts alone"
         )
@@ -191,7 +191,7 @@ def measure_gradient(
     inputs are in memory. The model is left as it was. Raises `InputError` where it has no units.
     """
     chain = UnitChain(model, units, training=training)
-    found: list[GradientTerms] = []
+    terms: list[GradientTerms] = []
     ends: dict[int, float] = {}
     direct = predicted = x  # until the last unit says what they are
     with ShortcutTheory().recording(chain.execution_order(x).units) as theory:
@@ -204,8 +204,8 @@ def measure_gradient(
             factor = theory.factor(unit.module) or (ShortcutFactor() if unit.h_is_input else None)
             direct = unit.shortcut(direct)
             predicted = direct if factor is None else factor.apply(predicted)
-            found.append(_split_gradient(unit, direct, None if factor is None else predicted))
-    return Gradient(network or type(model).__name__, tuple(reversed(found)), tuple(reversed(ends.values())))
+            terms.append(_split_gradient(unit, direct, None if factor is None else predicted))
+    return Gradient(network or type(model).__name__, tuple(reversed(terms)), tuple(reversed(ends.values())))
 
 
 def unit_gradient_norms(model: nn.Module, x: Tensor, labels: Tensor) -> list[float]:
@@ -215,14 +215,14 @@ def unit_gradient_norms(model: nn.Module, x: Tensor, labels: Tensor) -> list[flo
 
 
 def _split_gradient(unit: UnitVJP, direct: Tensor, predicted: Tensor | None) -> GradientTerms:
-    rest = unit.input_gradient - direct
-    through, weights = norm(direct), norm(rest)
+    through_weights = unit.input_gradient - direct
+    direct_norm, weights_norm = norm(direct), norm(through_weights)
     return GradientTerms(
         name=unit.name,
         stage=unit.stage,
         norm=norm(unit.input_gradient),
-        direct=through,
-        weights=weights,
-        cosine=cosine(direct, rest),
+        direct=direct_norm,
+        weights=weights_norm,
+        cosine=cosine(direct, through_weights),
         predicted=None if predicted is None else norm(predicted),
     )

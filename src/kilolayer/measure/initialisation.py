@@ -61,10 +61,10 @@ class Initialisation:
     def summary(self) -> tuple[tuple[str, str], ...]:
         figures = []
         for kind, name in (("signal", "E[x_L²]"), ("gradient", "‖∂ε/∂x_0‖ / ‖∂ε/∂x_L‖")):
-            place = -1 if kind == "signal" else 0
-            figures.append((f"{name}, measured", f"{self.geometric_mean(kind)[place]:.4g}"))
+            index = -1 if kind == "signal" else 0
+            figures.append((f"{name}, measured", f"{self.geometric_mean(kind)[index]:.4g}"))
             if self.prediction:
-                figures.append((f"{name}, by theory", f"{getattr(self.prediction, kind)[place]:.4g}"))
+                figures.append((f"{name}, by theory", f"{getattr(self.prediction, kind)[index]:.4g}"))
                 figures.append((f"{name}, largest factor between them", f"{self.theory_factor(kind):.3g}"))
         return (
             *figures,
@@ -89,7 +89,11 @@ class Initialisation:
         if self.prediction is None:
             return math.nan
         pairs = zip(self.geometric_mean(kind), getattr(self.prediction, kind), strict=True)
-        logs = [abs(math.log(found / said)) for found, said in pairs if found > 0 and 0 < said < math.inf]
+        logs = [
+            abs(math.log(measured / predicted))
+            for measured, predicted in pairs
+            if measured > 0 and 0 < predicted < math.inf
+        ]
         return math.exp(max(logs, default=0.0))
 
 
@@ -110,16 +114,18 @@ def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_
         )
         for seed in analysis_input.seeds
     )
-    described = analysis_input.description
-    prediction = predict_propagation(described) if described and not no_prediction_reason(described) else None
-    trained = _with_recomputation(analysis_input.build_fresh(analysis_input.seeds[0]))
-    taken = probe_overfit(trained, analysis_input.x, analysis_input.labels, steps=steps)
+    description = analysis_input.description
+    prediction = (
+        predict_propagation(description) if description and not no_prediction_reason(description) else None
+    )
+    model = _with_recomputation(analysis_input.build_fresh(analysis_input.seeds[0]))
+    probe = probe_overfit(model, analysis_input.x, analysis_input.labels, steps=steps)
     return Initialisation(
         network=analysis_input.name,
         starts=starts,
         prediction=prediction,
-        first_steps=taken,
-        verdict=judge_trainability(starts[0].signal, starts[0].gradient, prediction, taken),
+        first_steps=probe,
+        verdict=judge_trainability(starts[0].signal, starts[0].gradient, prediction, probe),
         of_trained=analysis_input.trained,
     )
 
@@ -141,7 +147,10 @@ def measure_propagation(
         common.append(_common_moment(unit.x))
         gradients.append(norm(unit.input_gradient))
         shapes.append(unit.x.shape)
-    shares = [ratio(part, whole) for part, whole in zip(common, signal, strict=True)]
+    shares = [
+        ratio(common_moment, second_moment)
+        for common_moment, second_moment in zip(common, signal, strict=True)
+    ]
     relative = [ratio(gradient, gradients[0]) for gradient in gradients]
     stages = stage_starts(shapes[::-1])
     return Propagation(seed, tuple(signal[::-1]), tuple(shares[::-1]), tuple(relative[::-1]), stages)
@@ -187,12 +196,14 @@ def _propagation_chart(result: Initialisation, kind: str) -> Chart:
             unit_series("highest seed", positive_or_none(map(max, zip(*rows, strict=True)))),
         ]
     if result.prediction:
-        said = positive_or_none(getattr(result.prediction, kind))
-        series.append(unit_series("mean-field theory", said, "predicted"))
+        predicted = positive_or_none(getattr(result.prediction, kind))
+        series.append(unit_series("mean-field theory", predicted, "predicted"))
     if result.prediction and kind == "gradient":
         direct = positive_or_none(result.prediction.direct)
         series.append(unit_series("by shortcuts alone", direct, "predicted"))
-    off = f", theory off by a factor of at most {result.theory_factor(kind):.3g}" if result.prediction else ""
+    agreement = (
+        f", theory off by a factor of at most {result.theory_factor(kind):.3g}" if result.prediction else ""
+    )
     return Chart(
         kind,
         title,
@@ -201,7 +212,7 @@ def _propagation_chart(result: Initialisation, kind: str) -> Chart:
         label,
         tuple(series),
         log_y=logarithmic,
-        note=f"{measured[0]:.3g} at x_0, {measured[-1]:.3g} at x_L{off}",
+        note=f"{measured[0]:.3g} at x_0, {measured[-1]:.3g} at x_L{agreement}",
         stages=result.starts[0].stages,
     )
 

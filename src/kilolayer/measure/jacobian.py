@@ -100,13 +100,13 @@ def measure_jacobian(
     statistics, another's those of the batch, since its running ones say nothing yet.
     """
     chain = analysis_input.chain(training=not analysis_input.trained)
-    tangents = JacobianProducts(chain, analysis_input.x[:images])
+    products = JacobianProducts(chain, analysis_input.x[:images])
     random = torch.Generator().manual_seed(seed)
-    at = sorted({round(i * (len(chain) - 1) / max(1, points - 1)) for i in range(points)})
-    described = analysis_input.description
+    indices = sorted({round(i * (len(chain) - 1) / max(1, points - 1)) for i in range(points)})
+    description = analysis_input.description
     theory = (
-        predict_propagation(described)
-        if described and not analysis_input.trained and not no_prediction_reason(described)
+        predict_propagation(description)
+        if description and not analysis_input.trained and not no_prediction_reason(description)
         else None
     )
     return Jacobian(
@@ -114,8 +114,8 @@ def measure_jacobian(
         units=chain.names,
         images=len(analysis_input.x[:images]),
         mode="running" if analysis_input.trained else "batch",
-        growth=_growth(tangents, probes, random),
-        spectra=tuple(_spectrum(tangents, place, steps, random) for place in at),
+        growth=_growth(products, probes, random),
+        spectra=tuple(_spectrum(products, index, steps, random) for index in indices),
         predicted=theory.gradient if theory else None,
         direct=theory.direct if theory else None,
         stages=_stages(chain, analysis_input.x[:images]),
@@ -131,23 +131,23 @@ def _growth(products: JacobianProducts, probes: int, random: torch.Generator) ->
     """√(E‖J_lᵀu‖² / n_L) with u of independent signs, so that E[uuᵀ] = 1 and ‖u‖² = n_L."""
     size = products.out.numel()
     signs = [_random_like(products.out, random).sign() for _ in range(probes)]
-    found = [1.0]
-    for _, pulled in products.vjps(signs):
-        squares = sum(float(each.double().square().sum()) for each in pulled)
-        found.append(math.sqrt(squares / probes / size))
-    return tuple(reversed(found))
+    growth = [1.0]
+    for _, vectors in products.vjps(signs):
+        squares = sum(float(vector.double().square().sum()) for vector in vectors)
+        growth.append(math.sqrt(squares / probes / size))
+    return tuple(reversed(growth))
 
 
-def _spectrum(products: JacobianProducts, place: int, steps: int, random: torch.Generator) -> Spectrum:
+def _spectrum(products: JacobianProducts, index: int, steps: int, random: torch.Generator) -> Spectrum:
     # From the side of x_L, which has fewer numbers than x_l: so none of the values is 0 for want of room.
     values, weights = lanczos_singular_values(
-        lambda u: products.vjp(place, [u])[0],
-        lambda v: products.jvp(place, [v])[0],
+        lambda u: products.vjp(index, [u])[0],
+        lambda v: products.jvp(index, [v])[0],
         _random_like(products.out, random),
         steps,
     )
     quantiles = tuple(weighted_quantile(values, weights, share) for share in SHARES)
-    return Spectrum(place, tuple(values[:LEADING]), quantiles)
+    return Spectrum(index, tuple(values[:LEADING]), quantiles)
 
 
 def _random_like(tensor: Tensor, random: torch.Generator) -> Tensor:
@@ -174,11 +174,15 @@ def _growth_chart(result: Jacobian) -> Chart:
 
 
 def _spectrum_chart(result: Jacobian) -> Chart:
-    places = tuple(float(one.place + 1) for one in result.spectra)
-    largest = Series("largest", places, positive_or_none(one.leading[0] for one in result.spectra))
+    positions = tuple(float(spectrum.place + 1) for spectrum in result.spectra)
+    largest = Series(
+        "largest", positions, positive_or_none(spectrum.leading[0] for spectrum in result.spectra)
+    )
     bulk = [
         Series(
-            f"{share:.0%} are smaller", places, positive_or_none(one.quantiles[i] for one in result.spectra)
+            f"{share:.0%} are smaller",
+            positions,
+            positive_or_none(spectrum.quantiles[i] for spectrum in result.spectra),
         )
         for i, share in enumerate(SHARES)
     ]

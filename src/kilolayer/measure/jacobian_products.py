@@ -36,30 +36,30 @@ class JacobianProducts:
 
     def jvp(self, start: int, tangents: Vectors) -> list[Tensor]:
         """J_l v for l = `place` and every v of x_l's shape."""
-        pushed, signal = list(tangents), self._input(start)
+        tangents_out, signal = list(tangents), self._input(start)
         for index in range(start, len(self.chain)):
-            signal, pushed = self._push_forward(index, signal, pushed)
-        return pushed
+            signal, tangents_out = self._push_forward(index, signal, tangents_out)
+        return tangents_out
 
     def vjp(self, start: int, cotangents: Vectors) -> list[Tensor]:
         """J_lᵀ u for l = `place` and every u of x_L's shape."""
-        for index, pulled in self.vjps(cotangents):
+        for index, cotangents_in in self.vjps(cotangents):
             if index == start:
-                return pulled
+                return cotangents_in
         return list(cotangents)
 
     def vjps(self, cotangents: Vectors) -> Iterator[tuple[int, list[Tensor]]]:
         """J_lᵀ u for l = L−1 … 0 in turn."""
-        pulled = list(cotangents)
+        vectors = list(cotangents)
         for first in reversed(range(0, len(self.chain), self.stride)):
             inputs = self._inputs(first)
             for index in reversed(range(first, first + len(inputs))):
                 leaf = inputs.pop().detach().requires_grad_()
                 with torch.enable_grad():
                     out = self._run_step(index, leaf)
-                pulled = [torch.autograd.grad(out, leaf, u, retain_graph=True)[0] for u in pulled]
+                vectors = [torch.autograd.grad(out, leaf, u, retain_graph=True)[0] for u in vectors]
                 del out, leaf
-                yield index, pulled
+                yield index, vectors
 
     def _run_step(self, index: int, signal: Tensor) -> Tensor:
         """From x_l to x_{l+1}, with what stands between the units."""
@@ -75,10 +75,12 @@ class JacobianProducts:
         leaf = signal.detach().requires_grad_()
         with torch.enable_grad():
             out = self._run_step(index, leaf)
-            free = torch.zeros_like(out, requires_grad=True)
-            (pulled,) = torch.autograd.grad(out, leaf, free, create_graph=True)
-        pushed = [torch.autograd.grad(pulled, free, each, retain_graph=True)[0] for each in tangents]
-        return out.detach(), pushed
+            cotangent = torch.zeros_like(out, requires_grad=True)
+            (vjp,) = torch.autograd.grad(out, leaf, cotangent, create_graph=True)
+        tangents_out = [
+            torch.autograd.grad(vjp, cotangent, tangent, retain_graph=True)[0] for tangent in tangents
+        ]
+        return out.detach(), tangents_out
 
     def _input(self, start: int) -> Tensor:
         signal = self._checkpoints[start // self.stride]

@@ -22,20 +22,20 @@ def lanczos_singular_values(
     rights, lefts = [start / start.norm()], list[Tensor]()
     diagonal, above = list[Tensor](), list[Tensor]()
     for _ in range(min(steps, start.numel())):
-        left = _orthogonalise(jvp(rights[-1]), lefts)
-        diagonal.append(left.norm())
+        left_vector = _orthogonalise(jvp(rights[-1]), lefts)
+        diagonal.append(left_vector.norm())
         if not _exceeds_rounding(diagonal[-1], diagonal):
             break
-        lefts.append(left / diagonal[-1])
-        right = _orthogonalise(vjp(lefts[-1]), rights)
-        above.append(right.norm())
+        lefts.append(left_vector / diagonal[-1])
+        right_vector = _orthogonalise(vjp(lefts[-1]), rights)
+        above.append(right_vector.norm())
         if not _exceeds_rounding(above[-1], diagonal):
             break
-        rights.append(right / above[-1])
+        rights.append(right_vector / above[-1])
     size = len(diagonal)
     bidiagonal = torch.diag(torch.stack(diagonal).double().cpu())
-    for place, value in enumerate(above[: size - 1]):
-        bidiagonal[place, place + 1] = value
+    for index, value in enumerate(above[: size - 1]):
+        bidiagonal[index, index + 1] = value
     _, values, rows = torch.linalg.svd(bidiagonal)
     return tuple(values.tolist()), tuple(rows[:, 0].square().tolist())
 
@@ -53,8 +53,8 @@ def weighted_quantile(values: Sequence[float], weights: Sequence[float], share: 
 def _orthogonalise(vector: Tensor, basis: Sequence[Tensor]) -> Tensor:
     """`vector` less its parts along `others`; twice, since the first time leaves rounding behind."""
     for _ in range(2):
-        for other in basis:
-            vector = vector - (vector * other).sum() * other
+        for direction in basis:
+            vector = vector - (vector * direction).sum() * direction
     return vector
 
 

@@ -51,13 +51,13 @@ class Landscape:
     def finding(self) -> str:
         points = self.points
         lower = [loss for loss in points.values() if loss < self.centre]
-        said = f"the loss is {self.centre:.4g} at the weights"
+        loss_text = f"the loss is {self.centre:.4g} at the weights"
         curved = f"curvature along a random direction {self.curvature:.3g}"
         if not lower:
-            return f"{said}, the lowest of the {len(points)} points measured around them ({curved})"
+            return f"{loss_text}, the lowest of the {len(points)} points measured around them ({curved})"
         (alpha, beta), lowest = min(points.items(), key=lambda point: point[1])
         return (
-            f"{said}, which are not the lowest point: of the {len(points)} measured around them "
+            f"{loss_text}, which are not the lowest point: of the {len(points)} measured around them "
             f"{len(lower)} lie lower, by {self.centre - lowest:.2g} at most, at α = {alpha:.3g}, "
             f"β = {beta:.3g} ({curved})"
         )
@@ -144,14 +144,14 @@ def filter_normalised_directions(model: nn.Module, seed: int) -> dict[str, Tenso
     A filter is what makes one output: w[i] of a weight (out, …).
     """
     random = torch.Generator().manual_seed(seed)
-    found = {}
+    directions = {}
     for name, weight in model.named_parameters():
         if weight.ndim < 2:
             continue
-        drawn = torch.randn(weight.shape, generator=random, dtype=torch.float64).to(weight)
-        sizes = weight.detach().flatten(1).norm(dim=1) / drawn.flatten(1).norm(dim=1)
-        found[name] = drawn * sizes.view(-1, *[1] * (weight.ndim - 1))
-    return found
+        direction = torch.randn(weight.shape, generator=random, dtype=torch.float64).to(weight)
+        sizes = weight.detach().flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)
+        directions[name] = direction * sizes.view(-1, *[1] * (weight.ndim - 1))
+    return directions
 
 
 def _evenly_spaced(count: int, reach: float) -> tuple[float, ...]:
@@ -190,9 +190,9 @@ def _line_chart(result: Landscape) -> Chart:
 def _grid_chart(result: Landscape) -> Chart:
     """The square as lines, which can be read without colours: one for every second β."""
     lines = [
-        Series(f"β = {beta:+.2g}", result.ticks, tuple(row[place] for row in result.grid))
-        for place, beta in enumerate(result.ticks)
-        if place % 2 == 0
+        Series(f"β = {beta:+.2g}", result.ticks, tuple(row[column] for row in result.grid))
+        for column, beta in enumerate(result.ticks)
+        if column % 2 == 0
     ]
     return Chart(
         "square",

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from kilolayer.chart import Chart
-from kilolayer.measure.scalars import mean_present
+from kilolayer.data import load
+from kilolayer.errors import InputError
+from kilolayer.measure.preservation import preserve_state
+from kilolayer.measure.scalars import mean_present, rms
 from kilolayer.measure.series import percent_text, stage_starts, unit_series
+from kilolayer.runs import Run
+from kilolayer.runs.data_record import locate_data
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,8 @@ class ReluActivity:
 @dataclass(frozen=True)
 class LayerResponses:
     """Every convolution, BN and ReLU of a network on one batch, in the order in which they ran."""
+
+    heading: ClassVar[str] = "Responses"
 
     network: str
     layers: tuple[LayerResponse, ...]
@@ -175,3 +193,153 @@ LayerRecords = Sequence[LayerResponse] | Sequence[NormStatistics] | Sequence[Rel
 def _stage_starts(records: LayerRecords) -> tuple[float, ...]:
     """Where the maps become smaller than all before; a shortcut's layers may run ahead of the branch's."""
     return stage_starts([*accumulate((part.side for part in records), min)])
+
+
+@torch.no_grad()
+def measure_layer_responses(
+    model: nn.Module, x: Tensor, *, network: str = "", training: bool = True
+) -> LayerResponses:
+    """Measures every layer in one pass of the batch `x` (N, C, H, W); nothing of it is kept but numbers.
+
+    Any module will do; its units need no naming. `training`: BN uses the batch's statistics, as P1's
+    figure does. Raises `InputError` where the module runs no convolution.
+    """
+    record = _ResponseRecord()
+    with preserve_state(model, training=training), _hooks_on(model, record), _ReluRecorder(record):
+        model(x)
+    if not record.layers:
+        raise InputError(f"{type(model).__name__} runs no convolution, so it has no layer responses")
+    return LayerResponses(
+        network or type(model).__name__, tuple(record.layers), tuple(record.norms), tuple(record.relus)
+    )
+
+
+class _ResponseRecord:
+    """What has run so far; `last` is the newest convolution's output, until something else has read it."""
+
+    def __init__(self) -> None:
+        self.layers: list[LayerResponse] = []
+        self.norms: list[NormStatistics] = []
+        self.relus: list[ReluActivity] = []
+        self.last: Tensor | None = None
+        self.version = 0
+
+
+@contextmanager
+def _hooks_on(model: nn.Module, record: _ResponseRecord) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for name, part in model.named_modules():
+            make_hook = _recorder_of(part)
+            if make_hook is not None:
+                hooks.callback(part.register_forward_hook(make_hook(record, name)).remove)
+        yield
+
+
+HookFactory = Callable[[_ResponseRecord, str], Callable[..., None]]
+
+
+def _recorder_of(part: nn.Module) -> HookFactory | None:
+    match part:
+        case nn.Conv2d():
+            return _record_convolution
+        case _BatchNorm():
+            return _record_norm
+        case _:
+            return None
+
+
+def _record_convolution(record: _ResponseRecord, name: str) -> Callable[..., None]:
+    def hook(module: nn.Conv2d, args: tuple[Tensor, ...], out: Tensor) -> None:
+        record.last, record.version = out, out._version
+        record.layers.append(
+            LayerResponse(
+                name,
+                int(module.kernel_size[0]),
+                False,
+                _std(out),
+                _predicted_without_norm(module, args[0]),
+                out.shape[-1],
+            )
+        )
+
+    return hook
+
+
+def _record_norm(record: _ResponseRecord, name: str) -> Callable[..., None]:
+    def hook(module: _BatchNorm, args: tuple[Tensor, ...], out: Tensor) -> None:
+        record.norms.append(_norm_statistics(name, module, args[0]))
+        # The same tensor can be another by then: out += shortcut.
+        if args[0] is record.last and args[0]._version == record.version:
+            layer = record.layers.pop()
+            record.layers.append(
+                replace(layer, normalised=True, std=_std(out), predicted=_predicted_after_norm(module))
+            )
+        record.last = None
+
+    return hook
+
+
+def _norm_statistics(name: str, module: _BatchNorm, z: Tensor) -> NormStatistics:
+    over = [dimension for dimension in range(z.ndim) if dimension != 1]
+    mean, variance = z.double().mean(over), z.double().var(over, unbiased=False)
+    scale, shift = (rms(module.weight), rms(module.bias)) if module.affine else (1.0, 0.0)
+    return NormStatistics(name, rms(mean), float(variance.mean().sqrt()), scale, shift, _side(z))
+
+
+def _predicted_after_norm(norm: _BatchNorm) -> float:
+    """The deviation of γ ẑ + β over all channels, ẑ of mean 0 and variance 1 in each."""
+    if not norm.affine:
+        return 1.0
+    scale, shift = norm.weight.double(), norm.bias.double()
+    return float((scale.square().mean() + shift.var(unbiased=False)).sqrt())
+
+
+def _predicted_without_norm(convolution: nn.Conv2d, x: Tensor) -> float:
+    """The deviation of W x where W's entries know nothing of x; the zeros of the padding are counted in."""
+    squares = x.double().square().sum(1, keepdim=True) / convolution.groups
+    window = squares.new_ones(1, 1, *convolution.kernel_size)
+    window_sums = functional.conv2d(
+        squares, window, None, convolution.stride, convolution.padding, convolution.dilation
+    )
+    return rms(convolution.weight) * math.sqrt(float(window_sums.mean()))
+
+
+class _ReluRecorder(TorchFunctionMode):
+    """Sees every ReLU, be it a module or a function."""
+
+    def __init__(self, record: _ResponseRecord) -> None:
+        super().__init__()
+        self._record = record
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("relu", "relu_") and isinstance(out, Tensor) and out.ndim > 1:
+            quiet = (out == 0).transpose(0, 1).flatten(1)
+            zeros, dead = float(quiet.double().mean()), float(quiet.all(1).double().mean())
+            self._record.relus.append(ReluActivity(len(quiet), zeros, dead, _side(out)))
+        return out
+
+
+def _side(tensor: Tensor) -> int:
+    """Pixels a side; 1 for a vector."""
+    return int(tensor.shape[-1]) if tensor.ndim > 2 else 1
+
+
+def _std(tensor: Tensor) -> float:
+    return float(tensor.double().std(unbiased=False))
+
+
+IMAGES = 128
+
+
+@lru_cache(maxsize=64)
+def measure_run_responses(path: Path) -> LayerResponses:
+    """Measured on up to 128 of the run's training images. Raises `InputError` while the run is not done."""
+    run = Run.open(path)
+    data, weights = locate_data(run), run.weights()
+    images = load(replace(data, subset=min(IMAGES, data.subset or IMAGES))).train
+    return measure_layer_responses(
+        weights.model, weights.statistics.normalize(images.pixels), network=path.name
+    )

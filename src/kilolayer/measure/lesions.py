@@ -46,9 +46,9 @@ class _LesionedNetwork:
         self.model, self.x, self.labels = chain.model, x, labels
         order = chain.execution_order(x)
         self.units = order.units
-        kept = [into == out for into, out in zip(order.inputs, order.outputs, strict=True)]
-        self.removable = [i for i, unit in enumerate(self.units) if kept[i] or _has_shortcut(unit)]
-        inside = [i for i in self.removable if kept[i]]
+        keeps_shape = [into == out for into, out in zip(order.inputs, order.outputs, strict=True)]
+        self.removable = [i for i, unit in enumerate(self.units) if keeps_shape[i] or _has_shortcut(unit)]
+        inside = [i for i in self.removable if keeps_shape[i]]
         shapes = dict.fromkeys(order.inputs[i] for i in inside)
         self.swap_groups = [[i for i in inside if order.inputs[i] == shape] for shape in shapes]
 
@@ -66,7 +66,7 @@ class _LesionedNetwork:
         return self.error(*(_deletion(self.units[index]) for index in removed))
 
     def error_swapped(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
-        return self.error(*(_swap(self.units[one], self.units[other]) for one, other in pairs))
+        return self.error(*(_swap(self.units[first], self.units[second]) for first, second in pairs))
 
 
 def measure_lesions(
@@ -84,19 +84,19 @@ def measure_lesions(
     stands in its place, so that of those the units which change shape are let be. At most `deletions`
     units, evenly spread, are deleted one by one. The model is left as it was.
     """
-    patient, random = _LesionedNetwork(chain, x, labels), torch.Generator().manual_seed(seed)
-    free, groups = patient.removable, patient.swap_groups
-    error, loss = patient.error()
+    network, random = _LesionedNetwork(chain, x, labels), torch.Generator().manual_seed(seed)
+    free, groups = network.removable, network.swap_groups
+    error, loss = network.error()
     most = sum(len(group) // 2 for group in groups)
     return LesionStudy(
         images=len(x),
         error=error,
         loss=loss,
         single=tuple(
-            (index, *patient.error_without(index)) for index in _evenly_spaced_indices(free, deletions)
+            (index, *network.error_without(index)) for index in _evenly_spaced_indices(free, deletions)
         ),
         deleted=tuple(
-            (k, mean_present(patient.error_without(*_sample(free, k, random))[0] for _ in range(repeats)))
+            (k, mean_present(network.error_without(*_sample(free, k, random))[0] for _ in range(repeats)))
             for k in LESION_COUNTS
             if k <= len(free)
         ),
@@ -104,7 +104,7 @@ def measure_lesions(
             (
                 k,
                 mean_present(
-                    patient.error_swapped(_disjoint_pairs(groups, k, random))[0] for _ in range(repeats)
+                    network.error_swapped(_disjoint_pairs(groups, k, random))[0] for _ in range(repeats)
                 ),
             )
             for k in LESION_COUNTS
@@ -138,13 +138,13 @@ def _evenly_spaced_indices(indices: Sequence[int], most: int) -> list[int]:
 
 def _sample(indices: Sequence[int], count: int, random: torch.Generator) -> list[int]:
     order = torch.randperm(len(indices), generator=random)[:count]
-    return [indices[place] for place in order.tolist()]
+    return [indices[index] for index in order.tolist()]
 
 
 def _disjoint_pairs(
     groups: Sequence[Sequence[int]], count: int, random: torch.Generator
 ) -> list[tuple[int, int]]:
     """`count` disjoint pairs, each of two units of one shape."""
-    mixed = [_sample(group, len(group), random) for group in groups]
-    pairs = [pair for group in mixed for pair in zip(group[::2], group[1::2], strict=False)]
-    return [pairs[place] for place in _sample(range(len(pairs)), count, random)]
+    shuffled_groups = [_sample(group, len(group), random) for group in groups]
+    pairs = [pair for group in shuffled_groups for pair in zip(group[::2], group[1::2], strict=False)]
+    return [pairs[index] for index in _sample(range(len(pairs)), count, random)]

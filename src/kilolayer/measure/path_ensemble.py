@@ -7,17 +7,17 @@ recursion of `kilolayer.measure.path_gradients` at initialisation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kilolayer.chart import Chart, Series
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.lesions import LesionStudy, measure_lesions
 from kilolayer.measure.path_gradients import (
-    Lengths,
     PathGradients,
     measure_path_gradients,
-    predict_path_norms,
 )
 from kilolayer.measure.scalars import positive_or_none
+from kilolayer.theory.path_statistics import Lengths, predict_path_norms
 
 IMAGES = 256
 """Held-out images for the lesion study."""
@@ -30,6 +30,8 @@ class PathEnsemble:
     `lesions` is None for a network that was never trained, which has nothing to lose.
     """
 
+    heading: ClassVar[str] = "Paths"
+
     network: str
     units: int
     gradients: PathGradients
@@ -41,17 +43,17 @@ class PathEnsemble:
         return (*charts, *(_lesion_charts(self.lesions) if self.lesions else ()))
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        found, lost = self.gradients, self.lesions
-        mean = sum(k * share for k, share in enumerate(found.counts))
+        gradients, study = self.gradients, self.lesions
+        mean = sum(k * share for k, share in enumerate(gradients.counts))
         figures = [
             ("mean length of a path, branches", f"{mean:.4g} of {self.units}"),
-            ("mean length weighted by the gradient's square", f"{found.mean_length:.4g}"),
+            ("mean length weighted by the gradient's square", f"{gradients.mean_length:.4g}"),
         ]
-        if lost is not None:
-            worst = max(lost.single, key=lambda each: each[1])
-            typical = sorted(error for _, error, _ in lost.single)[len(lost.single) // 2]
+        if study is not None:
+            worst = max(study.single, key=lambda lesion: lesion[1])
+            typical = sorted(error for _, error, _ in study.single)[len(study.single) // 2]
             figures += [
-                (f"error on {lost.images} held-out images", f"{lost.error:.2f} %"),
+                (f"error on {study.images} held-out images", f"{study.error:.2f} %"),
                 ("error without one unit, median", f"{typical:.2f} %"),
                 ("error without one unit, worst", f"{worst[1]:.2f} % (unit {worst[0] + 1})"),
             ]
@@ -60,15 +62,15 @@ class PathEnsemble:
     def finding(self) -> str:
         mean = sum(k * share for k, share in enumerate(self.gradients.counts))
         short = self.gradients.mean_length
-        said = (
+        sentence = (
             f"the gradient comes through {short:.3g} branches on average, while a path has {mean:.3g} of "
             f"{self.units}: " + ("short paths carry it" if short < mean else "no short path carries it")
         )
         if self.lesions is None or not self.lesions.single:
-            return said
-        worst, error, _ = max(self.lesions.single, key=lambda each: each[1])
+            return sentence
+        worst, error, _ = max(self.lesions.single, key=lambda lesion: lesion[1])
         lost = f"{error:.3g} % in place of {self.lesions.error:.3g} %"
-        return f"{said}; without unit {worst + 1}, the one missed most, the error is {lost}"
+        return f"{sentence}; without unit {worst + 1}, the one missed most, the error is {lost}"
 
 
 def measure_paths(analysis_input: AnalysisInput, *, images: int = IMAGES, seed: int = 0) -> PathEnsemble:
@@ -130,18 +132,18 @@ def _single_chart(result: PathEnsemble) -> Chart:
 
 def _lesion_charts(study: LesionStudy) -> tuple[Chart, Chart]:
     units = tuple(float(index + 1) for index, _, _ in study.single)
-    whole = Series("whole network", units, (study.error,) * len(units))
-    one = Chart(
+    baseline = Series("whole network", units, (study.error,) * len(units))
+    single_chart = Chart(
         "without-one",
         "Error without one unit",
         "F_l = 0",
         "residual unit, from the input",
         "top-1 error, %",
-        (Series("without this unit", units, tuple(error for _, error, _ in study.single)), whole),
+        (Series("without this unit", units, tuple(error for _, error, _ in study.single)), baseline),
         note=f"{study.error:.3g} % with all units",
         stages=study.stages,
     )
-    several = Chart(
+    several_chart = Chart(
         "lesions",
         "Error after several lesions",
         "",
@@ -153,4 +155,4 @@ def _lesion_charts(study: LesionStudy) -> tuple[Chart, Chart]:
         ),
         note=f"{study.error:.3g} % without any",
     )
-    return one, several
+    return single_chart, several_chart

@@ -16,12 +16,10 @@ from torch import Tensor
 
 from kilolayer.measure.scalars import mean_present, norm, ratio
 from kilolayer.measure.unit_chain import UnitChain
-from kilolayer.networks import Network
-from kilolayer.theory.mean_field import MeanFieldTheory
-from kilolayer.theory.population_dynamics import add_populations
+from kilolayer.theory.path_statistics import MAX_LENGTH, Lengths, path_length_shares
 
-Lengths = tuple[float, ...]
-MAX_LENGTH, SAMPLES = 40, 3
+SAMPLES_PER_LENGTH = 3
+"""Single paths drawn for each length that is sampled."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +46,13 @@ class PathGradients:
         return ratio(total, sum(squares))
 
 
-def path_length_shares(units: int, shortest: int = 0) -> Lengths:
-    """Shares of all paths by length k = 0 … `units`: C(n, k) / 2^n where every unit has both ways.
-
-    `shortest` units are passed by their branch alone: a plain net has one path, through all of them.
-    """
-    free = units - shortest
-    shares = [math.exp(_log_binomial(free, k) - free * math.log(2)) for k in range(free + 1)]
-    return (*[0.0] * shortest, *shares)
-
-
-def _log_binomial(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-
-
 def measure_path_gradients(
     chain: UnitChain,
     x: Tensor,
     labels: Tensor,
     *,
     longest: int = MAX_LENGTH,
-    samples: int = SAMPLES,
+    samples: int = SAMPLES_PER_LENGTH,
     seed: int = 0,
 ) -> PathGradients:
     """Gradients at x_0 by path length.
@@ -78,35 +62,37 @@ def measure_path_gradients(
     `samples` choices of k units whose branches are taken, and of all others the shortcuts.
     """
     units, random = len(chain), torch.Generator().manual_seed(seed)
-    drawn = _draw_paths(units, min(longest, units), samples, random)
-    together: list[Tensor] = []
-    alone: list[Tensor] = []
+    paths = _draw_paths(units, min(longest, units), samples, random)
+    by_length: list[Tensor] = []
+    single_paths: list[Tensor] = []
     shortest = 0
     for unit in chain.backward(x, labels):
-        if not together:
-            together, alone = [unit.output_gradient], [unit.output_gradient] * len(drawn)
+        if not by_length:
+            by_length, single_paths = [unit.output_gradient], [unit.output_gradient] * len(paths)
         else:
-            together, alone = (
-                [unit.to_output(each) for each in together],
-                [unit.to_output(each) for each in alone],
+            by_length, single_paths = (
+                [unit.to_output(gradient) for gradient in by_length],
+                [unit.to_output(gradient) for gradient in single_paths],
             )
-        straight = [unit.shortcut(each) for each in together]
-        bent = [unit.branch(each) for each in together[:longest]]
-        forced = not straight[0].any()
-        shortest += forced
-        together = bent if forced else _add_longer_paths(straight, bent)
-        alone = [
-            unit.branch(each) if forced or unit.index in taken else unit.shortcut(each)
-            for each, (_, taken) in zip(alone, drawn, strict=True)
+        by_shortcut = [unit.shortcut(gradient) for gradient in by_length]
+        by_branch = [unit.branch(gradient) for gradient in by_length[:longest]]
+        has_no_shortcut = not by_shortcut[0].any()
+        shortest += has_no_shortcut
+        by_length = by_branch if has_no_shortcut else _add_longer_paths(by_shortcut, by_branch)
+        single_paths = [
+            unit.branch(gradient) if has_no_shortcut or unit.index in branches else unit.shortcut(gradient)
+            for gradient, (_, branches) in zip(single_paths, paths, strict=True)
         ]
-        whole = unit.whole(unit.output_gradient)
-    size, left = norm(whole), norm(whole - torch.stack(together).sum(0))
+        input_gradient = unit.whole(unit.output_gradient)
+    size, remainder = norm(input_gradient), norm(input_gradient - torch.stack(by_length).sum(0))
     return PathGradients(
         shortest=shortest,
         counts=path_length_shares(units, shortest),
-        together=tuple(ratio(norm(each), size) for each in together),
-        rest=ratio(left, size),
-        alone=() if shortest else _rms_by_length(drawn, [ratio(norm(each), size) for each in alone]),
+        together=tuple(ratio(norm(gradient), size) for gradient in by_length),
+        rest=ratio(remainder, size),
+        alone=()
+        if shortest
+        else _rms_by_length(paths, [ratio(norm(gradient), size) for gradient in single_paths]),
     )
 
 
@@ -122,10 +108,10 @@ def _draw_paths(
     ]
 
 
-def _add_longer_paths(straight: Sequence[Tensor], bent: Sequence[Tensor]) -> list[Tensor]:
+def _add_longer_paths(by_shortcut: Sequence[Tensor], by_branch: Sequence[Tensor]) -> list[Tensor]:
     """G_k ← ∂hᵀ G_k + ∂Fᵀ G_{k−1}."""
-    middle = [one + other for one, other in zip(straight[1:], bent, strict=False)]
-    return [straight[0], *middle, *bent[len(middle) :]]
+    middle = [direct + longer for direct, longer in zip(by_shortcut[1:], by_branch, strict=False)]
+    return [by_shortcut[0], *middle, *by_branch[len(middle) :]]
 
 
 def _rms_by_length(
@@ -134,26 +120,4 @@ def _rms_by_length(
     squares: dict[int, list[float]] = {}
     for (k, _), size in zip(paths, sizes, strict=True):
         squares.setdefault(k, []).append(size**2)
-    return tuple((k, math.sqrt(mean_present(found))) for k, found in squares.items())
-
-
-def predict_path_norms(network: Network, longest: int = MAX_LENGTH) -> Lengths:
-    """`PathGradients.together` at initialisation by mean-field theory: E‖G_k‖² ← E‖∂hᵀG_k‖² + E‖∂FᵀG_{k−1}‖².
-
-    Weights of different branches are independent, so that different paths' gradients are uncorrelated.
-    """
-    theory = MeanFieldTheory(network)
-    together = [theory.final_gradient]
-    for step in reversed(theory.unit_backwards):
-        straight = [step.shortcut(each) for each in together]
-        bent = [step.branch(each) for each in together[:longest]]
-        if not straight[0].values.any():
-            together = bent
-            continue
-        middle = [
-            add_populations(one, other, are_squares=True)
-            for one, other in zip(straight[1:], bent, strict=False)
-        ]
-        together = [straight[0], *middle, *bent[len(middle) :]]
-    squares = [float(each.values.mean()) for each in together]
-    return tuple(math.sqrt(square / sum(squares)) for square in squares)
+    return tuple((k, math.sqrt(mean_present(values))) for k, values in squares.items())

@@ -83,21 +83,21 @@ class ResidualTracer(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in _ADD_FUNCTIONS:
             return self._add(func, args, kwargs)
-        way = self._lineage_of(args, kwargs)
+        lineage = self._lineage_of(args, kwargs)
         out = func(*args, **kwargs)
-        if way is not None:
-            self._record(out, way)
+        if lineage is not None:
+            self._record(out, lineage)
         return out
 
     def _add(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        way, sides = self._lineage_of(args, kwargs), [arg for arg in args if isinstance(arg, Tensor)]
-        both = len(sides) == 2 and not kwargs and all(side in self._lineages for side in sides)
-        terms = [self._operand(side) for side in sides] if both else []
+        lineage, sides = self._lineage_of(args, kwargs), [arg for arg in args if isinstance(arg, Tensor)]
+        are_both_traced = len(sides) == 2 and not kwargs and all(side in self._lineages for side in sides)
+        operands = [self._operand(side) for side in sides] if are_both_traced else []
         out = func(*args, **kwargs)
-        if way is not None:
-            self._record(out, way)
-        if terms:
-            h, F = sorted(terms, key=lambda term: term.lineage.length)
+        if lineage is not None:
+            self._record(out, lineage)
+        if operands:
+            h, F = sorted(operands, key=lambda term: term.lineage.length)
             value, edge = _snapshot(out)
             self._additions[out.shape] = Addition(h, F, value, edge, out, out._version)
         return out
@@ -109,12 +109,12 @@ class ResidualTracer(TorchFunctionMode):
 
     def _lineage_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lineage | None:
         """The longest way among the arguments, one operation longer, through the weights among them."""
-        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-        ways = [self._lineages[tensor] for tensor in tensors if tensor in self._lineages]
-        if not ways:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        lineages = [self._lineages[tensor] for tensor in tensors if tensor in self._lineages]
+        if not lineages:
             return None
-        longest: Lineage = max(ways, key=lambda way: way.length)
-        weights = (each for each in tensors if isinstance(each, nn.Parameter) and each.ndim >= 2)
+        longest: Lineage = max(lineages, key=lambda way: way.length)
+        weights = (leaf for leaf in tensors if isinstance(leaf, nn.Parameter) and leaf.ndim >= 2)
         return replace(longest, weights=(*longest.weights, *weights), operations=longest.operations + 1)
 
     def _record(self, out: Any, lineage: Lineage) -> None:

@@ -30,14 +30,14 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 def mean_present(values: Iterable[float | None]) -> float:
     """Of those that are there; NaN of none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else math.nan
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else math.nan
 
 
 def product_present(values: Iterable[float | None]) -> float:
     """Of those that are there; NaN of none."""
-    known = [value for value in values if value is not None]
-    return math.prod(known) if known else math.nan
+    present = [value for value in values if value is not None]
+    return math.prod(present) if present else math.nan
 
 
 def positive_or_none(values: Iterable[float]) -> tuple[float | None, ...]:

@@ -18,7 +18,7 @@ def unit_series(
 
 def stage_starts(shapes: Sequence[object], start: float = 1.0) -> tuple[float, ...]:
     """The places, counted from `first`, whose shape (or stage) is another than that of the one before."""
-    return tuple(start + place for place, (a, b) in enumerate(pairwise(shapes), 1) if a != b)
+    return tuple(start + index for index, (a, b) in enumerate(pairwise(shapes), 1) if a != b)
 
 
 def percent_text(share: float) -> str:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
 
 from kilolayer.chart import Chart, Series
-from kilolayer.measure.scalars import mean_present, product_present
+from kilolayer.measure.scalars import mean_present, norm, product_present, ratio
 from kilolayer.measure.series import stage_starts, unit_series
+from kilolayer.measure.unit_chain import UnitChain, UnitPass
+from kilolayer.theory.shortcut_products import ShortcutTheory
+from kilolayer.units import GatedUnit, ResidualUnit
+from kilolayer.units.modules import PadChannelsModule, ScaleModule, ZeroModule
 
 OptionalValues = list[float | None]
 
@@ -47,16 +56,18 @@ class ShortcutFactors:
     Products run from a unit to the last one; units that change shape are left out of them.
     """
 
+    heading: ClassVar[str] = "Shortcut"
+
     network: str
     units: tuple[UnitFactor, ...]
 
     def charts(self) -> tuple[Chart, ...]:
-        shown = [self._products(), self._factors()]
+        result = [self._products(), self._factors()]
         if self._has_values("openness"):
-            shown.insert(0, self._gates())
+            result.insert(0, self._gates())
         if self._has_values("spectral"):
-            shown.append(self._spectral())
-        return tuple(shown)
+            result.append(self._spectral())
+        return tuple(result)
 
     def summary(self) -> tuple[tuple[str, str], ...]:
         rows = [
@@ -97,7 +108,9 @@ class ShortcutFactors:
         ]
         names = {"openness": "mean openness 1−g", "spectral": "mean spectral norm"}
         rows += [
-            (said, mean_present(self._values(name))) for name, said in names.items() if self._has_values(name)
+            (label, mean_present(self._values(name)))
+            for name, label in names.items()
+            if self._has_values(name)
         ]
         return tuple(rows)
 
@@ -187,11 +200,83 @@ class ShortcutFactors:
 
 def _running_product(name: str, values: OptionalValues, kind: str = "measured") -> Series:
     """|Π| from each unit to the last; 1 for units without a value, which are left out of it."""
-    known = [1.0 if value is None else abs(value) for value in values]
-    products = [*accumulate(reversed(known), lambda a, b: a * b)][::-1]
-    shown = [None if value is None else product for value, product in zip(values, products, strict=True)]
-    return unit_series(name, shown, "predicted" if kind == "predicted" else "measured")
+    factors = [1.0 if value is None else abs(value) for value in values]
+    products = [*accumulate(reversed(factors), lambda a, b: a * b)][::-1]
+    visible = [None if value is None else product for value, product in zip(values, products, strict=True)]
+    return unit_series(name, visible, "predicted" if kind == "predicted" else "measured")
 
 
 def _number_text(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+SCALING_LAYERS = (ScaleModule, PadChannelsModule, ZeroModule, nn.Dropout)
+"""Layers of a shortcut on whose factor the description alone decides."""
+
+
+@torch.no_grad()
+def measure_shortcut_factors(
+    model: nn.Module, x: Tensor, *, network: str = "", units: Sequence[str] = (), training: bool = True
+) -> ShortcutFactors:
+    """Measures every shortcut on the batch `x` (N, C, H, W), one unit at a time.
+
+    `units` names the units of a model that is not ours. The model is left as it was. Raises `InputError`
+    where it has no units.
+    """
+    chain = UnitChain(model, units, training=training)
+    with ShortcutTheory().recording(chain.execution_order(x).units) as theory:
+        factors = tuple(_factor(unit, theory.openness(unit.module)) for unit in chain.forward(x))
+    return ShortcutFactors(network or type(model).__name__, factors)
+
+
+def _factor(unit: UnitPass, openness: Tensor | None) -> UnitFactor:
+    matrix = _shortcut_matrix(unit) if openness is None else None
+    return UnitFactor(
+        name=unit.name,
+        stage=unit.stage,
+        factor=_projection_factor(unit.h, unit.x) if unit.keeps_shape else None,
+        gain=0.0 if unit.h is None else ratio(norm(unit.h), norm(unit.x)),
+        openness=None if openness is None else openness.double().mean().item(),
+        openness_std=None if openness is None else openness.double().std().item(),
+        spectral=None if matrix is None else float(torch.linalg.matrix_norm(matrix, 2)),
+        predicted=_predicted_factor(unit) if unit.keeps_shape else None,
+        predicted_spectral=None if matrix is None else _random_spectral(matrix),
+    )
+
+
+def _shortcut_matrix(unit: UnitPass) -> Tensor | None:
+    """W of a shortcut that goes through one 1×1 convolution (or linear layer) and no other."""
+    if len(unit.h_weights) != 1 or unit.h_weights[0].shape[2:].numel() != 1:
+        return None
+    return unit.h_weights[0].detach().flatten(1).double()
+
+
+def _random_spectral(matrix: Tensor) -> float:
+    rows, columns = matrix.shape
+    deviation = float(matrix.norm()) / math.sqrt(rows * columns)
+    return deviation * (math.sqrt(rows) + math.sqrt(columns))
+
+
+def _predicted_factor(unit: UnitPass) -> float | None:
+    """λ as the unit is described; None where h is no multiple of x, or the unit is not ours."""
+    module = unit.module
+    if unit.h_is_input:
+        return 1.0
+    if not isinstance(module, ResidualUnit) or unit.h is None:
+        return None
+    if not all(isinstance(layer, SCALING_LAYERS) for layer in module.h):
+        return None
+    scales = math.prod(layer.factor for layer in module.h if isinstance(layer, ScaleModule))
+    if unit.h.ndim == 0:
+        return 0.0
+    if isinstance(module, GatedUnit):
+        bias = [*module.g.parameters()][-1].detach().double()
+        return scales * float(torch.sigmoid(-bias).mean())
+    return scales
+
+
+def _projection_factor(h: Tensor | None, x: Tensor) -> float:
+    if h is None:
+        return 0.0
+    x = x.double()
+    return ratio(float((h.double() * x).sum()), float((x * x).sum()))

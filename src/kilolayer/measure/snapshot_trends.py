@@ -51,11 +51,15 @@ class SnapshotTrends:
 
 def collect_trends(analysis_name: str, snapshots: Sequence[tuple[int, Analysis]]) -> SnapshotTrends | None:
     """The figures that an analysis follows, of one network at several iterations; None of others."""
-    followed = [(at, one.tracked_metrics()) for at, one in snapshots if isinstance(one, TrackedAnalysis)]
-    if len(followed) < 2:
+    tracked = [
+        (iteration, analysis.tracked_metrics())
+        for iteration, analysis in snapshots
+        if isinstance(analysis, TrackedAnalysis)
+    ]
+    if len(tracked) < 2:
         return None
-    names = tuple(name for name, _ in followed[0][1])
-    values = tuple(tuple(dict(trend).get(name, float("nan")) for _, trend in followed) for name in names)
+    names = tuple(name for name, _ in tracked[0][1])
+    values = tuple(tuple(dict(trend).get(name, float("nan")) for _, trend in tracked) for name in names)
     return SnapshotTrends(
-        snapshots[0][1].network, analysis_name, tuple(at for at, _ in followed), names, values
+        snapshots[0][1].network, analysis_name, tuple(iteration for iteration, _ in tracked), names, values
     )

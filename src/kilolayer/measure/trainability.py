@@ -37,36 +37,36 @@ def judge_trainability(
     `signal` and `gradient` are measured at x_0 … x_L. A network that does neither fails. The bounds are
     `SHORTCUTS`, `GROWTH` and `SIGNAL`; docs/theory tells how often this is right for Table 1.
     """
-    harm = [*_gradient_problems(gradient, prediction), *_signal_problems(signal)]
+    problems = [*_gradient_problems(gradient, prediction), *_signal_problems(signal)]
     if probe.learns:
         fall = f"the loss falls from {probe.losses[0]:.3g} to {probe.final_loss:.3g} in {len(probe.losses)} steps"
-        return TrainabilityVerdict("trains", (fall, *harm))
-    still = (
+        return TrainabilityVerdict("trains", (fall, *problems))
+    failure = (
         f"after {len(probe.losses)} steps the loss is {probe.final_loss:.3g}, no better than knowing only "
     )
-    still += f"how often a class comes ({probe.entropy:.3g})"
-    if harm:
-        return TrainabilityVerdict("fails", (*harm, still))
+    failure += f"how often a class comes ({probe.entropy:.3g})"
+    if problems:
+        return TrainabilityVerdict("fails", (*problems, failure))
     return TrainabilityVerdict(
-        "trains", ("signal and gradient pass the shortcuts unharmed", f"slowly: {still}")
+        "trains", ("signal and gradient pass the shortcuts unharmed", f"slowly: {failure}")
     )
 
 
 def _gradient_problems(gradient: Sequence[float], prediction: MeanFieldPrediction | None) -> list[str]:
-    found = []
+    problems = []
     if prediction is not None and prediction.direct[0] < MIN_SHORTCUT_GAIN:
-        left = prediction.direct[0]
-        found.append(
-            f"the gradient shrinks to {left:.1g} through the shortcuts"
-            if left
+        share = prediction.direct[0]
+        problems.append(
+            f"the gradient shrinks to {share:.1g} through the shortcuts"
+            if share
             else "no shortcut passes a gradient"
         )
     growth = max(gradient)
     if not math.isfinite(growth) or growth > MAX_GRADIENT_GROWTH:
-        found.append(f"gradients grow by {growth:.2g} on their way to the first unit")
+        problems.append(f"gradients grow by {growth:.2g} on their way to the first unit")
     if 0 < gradient[0] < 1 / MAX_GRADIENT_GROWTH:
-        found.append(f"gradients shrink to {gradient[0]:.1g} on their way to the first unit")
-    return found
+        problems.append(f"gradients shrink to {gradient[0]:.1g} on their way to the first unit")
+    return problems
 
 
 def _signal_problems(signal: Sequence[float]) -> list[str]:

@@ -98,20 +98,20 @@ class UnitChain:
         """Every unit's pass on the batch `x`, from the first to the last, without gradients."""
         signal = self.first_input(x)
         for index in range(len(self)):
-            passed = self._unit_pass(index, signal)
-            yield passed
+            unit_pass = self._unit_pass(index, signal)
+            yield unit_pass
             if index + 1 < len(self):
                 with torch.no_grad():
-                    signal = self.next_input(x, index, passed.out)
+                    signal = self.next_input(x, index, unit_pass.out)
 
     def backward(self, x: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy) -> Iterator[UnitVJP]:
         """Every unit linearised where the batch `x` meets it, with ∂ε/∂x', from the last to the first."""
         count = len(self)
         stride = math.isqrt(count - 1) + 1 if count > 1 else 1
-        kept, out = self._checkpoints(x, stride)
+        checkpoints, out = self._checkpoints(x, stride)
         gradient = self.loss_gradient(x, out, labels, loss)
         for first in reversed(range(0, count, stride)):
-            inputs = self._inputs(x, first, min(first + stride, count), kept.pop())
+            inputs = self._inputs(x, first, min(first + stride, count), checkpoints.pop())
             for index in reversed(range(first, first + len(inputs))):
                 unit = self._unit_vjp(x, index, inputs.pop(), gradient)
                 yield unit
@@ -156,10 +156,10 @@ class UnitChain:
 
     @torch.no_grad()
     def _unit_pass(self, index: int, signal: Tensor) -> UnitPass:
-        out, found = self._run_traced(index, signal)
-        if found is None or found.y is None or found.branch.value is None:
+        out, addition = self._run_traced(index, signal)
+        if addition is None or addition.y is None or addition.branch.value is None:
             return UnitPass(*self._location(index), signal, None, out, out, out)
-        h, F, y = found.shortcut, found.branch.value, out if found.is_result(out) else found.y
+        h, F, y = addition.shortcut, addition.branch.value, out if addition.is_result(out) else addition.y
         return UnitPass(*self._location(index), signal, h.value, F, y, out, h.lineage.weights, h.is_input)
 
     def _location(self, index: int) -> tuple[int, str, int, nn.Module]:
@@ -173,19 +173,19 @@ class UnitChain:
 
     def _run_traced(self, index: int, signal: Tensor) -> tuple[Tensor, Addition | None]:
         unit = self._location(index)[3]
-        fed = signal.clone()  # a unit may begin in place
-        watch = ResidualTracer(fed)
-        with self._preserved(unit, index + 1), watch:
-            out: Tensor = unit(fed)
-        return out, watch.addition(out.shape)
+        unit_input = signal.clone()  # a unit may begin in place
+        tracer = ResidualTracer(unit_input)
+        with self._preserved(unit, index + 1), tracer:
+            out: Tensor = unit(unit_input)
+        return out, tracer.addition(out.shape)
 
     def _unit_vjp(self, x: Tensor, index: int, signal: Tensor, gradient: Tensor) -> UnitVJP:
         """`gradient` is ∂ε/∂x of the next unit, or ∂ε/∂x_L."""
         leaf = signal.detach().requires_grad_()
         with torch.enable_grad():
-            out, found = self._run_traced(index, leaf)
-        arrive = self._vjp_to_output(x, index, out)
-        return UnitVJP(*self._location(index), leaf, out, arrive(gradient), found, arrive)
+            out, addition = self._run_traced(index, leaf)
+        to_output = self._vjp_to_output(x, index, out)
+        return UnitVJP(*self._location(index), leaf, out, to_output(gradient), addition, to_output)
 
     def _vjp_to_output(self, x: Tensor, index: int, out: Tensor) -> Callable[[Tensor], Tensor]:
         if index + 1 == len(self) or self.execution_order(x).feeds_next[index]:
@@ -198,13 +198,13 @@ class UnitChain:
     @torch.no_grad()
     def _checkpoints(self, x: Tensor, stride: int) -> tuple[list[Tensor], Tensor]:
         """The input of every `stride`-th unit, and the last one's output."""
-        signal, kept = self.first_input(x), []
+        signal, checkpoints = self.first_input(x), []
         for index in range(len(self)):
             if index % stride == 0:
-                kept.append(signal)
+                checkpoints.append(signal)
             out = self.run_unit(x, index, signal)
             signal = out if index + 1 == len(self) else self.next_input(x, index, out)
-        return kept, signal
+        return checkpoints, signal
 
     @torch.no_grad()
     def _inputs(self, x: Tensor, first: int, end: int, signal: Tensor) -> list[Tensor]:

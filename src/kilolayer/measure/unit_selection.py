@@ -21,28 +21,28 @@ def find_residual_units(model: nn.Module, names: Sequence[str] = ()) -> NamedMod
     they are: dotted names or patterns, part by part, as "layer?.*". Raises `InputError` where there are none.
     """
     if names:
-        chosen = [pair for name in names for pair in _match_modules(model, name)]
-        return tuple(dict(chosen).items())
-    found = [(name, part) for name, part in model.named_modules() if isinstance(part, ResidualUnit)]
-    if not found:
+        selected = [pair for name in names for pair in _match_modules(model, name)]
+        return tuple(dict(selected).items())
+    units = [(name, part) for name, part in model.named_modules() if isinstance(part, ResidualUnit)]
+    if not units:
         raise InputError(
             f"{type(model).__name__} has no residual units of ours; name the modules that are its units, "
             f"as --units 'layer?.*' (units=['layer?.*'])"
         )
-    return tuple(found)
+    return tuple(units)
 
 
 def _match_modules(model: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
     parts = name.split(".")
     modules = dict(model.named_modules())
-    found = [pair for pair in modules.items() if _matches_pattern(pair[0].split("."), parts)]
-    if not found:
+    matches = [pair for pair in modules.items() if _matches_pattern(pair[0].split("."), parts)]
+    if not matches:
         near = get_close_matches(name, list(modules)[1:], n=3, cutoff=0.0)
         raise InputError(f"{type(model).__name__} has no module {name!r}; nearest: {', '.join(near)}")
-    return found
+    return matches
 
 
-def _matches_pattern(words: list[str], patterns: list[str]) -> bool:
-    if len(words) != len(patterns):
+def _matches_pattern(parts: list[str], patterns: list[str]) -> bool:
+    if len(parts) != len(patterns):
         return False
-    return all(fnmatchcase(word, pattern) for word, pattern in zip(words, patterns, strict=True))
+    return all(fnmatchcase(word, pattern) for word, pattern in zip(parts, patterns, strict=True))

@@ -110,7 +110,9 @@ def gather_lab(snapshots: Sequence[tuple[Time, Analysis]]) -> Lab:
 
 def analysis_name(analysis: Analysis) -> str:
     """The heading of an analysis, such as "Gradient"; trends over training have their analysis's heading."""
-    return analysis.of.capitalize() if isinstance(analysis, SnapshotTrends) else type(analysis).__name__
+    if isinstance(analysis, SnapshotTrends):
+        return analysis.of.capitalize()
+    return str(getattr(analysis, "heading", type(analysis).__name__))
 
 
 def _kind(analysis: Analysis) -> str:

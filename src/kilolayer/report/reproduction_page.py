@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
-from kilolayer.measure.run_responses import measure_run_responses
+from kilolayer.measure.layer_responses import measure_run_responses
 from kilolayer.report import comparison_tables as compared
 from kilolayer.report import curve_figures
 from kilolayer.report import reproduction_tables as tables

@@ -59,8 +59,8 @@ def bootstrap_interval(
 
 def bootstrap_samples(values: FloatArray, seed: int = _SEED) -> FloatArray:
     """`RESAMPLES` samples of the values, drawn with replacement: shape (RESAMPLES, n)."""
-    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    return values[drawn]
+    indices = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    return values[indices]
 
 
 def percentile_interval(statistics: FloatArray, level: float = 0.95) -> tuple[float, float]:
@@ -129,20 +129,20 @@ def judge_agreement(
     A failure ("above 20 %") agrees where the median run lies above the bound too.
     """
     value, kind = _compared_value(published)
-    found = summarize_runs(runs, of="mean" if kind == "mean" else "median", chance=chance)
-    if found is None:
+    summary = summarize_runs(runs, of="mean" if kind == "mean" else "median", chance=chance)
+    if summary is None:
         return Agreement("not run", "no run yet")
     if len(runs) < MIN_RUNS:
         return Agreement("not enough runs", f"{len(runs)} of at least {MIN_RUNS} runs")
     if published.above is not None:
-        return _judge_failure(published.above, found.median)
+        return _judge_failure(published.above, summary.median)
     if value is None:
         return Agreement("no figure", "the paper prints no figure here")
-    spread = found.std if published.std is None else published.std
+    spread = summary.std if published.std is None else published.std
     factor = _MEDIAN_ERROR if kind == "median" and published.statistic.runs > 2 else 1.0
     margin = _TWO_SIDED * factor * spread / math.sqrt(published.statistic.runs)
     margin += 0.5 * 10.0**-published.digits
-    low, high = found.low - margin, found.high + margin
+    low, high = summary.low - margin, summary.high + margin
     inside = low - _TOLERANCE <= value <= high + _TOLERANCE
     word: AgreementWord = "agrees" if inside else "differs"
     where = "inside" if inside else "outside"

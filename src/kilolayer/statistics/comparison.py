@@ -100,7 +100,7 @@ def compare_with_paper(
     no less than p = 0.25; exchanged labels reach 0.1. Neither decides at 0.05: for that take six shared
     seeds, or four against four and one pair; or read the ranking, which pools all rows.
     """
-    ranked = {row: value for row, one in paper.items() if (value := one.rank_value) is not None}
+    ranked = {row: value for row, result in paper.items() if (value := result.rank_value) is not None}
     rows = [(baseline, row) for row in ranked if row != baseline] if baseline else combinations(ranked, 2)
     pairs = [_compare_rows(a, b, ranked, measured, test, chance) for a, b in rows]
     return Comparison(_decide_pairs(pairs, level), _rank_rows(ranked, measured, chance))
@@ -125,7 +125,7 @@ def _compare_rows(
     if n < MIN_RUNS:
         return replace(pair, n=n, text=f"{n} of at least {MIN_RUNS} runs")
     paired = test == "sign flips" or (test == "auto" and first.keys() == second.keys())
-    middle, low, high, tested = _median_gap(first, second, paired, chance)
+    middle, low, high, p_value = _median_gap(first, second, paired, chance)
     return replace(
         pair,
         word="not decided",
@@ -133,9 +133,9 @@ def _compare_rows(
         gap=middle,
         low=low,
         high=high,
-        test=tested.name,
-        p=tested.p,
-        smallest=tested.smallest,
+        test=p_value.name,
+        p=p_value.p,
+        smallest=p_value.smallest,
     )
 
 
@@ -152,25 +152,25 @@ def _median_gap(first: Runs, second: Runs, paired: bool, chance: float) -> tuple
         differences = b - a
         middle = float(median(differences))
         low, high = bootstrap_interval(differences)
-        tested = sign_flip_test(differences.tolist())
+        p_value = sign_flip_test(differences.tolist())
     else:
         middle = float(median(b)) - float(median(a))
         # Two seeds, or samples of equal size would be drawn alike from both.
         low, high = percentile_interval(
             median(bootstrap_samples(b, seed=1), 1) - median(bootstrap_samples(a, seed=2), 1)
         )
-        tested = label_exchange_test(a.tolist(), b.tolist())
+        p_value = label_exchange_test(a.tolist(), b.tolist())
     if middle * float(np.mean(b) - np.mean(a)) <= 0:
-        tested = replace(tested, p=1.0)
-    return middle, low, high, tested
+        p_value = replace(p_value, p=1.0)
+    return middle, low, high, p_value
 
 
 def _decide_pairs(pairs: list[RowPair], level: float) -> tuple[RowPair, ...]:
     tested = [pair for pair in pairs if pair.word == "not decided"]
-    both = zip(
+    p_values = zip(
         holm_adjust([pair.p for pair in tested]), holm_adjust([pair.smallest for pair in tested]), strict=True
     )
-    adjusted = dict(zip(map(id, tested), both, strict=True))
+    adjusted = dict(zip(map(id, tested), p_values, strict=True))
     return tuple(
         _decide_pair(pair, adjusted[id(pair)], level) if id(pair) in adjusted else pair for pair in pairs
     )
@@ -178,15 +178,19 @@ def _decide_pairs(pairs: list[RowPair], level: float) -> tuple[RowPair, ...]:
 
 def _decide_pair(pair: RowPair, p_and_smallest: tuple[float, float], level: float) -> RowPair:
     pair = replace(pair, p_holm=p_and_smallest[0], smallest=p_and_smallest[1])
-    same = pair.gap * pair.paper_direction > 0
+    same_direction = pair.gap * pair.paper_direction > 0
     if pair.paper_direction == 0:
         return replace(
             pair, word="no direction in the paper", text="both rows have the same figure in the paper"
         )
     if pair.p_holm <= level:
-        word: PairWord = "same direction" if same else "opposite direction"
+        word: PairWord = "same direction" if same_direction else "opposite direction"
         return replace(pair, word=word, text=f"{word} (p = {pair.p_holm:.2g})")
-    points = "no gap" if pair.gap == 0 else f"the median gap points the {'same' if same else 'opposite'} way"
+    points = (
+        "no gap"
+        if pair.gap == 0
+        else f"the median gap points the {'same' if same_direction else 'opposite'} way"
+    )
     text = f"not decided (p = {pair.p_holm:.2g}); {points}"
     if pair.smallest > level:
         text += f"; {pair.n} runs can reach no less than p = {pair.smallest:.2g}"
@@ -199,8 +203,8 @@ def _rank_rows(paper: Mapping[str, float], measured: Mapping[str, Runs], chance:
         return Ranking(rows, 0.0, 1.0, 1.0, "not enough rows with runs to rank")
     theirs = [paper[row] for row in rows]
     ours = [float(median(error_rates(list(measured[row].values()), chance))) for row in rows]
-    tau, tested = kendall_tau(theirs, ours), kendall_tau_test(theirs, ours)
-    text = f"τ = {tau:.2f} over {len(rows)} rows (one-sided p = {tested.p:.2g})"
-    if tested.smallest > 0.05:
-        text += f"; {len(rows)} rows can reach no less than p = {tested.smallest:.2g}"
-    return Ranking(rows, tau, tested.p, tested.smallest, text)
+    tau, p_value = kendall_tau(theirs, ours), kendall_tau_test(theirs, ours)
+    text = f"τ = {tau:.2f} over {len(rows)} rows (one-sided p = {p_value.p:.2g})"
+    if p_value.smallest > 0.05:
+        text += f"; {len(rows)} rows can reach no less than p = {p_value.smallest:.2g}"
+    return Ranking(rows, tau, p_value.p, p_value.smallest, text)

@@ -90,17 +90,20 @@ def kendall_tau_test(x: Sequence[float], y: Sequence[float]) -> PValue:
     exact = math.factorial(n) <= _MAX_EXACT
     a, b = _pairwise_signs(x), _pairwise_signs(y)
     rows, columns = np.triu_indices(n, 1)
-    dealt = (
+    orders = (
         np.array(list(permutations(range(n))))
         if exact
         else np.argsort(np.random.default_rng(_SEED).random((_DRAWS, n)), axis=1)
     )
-    wanted = a[rows, columns]
+    x_signs = a[rows, columns]
     sums = sum(
-        (wanted[k] * b[dealt[:, i], dealt[:, j]] for k, (i, j) in enumerate(zip(rows, columns, strict=True))),
-        start=np.zeros(len(dealt)),
+        (
+            x_signs[k] * b[orders[:, i], orders[:, j]]
+            for k, (i, j) in enumerate(zip(rows, columns, strict=True))
+        ),
+        start=np.zeros(len(orders)),
     )
-    p = _p_value(sums, float(np.sum(wanted * b[rows, columns])), exact)
+    p = _p_value(sums, float(np.sum(x_signs * b[rows, columns])), exact)
     ties = math.prod(math.factorial(list(x).count(value)) for value in set(x))
     return PValue(p, ties / math.factorial(n) if exact else 1 / (_DRAWS + 1), "τ of dealt-out rows")
 
@@ -114,7 +117,7 @@ def _pairwise_signs(values: Sequence[float]) -> FloatArray:
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: the chance of any false alarm in the family stays below each."""
     adjusted, highest, m = [0.0] * len(p_values), 0.0, len(p_values)
-    for rank, place in enumerate(sorted(range(m), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (m - rank) * p_values[place]))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (m - rank) * p_values[index]))
+        adjusted[index] = highest
     return adjusted

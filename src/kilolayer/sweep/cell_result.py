@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from kilolayer.measure.run_responses import measure_run_responses
+from kilolayer.measure.layer_responses import measure_run_responses
 from kilolayer.papers import Cell, is_proxy, proxy_sentence
 from kilolayer.statistics import Agreement, RunSummary, judge_agreement, summarize_runs
 from kilolayer.sweep.reproduction import CellRuns, Reproduction, Trial

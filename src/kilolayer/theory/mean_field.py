@@ -63,7 +63,11 @@ def predict_propagation(network: Network, *, seed: int = 0) -> MeanFieldPredicti
 def no_prediction_reason(network: Network) -> str | None:
     """Why theory predicts nothing of `network`; None where it does."""
     layers = (letter for placed in network.units() for letter in vars(placed.layout).values())
-    for ops in (network.stem_ops, network.final_ops, *(each for each in layers if isinstance(each, tuple))):
+    for ops in (
+        network.stem_ops,
+        network.final_ops,
+        *(letter_ops for letter_ops in layers if isinstance(letter_ops, tuple)),
+    ):
         for layer in leaves(ops):
             if type(layer).carry is Op.carry:
                 return f"theory says nothing of the layer {layer.label}"
@@ -103,12 +107,12 @@ class MeanFieldTheory:
         first = _log(gradient.values.mean()) + _log(self.sizes[-1])
         for back, size in zip(reversed(backward_maps), reversed(self.sizes[:-1]), strict=True):
             gradient = back(gradient)
-            mean = float(gradient.values.mean())
-            logs.append(scale + _log(mean) + _log(size) - first)
-            if mean:
-                gradient = Population(_refill(gradient.values / mean), gradient.spatial_profile)
-                scale += _log(mean)
-        return tuple(_exp(each / 2) for each in reversed(logs))
+            mean_square = float(gradient.values.mean())
+            logs.append(scale + _log(mean_square) + _log(size) - first)
+            if mean_square:
+                gradient = Population(_refill(gradient.values / mean_square), gradient.spatial_profile)
+                scale += _log(mean_square)
+        return tuple(_exp(log / 2) for log in reversed(logs))
 
 
 def _rows_per_channel(network: Network) -> float:

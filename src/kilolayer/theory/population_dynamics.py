@@ -118,15 +118,15 @@ class MeanFieldInterpreter:
         """A fresh signal: each channel's mean from N(0, c), each sample's distance from it N(0, q − c)."""
         rows = self.num_rows(channels)
         means = self.random.permutation(normal_quantiles(rows))[:, None]
-        spread = self.random.permuted(np.tile(normal_quantiles(SAMPLES), (rows, 1)), axis=1)
-        if self.uncorrelated_with is not None and self.uncorrelated_with.values.shape == spread.shape:
+        deviations = self.random.permuted(np.tile(normal_quantiles(SAMPLES), (rows, 1)), axis=1)
+        if self.uncorrelated_with is not None and self.uncorrelated_with.values.shape == deviations.shape:
             centre = self.uncorrelated_with.values.mean(1, keepdims=True)
-            means, spread = (
+            means, deviations = (
                 _decorrelate(means, centre, 0),
-                _decorrelate(spread, self.uncorrelated_with.values - centre, 1),
+                _decorrelate(deviations, self.uncorrelated_with.values - centre, 1),
             )
-        within = np.sqrt(max(0.0, second_moment - shared))
-        return Population(np.sqrt(shared) * means + within * spread, spatial_profile, mean_variation)
+        deviation = np.sqrt(max(0.0, second_moment - shared))
+        return Population(np.sqrt(shared) * means + deviation * deviations, spatial_profile, mean_variation)
 
     def run(self, ops: Ops, x: Population) -> tuple[Population, BackwardMap]:
         """`ops` applied to `x`, and the way back."""
@@ -135,12 +135,12 @@ class MeanFieldInterpreter:
             x, back = self._apply(spec, x)
             backs.append(back)
 
-        def way_back(gradient: Population) -> Population:
+        def backward(gradient: Population) -> Population:
             for back in reversed(backs):
                 gradient = back(gradient)
             return gradient
 
-        return x, way_back
+        return x, backward
 
     def _apply(self, spec: Op, x: Population) -> tuple[Population, BackwardMap]:
         if isinstance(spec, op.ParallelPaths):
@@ -155,8 +155,8 @@ class MeanFieldInterpreter:
         return _elementwise(x, x.values, (x.values > 0).astype(float))
 
     def drop(self, x: Population, p: float) -> tuple[Population, BackwardMap]:
-        kept = self.random.random(x.values.shape) >= p
-        return _elementwise(x, x.values, kept / (1 - p))
+        mask = self.random.random(x.values.shape) >= p
+        return _elementwise(x, x.values, mask / (1 - p))
 
     def multiply(self, x: Population, factor: float) -> tuple[Population, BackwardMap]:
         return _elementwise(x, x.values, np.float64(factor))
@@ -171,9 +171,9 @@ class MeanFieldInterpreter:
         forward = 2 * (conv.in_channels // conv.groups) / fan
         backward = 2 * (conv.out_channels // conv.groups) / fan
         lines = window_matrix(x.side, conv.kernel, conv.stride)
-        reached, border = _split_mean(lines @ x.spatial_profile @ lines.T)
-        swing = _mean_variation_after(conv, x, border, reached)
-        gain, shape = forward * reached, x.values.shape
+        coverage, border = _split_mean(lines @ x.spatial_profile @ lines.T)
+        swing = _mean_variation_after(conv, x, border, coverage)
+        gain, shape = forward * coverage, x.values.shape
         y = self.draw_gaussian(conv.out_channels, gain * x.second_moment, gain * x.shared, border, swing)
 
         def back(gradient: Population) -> Population:
@@ -183,7 +183,7 @@ class MeanFieldInterpreter:
         return y, back
 
     def pad(self, pad: op.PadChannels, x: Population) -> tuple[Population, BackwardMap]:
-        kept = len(x.values)
+        num_rows = len(x.values)
         zeros = np.zeros((round(pad.extra * self.rows_per_channel), SAMPLES))
         values = np.concatenate([x.values, zeros])
 
@@ -191,7 +191,7 @@ class MeanFieldInterpreter:
             spread = np.zeros_like(x.spatial_profile)
             spread[:: pad.stride, :: pad.stride] = gradient.spatial_profile
             reached, border = _split_mean(spread)
-            return Population(gradient.values[:kept] * reached, border)
+            return Population(gradient.values[:num_rows] * reached, border)
 
         return Population(
             values,
@@ -229,11 +229,14 @@ class MeanFieldInterpreter:
 
 def add_populations(first: Population, second: Population, *, are_squares: bool = False) -> Population:
     """first + second; of gradients (`squares`) the values are squares already. Borders are weighted."""
-    weights = [each.values.mean() if are_squares else each.second_moment for each in (first, second)]
+    weights = [
+        population.values.mean() if are_squares else population.second_moment
+        for population in (first, second)
+    ]
     if weights[0] == 0:  # a plain net's shortcut has not even F's shape
         return second
     border = (weights[0] * first.spatial_profile + weights[1] * second.spatial_profile) / sum(weights)
-    shared = [each.shared + 1e-300 for each in (first, second)]
+    shared = [population.shared + 1e-300 for population in (first, second)]
     swing = (shared[0] * first.mean_variation + shared[1] * second.mean_variation) / sum(shared)
     return Population(first.values + second.values, border, swing)
 
@@ -276,16 +279,16 @@ def _mean_variation_after(conv: op.Conv, x: Population, spatial_profile: Array, 
     lines = taps.reshape(-1, x.side)
     read = (lines @ size @ lines.T).reshape(2 * taps.shape[:2])
     across = np.einsum("iajb,ij->ab", read, averages)
-    unit = conv.kernel**2 * coverage
-    return np.asarray(spatial_profile - 2 * across / unit + np.square(averages).sum() / unit)
+    scale = conv.kernel**2 * coverage
+    return np.asarray(spatial_profile - 2 * across / scale + np.square(averages).sum() / scale)
 
 
-def _decorrelate(values: Array, other: Array, axis: int) -> Array:
+def _decorrelate(values: Array, reference: Array, axis: int) -> Array:
     """`values` less what correlates with `other` along `axis`, of the same second moment."""
-    size = np.maximum(np.square(other).sum(axis, keepdims=True), 1e-300)
-    rest = values - (values * other).sum(axis, keepdims=True) / size * other
-    left = np.square(rest).mean(axis, keepdims=True)
-    return np.where(left > 1e-2, rest / np.sqrt(np.maximum(left, 1e-2)), values)
+    size = np.maximum(np.square(reference).sum(axis, keepdims=True), 1e-300)
+    remainder = values - (values * reference).sum(axis, keepdims=True) / size * reference
+    mean_square = np.square(remainder).mean(axis, keepdims=True)
+    return np.where(mean_square > 1e-2, remainder / np.sqrt(np.maximum(mean_square, 1e-2)), values)
 
 
 def _split_mean(profile: Array) -> tuple[float, Array]:
