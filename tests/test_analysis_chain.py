@@ -230,7 +230,7 @@ class Nested(nn.Module):
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        ((), "no residual units of ours"),
+        ((), "no residual units of Kilolayer's"),
         (("layer9",), "no module 'layer9'; nearest: "),
         (("a", "a.0"), "'a.0' lies inside 'a'"),
         (("b",), "'b' is used twice"),

@@ -29,6 +29,7 @@ ORDER = (
     "bench",
     "report",
     "cli",
+    "analysis",
     "__main__",
 )
 # `values` writes descriptions from every folder as JSON and reads them lazily, so it may be imported

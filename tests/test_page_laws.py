@@ -287,7 +287,7 @@ def test_every_analysis_says_what_it_has_found_and_the_page_opens_with_it(
     unit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = analysed(unit)
-    assert [one.what for one in found] == list(ANALYSES)
+    assert [one.analysis_name for one in found] == list(ANALYSES)
     for one in found:
         said = one.analysis.finding()
         assert len(said) > 20

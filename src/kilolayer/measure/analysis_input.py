@@ -1,4 +1,4 @@
-"""What an analysis is given: a network at one moment, and images to send through it."""
+"""The input of an analysis: a network at one moment of its training, and images to send through it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from kilolayer.networks import Network
 
 @dataclass(frozen=True)
 class AnalysisInput:
-    """A network with a normalised batch `x` (N, C, H, W) and its `labels` (N,), all on one device.
-
-    `description` is None in a model that is not ours; then `units` names the modules that are its units.
-    `fresh(seed)` is the same network newly initialised. `moments` are (iteration, network then) over its
-    training, from the initialisation on; empty where none were kept. `held_out(n)` gives n test images.
-    """
+    """A network with a normalised batch `x`, (N, C, H, W), and its `labels`, (N,), all on one device."""
 
     name: str
     model: nn.Module
     x: Tensor
     labels: Tensor
     build_fresh: Callable[[int], nn.Module]
+    """Builds the same network newly initialised from a seed."""
     held_out: Callable[[int], tuple[Tensor, Tensor]]
+    """Returns so many test images, normalised, and their labels."""
     description: Network | None = None
+    """None for a model that is not Kilolayer's; then `units` names the modules that are its units."""
     units: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    """The initialisations to measure, where an analysis takes several."""
     snapshots: tuple[tuple[int, Callable[[], nn.Module]], ...] = ()
+    """(iteration, function that loads the network of that time), from the initialisation on."""
     trained: bool = False
 
     def chain(self, *, training: bool = True) -> UnitChain:
-        """The network cut at its units."""
+        """The network as a chain of its units."""
         return UnitChain(self.model, self.units, training=training)
 
     def at_snapshot(self, index: int) -> AnalysisInput:
-        """The same at one of its `moments`."""
+        """The input with the network as it was at snapshot number `index`."""
         _, network = self.snapshots[index]
         return replace(self, model=network(), snapshots=())

@@ -1,4 +1,4 @@
-"""x_L = x_l + Σ F(x_i): how far it holds, what each unit adds, and what f cuts away (P2, Eq. 4, Sec. 4.2)."""
+"""x_L = x_l + Σ F(x_i): how far Eq. 4 holds, what each unit adds, and what f cuts away (P2, Eq. 4, Sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from kilolayer.measure.series import percent_text, stage_starts, unit_series
 from kilolayer.measure.unit_chain import UnitChain, UnitPass
 
 EXACT = 1e-4
-"""Of ‖x_L‖: what fp32 rounds away over a thousand units stays far below it."""
+"""A residual below this share of ‖x_L‖ is rounding: over a thousand units fp32 stays far below it."""
 
 
 @dataclass(frozen=True)
 class UnitShare:
     """What unit l adds to its stage's final feature x_L, and what f takes from it.
 
-    `norm` = ‖F(x_l)‖ / ‖x_L‖ and `cosine` = ⟨F(x_l), x_L⟩ / ‖F(x_l)‖‖x_L‖; their product is the unit's
-    share, and the shares of a stage's units and of its start add up to 1 where Eq. 4 holds.
-    `truncated` is the share of y_l's elements that f sets to zero (those below 0, for f = ReLU), and
-    `truncation` = ‖f(y_l) − y_l‖ / ‖y_l‖.
+    The unit's share of x_L is `norm` · `cosine` = ⟨F(x_l), x_L⟩ / ‖x_L‖². Where Eq. 4 holds, the shares of a
+    stage's units and of its start sum to 1.
     """
 
     name: str
     stage: int
     norm: float
+    """‖F(x_l)‖ / ‖x_L‖."""
     cosine: float
+    """⟨F(x_l), x_L⟩ / ‖F(x_l)‖‖x_L‖."""
     truncated: float
+    """The share of y_l's elements that f sets to zero; for f = ReLU those below 0."""
     truncation: float
+    """‖f(y_l) − y_l‖ / ‖y_l‖."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,28 @@ class StageSum:
 
         x_L = h(x_1) + Σ F(x_i)  +  Σ (h(x_i) − x_i)  +  Σ (f(y_i) − y_i)
 
-    `residual` = ‖x_L − h(x_1) − Σ F(x_i)‖: 0 but for rounding where h and f are the identity.
-    `from_h` and `from_f` are the norms of the two other sums, and `rounding` what remains without them.
-    `start` and `start_cosine` are of h(x_1), as a unit's `norm` and `cosine`.
+    Every norm is divided by ‖x_L‖.
     """
 
     units: int
+    """The number of units in the stage."""
     residual: float
+    """‖x_L − h(x_1) − Σ F(x_i)‖: rounding, where h and f are the identity."""
     from_h: float
+    """‖Σ (h(x_i) − x_i)‖."""
     from_f: float
+    """‖Σ (f(y_i) − y_i)‖."""
     rounding: float
+    """The norm of what remains of the residual without those two sums."""
     start: float
+    """‖h(x_1)‖."""
     start_cosine: float
+    """⟨h(x_1), x_L⟩ / ‖h(x_1)‖‖x_L‖."""
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Eq. 4 measured on a batch, for every unit and every stage (a run of units of one shape)."""
+    """Eq. 4 measured on a batch, for every unit and every stage (consecutive units of one shape)."""
 
     network: str
     units: tuple[UnitShare, ...]
@@ -70,43 +77,47 @@ class Decomposition:
         largest = max(self.units, key=lambda unit: unit.norm * unit.cosine)
         return (
             ("largest residual of Eq. 4, ‖x_L − x_1 − ΣF‖ / ‖x_L‖", f"{self.residual:.3g}"),
-            ("largest rounding, with f's and h's part taken out", f"{self.rounding:.3g}"),
+            ("largest rounding, without the parts of f and h", f"{self.rounding:.3g}"),
             ("elements that f sets to 0, mean over units", percent_text(self.truncated)),
             ("largest share of one unit in its x_L", percent_text(largest.norm * largest.cosine)),
-            ("… which is of", largest.name),
+            ("… of unit", largest.name),
         )
 
     def finding(self) -> str:
         if self.residual < EXACT:
             return (
-                f"Eq. 4 holds to {self.residual:.1g} of ‖x_L‖: nothing but additions lies between two units "
-                "of a stage, as the paper wants it"
+                f"Eq. 4 holds to {self.residual:.1g} of ‖x_L‖: between two units of a stage there are only "
+                "additions, as the paper proposes"
             )
-        reason = (
-            f"f sets {percent_text(self.truncated)} of the elements to 0" if self.truncated else "no f cuts"
-        )
-        return f"Eq. 4 misses x_L by {percent_text(self.residual)} in the worst stage, since {self._reason(reason)}"
+        missing = percent_text(self.residual)
+        return f"Eq. 4 misses x_L by {missing} in the worst stage, because {self._reason()}"
 
-    def _reason(self, cut: str) -> str:
+    def _reason(self) -> str:
         by_h, by_f = max(stage.from_h for stage in self.stages), max(stage.from_f for stage in self.stages)
+        cut = (
+            f"f sets {percent_text(self.truncated)} of the elements to 0"
+            if self.truncated
+            else "f cuts nothing"
+        )
         return cut if by_f >= by_h else "the shortcut is not the identity" + (f" and {cut}" if by_f else "")
 
     def tracked_metrics(self) -> tuple[tuple[str, float], ...]:
-        """What is followed over training."""
+        """The share of elements that f cuts, and the residual."""
         return (("elements that f sets to 0", self.truncated), ("residual of Eq. 4", self.residual))
 
     @property
     def residual(self) -> float:
-        """The largest over the stages."""
+        """The largest residual of a stage."""
         return max(stage.residual for stage in self.stages)
 
     @property
     def rounding(self) -> float:
+        """The largest rounding of a stage."""
         return max(stage.rounding for stage in self.stages)
 
     @property
     def truncated(self) -> float:
-        """The mean over the units."""
+        """The mean over the units of the share of elements that f sets to zero."""
         return sum(unit.truncated for unit in self.units) / len(self.units)
 
     @property
@@ -114,8 +125,11 @@ class Decomposition:
         return stage_starts([unit.stage for unit in self.units])
 
     def _shares(self) -> Chart:
-        units = self.units
-        spread = percent_text(sum(unit.norm * unit.cosine for unit in units) / len(self.stages))
+        units, name = self.units, "share ⟨F(x_l), x_L⟩ / ‖x_L‖²"
+        share = percent_text(sum(unit.norm * unit.cosine for unit in units) / len(self.stages))
+        # Branches at right angles to one another say something of x_L only where x_L is their sum.
+        holds = self.residual < EXACT
+        predicted = (unit_series(name, [unit.norm**2 for unit in units], "predicted"),) if holds else ()
         return Chart(
             "shares",
             "What each unit adds to its stage's final feature",
@@ -124,11 +138,15 @@ class Decomposition:
             "share of x_L",
             (
                 unit_series("‖F(x_l)‖ / ‖x_L‖", [unit.norm for unit in units]),
-                unit_series("share ⟨F(x_l), x_L⟩ / ‖x_L‖²", [unit.norm * unit.cosine for unit in units]),
-                unit_series("share ⟨F(x_l), x_L⟩ / ‖x_L‖²", [unit.norm**2 for unit in units], "predicted"),
+                unit_series(name, [unit.norm * unit.cosine for unit in units]),
+                *predicted,
             ),
-            note=f"the branches hold {spread} of x_L, the stage's start the rest; "
-            "predicted: branches at right angles to one another",
+            note=f"the branches make up {share} of x_L, the stage's start the remainder; "
+            + (
+                "predicted: branches at right angles to one another"
+                if holds
+                else "no prediction, since Eq. 4 does not hold"
+            ),
             stages=self._stage_starts,
         )
 
@@ -143,7 +161,7 @@ class Decomposition:
         )
         return Chart(
             "truncation",
-            "What f sets to zero",
+            "Elements that f sets to zero",
             "x' = f(y): a ReLU cuts y_l < 0   (P2, Sec. 4.2)",
             "residual unit, from the input",
             "share of y_l's elements",
@@ -160,7 +178,7 @@ class Decomposition:
         )
         return Chart(
             "residual",
-            "How far Eq. 4 is from the truth",
+            "The residual of Eq. 4 and its parts",
             "x_L − h(x_1) − Σ F(x_i) = Σ (h(x_i) − x_i) + Σ (f(y_i) − y_i)",
             "stage",
             "norm relative to ‖x_L‖",
@@ -170,7 +188,7 @@ class Decomposition:
                 Series("Σ (h(x) − x)", x, from_h),
             ),
             log_y=True,
-            note="largest " + f"{self.residual:.3g}; {self.rounding:.1g} once f's and h's part is taken out",
+            note=f"largest {self.residual:.3g}; {self.rounding:.1g} without the parts of f and h",
         )
 
 
@@ -178,10 +196,26 @@ class Decomposition:
 def measure_decomposition(
     model: nn.Module, x: Tensor, *, network: str = "", units: Sequence[str] = (), training: bool = True
 ) -> Decomposition:
-    """Measures Eq. 4 on the batch `x` (N, C, H, W), in two passes that hold one unit at a time.
+    """Measures Eq. 4 on a batch, in two passes that hold one unit at a time.
 
-    `units` names the units of a model that is not ours. The model is left as it was. Raises `InputError`
-    where it has no units (see `Chain`).
+        x_L = x_l + Σ_{i=l}^{L−1} F(x_i)          (P2, Eq. 4; over each stage, with h(x_l) for x_l)
+
+    Args:
+        model: any module; it is left as it was.
+        x: a normalised batch, (N, C, H, W).
+        network: the name to show; by default the class's.
+        units: the names of its units in a foreign model (see `find_residual_units`).
+        training: BN uses the batch's statistics; off, its running ones.
+
+    Raises:
+        InputError: the model has no units (see `UnitChain`).
+
+    >>> from kilolayer.networks import build, describe
+    >>> images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    >>> measure_decomposition(build(describe("preact_resnet14_cifar")), images).residual < EXACT
+    True
+    >>> measure_decomposition(build(describe("resnet14_cifar")), images).truncated > 0.2  # f = ReLU
+    True
     """
     chain = UnitChain(model, units, training=training)
     finals = _stage_outputs(chain, x)
@@ -207,10 +241,10 @@ def _stage_outputs(chain: UnitChain, x: Tensor) -> list[Tensor]:
 
 
 class _StageAccumulator:
-    """A stage's sums as they grow."""
+    """The sums of Eq. 4 over a stage, unit by unit."""
 
     def __init__(self, final: Tensor, first: UnitPass) -> None:
-        # In float64, so that what is left is the network's rounding and not this sum's.
+        # In float64, so that the rounding left over is the network's and not this sum's.
         self.final, self.size = final.double(), norm(final)
         self.start = torch.zeros_like(self.final) if first.h is None else first.h.double().expand_as(final)
         self.total = self.start.clone()

@@ -1,4 +1,4 @@
-"""In which order a model uses its units, and what stands between them."""
+"""The order in which a model runs its units, and how to run it from one unit to the next."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kilolayer.measure.unit_selection import NamedModules
 
 @dataclass(frozen=True)
 class ExecutionOrder:
-    """The units as the model uses them on a batch of shape `batch`.
+    """The units as the model runs them on a batch of shape `batch`.
 
-    `inputs[l]` and `outputs[l]` are the shapes of what unit l reads and gives; `joined[l]`: what it gives
-    is the very tensor that unit l+1 reads.
+    `inputs[l]` and `outputs[l]` are the shapes of unit l's input and output. `feeds_next[l]`: its output is
+    the very tensor that unit l+1 reads, with nothing between them.
     """
 
     batch: torch.Size
@@ -32,7 +32,7 @@ class ExecutionOrder:
 
     @cached_property
     def stages(self) -> tuple[int, ...]:
-        """Of every unit its stage, from 1: a new one begins wherever the shape changes."""
+        """Every unit's stage, from 1. A new stage begins wherever the shape changes."""
         stage, stages = 1, []
         for index, (before, after) in enumerate(zip(self.inputs, self.outputs, strict=True)):
             stage += index > 0 and not before == after == self.outputs[index - 1]
@@ -52,7 +52,11 @@ class _OrderRecord:
 
 
 def record_execution_order(model: nn.Module, units: NamedModules, x: Tensor) -> ExecutionOrder:
-    """Runs the model once and watches. `InputError` names a unit that is not a link of a chain."""
+    """Runs the model once on `x` and records its units.
+
+    Raises:
+        InputError: a unit is unused, used twice, inside another, or does not map one tensor to one tensor.
+    """
     record = _OrderRecord()
     with ExitStack() as hooks:
         for name, unit in units:
@@ -69,11 +73,11 @@ def record_execution_order(model: nn.Module, units: NamedModules, x: Tensor) -> 
 def _enter_hook(record: _OrderRecord, name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if record.inside is not None:
-            raise InputError(f"{name!r} lies inside {record.inside!r}; units stand one behind the other")
+            raise InputError(f"{name!r} lies inside {record.inside!r}; units must follow one another")
         if name in record.names:
-            raise InputError(f"{name!r} is used twice; a unit is used once")
+            raise InputError(f"{name!r} is used twice; a unit must be used once")
         if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
-            raise InputError(f"{name!r} is no unit here: it takes more than one tensor")
+            raise InputError(f"{name!r} is not a unit: it takes more than one tensor")
         if record.names:
             record.joined.append(args[0] is record.last)
         record.inside = name
@@ -87,7 +91,7 @@ def _enter_hook(record: _OrderRecord, name: str) -> Callable[..., None]:
 def _exit_hook(record: _OrderRecord, name: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         if not isinstance(out, Tensor):
-            raise InputError(f"{name!r} is no unit here: it returns {type(out).__name__}, not one tensor")
+            raise InputError(f"{name!r} is not a unit: it returns {type(out).__name__}, not one tensor")
         record.inside, record.last = None, out
         record.outputs.append(out.shape)
 
@@ -95,7 +99,7 @@ def _exit_hook(record: _OrderRecord, name: str) -> Callable[..., None]:
 
 
 class _ReachedUnit(BaseException):
-    """The signal has come to the unit where it was wanted; no model's `except Exception` stops it."""
+    """Leaves the model's code at a unit. A BaseException, so that no `except Exception` there stops it."""
 
     def __init__(self, signal: Tensor) -> None:
         super().__init__()
@@ -103,9 +107,9 @@ class _ReachedUnit(BaseException):
 
 
 def run_from_unit(model: nn.Module, order: ExecutionOrder, x: Tensor, index: int, out: Tensor) -> Tensor:
-    """The model's own code from behind unit `place` (-1: from its input) to the next unit, or to its end.
+    """Runs the model's code from unit `index` (-1: from the model's input) to the next unit, or to its end.
 
-    Unit `place` gives `out`, the ones before it are passed over.
+    Unit `index` returns `out`; units before it return zeros.
     """
 
     def stand_in(number: int) -> Callable[[Tensor], Tensor]:
@@ -130,7 +134,7 @@ def run_from_unit(model: nn.Module, order: ExecutionOrder, x: Tensor, index: int
 
 @contextmanager
 def replace_forward(unit: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within, `unit` computes `forward` instead of its own."""
+    """Replaces `unit.forward` by `forward` while the context is open."""
     had = unit.__dict__.get("forward")
     unit.__dict__["forward"] = forward
     try:

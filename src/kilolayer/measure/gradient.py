@@ -1,4 +1,4 @@
-"""How the gradient travels: ∂ε/∂x_l at every unit, and its two terms (P2, Eq. 5 and 8)."""
+"""The gradient ∂ε/∂x_l at every unit, and its two terms: through shortcuts, and through weights (P2, Eq. 5, 8)."""
 
 from __future__ import annotations
 
@@ -17,70 +17,70 @@ from kilolayer.measure.unit_vjp import UnitVJP
 from kilolayer.theory.shortcut_products import ShortcutFactor, ShortcutTheory
 
 LOSSLESS = 1e-3
-"""A direct term that is short of the whole by less than this has lost nothing but rounding."""
+"""A direct term within this of the whole gradient has lost nothing but rounding."""
 
 
 @dataclass(frozen=True)
 class GradientTerms:
-    """∂ε/∂x_l at the input of unit l, split exactly in two; x_L is the end of its stage.
+    """∂ε/∂x_l at the input of unit l, split exactly into two terms; x_L is the end of the unit's stage.
 
-        ∂ε/∂x_l  =  (Π h' f') ∂ε/∂x_L  +  the rest          (P2, Eq. 5 and 8)
-
-    `norm` = ‖∂ε/∂x_l‖, `direct` the norm of the first term, which came through shortcuts (and f) alone,
-    `weights` that of the second, which passed through at least one branch, `cosine` between the two.
-    `predicted` is Eq. 8 for the first term with f = identity: ‖(Π h') ∂ε/∂x_L‖; None where the unit
-    changes shape, and in modules that are not ours unless h(x) = x.
+    ∂ε/∂x_l  =  (Π h' f') ∂ε/∂x_L  +  the gradient through at least one branch          (P2, Eq. 5 and 8)
     """
 
     name: str
     stage: int
     norm: float
+    """‖∂ε/∂x_l‖, over the whole batch."""
     direct: float
+    """The norm of the first term, which comes through shortcuts and f alone."""
     weights: float
+    """The norm of the second term."""
     cosine: float
+    """The cosine between the two terms."""
     predicted: float | None
+    """Eq. 8's first term with f = identity, ‖(Π h') ∂ε/∂x_L‖. None where there is no prediction: the unit
+    changes shape, or it is a foreign module whose h(x) is not x."""
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """∂ε/∂x_l for every unit of a network on a batch, ε the mean cross-entropy.
-
-    `ends` are ‖∂ε/∂x_L‖ at the end of every stage.
-    """
+    """∂ε/∂x_l for every unit of a network on a batch; by default ε is the mean cross-entropy."""
 
     network: str
     units: tuple[GradientTerms, ...]
     ends: tuple[float, ...]
+    """‖∂ε/∂x_L‖ at the end of every stage."""
 
     def charts(self) -> tuple[Chart, ...]:
         return (self._terms_chart(), self._direct_share_chart())
 
     def summary(self) -> tuple[tuple[str, str], ...]:
         first, last = self.units[0], self.ends[-1]
+        predicted = "no prediction" if math.isnan(self.predicted) else f"{self.predicted:.3g}"
         return (
             ("‖∂ε/∂x‖ at the first unit's input", f"{first.norm:.3g}"),
             ("‖∂ε/∂x_L‖ at the last unit's output", f"{last:.3g}"),
             ("gradient at the first unit over that at the last", f"{self.growth:.3g}"),
             ("direct term that arrives, weakest stage, ‖direct‖ / ‖∂ε/∂x_L‖", f"{self.weakest:.3g}"),
-            ("… and as Eq. 8 predicts", f"{self.predicted:.3g}"),
+            ("… predicted by Eq. 8", predicted),
         )
 
     def finding(self) -> str:
         is_lossless = abs(self.weakest - 1) < LOSSLESS
         weakest = (
-            "in every stage the whole gradient of the stage's end arrives through shortcuts alone"
+            "in every stage the whole gradient of the stage's end"
             if is_lossless
-            else f"in the weakest stage {percent_text(self.weakest)} of the gradient of the stage's end arrives "
-            "through shortcuts alone"
+            else f"in the weakest stage {percent_text(self.weakest)} of the gradient of the stage's end"
         )
+        arrival = "first unit that keeps its shape" if self._downsampling_units else "first unit"
         return (
-            f"the gradient at the first unit is {self.growth:.3g} times that at the last; {weakest} at the "
-            f"first unit{' that keeps its shape' if self._downsampling_units else ''} (P2, Eq. 5), and what comes "
-            f"through weights is added to it{self._loss_at_downsampling()}"
+            f"the gradient at the first unit is {self.growth:.3g} times that at the last; {weakest} arrives "
+            f"through shortcuts alone at the {arrival} (P2, Eq. 5), and the gradient through weights is added "
+            f"to it{self._loss_at_downsampling()}"
         )
 
     def _loss_at_downsampling(self) -> str:
-        """What arrives at the first units of stages, whose shortcuts change the shape."""
+        """The direct term's share at the units whose shortcut changes the shape, in words."""
         if not self._downsampling_units:
             return ""
         shares = ", ".join(
@@ -90,7 +90,7 @@ class Gradient:
         return f"; through the shortcut before it, which changes the shape, it is only {shares}"
 
     def tracked_metrics(self) -> tuple[tuple[str, float], ...]:
-        """What is followed over training."""
+        """Growth of the gradient, and the weakest stage's direct term."""
         return (
             ("first gradient over last", self.growth),
             ("direct term that arrives", self.weakest),
@@ -98,17 +98,17 @@ class Gradient:
 
     @property
     def growth(self) -> float:
-        """‖∂ε/∂x‖ at the first unit's input over that at the last one's output."""
+        """‖∂ε/∂x‖ at the first unit's input, divided by that at the last unit's output."""
         return self.units[0].norm / self.ends[-1] if self.ends[-1] else 0.0
 
     @property
     def weakest(self) -> float:
-        """Of ‖∂ε/∂x_L‖, what comes through shortcuts alone to a stage's start; the least over stages."""
+        """‖direct term‖ / ‖∂ε/∂x_L‖ at a stage's entry, the least over stages."""
         return min(ratio(unit.direct, self.ends[unit.stage - 1]) for unit in self._stage_entries)
 
     @property
     def predicted(self) -> float:
-        """The same by Eq. 8; NaN where it predicts nothing."""
+        """`weakest` as Eq. 8 predicts it; NaN where it predicts nothing."""
         shares = [
             ratio(unit.predicted, self.ends[unit.stage - 1])
             for unit in self._stage_entries
@@ -118,7 +118,7 @@ class Gradient:
 
     @property
     def _stage_entries(self) -> list[GradientTerms]:
-        """Of every stage the first unit that keeps its shape, or else the first."""
+        """The first unit of every stage that keeps its shape, or else the stage's first."""
         starts: dict[int, GradientTerms] = {}
         for unit in self.units:
             first = starts.setdefault(unit.stage, unit)
@@ -128,7 +128,7 @@ class Gradient:
 
     @property
     def _downsampling_units(self) -> list[GradientTerms]:
-        """The first units of stages that change the shape before others keep it."""
+        """The first units of stages, where they change the shape and a later unit keeps it."""
         starts = self._stage_entries
         firsts = {unit.stage: unit for unit in reversed(self.units)}
         return [firsts[start.stage] for start in starts if firsts[start.stage] is not start]
@@ -140,7 +140,7 @@ class Gradient:
     def _terms_chart(self) -> Chart:
         return Chart(
             "terms",
-            "The gradient at every unit, and its two ways",
+            "The gradient at every unit, and its two terms",
             "∂ε/∂x_l = ∂ε/∂x_L · (Π h'(x_i) + ∂/∂x_l Σ F̂)   (P2, Eq. 5 and 8)",
             "residual unit, from the input",
             "norm of the gradient",
@@ -164,7 +164,7 @@ class Gradient:
         ]
         return Chart(
             "left",
-            "What shortcuts alone leave of the gradient at the end of the stage",
+            "The gradient of the stage's end that arrives through shortcuts alone",
             "‖(Π h'(x_i) f'(y_i)) ∂ε/∂x_L‖ / ‖∂ε/∂x_L‖, predicted with f' = 1   (P2, Eq. 8)",
             "residual unit, from the input",
             "share of ‖∂ε/∂x_L‖",
@@ -185,15 +185,36 @@ def measure_gradient(
     training: bool = True,
     loss: Loss = functional.cross_entropy,
 ) -> Gradient:
-    """Measures ∂ε/∂x_l on the batch `x` (N, C, H, W), `labels` (N,), from the last unit to the first.
+    """Measures ∂ε/∂x_l at every unit on a batch, and splits it as P2's Eq. 5 and 8 do.
 
-    `units` names the units of a model that is not ours. Of a thousand units never more than about 2√L
-    inputs are in memory. The model is left as it was. Raises `InputError` where it has no units.
+        ∂ε/∂x_l = ∂ε/∂x_L · (Π_{i=l}^{L−1} h'(x_i) f'(y_i)  +  ∂/∂x_l Σ F̂(x_i))
+
+    Of L units at most about 2√L inputs are in memory at a time.
+
+    Args:
+        model: any module; it is left as it was.
+        x: a normalised batch, (N, C, H, W).
+        labels: classes, (N,).
+        network: the name to show; by default the class's.
+        units: the names of its units in a foreign model (see `find_residual_units`).
+        training: BN uses the batch's statistics; off, its running ones.
+        loss: ε as a function of the model's output and the labels.
+
+    Raises:
+        InputError: the model has no units (see `UnitChain`).
+
+    >>> import torch
+    >>> from kilolayer.networks import build, describe
+    >>> model = build(describe("preact_resnet14_cifar"))
+    >>> images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    >>> result = measure_gradient(model, images, torch.arange(4))
+    >>> abs(result.weakest - 1) < 1e-3  # identity shortcuts: the whole gradient arrives (P2, Eq. 5)
+    True
     """
     chain = UnitChain(model, units, training=training)
     terms: list[GradientTerms] = []
     ends: dict[int, float] = {}
-    direct = predicted = x  # until the last unit says what they are
+    direct = predicted = x  # placeholders: the last unit of a stage sets both
     with ShortcutTheory().recording(chain.execution_order(x).units) as theory:
         for unit in chain.backward(x, labels, loss):
             begins = unit.stage not in ends
@@ -209,7 +230,7 @@ def measure_gradient(
 
 
 def unit_gradient_norms(model: nn.Module, x: Tensor, labels: Tensor) -> list[float]:
-    """‖∂ε/∂x_l‖₂ for every unit l, from the first to the last: the `norm` of `gradient`'s units alone."""
+    """‖∂ε/∂x_l‖₂ for every unit l, from the first to the last: `GradientTerms.norm` without the split."""
     norms = [norm(unit.input_gradient) for unit in UnitChain(model).backward(x, labels)]
     return norms[::-1]
 

@@ -1,7 +1,7 @@
-"""The derivative of a chain of units as a linear map, J_l = ∂x_L/∂x_l: its products, never its entries.
+"""Jacobian-vector and vector-Jacobian products of a chain of units, J_l = ∂x_L/∂x_l.
 
-Units are linearised one at a time where the batch meets them, and forgotten; of L units' inputs √L are kept,
-and the others computed again.
+The Jacobian itself is never formed: for x of n numbers it has n² entries. Units are linearised one at a
+time; of L units √L inputs are kept and the others recomputed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,20 @@ Vectors = Sequence[Tensor]
 
 
 class JacobianProducts:
-    """The units of `chain` linearised on the batch `x`."""
+    """Products with J_l = ∂x_L/∂x_l of `chain`, linearised on the batch `x`, (N, C, H, W).
+
+    Attributes:
+        out: x_L, the last unit's output.
+        shapes: the shapes of x_0 … x_L.
+
+    >>> from kilolayer.networks import build, describe
+    >>> chain = UnitChain(build(describe("preact_resnet8_cifar")))
+    >>> products = JacobianProducts(chain, torch.zeros(1, 3, 32, 32))
+    >>> v, u = torch.randn(products.shapes[0]), torch.randn(products.out.shape)
+    >>> (Jv,), (Ju,) = products.jvp(0, [v]), products.vjp(0, [u])
+    >>> torch.allclose((Jv * u).sum(), (v * Ju).sum(), rtol=1e-3, atol=1e-3)  # ⟨Jv, u⟩ = ⟨v, Jᵀu⟩
+    True
+    """
 
     def __init__(self, chain: UnitChain, x: Tensor) -> None:
         self.chain, self.x = chain, x
@@ -35,21 +48,21 @@ class JacobianProducts:
         self.out = signal
 
     def jvp(self, start: int, tangents: Vectors) -> list[Tensor]:
-        """J_l v for l = `place` and every v of x_l's shape."""
+        """J_l v for l = `start` and every v, of the shape of x_l; the products have the shape of x_L."""
         tangents_out, signal = list(tangents), self._input(start)
         for index in range(start, len(self.chain)):
             signal, tangents_out = self._push_forward(index, signal, tangents_out)
         return tangents_out
 
     def vjp(self, start: int, cotangents: Vectors) -> list[Tensor]:
-        """J_lᵀ u for l = `place` and every u of x_L's shape."""
+        """J_lᵀ u for l = `start` and every u, of the shape of x_L; the products have the shape of x_l."""
         for index, cotangents_in in self.vjps(cotangents):
             if index == start:
                 return cotangents_in
         return list(cotangents)
 
     def vjps(self, cotangents: Vectors) -> Iterator[tuple[int, list[Tensor]]]:
-        """J_lᵀ u for l = L−1 … 0 in turn."""
+        """Yields (l, [J_lᵀ u for every u]) for l = L−1 … 0, from one pass."""
         vectors = list(cotangents)
         for first in reversed(range(0, len(self.chain), self.stride)):
             inputs = self._inputs(first)
@@ -62,7 +75,7 @@ class JacobianProducts:
                 yield index, vectors
 
     def _run_step(self, index: int, signal: Tensor) -> Tensor:
-        """From x_l to x_{l+1}, with what stands between the units."""
+        """x_{l+1} from x_l, with what stands between the units."""
         out = self.chain.run_unit(self.x, index, signal)
         return out if index + 1 == len(self.chain) else self.chain.next_input(self.x, index, out)
 
@@ -71,7 +84,11 @@ class JacobianProducts:
         return self._run_step(index, signal)
 
     def _push_forward(self, index: int, signal: Tensor, tangents: Vectors) -> tuple[Tensor, list[Tensor]]:
-        """x_{l+1} and J v of one unit: u ↦ Jᵀu is linear, so its own derivative's transpose is J."""
+        """x_{l+1} and Jv of one unit, by reverse mode alone.
+
+        u ↦ Jᵀu is linear, so the transpose of its own derivative is J. PyTorch's forward mode would do, but
+        it decomposes BN in Python, which is several times slower.
+        """
         leaf = signal.detach().requires_grad_()
         with torch.enable_grad():
             out = self._run_step(index, leaf)
@@ -89,7 +106,7 @@ class JacobianProducts:
         return signal
 
     def _inputs(self, first: int) -> list[Tensor]:
-        """The inputs of the units from `first` to the next that is kept."""
+        """The inputs of the units from `first` to the next checkpoint."""
         inputs = [self._checkpoints[first // self.stride]]
         for index in range(first, min(first + self.stride, len(self.chain)) - 1):
             inputs.append(self._run_without_gradient(index, inputs[-1]))

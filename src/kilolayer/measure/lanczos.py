@@ -1,4 +1,8 @@
-"""Singular values of a linear map of which only products are known."""
+"""Singular values of a linear map that is known by its products only.
+
+By hand rather than by `scipy.sparse.linalg.svds`, which would bring SciPy for this alone, works on NumPy
+vectors on the CPU, and returns no quadrature weights.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,25 @@ LinearMap = Callable[[Tensor], Tensor]
 def lanczos_singular_values(
     jvp: LinearMap, vjp: LinearMap, start: Tensor, steps: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Ritz values of J from `steps` steps of Golub and Kahan's bidiagonalisation, largest first.
+    """Ritz values of J by Golub and Kahan's bidiagonalisation, and their quadrature weights.
 
-    `forward` is v ↦ Jv, `backward` u ↦ Jᵀu, `start` a random vector of v's shape. The largest values
-    converge first. The second tuple holds their weights: Σ wᵢ f(σᵢ²) estimates the mean of f(σ²) over
-    all of J's singular values (stochastic Lanczos quadrature), zeros of JᵀJ among them.
+    Args:
+        jvp: v ↦ Jv.
+        vjp: u ↦ Jᵀu.
+        start: a random vector of the shape of v.
+        steps: how often each product is taken. The largest singular values converge first.
+
+    Returns:
+        Singular values σᵢ, largest first, and weights wᵢ, which sum to 1. Σ wᵢ g(σᵢ²) estimates the mean of
+        g over the
+        eigenvalues of JᵀJ, zeros among them (stochastic Lanczos quadrature).
+
+    Source: Golub and Kahan 1965; Ubaru, Chen and Saad 2017.
+
+    >>> J = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+    >>> values, weights = lanczos_singular_values(J.mv, J.T.mv, torch.ones(3), steps=3)
+    >>> [round(value, 4) for value in values]
+    [3.0, 2.0, 1.0]
     """
     rights, lefts = [start / start.norm()], list[Tensor]()
     diagonal, above = list[Tensor](), list[Tensor]()
@@ -41,7 +59,11 @@ def lanczos_singular_values(
 
 
 def weighted_quantile(values: Sequence[float], weights: Sequence[float], share: float) -> float:
-    """The smallest of the `values` below or at which lies `share` of the weight."""
+    """The smallest of `values` such that the values up to it hold `share` of the weight.
+
+    >>> weighted_quantile([1.0, 2.0, 3.0], [0.2, 0.5, 0.3], share=0.5)
+    2.0
+    """
     total = 0.0
     for value, weight in sorted(zip(values, weights, strict=True)):
         total += weight
@@ -51,7 +73,7 @@ def weighted_quantile(values: Sequence[float], weights: Sequence[float], share: 
 
 
 def _orthogonalise(vector: Tensor, basis: Sequence[Tensor]) -> Tensor:
-    """`vector` less its parts along `others`; twice, since the first time leaves rounding behind."""
+    """`vector` without its components along `basis`; done twice, since once leaves rounding behind."""
     for _ in range(2):
         for direction in basis:
             vector = vector - (vector * direction).sum() * direction
@@ -59,5 +81,5 @@ def _orthogonalise(vector: Tensor, basis: Sequence[Tensor]) -> Tensor:
 
 
 def _exceeds_rounding(value: Tensor, diagonal: Sequence[Tensor]) -> bool:
-    """Whether `value` is more than rounding beside the largest so far."""
+    """Whether `value` is more than rounding beside the largest value so far."""
     return bool(value > torch.finfo(value.dtype).eps * 10 * max(diagonal))

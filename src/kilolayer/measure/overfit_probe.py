@@ -1,4 +1,4 @@
-"""Whether a network takes its first steps: training on one batch, over and over."""
+"""An overfit probe: whether a network can learn a single batch in a few steps of training."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PROBE_STEPS, PROBE_RATE, PROBE_MOMENTUM = 20, 0.01, 0.9
-"""As many as show it; the rate is that of the papers' warm-up."""
+"""The probe's training; the learning rate is that of the papers' warm-up (P1, Sec. 4.2)."""
 
 
 @dataclass(frozen=True)
 class OverfitProbe:
-    """The loss before each step of SGD on one batch, and after the last one.
-
-    `entropy` is that of the batch's labels: the loss of a network that knows how often a class comes, and
-    of the images nothing. No signal need pass for that, a bias at the classifier does it.
-    """
+    """The mean cross-entropy before each step of SGD on one batch, in nats."""
 
     losses: tuple[float, ...]
     entropy: float
+    """−Σ p log p of the batch's labels: the loss of a network that knows the classes' frequencies and nothing of the
+    images. The classifier's bias can learn these without any signal, so a probe has to get below."""
 
     @property
     def learns(self) -> bool:
-        """Whether the loss, mean of the last three, is below 95 % of the entropy."""
+        """Whether `final_loss` is below 95 % of the entropy."""
         return math.isfinite(self.final_loss) and self.final_loss < 0.95 * self.entropy
 
     @property
     def final_loss(self) -> float:
+        """The mean of the last three losses."""
         end = self.losses[-3:]
         return sum(end) / len(end)
 
@@ -47,7 +46,21 @@ def probe_overfit(
     momentum: float = PROBE_MOMENTUM,
     seed: int = 0,
 ) -> OverfitProbe:
-    """Trains `model`, which is changed, for `steps` steps on the batch; a loss that is not finite ends it."""
+    """Trains `model` on one batch with SGD, and records the loss. The model is changed.
+
+    Args:
+        model: any module with logits of shape (N, classes).
+        x: a normalised batch, (N, C, H, W).
+        labels: classes, (N,).
+        steps: training steps; a loss that is not finite ends the probe.
+        rate: the learning rate.
+        momentum: SGD's momentum.
+        seed: random numbers (dropout) follow from it.
+
+    >>> probe = probe_overfit(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.eye(4), torch.tensor([0, 1, 0, 1]))
+    >>> len(probe.losses), round(probe.entropy, 4)
+    (20, 0.6931)
+    """
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum)
     losses: list[float] = []
     model.train()

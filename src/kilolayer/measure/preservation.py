@@ -1,4 +1,4 @@
-"""Running a module without leaving a trace in it."""
+"""Runs a module and leaves it exactly as it was."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from torch import nn
 
 @contextmanager
 def preserve_state(module: nn.Module, *, training: bool = True, seed: int = 0) -> Iterator[None]:
-    """Within, `module` is in training mode (or not) and random numbers follow from `seed`.
+    """Preserves a module's buffers and modes, and the random number generators, while it runs.
 
-    Afterwards its buffers (BN's running statistics, say), its modes and the generators are bit for bit
-    what they were: it works on copies of its buffers. Nothing here writes gradients.
+    While the context is open the module is in training mode (or in evaluation mode, with `training` off),
+    works on copies of its buffers, and random numbers follow from `seed`. Afterwards buffers (as BN's
+    running statistics), modes and generators are bit for bit what they were. Gradients are not covered.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> with preserve_state(norm):
+    ...     _ = norm(torch.ones(4, 2))
+    >>> norm.running_mean, norm.num_batches_tracked
+    (tensor([0., 0.]), tensor(0))
     """
     modes = [(part, part.training) for part in module.modules()]
     buffers = [

@@ -1,4 +1,8 @@
-"""Where a unit adds: y = h(x) + F(x), found by watching its operations, in any module's code."""
+"""Finds the residual addition y = h(x) + F(x) of any module by tracing its operations.
+
+A module's borders say nothing about where it adds, so the tracer follows every tensor that comes from the
+input x and records the additions of two of them.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +22,25 @@ Edge = Tensor | GradientEdge
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a tensor came from the unit's input: through which weights, and how many operations."""
+    """The way of a tensor from the unit's input: the weights and the number of operations on it."""
 
     weights: tuple[nn.Parameter, ...] = ()
     operations: int = 0
 
     @property
     def length(self) -> tuple[int, int]:
-        """The sum of the kernels' sides, then the operations: a shortcut has less of it than a branch."""
+        """(Σ kernel sides, number of operations): the shortcut is the operand with the shorter lineage."""
         sides = (weight.shape[-1] if weight.ndim == 4 else 1 for weight in self.weights)
         return sum(sides), self.operations
 
 
 @dataclass(frozen=True)
 class Operand:
-    """One side of an addition: its value (None where only its place in the graph is kept), and its way."""
+    """One operand of an addition.
+
+    Without gradients `value` is a copy of the tensor and `edge` is None; with gradients `value` is None and
+    `edge` is the tensor's place in autograd's graph. `is_input`: the operand is x itself.
+    """
 
     value: Tensor | None
     edge: Edge | None
@@ -42,7 +50,11 @@ class Operand:
 
 @dataclass(frozen=True)
 class Addition:
-    """y = h + F. `y` is None where only its place in the graph is kept."""
+    """y = shortcut + branch: h(x) is the operand with the shorter lineage, F(x) the other.
+
+    `y` and `edge` are the sum's value or edge, as in `Operand`. `result` and `version` are the tensor that
+    the module went on with, and its version counter at that time.
+    """
 
     shortcut: Operand
     branch: Operand
@@ -52,14 +64,19 @@ class Addition:
     version: int
 
     def is_result(self, out: Tensor) -> bool:
-        """Whether `out` is y itself, so that f is the identity."""
+        """Whether `out` is y, unchanged since, so that f is the identity."""
         return out is self.result and out._version == self.version
 
 
 class ResidualTracer(TorchFunctionMode):
-    """Within, every addition of two tensors that come from `x` is noted; the last of a shape is y.
+    """Records, while the mode is active, every addition of two tensors that come from `x`.
 
-    Without gradients the values of both sides are kept, with gradients their places in the graph.
+    >>> x = torch.ones(2, 3)
+    >>> with torch.no_grad(), ResidualTracer(x) as tracer:
+    ...     y = x + torch.relu(x) * 2
+    >>> addition = tracer.addition(y.shape)
+    >>> addition.shortcut.is_input, addition.is_result(y), addition.branch.value.unique().item()
+    (True, True, 2.0)
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -70,7 +87,7 @@ class ResidualTracer(TorchFunctionMode):
         self._additions: dict[torch.Size, Addition] = {}
 
     def addition(self, shape: torch.Size) -> Addition | None:
-        """The last addition whose result has this shape; None where there is none, as in a plain net."""
+        """The last addition whose result has this shape; None where there is none, as in a plain network."""
         return self._additions.get(shape)
 
     def __torch_function__(
@@ -108,7 +125,7 @@ class ResidualTracer(TorchFunctionMode):
         return Operand(value, edge, self._lineages[side], is_input)
 
     def _lineage_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lineage | None:
-        """The longest way among the arguments, one operation longer, through the weights among them."""
+        """The longest lineage among the arguments, extended by this operation and its weights."""
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         lineages = [self._lineages[tensor] for tensor in tensors if tensor in self._lineages]
         if not lineages:
@@ -127,7 +144,7 @@ _ADD_FUNCTIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 
 
 def _snapshot(tensor: Tensor) -> tuple[Tensor | None, Edge | None]:
-    """A copy, which later operations in place cannot change, or the place in the graph."""
+    """A copy, which no later in-place operation changes; with gradients, the place in autograd's graph."""
     if not torch.is_grad_enabled():
         return tensor.clone(), None
     return None, get_gradient_edge(tensor) if tensor.requires_grad else None

@@ -1,4 +1,4 @@
-"""Will it train? Judged from the initialisation and the first steps, with the reasons in words."""
+"""Judges whether a network will train, from its initialisation and its first steps, with reasons in words."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kilolayer.measure.overfit_probe import OverfitProbe
 from kilolayer.theory.mean_field import MeanFieldPrediction
 
 MIN_SHORTCUT_GAIN, MAX_GRADIENT_GROWTH, MAX_SIGNAL_GROWTH = 1e-2, 1e3, 1e3
-"""What shortcuts leave of a gradient at least, and what gradient and signal are multiplied by at most."""
+"""The least share of a gradient that shortcuts may leave, and the largest growth of gradient and signal."""
 
 
 @dataclass(frozen=True)
 class TrainabilityVerdict:
-    """`word` in one word, `reasons` why, the weightiest first."""
+    """The verdict in one word, and the reasons, the weightiest first."""
 
     word: Literal["trains", "fails"]
     reasons: tuple[str, ...]
@@ -32,23 +32,31 @@ def judge_trainability(
     prediction: MeanFieldPrediction | None,
     probe: OverfitProbe,
 ) -> TrainabilityVerdict:
-    """A network trains if its first steps learn the batch, or if signal and gradient pass unharmed.
+    """Says that a network trains if its first steps learn the batch, or if signal and gradient pass unharmed.
 
-    `signal` and `gradient` are measured at x_0 … x_L. A network that does neither fails. The bounds are
-    `SHORTCUTS`, `GROWTH` and `SIGNAL`; docs/theory tells how often this is right for Table 1.
+    A network that does neither fails. The bounds are `MIN_SHORTCUT_GAIN`, `MAX_GRADIENT_GROWTH` and
+    `MAX_SIGNAL_GROWTH`; how often the verdict is right for P2's Table 1 stands in the page on analyses.
+
+    Args:
+        signal: E[x²] measured at x_0 … x_L.
+        gradient: ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ measured there.
+        prediction: the mean-field prediction; None where there is none.
+        probe: the first steps.
     """
     problems = [*_gradient_problems(gradient, prediction), *_signal_problems(signal)]
     if probe.learns:
-        fall = f"the loss falls from {probe.losses[0]:.3g} to {probe.final_loss:.3g} in {len(probe.losses)} steps"
-        return TrainabilityVerdict("trains", (fall, *problems))
+        losses = f"{probe.losses[0]:.3g} to {probe.final_loss:.3g}"
+        return TrainabilityVerdict(
+            "trains", (f"the loss falls from {losses} in {len(probe.losses)} steps", *problems)
+        )
     failure = (
-        f"after {len(probe.losses)} steps the loss is {probe.final_loss:.3g}, no better than knowing only "
+        f"after {len(probe.losses)} steps the loss is {probe.final_loss:.3g}, no better than guessing by the "
+        f"classes' frequencies ({probe.entropy:.3g})"
     )
-    failure += f"how often a class comes ({probe.entropy:.3g})"
     if problems:
         return TrainabilityVerdict("fails", (*problems, failure))
     return TrainabilityVerdict(
-        "trains", ("signal and gradient pass the shortcuts unharmed", f"slowly: {failure}")
+        "trains", ("signal and gradient pass the shortcuts unharmed", f"but slowly: {failure}")
     )
 
 
@@ -59,7 +67,7 @@ def _gradient_problems(gradient: Sequence[float], prediction: MeanFieldPredictio
         problems.append(
             f"the gradient shrinks to {share:.1g} through the shortcuts"
             if share
-            else "no shortcut passes a gradient"
+            else "no gradient passes through shortcuts"
         )
     growth = max(gradient)
     if not math.isfinite(growth) or growth > MAX_GRADIENT_GROWTH:

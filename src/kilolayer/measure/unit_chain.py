@@ -1,15 +1,15 @@
-"""A network cut at its residual units, ours or anybody's, and passed through one unit at a time.
+"""A network as a chain of residual units, Kilolayer's or anybody's, run one unit at a time.
 
-    chain = Chain(model)                            # or Chain(foreign, ["layer?.*"])
+    chain = UnitChain(model)                        # or UnitChain(model, ["layer?.*"]) for a foreign model
     for unit in chain.forward(x):                   # from the first unit to the last
         unit.name, unit.x, unit.h, unit.F, unit.y, unit.out
     for unit in chain.backward(x, labels):          # from the last unit to the first
-        unit.gradient, unit.at_input, unit.whole(v), unit.shortcut(v), unit.branch(v)
+        unit.output_gradient, unit.input_gradient, unit.whole(v), unit.shortcut(v), unit.branch(v)
 
-The model's own code is run, so that whatever stands before, between and behind the units is part of it.
-Forward holds one unit's activations; backward keeps the input of every √L-th unit and computes the rest
-again, so of L units it never holds more than 2√L inputs and one unit's activations. Between two units the
-model is as it was: weights, gradients, running statistics, modes and the generators of random numbers.
+The model's own code runs, so whatever stands before, between and behind the units takes part. Memory:
+forward holds one unit's activations; backward keeps the input of every √L-th unit and recomputes the others,
+so of L units it holds at most 2√L inputs and one unit's activations. Between two units the model is
+unchanged: weights, gradients, running statistics, modes and random number generators.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class UnitPass:
-    """A unit at work on a batch: y = h + F, out = f(y).
+    """One unit's tensors on a batch: y = h + F, out = f(y).
 
-    `x` is its input and `out` its output. `h` and `F` are the two sides of its addition as they enter
-    it (gated, scaled, normalised); in a plain net `h` is None and F = y. `index` counts from 0, `stage`
-    from 1: a new one begins wherever the shape changes.
+    `x` is the unit's input, (N, C, H, W), and `out` its output. `h` and `F` are the operands of its addition
+    as they enter it (gated, scaled, normalised); in a plain network `h` is None and F = y. `index` counts
+    units from 0 and `stage` from 1: a new stage begins wherever the shape changes.
     """
 
     index: int
@@ -51,25 +51,37 @@ class UnitPass:
     y: Tensor
     out: Tensor
     h_weights: tuple[nn.Parameter, ...] = ()
-    """The weights that the shortcut goes through."""
+    """The weights on the shortcut's way."""
     h_is_input: bool = False
-    """Whether h is x itself."""
+    """Whether h(x) is x itself."""
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the unit stands inside a stage: its input and output have one shape."""
+        """Whether input and output have one shape, as inside a stage."""
         return self.x.shape == self.out.shape
 
 
 class UnitChain:
-    """The units of `model` as a chain, in training mode (batch statistics) unless `training` is off.
+    """The residual units of a model, to be run forward or backward one at a time.
 
-    `units`: which modules they are, in a model that is not ours (see `residual_units`). Each must take
-    one tensor, return one, and be used once, one after the other; `InputError` says which does not.
+    Args:
+        model: any module; it is left as it was.
+        units: the names of the modules that are its units, or patterns such as "layer?.*"; needed in a model
+            without Kilolayer's `ResidualUnit`s (see `find_residual_units`).
+        training: run in training mode, where BN uses the batch's statistics; off, BN uses its running ones.
+
+    Raises:
+        InputError: there are no units, or one of them takes or returns anything but one tensor, is used
+            twice, not at all, or inside another.
+
+    >>> from kilolayer.networks import build, describe
+    >>> chain = UnitChain(build(describe("preact_resnet8_cifar")))
+    >>> [(unit.stage, tuple(unit.out.shape)) for unit in chain.forward(torch.zeros(2, 3, 32, 32))]
+    [(1, (2, 16, 32, 32)), (2, (2, 32, 16, 16)), (3, (2, 64, 8, 8))]
     """
 
     def __init__(self, model: nn.Module, units: Sequence[str] = (), *, training: bool = True) -> None:
-        # A compiled model would not see that its units are exchanged.
+        # A compiled model would not notice that its units' forward is replaced.
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         self.training = training
         self._named_units = find_residual_units(self.model, units)
@@ -79,7 +91,7 @@ class UnitChain:
         return len(self._named_units)
 
     def execution_order(self, x: Tensor) -> ExecutionOrder:
-        """The units in the order in which the model uses them on `x`."""
+        """The units in the order in which the model runs them on `x`."""
         if self._execution_order is None or self._execution_order.batch != x.shape:
             with self._preserved(self.model, 0), torch.no_grad():
                 self._execution_order = record_execution_order(self.model, self._named_units, x)
@@ -87,7 +99,7 @@ class UnitChain:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The units' names: in the order of use once a batch was seen, before in that of registration."""
+        """The units' names in execution order; before the first batch, in the order of registration."""
         return (
             self._execution_order.names
             if self._execution_order
@@ -95,7 +107,7 @@ class UnitChain:
         )
 
     def forward(self, x: Tensor) -> Iterator[UnitPass]:
-        """Every unit's pass on the batch `x`, from the first to the last, without gradients."""
+        """Yields every unit's tensors on the batch `x`, (N, C, H, W), from the first unit on; no gradients."""
         signal = self.first_input(x)
         for index in range(len(self)):
             unit_pass = self._unit_pass(index, signal)
@@ -105,7 +117,10 @@ class UnitChain:
                     signal = self.next_input(x, index, unit_pass.out)
 
     def backward(self, x: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy) -> Iterator[UnitVJP]:
-        """Every unit linearised where the batch `x` meets it, with ∂ε/∂x', from the last to the first."""
+        """Yields every unit's vector-Jacobian products on a batch, from the last unit to the first.
+
+        `x` is (N, C, H, W) and `labels` (N,); ε is `loss` of the model's output and the labels.
+        """
         count = len(self)
         stride = math.isqrt(count - 1) + 1 if count > 1 else 1
         checkpoints, out = self._checkpoints(x, stride)
@@ -121,26 +136,27 @@ class UnitChain:
     def loss_gradient(
         self, x: Tensor, out: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy
     ) -> Tensor:
-        """∂ε/∂x_L where the last unit puts out `out`."""
+        """∂ε/∂x_L for x_L = `out`, the last unit's output."""
         leaf = out.detach().requires_grad_()
         with torch.enable_grad():
             error = loss(self.next_input(x, len(self) - 1, leaf), labels)
             return torch.autograd.grad(error, leaf)[0]
 
     def first_input(self, x: Tensor) -> Tensor:
-        """The input of the first unit."""
+        """x_0, the input of the first unit."""
         with torch.no_grad():
             return self._run_from(x, -1, x)
 
     def next_input(self, x: Tensor, index: int, out: Tensor) -> Tensor:
-        """From the output of unit `index` to the next one's input, or to the model's output.
+        """The input of the unit behind `index`, whose output is `out`; behind the last unit, the model's output.
 
-        Mostly they are one tensor; where something stands between, the model's own code computes it.
+        Mostly output and next input are one tensor. Where something stands between them, the model's code
+        runs.
         """
         return out if self.execution_order(x).feeds_next[index] else self._run_from(x, index, out)
 
     def run_unit(self, x: Tensor, index: int, signal: Tensor) -> Tensor:
-        """Unit `index` on its input, with or without gradients as the caller has set."""
+        """The output of unit `index` on its input `signal`, with gradients if the caller has enabled them."""
         unit = self.execution_order(x).units[index]
         with self._preserved(unit, index + 1):
             out: Tensor = unit(signal)
@@ -173,14 +189,14 @@ class UnitChain:
 
     def _run_traced(self, index: int, signal: Tensor) -> tuple[Tensor, Addition | None]:
         unit = self._location(index)[3]
-        unit_input = signal.clone()  # a unit may begin in place
+        unit_input = signal.clone()  # a unit may begin with an in-place operation
         tracer = ResidualTracer(unit_input)
         with self._preserved(unit, index + 1), tracer:
             out: Tensor = unit(unit_input)
         return out, tracer.addition(out.shape)
 
     def _unit_vjp(self, x: Tensor, index: int, signal: Tensor, gradient: Tensor) -> UnitVJP:
-        """`gradient` is ∂ε/∂x of the next unit, or ∂ε/∂x_L."""
+        """Unit `index` linearised; `gradient` is ∂ε/∂x of the next unit, or ∂ε/∂x_L."""
         leaf = signal.detach().requires_grad_()
         with torch.enable_grad():
             out, addition = self._run_traced(index, leaf)
@@ -197,7 +213,7 @@ class UnitChain:
 
     @torch.no_grad()
     def _checkpoints(self, x: Tensor, stride: int) -> tuple[list[Tensor], Tensor]:
-        """The input of every `stride`-th unit, and the last one's output."""
+        """The input of every `stride`-th unit, and the last unit's output."""
         signal, checkpoints = self.first_input(x), []
         for index in range(len(self)):
             if index % stride == 0:

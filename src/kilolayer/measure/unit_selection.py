@@ -1,4 +1,4 @@
-"""Which modules of a network are its residual units."""
+"""Finds the modules of a network that are its residual units."""
 
 from __future__ import annotations
 
@@ -15,10 +15,20 @@ NamedModules = tuple[tuple[str, nn.Module], ...]
 
 
 def find_residual_units(model: nn.Module, names: Sequence[str] = ()) -> NamedModules:
-    """The units of `model` with their names, in the order in which they are registered.
+    """The units of `model` with their names, in the order of registration.
 
-    Without `names` they are the `ResidualUnit`s of ours. In another model `names` says which modules
-    they are: dotted names or patterns, part by part, as "layer?.*". Raises `InputError` where there are none.
+    Args:
+        model: any module.
+        names: dotted names of its units, or patterns that match part by part, as "layer?.*". Without names
+            the units are Kilolayer's `ResidualUnit`s.
+
+    Raises:
+        InputError: the model has no `ResidualUnit`, or no module matches a name.
+
+    >>> from kilolayer.networks import build, describe
+    >>> model = build(describe("resnet8_cifar"))
+    >>> len(find_residual_units(model))
+    3
     """
     if names:
         selected = [pair for name in names for pair in _match_modules(model, name)]
@@ -26,8 +36,8 @@ def find_residual_units(model: nn.Module, names: Sequence[str] = ()) -> NamedMod
     units = [(name, part) for name, part in model.named_modules() if isinstance(part, ResidualUnit)]
     if not units:
         raise InputError(
-            f"{type(model).__name__} has no residual units of ours; name the modules that are its units, "
-            f"as --units 'layer?.*' (units=['layer?.*'])"
+            f"{type(model).__name__} has no residual units of Kilolayer's; name the modules that are its "
+            "units, as --units 'layer?.*' (units=['layer?.*'])"
         )
     return tuple(units)
 

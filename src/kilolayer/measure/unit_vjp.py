@@ -1,4 +1,4 @@
-"""A unit linearised where a batch meets it: what its two sides make of a gradient (P2, Eq. 5 and 8)."""
+"""A unit's vector-Jacobian products, split into shortcut and branch (P2, Eq. 5 and 8)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from torch import Tensor, nn
 from kilolayer.measure.residual_tracer import Addition, Edge
 
 Pullback = Callable[[Tensor], Tensor]
+"""u ↦ Jᵀu."""
 
 
 class UnitVJP:
-    """Unit `index` on its batch; `gradient` is ∂ε/∂x', at its output, and `at_input` ∂ε/∂x.
+    """Unit y = h(x) + F(x), x' = f(y), linearised at its input on a batch.
 
-    For any v of the output's shape, with J the derivative of a part at this input:
+    With J the Jacobian of a part at this input, and any v of the output's shape:
 
         whole(v)    = (J_h + J_F)ᵀ J_fᵀ v
         shortcut(v) =  J_hᵀ J_fᵀ v              the direct term: v itself where h and f are the identity
-        branch(v)   =  J_Fᵀ J_fᵀ v              the way through the weights
+        branch(v)   =  J_Fᵀ J_fᵀ v              the term through the weights
 
-    and `arrive` takes a gradient at the next unit's input to this one's output (mostly they are one).
+    All results have the shape of x. `UnitChain.backward` yields one for every unit.
+
+    Attributes:
+        index: the unit's number from 0; `name`, `stage` (from 1) and `module` belong to it.
+        output_gradient: ∂ε/∂x', at the unit's output.
+        to_output: maps a gradient at the next unit's input to this unit's output. Mostly the two are one
+            tensor.
     """
 
     def __init__(
@@ -43,43 +50,49 @@ class UnitVJP:
 
     @property
     def x(self) -> Tensor:
+        """The unit's input."""
         return self._x.detach()
 
     @property
     def out(self) -> Tensor:
+        """The unit's output x'."""
         return self._out.detach()
 
     @property
     def keeps_shape(self) -> bool:
+        """Whether input and output have one shape."""
         return self._x.shape == self._out.shape
 
     @cached_property
     def input_gradient(self) -> Tensor:
-        """∂ε/∂x."""
+        """∂ε/∂x, at the unit's input."""
         return self.whole(self.output_gradient)
 
     @property
     def h_is_input(self) -> bool:
-        """Whether the shortcut is x itself."""
+        """Whether h(x) is x itself."""
         return self._addition is not None and self._addition.shortcut.is_input
 
     def whole(self, vector: Tensor) -> Tensor:
+        """(J_h + J_F)ᵀ J_fᵀ v."""
         return self._vjp(self._out, self._x, vector)
 
     def through_f(self, vector: Tensor) -> Tensor:
-        """J_fᵀ v: to y."""
+        """J_fᵀ v, at y."""
         addition = self._addition
         if addition is None or addition.edge is None or addition.is_result(self._out):
             return vector
         return self._vjp(self._out, addition.edge, vector)
 
     def shortcut(self, vector: Tensor) -> Tensor:
+        """J_hᵀ J_fᵀ v; zero in a unit without a shortcut."""
         if self._addition is None or self._addition.shortcut.edge is None:
             return torch.zeros_like(self._x)
         at_y = self.through_f(vector)
         return at_y if self.h_is_input else self._vjp(self._addition.shortcut.edge, self._x, at_y)
 
     def branch(self, vector: Tensor) -> Tensor:
+        """J_Fᵀ J_fᵀ v; everything in a unit without a shortcut."""
         if self._addition is None:
             return self.whole(vector)
         if self._addition.branch.edge is None:

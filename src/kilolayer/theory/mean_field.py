@@ -1,9 +1,7 @@
-"""Mean-field theory of a network at initialisation: how large signals and gradients are at every unit.
+"""Mean-field theory of a network at initialisation: the size of signal and gradient at every unit.
 
-prediction = predict(cifar(1001, replace(BOTTLENECK, arrangement=FULL_PREACT)))
-prediction.signal[l], prediction.gradient[l]
-
-The theory is of infinitely wide layers and large batches; `kilolayer.measure.initialisation` measures.
+The theory reads a description and builds nothing. It holds for infinitely wide layers and large batches;
+`kilolayer.measure.initialisation` measures the same quantities on a built network, beside it.
 """
 
 from __future__ import annotations
@@ -29,39 +27,76 @@ from kilolayer.units.unit import Layout
 
 @dataclass(frozen=True)
 class MeanFieldPrediction:
-    """Signal and gradient at the input x_l of every unit, and behind the last one, x_L: L+1 values each.
+    """Signal and gradient at x_0 … x_L: the input of each of L units and the output of the last one.
 
-    `signal` is E[x_l²] over channels, positions and samples; `common` the share of it that the samples of
-    a batch have in common, so `signal`·(1 − `common`) is the variance that BN sees. `gradient` is
-    ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ over a whole batch; `direct` is the same of the term that passes shortcuts only
-    (Π λ_i in P2, Eq. 8).
+    Every tuple but `units` has L + 1 values without a unit.
+
+    >>> from kilolayer.networks import describe
+    >>> prediction = predict_propagation(describe("preact_resnet20_cifar"))
+    >>> len(prediction.units), len(prediction.signal)
+    (9, 10)
     """
 
     units: tuple[str, ...]
+    """The L units' names, from the input on."""
     signal: tuple[float, ...]
+    """E[x_l²] over channels, positions and samples."""
     common: tuple[float, ...]
+    """The share of `signal` that all samples of a batch have in common: Σ_c (E x_c)² / Σ_c E[x_c²] over
+    channels c. `signal` · (1 − `common`) is the variance that a BN sees."""
     gradient: tuple[float, ...]
+    """‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖, norms over a whole batch."""
     direct: tuple[float, ...]
+    """The same ratio for the term that passes through shortcuts only: Π λ_i in P2, Eq. 8."""
 
 
 def predict_propagation(network: Network, *, seed: int = 0) -> MeanFieldPrediction:
-    """The theory's values for `network`, initialised as `kilolayer.networks.build` does.
+    """Predicts signal and gradient of `network`, initialised as `kilolayer.networks.build` initialises it.
 
-    Inputs have mean 0 and second moment 1. `seed` orders the ensemble's draws; another one moves the
-    values by a few percent at most.
+    With unit l as y_l = h(x_l) + F(x_l), x_{l+1} = f(y_l), second moments and squared gradients of
+    independent weights add:
+
+        E[y_l²]        = E[h(x_l)²] + E[F(x_l)²]
+        E[(∂ε/∂x_l)²]  = E[(∂hᵀ ∂fᵀ ∂ε/∂x_{l+1})²] + E[(∂Fᵀ ∂fᵀ ∂ε/∂x_{l+1})²]
+
+    Every layer's own rule stands in `kilolayer.theory.population_dynamics`.
+
+    Args:
+        network: a description. Its input images have mean 0 and second moment 1.
+        seed: orders the population's draws; another seed moves the values by a few percent at most.
+
+    Raises:
+        NoReading: a layer has no mean-field rule; `no_prediction_reason` says so beforehand.
+
+    Source: mean-field theory of residual networks (Yang and Schoenholz 2017, arXiv 1712.08969), carried out
+    by population dynamics; weights are He's, as in P1, Sec. 3.4.
+
+    >>> from kilolayer.networks import describe
+    >>> prediction = predict_propagation(describe("preact_resnet20_cifar"))
+    >>> prediction.signal[0] < prediction.signal[-1]  # identity shortcuts add up every branch's variance
+    True
+    >>> 0.3 < prediction.direct[0] < 0.4  # the two shortcuts that change the shape scale the direct term
+    True
     """
     theory = MeanFieldTheory(network, seed)
     return MeanFieldPrediction(
         units=tuple(unit.name for unit in network.units()),
         signal=tuple(x.second_moment for x in theory.signals),
         common=tuple(x.common / x.second_moment if x.second_moment else 0.0 for x in theory.signals),
-        gradient=theory.gradient_norms([step.whole for step in theory.unit_backwards]),
-        direct=theory.gradient_norms([step.shortcut for step in theory.unit_backwards]),
+        gradient=theory.gradient_norms([unit.whole for unit in theory.unit_backwards]),
+        direct=theory.gradient_norms([unit.shortcut for unit in theory.unit_backwards]),
     )
 
 
 def no_prediction_reason(network: Network) -> str | None:
-    """Why theory predicts nothing of `network`; None where it does."""
+    """Why theory cannot predict `network`, in words; None where it can.
+
+    Theory needs a rule (`Op.carry`) for every layer. Layers of your own have none unless you write one.
+
+    >>> from kilolayer.networks import describe
+    >>> no_prediction_reason(describe("resnet20_cifar")) is None
+    True
+    """
     layers = (letter for placed in network.units() for letter in vars(placed.layout).values())
     for ops in (
         network.stem_ops,
@@ -76,17 +111,22 @@ def no_prediction_reason(network: Network) -> str | None:
 
 @dataclass(frozen=True)
 class UnitBackward:
-    """A unit's ways back from E[(∂ε/∂x')²] to E[(∂ε/∂x)²]: by its shortcut, and through its weights."""
+    """A unit's two maps from E[(∂ε/∂x')²] to E[(∂ε/∂x)²]: through the shortcut, and through the weights."""
 
     shortcut: BackwardMap
     branch: BackwardMap
 
     def whole(self, gradient: Population) -> Population:
+        """Both maps together; squares add, since branch and shortcut are uncorrelated."""
         return add_populations(self.shortcut(gradient), self.branch(gradient), are_squares=True)
 
 
 class MeanFieldTheory:
-    """`signals` x_0 … x_L, the units' `steps`, and `end`: E[(∂ε/∂x_L)²] up to a factor."""
+    """A network run through population dynamics once, forward, with the maps that lead back.
+
+    `signals` are the populations x_0 … x_L, `unit_backwards` the units' backward maps, `sizes` the numbers
+    that x_0 … x_L hold for one image, and `final_gradient` is E[(∂ε/∂x_L)²] up to a factor.
+    """
 
     def __init__(self, network: Network, seed: int = 0) -> None:
         dynamics = MeanFieldInterpreter(_rows_per_channel(network), network.initialisation, seed)
@@ -94,15 +134,16 @@ class MeanFieldTheory:
         self.signals = [_stem_population(network, dynamics)]
         self.unit_backwards: list[UnitBackward] = []
         for placed in network.units():
-            out, step = _run_unit(placed.layout, self.signals[-1], dynamics)
+            out, backward = _run_unit(placed.layout, self.signals[-1], dynamics)
             self.signals.append(out)
-            self.unit_backwards.append(step)
+            self.unit_backwards.append(backward)
         last = self.signals[-1]
         _, back = dynamics.run(network.final_ops, last)
         self.final_gradient = back(Population(np.ones_like(last.values), np.ones_like(last.spatial_profile)))
 
     def gradient_norms(self, backward_maps: Sequence[BackwardMap]) -> tuple[float, ...]:
-        """‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ on these ways back; the scale is a logarithm, so that nothing overflows."""
+        """‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ along these maps, one map a unit."""
+        # The scale is kept as a logarithm: over a thousand units the gradient itself can overflow.
         gradient, scale, logs = self.final_gradient, 0.0, [0.0]
         first = _log(gradient.values.mean()) + _log(self.sizes[-1])
         for back, size in zip(reversed(backward_maps), reversed(self.sizes[:-1]), strict=True):
@@ -116,7 +157,7 @@ class MeanFieldTheory:
 
 
 def _rows_per_channel(network: Network) -> float:
-    """Rows per channel, so that the trunk's channels become whole numbers of rows, 16 or more."""
+    """As few rows for a channel as give every width on the trunk a whole number of rows, 16 or more."""
     channels = [network.unit.branch.out_channels(stage.width) for stage in network.stages]
     return 16 / math.gcd(network.stem.channels, *channels)
 
@@ -151,7 +192,7 @@ def _run_unit(
 
 
 class _Gate:
-    """g = σ(W_g x + b_g): what it leaves of h and lets pass of F, and its own way back (P2, Sec. 3.1)."""
+    """g = σ(W_g x + b_g): the factors of h and of F, and the gate's own backward map (P2, Sec. 3.1)."""
 
     def __init__(
         self, layout: Layout, x: Population, h: Population, F: Population, dynamics: MeanFieldInterpreter
@@ -176,7 +217,7 @@ def _summed_backward(first: BackwardMap, second: BackwardMap) -> BackwardMap:
 
 
 def _signal_sizes(network: Network) -> list[int]:
-    """How many numbers x_0 … x_L are for one image."""
+    """The numbers that x_0 … x_L hold for one image."""
     placed = network.units()
     sizes = [network.stem.channels * placed[0].side ** 2]
     widths = [stage.width for stage in network.stages for _ in range(stage.units)]
@@ -186,7 +227,10 @@ def _signal_sizes(network: Network) -> list[int]:
 
 
 def _refill(squares: Array) -> Array:
-    """Where ReLUs have left few of the ensemble's gradients, all stand for them: what is left is spread."""
+    """Spreads the gradient over the whole population where ReLUs have left less than a sixteenth of it.
+
+    Expectations over a few surviving rows would be noise.
+    """
     few = np.count_nonzero(squares) < squares.size / 16
     return np.full_like(squares, squares.mean()) if few else squares
 

@@ -1,4 +1,10 @@
-"""What Eq. 8 takes for the derivative of a unit's shortcut, from its layers and a few moments of a batch."""
+"""Shortcut products: the factor Π h'(x_i) of P2's Eq. 8, from the shortcuts' layers and moments of a batch.
+
+    ∂ε/∂x_l = ∂ε/∂x_L · (Π_{i=l}^{L−1} h'(x_i) + ∂/∂x_l Σ F̂(x_i))          (P2, Eq. 8)
+
+Most factors follow from a layer's description alone. BN's and a gate's follow from what the layer meets, so
+they are recorded while the network runs.
+"""
 
 from __future__ import annotations
 
@@ -15,50 +21,71 @@ from kilolayer.units import GatedUnit, ResidualUnit
 from kilolayer.units.modules import ScaleModule, ZeroModule
 
 LAYERS_WITH_GAIN = (ScaleModule, nn.Dropout, nn.ReLU, ZeroModule, nn.BatchNorm2d, nn.Conv2d)
-"""The layers of a shortcut that theory has a factor for."""
+"""The layers of a shortcut for which theory has a gain."""
 
 
 @dataclass(frozen=True)
 class ShortcutFactor:
-    """h'(x_l) in the product of Eq. 8: a `gain` of norms and, for a gate, 1−g for every element.
+    """h'(x_l) in the product of Eq. 8: a scalar gain and, for a gate, a factor 1−g for every element.
 
-    The gain of λ is |λ|; of a 1×1 convolution W it is ‖W‖_F / √(outputs), what a vector without a
-    preferred direction keeps; of BN the root mean square of γ/σ over channels; of a ReLU √½; of
-    dropout with probability p it is (1−p)^−½, the expectation over masks.
+    | layer of the shortcut          | gain                                                          |
+    |--------------------------------|---------------------------------------------------------------|
+    | constant λ                     | abs(λ)                                                        |
+    | 1×1 convolution W              | ‖W‖_F / √outputs, for a vector without a preferred direction  |
+    | BN                             | root mean square of γ/σ over channels                         |
+    | ReLU                           | √½                                                            |
+    | dropout with probability p     | (1−p)^−½, the root mean square over masks                     |
+
+    >>> import torch
+    >>> ShortcutFactor(gain=0.5).apply(torch.ones(2))
+    tensor([0.5000, 0.5000])
     """
 
     gain: float = 1.0
     openness: Tensor | None = None
+    """1−g, of the shape of x; None where no gate multiplies the shortcut."""
 
     def apply(self, vector: Tensor) -> Tensor:
-        """The vector after this shortcut, as far as Eq. 8 knows."""
+        """h'(x_l)ᵀ · vector, as Eq. 8 has it."""
         open_part = vector if self.openness is None else vector * self.openness
         return open_part if self.gain == 1 else open_part * self.gain
 
 
 class ShortcutTheory:
-    """Reads units of ours as they run; of each only the last run is known."""
+    """Predicts the factor of every `ResidualUnit` from its layers, and from its last run where it must.
+
+    >>> import torch
+    >>> from kilolayer.networks import build, describe
+    >>> from kilolayer.units import Scaled
+    >>> model = build(describe("resnet8_cifar", unit={"h": Scaled(0.5)}))
+    >>> unit = next(module for module in model.modules() if isinstance(module, ResidualUnit))
+    >>> with ShortcutTheory().recording([unit]) as theory:
+    ...     _ = unit(torch.zeros(2, 16, 8, 8))
+    >>> theory.factor(unit).gain
+    0.5
+    """
 
     def __init__(self) -> None:
         self._deviations: dict[nn.Module, Tensor] = {}
         self._gate_outputs: dict[nn.Module, Tensor] = {}
 
     def factor(self, unit: nn.Module) -> ShortcutFactor | None:
-        """None where theory has nothing to say: in another's module, or where the shape changes."""
+        """h' of the unit; None for a module that is not a `ResidualUnit`, or whose shortcut changes the shape."""
         if not isinstance(unit, ResidualUnit):
             return None
-        if not all(isinstance(part, LAYERS_WITH_GAIN) for part in [*unit.p, *unit.h]):
+        if not all(isinstance(layer, LAYERS_WITH_GAIN) for layer in [*unit.p, *unit.h]):
             return None
-        if any(isinstance(part, nn.Conv2d) and part.stride != (1, 1) for part in unit.h):
+        if any(isinstance(layer, nn.Conv2d) and layer.stride != (1, 1) for layer in unit.h):
             return None
         gain = math.prod(self._gains([*unit.p])) * math.prod(self._gains([*unit.h]))
         return ShortcutFactor(gain, self.openness(unit))
 
     def openness(self, unit: nn.Module) -> Tensor | None:
-        """1−g of a gated unit on its last batch; None in others."""
+        """1−g of a gated unit on its last batch; None for a unit without a gate."""
         return 1 - self._gate_outputs[unit] if unit in self._gate_outputs else None
 
     def _gains(self, layers: list[nn.Module]) -> Iterator[float]:
+        # From the end, since a BN scales the rows of the convolution that stands before it.
         scale: Tensor | None = None
         for layer in reversed(layers):
             if isinstance(layer, nn.BatchNorm2d):
@@ -73,21 +100,20 @@ class ShortcutTheory:
 
     @contextmanager
     def recording(self, units: Iterable[nn.Module]) -> Iterator[ShortcutTheory]:
-        """Within, every run of the units is noted: BN's deviations on the shortcut, and gates."""
-        with ExitStack() as watched:
+        """Records, while the context is open, the σ of every BN on a shortcut and the output of every gate."""
+        with ExitStack() as hooks:
             for unit in units:
                 if isinstance(unit, GatedUnit):
-                    hook = unit.g.register_forward_hook(self._record_gate(unit))
-                    watched.callback(hook.remove)
+                    hooks.callback(unit.g.register_forward_hook(self._record_gate(unit)).remove)
                 if isinstance(unit, ResidualUnit):
-                    for part in [*unit.p, *unit.h]:
-                        if isinstance(part, nn.BatchNorm2d):
-                            watched.callback(part.register_forward_pre_hook(self._record_deviation).remove)
+                    for layer in [*unit.p, *unit.h]:
+                        if isinstance(layer, nn.BatchNorm2d):
+                            hooks.callback(layer.register_forward_pre_hook(self._record_deviation).remove)
             yield self
 
     def _record_gate(self, unit: nn.Module) -> Any:
         def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-            self._gate_outputs.clear()
+            self._gate_outputs.clear()  # a thousand gates' outputs would fill the memory
             self._gate_outputs[unit] = torch.sigmoid(out.detach())
 
         return hook
@@ -102,6 +128,7 @@ class ShortcutTheory:
 
 
 def _isotropic(weight: Tensor, scale: Tensor | None) -> float:
+    """‖diag(scale) W‖_F / √outputs."""
     scaled = weight if scale is None else scale[:, None] * weight
     return float(scaled.norm()) / math.sqrt(len(weight))
 
@@ -117,4 +144,4 @@ def _gain(layer: nn.Module) -> float:
         case ZeroModule():
             return 0.0
         case _:
-            raise TypeError(f"no theory of {type(layer).__name__} on a shortcut")
+            raise TypeError(f"theory has no gain for {type(layer).__name__} on a shortcut")
