@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def write_weights(
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     tensors |= {f"input.{name}": value.contiguous() for name, value in statistics.tensors().items()}
     description = WeightsHeader(network, classes)
-    described = replace(description, sha256=_checksum(tensors, description))
+    described = replace(description, sha256=_checksum(tensors, to_json(description, indent=None)))
     # One entry: safetensors writes several in any order, and equal weights must be equal files.
     durable.write_file(path, save(tensors, {HEADER_KEY: to_json(described, indent=None)}))
 
@@ -73,14 +74,14 @@ def read_weights(path: Path) -> SavedNetwork:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     # Files of the first release have none.
-    whole = description.sha256 in ("", _checksum(tensors, description))
+    checksum_matches = description.sha256 in ("", _checksum(tensors, _unsigned(header[HEADER_KEY])))
     inputs = {name: tensors.pop(f"input.{name}", None) for name in ("mean", "scale")}
     if inputs["mean"] is None or inputs["scale"] is None:
         raise InputError(f"{path} has no input statistics (input.mean, input.scale)")
     _check_size(description.network, tensors, path)
     model = build(description.network)
     load_state(model, tensors, path)
-    if not whole:
+    if not checksum_matches:
         raise InputError(f"{path} is damaged: its checksum is not the one in its header")
     try:
         check_tensor_values(tensors)
@@ -100,13 +101,18 @@ def _check_size(network: Network, tensors: Mapping[str, Tensor], path: Path) -> 
         )
 
 
-def _checksum(tensors: Mapping[str, Tensor], description: WeightsHeader) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names, and the description."""
-    found = hashlib.sha256(to_json(replace(description, sha256=""), indent=None).encode(errors="replace"))
+def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
+    """SHA-256 over the header's text without its checksum, then names, types, shapes and bytes by name."""
+    digest = hashlib.sha256(header.encode(errors="replace"))
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _unsigned(header: str) -> str:
+    """The header's text as it was when its checksum was taken: an older release has other words in it."""
+    return re.sub(r'"sha256": "[0-9a-f]{64}"\}$', '"sha256": ""}', header)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
