@@ -49,7 +49,7 @@ def test_no_division_of_one_level_needs_less(seed):
     lowest = min_budget(chain, 1)
     assert lowest == min(peaks.values())
     for budget in range(lowest, lowest + 40, 5):
-        found = plan_segments(chain, budget, levels=1)
+        found = plan_segments(chain, budget, max_levels=1)
         fewest = min(recomputed(division) for division, needs in peaks.items() if needs <= budget)
         assert peak_bytes(chain, found) <= budget
         assert recomputed(found) == fewest

@@ -17,9 +17,9 @@ class InputError(ValueError):
 
 def single_value_error(error: BaseException) -> InputError | None:
     """What to do about it, where `error` is PyTorch's BN that has one value a channel to normalise."""
-    said = re.search(r"Expected more than 1 value per channel .* size torch.Size\((.*)\)", str(error))
-    return said and InputError(
-        f"a BN would see one value a channel, in a batch of {said[1]}, which has no variance; take a "
+    match = re.search(r"Expected more than 1 value per channel .* size torch.Size\((.*)\)", str(error))
+    return match and InputError(
+        f"a BN would see one value a channel, in a batch of {match[1]}, which has no variance; take a "
         "--batch-size of 2 or more, or a larger --image-size"
     )
 
@@ -30,13 +30,13 @@ _OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "could not create a primitive
 
 def out_of_memory_error(error: BaseException) -> InputError | None:
     """What to do about it, where `error` says in one of PyTorch's or Python's ways that memory is short."""
-    said = str(error)
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if not named and not any(words in said for words in _OUT_OF_MEMORY_PHRASES):
+    message = str(error)
+    is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not is_memory_error and not any(words in message for words in _OUT_OF_MEMORY_PHRASES):
         return None
-    asked = re.search(r"(?:tried to allocate|Tried to allocate) ([\d.]+ \w+)", said)
+    requested = re.search(r"(?:tried to allocate|Tried to allocate) ([\d.]+ \w+)", message)
     return InputError(
-        f"out of memory{f' (asked for {asked[1]})' if asked else ''}; nothing was changed: take a smaller "
+        f"out of memory{f' (asked for {requested[1]})' if requested else ''}; nothing was changed: take a smaller "
         "--batch-size, --grad-checkpointing or --precision bf16, or free memory and go on with --resume"
     )
 
@@ -49,18 +49,18 @@ def suggest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
     """What to write in place of `word`: the nearest that is allowed, and what else is."""
     lower = {name.lower(): name for name in reversed(allowed)}
     longer = [name for name in lower if word and name.startswith(word.lower())]
-    near = sorted(longer, key=len) or get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
+    nearest = sorted(longer, key=len) or get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
     every = f"allowed: {', '.join(allowed)}"
-    if not near:
+    if not nearest:
         return every
-    return f"nearest: {lower[near[0]]}" + (f"; {every}" if len(allowed) <= MAX_LISTED else "")
+    return f"nearest: {lower[nearest[0]]}" + (f"; {every}" if len(allowed) <= MAX_LISTED else "")
 
 
 def missing_path_error(path: str | Path) -> InputError:
     """For a file or folder that is missing, with the nearest that is there."""
-    near = _nearest_path(Path(os.path.expanduser(path)))
+    nearest = _nearest_path(Path(os.path.expanduser(path)))
     return InputError(
-        f"{_quoted(path)}: no such file or folder{f'; nearest: {_quoted(near)}' if near else ''}"
+        f"{_quoted(path)}: no such file or folder{f'; nearest: {_quoted(nearest)}' if nearest else ''}"
     )
 
 
@@ -77,16 +77,16 @@ def looks_like_path(word: str) -> bool:
 
 def _nearest_path(path: Path) -> Path | None:
     """The path with every part that is missing replaced by the nearest that is there."""
-    there = Path(path.anchor)
+    existing = Path(path.anchor)
     for part in path.parts[1:] if path.anchor else path.parts:
-        if not os.path.exists(there / part):
+        if not os.path.exists(existing / part):
             try:
-                names = os.listdir(there)
+                names = os.listdir(existing)
             except OSError:
                 return None
-            near = get_close_matches(part, names, n=1)
-            if not near:
+            matches = get_close_matches(part, names, n=1)
+            if not matches:
                 return None
-            part = near[0]
-        there /= part
-    return there
+            part = matches[0]
+        existing /= part
+    return existing

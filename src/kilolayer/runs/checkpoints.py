@@ -50,7 +50,7 @@ def save_checkpoint(
 ) -> None:
     """Saves a state; once this returns it is there, whatever happens. All but the last two are dropped."""
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-    says = {
+    manifest = {
         "format": FORMAT,
         "counters": counters,
         "metrics_bytes": len(metrics),
@@ -59,10 +59,10 @@ def save_checkpoint(
     }
     seal = folder / f"{_name(counters)}.json"
     # Who stops right after a save saves again: that must not put at risk what was saved.
-    if not _is_saved(seal, says, metrics):
+    if not _is_saved(seal, manifest, metrics):
         seal.unlink(missing_ok=True)
         durable.write_file(seal.with_suffix(".safetensors"), content)
-        durable.write_file(seal, _manifest_bytes(says))
+        durable.write_file(seal, _manifest_bytes(manifest))
     sealed = sorted(path.stem for path in folder.glob("0*.json"))[-NUM_KEPT:]
     _drop(folder, (name for name in _names(folder) if name not in sealed))
 
@@ -99,16 +99,18 @@ def _drop(folder: Path, names: Iterable[str]) -> None:
 
 
 def _read(path: Path, metrics: bytes) -> Checkpoint:
-    says, state = _read_manifest(path), path.with_suffix(".safetensors")
-    _check_name(path, says)
+    manifest, state = _read_manifest(path), path.with_suffix(".safetensors")
+    _check_name(path, manifest)
     content = _read_content(state)
-    if _sha256(content) != says["tensors"]:
+    if _sha256(content) != manifest["tensors"]:
         raise DamagedCheckpoint(f"{state} is damaged: its checksum is not the one in its seal")
-    then = metrics[: says["metrics_bytes"]]
-    if len(then) < says["metrics_bytes"] or says.get("metrics", _sha256(then)) != _sha256(then):
+    metrics_then = metrics[: manifest["metrics_bytes"]]
+    if len(metrics_then) < manifest["metrics_bytes"] or manifest.get(
+        "metrics", _sha256(metrics_then)
+    ) != _sha256(metrics_then):
         raise DamagedCheckpoint(f"{path} belongs to lines of metrics.jsonl that are lost or damaged")
     try:
-        return Checkpoint(path.stem, load(content), says["counters"], says["metrics_bytes"])
+        return Checkpoint(path.stem, load(content), manifest["counters"], manifest["metrics_bytes"])
     except SafetensorError as error:
         raise DamagedCheckpoint(f"{state} is damaged: {error}") from None
 
@@ -125,10 +127,12 @@ def _check_name(path: Path, manifest: Mapping[str, Any]) -> None:
 def _is_saved(path: Path, manifest: dict[str, Any], metrics: bytes) -> bool:
     """Whether this state is there already, whole; its counters can differ by the time spent only."""
     try:
-        found, there = _read(path, metrics), _read_manifest(path)
+        checkpoint, saved_manifest = _read(path, metrics), _read_manifest(path)
     except DamagedCheckpoint:
         return False
-    return found.metrics_bytes == manifest["metrics_bytes"] and bool(there["tensors"] == manifest["tensors"])
+    return checkpoint.metrics_bytes == manifest["metrics_bytes"] and bool(
+        saved_manifest["tensors"] == manifest["tensors"]
+    )
 
 
 def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
@@ -139,14 +143,14 @@ def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
 def _read_manifest(path: Path) -> dict[str, Any]:
     content = _read_content(path)
     try:
-        says: dict[str, Any] = json.loads(content)
-        del says["seal"]
-        whole = _manifest_bytes(says) == content
+        manifest: dict[str, Any] = json.loads(content)
+        del manifest["seal"]
+        is_intact = _manifest_bytes(manifest) == content
     except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if whole:
-        check_format(says.get("format", 1), path)
-        return says
+        is_intact = False
+    if is_intact:
+        check_format(manifest.get("format", 1), path)
+        return manifest
     raise DamagedCheckpoint(f"{path} is damaged: its checksum is not its own")
 
 

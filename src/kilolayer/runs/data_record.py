@@ -42,12 +42,12 @@ def data_fingerprints(trainer: Trainer) -> dict[str, str]:
 def locate_data(run: Run) -> Data:
     """The run's data with the path at which its last start found them, where that is another one now."""
     data = run.experiment().data
-    written, noted = getattr(data, _path_field(data)), _last_data_record(run).get("path")
-    if not isinstance(noted, str):
+    configured, recorded = getattr(data, _path_field(data)), _last_data_record(run).get("path")
+    if not isinstance(recorded, str):
         return data
-    path = os.path.normpath(os.path.join(os.path.realpath(run.path), expand_home(noted)))
+    path = os.path.normpath(os.path.join(os.path.realpath(run.path), expand_home(recorded)))
     if not os.path.exists(path) or (
-        written and os.path.realpath(expand_home(written)) == os.path.realpath(path)
+        configured and os.path.realpath(expand_home(configured)) == os.path.realpath(path)
     ):
         return data
     # A CIFAR that was in its usual folder may have been read from a path since.
@@ -59,20 +59,20 @@ def check_same_data(run: Run, fingerprints: Mapping[str, str], *, path_given: bo
 
     `moved`: the data are said to lie elsewhere now; then they must be known, to be compared.
     """
-    before = recorded_fingerprints(run)
-    if not before and path_given:
+    recorded = recorded_fingerprints(run)
+    if not recorded and path_given:
         raise InputError(
             f"{run.path} does not say what its data were, so those of --data cannot be compared with them; "
             "go on with the path it was begun with, or begin a new run"
         )
-    others = [
-        name for name, fingerprint in fingerprints.items() if before.get(name, fingerprint) != fingerprint
+    changed = [
+        name for name, fingerprint in fingerprints.items() if recorded.get(name, fingerprint) != fingerprint
     ]
-    if others:
-        same = [name for name in fingerprints if name in before and name not in others]
+    if changed:
+        unchanged = [name for name in fingerprints if name in recorded and name not in changed]
         raise InputError(
             f"the data are not those with which {run.path} began: other images or labels in the "
-            f"{' and the '.join(others)}{'; the same ' + ' and '.join(same) if same else ''}; bring the data "
+            f"{' and the '.join(changed)}{'; the same ' + ' and '.join(unchanged) if unchanged else ''}; bring the data "
             "back, or begin a new run"
         )
 
@@ -87,7 +87,7 @@ def check_same_part(run: str, part: str, images: Images, recorded: Mapping[str, 
     A picture that is changed, added, deleted or damaged draws another test fifth, of pictures trained on.
     """
     title = PART_TITLES[part]
-    if recorded.get(title, now := images.fingerprint()) != now:
+    if recorded.get(title, fingerprint := images.fingerprint()) != fingerprint:
         raise InputError(
             f"the {title} of the run's data is not that of {run}: pictures or labels were changed, added, "
             "deleted or damaged since, and pictures that were trained on may count as test pictures; bring "

@@ -247,9 +247,9 @@ class Run:
 
     def _truncate_timing(self, epochs: int) -> None:
         path = self.file("timing.jsonl")
-        kept = "".join(json.dumps(row) + "\n" for row in self._timing() if row["epoch"] <= epochs).encode()
-        if kept != _read_bytes(path):
-            durable.write_file(path, kept)
+        content = "".join(json.dumps(row) + "\n" for row in self._timing() if row["epoch"] <= epochs).encode()
+        if content != _read_bytes(path):
+            durable.write_file(path, content)
 
 
 def read_json(path: Path, kind: type) -> Any:

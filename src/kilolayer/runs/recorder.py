@@ -95,8 +95,8 @@ def trainer_environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def _is_save_due(trainer: Trainer, deadline: float) -> bool:
-    place = trainer.context
-    return place.is_sync_step(trainer.iteration) and place.any(time.monotonic() > deadline)
+    context = trainer.context
+    return context.is_sync_step(trainer.iteration) and context.any(time.monotonic() > deadline)
 
 
 def _save_state(run: Run, trainer: Trainer) -> None:

@@ -74,4 +74,4 @@ def planned_count(run: Path) -> int:
 def _due_epochs(run: Path, epochs: int) -> set[int]:
     """The numbers of closed epochs after which a snapshot is kept, evenly spread."""
     count = planned_count(run)
-    return {round(place * epochs / (count - 1)) for place in range(count)}
+    return {round(index * epochs / (count - 1)) for index in range(count)}

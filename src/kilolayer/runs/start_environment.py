@@ -60,16 +60,17 @@ def environment_record(
 
 def environment_differences(starts: list[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
     """In words, which of `MUST_AGREE` an earlier start had otherwise than this one has."""
-    found = []
+    differences = []
     for name in BITWISE_RELEVANT:
-        others = [
-            one[name]
-            for one in starts
-            if name in one and _without_device_index(one[name]) != _without_device_index(environment[name])
+        earlier = [
+            start[name]
+            for start in starts
+            if name in start
+            and _without_device_index(start[name]) != _without_device_index(environment[name])
         ]
-        if others:
-            found.append(f"{name} {environment[name]} (was {others[0]})")
-    return found
+        if earlier:
+            differences.append(f"{name} {environment[name]} (was {earlier[0]})")
+    return differences
 
 
 def _without_device_index(value: Any) -> Any:

@@ -93,10 +93,10 @@ def read_weights(path: Path) -> SavedNetwork:
 
 def _check_size(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
     """A header of a few bytes can describe a network that fills the memory: that is never built."""
-    described, held = network.parameters, sum(value.numel() for value in tensors.values())
-    if described > 10 * held + 10_000_000:
+    described, num_values = network.parameters, sum(value.numel() for value in tensors.values())
+    if described > 10 * num_values + 10_000_000:
         raise InputError(
-            f"{path} holds weights of another network: {held:,} numbers, but its header describes "
+            f"{path} holds weights of another network: {num_values:,} numbers, but its header describes "
             f"{described:,} parameters"
         )
 
@@ -153,11 +153,11 @@ def check_tensor_values(state: Mapping[str, Tensor]) -> None:
 
 def load_state(model: ResidualNetwork, tensors: dict[str, Tensor], path: Path) -> None:
     """Loads strictly; `InputError` counts what fits where the weights are another network's."""
-    own: dict[str, Any] = model.state_dict()
-    matched = sum(key in own and own[key].shape == value.shape for key, value in tensors.items())
-    if matched != len(own) or len(tensors) != len(own):
+    expected: dict[str, Any] = model.state_dict()
+    matched = sum(key in expected and expected[key].shape == value.shape for key, value in tensors.items())
+    if matched != len(expected) or len(tensors) != len(expected):
         raise InputError(
-            f"{path} holds weights of another network: {matched} of {len(own)} tensors match, "
+            f"{path} holds weights of another network: {matched} of {len(expected)} tensors match, "
             f"{len(tensors)} are in the file"
         )
     model.load_state_dict(tensors)

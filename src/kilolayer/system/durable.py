@@ -33,11 +33,11 @@ def write_file(path: Path, content: bytes) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises `InputError` where it can be seen without writing that `write` would be refused `path`."""
-    there = next(each for each in path.absolute().parents if each.exists())
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
     for wrong, number in (
         (path.is_dir(), errno.EISDIR),
-        (not there.is_dir(), errno.ENOTDIR),
-        (not os.access(there, os.W_OK | os.X_OK), errno.EACCES),
+        (not existing.is_dir(), errno.ENOTDIR),
+        (not os.access(existing, os.W_OK | os.X_OK), errno.EACCES),
     ):
         if wrong:
             raise storage_error(f"cannot write {path}", OSError(number, os.strerror(number)))
@@ -74,8 +74,8 @@ def storage_error(attempt: str, error: OSError, folder: Path | None = None) -> I
 def _free_space(error: OSError, folder: Path) -> str:
     if error.errno not in _OUT_OF_SPACE:
         return ""
-    there = next(each for each in (folder, *folder.parents) if each.exists())
-    return f"; {shutil.disk_usage(there).free:,} bytes are free there"
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return f"; {shutil.disk_usage(existing).free:,} bytes are free there"
 
 
 def make_folder(path: Path) -> None:

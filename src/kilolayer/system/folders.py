@@ -52,16 +52,16 @@ def expand_home(path: str) -> str:
         return os.path.expanduser(path)  # ~somebody, or a name that begins so
     folder = home_folder()
     if folder is None:
-        said = f"$HOME is {os.environ['HOME']!r}" if os.environ.get("HOME") else "$HOME is not set"
-        raise InputError(f"{path!r}: there is no home folder here ({said}); give the whole path")
+        home_state = f"$HOME is {os.environ['HOME']!r}" if os.environ.get("HOME") else "$HOME is not set"
+        raise InputError(f"{path!r}: there is no home folder here ({home_state}); give the whole path")
     return f"{folder}{path[1:]}"
 
 
 def cache_folder() -> Path | None:
     """The cache, which need not be there yet: kilolayer/ in $XDG_CACHE_HOME or in ~/.cache."""
-    asked = os.environ.get("XDG_CACHE_HOME", "")
+    configured = os.environ.get("XDG_CACHE_HOME", "")
     # A relative one is invalid by the XDG specification: it would be another in every working folder.
-    return Path(asked) / "kilolayer" if os.path.isabs(asked) else home_cache_folder()
+    return Path(configured) / "kilolayer" if os.path.isabs(configured) else home_cache_folder()
 
 
 def home_cache_folder() -> Path | None:

@@ -64,8 +64,8 @@ def terminal_size(stream: IO[str]) -> tuple[int, int] | None:
         columns, lines = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
         columns, lines = 0, 0
-    asked = os.environ.get("COLUMNS", "")
-    widths = [width for width in (columns, int(asked) if asked.isdecimal() else 0) if width > 0]
+    configured = os.environ.get("COLUMNS", "")
+    widths = [width for width in (columns, int(configured) if configured.isdecimal() else 0) if width > 0]
     return min(widths, default=DEFAULT_COLUMNS), lines or DEFAULT_LINES
 
 
@@ -131,8 +131,8 @@ def _wrap_line(line: str, hanging: int, width: int, console: Console) -> list[st
         return wrap_command(line[:start], line[start:], width)
     indent = len(line) - len(line.lstrip()) + hanging
     # A figure and its unit stay together.
-    head, rest = line[:indent], Text(line[indent:].replace(" %", f"{NO_BREAK_SPACE}%"), overflow="ignore")
-    wrapped = rest.wrap(console, max(20, width - indent))
+    head, tail = line[:indent], Text(line[indent:].replace(" %", f"{NO_BREAK_SPACE}%"), overflow="ignore")
+    wrapped = tail.wrap(console, max(20, width - indent))
     parts = [part.plain.rstrip().replace(NO_BREAK_SPACE, " ") for part in wrapped]
     return [head + parts[0], *(" " * indent + part for part in parts[1:])]
 
@@ -176,67 +176,67 @@ def fit_table(
     table: TextTable, width: int, *, drop: Sequence[str] = (), blocks: bool = False
 ) -> list[RenderableType]:
     """What `show_table` prints."""
-    least = [_min_width(table, place) for place in range(len(table.header))]
+    min_widths = [_min_width(table, column) for column in range(len(table.header))]
     if blocks:
         parts: list[RenderableType] = []
-        for places in _column_blocks(least, width):
-            parts += [*([Text("")] if parts else []), _render_columns(table, places, least, width)]
+        for places in _column_blocks(min_widths, width):
+            parts += [*([Text("")] if parts else []), _render_columns(table, places, min_widths, width)]
         return parts
-    places, dropped = _select_columns(table, least, width, drop)
-    drawn = _render_columns(table, places, least, width)
+    places, dropped = _select_columns(table, min_widths, width, drop)
+    rendered = _render_columns(table, places, min_widths, width)
     if not dropped:
-        return [drawn]
-    names = ", ".join(table.header[place] or "the last column" for place in dropped)
-    return [drawn, Text(f"not shown: {names}; a wider window shows all, and so does | cat", "dim")]
+        return [rendered]
+    names = ", ".join(table.header[column] or "the last column" for column in dropped)
+    return [rendered, Text(f"not shown: {names}; a wider window shows all, and so does | cat", "dim")]
 
 
 def _select_columns(
     table: TextTable, min_widths: Sequence[int], width: int, drop: Sequence[str]
 ) -> tuple[list[int], list[int]]:
     """The places of the columns that there is room for, and of those that are left out, in their order."""
-    named = [table.header.index(name) for name in drop]
-    others = [place for place in range(len(table.header) - 1, 0, -1) if place not in named]
-    places, dropped = list(range(len(table.header))), []
-    for place in (*named, *others):
-        if _total_width([min_widths[at] for at in places]) <= width:
+    droppable = [table.header.index(name) for name in drop]
+    remaining = [column for column in range(len(table.header) - 1, 0, -1) if column not in droppable]
+    columns, dropped = list(range(len(table.header))), []
+    for column in (*droppable, *remaining):
+        if _total_width([min_widths[at] for at in columns]) <= width:
             break
-        places.remove(place)
-        dropped.append(place)
-    return places, sorted(dropped)
+        columns.remove(column)
+        dropped.append(column)
+    return columns, sorted(dropped)
 
 
 def _column_blocks(min_widths: Sequence[int], width: int) -> Iterator[list[int]]:
     """The places of the columns of each block; the first column stands in all of them."""
     block = [0]
-    for place in range(1, len(min_widths)):
-        if len(block) > 1 and _total_width([min_widths[at] for at in (*block, place)]) > width:
+    for column in range(1, len(min_widths)):
+        if len(block) > 1 and _total_width([min_widths[at] for at in (*block, column)]) > width:
             yield block
             block = [0]
-        block.append(place)
+        block.append(column)
     yield block
 
 
 def _render_columns(
     table: TextTable, columns: Sequence[int], min_widths: Sequence[int], width: int
 ) -> RichTable:
-    drawn = RichTable(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
-    for place, wide in zip(columns, _column_widths(table, columns, min_widths, width), strict=True):
-        right = table.numeric[place]
-        drawn.add_column(
-            Text(table.header[place]), justify="right" if right else "left", width=wide, overflow="fold"
+    rendered = RichTable(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
+    for column, wide in zip(columns, _column_widths(table, columns, min_widths, width), strict=True):
+        is_numeric = table.numeric[column]
+        rendered.add_column(
+            Text(table.header[column]), justify="right" if is_numeric else "left", width=wide, overflow="fold"
         )
     for row in table.rows:
-        drawn.add_row(*(Text(printable(row[place])) for place in columns))
-    return drawn
+        rendered.add_row(*(Text(printable(row[column])) for column in columns))
+    return rendered
 
 
 def _column_widths(
     table: TextTable, columns: Sequence[int], min_widths: Sequence[int], width: int
 ) -> list[int]:
     """What the columns need, the widest made narrower until all have room."""
-    widths = [max(map(cell_len, _cells(table, place))) for place in columns]
-    bounds = [min_widths[place] for place in columns]
-    bodies = [max(map(cell_len, _cells(table, place)[1:]), default=0) for place in columns]
+    widths = [max(map(cell_len, _cells(table, column))) for column in columns]
+    bounds = [min_widths[column] for column in columns]
+    bodies = [max(map(cell_len, _cells(table, column)[1:]), default=0) for column in columns]
     # Headings are broken before what stands below them.
     for lowest in ([max(pair) for pair in zip(bounds, bodies, strict=True)], bounds):
         while _total_width(widths) > width:
@@ -251,9 +251,9 @@ def _min_width(table: TextTable, column: int) -> int:
     """The width below which a column's figures or words would be broken."""
     cells = _cells(table, column)
     words = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
-    whole = max(map(cell_len, cells[1:]), default=0) if table.numeric[column] else MIN_TEXT_WIDTH
+    longest_cell = max(map(cell_len, cells[1:]), default=0) if table.numeric[column] else MIN_TEXT_WIDTH
     natural = max(map(cell_len, cells))
-    return min(natural, max(min(words, MAX_WORD_WIDTH), whole))
+    return min(natural, max(min(words, MAX_WORD_WIDTH), longest_cell))
 
 
 def _cells(table: TextTable, column: int) -> list[str]:
@@ -296,8 +296,8 @@ def fit_progress_line(parts: Sequence[str], share: float, width: int) -> RichTab
     spare = room - _total_width([cell_len(text) for text in texts])
     bar = ProgressBar(1.0, share, width=min(MIN_BAR_WIDTH + spare, MAX_BAR_WIDTH))
     line = RichTable.grid(padding=(0, COLUMN_GAP, 0, 0), pad_edge=False)
-    first, *others = (text for text in texts if text != BAR)
-    cells: list[Text | ProgressBar] = [Text(first), *([bar] if BAR in texts else []), *map(Text, others)]
+    first, *other_texts = (text for text in texts if text != BAR)
+    cells: list[Text | ProgressBar] = [Text(first), *([bar] if BAR in texts else []), *map(Text, other_texts)]
     for _ in cells:
         line.add_column(no_wrap=True)
     line.add_row(*cells)
@@ -372,16 +372,16 @@ class ReadingProgress(ProgressLine):
         self.label = label
 
     def figures(self, task: Task) -> Sequence[str]:
-        left = "" if task.time_remaining is None else f"{format_duration(task.time_remaining)} left"
-        what = truncate_middle(self.label, self.console.width - RIGHT_MARGIN)
-        return [what] if task.total is None else [what, f"{task.percentage:.0f} %", left, BAR]
+        time_left = "" if task.time_remaining is None else f"{format_duration(task.time_remaining)} left"
+        label = truncate_middle(self.label, self.console.width - RIGHT_MARGIN)
+        return [label] if task.total is None else [label, f"{task.percentage:.0f} %", time_left, BAR]
 
 
 def format_duration(seconds: float) -> str:
     """Hours, minutes and seconds: 0:07, 12:30, 5:00:00."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"
 
 
 def notebook_writer() -> Callable[[RenderableType], None] | None:

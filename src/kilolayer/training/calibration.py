@@ -35,23 +35,23 @@ class Calibration:
     bins: tuple[ConfidenceBin, ...]
 
 
-def measure_calibration(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibration:
+def measure_calibration(confidence: NDArray[np.float64], is_correct: NDArray[np.bool_]) -> Calibration:
     """Of N probabilities of the likeliest class, and whether each was the image's class."""
-    place = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-    counts = np.bincount(place, minlength=NUM_BINS)
-    sums = np.bincount(place, confidence, NUM_BINS)
+    bin_index = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    counts = np.bincount(bin_index, minlength=NUM_BINS)
+    sums = np.bincount(bin_index, confidence, NUM_BINS)
 
     def error(answers: NDArray[np.bool_]) -> float:
-        return float(np.abs(sums - np.bincount(place, answers, NUM_BINS)).sum() / len(answers))
+        return float(np.abs(sums - np.bincount(bin_index, answers, NUM_BINS)).sum() / len(answers))
 
     # A perfectly calibrated network's answers, drawn with a fixed seed so that the figure repeats.
     draw = np.random.default_rng(0)
     errors = [error(draw.random(len(confidence)) < confidence) for _ in range(NUM_RESAMPLES)]
-    hits = np.bincount(place, right, NUM_BINS)
+    hits = np.bincount(bin_index, is_correct, NUM_BINS)
     bins = (
         ConfidenceBin(
             i / NUM_BINS, int(n), float(sums[i] / n) if n else None, float(hits[i] / n) if n else None
         )
         for i, n in enumerate(counts)
     )
-    return Calibration(error(right), float(np.quantile(errors, 0.95)), tuple(bins))
+    return Calibration(error(is_correct), float(np.quantile(errors, 0.95)), tuple(bins))

@@ -33,13 +33,13 @@ def compute_class_metrics(evaluation: Evaluation) -> list[ClassMetrics]:
     return [_metrics(row[i], support, predicted) for i, (row, support, predicted) in enumerate(rows)]
 
 
-def _metrics(right: int, support: int, predicted: int) -> ClassMetrics:
+def _metrics(num_correct: int, support: int, predicted: int) -> ClassMetrics:
     return ClassMetrics(
         support,
         predicted,
-        precision=right / predicted if predicted else None,
-        recall=right / support if support else None,
-        f1=2 * right / (support + predicted) if support else None,
+        precision=num_correct / predicted if predicted else None,
+        recall=num_correct / support if support else None,
+        f1=2 * num_correct / (support + predicted) if support else None,
     )
 
 

@@ -50,14 +50,14 @@ class GraphReplay:
         self._selection: BatchSpec | None = None
         self._key: Hashable = None
         self._graph: StepFunction | None = None
-        self._left = WARM_UP_STEPS
+        self._warm_up_left = WARM_UP_STEPS
 
     def __call__(self, key: Hashable) -> None:
         if key != self._key:
             self.forget()
             self._key = key
-        if self._graph is None and self._left:
-            self._left -= 1
+        if self._graph is None and self._warm_up_left:
+            self._warm_up_left -= 1
             self._recorder.run_eagerly(self._step)
             return
         if self._graph is None:
@@ -72,14 +72,16 @@ class GraphReplay:
         Raises `InputError` where the graph changes a tensor otherwise.
         """
         state = [tensor.detach() for tensor in self._state()]
-        before = [tensor.clone() for tensor in state]
+        start_state = [tensor.clone() for tensor in state]
         self._recorder.run_eagerly(self._step)
-        wanted = [tensor.clone() for tensor in state]
-        for tensor, start in zip(state, before, strict=True):
+        eager_state = [tensor.clone() for tensor in state]
+        for tensor, start in zip(state, start_state, strict=True):
             tensor.copy_(start)
         graph()
-        each = [_relative_deviation(*three) for three in zip(state, wanted, before, strict=True)]
-        worst = float(torch.stack(each).max())
+        deviations = [
+            _relative_deviation(*three) for three in zip(state, eager_state, start_state, strict=True)
+        ]
+        worst = float(torch.stack(deviations).max())
         if not worst <= MAX_RELATIVE_DEVIATION:
             raise InputError(
                 f"the CUDA graph's first step changes a tensor otherwise than the step without it, by "
@@ -88,7 +90,7 @@ class GraphReplay:
 
     def forget(self) -> None:
         """Lets the graph go: what it reads or writes has been replaced."""
-        self._key, self._graph, self._left = None, None, WARM_UP_STEPS
+        self._key, self._graph, self._warm_up_left = None, None, WARM_UP_STEPS
 
     def copy_to_buffers(self, selection: BatchSpec) -> BatchSpec:
         """The content of `selection` in tensors that stay where they are."""
@@ -138,10 +140,10 @@ def _garbage_collection_off() -> Iterator[None]:
             gc.enable()
 
 
-def _relative_deviation(found: Tensor, wanted: Tensor, before: Tensor) -> Tensor:
+def _relative_deviation(actual: Tensor, expected: Tensor, before: Tensor) -> Tensor:
     """How far a change is from the wanted one, in its length; 0 where both are the same bits."""
-    off = (found - wanted).double().norm()
-    return torch.where(off == 0, off, off / (wanted - before).double().norm())
+    deviation = (actual - expected).double().norm()
+    return torch.where(deviation == 0, deviation, deviation / (expected - before).double().norm())
 
 
 def choose_graph(name: str, device: torch.device) -> bool:

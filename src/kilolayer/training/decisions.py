@@ -18,7 +18,7 @@ from kilolayer.training.trainer import Trainer
 
 def explain_decisions(trainer: Trainer) -> dict[str, str]:
     """A line for every choice: device, precision, memory format, compiler, threads, allocation, memory."""
-    place, experiment = trainer.context, trainer.experiment
+    context, experiment = trainer.context, trainer.experiment
     rows = {
         "device": _device(trainer),
         "precision": _precision(trainer),
@@ -27,9 +27,9 @@ def explain_decisions(trainer: Trainer) -> dict[str, str]:
         "compiler": COMPILER_TEXTS[experiment.compile],
         "evaluation": EVALUATION_TEXTS[experiment.evaluation],
     }
-    if place.device.type == "cuda":
+    if context.device.type == "cuda":
         rows |= {"kernels": _kernels(trainer), "step": _step(experiment.graph)}
-    if place.device.type == "cpu":
+    if context.device.type == "cpu":
         rows |= {"threads": _threads(), "allocation": cpu_pool.install_pool()}
     return rows | {"memory": _memory(experiment, trainer.memory_plan), **_sizes(trainer.memory_plan)}
 
@@ -71,9 +71,9 @@ def _step(graph: bool) -> str:
 
 
 def _device(training: Trainer) -> str:
-    place = training.context
-    if place.device.type == "cuda":
-        return f"{place.device}, {torch.cuda.get_device_name(place.device)}"
+    context = training.context
+    if context.device.type == "cuda":
+        return f"{context.device}, {torch.cuda.get_device_name(context.device)}"
     return "cpu, as asked" if torch.cuda.is_available() else "cpu: no GPU that PyTorch can use"
 
 
@@ -110,19 +110,19 @@ def _threads() -> str:
     return f"{torch.get_num_threads()}; this machine has {os.cpu_count()} cores"
 
 
-def _memory(experiment: Experiment, found: MemoryPlan) -> str:
-    asked = experiment.activation_memory
+def _memory(experiment: Experiment, plan: MemoryPlan) -> str:
+    activation_memory = experiment.activation_memory
     if experiment.recipe.trunk_frozen:
-        return f"{asked}: of the frozen trunk nothing is kept, nothing is computed twice"
-    if not found.recomputed_share:
-        return f"{asked}: everything is kept, nothing is computed twice"
-    numbers = ", ".join(f"{name} in {len(stage)}" for name, stage in found.segments.items())
-    percent = round(100 * found.recomputed_share)
-    return f"{asked}: {percent} % more forward computation, segments: {numbers}"
+        return f"{activation_memory}: of the frozen trunk nothing is kept, nothing is computed twice"
+    if not plan.recomputed_share:
+        return f"{activation_memory}: everything is kept, nothing is computed twice"
+    numbers = ", ".join(f"{name} in {len(stage)}" for name, stage in plan.segments.items())
+    percent = round(100 * plan.recomputed_share)
+    return f"{activation_memory}: {percent} % more forward computation, segments: {numbers}"
 
 
-def _sizes(found: MemoryPlan) -> dict[str, str]:
-    peak = found.peak
+def _sizes(plan: MemoryPlan) -> dict[str, str]:
+    peak = plan.peak
     parts = {
         "process and data": peak.process_bytes,
         "weights and optimiser": peak.state_bytes,

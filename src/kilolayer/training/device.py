@@ -74,10 +74,10 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:0, …") from None
-    there = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= there:
-        found = f"{there} GPUs" if there else "no GPU that PyTorch can use"
-        raise InputError(f"device {name!r} is not there: this machine has {found}; use --device cpu")
+    num_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        gpus = f"{num_gpus} GPUs" if num_gpus else "no GPU that PyTorch can use"
+        raise InputError(f"device {name!r} is not there: this machine has {gpus}; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not supported; allowed: auto, cpu, cuda, cuda:0, …")
     return device
@@ -138,12 +138,12 @@ def computation_options(
     """The fields of an `Experiment` that say how it is computed, as `kilolayer train` chooses them."""
     chosen = choose_precision(precision, device)
     channels_last = chosen == "bf16"
-    found = choose_kernels(kernels, device, chosen, channels_last=channels_last)
+    chosen_kernels = choose_kernels(kernels, device, chosen, channels_last=channels_last)
     return {
         "precision": chosen,
         "channels_last": channels_last,
-        "kernels": found,
-        "evaluation": evaluation_mode_for(found),
+        "kernels": chosen_kernels,
+        "evaluation": evaluation_mode_for(chosen_kernels),
     }
 
 
@@ -178,21 +178,21 @@ def _join_process_group(backend: str, launch: Launch, timeout: timedelta) -> Non
     Waiting here does not hear signals, and there is nothing to save: SIGTERM ends it at once.
     """
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL) if main else None
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL) if main else None
     try:
         store, rank, world = next(rendezvous("env://", launch.rank, launch.world_size, timeout=timeout))
         attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(backend, store=attempt, rank=rank, world_size=world, timeout=timeout)
     except dist.DistError as error:
         where = ":".join(os.environ[name] for name in RENDEZVOUS_VARIABLES)
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"rank {launch.rank} of {launch.world_size} did not meet the others at {where} ({said}); MASTER_ADDR and "
+            f"rank {launch.rank} of {launch.world_size} did not meet the others at {where} ({reason}); MASTER_ADDR and "
             "MASTER_PORT must name rank 0's machine and a free port there, and all processes must be started"
         ) from None
     finally:
         if main:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _rank_timeout() -> timedelta:
@@ -229,18 +229,18 @@ def _warn_if_separate() -> None:
 @contextmanager
 def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
     """This process's `Place`: joins the others where a launcher started it, and leaves them at the end."""
-    here = read_launch()
-    if here.world_size == 1:
+    launch = read_launch()
+    if launch.world_size == 1:
         _warn_if_separate()
         yield DistributedContext(choose_device(device))
         return
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        chosen = _local_gpu(here)
+        chosen = _local_gpu(launch)
         torch.cuda.set_device(chosen)
-    _join_process_group("nccl" if chosen.type == "cuda" else "gloo", here, _rank_timeout())
+    _join_process_group("nccl" if chosen.type == "cuda" else "gloo", launch, _rank_timeout())
     try:
-        yield DistributedContext(chosen, here.rank, here.world_size)
+        yield DistributedContext(chosen, launch.rank, launch.world_size)
     except RuntimeError as error:
         if not _is_lost_rank(error):
             raise

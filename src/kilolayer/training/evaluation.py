@@ -76,9 +76,9 @@ def evaluate(
             if stop():
                 stopped = True
                 break
-            some = images[slice(start, start + batch_size)]
-            x = statistics.normalize(some.pixels.to(context.device))
-            labels = some.labels.to(context.device)
+            batch = images[slice(start, start + batch_size)]
+            x = statistics.normalize(batch.pixels.to(context.device))
+            labels = batch.labels.to(context.device)
             logits = logits_of(x).float()
             observe(logits)
             # A NaN sorts above every number, and would count as the answer.
@@ -127,11 +127,11 @@ def _sums(logits: Tensor, labels: Tensor, finite: Tensor) -> Tensor:
 
 def _evaluation(sums: Tensor, counts: Tensor) -> Evaluation:
     loss, hits = sums.tolist()
-    count, right = int(counts.sum()), int(counts.diagonal().sum())
+    count, num_correct = int(counts.sum()), int(counts.diagonal().sum())
     return Evaluation(
         images=count,
         loss=loss / count,
-        error=100 * (1 - right / count),
+        error=100 * (1 - num_correct / count),
         top5_error=100 * (1 - hits / count),
         class_images=tuple(counts.sum(1).tolist()),
         confusion=tuple(tuple(row) for row in counts[:, :-1].tolist()),

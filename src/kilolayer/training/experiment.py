@@ -101,12 +101,12 @@ class Experiment:
             )
 
     def _check_resolution(self) -> None:
-        full, least = self.network.image_size, self.network.total_stride
+        full, total_stride = self.network.image_size, self.network.total_stride
         for _, side in self.recipe.progressive_resize.phase_sides(full, self.recipe.iterations):
-            if side < least:
+            if side < total_stride:
                 raise InputError(
                     f"resolution: images of {side} of {full} pixels a side are too small for a network that "
-                    f"divides them by {least}; allowed: scales from {math.ceil(1000 * least / full) / 1000:g}"
+                    f"divides them by {total_stride}; allowed: scales from {math.ceil(1000 * total_stride / full) / 1000:g}"
                 )
 
     @property
@@ -118,7 +118,7 @@ class Experiment:
         """Those of the steps before `iteration`."""
         recipe, total = self.recipe, 0
         schedules = recipe.progressive_resize, recipe.progressive_depth
-        starts = {first for one in schedules for first, _ in one.phases(recipe.iterations)}
+        starts = {first for schedule in schedules for first, _ in schedule.phases(recipe.iterations)}
         for first, end in pairwise(sorted({start for start in starts if start < iteration} | {iteration})):
             side = recipe.progressive_resize.side_at(self.network.image_size, first, recipe.iterations)
             network = active_network(

@@ -17,11 +17,11 @@ def parse_memory(text: str) -> int | None:
     """
     if text in MEMORY_CHOICES:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|[kMG]i?B|KiB)", text) if isinstance(text, str) else None
-    if found is None or found[2] not in _UNITS:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|[kMG]i?B|KiB)", text) if isinstance(text, str) else None
+    if match is None or match[2] not in _UNITS:
         sizes = "bytes as 800MB, 2GB, 1.5GiB"
         raise InputError(f"memory is {text!r}; {suggest(str(text), MEMORY_CHOICES)}, or {sizes}")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def format_bytes(size: int) -> str:

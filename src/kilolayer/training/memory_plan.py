@@ -89,11 +89,11 @@ def plan_memory(
     `kept`: what units keep, where they are not PyTorch's own layers.
     Raises `InputError` for a number of bytes that no division keeps, naming the least that one does.
     """
-    wanted = parse_memory(activation_memory)
+    budget = parse_memory(activation_memory)
     width = 2 if precision == "bf16" else 4
     units = network.units()
     keeps = list(saved_activations(network))
-    chain = [_unit_cost(placed, one, batch_size, width) for placed, one in zip(units, keeps, strict=True)]
+    chain = [_unit_cost(placed, saved, batch_size, width) for placed, saved in zip(units, keeps, strict=True)]
     stem, end = stem_and_head_activations(network)
     at_edges, learning = stem.total + end.total, network.parameters
     if trunk_frozen:
@@ -104,20 +104,20 @@ def plan_memory(
         4 * ((1 + extra_copies) * network.parameters + optimizer_values * learning)
         + _BYTES_PER_LAYER * network.depth,
         batch_size * width * at_edges + 4 * learning - sum(link.gradient_bytes for link in chain),
-        batch_size * width * _WORKING_MAPS * max(one.largest for one in (stem, end, *keeps)),
+        batch_size * width * _WORKING_MAPS * max(saved.largest for saved in (stem, end, *keeps)),
     )
     levels = LEVELS_BY_CHOICE.get(activation_memory, max(LEVELS_BY_CHOICE.values()))
     room = (
         _bytes_without_recomputation(chain) if activation_memory == "fastest" else min_budget(chain, levels)
     )
-    if wanted is not None:
+    if budget is not None:
         smallest = fixed.total_bytes + room
-        if wanted < smallest:
+        if budget < smallest:
             raise InputError(
                 f"memory {activation_memory} is too little for {network.depth} layers at batch size {batch_size}: "
                 f"the smallest plan needs {-(-smallest // 10**6)}MB; take that, or a smaller batch"
             )
-        room = wanted - fixed.total_bytes
+        room = budget - fixed.total_bytes
     division = plan_segments(chain, room, levels)
     assert division is not None  # noqa: S101 - `least` found that there is one
     return _finish_plan(network, chain, division, fixed)
@@ -126,24 +126,24 @@ def plan_memory(
 def _finish_plan(
     network: Network, chain: list[UnitCost], division: Segments, fixed: PeakMemory
 ) -> MemoryPlan:
-    again = sum(segment.recomputations for segment in division)
+    recomputed_units = sum(segment.recomputations for segment in division)
     step = fixed.step_bytes + peak_bytes(chain, division)
     return MemoryPlan(
         _segments_by_stage(network, division),
-        again / len(chain),
+        recomputed_units / len(chain),
         PeakMemory(fixed.process_bytes, fixed.state_bytes, step, fixed.working_bytes),
     )
 
 
-def _unit_cost(placed: PlacedUnit, kept: SavedActivations, batch_size: int, width: int) -> UnitCost:
+def _unit_cost(placed: PlacedUnit, saved: SavedActivations, batch_size: int, width: int) -> UnitCost:
     weights = placed.layout.parameters
     # Under autocast every convolution that is kept keeps its weights in bf16 too.
     casts = width * weights if width == 2 else 0
     return UnitCost(
-        input_bytes=batch_size * width * kept.input,
-        inner_bytes=batch_size * width * kept.inside + casts,
+        input_bytes=batch_size * width * saved.input,
+        inner_bytes=batch_size * width * saved.inside + casts,
         gradient_bytes=4 * weights,
-        keeps_input=kept.saves_input,
+        keeps_input=saved.saves_input,
         starts_stage=placed.name.endswith(".0"),
     )
 
@@ -153,14 +153,14 @@ def _bytes_without_recomputation(chain: list[UnitCost]) -> int:
 
 
 def _segments_by_stage(network: Network, division: Segments) -> dict[str, Segments]:
-    left = list(division)
-    found = {}
+    remaining = list(division)
+    segments = {}
     for number, stage in enumerate(network.stages, 1):
-        own: list[Segment] = []
-        while sum(segment.units for segment in own) < stage.units:
-            own.append(left.pop(0))
-        found[f"stage{number}"] = tuple(own)
-    return found
+        stage_segments: list[Segment] = []
+        while sum(segment.units for segment in stage_segments) < stage.units:
+            stage_segments.append(remaining.pop(0))
+        segments[f"stage{number}"] = tuple(stage_segments)
+    return segments
 
 
 def use_cpu_pool(device: torch.device) -> None:
@@ -200,7 +200,7 @@ def segment_model(
 ) -> MemoryPlan:
     """Divides `model`, which lies on `device`, for training in so much memory, and says how."""
     process = _bytes_without_weights(model, device)
-    found = plan_memory(
+    plan = plan_memory(
         model.description,
         activation_memory,
         batch_size,
@@ -211,8 +211,8 @@ def segment_model(
         trunk_frozen=trunk_frozen,
         saved_activations=lambda _: kernels.fused_saved_activations(model),
     )
-    model.segments = found.segments if found.recomputed_share else {}
-    return found
+    model.segments = plan.segments if plan.recomputed_share else {}
+    return plan
 
 
 def _bytes_without_weights(model: ResidualNetwork, device: torch.device) -> int:

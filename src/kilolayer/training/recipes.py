@@ -130,9 +130,11 @@ def _in_epochs(
     name: str, images: int, epochs: int, drops: tuple[int, ...], batch_size: int, **options: Any
 ) -> Recipe:
     """0.1, divided by 10 after as many epochs as each of `drops`."""
-    each = max(1, images // batch_size)
-    steps = tuple((epoch * each, 0.1 / 10 ** (place + 1)) for place, epoch in enumerate(drops))
-    return Recipe(name, epochs * each, Steps(0.1, steps), batch_size, **options)
+    epoch_length = max(1, images // batch_size)
+    steps = tuple(
+        (epoch * epoch_length, 0.1 / 10 ** (drop_index + 1)) for drop_index, epoch in enumerate(drops)
+    )
+    return Recipe(name, epochs * epoch_length, Steps(0.1, steps), batch_size, **options)
 
 
 def _released(images: int) -> Recipe:
@@ -249,8 +251,8 @@ def recipe_by_name(name: str, num_images: int) -> Recipe:
 def recipe_differences(*recipes: Recipe) -> list[tuple[str, ...]]:
     """Rows (field, value in each recipe) for the fields in which `recipes` differ."""
     rows = []
-    for each in fields(Recipe):
-        values = tuple(str(getattr(one, each.name)) for one in recipes)
+    for row_field in fields(Recipe):
+        values = tuple(str(getattr(recipe, row_field.name)) for recipe in recipes)
         if len(set(values)) > 1:
-            rows.append((each.name, *values))
+            rows.append((row_field.name, *values))
     return rows

@@ -35,16 +35,16 @@ class UnitCost:
         return self.inner_bytes + (self.input_bytes if self.keeps_input else 0)
 
 
-def plan_segments(costs: Sequence[UnitCost], budget: int, levels: int = MAX_LEVELS) -> Segments | None:
+def plan_segments(costs: Sequence[UnitCost], budget: int, max_levels: int = MAX_LEVELS) -> Segments | None:
     """The cheapest division of `chain` that never holds more than `budget` bytes; None where there is none.
 
     The first units are recomputed, as few as will do, with as few levels of segments as will do; the last
     ones are kept. A segment ends where a stage ends.
     """
-    for level in range(levels + 1):
-        found = _SegmentSearch(costs, budget).cheapest(level)
-        if found is not None:
-            return found
+    for level in range(max_levels + 1):
+        segments = _SegmentSearch(costs, budget).cheapest(level)
+        if segments is not None:
+            return segments
     return None
 
 
@@ -62,34 +62,39 @@ def min_budget(costs: Sequence[UnitCost], levels: int) -> int:
 
 def peak_bytes(costs: Sequence[UnitCost], segments: Segments) -> int:
     """The bytes that `chain` holds at the most when it is trained in these segments."""
-    after = [*accumulate((link.gradient_bytes for link in reversed(costs)), initial=0)][::-1]
-    return max(after[0], _peak_from(costs, segments, 0, 0, after))
+    gradients_after = [*accumulate((link.gradient_bytes for link in reversed(costs)), initial=0)][::-1]
+    return max(gradients_after[0], _peak_from(costs, segments, 0, 0, gradients_after))
 
 
 def _peak_from(
-    costs: Sequence[UnitCost], segments: Segments, start: int, held: int, after: Sequence[int]
+    costs: Sequence[UnitCost], segments: Segments, start: int, held_bytes: int, gradients_after: Sequence[int]
 ) -> int:
     """Of the segments from unit `start` on, with `held` bytes kept before them."""
-    most, place = held, start
+    highest, position = held_bytes, start
     begins = []
     for segment in segments:
-        begins.append((segment, place, held))
-        links = costs[place : place + segment.units]
-        held += links[0].input_bytes if segment.recomputed else sum(link.saved_bytes for link in links)
-        place += segment.units
+        begins.append((segment, position, held_bytes))
+        links = costs[position : position + segment.units]
+        held_bytes += links[0].input_bytes if segment.recomputed else sum(link.saved_bytes for link in links)
+        position += segment.units
     # The gradients of everything behind the segment are there when it runs backward.
-    for segment, place, before in begins:
-        end = place + segment.units
+    for segment, position, held_before in begins:
+        end = position + segment.units
         if not segment.recomputed:
-            most = max(most, before + sum(link.saved_bytes for link in costs[place:end]) + after[end])
+            highest = max(
+                highest,
+                held_before + sum(link.saved_bytes for link in costs[position:end]) + gradients_after[end],
+            )
         elif segment.parts:
             *early, last = segment.parts
             parts = (*map(Segment, early), Segment(last, recomputed=False))
-            most = max(most, _peak_from(costs, parts, place, before, after))
+            highest = max(highest, _peak_from(costs, parts, position, held_before, gradients_after))
         else:
-            whole = sum(link.saved_bytes for link in costs[place:end])
-            most = max(most, before + max(whole, costs[place].input_bytes) + after[end])
-    return most
+            saved_bytes = sum(link.saved_bytes for link in costs[position:end])
+            highest = max(
+                highest, held_before + max(saved_bytes, costs[position].input_bytes) + gradients_after[end]
+            )
+    return highest
 
 
 class _SegmentSearch:
@@ -121,51 +126,53 @@ class _SegmentSearch:
 
     def _recompute_prefix(self, num_recomputed: int, level: int) -> Segments | None:
         """The first `recomputed` units in segments, the others kept; None where it does not fit."""
-        segments, held, place = [], 0, 0
-        while place < num_recomputed:
-            segment = self._longest_segment(place, num_recomputed, held, level)
+        segments, held_bytes, position = [], 0, 0
+        while position < num_recomputed:
+            segment = self._longest_segment(position, num_recomputed, held_bytes, level)
             if segment is None:
                 return None
             segments.append(segment)
-            held += self.costs[place].input_bytes
-            place += segment.units
+            held_bytes += self.costs[position].input_bytes
+            position += segment.units
         for end in sorted({*self.stage_ends, len(self.costs)}):
-            if end > place:
-                segments.append(Segment(end - place, recomputed=False))
-                place = end
-        rest = self.saved_before[-1] - self.saved_before[num_recomputed]
+            if end > position:
+                segments.append(Segment(end - position, recomputed=False))
+                position = end
+        tail_bytes = self.saved_before[-1] - self.saved_before[num_recomputed]
         # Behind the kept units there are no gradients yet.
         return (
-            tuple(segments) if held + rest <= self.budget and self._tail_fits(num_recomputed, held) else None
+            tuple(segments)
+            if held_bytes + tail_bytes <= self.budget and self._tail_fits(num_recomputed, held_bytes)
+            else None
         )
 
-    def _tail_fits(self, start: int, held: int) -> bool:
+    def _tail_fits(self, start: int, held_bytes: int) -> bool:
         """Whether gradients arrive no faster than the kept units go."""
         return all(
-            held + self.saved_before[end] - self.saved_before[start] + self.gradients_after[end]
+            held_bytes + self.saved_before[end] - self.saved_before[start] + self.gradients_after[end]
             <= self.budget
             for end in range(start, len(self.costs) + 1)
         )
 
-    def _longest_segment(self, start: int, stop: int, held: int, level: int) -> Segment | None:
+    def _longest_segment(self, start: int, stop: int, held_bytes: int, level: int) -> Segment | None:
         """The longest recomputed segment from `start` on, with `held` bytes kept before it."""
         stop = min(stop, next(end for end in self.stage_ends if end > start))
-        parts, place, inside = [], start, held
-        while place < stop and (units := self._longest_run(place, stop, inside)):
+        parts, position, inside = [], start, held_bytes
+        while position < stop and (units := self._longest_run(position, stop, inside)):
             parts.append(units)
-            inside += self.costs[place].input_bytes
-            place += units
+            inside += self.costs[position].input_bytes
+            position += units
             if level == 1:
                 break
-        return Segment(place - start, parts=tuple(parts) if len(parts) > 1 else ()) if parts else None
+        return Segment(position - start, parts=tuple(parts) if len(parts) > 1 else ()) if parts else None
 
-    def _longest_run(self, start: int, stop: int, held: int) -> int:
+    def _longest_run(self, start: int, stop: int, held_bytes: int) -> int:
         """How many units from `start` on can run backward together."""
         low, high = start, stop
         while low < high:
             middle = (low + high + 1) // 2
             inside = max(self.saved_before[middle] - self.saved_before[start], self.costs[start].input_bytes)
-            if held + inside + self.gradients_after[middle] <= self.budget:
+            if held_bytes + inside + self.gradients_after[middle] <= self.budget:
                 low = middle
             else:
                 high = middle - 1
@@ -177,4 +184,4 @@ def _stage_ends(costs: Sequence[UnitCost]) -> list[int]:
 
 
 def _stage_starts(costs: Sequence[UnitCost]) -> Iterator[int]:
-    return (place for place, link in enumerate(costs) if link.starts_stage and place)
+    return (index for index, link in enumerate(costs) if link.starts_stage and index)

@@ -111,8 +111,8 @@ class OneCycle:
 
     def __call__(self, iteration: int) -> float:
         # The first and the last step get a rate above 0.
-        done = (iteration + 1) / (self.iterations + 1)
-        return self.peak * min(done / self.rise, (1 - done) / (1 - self.rise))
+        progress = (iteration + 1) / (self.iterations + 1)
+        return self.peak * min(progress / self.rise, (1 - progress) / (1 - self.rise))
 
     @property
     def last_change(self) -> int:

@@ -77,9 +77,9 @@ def freeze_trunk(model: ResidualNetwork) -> None:
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """The learning rate of the next step."""
     for group in optimizer.param_groups:
-        own = rate * group[RATE_SHARE]
+        group_rate = rate * group[RATE_SHARE]
         # What a graph reads stays where it is.
-        group["lr"] = group["lr"].fill_(own) if isinstance(group["lr"], Tensor) else own
+        group["lr"] = group["lr"].fill_(group_rate) if isinstance(group["lr"], Tensor) else group_rate
 
 
 def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
@@ -100,8 +100,8 @@ def named_optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str,
 def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Takes up what `saved_figures` gave."""
     for name, parameter in model.named_parameters():
-        for key, ours in STATE_NAMES.items():
-            saved = tensors.get(f"{ours}.{name}")
+        for key, saved_name in STATE_NAMES.items():
+            saved = tensors.get(f"{saved_name}.{name}")
             if saved is not None:
                 optimizer.state[parameter][key] = _copy_like(parameter, saved)
 
