@@ -61,13 +61,13 @@ class Trial:
     pad: int = 4
 
 
-GROWING = {"resolution": ProgressiveResize(0.5, ((0.4, 0.75), (0.7, 1.0)))}
+GROWING = {"progressive_resize": ProgressiveResize(0.5, ((0.4, 0.75), (0.7, 1.0)))}
 SMALL_BATCH = {"batch_size": 64, "peak": 0.1}
 # The mean changes no step, so each of these tells the error with and without it.
-MEAN = {"averaged": 0.05}
+MEAN = {"ema": 0.05}
 SPRINT = GROWING | SMALL_BATCH
-THIRD = {"growth": ProgressiveDepth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0)))}
-NINTH = {"growth": ProgressiveDepth(1 / 9, ((0.4, 1 / 3), (0.7, 1.0)))}
+THIRD = {"progressive_depth": ProgressiveDepth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0)))}
+NINTH = {"progressive_depth": ProgressiveDepth(1 / 9, ((0.4, 1 / 3), (0.7, 1.0)))}
 
 TRIALS: dict[str, Trial] = {
     "tune/20, 3 epochs, short": Trial(20, 3),
@@ -78,7 +78,7 @@ TRIALS: dict[str, Trial] = {
     "tune/20, 3 epochs, sprint, label smoothing": Trial(20, 3, SPRINT | {"label_smoothing": 0.1}, pad=2),
     "tune/20, 3 epochs, sprint, no Nesterov": Trial(20, 3, SPRINT | {"nesterov": False}, pad=2),
     "tune/20, 3 epochs, sprint, whole images": Trial(
-        20, 3, SPRINT | {"resolution": ProgressiveResize()}, pad=2
+        20, 3, SPRINT | {"progressive_resize": ProgressiveResize()}, pad=2
     ),
     "test/20, 5 epochs": Trial(20, 5, SPRINT, pad=2),
     "test/20, 5 epochs, seed 1": Trial(20, 5, SPRINT, seed=1, pad=2),

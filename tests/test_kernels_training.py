@@ -44,7 +44,7 @@ def test_a_fused_run_stopped_again_and_again_ends_as_if_it_had_not_been(tmp_path
 @pytest.mark.parametrize("memory", ["balanced", "smallest"])
 def test_memory_changes_no_bit_of_a_fused_run(memory, tmp_path):
     train(tmp_path / "fastest", FUSED)
-    assert train(tmp_path / memory, replace(FUSED, memory=memory)).memory_plan.recomputed_share > 0
+    assert train(tmp_path / memory, replace(FUSED, activation_memory=memory)).memory_plan.recomputed_share > 0
     one, other = outcome(tmp_path / "fastest"), outcome(tmp_path / memory)
     assert one["weights"] == other["weights"]
 

@@ -88,7 +88,7 @@ def test_the_figures_without_a_validation_split(tmp_path: Path) -> None:
 def test_the_peak_is_of_this_process_alone_and_not_of_the_one_that_began_it() -> None:
     code = (
         "import torch; from kilolayer.runs.start_environment import peak_memory;"
-        "from kilolayer.training import Place; print(peak_memory(Place(torch.device('cpu'))))"
+        "from kilolayer.training import Place; print(peak_memory_bytes(Place(torch.device('cpu'))))"
     )
     peaks = []
     for size in (0, 1_500_000_000):

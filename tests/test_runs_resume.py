@@ -29,14 +29,14 @@ VARIANTS = {
     "dropout": tiny(replace(PREACT, h=Dropout(0.5))),
     "bf16, channels last": tiny(precision="bf16", channels_last=True),
     "validation": tiny(validation=20),
-    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), activation_memory="balanced"),
+    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), activation_activation_memory="balanced"),
     "seldom evaluated": tiny(evaluate_every=2),
     "no momentum": with_recipe(tiny(), optimizer=SGD(0.0)),
     "adamw": with_recipe(tiny(), optimizer=AdamW()),
     "adamw, growing depth": with_recipe(
         tiny(network=network(units=3)),
         optimizer=AdamW(),
-        growth=ProgressiveDepth(0.3, ((0.2, 0.6), (0.5, 1.0))),
+        progressive_depth=ProgressiveDepth(0.3, ((0.2, 0.6), (0.5, 1.0))),
     ),
     "photographs": with_recipe(tiny(), augmentation=PHOTO_AUGMENTATION),
     "slower trunk": with_recipe(tiny(), trunk_rate=0.1),
@@ -46,7 +46,7 @@ VARIANTS = {
         tiny(), progressive_resize=ProgressiveResize(0.5, ((0.2, 0.75), (0.5, 1.0)))
     ),
     "growing depth": with_recipe(
-        tiny(network=network(units=3)), growth=ProgressiveDepth(0.3, ((0.2, 0.6), (0.5, 1.0)))
+        tiny(network=network(units=3)), progressive_depth=ProgressiveDepth(0.3, ((0.2, 0.6), (0.5, 1.0)))
     ),
 }
 

@@ -34,8 +34,8 @@ def recomputed(segments):
 def all_divisions(chain):
     """Every way to cut the chain, stages apart, and to recompute or keep each piece."""
     for cuts in product((False, True), repeat=len(chain) - 1):
-        ends = [place for place, cut in enumerate(cuts, 1) if cut or chain[place].first] + [len(chain)]
-        if any(chain[place].first and place not in ends for place in range(1, len(chain))):
+        ends = [place for place, cut in enumerate(cuts, 1) if cut or chain[place].starts_stage] + [len(chain)]
+        if any(chain[place].starts_stage and place not in ends for place in range(1, len(chain))):
             continue
         lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
         for flags in product((False, True), repeat=len(lengths)):
@@ -93,7 +93,7 @@ def test_the_last_segment_need_not_be_recomputed():
 
 def test_gradients_count_where_they_are_there_already():
     """They fill what the recomputed units leave."""
-    chain = equal(60, gradients=2)
+    chain = equal(60, gradient_bytes=2)
     assert min_budget(chain, 1) > min_budget(equal(60), 1)
     assert min_budget(chain, 2) >= 2 * 60
 

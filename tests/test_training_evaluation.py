@@ -212,7 +212,7 @@ def test_a_folded_evaluation_is_the_plain_one_up_to_rounding(unit: Unit) -> None
     for _ in training.steps():
         pass
     images, statistics = splits_of(experiment, 360).test, training.statistics
-    asked: dict[str, Any] = {"place": HERE, "num_classes": 10, "channels_last": True}
+    asked: dict[str, Any] = {"context": HERE, "num_classes": 10, "channels_last": True}
 
     def of(**options: Any) -> Evaluation:
         found = evaluate(training.model, images, statistics, **asked, **options)

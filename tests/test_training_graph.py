@@ -48,11 +48,11 @@ class Recorder:
         self.training = training
         self.log: list[str] = []
 
-    def aside(self, step: StepFunction) -> None:
+    def run_eagerly(self, step: StepFunction) -> None:
         self.log.append("aside")
         step()
 
-    def captured(self, step: StepFunction) -> StepFunction:
+    def capture(self, step: StepFunction) -> StepFunction:
         self.log.append("captured")
         frozen = copy.copy(self.training)
 
@@ -110,7 +110,10 @@ def test_the_optimiser_of_a_graph_takes_the_same_steps() -> None:
 
 @pytest.mark.parametrize(
     "changing",
-    [{"resolution": ProgressiveResize(0.5, ((0.5, 1.0),))}, {"growth": ProgressiveDepth(0.5, ((0.5, 1.0),))}],
+    [
+        {"progressive_resize": ProgressiveResize(0.5, ((0.5, 1.0),))},
+        {"progressive_depth": ProgressiveDepth(0.5, ((0.5, 1.0),))},
+    ],
     ids=["images", "depth"],
 )
 def test_where_what_is_fixed_changes_a_new_graph_is_captured(changing: dict[str, Any]) -> None:
@@ -175,7 +178,7 @@ def test_a_graph_that_holds_something_stale_is_found_out() -> None:
         frozen._selection = training._selection.map_tensors(torch.zeros_like)
         return frozen._advance
 
-    recorder.captured = captured  # type: ignore[method-assign]
+    recorder.capture = captured  # type: ignore[method-assign]
     with pytest.raises(InputError, match=r"graph's first step changes a tensor otherwise .*use --graph off"):
         list(steps_taken(training))
 
@@ -198,7 +201,7 @@ class Watch(TorchDispatchMode):
 
 @pytest.mark.parametrize("memory", ["fastest", "balanced"])
 def test_nothing_in_a_step_waits_for_the_device(memory: str) -> None:
-    experiment = with_recipe(replace(BF16, graph=True, memory=memory), augmentation=EVERYTHING)
+    experiment = with_recipe(replace(BF16, graph=True, activation_memory=memory), augmentation=EVERYTHING)
     training = training_of(experiment)
     training._step()
     training._prepare()
@@ -206,7 +209,7 @@ def test_nothing_in_a_step_waits_for_the_device(memory: str) -> None:
         training._advance()
     assert watch.seen == []
     with Watch() as watch:
-        training.sums[1].item()
+        training.epoch_sums[1].item()
         torch.tensor([1.0])
     assert watch.seen == ["_local_scalar_dense", "lift_fresh"]
 
@@ -274,7 +277,7 @@ def test_units_compiled_by_kind_train_as_they_did(
             training = training_of(tiny(network=network, compile=how))
             for _ in range(2):
                 training._step()
-            losses[how] = training.sums[1].item()
+            losses[how] = training.epoch_sums[1].item()
         assert losses["units"] == pytest.approx(losses["off"], rel=1e-3)
         compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         assert any(type(module) is kind for module in training.model.modules())

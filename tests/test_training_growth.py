@@ -148,7 +148,9 @@ def test_the_step_in_which_units_begin_sees_the_loss_of_the_network_before() -> 
 
 
 def test_recomputation_changes_no_bit() -> None:
-    plain, balanced, smallest = (training_of(growing(memory=m)) for m in ("fastest", "balanced", "smallest"))
+    plain, balanced, smallest = (
+        training_of(growing(activation_memory=m)) for m in ("fastest", "balanced", "smallest")
+    )
     assert balanced.model.segments
     for first, second, third in zip(taken(plain), taken(balanced), taken(smallest), strict=True):
         for name, value in first.items():
@@ -199,7 +201,7 @@ def test_the_command_line_says_it_in_a_word() -> None:
 
 def test_a_recipe_of_an_older_run_has_all_units() -> None:
     text = to_json(tiny().recipe)
-    start, end = text.index('"growth"'), text.index('"augmentation"')
+    start, end = text.index('"progressive_depth"'), text.index('"augmentation"')
     assert from_json(text[:start] + text[end:], Recipe) == tiny().recipe
     assert from_json(to_json(growing().recipe), Recipe) == growing().recipe
 
@@ -207,10 +209,14 @@ def test_a_recipe_of_an_older_run_has_all_units() -> None:
 @pytest.mark.parametrize(
     ("start", "changes", "said"),
     [
-        (0.5, (), "the scales of Growth are [0.5]; allowed: rising, to 1 at the end"),
-        (0.5, ((0.3, 0.25), (0.5, 1.0)), "the scales of Growth are [0.5, 0.25, 1.0]; allowed: rising"),
-        (0.0, ((0.5, 1.0),), "a scale of Growth is 0.0; allowed: above 0, up to 1"),
-        (0.5, ((1.0, 1.0),), "a share of Growth.changes is 1.0; allowed: between 0 and 1"),
+        (0.5, (), "the scales of ProgressiveDepth are [0.5]; allowed: rising, to 1 at the end"),
+        (
+            0.5,
+            ((0.3, 0.25), (0.5, 1.0)),
+            "the scales of ProgressiveDepth are [0.5, 0.25, 1.0]; allowed: rising",
+        ),
+        (0.0, ((0.5, 1.0),), "a scale of ProgressiveDepth is 0.0; allowed: above 0, up to 1"),
+        (0.5, ((1.0, 1.0),), "a share of ProgressiveDepth.changes is 1.0; allowed: between 0 and 1"),
     ],
 )
 def test_growths_that_are_none(start: Any, changes: Any, said: str) -> None:

@@ -201,9 +201,9 @@ def test_what_is_no_memory_is_refused(text):
 @pytest.mark.parametrize(("before", "now"), [(True, "balanced"), (False, "fastest")])
 def test_an_older_experiment_is_read(before, now):
     written = json.loads(to_json(tiny()))
-    del written["memory"]
+    del written["activation_memory"]
     read = from_json(json.dumps(written | {"grad_checkpointing": before}), Experiment)
-    assert read == tiny(memory=now)
+    assert read == tiny(activation_memory=now)
 
 
 POOLED = """

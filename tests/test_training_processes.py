@@ -68,7 +68,7 @@ def main(folder: str, stop_at: int, diverge: bool) -> None:
                 run, training, stop=lambda: here.is_main and 0 < stop_at <= training.iteration
             ):
                 if diverge and not here.is_main and step.iteration == 2:
-                    training.sums[1] = float("nan")
+                    training.epoch_sums[1] = float("nan")
         except NonFinite as error:
             failed = str(error)
         notes = {

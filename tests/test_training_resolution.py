@@ -107,13 +107,13 @@ def test_the_command_line_says_it_in_a_word(capsys: pytest.CaptureFixture[str]) 
     assert field_text(GROWING) == "0.5, 0.75 from 40% of the steps, 1 from 70% of the steps"
     assert main(["recipes", "short"]) == 0
     shown = capsys.readouterr().out
-    assert "resolution" in shown
-    assert "averaged" in shown
+    assert "progressive resize" in shown
+    assert "ema" in shown
 
 
 def test_a_recipe_of_an_older_run_has_full_images_and_no_mean() -> None:
-    text = to_json(tiny().recipe).replace('"averaged": 0.0,', "")
-    start, end = text.index('"resolution"'), text.index('"augmentation"')
+    text = to_json(tiny().recipe).replace('"ema": 0.0,', "")
+    start, end = text.index('"progressive_resize"'), text.index('"augmentation"')
     assert from_json(text[:start] + text[end:], Recipe) == tiny().recipe
     growing = replace(tiny().recipe, progressive_resize=GROWING, ema=0.1)
     assert from_json(to_json(growing), Recipe) == growing
@@ -122,14 +122,14 @@ def test_a_recipe_of_an_older_run_has_full_images_and_no_mean() -> None:
 @pytest.mark.parametrize(
     ("start", "changes", "said"),
     [
-        (0.0, (), "a scale of Resolution is 0.0; allowed: above 0, up to 1"),
-        (1.5, (), "a scale of Resolution is 1.5"),
-        (float("nan"), (), "a scale of Resolution is nan"),
-        (True, (), "a scale of Resolution is True"),
-        (0.5, ((0.5, 2),), "a scale of Resolution is 2"),
-        (0.5, ((0.0, 1),), "a share of Resolution.changes is 0.0; allowed: between 0 and 1"),
-        (0.5, ((1.0, 1),), "a share of Resolution.changes is 1.0"),
-        (0.5, ((0.5, 0.75), (0.5, 1)), "Resolution.changes are not in the order of their shares"),
+        (0.0, (), "a scale of ProgressiveResize is 0.0; allowed: above 0, up to 1"),
+        (1.5, (), "a scale of ProgressiveResize is 1.5"),
+        (float("nan"), (), "a scale of ProgressiveResize is nan"),
+        (True, (), "a scale of ProgressiveResize is True"),
+        (0.5, ((0.5, 2),), "a scale of ProgressiveResize is 2"),
+        (0.5, ((0.0, 1),), "a share of ProgressiveResize.changes is 0.0; allowed: between 0 and 1"),
+        (0.5, ((1.0, 1),), "a share of ProgressiveResize.changes is 1.0"),
+        (0.5, ((0.5, 0.75), (0.5, 1)), "ProgressiveResize.changes are not in the order of their shares"),
     ],
 )
 def test_sizes_that_are_none(start: Any, changes: Any, said: str) -> None:

@@ -232,7 +232,7 @@ def test_running_figures_are_those_of_the_epoch_so_far() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"graph": True}, {"memory": "smallest"}], ids=["plain", "graph", "memory"]
+    "changes", [{}, {"graph": True}, {"activation_memory": "smallest"}], ids=["plain", "graph", "memory"]
 )
 def test_every_step_has_its_loss(changes: dict[str, Any]) -> None:
     training = training_of(replace(tiny(), **changes))

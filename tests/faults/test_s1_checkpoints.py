@@ -196,7 +196,7 @@ def test_the_harness_sees_seeded_faults(
             checkpoints, "_read_manifest", lambda seal: json.loads(checkpoints._read_content(seal))
         )
     else:
-        monkeypatch.setattr(checkpoints, "_check_name", lambda seal, says: None)
+        monkeypatch.setattr(checkpoints, "_check_name", lambda path, manifest: None)
     outcomes = []
     for number in range(200):
         try:

@@ -225,7 +225,8 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
     made = base if options.optimizer is None else _with_optimizer(base, options.optimizer)
     if options.batch_size is not None:
         made = replace(made, batch_size=options.batch_size)
-    given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing", "averaged")}
+    given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing")}
+    given["ema"] = options.averaged
     made = replace(made, **{name: value for name, value in given.items() if value is not None})
     if options.no_flip:
         made = replace(made, augmentation=replace(made.augmentation, flip=False))

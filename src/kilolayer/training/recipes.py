@@ -72,7 +72,7 @@ class Recipe:
                 )
         check_schedule_length(self.rate, self.iterations)
         check_fraction("label_smoothing", self.label_smoothing)
-        check_fraction("averaged", self.ema)
+        check_fraction("ema", self.ema)
         if self.trunk_rate != 1:
             check_fraction("trunk_rate", self.trunk_rate)
         check_fraction("weight_decay", self.weight_decay, MAX_WEIGHT_DECAY)

@@ -204,7 +204,7 @@ class ProgressiveDepth(_ProgressiveShare):
         super().__post_init__()
         shares = [self.start, *(share for _, share in self.changes)]
         if shares != sorted(shares) or shares[-1] != 1:
-            raise InputError(f"the scales of Growth are {shares}; allowed: rising, to 1 at the end")
+            raise InputError(f"the scales of ProgressiveDepth are {shares}; allowed: rising, to 1 at the end")
 
 
 def _side(scale: float, full: int) -> int:

@@ -171,7 +171,7 @@ class Conv(Op):
 
     name = "conv"
     style = "conv"
-    draws = False
+    is_random = False
 
     def module(self) -> nn.Module:
         from torch import nn
@@ -215,7 +215,7 @@ class Conv(Op):
 class SameShape(Op):
     """A layer without parameters and multiply-adds, with an output of the input's shape."""
 
-    draws = False
+    is_random = False
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
         return channels, side
@@ -236,7 +236,7 @@ class BatchNorm(SameShape):
 
     name = "bn"
     style = "norm"
-    over_batch = True
+    needs_batch = True
 
     def module(self) -> nn.Module:
         from kilolayer.units.batch_norm_module import make_batch_norm
@@ -314,7 +314,7 @@ class DropoutOp(SameShape):
     p: float
 
     name = "dropout"
-    draws = True
+    is_random = True
 
     def module(self) -> nn.Module:
         from torch import nn
