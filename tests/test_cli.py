@@ -14,9 +14,11 @@ from PIL import Image
 from kilolayer import __version__
 from kilolayer.__main__ import main
 from kilolayer.cli.command_line import COMMANDS, command_flags, unbox_error
-from kilolayer.cli.options import ARRANGEMENT_NAMES, RECIPE_NAMES
+from kilolayer.cli.options import RECIPE_NAMES
+from kilolayer.networks import Network
 from kilolayer.training import RECIPES
 from kilolayer.units import ARRANGEMENTS
+from kilolayer.values import from_json
 
 TINY = ("--epochs", "1", "--subset", "128", "--threads", "1", "--precision", "fp32", "--no-tensorboard")
 
@@ -76,9 +78,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"kilolayer {__version__}\n"
 
 
-def test_the_choices_offered_are_all_there_are() -> None:
-    assert list(ARRANGEMENT_NAMES) == list(ARRANGEMENTS)
+def test_the_recipes_offered_are_all_there_are() -> None:
     assert list(RECIPE_NAMES) == list(RECIPES)
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_every_arrangement_of_the_library_is_one_of_the_command_line_s(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "resnet20_cifar", "--arrangement", name, "--json"]) == 0
+    network = from_json(capsys.readouterr().out, Network)
+    assert network.unit.arrangement == ARRANGEMENTS[name]
 
 
 def test_models_as_json_are_exact(capsys: pytest.CaptureFixture[str]) -> None:

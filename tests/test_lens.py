@@ -39,7 +39,7 @@ def never() -> bool:
     ("words", "said"),
     [
         ({"arrangement": "odd"}, "arrangement is 'odd'; allowed: original, "),
-        ({"shortcut": ""}, "shortcut is ''; allowed: identity, scaled, "),
+        ({"shortcut": ""}, "shortcut is ''; allowed: identity, zero, scaled, "),
         ({"depth": "111"}, "depth 111 is not 6n+2; nearest: 110, 116"),
         ({"depth": "110.5"}, "depth is '110.5', which is not a whole number"),
         ({"depth": "10000001"}, "depth is 10000001; allowed: 20 to 1001"),

@@ -35,10 +35,8 @@ from kilolayer.units.shortcut import (
 )
 from kilolayer.units.unit import Unit
 
-# Where two arrangements are the same function, as in a plain net, the first is named.
-ARRANGEMENT_PREFERENCE = (
-    "original", "full_preactivation", "bn_after_addition", "relu_before_addition", "relu_only_preactivation",
-)  # fmt: skip
+# Where two arrangements are the same function, as in a plain net, the report names the first of these.
+ARRANGEMENT_PREFERENCE = tuple(dict.fromkeys(("original", "full_preactivation", *ARRANGEMENTS)))
 LAYERS_BY_LETTER: dict[str, Layers] = {"B": ("BN",), "R": ("ReLU",)}
 
 

@@ -29,14 +29,8 @@ from kilolayer.cli.option_types import (
     choice_option,
 )
 from kilolayer.data.config import Appearance
+from kilolayer.units.arrangement import ARRANGEMENTS
 
-ARRANGEMENT_NAMES = (
-    "original",
-    "bn_after_addition",
-    "relu_before_addition",
-    "relu_only_preactivation",
-    "full_preactivation",
-)
 RECIPE_NAMES = (
     "paper",
     "paper-v1",
@@ -54,7 +48,7 @@ RECIPE_NAMES = (
 class UnitOptions:
     """Ablations: what differs from the model's own residual unit, y = h(x) + F(x), x' = f(y)."""
 
-    arrangement: Annotated[str | None, choice_option(*ARRANGEMENT_NAMES), NO_DEFAULT_SHOWN] = None
+    arrangement: Annotated[str | None, choice_option(*ARRANGEMENTS), NO_DEFAULT_SHOWN] = None
     """Where BN and ReLU stand (Identity Mappings, Fig. 4)."""
     shortcut: OptionalText = None
     """h: identity, zero, projection, scaled:λ[,λ_F], dropout:P, exclusive_gate:BIAS or shortcut_gate:BIAS."""

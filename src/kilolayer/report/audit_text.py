@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 from kilolayer.audit import AuditReport, NearestNetwork, NetworkContent
 from kilolayer.system.terminal import print_text
+from kilolayer.units.arrangement import ARRANGEMENTS
 
-# P2, Fig. 4.
-FIGURE_4_LETTERS = {
-    "original": "a", "bn_after_addition": "b", "relu_before_addition": "c", "relu_only_preactivation": "d",
-    "full_preactivation": "e",
-}  # fmt: skip
+FIGURE_4_LETTERS = dict(zip(ARRANGEMENTS, "abcde", strict=False))
+"""P2, Fig. 4; an arrangement that was added to the five has no letter."""
 
 
 def print_audit(report: AuditReport) -> None:

@@ -1,1 +1,1 @@
-"""The lens: a page on loopback to play with h, f and depth, and see theory and measurement follow."""
+"""The lens: a local web page that shows theory and measurement while you change h, f and the depth."""

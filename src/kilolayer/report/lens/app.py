@@ -1,4 +1,4 @@
-"""The lens as a web application: one page, and two addresses that it asks as one plays."""
+"""The lens as a web application: one page, and two addresses that its script requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kilolayer.errors import InputError
 from kilolayer.report import page_assets
 from kilolayer.report.lab import equation_markup
 from kilolayer.report.lens.measurement import measure_lens_network
-from kilolayer.report.lens.settings import BRANCHES, RANGES, WORDS, LensSettings
+from kilolayer.report.lens.settings import BRANCHES, RANGES, SHORTCUTS, SLIDERS, WORDS, LensSettings
 from kilolayer.report.lens.view import lens_response
 from kilolayer.report.page import template_environment
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 POLL = 0.05
-"""Seconds between two looks whether whoever asked is still there."""
+"""Seconds between two checks whether the browser is still connected."""
 
 
 def application() -> Starlette:
-    """The application. It answers to names of this machine only, so that no other page can lead here."""
+    """The application. It answers only to names of this machine, so that no other page can use it."""
     limiter = anyio.CapacityLimiter(1)
 
     async def predicted(request: Request) -> Response:
@@ -39,7 +39,7 @@ def application() -> Starlette:
         )
 
     async def measured(request: Request) -> Response:
-        """The same with a measurement, which is given up as soon as the page asks for another."""
+        """The prediction and the measurement, which stops as soon as the page requests another one."""
         choice, cancelled = LensSettings.from_query(request.query_params), Event()
         answer: list[dict[str, Any] | None] = []
 
@@ -65,7 +65,7 @@ def application() -> Starlette:
         Route("/measure", measured),
     ]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    return Starlette(routes=routes, middleware=[hosts], exception_handlers={InputError: _refused})
+    return Starlette(routes=routes, middleware=[hosts], exception_handlers={InputError: _error_response})
 
 
 def _measure_choice(choice: LensSettings, cancelled: Event) -> dict[str, Any] | None:
@@ -81,22 +81,27 @@ async def _page(script: str, request: Request) -> Response:
 
 
 async def _script(request: Request) -> Response:
-    """Plotly, whose version is in its address, so that a browser never asks twice."""
+    """Plotly's script. Its address has its version, so that a browser requests it only once."""
     headers = {"cache-control": "public, max-age=31536000, immutable"}
     return Response(page_assets.plotly_js(), media_type="text/javascript", headers=headers)
 
 
 def render_lens(script: str) -> str:
-    """The page, with everything in it but Plotly, whose address is `script`, and what is asked for later."""
+    """The page as HTML. Plotly's script, at the address `script`, and the figures are requested later."""
     environment = template_environment()
     environment.filters["equation"] = equation_markup
     template = environment.from_string(page_assets.read_asset("page.html.j2", __package__))
     steps = {name: 3 * unit.branch.layers for name, unit in BRANCHES.items()}
+    sliders = {
+        slider: " ".join(name for name, kind in SHORTCUTS.items() if field in kind.numbers)
+        for field, slider in SLIDERS.items()
+    }
     return template.render(
         choice=LensSettings(),
         words=WORDS,
         ranges=RANGES,
         steps=steps,
+        sliders=sliders,
         plotly=script,
         **page_assets.embedded_assets(
             [page_assets.read_asset("charts.js"), page_assets.read_asset("lens.js", __package__)],
@@ -109,5 +114,5 @@ def render_lens(script: str) -> str:
     )
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)

@@ -1,4 +1,4 @@
-"""Signal and gradient measured once in a small network, fresh from its initialisation."""
+"""Signal and gradient, measured once in a small network at its initialisation."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kilolayer.report.lens.settings import SIDE
 from kilolayer.units import ResidualUnit
 
 MANY, FEW, DEEP = 32, 16, 120
-"""Images in the batch: fewer from so many units on, for the time that they take."""
+"""Batch sizes: a network of at least `DEEP` units gets the smaller batch, to save time."""
 
 
 @dataclass(frozen=True)
 class LensMeasurement:
-    """E[x_l²] at the input of every unit and behind the last, and ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ there.
+    """E[x_l²] and ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ at the input of every unit and at the output of the last.
 
-    One seed and one batch of `images`; `seconds` is what building and measuring took.
+    They hold for one seed and one batch of `images`. `seconds` is the time for building and measuring.
     """
 
     signal: tuple[float, ...]
@@ -39,7 +39,7 @@ class _Stopped(Exception):
 def measure_lens_network(
     network: Network, images: str, stop: Callable[[], bool], seed: int = 0
 ) -> LensMeasurement | None:
-    """Measures `network` on "noise" or "digits"; None where `stop()` became true on the way."""
+    """Measure `network` on "noise" or "digits"; return None if `stop()` becomes true before the end."""
     began = time.perf_counter()
     try:
         with torch.random.fork_rng(devices=()):
@@ -75,7 +75,7 @@ def _forward_backward(
         unit.register_forward_pre_hook(lambda _, args: look(args[0]))
     last.register_forward_hook(lambda _, args, out: look(out))
     x, labels = _batch(images, _count(network))
-    # The hooks take what is wanted; asking for the image's gradient spares those of the weights.
+    # The hooks collect the figures. Only the image's gradient is asked for, so weights get none.
     torch.autograd.grad(functional.cross_entropy(model(x.requires_grad_()), labels), x)
     return signal, gradient[::-1]
 
@@ -89,7 +89,7 @@ def _count(network: Network) -> int:
 
 
 def _batch(images: str, count: int) -> tuple[Tensor, Tensor]:
-    """Grey images of mean 0 and second moment 1, as the theory takes them, with their or random labels."""
+    """Grey images of mean 0 and second moment 1, as in the theory, with their labels or random ones."""
     if images == "noise":
         return torch.randn(count, 1, SIDE, SIDE), torch.randint(10, (count,))
     source = digits_source()

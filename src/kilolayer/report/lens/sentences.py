@@ -1,4 +1,4 @@
-"""A unit's equation in plain Unicode, and what its shortcuts do to a signal in a plain sentence."""
+"""A unit's equation in plain Unicode, and the effect of its shortcuts on a signal in plain sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from kilolayer.units.arrangement import Layers
 
 
 def unit_equation(unit: Unit) -> str:
-    """y = h(x) + F(x) and x′ = f(y) with what this unit puts in the place of h, F and f (P2, Eq. 1 and 2)."""
+    """y = h(x) + F(x) and x′ = f(y) (P2, Eq. 1 and 2), with this unit's h, F and f.
+
+    >>> from kilolayer.units import BASIC
+    >>> unit_equation(BASIC)
+    'y = x + F(x),  F(x) = BN(W_2·ReLU(BN(W_1·x))),  x′ = ReLU(y)'
+    """
     arrangement = unit.arrangement
     F = _applied(arrangement.before, "x")
     for number in range(1, unit.branch.layers + 1):
@@ -35,7 +40,7 @@ def _applied(layers: Layers, inner: str) -> str:
 
 
 def explain_shortcuts(unit: Unit, prediction: MeanFieldPrediction) -> str:
-    """What comes of a signal through the shortcuts of all units, and of the gradient by all paths."""
+    """The share of a signal that passes the shortcuts of all units, and the gradient along all paths."""
     units, all_paths = len(prediction.units), prediction.gradient[0]
     sentences = (
         _shortcuts(unit.h, units),
@@ -67,21 +72,21 @@ def _shortcuts(h: Shortcut, units: int) -> str:
 
 
 def _shortcuts_alone(h: Shortcut, direct: float) -> str:
-    """Where the curve of the shortcuts alone begins, which knows f and the changes of shape too."""
+    """The gradient through the shortcuts alone, including f and the changes of shape."""
     if isinstance(h, Zero):
         return ""
     return f"; through the shortcuts alone it is {_number(direct)} times, with f and the changes of shape"
 
 
 def _gated(bias: float, units: int) -> str:
-    """With a gate's convolution at its mean, 0: where training starts from, roughly."""
+    """The share that gated shortcuts pass at the start of training: the gate's convolution is at its mean, 0."""
     b_g, opened = _signed(bias), 1 / (1 + math.exp(bias))
     text = f"With b_g = {b_g} a gate leaves about 1 − σ({b_g}) = {opened:.4g} of its shortcut: "
     return text + _remaining_signal(opened, units, f"of the signal comes through all {units}")
 
 
 def _remaining_signal(factor: float, units: int, subject: str) -> str:
-    """What a factor leaves that is applied in every unit, and what that amounts to."""
+    """The factor of all units together, with a verdict."""
     remaining = factor**units
     verdict = ": as good as nothing." if remaining < 0.01 else ": it explodes." if remaining > 100 else "."
     return f"{factor:.4g}^{units} = {_number(remaining)} {subject}{verdict}"

@@ -1,40 +1,21 @@
-"""What one picks on the lens' page, read from an address and turned into a network."""
+"""The settings on the lens's page: read from an address, and turned into a network."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, Stem, cifar
-from kilolayer.units import (
-    ARRANGEMENTS,
-    BASIC,
-    BOTTLENECK,
-    ONE_LAYER,
-    Dropout,
-    ExclusiveGate,
-    Identity,
-    Projection,
-    Scaled,
-    Shortcut,
-    ShortcutGate,
-    Unit,
-    Zero,
-)
+from kilolayer.units import ARRANGEMENTS, BASIC, BOTTLENECK, ONE_LAYER, Shortcut, Unit
+from kilolayer.units.field_checks import built_in_kinds
 
 BRANCHES = {"basic": BASIC, "bottleneck": BOTTLENECK, "one_layer": ONE_LAYER}
-SHORTCUTS: dict[str, Callable[[LensSettings], Shortcut]] = {
-    "identity": lambda choice: Identity(),
-    "scaled": lambda choice: Scaled(choice.scale),
-    "exclusive_gate": lambda choice: ExclusiveGate(choice.bias),
-    "shortcut_gate": lambda choice: ShortcutGate(choice.bias),
-    "projection": lambda choice: Projection(),
-    "dropout": lambda choice: Dropout(choice.p),
-    "zero": lambda choice: Zero(),
-}
+SHORTCUTS = {kind.name: kind for kind in built_in_kinds(Shortcut)}
+SLIDERS = {"shortcut": "scale", "bias": "bias", "p": "p"}
+"""The slider for a field of a shortcut; a field without a slider keeps its default."""
 WORDS = {
     "arrangement": tuple(ARRANGEMENTS),
     "shortcut": tuple(SHORTCUTS),
@@ -43,15 +24,21 @@ WORDS = {
 }
 RANGES = {"scale": (0, 2), "bias": (-10, 10), "p": (0, 0.95), "depth": (20, 1001), "width": (4, 16)}
 SIDE = 8
-"""Pixels a side, so that a thousand layers are measured in about a second."""
+"""Side of the images in pixels; the measurement of a thousand layers takes about a second."""
 
 
 @dataclass(frozen=True)
 class LensSettings:
-    """A network in a few words; `scale` is λ, `bias` b_g, `p` the dropout's, where the shortcut has them.
+    """A network in a few words and numbers.
 
-    `width` is that of the first stage; `images` are what is measured on. Raises `InputError` for a word that
-    is not allowed or a number out of its range.
+    `scale` is λ, `bias` is b_g and `p` is the probability of dropout, for shortcuts with such a field.
+    `width` is the number of channels of the first stage, `images` the kind of images in the measurement.
+
+    >>> LensSettings(shortcut="scaled", scale=0.5).h.equation
+    '0.5·x + F(x)'
+
+    Raises:
+        InputError: a word is not allowed, or a number is out of its range.
     """
 
     arrangement: str = "full_preactivation"
@@ -74,7 +61,7 @@ class LensSettings:
 
     @classmethod
     def from_query(cls, words: Mapping[str, str]) -> LensSettings:
-        """The choice in an address' parameters; what is not there is as on the first look."""
+        """The settings in the parameters of an address; missing parameters have their defaults."""
         types = {field.name: type(field.default) for field in fields(cls)}
         for name in words:
             if name not in types:
@@ -83,16 +70,19 @@ class LensSettings:
 
     @property
     def h(self) -> Shortcut:
-        return SHORTCUTS[self.shortcut](self)
+        """The shortcut, with the values of its sliders."""
+        kind = SHORTCUTS[self.shortcut]
+        return kind(**{name: getattr(self, SLIDERS[name]) for name in kind.numbers if name in SLIDERS})
 
     @property
     def unit(self) -> Unit:
+        """The residual unit."""
         return replace(BRANCHES[self.branch], h=self.h, arrangement=ARRANGEMENTS[self.arrangement])
 
     def network(self) -> Network:
-        """The CIFAR network of that depth for grey images of 8×8 pixels, as narrow as was asked for.
+        """The CIFAR network of this depth and width, for grey images of 8×8 pixels.
 
-        Raises `InputError` naming the nearest depths where there is none of that depth.
+        Raises `InputError` where no network has this depth; the message names the nearest depths.
         """
         full_width = cifar(self.depth, self.unit)
         stages = tuple(replace(stage, width=stage.width * self.width // 16) for stage in full_width.stages)

@@ -1,4 +1,4 @@
-"""What the lens shows of a choice: theory at once, and measurement beside it when it has come."""
+"""The content of the lens for some settings: theory at once, and later a measurement beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ predicted = lru_cache(64)(predict_propagation)
 
 @dataclass(frozen=True)
 class LensAnalysis:
-    """An analysis of one choice: signal and gradient at x_0 … x_L, predicted and perhaps measured."""
+    """Signal and gradient at x_0, …, x_L: predicted and, if there is a `propagation`, measured."""
 
     choice: LensSettings
     prediction: MeanFieldPrediction
@@ -65,7 +65,7 @@ class LensAnalysis:
 
     @property
     def _stages(self) -> tuple[float, ...]:
-        """The l, from 0, at which x_l takes another shape."""
+        """The l, from 0, at which x_l changes its shape."""
         network = self.choice.network()
         widths = [stage.width for stage in network.stages for _ in range(stage.units)]
         channels = map(network.unit.branch.out_channels, widths)
@@ -85,7 +85,7 @@ def _series(name: str, y: Sequence[float], kind: Any) -> Series:
 
 
 def lens_response(choice: LensSettings, propagation: LensMeasurement | None = None) -> dict[str, Any]:
-    """The choice as the page takes it: the unit drawn, its equation and meaning, and the curves."""
+    """The response for some settings, as JSON: the unit's drawing, equation and meaning, and the curves."""
     network = choice.network()
     units = network.units()
     view = LensAnalysis(choice, predicted(network), propagation)
