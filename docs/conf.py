@@ -17,7 +17,7 @@ version = release = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "command_line", "costs", "docstrings"]
 exclude_patterns = ["_build", "how-to/own/*"]
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"torch\..*")]  # no inventory is fetched
+nitpick_ignore_regex = [("py:(class|obj)", ".*")]  # types of PyTorch and Python, whose inventories are not fetched
 default_role = "code"
 
 html_theme = "furo"
@@ -40,6 +40,8 @@ nb_execution_mode = "off"  # tests/test_course.py runs the pages; their outputs 
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 100
 autodoc_inherit_docstrings = False
 autodoc_default_options = {"no-value": True}
