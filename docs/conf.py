@@ -17,7 +17,9 @@ version = release = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "command_line", "costs", "docstrings"]
 exclude_patterns = ["_build", "how-to/own/*"]
 nitpicky = True
-nitpick_ignore_regex = [("py:(class|obj)", ".*")]  # types of PyTorch and Python, whose inventories are not fetched
+nitpick_ignore_regex = [
+    ("py:(class|obj)", ".*")
+]  # types of PyTorch and Python, whose inventories are not fetched
 default_role = "code"
 
 html_theme = "furo"
