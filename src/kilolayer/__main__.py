@@ -19,7 +19,7 @@ from kilolayer.system.stopping import STOPPED_STATUS, interruptible
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status.
 
-    0 done, 2 something given cannot be used (one line says what), 143 stopped by a signal.
+    0: finished. 2: an input cannot be used; one line says why. 143: stopped by a signal.
     """
     try:
         with interruptible() as stop:
@@ -28,11 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 return _main(argv)
             except Exception:
-                # An import that is broken off can fail with an error of its own.
+                # An interrupted import can fail with any error.
                 if not stop.interrupted:
                     raise
                 return STOPPED_STATUS
-    except KeyboardInterrupt:  # in the very last moment
+    except KeyboardInterrupt:  # after our handlers are gone
         return STOPPED_STATUS
 
 
@@ -40,7 +40,7 @@ def _one_of_many(argv: Sequence[str] | None) -> int:
     try:
         return _main(argv)
     except Exception:
-        # Told before the others are left: their lines would stand between.
+        # Printed before this rank leaves the others, so that their messages do not mix with it.
         traceback.print_exc()
         return 1
 
@@ -58,7 +58,7 @@ def _main(argv: Sequence[str] | None) -> int:
             status = _run(words)
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has enough.
+        # The reader of our output, such as `head`, has closed it.
         streams.silence_stdout()
         status = 141
     except KeyboardInterrupt:
@@ -75,13 +75,13 @@ def _main(argv: Sequence[str] | None) -> int:
         short = out_of_memory_error(error)
         if short is None:
             raise
-        # Memory is short in this process; the others only see that it has gone.
+        # Every rank prints this: only this one knows that its memory is exhausted.
         status = _refuse(str(short), True)
     return status
 
 
 def _told(error: OSError) -> str:
-    """What the system refused; raises `error` again where that is a fault of ours."""
+    """The system's error as a message; raises `error` again where it is our bug."""
     if error.filename is not None and not _ours(error.filename):
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -91,17 +91,17 @@ def _told(error: OSError) -> str:
 
 
 def _check_working_folder() -> None:
-    """Raises `InputError` where it was removed: MKL would end the process with words of its own."""
+    """Raises `InputError` where the working folder was removed: MKL would end the process instead."""
     try:
         os.getcwd()
     except OSError as error:
-        raise InputError(f"the working folder is gone ({error.strerror}); change to another one") from None
+        raise InputError(f"the working folder is gone ({error.strerror}); change to another") from None
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends one of many processes at once: gloo's threads sometimes abort a Python that takes its time.
+    """Ends one of several ranks at once: gloo's threads sometimes abort an interpreter that ends slowly.
 
-    Everything is written by then; what else would happen at exit is only freeing memory.
+    All output is written by then; a normal exit would only free memory.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -125,14 +125,14 @@ def _run(words: list[str]) -> int:
 
 
 def _refuse(text: str, leads: bool) -> int:
-    with suppress(OSError):  # the line cannot be written either
+    with suppress(OSError):  # standard error may be closed too
         if leads:
             print(f"kilolayer: {' '.join(text.split())}", file=sys.stderr)
     return 2
 
 
 def _ours(filename: object) -> bool:
-    """Whether a file that is missing is the package's own, which is no fault of the user's."""
+    """Whether a missing file belongs to the package, which is our bug and not the user's."""
     return isinstance(filename, str) and Path(filename).is_relative_to(Path(__file__).parent)
 
 

@@ -1,1 +1,5 @@
-"""The commands, a file each: a dataclass whose fields are its options, and a function that carries it out."""
+"""The command line: one file a command.
+
+Each command's file holds a dataclass `…Options`, whose fields are the command's options, and a function
+`execute`, which takes that dataclass, calls the library, prints, and returns the exit status.
+"""

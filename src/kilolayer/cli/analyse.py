@@ -1,4 +1,4 @@
-"""kilolayer analyse: how signal and gradient travel through networks, measured and as theory has it."""
+"""kilolayer analyse: how signal and gradient travel through networks, measured and predicted by theory."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class AnalyseOptions:
     image_size: OptionalWhole = None
     """Resize the images to this many pixels a side."""
     batch_size: Whole = 32
-    """Training images to send through the network."""
+    """How many training images to send through the network."""
     seed: Whole = 0
-    """The initialisation, and which images."""
+    """Decides the initialisation and which images are used."""
     seeds: Whole = 1
-    """Initialisations to measure, from --seed on, where an analysis takes several."""
+    """How many initialisations to measure, counted from --seed, where an analysis measures several."""
     units: tuple[str, ...] = ()
     """Which modules of FILE.py:CALLABLE are its residual units: names or patterns, as 'layer?.*'."""
     device: Device = "auto"
@@ -72,7 +72,7 @@ class AnalyseOptions:
 
 
 def execute(options: AnalyseOptions) -> int:
-    """Measures, prints, and writes what was asked for."""
+    """Runs the analyses, prints them, and writes the files that the options name."""
     for name in ("batch_size", "seeds"):
         if getattr(options, name) < 1:
             flag, value = name.replace("_", "-"), getattr(options, name)

@@ -1,4 +1,4 @@
-"""What `kilolayer analyse` is pointed at: names, runs, weights files and modules of the user's own."""
+"""The inputs of `kilolayer analyse`: named networks, runs, weights files and the user's own modules."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from kilolayer.cli.analyse import AnalyseOptions
 
 MAX_IMAGES = 2000
-"""Images from which the statistics of a network that never trained are taken."""
+"""The most images from which an untrained network's input statistics are measured."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A network before it has seen images; `data`, `statistics` and `noted` are those of its training."""
+    """A named network without images. `data`, `statistics` and `noted` are those of its training."""
 
     name: str
     fresh: Callable[[int], nn.Module]
@@ -49,7 +49,7 @@ class _Found:
 
 
 def load_analysis_inputs(options: AnalyseOptions) -> list[AnalysisInput]:
-    """Everything named, with its images. Raises `InputError` for what is not there or does not fit."""
+    """All named networks with their images. Raises `InputError` for one that is missing or does not fit."""
     names = options.networks
     if not names:
         raise InputError("name a network, a run, a weights file, or FILE.py:CALLABLE")
@@ -65,7 +65,7 @@ def load_analysis_inputs(options: AnalyseOptions) -> list[AnalysisInput]:
 
 
 def _told_apart(words: Sequence[str], subjects: list[AnalysisInput]) -> list[AnalysisInput]:
-    """Modules that are called alike bear the words that they were given by: what is shown goes by name."""
+    """Inputs with the same name take the words of the command line as names, because results go by name."""
     names = [subject.name for subject in subjects]
     pairs = zip(words, subjects, strict=True)
     return [replace(one, name=word) if names.count(one.name) > 1 else one for word, one in pairs]
@@ -74,7 +74,7 @@ def _told_apart(words: Sequence[str], subjects: list[AnalysisInput]) -> list[Ana
 def _subject(options: AnalyseOptions, name: str, device: torch.device) -> AnalysisInput:
     splits = load(_data(options, found := _found(options, name)))
     noted = found.noted if options.data is None else {}
-    if len(splits.train) < MAX_IMAGES:  # of more only some were taken, which cannot be compared
+    if len(splits.train) < MAX_IMAGES:  # a subset has another fingerprint
         check_same_part(name, "train", splits.train, noted)
 
     def held_out(count: int) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,7 @@ def _found(options: AnalyseOptions, name: str) -> _Found:
 
 
 def _moments(path: Path) -> tuple[tuple[int, Callable[[], nn.Module]], ...]:
-    """The snapshots of a run, each read when it is asked for."""
+    """The snapshots of a run. Each is read when it is needed."""
     if not path.is_dir():
         return ()
     return tuple((at, lambda file=file: read_weights(file).model) for at, file in Run(path).snapshots())
@@ -157,7 +157,7 @@ def _check_fits(name: str, network: Network, splits: Splits) -> None:
 
 
 def _data(options: AnalyseOptions, found: _Found) -> Data:
-    """What was asked for, or a run's own; of it no more images than an analysis needs."""
+    """The options' data, or the run's own, with no more images than an analysis needs."""
     own = found.data
     side = options.image_size or (found.network.image_size if found.model and found.network else None)
     if options.data is None and own is not None:
@@ -185,7 +185,7 @@ def _normalised(images: Images, statistics: InputStatistics, device: torch.devic
 
 
 def _check_takes(subject: AnalysisInput, classes: int) -> None:
-    """A foreign module must take the images and give a logit for each class."""
+    """Raises `InputError` where the user's module does not map the images to a logit for each class."""
     shape = "×".join(map(str, subject.x.shape))
     try:
         with preserve_state(subject.model), torch.no_grad():

@@ -1,6 +1,8 @@
-"""From the words of the command line to an experiment: the one place where they are put together.
+"""Turns the options of the command line into an `Experiment`.
 
-experiment, splits = assemble(Settings(model="preact_resnet110_cifar", data=DataOptions("cifar10")))
+experiment, splits = assemble_experiment(
+    ExperimentOptions(model="preact_resnet110_cifar", data=DataOptions("cifar10"))
+)
 """
 
 from __future__ import annotations
@@ -54,11 +56,12 @@ def assemble_experiment(
     init: InitialWeights | None = None,
     network: Network | None = None,
 ) -> tuple[Experiment, Splits]:
-    """The experiment and its data, read and checked. Nothing is written but what --download fetches.
+    """The experiment and its data, read and checked. Only --download writes anything.
 
-    init: the weights to begin from; network: one to train where the settings name none.
+    `init` holds the weights to begin from. `network` is trained where the options name no model.
 
-    Raises `InputError` for whatever cannot be used, what is quick to check before the data are read.
+    Raises:
+        InputError: an option cannot be used. Quick checks come before the data are read.
     """
     from kilolayer.data import load
     from kilolayer.training import (
@@ -81,7 +84,7 @@ def assemble_experiment(
         else named or describe_with_options(SMALL_IMAGE_MODEL, unit)
     )
     precision = choose_precision(compute.precision, device, fusable)
-    # On a CPU PyTorch's convolutions are faster so in fp32, too.
+    # PyTorch's CPU convolutions are faster with channels last, in fp32 too.
     channels_last = (precision == "bf16" or device.type == "cpu") if layout is None else layout
     kernels = choose_kernels(
         compute.kernels,
@@ -93,7 +96,8 @@ def assemble_experiment(
     )
     graph = choose_graph(compute.graph, device)
     data = _data(settings.data)
-    # Before the data are read, which may take long; their number decides only how many steps there are.
+    # Checks the recipe before the data are read, which may take long. The number of images decides only how
+    # many steps there are, so any number serves here.
     _recipe(settings.recipe, data, 50_000)
     splits = load(data)
     base = named or describe_with_options(model_name(settings, splits.image_size), unit)
@@ -118,12 +122,12 @@ def assemble_experiment(
 
 
 def model_name(settings: ExperimentOptions, image_size: int) -> str:
-    """The network that was asked for, or the one that suits the images."""
+    """The name of the model in the options, or of the default model for images of this size."""
     return settings.model or (SMALL_IMAGE_MODEL if image_size < 64 else LARGE_IMAGE_MODEL)
 
 
 def describe_with_options(name: str, options: UnitOptions) -> Network:
-    """The network called `name`, its unit ablated as the options say."""
+    """The network called `name`, with the options' changes to its residual unit."""
     unit: dict[str, Any] = {}
     if options.arrangement is not None:
         if options.arrangement not in ARRANGEMENTS:
@@ -148,19 +152,19 @@ OPTIONS_OF_PART = {
     "branch": ("stride_on", "dropout"),
     "resize": ("resize",),
 }
-"""Of a unit its fields, and the options that are for each."""
+"""The fields of a unit, and the options that set each of them."""
 
 
 def _refuse_twice(options: UnitOptions, parts: Iterable[str]) -> None:
-    """Raises `InputError` for an option beside --unit that is for one of these parts."""
+    """Raises `InputError` where --unit and another option both set one of these parts."""
     for option in (option for part in parts for option in OPTIONS_OF_PART[part]):
         if getattr(options, option) is not None:
             flag = option.replace("_", "-")
-            raise InputError(f"--unit and --{flag} are for the same part of the unit; give one of them")
+            raise InputError(f"--unit and --{flag} set the same part of the unit; give one of them")
 
 
 def _with_own(network: Network, name: str, options: UnitOptions) -> Network:
-    """`network` with a unit of the user's own, or with the part of one in its unit."""
+    """`network` with the user's own unit, or with the user's own part in its unit."""
     from kilolayer.units import extensions
 
     text = str(options.unit)
@@ -218,7 +222,7 @@ def _validation(text: str | None) -> tuple[int | None, str | None]:
 
 
 def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
-    """The named recipe for so many training images, changed as the options say."""
+    """The named recipe for this many training images, with the options' changes."""
     if options.epochs is not None and options.iterations is not None:
         raise InputError("--epochs and --iterations exclude each other; give one of them")
     base = recipe_for_data(recipe_by_name(options.recipe, images), data)
@@ -243,7 +247,7 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
 
 
 def _trunk_rate(options: RecipeOptions) -> float | None:
-    """What was asked for; None leaves it to the recipe."""
+    """The trunk's share of the learning rate in the options; None leaves it to the recipe."""
     if options.trunk_lr is not None and not 0 <= options.trunk_lr <= 1:
         raise InputError(f"--trunk-lr is {options.trunk_lr:g}; allowed: a share from 0 to 1, as 0.1")
     if options.freeze_trunk and options.trunk_lr:
@@ -259,7 +263,7 @@ def _with_optimizer(base: Recipe, name: str) -> Recipe:
 
 
 def _shares(option: str, text: str) -> tuple[float, tuple[tuple[float, float], ...]]:
-    """0.5,0.75@0.4,1@0.7: a scale, and each further one from its share of the run on."""
+    """Reads 0.5,0.75@0.4,1@0.7: a first scale, then each SCALE@SHARE holds from that share of the run on."""
     try:
         first, *later = text.split(",")
         start, pairs = float(first), [tuple(map(float, one.split("@"))) for one in later]
@@ -293,7 +297,7 @@ def _rate(value: float) -> float:
 
 
 def _channels_last(compute: ComputeOptions) -> bool | None:
-    """What was asked for; None leaves it to the precision."""
+    """Whether the options ask for channels last; None leaves it to the precision."""
     if compute.channels_last and compute.no_channels_last:
         raise InputError("--channels-last and --no-channels-last exclude each other; give one of them")
     return compute.channels_last or (False if compute.no_channels_last else None)

@@ -1,4 +1,4 @@
-"""kilolayer audit: what a network of anyone's is, and where it is not as the papers have it."""
+"""kilolayer audit: what anyone's network is, and where it departs from the papers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class AuditOptions:
     """
 
     subject: AuditTarget
-    """A weights file of anyone's, or a Python file and what in it makes the network."""
+    """Anyone's weights file, or a Python file and the callable in it that makes the network."""
     image_size: OptionalWhole = None
-    """Side of the image that is traced; otherwise 32, 224, 64, 28 and 299 are tried."""
+    """Side of the image that the network is traced with; otherwise 32, 224, 64, 28 and 299 are tried."""
     json: Switch = False
     """Print JSON."""
 
 
 def execute(options: AuditOptions) -> int:
-    """Audits, prints, and says by its status whether there are faults."""
+    """Audits the network and prints the report. The status is 1 where the audit finds faults."""
     if options.image_size is not None and options.image_size < 1:
         raise InputError(f"--image-size is {options.image_size}; allowed: a whole number from 1")
     report = _report(options)
@@ -66,7 +66,7 @@ def _report(options: AuditOptions) -> Report:
 
 
 def _made(subject: str) -> nn.Module:
-    """The user's network, and a fault of the user's code in one line."""
+    """The user's network. Raises `InputError` where the user's code fails, with its error in one line."""
     from kilolayer.networks.user_module import load_user_module
 
     try:

@@ -1,4 +1,4 @@
-"""kilolayer bench: speed and memory of networks side by side, and what share of this machine they reach."""
+"""kilolayer bench: speed and memory of networks side by side, and their share of this machine's peak."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ class BenchOptions:
 
     Others: timm:NAME, torchvision:NAME, pytorchcv:NAME, FILE.py:FUNCTION.
 
-    With one thread the process's own seconds count; else repeats in which nobody else computed.
+    With one thread we count the process's own CPU seconds; with more, only repeats without other load.
     """
 
     models: BenchModels = ()
-    """Networks of ours, each perhaps with @ and a variant."""
+    """Our networks, each with an optional @VARIANT."""
     against: tuple[str, ...] = ()
-    """Peers, from a package or a file; they run as they come unless @eager is added."""
+    """Networks to compare with, from a package or a file. They run unchanged unless @eager is added."""
     infer: Switch = False
     """Inference in place of training."""
     batch_size: Whole = 64
-    """Images per step, for all alike."""
+    """Images per step, the same for all networks."""
     image_size: OptionalWhole = None
-    """Side of the images, for all alike. Without it the first network's own."""
+    """Side of the images, the same for all networks; otherwise the first network's own."""
     threads: Whole = 1
-    """CPU threads, for all alike."""
+    """CPU threads, the same for all networks."""
     repeats: Whole = 5
-    """Turns that count, after two to warm up; medians are told."""
+    """Measured steps of each network, after two warm-up steps. The table shows their median."""
     depths: Wholes = ()
-    """Measure every MODEL at these depths in place of its own, one depth after another."""
+    """Measure every MODEL at these depths instead of its own, one depth after another."""
     memory: Text = "fastest"
     """How MODELs without @ train: fastest, balanced, smallest, or bytes as 2GB."""
     device: Device = "cpu"
@@ -59,11 +59,11 @@ class BenchOptions:
 
 
 def execute(options: BenchOptions) -> int:
-    """Measures, prints, and writes where asked to."""
+    """Measures the networks, prints the result, and writes the files that the options name."""
     try:
         found = _measured(options)
     except KeyboardInterrupt:
-        print("kilolayer: stopped before all was measured; nothing was written", file=sys.stderr)
+        print("kilolayer: stopped before the measurement was complete; nothing was written", file=sys.stderr)
         return STOPPED_STATUS
     if options.json:
         print(json.dumps(found["contestants"], indent=2), flush=True)
@@ -89,7 +89,9 @@ def _measured(options: BenchOptions) -> dict[str, Any]:
         check_installed()
     entries = [[parse_candidate(name) for name in names] for names in races]
     if options.plot is not None and not any(one.is_ours for each in entries for one in each):
-        raise InputError("--plot needs a network of ours by its name: its traffic is where peers stand")
+        raise InputError(
+            "--plot needs one of our networks by its name: its memory traffic places the others in the plot"
+        )
     conditions = BenchConfiguration(
         options.batch_size,
         options.threads,
@@ -156,9 +158,9 @@ def _print(found: dict[str, Any]) -> None:
     rows = ((row["name"], *_cells(row, conditions["batch_size"])) for row in found["contestants"])
     print_table(Table("", header, tuple(rows)), drop=("J/image", "of ceiling", "least–most"))
     for line in found["differences"]:
-        print_text(f"not the same work: {line}")
+        print_text(f"the work differs: {line}")
     if not all(row["trusted"] for row in found["contestants"]):
-        print_text("every repeat was disturbed by other programs: these figures are not to be trusted")
+        print_text("other programs disturbed every repeat, so do not trust these figures")
 
 
 def _say_finding(found: dict[str, Any]) -> None:
@@ -168,16 +170,16 @@ def _say_finding(found: dict[str, Any]) -> None:
 
 
 def _finding(found: dict[str, Any]) -> str:
-    """Which is the fastest, by how much, and whether the repeats bear that out."""
+    """Which network is the fastest, by how much, and whether the repeats confirm it."""
     rows = sorted(found["contestants"], key=lambda row: -row["images_per_second"])
     first, share = rows[0], f"{100 * rows[0]['roofline_share']:.0f} % of what this machine could do"
     said = f"{first['name']}: {first['images_per_second']:,.4g} images/s in {found['work']}, {share}"
     if len(rows) == 1:
-        return f"{said}; there is nothing to compare it with."
+        return f"{said}; no other network was measured."
     second = rows[1]
     factor = first["images_per_second"] / second["images_per_second"]
     apart = first["seconds_most"] < second["seconds_least"]
-    sure = "" if apart else "; their repeats overlap, so which is faster is not decided"
+    sure = "" if apart else "; their repeats overlap, so this does not decide which is faster"
     return f"{said}, {factor:.3g} times {second['name']}, the next{sure}."
 
 

@@ -1,4 +1,4 @@
-"""kilolayer check-data: a data set read whole, before hours of training depend on it."""
+"""kilolayer check-data: reads a whole data set before hours of training depend on it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ MAX_SHOWN = 10
 class CheckDataOptions:
     """Read a whole data set and name what is wrong with it.
 
-    Images that are damaged, empty or too large, labels and classes that do not
-    fit, the same pixels twice or in train and test, odd names. What is done to
-    show pictures as their viewer does (rotated, transparent, 16 bits …) is
-    counted, and is no fault. What was read once is remembered in
-    ~/.cache/kilolayer, by path, size and time of change.
+    It looks for damaged, empty and oversized images, wrong labels and classes,
+    duplicate pixels within a split or in both train and test, and odd names.
+    It counts images that are converted to look as in a viewer (rotated,
+    transparent, 16 bits …); these are no faults. Results are cached in
+    ~/.cache/kilolayer by path, size and time of change.
 
-    Exit status: 0 nothing is wrong, 1 something is, 2 there are no such data.
+    Exit status: 0 no fault, 1 faults found, 2 the data cannot be found.
     """
 
     data: Annotated[Positional[str], arg(metavar="PATH")]
     """digits, cifar10, cifar100, a CIFAR folder or archive, a folder with one folder of images per class,
     or parquet."""
     train: OptionalSplit = None
-    """The split to train on, by its name in the data; A+B is both. Otherwise the one whose name says so."""
+    """The split to train on, by its name in the data; A+B joins two. Otherwise the split named train."""
     test: OptionalSplit = None
-    """The split to test on; otherwise as above, or the validation split where there is no other."""
+    """The split to test on; otherwise the split named test, or the validation split without one."""
     validation: OptionalSplit = None
-    """The split that is the validation set; otherwise the data's own beside a test split."""
+    """The validation split; otherwise the data's own, where they have a test split too."""
     image_column: OptionalColumn = None
     """Parquet's column of images, where its name is unusual."""
     label_column: OptionalColumn = None
@@ -45,11 +45,11 @@ class CheckDataOptions:
     data_folder: OptionalFolder = None
     """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     json: Switch = False
-    """Print JSON, with all the places and not only the first ten of each kind."""
+    """Print JSON with all locations, not only the first ten of each kind."""
 
 
 def execute(options: CheckDataOptions) -> int:
-    """Reads, prints, and returns 0 where nothing was found, otherwise 1."""
+    """Reads the data and prints the faults. The status is 0 without faults, otherwise 1."""
     from kilolayer.data import Data
     from kilolayer.data.defects import find_defects
 
@@ -73,7 +73,7 @@ def execute(options: CheckDataOptions) -> int:
 def _json(source: str, report: DataReport) -> str:
     findings = [{**asdict(one), "count": len(one.places), "refused": one.refused} for one in report.findings]
     looks = [{**asdict(one), "count": len(one.places), "words": one.words} for one in report.looks]
-    # As ASCII: names that are no text can be among them.
+    # ASCII, because file names need not be valid text.
     return json.dumps({"data": source, **asdict(report), "findings": findings, "looks": looks}, indent=2)
 
 
@@ -94,4 +94,4 @@ def _print(source: str, report: DataReport) -> None:
         if len(one.places) > MAX_SHOWN:
             print_text(f"  and {len(one.places) - MAX_SHOWN:,} more (all with --json)")
     if not report.findings:
-        print_text("nothing wrong was found")
+        print_text("no faults found")

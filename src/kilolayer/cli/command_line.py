@@ -1,4 +1,4 @@
-"""The command line: parses, calls, and turns what is wrong with it into one line.
+"""Parses a command line and executes its command. A mistake in it becomes an error of one line.
 
 A command is a word in `COMMANDS`: `kilolayer.cli.<word>` has a dataclass `<Word>Options`, whose fields are the
 options, and a function `execute`, which takes them and returns the exit status. `check-data` is `check_data`
@@ -26,7 +26,7 @@ HELP = ("-h", "--help")
 
 
 def run_command_line(argv: Sequence[str]) -> int:
-    """Carries out a command line and returns its exit status. Raises `InputError` where it is wrong."""
+    """Executes a command line and returns the exit status. Raises `InputError` for a mistake in it."""
     if not argv or any(word in HELP for word in takewhile(lambda word: word != "--", argv)):
         check_words(argv or HELP)
         print_help(argv[0] if argv and argv[0] in COMMANDS else None)
@@ -39,7 +39,7 @@ def run_command_line(argv: Sequence[str]) -> int:
 
 
 def _load_own_unit(options: Any) -> None:
-    """Runs the file that --unit names, and no other: what is read later may hold kinds that it defines."""
+    """Runs the file that --unit names, and no other. Descriptions that are read later may need its kinds."""
     unit = getattr(options, "unit", None)
     text = unit if isinstance(unit, str) else getattr(unit, "unit", None)
     if text:
@@ -54,7 +54,7 @@ def _load_own_unit(options: Any) -> None:
 
 
 def parse(argv: Sequence[str]) -> Any:
-    """The options of the command. Raises `InputError` where the words cannot be read."""
+    """The options of a command line, as the command's dataclass. Raises `InputError` for a mistake."""
     check_words(argv)
     command, *words = argv
     boxed = io.StringIO()
@@ -69,7 +69,7 @@ def parse(argv: Sequence[str]) -> Any:
 
 
 def _not_csv(said: str, words: Sequence[str]) -> str | None:
-    """What is wrong where the word that nothing takes stands behind --csv, which may stand alone."""
+    """The error for a word after --csv that is no name of a CSV file; --csv may stand alone."""
     behind = [word for flag, word in pairwise(words) if flag == "--csv"]
     if behind and said.startswith(f"unrecognized options: {behind[0]}"):
         return f"--csv {behind[0]!r}: the name must end in .csv; - is standard output"
@@ -77,7 +77,7 @@ def _not_csv(said: str, words: Sequence[str]) -> str | None:
 
 
 def check_words(argv: Sequence[str]) -> None:
-    """Refuses an unknown command or option, naming the nearest; tyro does so less plainly."""
+    """Raises `InputError` for an unknown command or option, and suggests the nearest one."""
     if argv[0].startswith("-"):
         if argv[0] not in HELP:
             raise InputError(f"unknown option {argv[0]}; a command comes first: {', '.join(COMMANDS)}")
@@ -86,7 +86,7 @@ def check_words(argv: Sequence[str]) -> None:
         raise InputError(f"unknown command {argv[0]!r}; {suggest(argv[0], COMMANDS)}")
     known = [*HELP, *command_flags(argv[0])]
     if sum(word.partition("=")[0] == "--unit" for word in argv) > 1:
-        raise InputError("--unit is there more than once; one file is enough: let it load the others")
+        raise InputError("--unit is given more than once; name one file, which may import others")
     for word in argv[1:]:
         if word == "--":
             break
@@ -96,21 +96,24 @@ def check_words(argv: Sequence[str]) -> None:
 
 
 def command_flags(command: str) -> list[str]:
-    """The options' names as they are written, without those that go by their place."""
+    """The flags of a command, without its positional arguments."""
     return [flag for option in options_of(command) for flag in option.flags]
 
 
 def unbox_error(text: str) -> str:
-    """What tyro says in a box, on one line: the words between the title and the first rule below it."""
+    """The text of tyro's error box on one line, without its title.
+
+    We parse the box because tyro's structured errors (`tyro._errors`) are private and unstable.
+    """
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     lines = [line.strip("│ ") for line in plain.splitlines()[1:]]
-    # Without UTF-8 the box is drawn with hyphens, and has a rule below its title too.
+    # Without UTF-8 the box is drawn with hyphens, and has a rule below its title as well.
     words = list(dropwhile(_is_rule, lines))
     if words and words[0].startswith("Missing from"):
         words = words[:2]
     said = " ".join(" ".join(takewhile(lambda line: not _is_rule(line), words)).split()).rstrip(".")
     said = said.removeprefix("Error parsing ")
-    if said[:2].isupper():  # a word to be put in, as NAME
+    if said[:2].isupper():  # a placeholder such as NAME
         return said
     return said[:1].lower() + said[1:] if said else "the command line cannot be read"
 

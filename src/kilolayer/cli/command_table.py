@@ -1,4 +1,4 @@
-"""All commands: in which group each stands, its examples, and its options as help and completion show."""
+"""All commands: their groups, their examples, and their options as help and completion show them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ EXAMPLES = {
 kilolayer demo
 # two depths and half of the steps
 kilolayer demo --depths 20 56 --iterations 88
-# go on where it was stopped
+# continue after a stop
 kilolayer demo --out runs/demo-3f2a
 """,
     "lens": """
 # open the page in the browser
 kilolayer lens
-# on a machine that you reach by ssh -L 8000:127.0.0.1:8000
+# on another machine, reached by ssh -L 8000:127.0.0.1:8000
 kilolayer lens --port 8000 --no-browser
-# at an address that stays
+# always at the same address
 kilolayer lens --port 8000
 """,
     "show": """
@@ -52,7 +52,7 @@ kilolayer show resnet50 --svg unit.svg
     "models": """
 # all names
 kilolayer models
-# those of Identity Mappings, for CIFAR
+# the CIFAR networks of Identity Mappings
 kilolayer models 'preact*_cifar'
 # for a program
 kilolayer models --json
@@ -68,17 +68,17 @@ kilolayer train --resume runs/NAME
     "evaluate": """
 # a run on its own test set
 kilolayer evaluate runs/NAME
-# a run on all labelled pictures of another place
+# a run on all labelled images in another folder
 kilolayer evaluate runs/NAME --data pictures
-# a page with the confusions and the mistakes as pictures
+# a page with the confusion matrix and the mistakes as images
 kilolayer evaluate runs/NAME --data pictures --html mistakes.html
 """,
     "predict": """
-# one picture
+# one image
 kilolayer predict runs/NAME cat.jpg
-# a folder with all below it, as a table
+# a folder and all folders below it, as a table
 kilolayer predict runs/NAME pictures --csv classes.csv
-# a pattern, five classes of each, for a program
+# a pattern, five classes for each image, for a program
 kilolayer predict runs/NAME 'pictures/**/*.jpg' --top 5 --json
 """,
     "recipes": """
@@ -92,15 +92,15 @@ kilolayer recipes paper short
     "check-data": """
 # a folder with a folder for each class
 kilolayer check-data pictures
-# CIFAR-10 where it lies
+# CIFAR-10 in a folder of yours
 kilolayer check-data cifar10 --data-folder data
-# every place, for a program
+# every location, for a program
 kilolayer check-data pictures --json
 """,
     "analyse": """
 # the gradient in two networks as initialised
 kilolayer analyse gradient resnet110_cifar preact_resnet110_cifar
-# everything of a run, as a page
+# all analyses of a run, as a page
 kilolayer analyse all runs/NAME --html analysis.html
 # a network of your own
 kilolayer analyse decomposition net.py:make --units 'layer?.*'
@@ -108,15 +108,15 @@ kilolayer analyse decomposition net.py:make --units 'layer?.*'
     "audit": """
 # a network of your own
 kilolayer audit net.py:make
-# anyone's weights, which are only read
+# anyone's weights; no code runs
 kilolayer audit resnet50.safetensors
 # for a program
 kilolayer audit net.py:make --json
 """,
     "reproduce": """
-# what there is and what it costs
+# all tables and their cost
 kilolayer reproduce
-# a table in seconds a run, to see that it works
+# a table, seconds a run, to check that it works
 kilolayer reproduce p2-table-2 --scale smoke --data digits
 # go on after a stop
 kilolayer reproduce --resume runs/p2-table-2-3f2a
@@ -138,7 +138,7 @@ kilolayer bench resnet50 --against torchvision:resnet50 --infer
 kilolayer bench resnet110_cifar resnet110_cifar@plain
 """,
     "doctor": """
-# look and try
+# inspect this machine and run the self-test
 kilolayer doctor
 # for a bug report
 kilolayer doctor > doctor.txt
@@ -148,13 +148,13 @@ kilolayer doctor --json
     "completion": """
 # bash, in ~/.bashrc
 eval "$(kilolayer completion bash)"
-# zsh, in ~/.zshrc behind compinit
+# zsh, in ~/.zshrc after compinit
 eval "$(kilolayer completion zsh)"
 # fish, in ~/.config/fish/config.fish
 kilolayer completion fish | source
 """,
 }
-"""Of each command three: what it does, then the line."""
+"""Three examples for each command: a comment, then the command line."""
 
 MOST_USED = {
     "train": "--model --data --recipe --epochs --batch-size --lr --out --resume --init",
@@ -162,22 +162,22 @@ MOST_USED = {
     "analyse": "--data --html --out --json --seeds",
     "evaluate": "--data --part --html --json",
 }
-"""The options that most people look for; the others follow in their groups."""
+"""The options that help shows first; the others follow in their groups."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option or a positional word as the command line has it."""
+    """An option or a positional argument of the command line."""
 
     flags: tuple[str, ...]
-    """As they are written; empty for what goes by its place."""
+    """All spellings; empty for a positional argument."""
     metavar: str
-    """What is written behind it, "" for a switch."""
+    """The placeholder of the value, "" for a switch."""
     choices: tuple[str, ...]
     help: str
     default: str
     group: str
-    """The name of the group of options it stands in, "" for the command's own."""
+    """The name of its group of options, "" for the command's own options."""
 
 
 def options_class(command: str) -> Any:
@@ -191,13 +191,13 @@ def _type_name(command: str) -> str:
 
 
 def examples_of(command: str) -> list[tuple[str, str]]:
-    """What each example does, and its line."""
+    """The comment and the command line of each example."""
     lines = EXAMPLES[command].strip().splitlines()
     return [(what.removeprefix("# "), line) for what, line in zip(lines[::2], lines[1::2], strict=True)]
 
 
 def command_summary(command: str) -> str:
-    """A command in one sentence, read from its source: `--help` need not import all there is."""
+    """A command in one sentence. We parse its source, because importing every command would be slow."""
     source = Path(__file__).parent / f"{command.replace('-', '_')}.py"
     classes = (
         node for node in ast.parse(source.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
@@ -207,17 +207,17 @@ def command_summary(command: str) -> str:
 
 
 def command_description(command: str) -> str:
-    """What a command says of itself, a paragraph a line."""
+    """The description of a command, each paragraph on one line."""
     return _documentation(options_class(command))
 
 
 def options_of(command: str) -> list[Option]:
-    """Those of a command, in the order of its dataclass."""
+    """The options of a command, in the order of its dataclass."""
     return list(_options(options_class(command), ""))
 
 
 def group_text(command: str, group: str) -> str:
-    """What a group of options says of itself."""
+    """The description of a group of options."""
     kinds = (type(field.default) for field in fields(options_class(command)) if field.name == group)
     return _documentation(next(kinds))
 
@@ -253,13 +253,13 @@ def _option(field: Field[Any], hint: Any, text: str, group: str) -> Option:
 
 
 def _choices(metavar: str) -> tuple[str, ...]:
-    """The words of `{one,other}`."""
+    """The choices in a metavar of the form `{first,second}`."""
     inner = metavar.strip("[]")
     return tuple(inner[1:-1].split(",")) if inner.startswith("{") else ()
 
 
 def _metavar(field: Field[Any]) -> str:
-    """For an option whose type says nothing of it."""
+    """A metavar for an option whose type has none."""
     kind = str(field.type)
     name = next(
         (name for word, name in (("int", "N"), ("Path", "DIR"), ("float", "X")) if word in kind), "TEXT"
@@ -278,7 +278,7 @@ def _shown(field: Field[Any]) -> str:
 
 @cache
 def _texts(kind: Any) -> dict[str, str]:
-    """The docstrings that stand below the fields of a dataclass, and of those that it inherits from."""
+    """The docstrings below the fields of a dataclass and of its bases, by field name."""
     texts: dict[str, str] = {}
     for one in reversed([base for base in kind.__mro__ if is_dataclass(base)]):
         body = _definition(one).body
@@ -293,7 +293,7 @@ def _texts(kind: Any) -> dict[str, str]:
 
 
 def _documentation(kind: Any) -> str:
-    """From its source: `python -OO` drops the docstring."""
+    """The class docstring, read from the source because `python -OO` drops docstrings."""
     return unwrap_paragraphs(ast.get_docstring(_definition(kind)) or "")
 
 
@@ -304,5 +304,5 @@ def _definition(kind: Any) -> ast.ClassDef:
 
 
 def unwrap_paragraphs(text: str) -> str:
-    """Paragraphs on one line each."""
+    """The text with each paragraph on one line."""
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))

@@ -1,4 +1,4 @@
-"""kilolayer completion: the script that makes a shell complete commands, options, names and paths."""
+"""kilolayer completion: prints a script that makes a shell complete commands, options, names and paths."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def execute(options: CompletionOptions) -> int:
     return 0
 
 
-# Each asks the program, which knows its words; paths are the shell's own matter.
+# Each script asks the program for words; the shell completes paths itself.
 SCRIPTS = {
     "bash": r"""
 _kilolayer() {

@@ -1,4 +1,4 @@
-"""The words that can stand where the cursor is; asked for by the scripts of `kilolayer completion`."""
+"""The completions at the cursor. The scripts of `kilolayer completion` ask for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from glob import glob
 from kilolayer.cli.command_table import COMMANDS, Option, options_of
 
 FILES, FOLDERS = "<files>", "<folders>"
-"""Stand for the paths that the shell itself completes."""
+"""Placeholders for paths, which the shell completes."""
 DATA = ("digits", "cifar10", "cifar100", FILES)
 
 
@@ -59,12 +59,12 @@ VALUE_SOURCES: dict[str, Callable[[], Sequence[str]]] = {
     "--memory": lambda: ("fastest", "balanced", "smallest"),
     "--init": lambda: (FILES,),
 }
-"""What a flag or a metavar stands for; with the command in front where it differs between commands."""
+"""The values of a flag or a metavar; the command stands in front where commands differ."""
 FOLDER_WORDS, FILE_WORDS = ("DIR",), ("FILE", "RUN", "IMAGE", "WEIGHTS")
 
 
 def print_completions(shell: str, words: Sequence[str]) -> None:
-    """Prints a line for each word that can stand in place of the last of `words`."""
+    """Prints the completions of the last of `words`, one a line."""
     if shell == "tcsh":
         line = os.environ.get("COMMAND_LINE", "")
         words = [*_split(line)[1:], *([""] if line.endswith(" ") else [])]
@@ -80,7 +80,7 @@ def print_completions(shell: str, words: Sequence[str]) -> None:
 
 
 def completions_at(words: Sequence[str]) -> Iterator[str]:
-    """The words that can stand in place of the last, `FILES` and `FOLDERS` among them."""
+    """The completions of the last of `words`, `FILES` and `FOLDERS` among them."""
     *before, word = words
     if not before:
         yield from (each for each in (*COMMANDS, "--help", "--version") if each.startswith(word))
@@ -127,7 +127,7 @@ def _values(command: str, option: Option) -> Sequence[str]:
 
 
 def _paths(word: str) -> list[str]:
-    """For a shell that gives only words."""
+    """Paths that begin with `word`, for tcsh, which cannot complete paths beside words."""
     return [f"{path}/" if os.path.isdir(path) else path for path in sorted(glob(f"{word}*"))]
 
 

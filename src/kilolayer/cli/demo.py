@@ -19,41 +19,41 @@ from kilolayer.units import ARRANGEMENTS, BASIC
 UNITS = {"original": "original unit (v1)", "full_preactivation": "pre-activation unit (v2)"}
 TRAINING_IMAGES = 1437
 PAGES = ("report", "gradient")
-"""What is written beside the runs: the report, and the page of the first of its commands to go on with."""
+"""The pages beside the runs: the report, and the page that the first of its suggested commands writes."""
 
 
 @dataclass(frozen=True)
 class DemoOptions:
     """Watch the central claim of "Identity Mappings in Deep Residual Networks" happen.
 
-    Trains the original and the pre-activation unit at growing depth on digits.
+    It trains the original and the pre-activation unit at growing depth on handwritten digits,
 
-    Two networks at a time; ends with a table, and a report with their curves.
+    two networks at a time, and ends with a table and a report with their curves.
 
-    Interrupted, it goes on with the same --out.
+    After an interruption the same --out continues it.
     """
 
     depths: Wholes = (20, 56, 110, 218)
-    """depths to train, each of the form 6n+2"""
+    """Depths to train, each of the form 6n+2."""
     iterations: Whole = 176
-    """training iterations of each network, in batches of 64"""
+    """Training iterations of each network, in batches of 64."""
     seed: Whole = 0
-    """seed of initialisation, order and augmentation"""
+    """Seed of the initialisation, the order of the images and the augmentation."""
     workers: Whole = 2
-    """networks trained at the same time, each on its share of the cores"""
+    """Networks that train at the same time, each on its share of the cores."""
     out: Path | None = None
-    """folder of the runs and the report [default: runs/demo-<random>]"""
+    """Folder of the runs and the report; otherwise runs/demo-XXXX."""
 
 
 def execute(options: DemoOptions) -> int:
-    """Trains, shows, and reports."""
+    """Trains the networks while a table shows their progress, then writes the report."""
     from kilolayer.cli.demo_report import measure_initial_state, print_demo_summary, write_demo_report
     from kilolayer.cli.sweeping import run_sweep
     from kilolayer.report.extra import check_installed
     from kilolayer.report.live_table import LiveTable
     from kilolayer.sweep import ProcessPool
 
-    check_installed()  # rather before minutes of training than after
+    check_installed()  # before minutes of training, not after them
     folder = options.out or Path("runs") / f"demo-{secrets.token_hex(2)}"
     planned = demo_runs(options, folder)
     check_demo_folder(folder)
@@ -71,7 +71,7 @@ def execute(options: DemoOptions) -> int:
 
 
 def demo_runs(options: DemoOptions, folder: Path) -> dict[tuple[int, str], RunSpec]:
-    """The demo's runs by depth and unit, shallow ones first, so that the table fills from the top."""
+    """The demo's runs by depth and unit. Shallow networks come first, so the table fills from the top."""
     if not options.depths:
         raise InputError("--depths is empty; allowed: depths of the form 6n+2, as 20 56 110")
     return {
@@ -82,7 +82,7 @@ def demo_runs(options: DemoOptions, folder: Path) -> dict[tuple[int, str], RunSp
 
 
 def demo_experiment(options: DemoOptions, depth: int, unit: str) -> Experiment:
-    """One network of the demo: the same data, recipe and seed for all."""
+    """The experiment of one network. All networks have the same data, recipe and seed."""
     from kilolayer.training import choose_device, computation_options
 
     data = Data("digits")
@@ -94,7 +94,7 @@ def demo_experiment(options: DemoOptions, depth: int, unit: str) -> Experiment:
 
 
 def check_demo_folder(folder: Path) -> None:
-    """Raises `InputError` where `folder` holds anything but a demo, which is gone on with."""
+    """Raises `InputError` where `folder` holds anything but a demo, which would be continued."""
     if not folder.exists():
         return
     names = [] if not folder.is_dir() else [one.name for one in folder.iterdir()]
@@ -109,7 +109,7 @@ def _ours(name: str) -> bool:
 
 
 def worker_shares(workers: int) -> tuple[int, int]:
-    """Workers, no more than there are cores, and the cores of each."""
+    """The number of workers, at most one a core, and the cores of each."""
     if workers < 1:
         raise InputError(f"--workers is {workers}; allowed: a whole number from 1")
     cores = os.cpu_count() or 1
@@ -118,7 +118,7 @@ def worker_shares(workers: int) -> tuple[int, int]:
 
 
 def demo_resume_command(options: DemoOptions, folder: Path) -> str:
-    """The command line that goes on with this demo."""
+    """The command line that continues this demo."""
     words = ["kilolayer", "demo", "--out", str(folder)]
     if options.depths != DemoOptions.depths:
         words += ["--depths", *map(str, options.depths)]

@@ -1,4 +1,4 @@
-"""What the demo has shown, in sentences drawn from its runs, and what to try next."""
+"""The findings of the demo as sentences, and suggested commands."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from kilolayer.training import Experiment
 
 ORIGINAL, PREACTIVATION = UNITS
 FAILURE_GAP = 10.0
-"""Points of test error by which one unit must be worse to have failed beside the other."""
+"""One unit counts as worse than the other from this difference in test error on, in percentage points."""
 
 SMALLER_RATE = 0.3
-"""Of the learning rate: what the second of the commands tries."""
+"""The second suggested command multiplies the learning rate by this."""
 
 
 @dataclass(frozen=True)
 class InitialState:
-    """A network at its initialisation: its gradient, and x_L's deviation, which a BN behind it sees."""
+    """A network at its initialisation: its gradient, and the standard deviation of x_L, which a BN after it
+    divides by."""
 
     gradient: Gradient
     deviation: float
@@ -38,12 +39,12 @@ class InitialState:
 
     @property
     def last_norm(self) -> float:
-        """‖∂ε/∂x_L‖ behind the last unit."""
+        """‖∂ε/∂x_L‖ after the last unit."""
         return self.gradient.ends[-1]
 
     @property
     def direct_share(self) -> float:
-        """Of ‖∂ε/∂x_L‖ at the end of the first stage, what arrives at its start through shortcuts alone."""
+        """The share of the first stage's final ‖∂ε/∂x‖ that reaches its start through shortcuts alone."""
         return self.gradient.units[0].direct / self.gradient.ends[0] if self.gradient.ends[0] else math.nan
 
 
@@ -52,7 +53,7 @@ InitialStates = Mapping[tuple[int, str], InitialState]
 
 
 def demo_errors(runs: DemoRuns) -> dict[tuple[int, str], float]:
-    """The test errors by depth and unit; a run that diverged counts as guessing, a failed one not at all."""
+    """The test errors by depth and unit. A diverged run counts as guessing; a failed run is left out."""
     found = {}
     for place, one in runs.items():
         result = Run(one.path).result() or {}
@@ -69,7 +70,7 @@ def chance_error(experiment: Experiment) -> float:
 
 
 def demo_findings(runs: DemoRuns, initial_states: InitialStates) -> tuple[str, ...]:
-    """What the deepest pair of networks shows: its errors, then its gradients and why they differ."""
+    """What the deepest pair of networks shows: its errors, its gradients, and why the gradients differ."""
     depth = max(depth for depth, _ in runs)
     found = demo_errors(runs)
     shown = _errors(depth, found, chance_error(next(iter(runs.values())).experiment))
@@ -81,15 +82,15 @@ def _errors(depth: int, found: dict[tuple[int, str], float], chance: float) -> s
     pair = [found.get((depth, unit)) for unit in (ORIGINAL, PREACTIVATION)]
     original, preactivation = pair
     if original is None or preactivation is None:
-        return f"At {depth} layers not both units came to a test error, so nothing can be compared there."
+        return f"At {depth} layers one of the units has no test error, so nothing can be compared."
     said = (
         f"At {depth} layers the original unit ends at {original:.2f} % test error and the pre-activation "
         f"unit at {preactivation:.2f} %, with the same data, recipe and seed"
     )
     if min(original, preactivation) > LEARNED_SHARE * chance:
-        return f"{said}: neither has learned much, since guessing is {chance:.0f} % wrong; train for longer."
+        return f"{said}: neither has learned much, since guessing is {chance:.0f} % wrong; train longer."
     if abs(original - preactivation) < FAILURE_GAP:
-        return f"{said}: they lie within {FAILURE_GAP:.0f} points, so no difference shows at this depth."
+        return f"{said}: they lie within {FAILURE_GAP:.0f} points, so this depth shows no difference."
     worse, better = "original", "pre-activation"
     if preactivation > original:
         worse, better = better, worse
@@ -98,7 +99,7 @@ def _errors(depth: int, found: dict[tuple[int, str], float], chance: float) -> s
 
 
 def _shallower(depth: int, found: dict[tuple[int, str], float]) -> str:
-    """The greatest depth at which they are still alike."""
+    """The greatest depth at which the two units' errors are still close."""
     gaps = {
         d: abs(found[d, ORIGINAL] - found[d, PREACTIVATION])
         for d, unit in found
@@ -119,14 +120,14 @@ def _size(original: InitialState, preactivation: InitialState) -> str:
 
 
 def _ends(original: InitialState, preactivation: InitialState) -> str:
-    """Whence the factor: from the end of the network, or from the way through it."""
+    """Where the factor comes from: the end of the network, or the path through it."""
     why = (
-        ", for only the pre-activation network has a BN there, which divides the gradient by the deviation "
-        f"of x_L ({preactivation.deviation:.3g} here, and growing with depth)"
+        ", because only the pre-activation network has a BN there. It divides the gradient by the standard "
+        f"deviation of x_L, which is {preactivation.deviation:.3g} here and grows with depth"
     )
     return (
-        f"Behind the last unit it is already {_times(original.last_norm, preactivation.last_norm)} the other"
-        f"{why if original.last_norm > preactivation.last_norm else ''}. On the way back to the first unit "
+        f"After the last unit it is already {_times(original.last_norm, preactivation.last_norm)} the other"
+        f"{why if original.last_norm > preactivation.last_norm else ''}. On its way back to the first unit "
         f"the gradient grows {original.gradient.growth:.3g} times in the original network and "
         f"{preactivation.gradient.growth:.3g} times in the pre-activation network."
     )
@@ -134,11 +135,11 @@ def _ends(original: InitialState, preactivation: InitialState) -> str:
 
 def _direct(original: InitialState, preactivation: InitialState) -> str:
     return (
-        "What differs on the way is the direct term. By P2, Eq. 5, ∂ε/∂x_l = ∂ε/∂x_L · (1 + ∂/∂x_l Σ F): the "
-        "1 comes through the shortcuts, whatever the weights are. Of the gradient at the end of the first "
-        f"stage {percent_text(preactivation.direct_share)} comes to the first unit this way in the pre-activation "
-        f"network, and {percent_text(original.direct_share)} in the original one, where the ReLU after every addition "
-        "cuts it. All else comes through the weights, and changes with every step."
+        "The difference on the way is the direct term. By P2, Eq. 5, ∂ε/∂x_l = ∂ε/∂x_L · (1 + ∂/∂x_l Σ F): "
+        "the 1 passes through the shortcuts, whatever the weights are. In the pre-activation network "
+        f"{percent_text(preactivation.direct_share)} of the gradient at the end of the first stage reaches the "
+        f"first unit this way. In the original network it is {percent_text(original.direct_share)}, because the "
+        "ReLU after every addition cuts it. The rest passes through the weights and changes with every step."
     )
 
 
@@ -149,7 +150,7 @@ def _times(a: float, b: float) -> str:
 
 
 def next_commands(demo_runs: DemoRuns, folder: Path) -> tuple[tuple[str, str], ...]:
-    """Three (what for, command line) to go on with."""
+    """Three suggested commands as pairs (purpose, command line)."""
     depth = max(depth for depth, _ in demo_runs)
     original, preactivation = demo_runs[depth, ORIGINAL], demo_runs[depth, PREACTIVATION]
     recipe = original.experiment.recipe
@@ -158,14 +159,14 @@ def next_commands(demo_runs: DemoRuns, folder: Path) -> tuple[tuple[str, str], .
     slower = ["--model", f"resnet{depth}_cifar", "--iterations", str(recipe.iterations), "--lr", rate]
     return (
         (
-            "See the gradient of the trained networks; those above are at initialisation",
+            "See the gradient of the trained networks; the gradients above are at initialisation",
             _line("analyse", "gradient", *runs, "--html", str(folder / "gradient.html")),
         ),
         (
-            f"Try whether smaller steps, {rate} for {recipe.rate.peak:g}, suit the original unit",
+            f"Try a smaller learning rate for the original unit, {rate} instead of {recipe.rate.peak:g}",
             _line("train", *slower, "--validation", "0", "--seed", str(original.experiment.seed)),
         ),
-        ("Change h, f and the depth, and see what becomes of signal and gradient", _line("lens")),
+        ("Change h, f and the depth, and watch signal and gradient", _line("lens")),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the demo shows at its end: a table, and a page with the curves."""
+"""The demo's closing table, and its page with findings and curves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PROBED_IMAGES = 128
 
 
 def measure_initial_state(experiment: Experiment) -> InitialState:
-    """The network as it was initialised, on its first training images."""
+    """Measures the network at its initialisation, on its first training images."""
     splits = load(experiment.data)
     statistics = measure_statistics(splits.train, experiment.recipe.normalization)
     torch.manual_seed(experiment.seed)
@@ -56,13 +56,13 @@ def measure_initial_state(experiment: Experiment) -> InitialState:
 
 @torch.no_grad()
 def _deviation(model: nn.Module, x: Tensor) -> float:
-    """√ of the variance of x_L over images and positions, mean over channels."""
+    """√Var(x_L): the variance over images and positions, averaged over channels."""
     *_, last = UnitChain(model).forward(x)
     return math.sqrt(float(last.out.double().transpose(0, 1).flatten(1).var(1).mean()))
 
 
 def summary_rows(runs: DemoRuns, initial_states: InitialStates) -> list[tuple[str, ...]]:
-    """The closing table, a row for every network."""
+    """The rows of the closing table, one for each network."""
     return [
         (str(depth), UNITS[unit], *_figures(Run(one.path)), f"{initial_states[depth, unit].first_norm:.3g}")
         for (depth, unit), one in runs.items()
@@ -77,7 +77,7 @@ def _figures(run: Run) -> tuple[str, str]:
 
 
 def print_demo_summary(runs: DemoRuns, initial_states: InitialStates, folder: Path, page: Path) -> None:
-    """The closing table on the terminal, what it shows, and what to do next."""
+    """Prints the closing table, the findings, and the suggested commands."""
     print_text("\nDepth against unit, on handwritten digits (one seed)\n", style="bold")
     print_table(Table("", HEADER, tuple(summary_rows(runs, initial_states))), drop=("training loss",))
     for sentence in demo_findings(runs, initial_states):
@@ -90,26 +90,26 @@ def print_demo_summary(runs: DemoRuns, initial_states: InitialStates, folder: Pa
 
 
 def write_demo_report(runs: DemoRuns, initial_states: InitialStates, folder: Path) -> Path:
-    """The page, which opens with what was found; returns its path."""
+    """Writes the page, which opens with the findings, and returns its path."""
     deepest = max(depth for depth, _ in runs)
     outcome, *reasons = demo_findings(runs, initial_states)
     page = Page(
         title="Identity mappings, seen on handwritten digits",
         subtitle="Original and pre-activation residual units at growing depth",
         sections=(
-            Section("What was found", (outcome,), (_error_by_depth(runs),)),
+            Section("Findings", (outcome,), (_error_by_depth(runs),)),
             Section(
-                "The gradient on its way back",
+                "The backward gradient",
                 (*reasons, GRADIENT),
                 (_gradient_figure(initial_states, deepest), _direct_figure(initial_states, deepest)),
             ),
-            Section("Every network", CLAIM, (_table(runs, initial_states),)),
+            Section("All networks", CLAIM, (_table(runs, initial_states),)),
             Section(
                 "Training curves",
                 (),
                 tuple(_curves(runs, depth) for depth in sorted({d for d, _ in runs}, reverse=True)),
             ),
-            Section("What to do next", (), _next(runs, folder)),
+            Section("Next steps", (), _next(runs, folder)),
             Section("Recipe", (), (_recipe(runs),)),
         ),
         provenance=_provenance(runs),
@@ -118,13 +118,13 @@ def write_demo_report(runs: DemoRuns, initial_states: InitialStates, folder: Pat
 
 
 CLAIM = (
-    "Both columns train the same number of layers on the same images in the same order. In the original "
-    "unit (P1) a ReLU follows every addition; in the pre-activation unit (P2) BN and ReLU stand ahead of "
-    "the convolutions, so that nothing but additions lies between the first unit and the last.",
-    "P2 reports that the difference grows with depth: at 110 layers on CIFAR-10 the two end at 6.61 % and "
-    "6.37 %, at 1001 layers at 7.61 % and 4.92 %, and the original 1001 layers lower their loss slowly at "
-    "first. This page shows that beginning, on small pictures and with a short recipe: one seed, and no "
-    "reproduction of the paper's figures.",
+    "Both units train the same number of layers on the same images in the same order. In the original "
+    "unit (P1) a ReLU follows every addition. In the pre-activation unit (P2) BN and ReLU stand before "
+    "the convolutions, so only additions lie between the first unit and the last.",
+    "P2 reports that the difference grows with depth. At 110 layers on CIFAR-10 the two units reach 6.61 % "
+    "and 6.37 %, at 1001 layers 7.61 % and 4.92 %; the loss of the original 1001 layers falls slowly at "
+    "first. This page shows that slow start on small images with a short recipe. It has one seed and does "
+    "not reproduce the paper's figures.",
 )
 GRADIENT = f"Both figures show the networks as initialised, on the first {PROBED_IMAGES} training images."
 
@@ -156,7 +156,7 @@ def _curves(planned: DemoRuns, depth: int) -> Figure:
         Curve.from_metrics(label, Run(planned[depth, unit].path).metrics()) for unit, label in UNITS.items()
     ]
     drawn = training_curves(curves, f"Training at {depth} layers")
-    caption = f"{depth} layers: training loss above and test error below; the lower, the better."
+    caption = f"{depth} layers: training loss above, test error below. Lower is better."
     return Figure(caption, drawn, f"Training loss and test error of both units at {depth} layers")
 
 
@@ -168,8 +168,8 @@ def _gradient_figure(starts: InitialStates, depth: int) -> Figure:
     stages = starts[depth, ORIGINAL].gradient.charts()[0].stages
     drawn = profile_by_unit(profiles, f"Gradient norm at {depth} layers", "gradient norm ‖∂ε/∂x_l‖", stages)
     return Figure(
-        f"Gradient norm at the input of every unit, {depth} layers. It comes from the right, and grows on "
-        "its way; where an upright line stands, the network's shape changes.",
+        f"Gradient norm at the input of every unit, {depth} layers. The gradient arrives from the right "
+        "and grows on its way. At a vertical line the network's shape changes.",
         drawn,
         "Gradient norm by unit",
     )
@@ -178,9 +178,9 @@ def _gradient_figure(starts: InitialStates, depth: int) -> Figure:
 def _direct_figure(starts: InitialStates, depth: int) -> Figure:
     panels = [(label, starts[depth, name].gradient.charts()[1]) for name, label in UNITS.items()]
     return Figure(
-        f"{depth} layers: of the gradient at the end of a stage, what comes to each of its units through "
-        "shortcuts alone; 1 is all of it. The first unit of a later stage changes the shape, which costs "
-        "some of it in both networks.",
+        f"{depth} layers: the share of the gradient at the end of a stage that reaches each of its units "
+        "through shortcuts alone. The first unit of a later stage changes the shape, which costs a part of "
+        "it in both networks.",
         chart_figure(panels),
         "Share of the gradient that comes through shortcuts, by unit",
     )
@@ -196,7 +196,7 @@ def _recipe(planned: DemoRuns) -> Listing:
 
 
 def _reason(planned: DemoRuns) -> str:
-    """Why the first of its runs failed."""
+    """Why the demo's first run failed."""
     result = Run(next(iter(planned.values())).path).result() or {}
     return str(result.get("reason", "it has no result"))
 
@@ -204,7 +204,7 @@ def _reason(planned: DemoRuns) -> str:
 def _provenance(planned: DemoRuns) -> tuple[tuple[str, str], ...]:
     starts = [start for one in planned.values() for start in Run(one.path).environments()]
     if not starts:
-        raise InputError(f"no network of the demo was trained: {_reason(planned)}")
+        raise InputError(f"none of the demo's networks was trained: {_reason(planned)}")
     start = starts[0]
     versions = f"kilolayer {start['kilolayer']}, PyTorch {start['torch']}, Python {start['python']}"
     machine = f"{start['processor']}, {start['cores']} cores, {start['threads']} threads a network"

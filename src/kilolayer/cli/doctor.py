@@ -1,4 +1,4 @@
-"""kilolayer doctor: what the program runs on and whether it works there; what to paste into a bug report."""
+"""kilolayer doctor: the machine, the versions, and a self-test, for a bug report."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kilolayer.cli.option_types import Switch
 class DoctorOptions:
     """Show versions, devices, limits, and whether a tiny training repeats here.
 
-    To be pasted into a bug report: it names no user, no host and no folder.
+    You can paste the output into a bug report: it names no user, no host and no folder.
 
-    Exit status: 0 all is well, 1 the self-test failed.
+    Exit status: 0 the self-test passed, 1 it failed.
     """
 
     json: Switch = False
@@ -24,7 +24,7 @@ class DoctorOptions:
 
 
 def execute(options: DoctorOptions) -> int:
-    """Looks, tries, prints; 1 where the self-test failed."""
+    """Describes the machine, runs the self-test, and prints both. The status is 1 if the self-test fails."""
     from kilolayer.runs.environment_report import describe_environment
     from kilolayer.runs.self_test import PROMISES
 
@@ -37,7 +37,7 @@ def execute(options: DoctorOptions) -> int:
 
 
 def _tried() -> list[dict[str, Any]]:
-    """The self-test on the CPU, and on the first GPU where there is one."""
+    """The results of the self-test on the CPU, and on the first GPU if there is one."""
     from kilolayer.runs.self_test import run_self_test
     from kilolayer.training import choose_device, choose_precision
 

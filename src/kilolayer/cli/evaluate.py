@@ -32,9 +32,9 @@ from kilolayer.errors import InputError
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Measure a trained network: errors, loss, each class, what is taken for what.
+    """Measure a trained network: errors, loss, figures of each class, confusions.
 
-    With --data all labelled images there count, whatever their splits.
+    With --data it uses all labelled images there, whatever their splits.
     """
 
     trained: RunOrWeights
@@ -42,23 +42,23 @@ class EvaluateOptions:
     data: OptionalText = None
     """digits, cifar10, cifar100 or a PATH with labelled images; otherwise the run's own test set."""
     part: OptionalText = None
-    """test, validation, train, another SPLIT that the data have, or all. Otherwise test for digits, CIFAR and
-    the run's own data, and all for other data."""
+    """test, validation, train, another SPLIT of the data, or all. Otherwise test for digits, CIFAR and the
+    run's own data, and all for other data."""
     html: OptionalFile = None
-    """Write a page too: confusion matrix, each class, the most confident mistakes as pictures."""
+    """Write a page too: the confusion matrix, each class, and the most confident mistakes as images."""
     json: Switch = False
     """Print JSON."""
     unit: OwnUnit = None
-    """FILE.py that the network's own kind of unit is from. Its code runs."""
+    """The FILE.py that defines the network's unit. Its code runs."""
     skip_unknown_classes: Switch = False
-    """Leave out images of classes that the network does not have; otherwise they are refused."""
+    """Leave out images of classes that the network does not have; otherwise they are an error."""
     skip_damaged: Switch = False
-    """Leave out images that cannot be read; otherwise they are refused."""
+    """Leave out images that cannot be read; otherwise they are an error."""
     image_size: OptionalWhole = None
     """Resize to this many pixels a side; otherwise the network's own size."""
     appearance: Annotated[Appearance | None, choice_option("shown", "stored"), NO_DEFAULT_SHOWN] = None
-    """Pictures as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
-    shown for a weights file."""
+    """Read images as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
+    as shown for a weights file."""
     image_column: OptionalColumn = None
     """Parquet's column of images, where its name is unusual."""
     label_column: OptionalColumn = None
@@ -68,20 +68,20 @@ class EvaluateOptions:
     download: Switch = False
     """Fetch cifar10 or cifar100 where it is missing."""
     batch_size: Whole = 256
-    """Images at a time."""
+    """Images in one batch."""
     device: Device = "auto"
     """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
     precision: PrecisionChoice = "auto"
-    """auto is the run's own, and fp32 for a weights file."""
+    """auto is the run's own precision, and fp32 for a weights file."""
     foreign: OmitArgPrefixes[ForeignOptions] = NO_FOREIGN
     normalization: Annotated[Normalization, choice_option("channel", "per_pixel_mean")] = "channel"
-    """With --model and without --mean: how pixels are normalised, by figures of the training images."""
+    """With --model and without --mean: how to normalise pixels by the statistics of the training images."""
     split: OptionalText = None
     """The old name of --part."""
 
 
 def execute(options: EvaluateOptions) -> int:
-    """Measures, writes the page, and prints."""
+    """Evaluates the network, writes the page, and prints the result."""
     options = _checked(options)
     from kilolayer.cli.evaluation_input import network_and_sample
     from kilolayer.report.evaluation_text import evaluation_json, print_evaluation

@@ -1,4 +1,4 @@
-"""The network and the labelled images that `kilolayer evaluate` is asked to measure."""
+"""The network and the labelled images that the options of `kilolayer evaluate` name."""
 
 from __future__ import annotations
 
@@ -31,23 +31,21 @@ from kilolayer.system.message_text import quote
 if TYPE_CHECKING:
     from kilolayer.cli.evaluate import EvaluateOptions
 
-UNKNOWN_TRAINING = "a weights file does not say what it was trained on: images of that would count here too"
-NOT_NOTED = "the run did not note what its {} was: whether that has changed since cannot be told"
-SAME_CLASSES = (
-    "these have the run's classes: any pictures among them that it was trained on make the error too low"
-)
-WITHIN_OWN = "these lie within the data of the run: images that it was trained on may count here too"
+UNKNOWN_TRAINING = "a weights file does not name its training data: training images may be among these"
+NOT_NOTED = "the run has no record of its {}: we cannot tell whether it has changed since"
+SAME_CLASSES = "these have the run's classes: if its training images are among them, the error is too low"
+WITHIN_OWN = "these lie within the run's data: its training images may be among them"
 
 
 def network_and_sample(options: EvaluateOptions) -> tuple[TrainedNetwork, EvaluationSample]:
-    """What `options` name. Raises `InputError`."""
+    """The network and the images that the options name. Raises `InputError`."""
     if options.foreign.model is not None:
         return _read_foreign(options, options.foreign.model)
     options.foreign.check_unused()
     try:
         network = open_trained(options.trained)
     except InputError as error:
-        hint = "; for a file of others add --model NAME" if Path(options.trained).is_file() else ""
+        hint = "; for weights from elsewhere add --model NAME" if Path(options.trained).is_file() else ""
         raise InputError(f"{error}{hint}") from None
     return network, _sample(options, network)
 
@@ -82,19 +80,19 @@ def _new_images(options: EvaluateOptions, data: Data, grey: bool) -> tuple[Label
         return select_new_images(data, options.part, grey)
     except InputError as error:
         words = shlex.join(["kilolayer", "predict", options.trained, data.source])
-        hint = f"; for pictures without labels: {words}" if FOLDER_ADVICE in str(error) else ""
+        hint = f"; for images without labels: {words}" if FOLDER_ADVICE in str(error) else ""
         raise InputError(f"{error}{hint}") from None
 
 
 def _check_there(own: Data, name: str) -> None:
     if own.source not in BUILT_IN_NAMES and not os.path.exists(expand_home(own.source)):
         raise InputError(
-            f"the data of {name}, {quote(own.source)}, are not there; --data PATH says where they lie now"
+            f"the data of {name}, {quote(own.source)}, do not exist; name their new place: --data PATH"
         )
 
 
 def _is_moved(options: EvaluateOptions, own: Data, network: TrainedNetwork) -> bool:
-    """Whether the run's data lie at this other place: most of those images it was trained on."""
+    """Whether the run's data have moved to this path; the run was trained on most of these images."""
     test_set = network.fingerprints.get(PART_TITLES["test"])
     there = _as_trained(_own_data(options, own), own)
     if test_set is None or there.source in BUILT_IN_NAMES:
@@ -108,7 +106,7 @@ def _is_moved(options: EvaluateOptions, own: Data, network: TrainedNetwork) -> b
 def _own_images(
     options: EvaluateOptions, own: Data, network: TrainedNetwork, grey: bool
 ) -> tuple[LabelledImages, str]:
-    """A part of the run's data, which must be what it was when the run began; and the part's name."""
+    """A part of the run's data, which must not have changed since the run began; and the part's name."""
     data, noted = _own_data(options, own), network.fingerprints
     trained_on = _as_trained(data, own)
 
@@ -117,7 +115,7 @@ def _own_images(
 
     part = options.part or "test"
     labelled = select_own_images(trained_on, part, grey, check)
-    if data != trained_on:  # another size or appearance has other fingerprints
+    if data != trained_on:  # fingerprints differ with size and appearance
         labelled = select_own_images(data, part, grey)
     if own.source not in BUILT_IN_NAMES and part in PART_TITLES and PART_TITLES[part] not in noted:
         labelled = replace(labelled, origin=(*labelled.origin, NOT_NOTED.format(PART_TITLES[part])))
@@ -159,7 +157,7 @@ def _data(options: EvaluateOptions, size: int, own: Data | None = None) -> Data:
 
 
 def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, EvaluationSample]:
-    """The network of a file that says nothing of it; what is not given of it is taken from the data."""
+    """The network of a weights file without metadata; missing options are filled in from the data."""
     if options.data is None:
         raise InputError("--model is for a weights file, which names no data; add --data")
     given, names = options.foreign.pixel_statistics(), options.foreign.class_names()
@@ -167,7 +165,7 @@ def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, 
     grey = model.description.in_chans == 1
     data = _data(options, model.description.image_size)
     labelled, part = _new_images(options, data, grey)
-    notes = [] if names else ["the network's classes are taken to be the data's, in their order (--classes)"]
+    notes = [] if names else ["we assume that the network has the data's classes, in their order (--classes)"]
     classes = check_class_names(model, names or labelled.classes, "--classes" if names else "the data")
     if given is not None:
         normalization = channel_statistics(model, given)
@@ -177,7 +175,7 @@ def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, 
         normalization = measure_statistics(
             labelled.images if training is None else training, options.normalization
         )
-        notes.append(f"the network's input is normalised by figures of {whose} (--mean, --std)")
+        notes.append(f"the network's input is normalised by the statistics of {whose} (--mean, --std)")
     measured = replace(labelled, origin=(*labelled.origin, *notes))
     weights = SavedNetwork(model, classes, normalization)
     taken = match_classes(measured, part, classes, skip_unknown=options.skip_unknown_classes)
@@ -185,7 +183,7 @@ def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, 
 
 
 def _training_images(data: Data, grey: bool) -> Images | None:
-    """None where the data have no training part of their own."""
+    """The data's training images; None where the data have no training split."""
     try:
         return load_labelled(data, "train", grey).images
     except InputError:

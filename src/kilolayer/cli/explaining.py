@@ -1,4 +1,4 @@
-"""`kilolayer train --explain`: what was chosen and why, and the predicted beside the measured memory."""
+"""`kilolayer train --explain`: what was chosen and why, with the predicted and the measured memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STEPS = 3
 
 
 def explain_training(training: Trainer) -> int:
-    """Prints, takes a few steps of the training to measure them, and writes nothing.
+    """Prints the choices, measures a few training steps, and writes nothing.
 
-    Where images or depth grow, the steps are as in the last part of the run, which the prediction is of.
+    With a progressive size or depth the steps are those of the last phase, to which the prediction refers.
     """
     rows = explain_decisions(training)
     if training.context.is_main:

@@ -1,4 +1,4 @@
-"""The options for a weights file that says nothing of its network; no torch is needed for them."""
+"""The options for a weights file without metadata. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PixelRange = Literal["auto", "0-1", "0-255"]
 
 @dataclass(frozen=True)
 class PixelStatistics:
-    """A mean and a standard deviation for each channel, of pixels 0 … 255."""
+    """A mean and a standard deviation for each channel, for pixels from 0 to 255."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -27,32 +27,32 @@ class PixelStatistics:
 
 @dataclass(frozen=True)
 class ForeignOptions:
-    """A weights file of others: a state dict in our names, from torch.save or safetensors."""
+    """For a weights file without metadata: a state dict in our names, from torch.save or safetensors."""
 
     model: OptionalName = None
-    """The network in it."""
+    """The name of the file's network."""
     classes: OptionalText = None
-    """The network's classes in the order of its outputs: a,b,c, or a FILE: a name a line, or a JSON list."""
+    """The classes in the order of the outputs: a,b,c, or a FILE with one name a line or a JSON list."""
     mean: OptionalText = None
-    """What its input was centred by, a number a channel: 0.485,0.456,0.406."""
+    """The mean that was subtracted from its input, a number a channel: 0.485,0.456,0.406."""
     std: OptionalText = None
-    """What its input was then divided by, a number a channel: 0.229,0.224,0.225."""
+    """The deviation that its input was divided by, a number a channel: 0.229,0.224,0.225."""
     pixel_range: Annotated[PixelRange, choice_option("auto", "0-1", "0-255")] = "auto"
-    """The pixels that --mean and --std are of; auto refuses numbers that could be of both."""
+    """The range of pixels that --mean and --std refer to; auto rejects numbers that fit both ranges."""
 
     def check_unused(self) -> None:
-        """Raises `InputError` where an option is given that means something only with --model."""
+        """Raises `InputError` for an option that has a meaning only with --model."""
         given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
         if given:
             flag = f"--{given[0].replace('_', '-')}"
-            raise InputError(f"{flag} is for a weights file that says nothing of itself; add --model NAME")
+            raise InputError(f"{flag} is for a weights file without metadata; add --model NAME")
 
     def class_names(self) -> tuple[str, ...] | None:
-        """The names that --classes gives. Raises `InputError`."""
+        """The names in --classes; None without it. Raises `InputError`."""
         return None if self.classes is None else _class_names(self.classes)
 
     def pixel_statistics(self) -> PixelStatistics | None:
-        """What --mean and --std give, None where neither is there. Raises `InputError`."""
+        """The numbers in --mean and --std; None without both. Raises `InputError`."""
         if self.mean is None and self.std is None:
             return None
         if self.mean is None or self.std is None:
@@ -81,14 +81,18 @@ def _numbers(flag: str, text: str) -> list[float]:
 
 
 def _unit(mean: list[float], std: list[float], pixel_range: PixelRange) -> float:
-    """What brings the numbers to pixels 0 … 255. Raises `InputError` where they could be of both ranges.
+    """The factor that converts the numbers to pixels from 0 to 255.
 
-    Pixels 0 … 1 have no mean and no deviation above 1. Nobody divides pixels 0 … 255 by less than 1.
+    Pixels from 0 to 1 have no mean and no deviation above 1. Nobody divides pixels from 0 to 255 by less
+    than 1.
+
+    Raises:
+        InputError: the numbers fit both ranges, or neither.
     """
     fits = {"0-1": max(mean + std) <= 1, "0-255": max(mean) <= 255 and min(std) >= 1}
     possible = [name for name, fit in fits.items() if fit] if pixel_range == "auto" else [pixel_range]
     if len(possible) != 1:
-        why = "could be of pixels 0 … 1 and 0 … 255" if possible else "fit neither pixels 0 … 1 nor 0 … 255"
+        why = "fit pixels 0 … 1 and 0 … 255" if possible else "fit neither pixels 0 … 1 nor 0 … 255"
         raise InputError(f"--mean and --std {why}; add --pixel-range 0-1 or --pixel-range 0-255")
     if max(mean) > (255 if possible[0] == "0-255" else 1):
         raise InputError(f"--mean {max(mean):g} is above the largest pixel of --pixel-range {possible[0]}")
@@ -104,7 +108,7 @@ def _class_names(text: str) -> tuple[str, ...]:
         raise InputError(f"--classes {quote(text)}: name {names.index('') + 1} is empty")
     twice = [quote(name) for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise InputError(f"--classes {quote(text)}: {len(twice)} names are there twice: {listing(twice)}")
+        raise InputError(f"--classes {quote(text)}: {len(twice)} duplicate names: {listing(twice)}")
     return tuple(names)
 
 

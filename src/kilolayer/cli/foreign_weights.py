@@ -1,4 +1,4 @@
-"""A network whose weights file says nothing of it: its shape, its classes and its normalisation are given."""
+"""The network of a weights file without metadata: options give its name, classes and normalisation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ FIRST_CONV, CLASSIFIER = "stem.conv1.weight", "classifier.weight"
 
 
 def build_foreign_network(path: str, name: str, image_size: int | None = None) -> ResidualNetwork:
-    """The network `name` with the file's weights, as many channels and classes as they have.
+    """The network `name` with the file's weights, and with as many channels and classes as they have.
 
-    Raises `InputError` where the file cannot be read safely or a tensor does not fit.
+    Raises:
+        InputError: the file cannot be read safely, or a tensor does not fit.
     """
     state = read_state_dict(path)
     network = describe(name)
@@ -41,30 +42,30 @@ def build_foreign_network(path: str, name: str, image_size: int | None = None) -
 
 
 def load_foreign_weights(path: str, options: ForeignOptions) -> SavedNetwork:
-    """The network with classes and normalisation as the options give them. Raises `InputError`."""
+    """The network, with the classes and the normalisation of the options. Raises `InputError`."""
     assert options.model is not None  # noqa: S101 - what the caller asks first
     given, names = options.pixel_statistics(), options.class_names()
     if given is None:
-        raise InputError("--model needs --mean and --std too: what the network's input was normalised by")
+        raise InputError("--model needs --mean and --std too, which normalised the network's input")
     model = build_foreign_network(path, options.model)
     if names is None:
-        print("without --classes FILE the classes are numbers, from 0", file=sys.stderr)
+        print("without --classes FILE the classes are numbers from 0", file=sys.stderr)
         names = tuple(str(i) for i in range(model.description.num_classes))
     return SavedNetwork(model, check_class_names(model, names, "--classes"), channel_statistics(model, given))
 
 
 def check_class_names(model: ResidualNetwork, names: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """The names, if they are as many as the network's classes; else an `InputError`."""
+    """The names, checked to be as many as the network's classes. Raises `InputError`."""
     if len(names) != model.description.num_classes:
         raise InputError(
-            f"the network has {model.description.num_classes:,} classes, {where} {len(names):,}; name all of "
-            "them in the network's order: --classes FILE"
+            f"the network has {model.description.num_classes:,} classes, {where} {len(names):,}; name all "
+            "classes in the network's order: --classes FILE"
         )
     return names
 
 
 def channel_statistics(model: ResidualNetwork, pixel_statistics: PixelStatistics) -> InputStatistics:
-    """The normalisation as tensors. Raises `InputError` where the network has other channels."""
+    """The normalisation as tensors. Raises `InputError` where the network has another number of channels."""
     channels = model.description.in_chans
     if len(pixel_statistics.mean) != channels:
         raise InputError(

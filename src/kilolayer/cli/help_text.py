@@ -1,6 +1,7 @@
-"""`--help`: a command in words, three examples, and its options, those first that most people look for.
+"""`--help`: the description of a command, three examples, and its options with the most used ones first.
 
-tyro's own page breaks lines where our source does, takes comments for help, and has no groups of commands.
+We do not use tyro's help page: it breaks lines where our source does, shows comments as help, and has no
+groups of commands.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from kilolayer.system.terminal import DEFAULT_COLUMNS, print_text, terminal_size
 
 ABOUT = "The laboratory for residual networks a thousand layers deep."
 TEXT_COLUMN, NARROW_INDENT = 24, 6
-"""Where the text of an option begins: beside its name, and on a narrow terminal below it."""
+"""The column of an option's text: beside its name, and on a narrow terminal below its name."""
 WIDEST = 100
 
 
 def print_help(command: str | None) -> None:
-    """The page of a command, or of the program."""
+    """Prints the help of a command, or of the program."""
     width = min((terminal_size(sys.stdout) or (DEFAULT_COLUMNS, 0))[0], WIDEST)
     if command is None:
         _print_commands(width)
@@ -68,7 +69,7 @@ def _print_command(command: str, width: int) -> None:
 
 
 def _groups(command: str, options: Sequence[Option]) -> list[tuple[str, str, list[Option]]]:
-    """Headings with what they say and their options; none is empty."""
+    """Headings with their text and their options; empty groups are left out."""
     flags = MOST_USED.get(command, "").split()
     by_flag = {option.flags[0]: option for option in options if option.flags}
     first = [by_flag[flag] for flag in flags]
@@ -91,7 +92,7 @@ def _text(option: Option) -> str:
 
 
 def _entry(name: str, text: str, width: int, beside: int) -> None:
-    """A name and its text, beside it where there is room."""
+    """Prints a name and its text, side by side where there is room."""
     if width >= DEFAULT_COLUMNS or beside < TEXT_COLUMN:
         head = f"  {name:<{beside - 2}}"
         if len(head) <= beside and not head.endswith(name):
@@ -109,6 +110,6 @@ def _wrapped(text: str, width: int, hanging: int = 0) -> None:
 
 
 def example_words(line: str) -> list[str]:
-    """The words of an example as `kilolayer` gets them: without what the shell does with them."""
+    """The arguments that `kilolayer` gets from an example, without the shell's pipes and redirections."""
     inner = line.partition("$(")[2].rpartition(")")[0] or line
     return shlex.split(inner.partition(" > ")[0].partition(" | ")[0])[1:]

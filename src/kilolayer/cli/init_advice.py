@@ -1,4 +1,4 @@
-"""A word before a training from random weights on few pictures: what to do, and which weights there are."""
+"""Advice before a training from random weights on few images: which weights to begin from."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from kilolayer.data import Splits
 
 FEW_IMAGES = 100
-"""Pictures of a class below which random weights learn little: measured (docs/results, Fine-tuning)."""
+"""With fewer images a class, random weights learn little: measured (docs/results, Fine-tuning)."""
 LARGE_NETWORK = 100_000
-"""Parameters of a network that few pictures do not determine."""
+"""A network with more parameters needs more than a few images."""
 MAX_RUNS = 200
-"""Folders that are looked into for weights."""
+"""The most run folders that are searched for weights."""
 
 
 def advise_on_init(
     experiment: Experiment, splits: Splits, folders: Iterable[Path], out: Path | None = None
 ) -> str | None:
-    """What to do instead, a command on a line of its own; None where weights are given, or pictures enough.
+    """Advice on the initial weights; None where weights are given, or there are enough images.
 
-    folders: where finished runs may lie, whose weights can be begun from; out: the folder of this training.
+    A command stands on its own line. `folders` are searched for finished runs with suitable weights; `out` is
+    the folder of this training.
     """
     if experiment.init is not None:
         return None
@@ -40,32 +41,32 @@ def advise_on_init(
     if not few and experiment.recipe.name.partition("@")[0] != "finetune":
         return None
     why = (
-        f"{a_class:,} pictures a class are few for {experiment.network.parameters:,} random weights"
+        f"{a_class:,} images a class are few for {experiment.network.parameters:,} random weights"
         if few
-        else "the recipe finetune is for weights that are given"
+        else "the recipe finetune expects trained weights"
     )
     return f"{why}; {_instead(next(source_runs(experiment, folders), None), out)}"
 
 
 def _instead(source: Path | None, out: Path | None) -> str:
     if source is not None:
-        return f"begin from a run's: --init {shlex.quote(str(source))} --recipe finetune"
+        return f"begin from a run's weights: --init {shlex.quote(str(source))} --recipe finetune"
     name = _free_name(out)
     return (
-        f"train on a larger set of the same kind first, then add --init {name} --recipe finetune\n"
+        f"train on a larger data set of the same kind first, then add --init {name} --recipe finetune\n"
         f"  kilolayer train --data cifar100 --download --out {name}"
     )
 
 
 def _free_name(out: Path | None) -> Path:
-    """A folder for a run, which is not there and not `out`."""
+    """A name for a run's folder that does not exist and is not `out`."""
     names = (Path(f"runs/source{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
     taken = None if out is None else out.resolve()
     return next(name for name in names if not name.exists() and name.resolve() != taken)
 
 
 def source_runs(experiment: Experiment, folders: Iterable[Path]) -> Iterator[Path]:
-    """Finished runs on other pictures of as many channels: the same network first, then the newest."""
+    """Finished runs on other images with as many channels: the same network first, then the newest."""
     found = [run for folder in dict.fromkeys(folders) for run in _runs(folder)]
     configs = ((run, _config(run)) for run in sorted(found, key=_written, reverse=True)[:MAX_RUNS])
     fit = [(run, config) for run, config in configs if _is_source(config, experiment)]
@@ -87,7 +88,7 @@ def _written(run: Path) -> float:
 
 
 def _config(run: Path) -> dict[str, Any]:
-    """The run's experiment as it stands in JSON; empty where it cannot be read."""
+    """The run's experiment as JSON; empty where it cannot be read."""
     try:
         found = json.loads((run / "config.json").read_text(encoding="utf-8"))
         return {"network": dict(found["network"]), "data": dict(found["data"])}

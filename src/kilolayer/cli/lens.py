@@ -1,4 +1,4 @@
-"""kilolayer lens: a page on loopback where one plays with h, f and depth."""
+"""kilolayer lens: a page in the browser for experiments with h, f and depth."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class LensOptions:
     """
 
     port: Whole = 0
-    """The port to listen on; 0 takes one that is free."""
+    """The port to listen on; 0 takes a free one."""
     no_browser: Switch = False
-    """Do not open the browser; only say the address."""
+    """Do not open the browser; only print the address."""
 
 
 def execute(options: LensOptions) -> int:
-    """Serves the page until it is stopped."""
+    """Serves the page until Ctrl-C."""
     server, listening = _server(), _listening(options.port)
     with listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}/"

@@ -1,4 +1,4 @@
-"""kilolayer models: the named networks, counted exactly."""
+"""kilolayer models: the named networks with their exact sizes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class ModelsOptions:
 
     Counts are for CIFAR-10 (names ending in _cifar) and ImageNet.
 
-    Errors, in percent, are those that the papers report.
+    Errors are the papers', in percent.
     """
 
     pattern: Annotated[
         tyro.conf.Positional[str], tyro.conf.arg(metavar="[PATTERN]", help_behavior_hint="")
     ] = "*"
-    """Only those that match, as 'preact*' or '*_cifar'."""
+    """Only the names that match, such as 'preact*' or '*_cifar'."""
     json: Switch = False
     """Print a JSON list."""
 
@@ -43,7 +43,7 @@ def execute(options: ModelsOptions) -> int:
 
 
 def model_facts(name: str) -> dict[str, Any]:
-    """What there is to say of a named network, as JSON can hold it."""
+    """The facts about a named network as a JSON value."""
     network = describe(name)
     return {
         "name": name,
@@ -66,7 +66,7 @@ def paper_error(name: str) -> dict[str, Any] | None:
 
 
 def unit_kind(network: Network) -> str:
-    """F's kind in a word: basic, bottleneck, one-layer, wide ×10, or ResNeXt's 32×4d."""
+    """The kind of F in a word: basic, bottleneck, one-layer, wide ×10, or ResNeXt's 32×4d."""
     branch = network.unit.branch
     match branch:
         case Aggregated():
@@ -108,7 +108,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def short_count(count: int) -> str:
-    """A count with three digits or four: 40.6 M, 1.49 G."""
+    """A count with three or four digits: 40.6 M, 1.49 G."""
     unit, size = ("G", 1e9) if count >= 1e9 else ("M", 1e6)
     return (
         f"{count / size:.4g} {unit}"

@@ -1,4 +1,4 @@
-"""Kinds of options: how the command line shows them, and how it reads them."""
+"""The types of options: how help shows them, and how the command line reads them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _is_number(text: str) -> bool:
 
 
 def choice_option(*allowed: str) -> PrimitiveConstructorSpec[Any]:
-    """One of these words."""
+    """An option whose value is one of these words."""
 
     def read(text: str) -> str:
         if text not in allowed:
@@ -67,7 +67,7 @@ _WHOLES = replace(
     str_from_instance=lambda values: [str(value) for value in values],
 )
 _NUMBER = _option("X", _number(float, "number"))
-# For options whose help says in words what happens without them.
+# For options whose help text says what happens without them.
 NO_DEFAULT_SHOWN = arg(help_behavior_hint="")
 
 Whole = Annotated[int, _WHOLE]
@@ -99,11 +99,11 @@ BARE_OPTIONS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "--compile": ("model", lambda word: not word.startswith("-")),
     "--csv": ("-", lambda word: word == "-" or word.lower().endswith(".csv")),
 }
-"""Options that may stand without a word: what that means, and which word behind them is theirs."""
+"""Options whose value may be left out: their value then, and which next words are a value."""
 
 
 def fill_bare_options(argv: Sequence[str]) -> Iterator[str]:
-    """The command line with a word behind every bare option; tyro would take, and drop, more than one."""
+    """The command line with a value after every bare option. (tyro's optional values take several words.)"""
     ended = False
     for word, following in zip_longest(argv, argv[1:]):
         yield word

@@ -1,4 +1,4 @@
-"""The options that describe an experiment, in the groups that the help shows; no torch is needed for them."""
+"""The options that describe an experiment, in the groups that help shows; does not import torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RECIPE_NAMES = (
 
 @dataclass(frozen=True)
 class UnitOptions:
-    """Ablations: what differs from the model's own residual unit, y = h(x) + F(x), x' = f(y)."""
+    """Ablations: changes to the model's residual unit, y = h(x) + F(x), x' = f(y)."""
 
     arrangement: Annotated[str | None, choice_option(*ARRANGEMENTS), NO_DEFAULT_SHOWN] = None
     """Where BN and ReLU stand (Identity Mappings, Fig. 4)."""
@@ -61,8 +61,8 @@ class UnitOptions:
     dropout: OptionalNumber = None
     """Dropout between the two convolutions of a basic unit, as in wide networks."""
     unit: OwnUnit = None
-    """A unit of your own, or a shortcut, branch or arrangement to put into the model's unit. The file's code
-    runs. For a run that has such a unit already FILE.py is enough."""
+    """A unit of your own, or a shortcut, branch or arrangement for the model's unit. The file's code runs.
+    FILE.py is enough for a run that has the unit already."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,14 @@ class DataOptions:
     image_size: OptionalWhole = None
     """Resize to this many pixels a side; otherwise the images' own size, or 224 where they differ."""
     train: OptionalSplit = None
-    """The split to train on, by its name in the data; A+B is both. Otherwise the one whose name says so."""
+    """The split to train on, by its name in the data; A+B joins two. Otherwise the split named train."""
     test: OptionalSplit = None
-    """The split to test on; otherwise as above, or the validation split where there is no other."""
+    """The split to test on; otherwise the split named test, or the validation split without one."""
     validation: Annotated[str | None, NUMBER_OR_SPLIT, NO_DEFAULT_SHOWN] = None
-    """Training images to hold out, or the split that is the validation set; otherwise the data's own beside a
-    test split, or a tenth. The curves are theirs, and the test set is read once, for the final figure. 0 is
-    the papers' protocol: train on all, curves on the test set."""
+    """How many training images to hold out, or the validation split; otherwise the data's own validation
+    split if they have a test split too, or else a tenth. Curves show the validation error, and the test set
+    is read once, for the final figure. 0 is the papers' protocol: train on all images, curves on the test
+    set."""
     image_column: OptionalColumn = None
     """Parquet's column of images, where its name is unusual."""
     label_column: OptionalColumn = None
@@ -93,39 +94,39 @@ class DataOptions:
     subset: OptionalWhole = None
     """Train on only this many of the images."""
     appearance: Annotated[Appearance, choice_option("shown", "stored")] = "shown"
-    """Pictures as a viewer shows them: turned by their orientation, colours by their profile, transparency
-    over white, 16 bits scaled; or as the file stores them, as ImageNet's figures are made everywhere."""
+    """shown: images as a viewer shows them, rotated by their orientation tag, with their colour profile,
+    transparency over white, and 16 bits scaled. stored: as the file stores them, as is usual for ImageNet."""
     skip_damaged: Switch = False
-    """Go on without the images that cannot be used, and say how many; otherwise they end it all at once."""
+    """Leave out images that cannot be used, and say how many; otherwise they are an error."""
 
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """How to optimise. What is given here changes the named recipe (see: kilolayer recipes)."""
+    """How to optimise. These options change the named recipe (see: kilolayer recipes)."""
 
     recipe: Annotated[str, choice_option(*RECIPE_NAMES)] = "short"
     """The named recipe to start from."""
     epochs: OptionalWhole = None
-    """How long, in epochs; the learning rate's schedule keeps its proportions."""
+    """Length in epochs; the learning-rate schedule keeps its proportions."""
     iterations: OptionalWhole = None
-    """How long, in steps (instead of --epochs)."""
+    """Length in steps, instead of --epochs."""
     batch_size: OptionalWhole = None
-    """Images per step, over all processes; the number of epochs stays what it is."""
+    """Images per step, over all processes; the number of epochs does not change."""
     lr: OptionalNumber = None
-    """The highest learning rate; the schedule is scaled to it."""
+    """The peak learning rate; the whole schedule scales with it."""
     optimizer: Annotated[Literal["sgd", "adamw"] | None, choice_option("sgd", "adamw"), NO_DEFAULT_SHOWN] = (
         None
     )
-    """sgd or adamw in place of the recipe's. From sgd to adamw the learning rate becomes a hundredth and the
-    weight decay a hundredfold, which --lr and --weight-decay change."""
+    """sgd or adamw instead of the recipe's optimiser. From sgd to adamw the learning rate is divided by 100
+    and the weight decay multiplied by 100, unless --lr and --weight-decay are given."""
     weight_decay: OptionalNumber = None
     """Weight decay."""
     trunk_lr: OptionalNumber = None
     """The learning rate of all but the classifier, as a share of the classifier's, from 0 to 1."""
     freeze_trunk: Switch = False
-    """Only the classifier learns, as with --trunk-lr 0; BN in the trunk keeps its running figures."""
+    """Train only the classifier, as with --trunk-lr 0; BN in the trunk keeps its running statistics."""
     no_flip: Switch = False
-    """Mirror no picture: for letters, signs, and whatever means something else in a mirror."""
+    """Do not flip images: for letters, signs, and anything that means something else in a mirror."""
     label_smoothing: OptionalNumber = None
     """The share of every label that is spread over all classes."""
     averaged: OptionalNumber = None
@@ -146,35 +147,36 @@ class ComputeOptions:
     device: Device = "auto"
     """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
     precision: PrecisionChoice = "auto"
-    """auto is bf16 where the hardware has it or the kernels compute most of the network, else fp32."""
+    """auto is bf16 where the hardware supports it or our kernels compute most of the network, else fp32."""
     channels_last: Switch = False
     """Keep channels last in memory; so it is anyway with bf16, and on a CPU."""
     no_channels_last: Switch = False
     """Keep channels first, whatever is faster."""
     compile: CompileChoice = "off"
-    """Compile with torch.compile: each kind of unit once (units), so that the start does not grow with depth,
-    or the network (model, or no word behind it)."""
+    """Compile with torch.compile: each kind of unit once (units), so that the start does not take longer with
+    depth, or the whole network (model, or --compile alone)."""
     graph: GraphChoice = "auto"
-    """Replay each step as one CUDA graph; auto is off until that has been measured."""
+    """Replay each step as one CUDA graph; auto is off until we have measured it."""
     kernels: KernelsChoice = "auto"
-    """fused computes whole residual units at once, in bf16, on a CPU (built at first use) or with Triton on a
-    GPU; auto is fused on a CPU where that can be, else plain."""
+    """fused computes whole residual units at once in bf16, on a CPU (built at first use) or with Triton on a
+    GPU; auto is fused on a CPU that supports it, else plain."""
     memory: Text = "fastest"
-    """fastest; balanced or smallest recompute units in the backward pass, once or twice, for a fraction of
-    the memory; bytes as 2GB take the least recomputation that fits. No figure changes."""
+    """fastest recomputes nothing; balanced and smallest recompute units in the backward pass, once or twice,
+    for a fraction of the memory; bytes such as 2GB choose the least recomputation that fits. Results do not
+    change."""
     threads: OptionalWhole = None
-    """CPU threads; figures repeat bit for bit only with the same number."""
+    """CPU threads; results repeat bit for bit only with the same number."""
 
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """An experiment in the words of the command line; `assemble` makes it one."""
+    """The options of an experiment; `assemble_experiment` turns them into an `Experiment`."""
 
     model: OptionalName = None
     """A network's name (see: kilolayer models); otherwise preact_resnet20_cifar, or preact_resnet18 for
-    images of 64 pixels and more."""
+    images of 64 pixels or more."""
     seed: Whole = 0
-    """Decides initialisation, order, augmentation and dropout."""
+    """Decides the initialisation, the order of the images, augmentation and dropout."""
     evaluate_every: Whole = 1
     """Epochs between two points of the curves."""
     unit: OmitArgPrefixes[UnitOptions] = UnitOptions()

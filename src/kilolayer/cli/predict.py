@@ -1,4 +1,4 @@
-"""kilolayer predict: what a trained network takes images for."""
+"""kilolayer predict: the classes that a trained network predicts for images."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ MAX_PIXELS = 4096
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Say what a trained network takes images for, with probabilities.
+    """Predict the classes of images, with probabilities.
 
-    Images are files, folders with all below them, and patterns: 'in/**/*.jpg'.
+    Images are files, folders with everything below them, and patterns: 'in/**/*.jpg'.
 
-    What cannot be read is named, and the other images are predicted.
+    Files that cannot be read are listed, and the other images are predicted.
 
-    Exit status: 0 all is predicted, 1 some cannot be read, 2 none is predicted.
+    Exit status: 0 all images predicted, 1 some cannot be read, 2 no image predicted.
     """
 
     trained: RunOrWeights
@@ -52,7 +52,7 @@ class PredictOptions:
     images: ImageFiles = ()
     """Files, folders and patterns: JPEG, PNG and other common formats."""
     top: Whole = 3
-    """How many classes to name, the likeliest first."""
+    """How many classes to print, the most probable first."""
     csv: OptionalCsv = None
     """Write a table with path, class, probability, class_2, probability_2, … and error, to standard output or
     to a file whose name ends in .csv."""
@@ -71,7 +71,7 @@ class PredictOptions:
 
 
 def execute(options: PredictOptions) -> int:
-    """Classifies, writes, and returns 1 where a file could not be read."""
+    """Classifies the images and writes the predictions. The status is 1 where a file cannot be read."""
     from kilolayer.data.picture_files import find_picture_files
     from kilolayer.runs.file_predictions import image_form, predict_files
     from kilolayer.system.progress_line import track
@@ -92,12 +92,13 @@ def execute(options: PredictOptions) -> int:
 
 
 def _is_watched(options: PredictOptions) -> bool:
-    """Whether the answers go to a terminal, as those of a pipe may too: a bar would stand among them."""
+    """Whether predictions may be printed on a terminal, directly or through a pipe: a bar would mix with
+    them."""
     if options.csv not in (None, "-"):
         return False
     try:
         return sys.stdout.isatty() or stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
-    except OSError:  # no file at all, as in a notebook
+    except OSError:  # in a notebook standard output is no file
         return True
 
 
@@ -119,7 +120,7 @@ def _check(options: PredictOptions) -> None:
 
 
 def _trained(options: PredictOptions) -> tuple[SavedNetwork, Appearance]:
-    """The network, and which pixels of a picture it was trained on, which only a run knows."""
+    """The network, and the appearance of the images that it was trained on, which only a run records."""
     from kilolayer.cli.foreign_weights import load_foreign_weights
     from kilolayer.runs.trained_network import open_trained
 
@@ -139,14 +140,14 @@ def _writer(options: PredictOptions, classes: int) -> Callable[[Iterable[FilePre
 
 
 class _Missed:
-    """The files that are not predicted, as the messages name them."""
+    """The names of the files without a prediction."""
 
     def __init__(self) -> None:
         self.unreadable: list[str] = []
         self.passed_over: list[str] = []
 
     def recorded(self, predictions: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
-        """The predictions but of files that are no pictures; `InputError` where there is none."""
+        """The predictions, without files that are no images. Raises `InputError` where none is left."""
         pictures = self._without_passed_over(predictions)
         first: list[FilePrediction] = []
         for prediction in pictures:
@@ -172,14 +173,14 @@ class _Missed:
 
         if self.unreadable:
             return f"none of {len(self.unreadable):,} images can be read: {listing(self.unreadable)}"
-        return f"no picture among {len(self.passed_over):,} files: {listing(self.passed_over)}"
+        return f"no image among {len(self.passed_over):,} files: {listing(self.passed_over)}"
 
     def print_summary(self, files: int) -> None:
         from kilolayer.system.message_text import listing
 
         if self.passed_over:
             count, names = len(self.passed_over), listing(self.passed_over, 3)
-            print(f"passed over {count:,} of {files:,} files that are no pictures: {names}", file=sys.stderr)
+            print(f"skipped {count:,} of {files:,} files, which are no images: {names}", file=sys.stderr)
         if self.unreadable:
             count, names = len(self.unreadable), listing(self.unreadable)
             print(f"{count:,} of {files:,} images cannot be read: {names}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""kilolayer recipes: the named recipes, or what two of them differ in."""
+"""kilolayer recipes: the named recipes, or the differences between some of them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from kilolayer.values import to_json
 
 @dataclass(frozen=True)
 class RecipesOptions:
-    """List the recipes; show one in full, or what several differ in."""
+    """List the recipes; show one in full, or the differences between several."""
 
     names: OptionalNames = ()
-    """Recipes."""
+    """The recipes to show."""
     images: Whole = 50_000
-    """Training images: recipes that count in epochs depend on it."""
+    """The number of training images, on which recipes that count in epochs depend."""
     json: Switch = False
     """Print JSON."""
 
@@ -46,14 +46,14 @@ def execute(options: RecipesOptions) -> int:
     else:
         _print(chosen, overview=not options.names)
         print_text(
-            f"\nSteps are for {options.images:,} training images (--images N); recipes that count in epochs "
-            "follow the data that you train on."
+            f"\nSteps are for {options.images:,} training images (--images N). Recipes that count in epochs "
+            "adapt to your data."
         )
     return 0
 
 
 def field_text(value: Any) -> str:
-    """A recipe's field for a person."""
+    """The value of a recipe's field in words."""
     match value:
         case Steps(start, drops):
             return "".join([f"{start:g}", *(f", {rate:g} from {at:,}" for at, rate in drops)])
@@ -109,7 +109,7 @@ def _print(chosen: list[Recipe], *, overview: bool) -> None:
 
 
 def _differing(chosen: list[Recipe]) -> list[tuple[str, ...]]:
-    """Rows of the fields in which the recipes differ; all fields of a single one."""
+    """A row for each field in which the recipes differ; all fields for a single recipe."""
     names = [field.name for field in fields(Recipe) if field.name != "name"]
     table = [(name, [getattr(one, name) for one in chosen]) for name in names]
     return [

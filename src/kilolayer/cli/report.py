@@ -1,4 +1,4 @@
-"""kilolayer report: a page with curves and tables, made from what a folder holds."""
+"""kilolayer report: a page with the curves and tables of a run, of several runs, or of a sweep."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class ReportOptions:
     """
 
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """The sweep's, the run's, or the runs' folder; the report goes there."""
+    """The folder of the sweep, of the run, or of the runs. The report goes there."""
     unit: OwnUnit = None
-    """FILE.py that a run's own kind of unit is from. Its code runs."""
+    """The FILE.py that defines a run's unit. Its code runs."""
 
 
 def execute(options: ReportOptions) -> int:
-    """Writes the report, and says what was found and where the page is."""
+    """Writes the report, and prints the findings and the path of the page."""
     from kilolayer.report.extra import check_installed
 
     folder = Path(options.folder)

@@ -1,4 +1,4 @@
-"""kilolayer reproduce: the papers' tables, run as tables."""
+"""kilolayer reproduce: trains the runs of a paper's table and compares the results with the paper."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ Patterns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT...", help_beha
 class ReproduceOptions:
     """Reproduce tables of the papers, run by run, with statistics over seeds.
 
-    Without a table's name it lists them. Killed or interrupted, the sweep goes on with
-    --resume DIR: finished runs are kept, others continue from their checkpoints.
+    Without a table's name it lists the tables. After a stop --resume DIR continues the
+    sweep: finished runs are kept, the others continue from their checkpoints.
     """
 
     tables: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TABLE...]", help_behavior_hint="")
     ] = ()
-    """Tables, as p2-table-1."""
+    """Tables, such as p2-table-1."""
     list: Switch = False
-    """List tables, runs and cost; with --resume or --out, what is done."""
+    """List tables, runs and cost; with --resume or --out, the state of the runs."""
     json: Switch = False
-    """The list, or the findings at the end, as JSON."""
+    """Print the list, or the findings at the end, as JSON."""
     dry_run: Switch = False
     """Show the runs and their cost; start and write nothing."""
     rows: Patterns = ()
     """Only rows whose name contains one of these, or matches it as a shell pattern."""
     columns: Patterns = ()
-    """Only such columns."""
+    """Only columns whose name contains one of these, or matches it as a shell pattern."""
     seeds: OptionalText = None
-    """How many seeds (5: seeds 0 to 4), or which, as 0,3,7; otherwise as many as the paper ran."""
+    """How many seeds (5: seeds 0 to 4), or which (0,3,7); otherwise as many as the paper ran."""
     data: OptionalText = None
-    """Where the images are, or others instead (see: kilolayer train --help); otherwise each table's own."""
+    """The path of the images, or other images (see: kilolayer train --help); otherwise each table's own."""
     data_folder: OptionalFolder = None
     """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     download: Switch = False
     """Fetch cifar10 or cifar100 where it is missing."""
     recipe: Annotated[str | None, choice_option(*RECIPE_NAMES), NO_DEFAULT_SHOWN] = None
-    """Another recipe than each cell's own."""
+    """A recipe for all cells; otherwise each cell's own."""
     scale: Annotated[Literal["full", "proxy", "smoke"], choice_option("full", "proxy", "smoke")] = "full"
-    """full: the paper's size. proxy: for a CPU: 56 layers for 110, 16 x 16 pixels, 10,000 images, 624
-    iterations. smoke: seconds a run, to see that it works."""
+    """full: the paper's size. proxy: a size for a CPU, with 56 layers for 110, 16 × 16 pixels, 10,000 images
+    and 624 iterations. smoke: seconds a run, to check that it works."""
     depths: OptionalText = None
-    """Depths to run instead of the paper's, as 110=56,164=83."""
+    """Depths that replace the paper's, such as 110=56,164=83."""
     image_size: OptionalWhole = None
     """Pixels a side."""
     subset: OptionalWhole = None
@@ -77,27 +77,27 @@ class ReproduceOptions:
     evaluate_every: OptionalWhole = None
     """Epochs between two points of the curves."""
     settings: Annotated[Literal["all", "first"], choice_option("all", "first")] = "all"
-    """Of a cell that stands for several settings (b_g = 0 ... -5), run all or the first."""
+    """For a cell that stands for several settings (b_g = 0 ... -5): run all, or the first."""
     select: Switch = False
-    """Search b_g on held-out training images, as the paper did, for the cells where it did."""
+    """Search b_g on held-out training images, in the cells for which the paper searched it."""
     workers: OptionalWhole = None
     """Runs at a time; otherwise one per GPU, or per core."""
     cores: OptionalWhole = None
-    """Cores of each run; otherwise an equal share, and 1 on a cluster. The last digits depend on it."""
+    """Cores of each run; otherwise an equal share, and 1 on a cluster. Results' last digits depend on it."""
     engine: Annotated[Literal["pool", "ray"], choice_option("pool", "ray")] = "pool"
     """pool: processes on this machine. ray: a Ray cluster."""
     address: OptionalText = None
-    """HOST:PORT of the Ray cluster; otherwise the one this machine belongs to, or one made for the sweep."""
+    """HOST:PORT of the Ray cluster; otherwise this machine's cluster, or a new one for the sweep."""
     device: Device = "auto"
     """auto, cpu, cuda."""
     precision: PrecisionChoice = "auto"
     """auto is bf16 where the hardware has it, else fp32."""
     kernels: KernelsChoice = "auto"
-    """fused computes whole residual units at once, in bf16; auto is fused where train's is, else plain."""
+    """fused computes whole residual units at once in bf16; auto is chosen as in train."""
     out: OptionalFolder = None
     """The sweep's folder; otherwise runs/TABLE-XXXX."""
     resume: OptionalFolder = None
-    """Go on with the sweep in this folder, with everything as it was."""
+    """Continue the sweep in this folder, with its settings."""
 
 
 ALLOWED_WITH_RESUME = (
@@ -107,7 +107,7 @@ ALLOWED_WITH_RESUME = (
 
 
 def execute(options: ReproduceOptions) -> int:
-    """Runs the sweep and reports it; returns the exit status."""
+    """Lists tables or runs, or runs the sweep and reports it. Returns the exit status."""
     from kilolayer.cli.reproduction_request import check_reproduction_data, engine_from_options
     from kilolayer.cli.reproduction_run import run_reproduction, warn_of_cost
     from kilolayer.report import reproduction_list
@@ -135,7 +135,7 @@ def execute(options: ReproduceOptions) -> int:
 
 
 def _wanted(options: ReproduceOptions) -> Reproduction:
-    """The sweep that is gone on with, looked at, or begun."""
+    """The sweep that the options continue, inspect, or begin."""
     from kilolayer.cli.reproduction_request import request_from_options
     from kilolayer.sweep.reproduction import open_sweep, plan_reproduction
 

@@ -1,4 +1,4 @@
-"""From the options of `kilolayer reproduce` to what the sweep understands."""
+"""Turns the options of `kilolayer reproduce` into a `Request` and an engine for the sweep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZE_OPTIONS = ("image_size", "subset", "iterations", "batch_size", "evaluate_ev
 
 
 def request_from_options(options: ReproduceOptions) -> Request:
-    """What was asked for, in the words of the sweep. Raises `InputError` for what cannot be used."""
+    """The sweep's request. Raises `InputError` for an option that cannot be used."""
     runs = max(find_table(name).statistic.runs for name in options.tables)
     return Request(
         tables=options.tables,
@@ -42,7 +42,7 @@ def request_from_options(options: ReproduceOptions) -> Request:
 
 
 def _computing(options: ReproduceOptions) -> dict[str, Any]:
-    """How the runs are computed. A cluster's GPUs are other machines', so nothing is asked of them here."""
+    """How the runs are computed. A cluster's GPUs are on other machines, so we cannot query them here."""
     if options.engine != "ray" or not options.device.startswith("cuda"):
         return computation_options(choose_device(options.device), options.precision, options.kernels)
     precision = "bf16" if options.precision == "auto" else options.precision
@@ -63,7 +63,7 @@ def _data(options: ReproduceOptions) -> Data | None:
     used = {plan.data for plan in _plans(options)}
     if len(used) != 1:
         raise InputError(
-            f"--data-folder is for one data set; the tables use {', '.join(sorted(used))}: "
+            f"--data-folder is for one data set, and the tables use {', '.join(sorted(used))}; "
             f"set KILOLAYER_DATA, or give --data too"
         )
     return Data(used.pop(), folder=options.data_folder)
@@ -108,7 +108,7 @@ def _depths(options: ReproduceOptions) -> tuple[tuple[int, int], ...]:
         chosen = tuple((paper, ours) for paper, ours in pairs)
     except ValueError:
         raise InputError(f"--depths is {text!r}; allowed: pairs PAPER=OURS, as 110=56,164=83") from None
-    # Of any table: the command that repeats one cell tells the depths of its whole sweep.
+    # The depths of all tables: the command that repeats one cell names the depths of its whole sweep.
     there = sorted({plan.depth for one in tables() for cell in one.cells for plan in cell.plans})
     for paper, ours in chosen:
         if paper not in there or ours < 1:
@@ -118,7 +118,7 @@ def _depths(options: ReproduceOptions) -> tuple[tuple[int, int], ...]:
 
 
 def check_reproduction_data(reproduction: Reproduction, fetch: bool) -> None:
-    """Refuses missing data, and fewer images than a batch, before anything is written."""
+    """Raises `InputError` for missing data, and for fewer images than a batch, before anything is written."""
     largest: dict[Data, int] = {}
     for one in reproduction.runs:
         data = one.experiment.data
@@ -134,7 +134,7 @@ def _images(data: Data) -> int:
         found = open_source(data)
     except InputError as error:
         if data.source == "imagenet":
-            raise InputError("ImageNet is a folder of yours; name it: --data DIR") from None
+            raise InputError("name the folder in which you have ImageNet: --data DIR") from None
         raise error
     return len(split_indices(found.count, data)[0])
 
@@ -152,7 +152,7 @@ def engine_from_options(options: ReproduceOptions) -> Engine:
             options.address, workers=options.workers, cpus=options.cores or 1, device=options.device
         )
     if options.address is not None:
-        raise InputError("--address is a Ray cluster's; add --engine ray")
+        raise InputError("--address names a Ray cluster; add --engine ray")
     return _pool(options)
 
 

@@ -1,4 +1,4 @@
-"""A reproduction as it is run: its board, its findings at the end, and a word on its cost before."""
+"""Runs a reproduction: a warning about its cost, a live table, and the findings at the end."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kilolayer.sweep.reproduction import Reproduction
 from kilolayer.system.terminal import Console
 
 COSTLY, CPU_SPEED = 1e15, 5e10
-"""Floating-point operations of some hours on a CPU; and what a core's training does in a second, about."""
+"""Floating-point operations of some hours on a CPU, and of about one second of training on one core."""
 
 
 def run_reproduction(reproduction: Reproduction, engine: Engine, as_json: bool) -> int:
-    """Brings the sweep to its end, reports it, and returns the exit status."""
-    # With --json the output is for a program, so a person looks at the other stream.
+    """Runs the sweep to its end, reports it, and returns the exit status."""
+    # With --json standard output is for a program, so the live table goes to standard error.
     board = live_table_of(reproduction, Console(stderr=as_json))
     if status := run_sweep(reproduction.runs, engine, board, reproduction_resume_command(reproduction)):
         return status
@@ -31,12 +31,12 @@ def run_reproduction(reproduction: Reproduction, engine: Engine, as_json: bool) 
 
 
 def reproduction_resume_command(reproduction: Reproduction) -> str:
-    """The command line that goes on with a sweep."""
+    """The command line that continues a sweep."""
     return shlex.join(["kilolayer", "reproduce", "--resume", str(reproduction.folder)])
 
 
 def live_table_of(reproduction: Reproduction, console: Console) -> LiveTable:
-    """The board of a sweep, whose rows name their table where there are several."""
+    """The live table of a sweep. Its rows name their table where there are several tables."""
     several = len(reproduction.tables) > 1
     trained = [one for one in reproduction.cells if one.trials]
     rows = {one: f"{one.cell.table}: {one.cell.row}" if several else one.cell.row for one in trained}
@@ -47,11 +47,11 @@ def live_table_of(reproduction: Reproduction, console: Console) -> LiveTable:
 
 
 def warn_of_cost(reproduction: Reproduction) -> None:
-    """One line where a person has asked for years of a CPU's time, perhaps without knowing."""
+    """Warns in one line where the options ask for years of CPU time."""
     flop = sum(training_flop(one.experiment) for one in reproduction.runs)
     if reproduction.request.size.scale.is_full and flop > COSTLY and not torch.cuda.is_available():
         print(
             f"kilolayer: warning: {flop_text(flop)} without a GPU is about {duration_text(flop / CPU_SPEED)}; "
-            f"--scale proxy shows the order of the rows in hours, --scale smoke that it works in seconds",
+            f"--scale proxy shows the order of the rows in hours, --scale smoke checks in seconds",
             file=sys.stderr,
         )

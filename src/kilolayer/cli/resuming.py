@@ -1,4 +1,4 @@
-"""Continuing a run: what may be given with --resume, and what the run's folder says."""
+"""Continuing a run: the options that --resume allows, and the settings in the run's folder."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ SETTING_NAMES = {
     "recipe.batch_size": "--batch-size",
     "recipe.rate.peak": "--lr",
 }
-"""The options of settings whose names differ from theirs."""
+"""The options that set these fields of an experiment, where their names differ."""
 AUTO = "auto"
-"""In place of a folder: begin the run in --out, or go on with it."""
+"""The value of --resume that begins the run in --out, or continues it."""
 LOCATIONS = ("data.source", "data.folder", "data.download", "init.path")
-"""Of an experiment: where files lie. What is in them is compared by fingerprints."""
+"""Fields of an experiment that name places of files. The files' contents are compared by fingerprints."""
 
 
 def is_resume_auto(options: TrainOptions) -> bool:
-    """Whether --resume is the word and not a folder of that name, which is without --out."""
+    """Whether --resume is the word `auto`. Without --out a folder named `auto` is meant, if there is one."""
     return options.resume == AUTO and (options.out is not None or not os.path.isdir(AUTO))
 
 
 def run_to_continue(options: TrainOptions, context: DistributedContext) -> Run | None:
-    """The run that goes on; None where one begins. The leading process decides, for it will make the folder.
+    """The run to continue; None where a run begins. The main rank decides, because it makes the folder.
 
     Raises `InputError`.
     """
@@ -61,7 +61,7 @@ def run_to_continue(options: TrainOptions, context: DistributedContext) -> Run |
 
 
 def data_of_run(run: Run, options: DataOptions) -> Data:
-    """The run's data where they lie now: where the options say, or where the last start had them."""
+    """The run's data at their present path: the options' path, or the path of the last start."""
     from kilolayer.data.config import BUILT_IN_NAMES
     from kilolayer.runs.data_record import locate_data
     from kilolayer.system.message_text import quote
@@ -75,16 +75,16 @@ def data_of_run(run: Run, options: DataOptions) -> Data:
     )
     if data.source not in BUILT_IN_NAMES and not os.path.exists(expand_home(data.source)):
         raise InputError(
-            f"data: {quote(data.source)} does not exist; to go on with {run.path} add --data PATH, "
-            "where its data lie now"
+            f"data: {quote(data.source)} does not exist; to continue {run.path} name the data's new place: "
+            "--data PATH"
         )
     return data
 
 
 def reject_other_settings(run: Run, requested: Experiment, options: TrainOptions) -> None:
-    """`InputError` naming each setting in which `experiment` is not the run's own.
+    """Raises `InputError` naming each setting in which `requested` differs from the run's experiment.
 
-    What was left to the machine is what the machine chose on which the run began.
+    For settings left to the machine, the choice at the run's beginning counts.
     """
     from kilolayer.runs.snapshots import planned_count
     from kilolayer.system.message_text import listing
@@ -99,13 +99,13 @@ def reject_other_settings(run: Run, requested: Experiment, options: TrainOptions
             for name in _chosen(names, began.recipe, requested.recipe)
         ]
         raise InputError(
-            f"{run.path} was begun with other settings: {listing(said)}; give the same ones, or choose "
+            f"{run.path} was begun with other settings: {listing(said)}; give the same settings, or choose "
             "another --out"
         )
 
 
 def _chosen(names: list[str], began: Recipe, now: Recipe) -> list[str]:
-    """Those of the settings that differ which were chosen; the others follow from them."""
+    """The differing settings that the user chose; the other differences follow from them."""
     if _base(began) != _base(now):  # another recipe: its settings follow
         return [name for name in names if name == "recipe.name" or not name.startswith("recipe.")]
     follows = ["recipe.name"]
@@ -137,7 +137,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers and words within a JSON value, each with its path: recipe.rate.peak."""
+    """The numbers and words in a JSON value, each with its path, such as recipe.rate.peak."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in items:
         yield from _flat(each, f"{name}.{key}" if name else str(key))
@@ -150,12 +150,12 @@ def _in_words(value: Any) -> str:
 
 
 def is_torchrun_restart() -> bool:
-    """Whether torchrun started this command again (--max-restarts), which then goes on with its own run."""
+    """Whether torchrun restarted this command (--max-restarts); it then continues its own run."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def run_suffix() -> str:
-    """Four letters that set a run's folder apart; under torchrun the same at every restart."""
+    """Four characters that make a run's folder unique; under torchrun they are the same at every restart."""
     job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return secrets.token_hex(2) if job == "none" else blake2b(job.encode(), digest_size=2).hexdigest()
 
@@ -165,17 +165,17 @@ def is_finished(run: Run) -> bool:
     if result is None:
         return False
     if result.get("status") != "done":
-        raise InputError(f"{run.path} cannot go on: {result.get('reason', 'it diverged')}")
+        raise InputError(f"{run.path} cannot continue: {result.get('reason', 'it diverged')}")
     print(f"{run.path} is done: test error {result['test_error']:.2f} %")
     return True
 
 
 def reject_changed_options(options: TrainOptions) -> None:
-    """`InputError` naming the options that a resumed run cannot take."""
+    """Raises `InputError` naming the options that a resumed run cannot take."""
     if options.resume is None or is_resume_auto(options):
         if options.resume and options.out is None:
             raise InputError(
-                "--resume auto begins a run or goes on with it in --out DIR; add --out DIR, or name the "
+                "--resume auto begins or continues the run in --out DIR; add --out DIR, or name the "
                 "folder of a run: --resume DIR"
             )
         return
@@ -187,7 +187,7 @@ def reject_changed_options(options: TrainOptions) -> None:
 
 
 def _changed(options: Any) -> Iterator[str]:
-    """The flags of those fields that are not at their default."""
+    """The flags of the fields that differ from their default."""
     for field in fields(options):
         value = getattr(options, field.name)
         if is_dataclass(value):
@@ -197,7 +197,7 @@ def _changed(options: Any) -> Iterator[str]:
 
 
 def previous_threads(run: Run) -> int | None:
-    """As many threads as the run had: with another number its figures would not repeat."""
+    """The number of threads that the run had: with another number its results would not repeat."""
     try:
         starts = json.loads(run.file("environment.json").read_text(encoding="utf-8"))
         return min(int(starts[-1]["threads"]), os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""The page of one run, or of several that lie in one folder."""
+"""The page of one run, or of all runs in a folder."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ HEADER = (
 
 
 def write_runs_page(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """report.html in `folder`, for the run that it is or the runs below it, and what was found.
+    """Writes report.html into `folder`, which is a run or contains runs. Returns its path and the findings.
 
-    Raises `InputError` if there is no run.
+    Raises:
+        InputError: there is no run.
     """
     runs = _runs(folder)
     found = run_findings(runs)
     title = folder.resolve().name
-    caption = "Every run with its figures after the last epoch; lower errors are better."
+    caption = "All runs, with their figures after the last epoch. Lower errors are better."
     table = _told_apart(Table(caption, HEADER, tuple(map(_row, runs.items()))))
     numbers = curve_figures.colour_numbers(runs)
     listings = tuple(listing for name, run in runs.items() for listing in _listings(name, run))
     sections = (
-        Section("What was found", found, _figures(runs, title, numbers)),
+        Section("Findings", found, _figures(runs, title, numbers)),
         Section("All figures", (), (table, *_rates(runs, title, numbers))),
         Section("How to repeat it", (), listings),
     )
@@ -67,7 +68,7 @@ def _rates(runs: dict[str, Run], title: str, numbers: Mapping[str, int]) -> tupl
 
 
 def _runs(folder: Path) -> dict[str, Run]:
-    """The runs by their path below the folder: those of the same data and depth beside each other."""
+    """The runs by their path below the folder, sorted by data and depth."""
     if (folder / "config.json").is_file():
         return {folder.resolve().name: Run.open(folder)}
     configs = sorted(folder.glob("**/config.json"))
@@ -84,7 +85,7 @@ def _place(named: tuple[str, Run]) -> tuple[str, int, int, str]:
 
 
 def _told_apart(table: Table) -> Table:
-    """Without model and data where they are the same in all rows."""
+    """The table without the columns model and data where they are the same in all rows."""
     alike = {table.header.index(name) for name in ("model", "data")}
     alike = {at for at in alike if len({row[at] for row in table.rows}) == 1}
 
@@ -95,7 +96,7 @@ def _told_apart(table: Table) -> Table:
 
 
 def _model(network: Network) -> str:
-    """A network in a few words, by what runs most often differ in."""
+    """A network in a few words: the properties in which runs differ most often."""
     arrangements = {arrangement: name for name, arrangement in ARRANGEMENTS.items()}
     arrangement = arrangements.get(network.unit.arrangement, "another arrangement")
     shortcut = "" if network.unit.h == Identity() else type(network.unit.h).__name__

@@ -1,4 +1,4 @@
-"""`kilolayer reproduce --select`: the search for b_g on held-out training images, run and shown."""
+"""`kilolayer reproduce --select`: runs and shows the search for b_g on held-out training images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADER = ("b_g", "runs", "median validation error %", "least", "most", "")
 
 
 def run_bias_search(reproduction: Reproduction, engine: Engine, as_json: bool) -> int:
-    """Runs the search into DIR/selection, and shows and records which bias it chooses."""
+    """Runs the search in DIR/selection, and prints and records the chosen bias."""
     from kilolayer.cli.sweeping import run_sweep
     from kilolayer.report.live_table import LiveTable
 
@@ -75,7 +75,7 @@ def _report(found: list[dict[str, Any]], reproduction: Reproduction, as_json: bo
 def _table(found: dict[str, Any]) -> Table:
     rows = tuple(_row(one, found) for one in found["biases"])
     caption = f"{found['row']}: error on {found['held_out']:,} held-out training images after the last epoch."
-    note = "A run that diverged counts as guessing. The test set is not looked at for this choice."
+    note = "A diverged run counts as guessing. This choice does not use the test set."
     return Table(caption, HEADER, rows, note)
 
 

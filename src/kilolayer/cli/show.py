@@ -1,4 +1,4 @@
-"""kilolayer show: one network: its counts, its unit drawn, its stages, its description."""
+"""kilolayer show: a network's sizes, its unit as a drawing, its stages, and its description."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Show a network: sizes, its unit drawn, its stages, and its description."""
+    """Show a network: its sizes, a drawing of its unit, its stages, and its description."""
 
     name: NameArgument
-    """A network's name, any admissible depth will do; or a run's folder or weights file, for its network."""
+    """A network's name, with any valid depth; or the folder of a run, or a weights file."""
     svg: OptionalFile = None
     """Draw the unit into this SVG file."""
     json: Switch = False
@@ -33,7 +33,7 @@ class ShowOptions:
 
 
 def execute(options: ShowOptions) -> int:
-    """Prints the network, and writes the drawing where one is asked for."""
+    """Prints the network, and writes the drawing that --svg names."""
     network = _network(options)
     if options.svg is not None:
         _draw(network, options.name, Path(options.svg))
@@ -45,12 +45,12 @@ def execute(options: ShowOptions) -> int:
 
 
 def _network(options: ShowOptions) -> Network:
-    """The network of that name, or of the run or weights file that lies there."""
+    """The network of this name, or of the run or weights file at this path."""
     path = Path(options.name)
     if not path.is_file() and not (path / "config.json").is_file():
         return describe_with_options(options.name, options.unit)
     if options.unit != UnitOptions():
-        raise InputError(f"{path} has its own units; options that change them are for a network's name")
+        raise InputError(f"{path} has its own units; options that change units need a network's name")
     from kilolayer.runs import Run, read_weights
 
     return Run.open(path).experiment().network if path.is_dir() else read_weights(path).model.description

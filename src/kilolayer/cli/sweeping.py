@@ -1,4 +1,4 @@
-"""A sweep as a command runs it: shown while it goes, and in order when it is asked to stop."""
+"""Runs a sweep under a live table, and saves its state when it is asked to stop."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kilolayer.system.stopping import STOPPED_STATUS, stoppable
 
 
 def run_sweep(planned: Sequence[RunSpec], engine: Engine, live_table: LiveTable, resume_command: str) -> int:
-    """Brings every run to its result; 0, or 143 when stopped, having said that `again` goes on."""
+    """Runs every run to its result. Returns 0; after a stop it prints `resume_command` and returns 143."""
     with stoppable() as stop:
         try:
             with live_table:
                 run_all(planned, engine, live_table.refresh, stop)
         except SweepStopped:
-            said = f"kilolayer: stopped, every run's state is saved; to go on:\n  {resume_command}"
+            said = f"kilolayer: stopped, every run's state is saved; to continue:\n  {resume_command}"
             print(said, file=sys.stderr, flush=True)
             return STOPPED_STATUS
     return 0

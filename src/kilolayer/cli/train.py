@@ -1,4 +1,4 @@
-"""kilolayer train: an experiment into a run's folder, from its beginning or from where it was stopped."""
+"""kilolayer train: trains an experiment in a run's folder, from the beginning or from a saved state."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ if TYPE_CHECKING:
     from kilolayer.training.experiment import InitialWeights
 
     Prepared = tuple[Trainer, Path, Data]
-    """A training, the folder of its run, and its data where they lie now."""
+    """A trainer, the folder of its run, and its data at their present path."""
 
 MOST_SECONDS = 10**9
 SLOW_CPU_SIDE = 224
-"""Pixels a side, in which photographs of many sizes are taken."""
+"""From this side on, in pixels, training is slow on a CPU. It is the default for images of several sizes."""
 
 
 @dataclass(frozen=True)
 class TrainOptions(ExperimentOptions):
     """Train a network and record the run in a folder.
 
-    Without any option it trains 20 layers on the embedded digits.
+    Without options it trains 20 layers on the digits that come with the package.
 
-    Ctrl-C saves the state, and --resume goes on. One command that begins or goes on, as a job that is started
-    again needs it: --out DIR --resume auto.
+    Ctrl-C saves the state, and --resume continues. For a job that may be restarted, --out DIR --resume auto
+    begins the run or continues it.
     """
 
     out: OptionalFolder = None
     """The run's folder, new or empty; otherwise runs/MODEL-DATA-sSEED-XXXX."""
     init: OptionalFile = None
-    """Begin from the weights in this file, or of the run in this folder; otherwise from random ones. The
-    classifier is new where the classes are others, and the stem adapted to other channels; every other tensor
-    must fit. Without --model the network is the file's, and so is the size of the images."""
+    """Begin from the weights of this file or run; otherwise from random weights. The classifier is new if the
+    classes differ, and the stem is adapted to another number of channels; every other tensor must fit.
+    Without --model the network and the size of the images are the file's."""
     explain: Switch = False
-    """Say what is chosen for speed and memory and why, measure it in three steps, and write nothing."""
+    """Print the choices for speed and memory with their reasons, measure three steps, and write nothing."""
     resume: OptionalFolder = None
-    """Continue the run in this folder, with everything as it was; --data PATH says where its data lie now.
-    auto: begin in --out, go on with the run there of the same settings, or do nothing where it is done."""
+    """Continue the run in this folder with its settings; --data PATH names the new place of its data. auto:
+    begin the run in --out, continue it there with the same settings, or do nothing if it is finished."""
     save_every: Whole = 300
     """Seconds between two saves of the state; it is saved at the end of every epoch too."""
     snapshots: Whole = 0
-    """Keep the weights at so many moments, evenly spread over the epochs, the first of them the
-    initialisation (see: kilolayer analyse)."""
+    """How many snapshots of the weights to keep, evenly spread over the epochs from the initialisation on
+    (see: kilolayer analyse)."""
     tensorboard: bool = find_spec("tensorboard") is not None
-    """Write DIR/tensorboard too (on where TensorBoard is installed)."""
+    """Write DIR/tensorboard too (on if TensorBoard is installed)."""
 
 
 def execute(options: TrainOptions) -> int:
-    """Trains, and returns the exit status: 0 when done, 143 when stopped with the state saved."""
+    """Trains, and returns the exit status: 0 when finished, 143 when stopped with the state saved."""
     resuming.reject_changed_options(options)
     if not 0 <= options.save_every <= MOST_SECONDS:
         raise InputError(f"--save-every is {options.save_every}; allowed: seconds from 0 to {MOST_SECONDS:,}")
@@ -74,7 +74,8 @@ def execute(options: TrainOptions) -> int:
 
     with distributed_context(options.compute.device) as here:
         status = _trained(options, here)
-        # All leave at once, and what holds gloo's threads goes first: a Python that ends before them aborts.
+        # All ranks leave together, and the objects that hold gloo's threads are freed first: an interpreter
+        # that ends before these threads aborts.
         on_all_ranks(here, lambda: None)
         gc.collect()
         return status
@@ -99,12 +100,12 @@ def _trained(options: TrainOptions, here: DistributedContext) -> int:
         new = options.resume is None and not resuming.is_torchrun_restart()
         here_now = trainer_environment(training) | noted
         run = _taken(folder, training, here_now, new=new, snapshots=options.snapshots, held=held)
-        # Another process may have brought it to its end before this one had the lock.
+        # Another process may have finished the run before this one had the lock.
         return 0 if resuming.is_finished(run) else _carry_out(run, training, here_now, stop, options)
 
 
 def _data_note(training: Trainer, folder: Path, data: Data, before: Run | None) -> dict[str, Any]:
-    """What the run is to say of its data, which must be those that it began with."""
+    """The run's record of its data. Raises `InputError` where the data changed since the run began."""
     from kilolayer.runs import data_record
 
     if not training.context.is_main:
@@ -135,7 +136,7 @@ def _assembled(options: TrainOptions, here: DistributedContext) -> tuple[Experim
 
 
 def _begun(options: TrainOptions, here: DistributedContext) -> Prepared:
-    """Everything read and checked, and nothing written yet."""
+    """A new run: everything is read and checked, and nothing is written."""
     from kilolayer.cli.init_advice import advise_on_init
     from kilolayer.runs import tensorboard
     from kilolayer.runs.snapshots import check_snapshot_count as check_snapshots
@@ -162,22 +163,22 @@ def _begun(options: TrainOptions, here: DistributedContext) -> Prepared:
 
 
 def _hint_at_size(experiment: Experiment, options: TrainOptions, here: DistributedContext) -> None:
-    """Pictures of many sizes are taken at 224 pixels, which nobody chose."""
+    """Images of several sizes are resized to 224 pixels by default; on a CPU this warns that it is slow."""
     size = experiment.network.image_size
     chosen = options.data.image_size is not None or options.init is not None
     if here.device.type == "cpu" and size >= SLOW_CPU_SIDE and not chosen:
-        _say(f"images of {size}×{size} pixels take long on a CPU; --image-size 64 is quicker")
+        _say(f"images of {size}×{size} pixels are slow on a CPU; --image-size 64 is faster")
 
 
 def _network_of(init: InitialWeights, options: TrainOptions) -> Network | None:
-    """The network that the file of weights describes, unless another one is asked for."""
+    """The network that the weights file describes, unless the options name another network."""
     from kilolayer.weights import initial_network
 
     return initial_network(init) if options.model is None and options.unit == UnitOptions() else None
 
 
 def _source(init: str | None) -> str:
-    """A word for the run whose weights a network begins from."""
+    """A short name of the run or file whose weights a network begins from."""
     path = Path(init or "")
     folder = path if path.is_dir() else path.resolve().parent
     word = folder.name if path.is_dir() or path.name == "weights.safetensors" else path.stem
@@ -185,7 +186,7 @@ def _source(init: str | None) -> str:
 
 
 def _resumed(run: Run, options: TrainOptions, here: DistributedContext) -> Prepared | None:
-    """The run's own experiment; None where it is done."""
+    """The run's own experiment; None if it is finished."""
     from kilolayer.runs import tensorboard
     from kilolayer.training import Trainer
     from kilolayer.training.all_ranks import on_all_ranks
@@ -204,20 +205,20 @@ def _resumed(run: Run, options: TrainOptions, here: DistributedContext) -> Prepa
     if not resuming.is_resume_auto(options):
         data, splits = _data_of(run, options, here)
     training = on_all_ranks(here, lambda: Trainer(experiment, splits, here))
-    # With a state saved they are in it; the file may be gone.
+    # A saved state contains the initial weights; their file may no longer exist.
     if experiment.init is not None and run.latest_checkpoint() is None:
         on_all_ranks(here, lambda: load_initial_weights(training))
     return training, run.path, data
 
 
 def _data_of(run: Run, options: TrainOptions, here: DistributedContext) -> tuple[Data, Splits]:
-    """A run's data, from where they lie now."""
+    """A run's data, read from their present path."""
     from kilolayer.data import load
     from kilolayer.training.all_ranks import on_all_ranks
 
     data = on_all_ranks(here, lambda: resuming.data_of_run(run, options.data))
     if data != run.experiment().data:
-        _say(f"the data are taken from {data.folder if data.source in BUILT_IN_NAMES else data.source}")
+        _say(f"reading the data from {data.folder if data.source in BUILT_IN_NAMES else data.source}")
     return data, on_all_ranks(here, lambda: load(data))
 
 
@@ -230,7 +231,7 @@ def _taken(
     snapshots: int,
     held: ExitStack,
 ) -> Run:
-    """The run's folder: made by the leading process and held by it alone."""
+    """The run's folder. Only the main rank makes it and holds its lock."""
     from kilolayer.runs import Run
     from kilolayer.training.all_ranks import on_main_rank
 
@@ -270,7 +271,7 @@ def _carry_out(
         for _ in train_run(run, training, stop=stop, save_seconds=seconds, environment=here, **hear):
             shown.step()
     if not training.is_finished:
-        _say(f"stopped at iteration {training.iteration:,}, state saved; to go on:\n  {_resume(run)}")
+        _say(f"stopped at iteration {training.iteration:,}, state saved; to continue:\n  {_resume(run)}")
         return STOPPED_STATUS
     if training.context.is_main:
         training_summary.print_training_result(run)
@@ -297,7 +298,7 @@ def _resume(run: Run) -> str:
 def _say(text: str) -> None:
     from kilolayer.system.terminal import print_text
 
-    # What was closed or is full is no reason to end otherwise.
+    # A closed stream or a full disk must not change how the command ends.
     with suppress(OSError):
         if is_main_process():
             print_text(f"kilolayer: {text}", stderr=True)

@@ -1,4 +1,4 @@
-"""The labelled images that a trained network is measured on, in its own channels, size and classes."""
+"""The labelled images on which a trained network is evaluated, in its own channels, size and classes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ OWN_PARTS = ("test", "validation", "train", "all")
 
 @dataclass(frozen=True)
 class EvaluationSample:
-    """Labelled images; the labels are numbers of the network's classes.
+    """Labelled images whose labels are indices of the network's classes.
 
-    name, part: the data's name and which part of them, as figures say it. where: the place of image i, in
-    words. notes: what was taken, converted and left out, a line each.
+    `name` and `part` say which data these are. `location` gives the place of image i in words. `notes` say in
+    one line each what was used, converted and left out.
     """
 
     name: str
@@ -38,12 +38,12 @@ class EvaluationSample:
 
 
 def is_same_place(source: str, data: Data) -> bool:
-    """Whether `source` names the place of these data."""
+    """Whether `source` names the path of these data."""
     return _place(source) == _place(data.source)
 
 
 def lies_within(source: str, data: Data) -> bool:
-    """Whether `source` is a file or folder in the folder of these data."""
+    """Whether `source` is a file or folder within the folder of these data."""
     return _place(source).startswith(os.path.join(_place(data.source), ""))
 
 
@@ -52,7 +52,7 @@ def _place(source: str) -> str:
 
 
 def select_new_images(data: Data, part: str | None, grey: bool) -> tuple[LabelledImages, str]:
-    """A part of any data, and its name: without one, `test` of digits and CIFAR, and all of other data."""
+    """A part of any data, and its name. The default is `test` for digits and CIFAR, otherwise all."""
     part = part or ("all" if built_in_source(data) is None else "test")
     return load_labelled(data, part, grey), part
 
@@ -60,11 +60,9 @@ def select_new_images(data: Data, part: str | None, grey: bool) -> tuple[Labelle
 def select_own_images(
     run_data: Data, part: str, grey: bool, check: Callable[[str, Images], None] = lambda _part, _images: None
 ) -> LabelledImages:
-    """A part of the data that a run was trained on, split as it was then. Raises `InputError`.
+    """A part of the data that a run was trained on, split as in its training. Raises `InputError`.
 
-    check: is called with the part and its images as they are read, and raises where they are others now.
-
-    `load` knows what was held out; all images would be mostly those that the network was trained on.
+    `check` is called with the part and its images, and raises where they have changed.
     """
     if len(purposes := name_roles(part)) == 1:  # val is validation
         (part,) = purposes
@@ -82,7 +80,7 @@ def select_own_images(
     splits = load(run_data)
     images = getattr(splits, part)
     if images is None:
-        raise InputError(f"{splits.name} has no validation images here: none were held out; use --part test")
+        raise InputError(f"the run held out no validation images of {splits.name}; use --part test")
     check(part, images)
     return convert_channels(
         LabelledImages(splits.name, splits.classes, images, (), partial(splits.locate, part)), grey
@@ -92,11 +90,14 @@ def select_own_images(
 def match_classes(
     labelled: LabelledImages, part: str, classes: Sequence[str], *, skip_unknown: bool = False
 ) -> EvaluationSample:
-    """The images with their labels in `classes`, the network's.
+    """The images with their labels as indices of `classes`, the network's.
 
-    Raises `InputError` for images of other classes, or leaves them out where that is asked for.
+    With `skip_unknown` images of other classes are left out.
+
+    Raises:
+        InputError: there are images of other classes.
     """
-    classes = [*map(nfc, classes)]  # as the data's are; older runs on a Mac have them in two pieces
+    classes = [*map(nfc, classes)]  # older runs on a Mac have decomposed Unicode names
     counts = torch.bincount(labelled.images.labels, minlength=len(labelled.classes)).tolist()
     present = {name: count for name, count in zip(labelled.classes, counts, strict=True) if count}
     numbers = {name: number for number, name in enumerate(classes)}
@@ -126,7 +127,7 @@ def _unknown(unknown: dict[str, int], present: dict[str, int], classes: Sequence
     else:
         hint = "--skip-unknown-classes leaves them out"
     return (
-        f"{len(unknown):,} of the data's {len(present):,} classes are none of the network's "
+        f"{len(unknown):,} of the data's {len(present):,} classes are not among the network's "
         f"{len(classes):,}: {listing(names, 5)}; {hint}"
     )
 

@@ -1,4 +1,4 @@
-"""From words on the command line to picture files: files, folders with all below them, and patterns."""
+"""Finds image files: files, folders with everything below them, and patterns."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PICTURE_ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm",
     ".ppm", ".pnm", ".heic", ".heif", ".avif", ".jp2", ".jxl",
 )  # fmt: skip
-"""How pictures are called, those too that cannot be read here: what is called so is not passed over."""
+"""The endings of image files, also of formats that we cannot read: such a file is reported, not skipped."""
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file that may be a picture. `named`: the user wrote its name, or a pattern that it fits.
+    """A file that may be an image. `is_named`: the user wrote its name, or a pattern that matches it.
 
-    A file that is only in a named folder may well be no picture.
+    A file that merely lies in a named folder need not be an image.
     """
 
     path: str
@@ -30,15 +30,15 @@ class PictureFile:
 
     @property
     def is_picture(self) -> bool:
-        """Whether the user means it to be a picture, so that it is a fault if it cannot be read."""
+        """Whether the user expects an image here, so that it is an error if it cannot be read."""
         return self.is_named or self.path.lower().endswith(PICTURE_ENDINGS)
 
 
 def find_picture_files(words: Sequence[str]) -> list[PictureFile]:
-    """The files that the words mean, in the order of the words, in a folder by name.
+    """The files that the words name, in the order of the words, and within a folder sorted by name.
 
-    A pattern (`photos/*.jpg`, `**` for folders at any depth) means what a shell would make of it, where no
-    file has that very name. A file that two words mean is there twice. Raises `InputError`.
+    A word that is no existing path is a pattern, as in a shell (`photos/*.jpg`, `**` for folders at any
+    depth). A file that two words name is listed twice. Raises `InputError`.
     """
     return [file for word in words for path in _paths(word) for file in _files(path)]
 
@@ -53,9 +53,9 @@ def _paths(word: str) -> list[str]:
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """What fits a pattern; where it has a `**`, for folders at any depth, only files.
+    """The paths that match a pattern; with `**`, for folders at any depth, only files.
 
-    Python's own `**` follows a link to a folder above forty times.
+    We do not use Python's own `**`: it follows a link to a parent folder forty times.
     """
     parts = pattern.split(os.sep)
     if "**" not in parts:
@@ -85,7 +85,7 @@ def _below(folder: str) -> list[str]:
 
 
 def folders_below(folder: str, ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """A folder and all visible ones below it; a link back to a folder above is not followed."""
+    """A folder and all visible folders below it. A link back to a parent folder is not followed."""
     state = os.stat(folder or os.curdir)
     place = (state.st_dev, state.st_ino)
     if place in ancestors:

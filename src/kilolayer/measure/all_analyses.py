@@ -1,4 +1,4 @@
-"""The analyses by name: each a function of a `Subject`."""
+"""All analyses by name. Each is a function of an `AnalysisInput`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kilolayer.measure.shortcut_factors import ShortcutFactors, measure_shortcut
 
 @dataclass(frozen=True)
 class AnalysisKind:
-    """How an analysis is made of a subject; `over_training`: also at every snapshot of its run."""
+    """An analysis as a function; `at_snapshots`: a run is analysed at each of its snapshots too."""
 
     run: Callable[[AnalysisInput], Analysis]
     at_snapshots: bool = False

@@ -1,4 +1,4 @@
-"""Analyses carried out: every one asked for, of every network, at every snapshot of a run."""
+"""Runs analyses: each requested one, of each network, at each snapshot of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kilolayer.system.terminal import status_line
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """One analysis of one network; `iteration` is that of a snapshot, else None."""
+    """One analysis of one network. `iteration` is the snapshot's; None without a snapshot."""
 
     analysis_name: str
     analysis: Analysis
@@ -23,7 +23,11 @@ class AnalysisResult:
 
 
 def run_analyses(name: str, subjects: Sequence[AnalysisInput]) -> list[AnalysisResult]:
-    """The analysis called `what`, or all, of every subject. Raises `InputError` where one cannot be made."""
+    """Runs the analysis called `name`, or all of them, on every input.
+
+    Raises:
+        InputError: there is no analysis of that name, or an input does not allow it.
+    """
     if name != "all" and name not in ANALYSES:
         raise InputError(f"no analysis {name!r}; allowed: {', '.join(ANALYSES)}, all")
     words = list(ANALYSES) if name == "all" else [name]
@@ -32,7 +36,7 @@ def run_analyses(name: str, subjects: Sequence[AnalysisInput]) -> list[AnalysisR
 
 
 def _of_subject(word: str, subject: AnalysisInput, say: Callable[[str], None]) -> Iterator[AnalysisResult]:
-    """The analysis at every snapshot, then what changed from one to the next; or as the network is now."""
+    """The analysis at every snapshot, then the trend over them; without snapshots, of the network itself."""
     kind, moments = ANALYSES[word], []
     if not (kind.at_snapshots and subject.snapshots):
         say(f"{word} of {subject.name}")

@@ -1,4 +1,4 @@
-"""A module of the user's own, written on the command line as FILE.py:CALLABLE."""
+"""A user's own module, named as FILE.py:CALLABLE."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def is_user_module(text: str) -> bool:
 
 
 def load_user_module(text: str, seed: int = 0) -> nn.Module:
-    """What CALLABLE of FILE.py returns, made from random state `seed`. The file's code is run.
+    """The module that CALLABLE of FILE.py returns, made with the random seed `seed`. The file's code runs.
 
-    Raises `InputError` where there is no such file or name, or where it gives no `nn.Module`.
+    Raises:
+        InputError: the file or the name does not exist, or CALLABLE returns no `nn.Module`.
     """
     file, _, name = text.rpartition(":")
     path = Path(file)
@@ -35,7 +36,7 @@ def load_user_module(text: str, seed: int = 0) -> nn.Module:
     if callable(made) and not isinstance(made, nn.Module):
         made = _called(text, made, seed)
     if not isinstance(made, nn.Module):
-        raise InputError(f"{text} gives {type(made).__name__}, not a torch.nn.Module")
+        raise InputError(f"{text} returns {type(made).__name__}, not a torch.nn.Module")
     return made
 
 
@@ -50,7 +51,7 @@ def _called(text: str, make: Callable[..., Any], seed: int) -> Any:
 
 
 def _imported(path: Path) -> object:
-    # Its neighbours are importable, as if it were run.
+    # The file may import its neighbours, as a script may.
     folder = str(path.resolve().parent)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:

@@ -1,4 +1,4 @@
-"""Figures and names as short words."""
+"""Durations and amounts of computation as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Analyses shown: on the terminal, as JSON, as figures, as a page."""
+"""Analyses on the terminal, as JSON, as figures, and as a page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from kilolayer.system.terminal import print_rows, print_table, print_text
 from kilolayer.values import to_json
 
 TERMINAL_ROWS = 7
-"""Of a chart's units, so many are shown on a terminal."""
+"""The terminal shows a chart at this many units."""
 
 
 def print_analyses(results: Sequence[AnalysisResult]) -> None:
-    """For every analysis its figures, a column for each network, and its first chart as a small table."""
+    """Prints each analysis: its figures, a column for each network, and its first chart as a small table."""
     for what, networks in _gathered(results).items():
         print_text(f"{what}\n", style="bold")
         for network, those in networks.items():
@@ -39,7 +39,7 @@ def print_analyses(results: Sequence[AnalysisResult]) -> None:
 
 
 def _gathered(found: Sequence[AnalysisResult]) -> dict[str, dict[str, list[AnalysisResult]]]:
-    """By analysis and network: the newest snapshot, and what changed over training where that is known."""
+    """Results by analysis and network: the newest snapshot, and the trend over training if there is one."""
     gathered: dict[str, dict[str, list[AnalysisResult]]] = {}
     for one in found:
         networks = gathered.setdefault(one.analysis_name, {})
@@ -57,7 +57,7 @@ def _figures(networks: dict[str, list[AnalysisResult]]) -> Table:
 
 
 def _sampled(chart: Chart) -> Table:
-    """A chart at a few places from first to last; predictions are marked by an asterisk."""
+    """A chart's values at a few units from the first to the last. An asterisk marks predictions."""
     names = (f"{series.name}*" if series.kind == "predicted" else series.name for series in chart.series)
     places = sorted({x for series in chart.series for x in series.x})
     step = max(1, math.ceil((len(places) - 1) / (TERMINAL_ROWS - 1)))
@@ -72,12 +72,12 @@ def _cell(value: float | None) -> str:
 
 
 def print_analyses_json(results: Sequence[AnalysisResult]) -> None:
-    """A list of results, each with the name of its analysis."""
+    """Prints a JSON list of results, each with the name of its analysis."""
     print(json.dumps([_value(one) for one in results], indent=2, ensure_ascii=False))
 
 
 def write_analyses(results: Sequence[AnalysisResult], folder: str) -> None:
-    """WHAT.json with every result, and WHAT-CHART.svg, networks one below the other."""
+    """Writes ANALYSIS.json with every result, and ANALYSIS-CHART.svg with the networks below one another."""
     from kilolayer.report.chart_figures import chart_figure
 
     for what, networks in _gathered(results).items():
@@ -99,7 +99,7 @@ def write_analyses(results: Sequence[AnalysisResult], folder: str) -> None:
 
 
 def write_analysis_page(results: Sequence[AnalysisResult], path: str) -> None:
-    """One interactive page of everything."""
+    """Writes one interactive page with all results."""
     try:
         from kilolayer.report.lab import write_lab
     except ImportError:
@@ -108,7 +108,7 @@ def write_analysis_page(results: Sequence[AnalysisResult], path: str) -> None:
 
 
 def print_written_paths(folder: str | None, page: str | None) -> None:
-    """Where the results and the page lie."""
+    """Prints where the results and the page are."""
     print_rows({name: where for name, where in (("results", folder), ("page", page)) if where is not None})
 
 
@@ -136,7 +136,7 @@ def _value(one: AnalysisResult) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Six digits, and None for what JSON has no number for."""
+    """A JSON value with floats rounded to six digits; NaN and infinity, which JSON lacks, become None."""
     match value:
         case float():
             return float(f"{value:.6g}") if math.isfinite(value) else None

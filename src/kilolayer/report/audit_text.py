@@ -13,7 +13,7 @@ FIGURE_4_LETTERS = dict(zip(ARRANGEMENTS, "abcde", strict=False))
 
 
 def print_audit(report: AuditReport) -> None:
-    """Prints what the network is, the nearest of ours, the findings, and what could not be told."""
+    """Prints what the network is, our nearest network, the findings, and what remains unknown."""
     for line in _lines(report):
         print_text(line, hanging=12 if line.startswith("  ") else 4)
 
@@ -32,12 +32,12 @@ def _lines(report: AuditReport) -> Iterator[str]:
         if finding.paper:
             yield f"    the papers: {finding.paper}"
     for unknown in report.unknown:
-        yield f"not told: {unknown}"
+        yield f"unknown: {unknown}"
     yield ", ".join(_count(_of(report, kind), kind) for kind in ("fault", "deviation", "note"))
 
 
 def _finding(report: AuditReport) -> str:
-    """The outcome in a sentence, with what is at stake: whether results with it are a paper's."""
+    """The outcome in a sentence: whether results with this network can be compared with a paper's."""
     faults, deviations = _of(report, "fault"), _of(report, "deviation")
     identical = report.nearest is not None and report.nearest.identical
     if faults:
@@ -49,8 +49,8 @@ def _finding(report: AuditReport) -> str:
     if identical and report.nearest:
         return f"no fault found; it computes what {report.nearest.name} computes."
     if report.content.family is None:
-        return "no fault found, and no residual network of the papers either."
-    return "no fault found, as far as can be told."
+        return "no fault found, but it is no residual network of the papers either."
+    return "no fault found, as far as the audit can tell."
 
 
 def _of(report: AuditReport, severity: str) -> int:

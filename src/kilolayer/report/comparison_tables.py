@@ -1,4 +1,4 @@
-"""The rows of a table compared: the paper's gaps and ranking beside ours, and whether the runs decide."""
+"""Compares the rows of a table: the paper's gaps and ranking beside ours, and whether runs decide them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPARISON_HEADER = ("row", "paper", "here", "95 % interval", "p", "finding")
 
 
 def gap_tables(table_findings: TableResult) -> tuple[Table, ...]:
-    """For every column the rows against the baseline: the paper's gap, ours, and whether the runs decide."""
+    """One table a column: each row against the baseline, with the paper's gap, our gap, and the outcome."""
     return tuple(
         _comparison(table_findings, group, compared)
         for group, compared in table_findings.comparisons.items()
@@ -43,13 +43,13 @@ def _comparison(one: TableResult, group: str, compared: Comparison) -> Table:
 
 
 def _limit(compared: Comparison) -> str:
-    """Where no pair could be decided, whatever the runs had given, a reader must know it."""
+    """A note where there are too few runs for any pair to be decided, whatever they measure."""
     tested = [pair for pair in compared.pairs if pair.word != "not enough runs"]
     least = min((pair.smallest for pair in tested), default=0.0)
     if least <= LEVEL:
         return ""
     runs = max(pair.n for pair in tested)
-    return f" With {runs} runs a row none can be decided (p ≥ {least:.2g}); the ranking pools all rows."
+    return f" With {runs} runs a row no pair can be decided (p ≥ {least:.2g}); the ranking pools all rows."
 
 
 def _pair(pair: RowPair) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ def _signed(value: float) -> str:
 
 
 def _found(pair: RowPair) -> str:
-    """What a pair shows, in at most four words."""
+    """The outcome of a pair in at most four words."""
     if pair.word != "not decided":
         return pair.word
     points = (
@@ -75,7 +75,7 @@ def _found(pair: RowPair) -> str:
 
 
 def ranking_sentences(table_findings: TableResult) -> list[str]:
-    """A sentence for each group of rows that can be ranked, and one where some cannot yet."""
+    """A sentence for each group of rows that can be ranked, and one for groups that need more runs."""
     alone = len(table_findings.comparisons) == 1
     early = not all(map(_comparable, table_findings.comparisons.values()))
     least = [f"Rows are compared when they have {MIN_RUNS} runs each."] if early else []

@@ -1,4 +1,4 @@
-"""Training curves as figures that can be read: not too many lines in one, nor of too different a size."""
+"""Training curves as legible figures: few lines in each, and of similar size."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kilolayer.training import Recipe
 from kilolayer.training.schedule import Schedule
 
 MAX_CURVES = 6
-"""Rows that can be told apart in one figure."""
+"""The most curves that a reader can tell apart in one figure."""
 
 SHARED_COLOUR = len(OKABE_ITO) - 1
-"""The text's colour, for what is no single run's."""
+"""The number of the text's colour, for a line that belongs to all runs."""
 
 EXPLODED_LOSS = 100.0
-"""A training loss far above that of guessing, ln 10 = 2.3 or ln 1000 = 6.9."""
+"""A training loss far above that of guessing (ln 10 = 2.3, ln 1000 = 6.9)."""
 
 
 def colour_numbers(labels: Iterable[str], baseline: str | None = None) -> dict[str, int]:
-    """The number of each curve's colour on a whole page; the baseline's colour is no other's."""
+    """The number of each curve's colour, the same on a whole page. No other curve shares the baseline's."""
     others = [label for label in dict.fromkeys(labels) if label != baseline]
     if not baseline:
         return {label: number for number, label in enumerate(others)}
@@ -70,7 +70,7 @@ def _parts(curves: list[Curve], baseline: Curve | None) -> Iterator[list[Curve]]
 
 
 def _is_line(curve: Curve) -> bool:
-    """Whether there is more to draw than the one point that the table has too."""
+    """Whether the curve has more than one point; a single point is in the table already."""
     return any(sum(value is not None for value in values) > 1 for values in (curve.train_loss, curve.error))
 
 
@@ -79,7 +79,7 @@ def _explodes(curve: Curve) -> bool:
 
 
 def learning_rate_figure(recipes: Mapping[str, Recipe], title: str, numbers: Mapping[str, int]) -> Figure:
-    """The learning rate by the name of its run, each schedule once, in the colour of its first run."""
+    """The learning rates of the runs: each schedule once, in the colour of its first run."""
     shown = _schedules(recipes, numbers)
     drawing = learning_rate(shown, title)
     peak = max((rate.schedule(at) for rate in shown for at in range(rate.iterations)), default=0.0)
@@ -93,7 +93,7 @@ def learning_rate_figure(recipes: Mapping[str, Recipe], title: str, numbers: Map
 
 
 def _schedules(recipes: Mapping[str, Recipe], numbers: Mapping[str, int]) -> list[RateCurve]:
-    """One line for each schedule; the only one of several runs is that of all."""
+    """One line for each schedule. A schedule that all of several runs share is labelled “all runs”."""
     by_schedule: dict[tuple[Schedule, int], list[str]] = {}
     for label, recipe in recipes.items():
         by_schedule.setdefault((recipe.rate, recipe.iterations), []).append(label)

@@ -1,4 +1,4 @@
-"""The page of `kilolayer evaluate --html`: one file with the finding, the classes and the mistakes."""
+"""The page of `kilolayer evaluate --html`: the finding, the classes and the mistakes in one file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from kilolayer.runs.start_environment import current_command
 from kilolayer.training.class_metrics import macro_mean
 
 MAX_CELLS = 25
-"""Classes up to which the confusion matrix is a table of numbers."""
+"""Up to this many classes the confusion matrix is a table of numbers; with more it is a map."""
 MAX_CONFUSIONS = 20
 MAX_PICTURES = 24
-LAYOUT = "A row for each class, a column for what its images are taken for"
-SHADES = "The darker, the larger the share of the row; green is right, orange is wrong."
+LAYOUT = "A row for each true class, a column for each predicted class"
+SHADES = "Darker is a larger share of the row; green is right, orange is wrong."
 MAX_SIDE = 160
-"""Pixels a side of the largest picture on the page."""
+"""Largest side of an image on the page, in pixels."""
 
 
 def write_evaluation_page(result: EvaluationResult, trained: str, path: Path) -> Path:
-    """Writes the page, wholly or not at all. Raises `InputError`."""
+    """Writes the page, completely or not at all, and returns its path. Raises `InputError`."""
     return write_page(build_evaluation_page(result, trained), path)
 
 
@@ -39,7 +39,7 @@ def build_evaluation_page(result: EvaluationResult, trained: str) -> Page:
     part = "" if taken.part == "all" else f"{taken.part} "
     sections = (
         Section("Figures", taken.notes, (_figures(result),)),
-        Section("What is taken for what", (), _confusion(result)),
+        Section("Confusions", (), _confusion(result)),
         *_mistakes(result),
         Section("Classes", (), (_classes(result),)),
         _calibration(result),
@@ -57,7 +57,7 @@ def _figures(measurement: EvaluationResult) -> Table:
     low, high = measurement.interval
     top5 = [("top-5 error", f"{evaluation.top5_error:.2f} %")] if measurement.has_top5 else []
     return Table(
-        "All images. Means over classes give each class with an image the same weight.",
+        "Over all images. Means over classes weigh each class that has images equally.",
         ("figure", "value"),
         (
             ("images", f"{evaluation.images:,}"),
@@ -72,13 +72,13 @@ def _figures(measurement: EvaluationResult) -> Table:
             ("mean recall over classes", f"{percent_text(macro_mean([one.recall for one in metrics]))} %"),
             ("mean F1 over classes", f"{percent_text(macro_mean([one.f1 for one in metrics]))} %"),
         ),
-        "The interval holds for images drawn at random and independently; it knows nothing of other cameras, "
-        "places or times.",
+        "The interval assumes that the images are a random, independent sample. It does not cover other "
+        "cameras, places or times.",
     )
 
 
 def _confusion(measurement: EvaluationResult) -> tuple[Item, ...]:
-    """The matrix of the classes that occur, and the most frequent confusions."""
+    """The confusion matrix of the classes that occur, and the most frequent confusions."""
     metrics, confusion = measurement.metrics, measurement.evaluation.confusion
     rows = [i for i, one in enumerate(metrics) if one.support]
     columns = [i for i, one in enumerate(metrics) if one.support or one.predicted]
@@ -114,7 +114,7 @@ def _mistakes(measurement: EvaluationResult) -> tuple[Section, ...]:
     share = f"{len(chosen)} of " if len(chosen) < measurement.num_wrong else ""
     caption = f"{share}{measurement.num_wrong:,} mistakes, those with the greatest probabilities first"
     pictures = tuple(_picture(measurement, i) for i in chosen)
-    text = "Pictures as the network sees them. A wrong label looks like a confident mistake too."
+    text = "Images as the network receives them. A wrong label looks like a confident mistake too."
     return (Section("The most confident mistakes", (text,), (Gallery(f"{caption}.", pictures),)),)
 
 
@@ -127,7 +127,7 @@ def _picture(measurement: EvaluationResult, i: int) -> Picture:
 
 
 def png_bytes(pixels: Tensor) -> bytes:
-    """uint8 (C, H, W) as a PNG, made smaller where it is large."""
+    """An image, uint8 (C, H, W), as the bytes of a PNG file of at most `MAX_SIDE` pixels a side."""
     array = pixels.permute(1, 2, 0).contiguous().numpy()
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
     image.thumbnail((MAX_SIDE, MAX_SIDE))
@@ -145,11 +145,12 @@ def _classes(measurement: EvaluationResult) -> Table:
     ]
     first = 0 if len(rows) > MAX_CELLS else 1  # the numbers are those of the map
     return Table(
-        "Precision: of the images taken for the class, the share that is of it. Recall: of its images, the "
-        "share that is recognised. F1: their harmonic mean. The interval is that of the error.",
+        "Precision: the share of the images predicted as this class that belong to it. Recall: the share of "
+        "its images that are predicted as this class. F1: the harmonic mean of both. The interval is that of "
+        "the error.",
         ("no.", *HEADER)[first:],
         tuple(row[first:] for row in rows),
-        "–: not defined, since there is no image of the class, or none is taken for it.",
+        "–: undefined, because the class has no image, or no image is predicted as this class.",
     )
 
 
@@ -158,10 +159,10 @@ def _calibration(measurement: EvaluationResult) -> Section:
     fits = calibration.error <= calibration.chance
     text = (
         f"The expected calibration error is {100 * calibration.error:.1f} %: the mean distance between the "
-        "probability of an answer and how often such answers are right, over 15 bins of equal width "
-        "(Guo et al. 2017). A network whose probabilities are exact stays below "
+        "probability of a prediction and how often predictions of that probability are right, over 15 bins "
+        "of equal width (Guo et al. 2017). A network with exact probabilities stays below "
         f"{100 * calibration.chance:.1f} % in 95 of 100 samples of this size: "
-        f"{'nothing speaks against these probabilities' if fits else 'these differ by more than chance'}."
+        + ("these probabilities may be exact." if fits else "these probabilities differ by more than chance.")
     )
     rows = tuple(
         (
@@ -173,5 +174,5 @@ def _calibration(measurement: EvaluationResult) -> Section:
         for one in calibration.bins
         if one.images
     )
-    header = ("probability of the answer", "images", "mean probability %", "right %")
-    return Section("Calibration", (text,), (Table("Bins that hold an image.", header, rows),))
+    header = ("probability of the prediction", "images", "mean probability %", "right %")
+    return Section("Calibration", (text,), (Table("Bins that contain images.", header, rows),))

@@ -1,4 +1,4 @@
-"""What `kilolayer evaluate` prints: lines and a table for people, JSON for programs."""
+"""An evaluation as text on the terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADER = ("class", "images", "error %", "95 % interval", "precision %", "recall 
 
 
 def print_evaluation(result: EvaluationResult, page: str | None = None) -> None:
-    """What was measured, the finding, the figures, a table of the classes, and what to do next."""
+    """Prints what was measured, the finding, the figures, a table of the classes, and the next command."""
     evaluation, taken = result.evaluation, result.sample
     part = "" if taken.part == "all" else f"{taken.part} "
     print_text(f"{evaluation.images:,} {part}images of {taken.name}")
@@ -33,13 +33,13 @@ def print_evaluation(result: EvaluationResult, page: str | None = None) -> None:
 
 
 def figures_line(result: EvaluationResult) -> str:
-    """Errors, loss and calibration on a line."""
+    """Errors, loss and calibration on one line."""
     evaluation, calibration = result.evaluation, result.calibration
     top5 = f", top-5 error {evaluation.top5_error:.2f} %" if result.has_top5 else ""
     return (
         f"{'top-1 ' if top5 else ''}error {evaluation.error:.2f} %{top5}, loss {evaluation.loss:.4f}, "
         f"expected calibration error {100 * calibration.error:.1f} % "
-        f"(below {100 * calibration.chance:.1f} % it can be chance)"
+        f"(up to {100 * calibration.chance:.1f} % can be chance)"
     )
 
 
@@ -87,7 +87,7 @@ def _next(measurement: EvaluationResult, page: str | None) -> dict[str, str]:
 
 
 def evaluation_json(result: EvaluationResult) -> dict[str, Any]:
-    """All figures. `data`, `split`, `images`, `loss`, errors and `confusion` are as in earlier releases."""
+    """All figures as a JSON value. `split` repeats `part`, its name in earlier releases."""
     taken, metrics = result.sample, result.metrics
     return {
         "data": taken.name,

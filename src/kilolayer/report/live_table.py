@@ -1,4 +1,4 @@
-"""A table that fills in while runs are under way; where no terminal is, a line for every finished run."""
+"""A table that fills while runs train; without a terminal, one line for each finished run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from kilolayer.system.terminal import Console, fit_table, is_screen
 
 @dataclass
 class LiveTable:
-    """Rows × columns of cells, each of one or more runs (its seeds).
+    """A table of rows × columns, where each cell stands for one or more runs (its seeds).
 
-    A cell shows the median test error of its finished runs, or how far its running ones are.
+    A cell shows the median test error of its finished runs, or the progress of its running ones.
     """
 
     title: str
@@ -33,9 +33,9 @@ class LiveTable:
     cells: Mapping[tuple[str, str], Sequence[RunSpec]]
     console: Console = field(default_factory=Console)
     metric: str = "test_error"
-    """Which figure of a result is shown."""
+    """The figure of a run's result that a cell shows."""
     run_names: Mapping[str, str] = field(default_factory=dict)
-    """What a run is called in a line, by its key; otherwise row, column and seed."""
+    """Names for the lines, by the run's key; otherwise row, column and seed."""
 
     def __post_init__(self) -> None:
         self._runs = {one.key: one for runs in self.cells.values() for one in runs}
@@ -68,7 +68,7 @@ class LiveTable:
             self._live.stop()
 
     def refresh(self) -> None:
-        """Reads the run folders again, at most every half second, and shows what they hold."""
+        """Reads the run folders again and redraws the table, at most twice a second."""
         if time.monotonic() - self._read_at < 0.5:
             return
         self._read()
@@ -95,7 +95,7 @@ class LiveTable:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _shown(self) -> Group:
-        """The rows in grids of like columns, so that two tables do not share a grid that is half empty."""
+        """One grid for each set of columns: two tables in one grid would leave half of it empty."""
         by_columns: dict[tuple[str, ...], list[str]] = {}
         for row in self.rows:
             columns = tuple(column for column in self.columns if (row, column) in self.cells)
@@ -132,7 +132,7 @@ class LiveTable:
 
 
 def _names(cells: Mapping[tuple[str, str], Sequence[RunSpec]]) -> dict[str, str]:
-    """Each run in words: row, column where there are several, and seed."""
+    """A name for each run: its row, its column where there are several, and its seed."""
     several = len({column for _, column in cells}) > 1
     names: dict[str, str] = {}
     for (row, column), runs in cells.items():
@@ -143,7 +143,7 @@ def _names(cells: Mapping[tuple[str, str], Sequence[RunSpec]]) -> dict[str, str]
 
 
 def run_text(run: RunSpec, state: RunProgress, metric: str = "test_error") -> str:
-    """How one run stands, in a few words."""
+    """The state of one run in a few words."""
     if state.result is not None:
         value = state.figure(metric)
         return str(state.result["status"]) if value is None else f"{value:.2f} %"
@@ -153,7 +153,7 @@ def run_text(run: RunSpec, state: RunProgress, metric: str = "test_error") -> st
 
 
 def median_text(states: Sequence[RunProgress], metric: str = "test_error") -> str:
-    """The median error of finished runs; "fail" where most did not end."""
+    """The median error of finished runs; "fail" where most of them have no error."""
     values = [state.figure(metric) for state in states]
     middle = statistics.median(math.inf if value is None else value for value in values)
     return "fail" if math.isinf(middle) else f"{middle:.2f} %"

@@ -1,4 +1,4 @@
-"""Predictions as text, JSON and CSV, each written as it comes: no format holds more than a batch of them."""
+"""Predictions as text, JSON and CSV. Each prediction is written as it arrives."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kilolayer.system.terminal import printable
 
 BAR_WIDTH = 20
 STANDARD_OUTPUT = "-"
-# Names that are no text stand as \udcff, which JSON reads back.
+# File names that are not valid text are written as \udcff, which JSON reads back.
 ESCAPED = "backslashreplace"
 
 
 def check_csv(name: str) -> None:
-    """Raises `InputError` for a name that may be a picture's, which would be written over."""
+    """Raises `InputError` for a name without .csv: it may be an image, which would be overwritten."""
     if name != STANDARD_OUTPUT and not name.lower().endswith(".csv"):
         raise InputError(f"--csv {name!r}: the name must end in .csv; - is standard output")
     if name != STANDARD_OUTPUT:
@@ -31,7 +31,7 @@ def check_csv(name: str) -> None:
 
 
 def write_csv(predictions: Iterable[FilePrediction], name: str, columns: int) -> None:
-    """A row for every file: its path, `columns` classes with their probabilities, and the error."""
+    """Writes a row for every file: its path, `columns` classes with their probabilities, and the error."""
     with _csv_file(name) as file:
         writer = csv.writer(file)
         numbers = ["", *(f"_{rank}" for rank in range(2, columns + 1))]
@@ -56,14 +56,14 @@ def _csv_file(name: str) -> Iterator[TextIO]:
 
 
 def utf8_stdout() -> TextIO:
-    """Standard output for programs: UTF-8 whatever the locale, names that are no text escaped."""
+    """Standard output in UTF-8, whatever the locale, with names that are not valid text escaped."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors=ESCAPED)
     return sys.stdout
 
 
 def write_json(predictions: Iterable[FilePrediction]) -> None:
-    """A list with `image` and `classes` for every file, and `error` where it cannot be read."""
+    """Writes a JSON list with `image` and `classes` for every file, and `error` where it cannot be read."""
     out = utf8_stdout()
     before = "["
     for one in predictions:
@@ -75,7 +75,7 @@ def write_json(predictions: Iterable[FilePrediction]) -> None:
 
 
 def write_text(predictions: Iterable[FilePrediction]) -> None:
-    """The path, and below it a line for each class; what cannot be read is said on standard error."""
+    """Writes each path, and below it a line for each class. Unreadable files go to standard error."""
     out, watched = sys.stdout, sys.stdout.isatty()
     for one in predictions:
         if one.error:

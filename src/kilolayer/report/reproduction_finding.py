@@ -1,4 +1,4 @@
-"""What a reproduction has found, a sentence or two for each table: decided, undecided, or not run."""
+"""The findings of a reproduction: one sentence for each table."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from kilolayer.sweep.table_result import TableResult
 
 GAP_WORDS = {
     "same direction": "as in the paper",
-    "opposite direction": "the other way round",
+    "opposite direction": "opposite to the paper",
     "not decided": "undecided",
-    "not enough runs": f"undecided for want of {MIN_RUNS} runs each",
+    "not enough runs": f"undecided with fewer than {MIN_RUNS} runs each",
     "no direction in the paper": "without a direction in the paper",
 }
 
 
 def finding_sentence(table_findings: TableResult) -> str:
-    """The table's outcome: its lowest error beside the paper's, and how many gaps the runs decide."""
+    """A table's finding: its lowest error beside the paper's, and how many gaps the runs decide."""
     return f"{table_label(table_findings)}: {'; '.join(_parts(table_findings))}."
 
 
 def _parts(one: TableResult) -> Iterator[str]:
     ended = [finding for finding in one.cells if finding.runs.trials and finding.summary]
     if not any(finding.runs.trials for finding in one.cells):
-        yield "nothing here is trained; its figures are counted, or cited from elsewhere"
+        yield "its figures are counts or citations, so no run was trained"
     elif not ended:
         yield "no run has a figure yet, so nothing can be compared with the paper"
     elif ended[0].cell.metric.endswith("error"):
@@ -65,6 +65,6 @@ def _gaps(one: TableResult) -> str:
     pairs = [pair for compared in one.comparisons.values() for pair in compared.pairs]
     words: Counter[str] = Counter(pair.word for pair in pairs)
     if not pairs:
-        return "there is no second row to compare it with"
+        return "no second row to compare with"
     said = ", ".join(f"{words[word]} {text}" for word, text in GAP_WORDS.items() if words[word])
     return f"of {len(pairs)} gap{'s' * (len(pairs) > 1)} between rows, {said}"

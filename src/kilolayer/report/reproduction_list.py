@@ -1,4 +1,4 @@
-"""What there is to reproduce, what it costs, and what is done."""
+"""The papers' tables with their cost, and the runs of a sweep with their state, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN_HEADER = ("row", "run", "seed", "training", "status")
 
 
 def table_facts(paper_table: Table) -> dict[str, Any]:
-    """A table in numbers; `training_flop` is that of the paper's own size with the paper's runs."""
+    """A table's facts as a JSON value; `training_flop` is for the paper's own size and number of runs."""
     counted = count_cells(paper_table.cells)
     runs = _distinct_runs(paper_table)
     return {
@@ -38,7 +38,7 @@ def table_facts(paper_table: Table) -> dict[str, Any]:
 
 
 def _distinct_runs(one: Table) -> dict[Any, int]:
-    """Cost by experiment: cells that only read another figure of the same run cost nothing more."""
+    """The cost of each experiment. Cells that read another figure of the same run cost nothing more."""
     trained = (cell for cell in one.cells if cell.counted is None)
     return {made: training_flop(made) for cell in trained for made in cell_experiments(cell)}
 
@@ -48,7 +48,7 @@ def all_table_facts() -> list[dict[str, Any]]:
 
 
 def print_paper_tables(as_json: bool) -> int:
-    """Every table with its cells, runs and cost at the paper's own size."""
+    """Prints every table with its cells, runs and cost at the paper's own size."""
     facts = all_table_facts()
     if as_json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
@@ -69,15 +69,15 @@ def _totals(facts: list[dict[str, Any]]) -> tuple[str, ...]:
         key: sum(fact[key] for fact in facts) for key in ("cells", "buildable", "exact", "literature_only")
     }
     return (
-        f"{sums['cells']} cells: {sums['buildable']} build an experiment, {sums['exact']} of them exactly "
-        f"the paper's; {sums['literature_only']} are cited from elsewhere.",
+        f"{sums['cells']} cells: {sums['buildable']} describe an experiment, {sums['exact']} of them exactly "
+        f"the paper's; {sums['literature_only']} cite other work.",
         "Runs and EFLOP (10¹⁸ operations of training): the paper's own size and number of runs.",
         "One table: kilolayer reproduce p2-table-1 --dry-run",
     )
 
 
 def print_reproduction_runs(reproduction: Reproduction, as_json: bool) -> int:
-    """The runs of a sweep, how they stand, and what they cost together."""
+    """Prints the runs of a sweep, their state, and their total cost."""
     states = {one.key: read_progress(one) for one in reproduction.runs}
     rows = [_run_facts(one.cell, trial, states) for one in reproduction.cells for trial in one.trials]
     if as_json:

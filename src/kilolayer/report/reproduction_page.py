@@ -1,4 +1,4 @@
-"""The page of a reproduction: measured beside reported, curves as the papers draw them, how to repeat it."""
+"""The page of a reproduction: measured beside reported figures, training curves, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Commands = Mapping[tuple[str, str, str], str]
 def build_reproduction_page(
     reproduction: Reproduction, findings: tuple[TableResult, ...], commands: Commands
 ) -> Page:
-    """The whole report; reads the metrics of the runs that its curves show."""
-    sections = [Section("What was found", tuple(finding_sentence(one) for one in findings))]
+    """The page as a value. It reads the metrics of the runs whose curves it shows."""
+    sections = [Section("Findings", tuple(finding_sentence(one) for one in findings))]
     sections += [_section(one) for one in findings]
     sections.append(Section("How to repeat it", (), tuple(_how(reproduction, commands))))
     names = ", ".join(f"{one.table.paper.label} {one.table.source}" for one in findings)
@@ -43,8 +43,8 @@ def _section(one: TableResult) -> Section:
     text = []
     if one.proxy:
         text.append(
-            f"This is a {one.proxy}. Its absolute figures are not comparable with the paper's; what is "
-            f"compared is the ranking of the rows and the gaps between them."
+            f"This is a {one.proxy}. Its absolute figures cannot be compared with the paper's; the ranking "
+            f"of the rows and the gaps between them can."
         )
     text += [
         f"{one.table.paper.title} (arXiv {one.table.paper.arxiv}), {one.table.source}: {one.table.title}."
@@ -57,7 +57,7 @@ def _section(one: TableResult) -> Section:
 
 
 def _figures(one: TableResult) -> Iterator[Figure]:
-    """For each column its rows' training curves, one run each, a few to a figure; and the learning rate."""
+    """The training curves of each column, one run a row and a few rows a figure; and the learning rates."""
     drawn: set[frozenset[str]] = set()
     recipes: dict[str, Recipe] = {}
     labels = [run[0] for finding in one.cells if (run := _shown_run(finding)) is not None]
@@ -79,7 +79,7 @@ def _figures(one: TableResult) -> Iterator[Figure]:
 
 
 def _responses(one: TableResult) -> Iterator[Figure]:
-    """P1's Fig. 7: the layers' responses of each row's first run that is done, in order and sorted."""
+    """The layer responses of each row's first finished run, in order and sorted (P1, Fig. 7)."""
     done = [
         (finding.cell.row, measure_run_responses(trial.spec.path))
         for finding in one.cells
@@ -98,7 +98,7 @@ def _curve(label: str, trial: Trial) -> Curve:
 
 
 def _shown_run(finding: CellResult) -> tuple[str, Trial] | None:
-    """The first run that ended, of the first setting, and what it is called."""
+    """The first finished run of the first setting, and its label."""
     for trial, state in finding.states:
         metrics = trial.spec.path / "metrics.jsonl"
         if state.finished and metrics.exists():
@@ -121,7 +121,7 @@ def _how(reproduction: Reproduction, commands: Commands) -> Iterator[Item]:
 def _provenance(reproduction: Reproduction) -> tuple[tuple[str, str], ...]:
     starts = read_provenance(reproduction.runs)
     if starts is None:
-        return (("runs", "none has begun"),)
+        return (("runs", "no run has begun"),)
     last = starts.environments[-1]
     versions = f"kilolayer {last['kilolayer']}, PyTorch {last['torch']}, Python {last['python']}"
     machine = f"{last['gpu'] or last['processor']}, {last['cores']} cores"

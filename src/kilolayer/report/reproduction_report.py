@@ -1,4 +1,4 @@
-"""What a reproduction leaves in its folder: findings as JSON, a page, and tables for papers and programs."""
+"""The files of a reproduction: findings as JSON, a page, and tables for papers and programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AllFindings = tuple[TableResult, ...]
 
 
 def write_reproduction(reproduction: Reproduction) -> AllFindings:
-    """findings.json, report.html, and every table as Markdown, LaTeX and CSV, into the sweep's folder."""
+    """Writes findings.json, report.html, and every table as Markdown, LaTeX and CSV."""
     found = table_results(reproduction)
     folder = reproduction.folder
     durable.write_file(
@@ -35,7 +35,7 @@ def write_reproduction(reproduction: Reproduction) -> AllFindings:
     try:
         page = reproduction_page.build_reproduction_page(reproduction, found, cell_commands(reproduction))
         write_page(page, folder / "report.html")
-    except InputError as missing:  # the figures are there all the same
+    except InputError as missing:  # the other files are complete without the page
         print(f"kilolayer: no report.html: {missing}", file=sys.stderr)
     return found
 
@@ -54,7 +54,7 @@ def _joined(form: Callable[[Table], str], shown: tuple[Table, ...]) -> str:
 
 
 def print_findings(reproduction: Reproduction, findings: AllFindings, json_wanted: bool) -> None:
-    """The findings, and where the report is."""
+    """Prints the findings and the path of the report."""
     if json_wanted:
         print(results_as_json(reproduction, findings, whole_command(reproduction.request)))
         return
@@ -67,7 +67,7 @@ def print_findings(reproduction: Reproduction, findings: AllFindings, json_wante
 
 
 def cell_commands(reproduction: Reproduction) -> dict[tuple[str, str, str], str]:
-    """The command that repeats each cell, by table, row and column."""
+    """The command line that repeats each cell, by table, row and column."""
     request = reproduction.request
     return {
         (cell.table, cell.row, cell.column): cell_command(request, cell.table, cell.row, cell.column)
@@ -101,7 +101,7 @@ def _line(request: Request, names: tuple[str, ...], rows: tuple[str, ...], colum
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:
-    """A count where it means these seeds."""
+    """Seeds as --seeds takes them: a count for 0 to n-1, otherwise a list."""
     return str(len(seeds)) if seeds == tuple(range(len(seeds))) else ",".join(map(str, seeds)) + ","
 
 

@@ -1,4 +1,4 @@
-"""A reproduction's tables: measured beside reported, with what a reader must know of each row."""
+"""The tables of a reproduction: measured beside reported figures, with notes on the rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ UNITS |= {"layer responses": "mean deviation of the 3×3 layers' responses"}
 
 
 def table_label(table_findings: TableResult) -> str:
-    """ "P2, Table 1"."""
+    """The label of a table, such as "P2, Table 1"."""
     return f"{table_findings.table.paper.label}, {table_findings.table.source}"
 
 
 def figure_tables(table_findings: TableResult) -> tuple[Table, ...]:
-    """A table for every column: what the paper reports, and what the runs gave."""
+    """A table for every column: the paper's figures, and those of the runs."""
     by_column: dict[str, list[CellResult]] = defaultdict(list)
     for finding in table_findings.cells:
         by_column[finding.cell.column].append(finding)
@@ -57,31 +57,31 @@ def _without_figure(finding: CellResult) -> str:
 
 
 def _notes(one: TableResult, finding: CellResult) -> Iterator[str]:
-    """What a reader must know of a row beside its figures."""
+    """Notes that a reader needs beside the figures of a row."""
     cell = finding.cell
     if other := one.same_as(finding):
         name = cell.column if other in one.table.columns else cell.row
-        yield f"At this scale “{name}” is the same network as “{other}”, so it is not compared."
+        yield f"At this scale “{name}” is the same network as “{other}”, so we do not compare them."
     settings = {trial.setting for trial, _ in finding.states}
     if len(settings) > 1:
-        yield f"“{cell.row}”: of its {len(settings)} settings the best for each seed, the kindest reading."
+        yield f"“{cell.row}”: the best of its {len(settings)} settings for each seed, the kindest reading."
     elif settings and len(cell.plans) > 1:
-        yield f"“{cell.row}”: of its {len(cell.plans)} settings only {cell.plans[0].setting} was run."
+        yield f"“{cell.row}”: only {cell.plans[0].setting} of its {len(cell.plans)} settings was run."
     for reason in dict.fromkeys(finding.failures):
-        yield f"“{cell.row}”: {finding.failures.count(reason)} run(s) failed and count for nothing: {reason}."
+        yield f"“{cell.row}”: {finding.failures.count(reason)} run(s) failed and are left out: {reason}."
     if finding.summary and finding.summary.diverged:
         yield f"A run that diverged counts as guessing, {finding.chance:.0f} % wrong."
 
 
 def reported_text(cell: Cell) -> str:
-    """The paper's figure as it prints it."""
+    """The paper's figure with the digits that the paper prints."""
     if cell.failed:
         return "fail"
     return "curve" if cell.reported is None else f"{cell.reported:.{cell.published.digits}f}"
 
 
 def wide_table(table_findings: TableResult) -> Table:
-    """All cells with their verdicts in one table, for programs."""
+    """One table of all cells with their verdicts, for programs."""
     head = (table_findings.table.name,)
     rows = tuple(
         (*head, finding.cell.column, finding.cell.row, *_row(finding), _verdict(finding))
@@ -100,7 +100,7 @@ def _verdict(finding: CellResult) -> str:
 
 
 def verdict_lines(table_findings: TableResult) -> list[str]:
-    """A line for every verdict on a figure, and for every reason that there is none."""
+    """A line for every verdict on a figure, and for every reason why there is none."""
     lines: dict[str, list[str]] = defaultdict(list)
     for finding in table_findings.cells:
         if not finding.proxy and finding.runs.trials and finding.verdict.word != "not run":

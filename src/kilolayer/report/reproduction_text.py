@@ -1,4 +1,4 @@
-"""A reproduction's findings on a terminal, in 80 columns too."""
+"""A reproduction's findings on the terminal."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kilolayer.sweep.table_result import TableResult
 from kilolayer.system.terminal import print_table, print_text
 
 DROPPABLE_COLUMNS = ("95 % interval", "mean ± std", "p", "runs")
-"""The columns that a narrow terminal does without, the first first."""
+"""The columns that a narrow terminal leaves out, in this order."""
 
 
 def print_reproduction(findings: tuple[TableResult, ...]) -> None:
-    """Every table's figures, gaps, rankings and verdicts."""
+    """Prints every table's figures, gaps, rankings and verdicts."""
     for one in findings:
         print_text(f"\n{tables.table_label(one)}: {one.table.title}", style="bold")
         print_text(finding_sentence(one))
@@ -34,6 +34,6 @@ def print_reproduction(findings: tuple[TableResult, ...]) -> None:
 
 
 def print_captioned(table: Table) -> None:
-    """One table under its caption."""
+    """Prints one table under its caption."""
     print_text(f"\n{table.caption}\n")
     print_table(table, drop=[name for name in DROPPABLE_COLUMNS if name in table.header])

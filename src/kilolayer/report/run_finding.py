@@ -1,4 +1,4 @@
-"""What a run, or several in one folder, have come to: one or two sentences for the top of their page."""
+"""The findings of one run, or of several runs: one or two sentences for the top of their page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kilolayer.runs import Run
 from kilolayer.training import Experiment
 
 LEARNED_SHARE = 0.5
-"""Of the error of guessing: a network that stays above it has learned little."""
+"""A network whose error stays above this share of the error of guessing has learned little."""
 
 
 def run_findings(runs: Mapping[str, Run]) -> tuple[str, ...]:
-    """The outcome of one run, or the best and the worst of several and whether seeds bear them out."""
+    """The outcome of one run; of several runs the best, the worst, and the spread over seeds."""
     if len(runs) == 1:
         ((name, run),) = runs.items()
         return (_alone(name, run),)
@@ -23,7 +23,7 @@ def run_findings(runs: Mapping[str, Run]) -> tuple[str, ...]:
 
 
 def data_name(experiment: Experiment) -> str:
-    """The data that a test error belongs to: errors on other images or classes do not compare."""
+    """The name of the data that a test error belongs to. Errors on different data cannot be compared."""
     data = experiment.data
     drawn = (
         ""
@@ -37,7 +37,7 @@ def data_name(experiment: Experiment) -> str:
 
 
 def reached_iteration(run: Run) -> int:
-    """The iteration that a run has come to: its result's, or the newest state's or epoch's."""
+    """The last iteration of a run, from its result, or else from its newest state or epoch."""
     ended = (run.result() or {}).get("iterations")
     if ended is not None:
         return int(ended)
@@ -46,7 +46,7 @@ def reached_iteration(run: Run) -> int:
 
 
 def final_test_error(run: Run) -> float | None:
-    """The final test error in percent; None while there is none."""
+    """The final test error in percent; None before the run ends."""
     value = (run.result() or {}).get("test_error")
     return None if value is None else float(value)
 
@@ -55,17 +55,16 @@ def _alone(name: str, run: Run) -> str:
     result, experiment, at = run.result(), run.experiment(), reached_iteration(run)
     whole = experiment.recipe.iterations
     if result is None:
-        return f"{name} has not ended: it is at iteration {at:,} of {whole:,}, so there is no final figure."
+        return f"{name} has not ended: it is at iteration {at:,} of {whole:,}, so it has no final error."
     error = result.get("test_error")
     if error is None:
         reason = result.get("reason", "no reason was recorded")
-        return f"{name} {result['status']} at iteration {at:,} of {whole:,} and has no figure: {reason}."
+        return f"{name} {result['status']} at iteration {at:,} of {whole:,} and has no final error: {reason}."
     chance = 100 - 100 / experiment.network.num_classes
     return (
         f"{name}, a network of {experiment.network.depth} layers, ends at {error:.2f} % test error after "
         f"{at:,} iterations; guessing would be {chance:.0f} % wrong, so "
-        f"{_learned(error, chance)}. This is one run: another seed will differ, and only training it "
-        "tells you by how much."
+        f"{_learned(error, chance)}. This is one run: train other seeds to see how much the error varies."
     )
 
 
@@ -81,7 +80,7 @@ def _by_data(runs: Mapping[str, Run]) -> list[str]:
         groups.setdefault(data_name(run.experiment()), {})[name] = run
     if len(groups) == 1:
         return [_several(runs)]
-    apart = f"These runs are of {len(groups)} different data, between which errors do not compare."
+    apart = f"These runs use {len(groups)} different data sets, so their errors cannot all be compared."
     return [apart, *(f"{data}: {_of_one_data(some)}" for data, some in groups.items())]
 
 
@@ -112,7 +111,7 @@ def _several(runs: Mapping[str, Run]) -> str:
 
 
 def _seeds(runs: Mapping[str, Run]) -> str:
-    """Whether an experiment was repeated with other seeds, and how far they spread."""
+    """Whether experiments were repeated with other seeds, and the largest spread."""
     groups: dict[Experiment, list[float]] = {}
     for run in runs.values():
         if (error := final_test_error(run)) is not None:
@@ -122,12 +121,12 @@ def _seeds(runs: Mapping[str, Run]) -> str:
         return ""
     if not repeated:
         return (
-            "Every experiment was run once, so these figures cannot tell a difference from chance; "
+            "Every experiment was run once, so a difference between these errors may be chance; "
             "train each with several seeds."
         )
     spread = max(repeated, key=stdev)
     return (
         f"{len(repeated)} of {len(groups)} experiments were run with several seeds; the largest spread is "
         f"{mean(spread):.2f} ± {stdev(spread):.2f} % (mean ± standard deviation of {len(spread)} runs): "
-        "smaller differences than that may be chance."
+        "smaller differences may be chance."
     )

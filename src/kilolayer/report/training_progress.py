@@ -1,4 +1,4 @@
-"""How training shows itself: one line that fills where a person watches, else a line for every epoch."""
+"""The progress of a training: one line that is redrawn on a terminal, otherwise a line for every epoch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kilolayer.training import Trainer
 
 SECONDS_BETWEEN_LOOKS = 0.2
 CELL_WIDTH = 100
-"""Columns of a notebook's output, which has no width to be asked for."""
+"""Columns of a notebook's output, whose width is unknown."""
 
 
 def training_display(training: Trainer) -> TrainingBar | NotebookBar | EpochLines:
-    """The bar on a terminal and in a notebook's cell, else lines."""
+    """A bar on a terminal and in a notebook's cell, otherwise lines."""
     if is_redrawable(sys.stdout):
         return TrainingBar(training)
     line = notebook_writer()
@@ -28,7 +28,7 @@ def training_display(training: Trainer) -> TrainingBar | NotebookBar | EpochLine
 
 
 class EpochLines:
-    """A line per epoch: names and values in turn, so that a program can read it too."""
+    """A line per epoch with alternating names and values, which a program can read too."""
 
     def __init__(self, training: Trainer) -> None:
         self.training = training
@@ -59,7 +59,7 @@ class EpochLines:
 
 
 class TrainingBar(ProgressLine):
-    """Epoch, loss, error, images/s and time left on one line, as many as there is room for."""
+    """Epoch, loss, error, images/s and time left on one line, as far as there is room."""
 
     def __init__(self, training: Trainer, *, disable: bool = False) -> None:
         self.training = training
@@ -88,13 +88,13 @@ class TrainingBar(ProgressLine):
         now = time.monotonic()
         if now - self._looked < SECONDS_BETWEEN_LOOKS:
             return
-        # Looking at the loss waits for a GPU, so it is not looked at every time.
+        # Reading the loss waits for a GPU, so we do not read it at every step.
         first, self._looked = not self._looked, now
         loss, error = self.training.running_metrics()
         if not math.isnan(loss):
             self._show(loss, error)
         if first:
-            # A run that goes on was not as fast as to do all of that now.
+            # A resumed run did not do all its earlier steps just now: they must not count as speed.
             self.reset(self.task_id, completed=self.training.iteration)
         self.update(self.task_id, completed=self.training.iteration)
 

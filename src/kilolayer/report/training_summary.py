@@ -1,4 +1,4 @@
-"""What training says before it starts and after it is done."""
+"""The summary that a training prints before it starts and after it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kilolayer.units import extensions
 
 
 def print_training_start(run: Run, training: Trainer) -> None:
-    """What is trained, on what, for how long and where."""
+    """Prints the network, the data, the length, the device and the folder of a training."""
     experiment, splits, place = training.experiment, training.splits, training.context
     network, recipe = experiment.network, experiment.recipe
     length = f"{training.num_epochs:,} epochs, {recipe.iterations:,} steps of {recipe.batch_size}"
@@ -38,7 +38,7 @@ def print_training_start(run: Run, training: Trainer) -> None:
 
 
 def _counts(splits: Splits) -> str:
-    """How many images each part has, so that their sum can be seen."""
+    """The number of images in each part."""
     trained, test = f"{len(splits.train):,} to train on", f"{len(splits.test):,} to test"
     if splits.validation is None:
         return f"{trained}, {test} (curves on these)"
@@ -46,12 +46,12 @@ def _counts(splits: Splits) -> str:
 
 
 def _lines(name: str, lines: tuple[str, ...]) -> dict[str, str]:
-    """A row whose further lines stand below the first; none where there are no lines."""
+    """A row with several lines; no row without lines."""
     return {name: f"\n{'':<12}".join(lines)} if lines else {}
 
 
 def _beginning(experiment: Experiment) -> dict[str, str]:
-    """The weights that a run begins from, and how its trunk learns."""
+    """The run's initial weights, and the learning rate of its trunk."""
     rate = experiment.recipe.trunk_rate
     trunk = "frozen, only the classifier learns" if rate == 0 else f"{rate:g} of the learning rate"
     size, init = experiment.network.image_size, experiment.init
@@ -64,11 +64,11 @@ def _skipped(places: tuple[str, ...]) -> dict[str, str]:
 
 
 def print_training_result(run: Run) -> None:
-    """The final figures, and what can be done with the run."""
+    """Prints the final errors, and the next commands for the run."""
     result = run.result() or {}
     experiment = run.experiment()
     which = "mean of the weights" if experiment.recipe.ema else "last weights"
-    # Of five classes or fewer the right one is always among the first five.
+    # With five classes or fewer the top-5 error is always 0.
     top5 = f", top-5 {result['test_top5_error']:.2f} %" if experiment.network.num_classes > 5 else ""
     rows = {
         "test error": f"{result['test_error']:.2f} %{top5} ({which})",

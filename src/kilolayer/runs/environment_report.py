@@ -1,4 +1,4 @@
-"""Versions, devices and limits, without a word about who or where: no user, host or folder is named."""
+"""Versions, devices and limits for a bug report. It names no user, no host and no folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at only
 
 
 def describe_environment() -> dict[str, Any]:
-    """All that can matter for how a run goes, by topic."""
+    """Everything that can affect a run, by topic."""
     cpu = DistributedContext(torch.device("cpu"))
     found = environment_record(cpu, choose_precision("auto", cpu.device))
     return {
@@ -90,7 +90,7 @@ def _limits() -> dict[str, Any]:
 
 
 def _free(folder: Callable[[], Path]) -> str:
-    """What is free in a folder, or why it is none: it is gone, or cannot be written."""
+    """The free space of a folder, or why it is unknown."""
     try:
         return gigabytes(shutil.disk_usage(folder()).free)
     except OSError as error:
@@ -103,7 +103,7 @@ def _most(limit: int) -> str:
 
 
 def _packages(*, optional: bool) -> dict[str, str]:
-    """The versions of what kilolayer requires, or of what it can use, as its own metadata have it."""
+    """The versions of kilolayer's required packages, or of its optional ones, from its metadata."""
     found = {}
     for requirement in _requirements():
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
@@ -116,7 +116,7 @@ def _packages(*, optional: bool) -> dict[str, str]:
 def _requirements() -> list[str]:
     try:
         return metadata.requires("kilolayer") or []
-    except metadata.PackageNotFoundError:  # run from its source
+    except metadata.PackageNotFoundError:  # not installed, but run from its source
         return []
 
 

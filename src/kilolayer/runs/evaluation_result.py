@@ -1,4 +1,4 @@
-"""A trained network measured on a sample: its figures, and its answer to every image."""
+"""A trained network evaluated on a sample: its figures, and its prediction for every image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kilolayer.training.experiment import Precision
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many images of one class were taken for another."""
+    """How many images of one class are predicted as another."""
 
     label: str
     answer: str
@@ -29,8 +29,11 @@ class Confusion:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """classes: the network's. answers, probability: of every image the likeliest class, int64 (N,), and its
-    probability, float64 (N,)."""
+    """The evaluation of a network on `sample`. `classes` are the network's.
+
+    `answers` (int64, shape (N,)) holds the most probable class of every image, `probability` (float64, shape
+    (N,)) the probability of that class.
+    """
 
     sample: EvaluationSample
     classes: tuple[str, ...]
@@ -56,24 +59,24 @@ class EvaluationResult:
 
     @property
     def has_top5(self) -> bool:
-        """Of five classes or fewer the right one is always among the first five."""
+        """Whether the top-5 error means anything: with five classes or fewer it is always 0."""
         return len(self.classes) > 5
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the error in percent lies with 95 % confidence, if the images are an independent sample."""
+        """The 95 % confidence interval of the error in percent, if the images are an independent sample."""
         low, high = wilson_interval(self.num_wrong, self.evaluation.images)
         return 100 * low, 100 * high
 
     def mistakes(self, limit: int) -> list[int]:
-        """The images that are taken for another class with the greatest probabilities."""
+        """The indices of the wrongly classified images with the greatest probabilities."""
         wrong = torch.nonzero(~self.is_right).flatten()
         order = self.probability[wrong].argsort(descending=True, stable=True)
         return [int(i) for i in wrong[order[:limit]]]
 
     @cached_property
     def confusions(self) -> list[Confusion]:
-        """All pairs of classes that are confused, the most frequent first."""
+        """All confused pairs of classes, the most frequent first."""
         pairs = [
             Confusion(self.classes[i], self.classes[j], count)
             for i, row in enumerate(self.evaluation.confusion)
@@ -87,14 +90,14 @@ class EvaluationResult:
         low, high = self.interval
         count = self.evaluation.images
         text = (
-            f"{self.num_wrong:,} of {count:,} images are taken for another class: {self.evaluation.error:.2f} %, "
+            f"{self.num_wrong:,} of {count:,} images are misclassified: {self.evaluation.error:.2f} %, "
             f"95 % interval {low:.2f} to {high:.2f} %"
         )
         confusions = self.confusions
         if not confusions:
             return f"{text}."
         first = confusions[0]
-        often = f"{quote(first.label)} is taken for {quote(first.answer)} ({first.count:,} times)"
+        often = f"{quote(first.label)} as {quote(first.answer)} ({first.count:,} times)"
         return f"{text}; most often {often}." if first.count > 1 else f"{text}."
 
 
@@ -105,7 +108,7 @@ def evaluate_sample(
     precision: str = "auto",
     batch_size: int = 256,
 ) -> EvaluationResult:
-    """Measures `network`. Raises `InputError` where its output is not finite."""
+    """Evaluates `network` on `sample`. Raises `InputError` where its output is not finite."""
     place = DistributedContext(choose_device(device))
     own, weights = network.experiment, network.weights
     check_image_shape(weights, *sample.images.pixels.shape[1:3])
@@ -130,7 +133,7 @@ def evaluate_sample(
     assert evaluation is not None  # noqa: S101 - only a stop gives none
     probability, answers = (torch.cat(column) for column in zip(*rows, strict=True))
     if sum(map(sum, evaluation.confusion)) < evaluation.images:
-        raise InputError(f"{network.name} gives output that is not finite; its figures would mean nothing")
+        raise InputError(f"the output of {network.name} is not finite, so it cannot be evaluated")
     return EvaluationResult(sample, weights.classes, evaluation, answers, probability)
 
 

@@ -1,4 +1,4 @@
-"""What a trained network takes picture files for, batch by batch, so that their number takes no memory."""
+"""Predictions of a trained network for image files, in batches of bounded memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from kilolayer.system.message_text import quote
 from kilolayer.training import choose_device
 
 DECODE_CHUNK = 256
-"""Pictures in memory at a time."""
+"""The number of images in memory at the same time."""
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class FilePrediction:
-    """Of one file: classes with their probabilities, the likeliest first; or why it cannot be read."""
+    """The classes of one file with their probabilities, the most probable first; or why it cannot be read."""
 
     file: PictureFile
     classes: tuple[tuple[str, float], ...]
@@ -42,7 +42,7 @@ def predict_files(
     appearance: Appearance = "shown",
     device: str = "auto",
 ) -> Iterator[FilePrediction]:
-    """One for each file, in their order. Raises `InputError` where the network's output is not finite."""
+    """A prediction for each file, in order. Raises `InputError` where the network's output is not finite."""
     classifier = Classifier(weights, device)
     for start in range(0, len(files), DECODE_CHUNK):
         some = files[start : start + DECODE_CHUNK]
@@ -55,7 +55,7 @@ def predict_files(
 
 
 class Classifier:
-    """A trained network, folded, on a device."""
+    """A trained network on a device, with its batch normalisation folded into its convolutions."""
 
     def __init__(self, weights: SavedNetwork, device: str = "auto") -> None:
         self.classes = weights.classes
@@ -65,15 +65,15 @@ class Classifier:
 
     @torch.inference_mode()
     def probabilities(self, pixels: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) to float32 (N, classes) on the CPU."""
+        """Probabilities, float32 (N, classes) on the CPU, of images, uint8 (N, C, H, W)."""
         parts = (part.to(self._device) for part in torch.split(pixels, BATCH_SIZE))
         logits = torch.cat([self._model(self._statistics.normalize(part)).float() for part in parts])
         if not logits.isfinite().all():
-            raise InputError("the network's output is not finite; its probabilities would mean nothing")
+            raise InputError("the network's output is not finite, so it has no probabilities")
         return logits.softmax(1).cpu()
 
     def likeliest(self, pixels: Tensor, top: int) -> list[tuple[tuple[str, float], ...]]:
-        """Of every image the `top` likeliest classes with their probabilities."""
+        """The `top` most probable classes of every image, with their probabilities."""
         if not len(pixels):
             return []
         values, indices = self.probabilities(pixels).topk(min(top, len(self.classes)))
@@ -84,7 +84,7 @@ class Classifier:
 
 
 def image_form(weights: SavedNetwork, image_size: int | None = None) -> PixelFormat:
-    """The images as the network was trained to see them: its size, its channels. Raises `InputError`."""
+    """The image size and channels that the network expects. Raises `InputError`."""
     description = weights.model.description
     if description.in_chans not in (1, 3):
         raise InputError(f"the network reads {description.in_chans} channels, which no image file has")

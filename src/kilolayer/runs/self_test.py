@@ -1,4 +1,4 @@
-"""A few steps of training, repeated, saved and read back: whether this machine keeps what is promised."""
+"""The self-test: a few training steps, repeated, saved and read back, must give the same bits."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ PROMISES = ("repeats", "resumes", "finite")
 
 
 def run_self_test(device: torch.device, precision: Precision) -> dict[str, Any]:
-    """Trains 8 layers on digits three times: twice alike, once stopped half-way and gone on with.
+    """Trains 8 layers on digits three times: twice the same, and once with a stop and a resume half-way.
 
-    repeats, resumes: whether the weights are there and the same bits; finite: whether the loss is a number.
+    In the result, `repeats` and `resumes` say whether the weights were saved and have the same bits; `finite`
+    says whether every loss is finite.
     """
     began = time.perf_counter()
     place = DistributedContext(device)
@@ -54,7 +55,7 @@ def run_self_test(device: torch.device, precision: Precision) -> dict[str, Any]:
 def _run(
     folder: Path, place: DistributedContext, precision: Precision, until: int | None = None
 ) -> tuple[str, float]:
-    """The SHA-256 of the weights, "" where it stopped before the end, and the speed."""
+    """The SHA-256 of the weights ("" after a stop before the end), and the steps per second."""
     data = Data(subset=128, validation=0)
     splits = load(data)
     network = network_for_data(describe("preact_resnet8_cifar"), classes=10, in_chans=1, image_size=8)
@@ -71,13 +72,13 @@ def _run(
 
 
 def _sha256(path: Path) -> str:
-    tensors, _ = read_tensors(path)  # read back, so that it can be
+    tensors, _ = read_tensors(path)  # checks that the file can be read back
     return hashlib.sha256(path.read_bytes()).hexdigest() if tensors else ""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within, the runs' own messages are not shown."""
+    """Hides the runs' log messages."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A trained network named on the command line: a run's folder or a weights file."""
+"""A trained network: a run's folder or a weights file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kilolayer.training import Experiment
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """The weights; of a run also the experiment, with its data where they lie now."""
+    """The weights; for a run also the experiment, with its data at their present path."""
 
     name: str
     weights: SavedNetwork
     experiment: Experiment | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """Of the parts of its data, as far as the run noted them (`kilolayer.runs.data_record`)."""
+    """The fingerprints of the parts of its data, as far as the run recorded them (`kilolayer.runs.data_record`)."""
 
 
 def open_trained(path: str) -> TrainedNetwork:
-    """What lies at `path`; `InputError` where it is neither a run that is done nor weights of ours."""
+    """The network at `path`. Raises `InputError` where it is neither a finished run nor our weights file."""
     if Path(path).is_dir():
         run = Run.open(path)
         experiment = replace(run.experiment(), data=locate_data(run))
@@ -35,11 +35,11 @@ def open_trained(path: str) -> TrainedNetwork:
 
 
 def check_image_shape(weights: SavedNetwork, channels: int, side: int) -> None:
-    """Raises `InputError` where the network cannot read images of so many channels and pixels a side."""
+    """Raises `InputError` where the network cannot read images with these channels and this side."""
     mean, description = weights.statistics.mean, weights.model.description
     if channels != description.in_chans:
         needed = description.in_chans
-        raise InputError(f"the network reads images of {needed} channels, these have {channels}")
+        raise InputError(f"the network reads images with {needed} channels, and these have {channels}")
     if mean.shape[-1] not in (1, side):
         raise InputError(
             f"the network subtracts a mean image of {mean.shape[-1]} pixels a side, and the images have "

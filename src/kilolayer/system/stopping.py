@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal ends a command with status 143, after its state is saved where it has one."""
+"""Stopping by a signal: it ends a command with status 143, after the command has saved its state, if any."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ STOPPED_STATUS = 143
 
 
 class Interrupted(KeyboardInterrupt):
-    """What is raised where a command is broken off.
+    """Interrupts a command.
 
-    Not `KeyboardInterrupt` itself: once that has left an `exec`, as dataclasses use it while they are
-    imported, CPython ends by SIGINT whatever status the program returns.
+    We do not raise `KeyboardInterrupt` itself: after it has left an `exec`, which dataclasses use while they
+    are imported, CPython ends by SIGINT whatever status the program returns.
     """
 
 
 class StopRequest:
-    """Callable: whether a signal has come."""
+    """Callable: whether a signal has asked to stop."""
 
     def __init__(self) -> None:
         self.requested = False
         self.saves_state = False
         self.interrupted = False
-        """Whether what ran was broken off: from then on it may fail in any way."""
+        """Whether the command was interrupted; from then on it may fail in any way."""
 
     def __call__(self) -> bool:
         return self.requested
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
-        """The handler. Where nothing is to be saved, and at a second Ctrl-C, all ends at once."""
+        """The signal handler. Without state to save, and at a second Ctrl-C, it ends the command at once."""
         impatient = self.requested and number == signal.SIGINT
-        # Remembered too: code that must not fail, such as a weak reference's, swallows exceptions.
+        # We record it too, because code such as a weak reference's callback swallows exceptions.
         self.requested = True
         if impatient or not self.saves_state:
             self.interrupted = True
@@ -48,7 +48,7 @@ _current: list[StopRequest] = []
 
 @contextmanager
 def interruptible() -> Iterator[StopRequest]:
-    """Within this context every signal that asks to stop raises `Stopped`."""
+    """Within this context every signal that asks to stop raises `Interrupted`."""
     if _current or threading.current_thread() is not threading.main_thread():
         yield _current[0] if _current else StopRequest()
         return
@@ -64,7 +64,7 @@ def interruptible() -> Iterator[StopRequest]:
 
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
-    """Within this context signals are noted instead, so that the state can be saved."""
+    """Within this context signals are only recorded, so that the command can save its state."""
     with interruptible() as stop:
         stop.saves_state = True
         try:

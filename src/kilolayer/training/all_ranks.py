@@ -1,4 +1,4 @@
-"""One deed in many processes: what fails in one of them ends all of them, with its words."""
+"""Calls that all ranks make together: an error in one rank ends all of them with the same message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def on_all_ranks(context: DistributedContext, act: Callable[[], T]) -> T:
-    """`act()` in every process. An `InputError` in one of them is raised in all, so that none waits."""
+    """Calls `act` on every rank. An `InputError` on one rank is raised on all, so that none waits."""
     result: T | None = None
     failure: str | None = None
     try:
@@ -28,7 +28,7 @@ def on_all_ranks(context: DistributedContext, act: Callable[[], T]) -> T:
 
 
 def on_main_rank(context: DistributedContext, act: Callable[[], str]) -> str:
-    """`act()` in the leading process only; its text in all."""
+    """Calls `act` on the main rank only, and returns its text on all ranks."""
     text = on_all_ranks(context, lambda: act() if context.is_main else "")
     return str(_everyones(context, text)[0])
 
