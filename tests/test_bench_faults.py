@@ -269,6 +269,6 @@ def test_ctrl_c_is_one_line_and_leaves_nobody(tmp_path):
         os.killpg(running.pid, signal.SIGINT)
         out, err = running.communicate(timeout=120)
     assert (running.returncode, out) == (143, "")
-    assert err == "kilolayer: stopped before all was measured; nothing was written\n"
+    assert err == "kilolayer: stopped before the measurement was complete; nothing was written\n"
     assert len(workers) == 2
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

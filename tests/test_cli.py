@@ -162,7 +162,7 @@ def test_evaluate_repeats_the_run_s_own_figure(run: Path, capsys: pytest.Capture
 
 
 def test_evaluate_a_weights_file_on_named_data(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(run / "weights.safetensors"), "--data", "digits", "--split", "train"]) == 0
+    assert main(["evaluate", str(run / "weights.safetensors"), "--data", "digits", "--part", "train"]) == 0
     shown = capsys.readouterr().out
     assert "1,437 train images of digits" in shown
     assert "class" in shown

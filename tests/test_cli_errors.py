@@ -86,7 +86,7 @@ def picture(path: Path, mode: str = "RGB") -> Path:
         ("train --snapshots -1", "--snapshots is -1"),
         ("train --epochs 0", "--epochs is 0"),
         ("train --epochs 1 --iterations 5", "--epochs and --iterations exclude each other"),
-        ("train --channels-last --no-channels-last", "exclude each other"),
+        ("train --memory-format nchw", "'nchw' is unknown; allowed: auto, channels_last, channels_first"),
         ("train --validation 1437", "1,437"),
         ("train --subset 0", "subset"),
         ("train --image-size 2", "image size 2 is too small"),
@@ -103,20 +103,29 @@ def picture(path: Path, mode: str = "RGB") -> Path:
         ("show --name resnet18", "no option --name"),
         ("train --threads 1025", "--threads is 1025; allowed: a whole number from 1 to 1024"),
         ("bench resnet18 --threads 1025", "--threads is 1025; allowed: a whole number from 1 to 1024"),
-        ("bench resnet18 --memory plain", "memory is 'plain'; allowed: fastest, balanced, smallest"),
+        (
+            "bench resnet18 --activation-memory plain",
+            "memory is 'plain'; allowed: fastest, balanced, smallest",
+        ),
         ("bench resnet18 --image-size 0", "--image-size is 0; allowed: a whole number from 1"),
         ("bench resnet18 --against own.py", "'own.py' names no function in the file"),
         ("train --epochs=many", "--epochs: 'many' is not a whole number"),
         ("train --lr high", "--lr: 'high' is not a number"),
         ("train --recipe papr", "--recipe: 'papr' is unknown; nearest: paper"),
         ("train --label-smoothing 1", "label_smoothing is 1.0; allowed: from 0 to below 1"),
-        ("train --averaged 1", "averaged is 1.0; allowed: from 0 to below 1"),
-        ("train --resolution half", "--resolution is 'half'; allowed: SCALE, or SCALE,SCALE@SHARE,…"),
-        ("train --resolution 0.5,1", "--resolution is '0.5,1'; allowed"),
-        ("train --resolution 0.5,2@0.5", "a scale of Resolution is 2.0; allowed: above 0, up to 1"),
-        ("train --resolution 0.1,1@0.5", "images of 1 of 8 pixels a side are too small"),
-        ("train --growth half", "--growth is 'half'; allowed: SCALE, or SCALE,SCALE@SHARE,…"),
-        ("train --growth 0.5", "the scales of Growth are [0.5]; allowed: rising, to 1 at the end"),
+        ("train --ema 1", "1.0; allowed: from 0 to below 1"),
+        (
+            "train --progressive-resize half",
+            "--progressive-resize is 'half'; allowed: SCALE, or SCALE,SCALE@SHARE,…",
+        ),
+        ("train --progressive-resize 0.5,1", "--progressive-resize is '0.5,1'; allowed"),
+        ("train --progressive-resize 0.5,2@0.5", "2.0; allowed: above 0, up to 1"),
+        ("train --progressive-resize 0.1,1@0.5", "images of 1 of 8 pixels a side are too small"),
+        (
+            "train --progressive-depth half",
+            "--progressive-depth is 'half'; allowed: SCALE, or SCALE,SCALE@SHARE,…",
+        ),
+        ("train --progressive-depth 0.5", "[0.5]; allowed: rising, to 1 at the end"),
         ("train --arrangement backwards", "full_preactivation"),
         ("train --epochs", "--epochs"),
         ("train digits", "digits"),
@@ -171,7 +180,7 @@ def test_classes_that_the_network_does_not_know(tmp_path: Path, run: Path, refus
     for name in ("cat/1", "cat/2", "1/1", "1/2"):
         picture(tmp_path / f"photos/{name}.png", mode="L")
     said = refused("evaluate", str(run), "--data", "photos")
-    assert "1 of the data's 2 classes are none of the network's 10: 'cat'" in said
+    assert "1 of the data's 2 classes are not among the network's 10: 'cat'" in said
 
 
 def test_a_weights_file_names_no_data(run: Path, refused: Refused) -> None:

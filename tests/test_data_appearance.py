@@ -335,7 +335,7 @@ def test_check_data_counts_and_finds_no_fault(tmp_path: Path, capsys: pytest.Cap
     assert main(["check-data", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "  1 picture is transparent: shown over white\n" in shown
-    assert "nothing wrong was found" in shown
+    assert "no faults found" in shown
     assert set(TRAITS) >= {look["kind"] for look in said["looks"]}
 
 

@@ -114,7 +114,7 @@ def test_all_images_count(
     notes = " ".join(figures["notes"])
     assert ("grey pictures are read as colour" in notes) is (mode == "L")
     assert ("no image of" in notes) is (0 in counts)
-    assert "does not say what it was trained on" in notes
+    assert "does not name its training data" in notes
 
 
 def test_one_image_is_enough(measured: Measured, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_the_old_name_of_part(
     assert main(["evaluate", str(weights), "--data", str(root), "--split", "test"]) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith("4 test images of new\n")
-    assert shown.err == "--split is now called --part\n"
+    assert shown.err == "kilolayer: --split is now called --part\n"
     assert main(["evaluate", str(weights), "--data", str(root), "--split", "test", "--part", "all"]) == 2
 
 
@@ -192,7 +192,7 @@ def test_classes_that_the_network_lacks(refused: Refused, measured: Measured, tm
     root = folder(tmp_path / "new", "dark", "cat", "a, b")
     said = refused(root)
     assert (
-        "2 of the data's 3 classes are none of the network's 3: 'a, b' (4 images), 'cat' (4 images)" in said
+        "2 of the data's 3 classes are not among the network's 3: 'a, b' (4 images), 'cat' (4 images)" in said
     )
     assert "--skip-unknown-classes" in said
     figures = measured(root, "--skip-unknown-classes")
@@ -234,7 +234,7 @@ def test_a_network_of_two_channels(refused: Refused, tmp_path: Path) -> None:
     description = replace(network(), in_chans=2, num_classes=3)
     statistics = InputStatistics(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
     write_weights(path, description, build(description).state_dict(), CLASSES, statistics)
-    assert "of 2 channels, these have 3" in refused(folder(tmp_path / "new", "dark"), network=path)
+    assert "with 2 channels, and these have 3" in refused(folder(tmp_path / "new", "dark"), network=path)
 
 
 def test_foreign_weights(refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +259,7 @@ def test_foreign_weights(refused: Refused, tmp_path: Path, capsys: pytest.Captur
     )
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(figures["loss"], rel=1e-5)
     assert main(["evaluate", str(path), "--data", str(root), *words[:2], "--classes", "dark,mid,light"]) == 0
-    assert "normalised by figures of these images" in capsys.readouterr().out
+    assert "normalised by the statistics of these images" in capsys.readouterr().out
     own = refused(root, "--mean", "0.4,0.5,0.6", "--std", "0.2,0.2,0.2")
     assert "add --model NAME" in own
 
@@ -309,7 +309,7 @@ def test_data_that_are_gone(own_run: Path, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "run/config.json").write_text(json.dumps(config))
     (tmp_path / "run/environment.json").unlink()
     assert main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "'gone', are not there; --data PATH says where" in capsys.readouterr().err
+    assert "'gone', do not exist; name their new place: --data PATH" in capsys.readouterr().err
 
 
 def damaged(picture: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_run_that_noted_nothing_says_so(
     path.write_text(json.dumps(starts))
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run")]) == 0
-    assert "did not note what its test set was" in capsys.readouterr().out
+    assert "has no record of its test set" in capsys.readouterr().out
 
 
 def test_other_pictures_in_the_same_classes_are_new_data(
@@ -376,7 +376,7 @@ def test_other_pictures_in_the_same_classes_are_new_data(
     assert main(["evaluate", str(own_run), "--json", "--data", str(new)]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["part"], figures["images"]) == ("all", 30)
-    assert any("make the error too low" in note for note in figures["notes"])
+    assert any("the error is too low" in note for note in figures["notes"])
     assert main(["evaluate", str(own_run), "--json", "--part", "all"]) == 0
     assert "the network was trained on most of these images" in capsys.readouterr().out
 
@@ -424,7 +424,7 @@ def test_the_page_shows_the_most_confident_mistakes_first() -> None:
     with Image.open(io.BytesIO(gallery.pictures[0].png)) as image:
         shown = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
     assert torch.equal(shown, measurement.sample.images.pixels[56])
-    assert page.subtitle.startswith("15 of 60 images are taken for another class: 25.00\u00a0%")
+    assert page.subtitle.startswith("15 of 60 images are misclassified: 25.00\u00a0%")
 
 
 @pytest.mark.parametrize("side", [8, 160, 500])
@@ -441,7 +441,7 @@ def test_nothing_wrong_is_a_page_too() -> None:
     evaluation = replace(measurement.evaluation, error=0.0, confusion=((30, 0), (0, 30)))
     right = EvaluationResult(measurement.sample, ("a", "b"), evaluation, labels, measurement.probability)
     html = render_page(evaluation_page.build_evaluation_page(right, "run"))
-    assert "0 of 60 images are taken for another class" in html
+    assert "0 of 60 images are misclassified" in html
     assert "<img" not in html
 
 
@@ -474,5 +474,5 @@ def test_of_pictures_without_labels_predict_is_named(tmp_path: Path) -> None:
     from kilolayer.cli.evaluation_input import _new_images
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="for pictures without labels: kilolayer predict runs/mine "):
+    with pytest.raises(InputError, match="for images without labels: kilolayer predict runs/mine "):
         _new_images(EvaluateOptions("runs/mine", data=str(tmp_path)), Data(str(tmp_path)), False)

@@ -43,7 +43,7 @@ def finished(folder: Path, network: Any = LARGE, source: str = "others", age: in
 @pytest.mark.parametrize(
     ("given", "a_class", "warned"),
     [
-        (experiment(), FEW_IMAGES - 1, "pictures a class are few for"),
+        (experiment(), FEW_IMAGES - 1, "images a class are few for"),
         (experiment(), FEW_IMAGES, None),
         (experiment(init=InitialWeights("w.pt", "0")), 5, None),
         (experiment(network=SMALL), 5, None),
@@ -51,12 +51,12 @@ def finished(folder: Path, network: Any = LARGE, source: str = "others", age: in
         (
             experiment(recipe=recipe_by_name("finetune", 100)),
             500,
-            "the recipe finetune is for weights that are given",
+            "the recipe finetune expects trained weights",
         ),
         (
             experiment(recipe=recipe_by_name("finetune", 100).with_iterations(9)),
             500,
-            "the recipe finetune is for weights",
+            "the recipe finetune expects trained weights",
         ),
         (experiment(recipe=recipe_by_name("finetune", 100), init=InitialWeights("w.pt", "0")), 500, None),
     ],
@@ -71,10 +71,10 @@ def test_weights_that_are_there_are_named(tmp_path: Path) -> None:
     run = finished(tmp_path / "my runs" / "source")
     said = advise_on_init(experiment(), splits(3), [tmp_path / "my runs"])
     assert said is not None
-    assert said.endswith(f"begin from a run's: --init '{run}' --recipe finetune")
+    assert said.endswith(f"begin from a run's weights: --init '{run}' --recipe finetune")
     nothing = advise_on_init(experiment(), splits(3), [tmp_path / "none", tmp_path])
     assert nothing is not None
-    assert "train on a larger set of the same kind first" in nothing
+    assert "train on a larger data set of the same kind first" in nothing
 
 
 def test_the_same_network_comes_first_then_the_newest(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_person_is_told_on_one_line(
     assert main([*words, "--explain"]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "few" in line]
     assert said == [
-        "kilolayer: 7 pictures a class are few for 269,202 random weights; begin from a run's: "
+        "kilolayer: 7 images a class are few for 269,202 random weights; begin from a run's weights: "
         "--init runs/source --recipe finetune"
     ]
 

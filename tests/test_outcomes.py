@@ -63,7 +63,7 @@ def done(error: float) -> dict[str, Any]:
         (done(78.0), done(2.5), "the original network fails and the pre-activation one does not"),
         (done(3.0), done(33.0), "the pre-activation network falls behind and the original one does not"),
         ({"status": "diverged"}, done(2.5), "ends at 90.00 % test error"),
-        (done(4.0), done(3.0), "no difference shows at this depth"),
+        (done(4.0), done(3.0), "this depth shows no difference"),
         (done(88.0), done(75.0), "neither has learned much"),
         ({}, done(3.0), "nothing can be compared"),
         ({"status": "failed"}, done(3.0), "nothing can be compared"),
@@ -129,17 +129,17 @@ def runs_of(folder: Path, *results: dict[str, Any], seeds: bool = False) -> dict
     [
         ([{}], "run-0 has not ended: it is at iteration 0 of 7"),
         ([done(12.5)], "ends at 12.50 % test error"),
-        ([done(12.5)], "This is one run: another seed will differ"),
+        ([done(12.5)], "This is one run: train other seeds to see how much the error varies"),
         ([done(88.0)], "it has learned nothing"),
         ([done(60.0)], "it has learned little"),
         (
             [{"status": "diverged", "reason": "the loss is nan"}],
-            "diverged at iteration 0 of 7 and has no figure",
+            "diverged at iteration 0 of 7 and has no final error",
         ),
         ([{}, {}], "None of the 2 runs has a final test error yet"),
         ([done(9.0), {}], "Only run-0 of 2 runs has a final test error: 9.00 %"),
         ([done(9.0), done(4.0)], "the lowest is 4.00 % (run-1), the highest 9.00 % (run-0)"),
-        ([done(9.0), done(4.0)], "cannot tell a difference from chance"),
+        ([done(9.0), done(4.0)], "so a difference between these errors may be chance"),
     ],
 )
 def test_of_runs_the_outcome_is_said(results: list[dict[str, Any]], said: str, tmp_path: Path) -> None:
@@ -155,9 +155,9 @@ def test_seeds_of_one_experiment_say_how_far_they_spread(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("seeds", "better", "said"),
     [
-        ((0,), True, "3 undecided for want of 3 runs each"),
+        ((0,), True, "3 undecided with fewer than 3 runs each"),
         ((0, 1, 2, 3, 4, 5, 6, 7), True, "3 as in the paper"),
-        ((0, 1, 2, 3, 4, 5, 6, 7), False, "3 the other way round"),
+        ((0, 1, 2, 3, 4, 5, 6, 7), False, "3 opposite to the paper"),
         ((0, 1, 2), True, "3 undecided"),
     ],
 )
@@ -185,8 +185,8 @@ def test_the_reports_open_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[
     for folder in (tmp_path, made.runs[0].path, tmp_path / "runs"):
         assert main(["report", str(folder)]) == 0
         page = (folder / "report.html").read_text()
-        assert page.index("What was found") < page.index("<figure") if "<figure" in page else True
-        assert page.index("What was found") < page.index("<table")
+        assert page.index("Findings") < page.index("<figure") if "<figure" in page else True
+        assert page.index("Findings") < page.index("<table")
     said = capsys.readouterr().out
     assert said.index("the lowest median error") < said.index("mean ± std")
 
@@ -215,12 +215,12 @@ def row(name: str, speed: float, spread: float = 0.01) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([row("a", 100)], "nothing to compare it with"),
+        ([row("a", 100)], "no other network was measured"),
         (
             [row("a", 100), row("b", 250)],
             "b: 250 images/s in training, 50 % of what this",
         ),
-        ([row("a", 100, 0.2), row("b", 104, 0.2)], "which is faster is not decided"),
+        ([row("a", 100, 0.2), row("b", 104, 0.2)], "does not decide which is faster"),
     ],
 )
 def test_a_benchmark_opens_with_the_fastest_and_whether_that_is_sure(rows: list[Any], said: str) -> None:

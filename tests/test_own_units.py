@@ -133,7 +133,7 @@ def test_training_resumes_to_the_same_bits_and_every_command_reads_the_run(
     assert run_command_line(("report", str(tmp_path / "whole"), "--unit", file)) == 0
     network = ("preact_resnet8_cifar", "--unit", f"{file}:{NAMES[example]}")
     assert run_command_line(("analyse", "initialisation", *network, "--seeds", "1")) == 0
-    assert run_command_line((*words, "--memory", "smallest", "--out", str(tmp_path / "less"))) == 0
+    assert run_command_line((*words, "--activation-memory", "smallest", "--out", str(tmp_path / "less"))) == 0
     less = (tmp_path / "less" / "metrics.jsonl").read_text()
     assert less == (tmp_path / "whole" / "metrics.jsonl").read_text()
 
@@ -222,20 +222,20 @@ SHOW = ("show", "resnet20_cifar")
     ],
 )
 def test_an_option_for_the_part_that_is_ones_own_is_refused(example: str, words: tuple[str, str]) -> None:
-    with pytest.raises(InputError, match=f"--unit and {words[0]} are for the same part of the unit"):
+    with pytest.raises(InputError, match=f"--unit and {words[0]} set the same part of the unit"):
         run_command_line((*SHOW, "--unit", f"{EXAMPLES[example]}:{NAMES[example]}", *words))
 
 
-@pytest.mark.parametrize("words", [("--resize", "projection"), ("--shortcut", "zero")])
+@pytest.mark.parametrize("words", [("--downsample", "projection"), ("--shortcut", "zero")])
 def test_beside_a_whole_unit_every_such_option_is_refused(words: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from kilolayer.units import BASIC as WHOLE\n")
-    with pytest.raises(InputError, match=f"--unit and {words[0]} are for the same part of the unit"):
+    with pytest.raises(InputError, match=f"--unit and {words[0]} set the same part of the unit"):
         run_command_line((*SHOW, "--unit", f"{tmp_path / 'mine.py'}:WHOLE", *words))
 
 
 def test_two_files_are_refused() -> None:
     scale = f"{EXAMPLES['learned_scale']}:LearnedScale"
-    with pytest.raises(InputError, match="--unit is there more than once"):
+    with pytest.raises(InputError, match="--unit is given more than once"):
         run_command_line((*SHOW, "--unit", scale, "--unit", f"{EXAMPLES['group_norm']}:PREACT"))
 
 

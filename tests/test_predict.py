@@ -117,7 +117,7 @@ def test_a_folder_is_predicted_without_what_cannot_be_read(predicted: Predicted)
     status, out, err = predicted("photos")
     assert status == 1
     assert [line for line in out.splitlines() if not line.startswith(" ")] == [ALL[0], ALL[1], ALL[5]]
-    assert "passed over 1 of 6 files that are no pictures: 'photos/notes.txt'" in err
+    assert "skipped 1 of 6 files, which are no images: 'photos/notes.txt'" in err
     assert "2 of 6 images cannot be read: 'photos/damaged.png'" in err
     assert "'photos/empty.jpg' (empty)" in err
 
@@ -273,7 +273,7 @@ def test_foreign_weights_predict(foreign: Path, photos: Path, capsys: pytest.Cap
         ),
         (("--model", "resnet8_cifar", *IMAGENET, "--classes", "a,b"), "has 4 classes, --classes 2"),
         (("--model", "resnet8_cifar", *IMAGENET, "--classes", "a,b,,d"), "name 3 is empty"),
-        (("--model", "resnet8_cifar", *IMAGENET, "--classes", "a,b,a,d"), "twice: 'a'"),
+        (("--model", "resnet8_cifar", *IMAGENET, "--classes", "a,b,a,d"), "duplicate names: 'a'"),
         (("--model", "resnet8_cifar", *IMAGENET, "--classes", "none.txt"), "no such file"),
         (("--model", "resnet7_cifar", *IMAGENET), "nearest"),
         (IMAGENET, "add --model NAME"),
@@ -341,11 +341,11 @@ def test_the_network_s_own_file_is_read_as_it_was(weights: Path) -> None:
 
 def test_no_bar_stands_among_answers_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads a pipe may write to the same terminal."""
-    from kilolayer.cli.predict import PredictOptions, _is_watched
+    from kilolayer.cli.predict import PredictOptions, _prints_to_reader
 
     ends = os.pipe()
     with open(ends[0], "rb"), open(ends[1], "w") as pipe, open(tmp_path / "answers", "w") as file:
         for stream, csv_name, watched in ((pipe, None, True), (pipe, "a.csv", False), (file, None, False)):
             monkeypatch.setattr("sys.stdout", stream)
-            assert _is_watched(PredictOptions("run", ("x.png",), csv=csv_name)) is watched
+            assert _prints_to_reader(PredictOptions("run", ("x.png",), csv=csv_name)) is watched
         monkeypatch.undo()

@@ -64,7 +64,7 @@ REFUSED = {
     "p2-table-1 --cores 0": "--cores is 0",
     "p2-table-1 --address 127.0.0.1:1": "add --engine ray",
     "p2-table-2 --select": "the paper searched b_g for none",
-    "p1-table-2 --data-folder d --engine ray --scale full": "ImageNet is a folder of yours",
+    "p1-table-2 --data-folder d --engine ray --scale full": "name the folder in which you have ImageNet",
 }
 
 

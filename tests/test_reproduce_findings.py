@@ -135,7 +135,7 @@ def test_of_several_settings_the_best_counts_once_all_have_ended(tmp_path: Path)
     (finding,) = only(table_results(made)).cells
     assert finding.by_seed == {0: 25.0, 1: 25.0}
     (table,) = reproduction_tables.figure_tables(only(table_results(made)))
-    assert "of its 6 settings the best" in table.note
+    assert "the best of its 6 settings" in table.note
 
 
 def test_a_setting_that_was_left_out_is_said(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_setting_that_was_left_out_is_said(tmp_path: Path) -> None:
     (table,) = reproduction_tables.figure_tables(
         only(table_results(pretend(request, tmp_path, lambda *cell: 9.0)))
     )
-    assert "only b_g = 0 was run" in table.note
+    assert "only b_g = 0 of its 6 settings was run" in table.note
 
 
 def test_a_diverged_run_counts_as_guessing_and_a_run_without_memory_not_at_all(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_diverged_run_counts_as_guessing_and_a_run_without_memory_not_at_all(t
     assert finding.summary is not None
     assert (finding.summary.n, finding.summary.diverged, finding.summary.mean) == (2, 1, 50.0)
     note = reproduction_tables.figure_tables(one)[0].note
-    assert "1 run(s) failed and count for nothing: out of memory" in note
+    assert "1 run(s) failed and are left out: out of memory" in note
     assert "counts as guessing, 90 % wrong" in note
 
 

@@ -89,7 +89,7 @@ class TestElsewhere:
         monkeypatch.chdir(tmp_path)
         status, said = train("--resume", str(run), "--no-tensorboard")
         assert status == 0, said
-        assert f"the data are taken from {run.parent.parent}/pics" in said
+        assert f"reading the data from {run.parent.parent}/pics" in said
         assert outcome(run) == whole
         assert (run / "config.json").read_bytes() == config
 
@@ -105,7 +105,7 @@ class TestElsewhere:
         status, said = train("--resume", "runs/a", "--no-tensorboard")
         assert status == 2
         assert "'pics' does not exist" in said
-        assert "add --data PATH" in said
+        assert "the data's new place: --data PATH" in said
         status, said = train("--resume", "runs/a", "--data", str(tmp_path / "new"), "--no-tensorboard")
         assert status == 0, said
         assert outcome(run) == whole
@@ -242,7 +242,7 @@ class TestAuto:
     def test_it_needs_a_folder(self, project, train):
         status, said = train(*TINY, "--resume", "auto")
         assert status == 2
-        assert "--resume auto begins a run or goes on with it in --out DIR; add --out DIR" in said
+        assert "--resume auto begins or continues the run in --out DIR; add --out DIR" in said
 
     def test_a_run_in_a_folder_of_that_name_still_goes_on(self, whole, project, train, monkeypatch):
         begun("--data", "pics", "--out", "auto", monkeypatch=monkeypatch)

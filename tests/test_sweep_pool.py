@@ -100,7 +100,7 @@ def test_a_stopped_sweep_saves_leaves_no_process_and_goes_on(
     _, said = process.communicate(timeout=200)
     assert process.returncode == status, said
     assert said == (
-        "kilolayer: stopped, every run's state is saved; to go on:\n"
+        "kilolayer: stopped, every run's state is saved; to continue:\n"
         f"  kilolayer reproduce --resume {folder}\n"
     )
     assert workers

@@ -165,7 +165,7 @@ def test_a_capture_that_fails_says_what_failed_and_leaves_nothing_behind(
     with pytest.raises(InputError) as refused:
         recorder.capture(fails)
     why = "Cannot copy between CPU and CUDA tensors"
-    assert str(refused.value) == f"a CUDA graph cannot hold the step ({why}); use --graph off"
+    assert str(refused.value) == f"a CUDA graph cannot hold the step ({why}); use --cuda-graph off"
     assert seen == [False, "outside"]
     assert gc.isenabled()
 
@@ -179,7 +179,7 @@ def test_a_graph_that_holds_something_stale_is_found_out() -> None:
         return frozen._advance
 
     recorder.capture = captured  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"graph's first step changes a tensor otherwise .*use --graph off"):
+    with pytest.raises(InputError, match=r"graph's first step changes a tensor otherwise .*use --cuda-graph off"):
         list(steps_taken(training))
 
 
@@ -232,13 +232,15 @@ def test_what_no_graph_can_hold_is_refused(dropout: bool, world: int, why: str) 
     unit = replace(BASIC, arrangement=FULL_PREACT, **({"h": Dropout(0.5)} if dropout else {}))
     training = training_of(tiny(unit, graph=True))
     training.context = DistributedContext(gpu, world_size=world)
-    with pytest.raises(InputError, match=f"the step cannot be a CUDA graph: {why}.*; use --graph off"):
+    with pytest.raises(InputError, match=f"the step cannot be a CUDA graph: {why}.*; use --cuda-graph off"):
         training._replayed()
 
 
 def test_without_a_gpu_a_graph_is_one_clear_line() -> None:
-    with pytest.raises(InputError, match=r"^--graph on needs a GPU, and the device is cpu; use --graph off$"):
-        assemble_experiment(ExperimentOptions(compute=ComputeOptions(graph="on", device="cpu")))
+    with pytest.raises(
+        InputError, match=r"^--cuda-graph on needs a GPU, and the device is cpu; use --cuda-graph off$"
+    ):
+        assemble_experiment(ExperimentOptions(compute=ComputeOptions(cuda_graph="on", device="cpu")))
     with pytest.raises(InputError, match="graph is 'yes'; allowed: auto, off, on"):
         choose_graph("yes", HERE.device)
     gpu = torch.device("cuda")
@@ -253,7 +255,9 @@ def test_what_runs_on_a_gpu_is_said_in_words(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     said = explain_decisions(training)
-    assert said["step"] == "kernel by kernel: a CUDA graph (--graph on) has not been measured on a GPU yet"
+    assert (
+        said["step"] == "kernel by kernel: a CUDA graph (--cuda-graph on) has not been measured on a GPU yet"
+    )
     assert "Triton's (--kernels fused) have not been measured on a GPU yet" in said["kernels"]
     training.experiment = tiny(graph=True)
     assert explain_decisions(training)["step"] == "one CUDA graph, as asked"

@@ -193,7 +193,7 @@ def test_the_cost_is_that_of_the_units_at_work() -> None:
 
 
 def test_the_command_line_says_it_in_a_word() -> None:
-    options = RecipeOptions(growth="0.5,1@0.5")
+    options = RecipeOptions(progressive_depth="0.5,1@0.5")
     settings = ExperimentOptions(recipe=options, data=DataOptions(subset=200), model="preact_resnet20_cifar")
     assert assemble_experiment(settings)[0].recipe.progressive_depth == HALF
     assert field_text(HALF) == "0.5, 1 from 50% of the steps"

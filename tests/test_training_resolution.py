@@ -101,7 +101,7 @@ def test_the_sprint_grows_and_keeps_its_small_crops_where_they_suit() -> None:
 
 
 def test_the_command_line_says_it_in_a_word(capsys: pytest.CaptureFixture[str]) -> None:
-    options = RecipeOptions(resolution="0.5,0.75@0.4,1@0.7", averaged=0.1, label_smoothing=0.2)
+    options = RecipeOptions(progressive_resize="0.5,0.75@0.4,1@0.7", ema=0.1, label_smoothing=0.2)
     made = assemble_experiment(ExperimentOptions(recipe=options, data=DataOptions(subset=200)))[0].recipe
     assert (made.progressive_resize, made.ema, made.label_smoothing) == (GROWING, 0.1, 0.2)
     assert field_text(GROWING) == "0.5, 0.75 from 40% of the steps, 1 from 70% of the steps"

@@ -77,7 +77,7 @@ def test_what_pytorch_would_refuse_is_refused_before(unit: Unit, side: int, imag
 
 def test_images_that_are_small_at_first_are_refused_with_their_option() -> None:
     experiment = with_recipe(tiny(), batch_size=1, progressive_resize=ProgressiveResize(0.25, ((0.5, 1.0),)))
-    with pytest.raises(InputError, match=r"for images of 2; .* or a larger --resolution$"):
+    with pytest.raises(InputError, match=r"for images of 2; .* or a larger --progressive-resize$"):
         training_of(experiment)
 
 
@@ -93,7 +93,9 @@ def test_a_frozen_trunk_takes_one_image() -> None:
     assert step.loss.isfinite()
 
 
-@pytest.mark.parametrize("option", [["--image-size", "4"], ["--resolution", "0.5,1@0.5"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "option", [["--image-size", "4"], ["--progressive-resize", "0.5,1@0.5"]], ids=" ".join
+)
 def test_on_the_command_line_it_is_one_line_and_nothing_is_written(
     option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

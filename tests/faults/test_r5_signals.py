@@ -25,7 +25,7 @@ def wrong_with(ended: Ended, run: Path, at_least: int = 0) -> str:
     if ended.status != 143:
         return f"status {ended.status}: {ended.said}"
     said = re.search(
-        r"stopped at iteration (\d+), state saved; to go on:\n  kilolayer train --resume", ended.err
+        r"stopped at iteration (\d+), state saved; to continue:\n  kilolayer train --resume", ended.err
     )
     if said is None:
         return "" if not run.exists() else f"it says nothing: {ended.err}"

@@ -25,7 +25,7 @@ def helped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[str]:
     for module in ("system.terminal", "cli.help_text"):
-        monkeypatch.setattr(f"kilolayer.{module}.size_of", lambda stream: width and (width, 25))
+        monkeypatch.setattr(f"kilolayer.{module}.terminal_size", lambda stream: width and (width, 25))
     assert main([*([command] if command else []), "--help"]) == 0
     return capsys.readouterr().out.splitlines()
 

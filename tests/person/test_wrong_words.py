@@ -19,7 +19,7 @@ CHOICES = [
 WORDS = {
     "train --shortcut identiy": "nearest: identity;",
     "train --arrangement full": "nearest: full_preactivation",
-    "train --memory smalest": "nearest: smallest",
+    "train --activation-memory smalest": "nearest: smallest",
     "train --data cifar1": "nearest: cifar10;",
     "train --model preact_resnet11_cifr": "nearest: preact_resnet",
     "analyse gradiant resnet20_cifar": "WHAT: 'gradiant' is unknown; nearest: gradient",
@@ -77,7 +77,7 @@ def test_a_missing_path_is_named_as_one(
 def test_a_run_s_folder_is_shown_as_its_network(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(folder / "runs" / "tiny")]) == 0
     assert "8 layers" in capsys.readouterr().out
-    assert "options that change them" in refused(f"show {folder}/runs/tiny --shortcut zero", capsys)
+    assert "options that change units" in refused(f"show {folder}/runs/tiny --shortcut zero", capsys)
 
 
 def test_what_begins_alike_is_nearest() -> None:

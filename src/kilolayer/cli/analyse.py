@@ -85,15 +85,15 @@ def execute(options: AnalyseOptions) -> int:
     from kilolayer.measure.analysis_results import run_analyses
     from kilolayer.report import analysis_report as output
 
-    found = run_analyses(options.what, load_analysis_inputs(options))
+    results = run_analyses(options.what, load_analysis_inputs(options))
     if options.json:
-        output.print_analyses_json(found)
+        output.print_analyses_json(results)
     else:
-        output.print_analyses(found)
+        output.print_analyses(results)
     if options.out is not None:
-        output.write_analyses(found, options.out)
+        output.write_analyses(results, options.out)
     if options.html is not None:
-        output.write_analysis_page(found, options.html)
+        output.write_analysis_page(results, options.html)
     if not options.json:
         output.print_written_paths(options.out, options.html)
     return 0

@@ -35,7 +35,7 @@ MAX_IMAGES = 2000
 
 
 @dataclass(frozen=True)
-class _Found:
+class _NamedNetwork:
     """A named network without images. `data`, `statistics` and `noted` are those of its training."""
 
     name: str
@@ -54,26 +54,29 @@ def load_analysis_inputs(options: AnalyseOptions) -> list[AnalysisInput]:
     if not names:
         raise InputError("name a network, a run, a weights file, or FILE.py:CALLABLE")
     places = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
-    if twice := [name for name, place in zip(names, places, strict=True) if places.count(place) > 1]:
+    if twice := [name for name, path in zip(names, places, strict=True) if places.count(path) > 1]:
         raise InputError(f"{twice[0]} is named twice")
     device = choose_device(options.device)
-    named = _told_apart(names, [_subject(options, name, device) for name in names])
-    for subject in named:
+    inputs = _make_names_distinct(names, [_subject(options, name, device) for name in names])
+    for subject in inputs:
         if subject.description and (why := no_prediction_reason(subject.description)):
             print_text(f"no prediction for {subject.name}: {why}", stderr=True)
-    return named
+    return inputs
 
 
-def _told_apart(words: Sequence[str], subjects: list[AnalysisInput]) -> list[AnalysisInput]:
+def _make_names_distinct(words: Sequence[str], subjects: list[AnalysisInput]) -> list[AnalysisInput]:
     """Inputs with the same name take the words of the command line as names, because results go by name."""
     names = [subject.name for subject in subjects]
     pairs = zip(words, subjects, strict=True)
-    return [replace(one, name=word) if names.count(one.name) > 1 else one for word, one in pairs]
+    return [
+        replace(analysis_input, name=word) if names.count(analysis_input.name) > 1 else analysis_input
+        for word, analysis_input in pairs
+    ]
 
 
 def _subject(options: AnalyseOptions, name: str, device: torch.device) -> AnalysisInput:
-    splits = load(_data(options, found := _found(options, name)))
-    noted = found.noted if options.data is None else {}
+    splits = load(_data(options, named := _find_network(options, name)))
+    noted = named.noted if options.data is None else {}
     if len(splits.train) < MAX_IMAGES:  # a subset has another fingerprint
         check_same_part(name, "train", splits.train, noted)
 
@@ -81,26 +84,26 @@ def _subject(options: AnalyseOptions, name: str, device: torch.device) -> Analys
         check_same_part(name, "test", splits.test, noted)
         return _normalised(_chosen(splits.test, count, options.seed), statistics, device)
 
-    statistics = (found.statistics or measure_statistics(splits.train, "channel")).to(device)
-    if found.network is not None and found.model is None:
-        found = _fitted(found, splits)
-    elif found.network is not None:
-        _check_fits(name, found.network, splits)
+    statistics = (named.statistics or measure_statistics(splits.train, "channel")).to(device)
+    if named.network is not None and named.model is None:
+        named = _fitted(named, splits)
+    elif named.network is not None:
+        _check_fits(name, named.network, splits)
     images = _chosen(splits.train, options.batch_size, options.seed).to(device)
     subject = AnalysisInput(
-        name=found.name,
-        model=(found.model or found.fresh(options.seed)).to(device),
+        name=named.name,
+        model=(named.model or named.fresh(options.seed)).to(device),
         x=statistics.normalize(images.pixels),
         labels=images.labels,
-        build_fresh=lambda seed: found.fresh(seed).to(device),
+        build_fresh=lambda seed: named.fresh(seed).to(device),
         held_out=held_out,
-        description=found.network,
-        units=options.units if found.network is None else (),
+        description=named.network,
+        units=options.units if named.network is None else (),
         seeds=tuple(range(options.seed, options.seed + options.seeds)),
-        snapshots=tuple((at, partial(_on, load, device)) for at, load in found.moments),
-        trained=found.model is not None,
+        snapshots=tuple((at, partial(_on, load, device)) for at, load in named.moments),
+        trained=named.model is not None,
     )
-    if found.network is None:
+    if named.network is None:
         _check_takes(subject, splits.num_classes)
     return subject
 
@@ -109,16 +112,25 @@ def _on(load: Callable[[], nn.Module], device: torch.device) -> nn.Module:
     return load().to(device)
 
 
-def _found(options: AnalyseOptions, name: str) -> _Found:
+def _find_network(options: AnalyseOptions, name: str) -> _NamedNetwork:
     if is_user_module(name):
-        return _Found(name.rpartition(":")[2], lambda seed: load_user_module(name, seed))
+        return _NamedNetwork(name.rpartition(":")[2], lambda seed: load_user_module(name, seed))
     if Path(name).exists() or name.endswith(".safetensors"):
-        one = open_trained(name)
-        network, data = one.weights.model.description, one.experiment.data if one.experiment else None
-        statistics, moments, noted = one.weights.statistics, _moments(Path(name)), one.fingerprints
-        return _Found(name, _built(network), network, one.weights.model, data, statistics, moments, noted)
+        network_file = open_trained(name)
+        network, data = (
+            network_file.weights.model.description,
+            network_file.experiment.data if network_file.experiment else None,
+        )
+        statistics, moments, noted = (
+            network_file.weights.statistics,
+            _moments(Path(name)),
+            network_file.fingerprints,
+        )
+        return _NamedNetwork(
+            name, _built(network), network, network_file.weights.model, data, statistics, moments, noted
+        )
     network = describe_with_options(name, options.unit)
-    return _Found(name, _built(network), network)
+    return _NamedNetwork(name, _built(network), network)
 
 
 def _moments(path: Path) -> tuple[tuple[int, Callable[[], nn.Module]], ...]:
@@ -137,15 +149,15 @@ def _built(network: Network) -> Callable[[int], nn.Module]:
     return fresh
 
 
-def _fitted(found: _Found, splits: Splits) -> _Found:
-    assert found.network is not None  # noqa: S101
+def _fitted(named: _NamedNetwork, splits: Splits) -> _NamedNetwork:
+    assert named.network is not None  # noqa: S101
     network = network_for_data(
-        found.network,
+        named.network,
         classes=splits.num_classes,
         in_chans=splits.in_chans,
         image_size=splits.image_size,
     )
-    return replace(found, network=network, fresh=_built(network))
+    return replace(named, network=network, fresh=_built(network))
 
 
 def _check_fits(name: str, network: Network, splits: Splits) -> None:
@@ -156,16 +168,16 @@ def _check_fits(name: str, network: Network, splits: Splits) -> None:
         )
 
 
-def _data(options: AnalyseOptions, found: _Found) -> Data:
+def _data(options: AnalyseOptions, named: _NamedNetwork) -> Data:
     """The options' data, or the run's own, with no more images than an analysis needs."""
-    own = found.data
-    side = options.image_size or (found.network.image_size if found.model and found.network else None)
-    if options.data is None and own is not None:
-        data = replace(own, folder=options.data_folder or own.folder, download=options.download)
-    elif options.data is None and found.model is not None:
-        raise InputError(f"{found.name} is a weights file, which names no data; add --data")
+    run_data = named.data
+    side = options.image_size or (named.network.image_size if named.model and named.network else None)
+    if options.data is None and run_data is not None:
+        data = replace(run_data, folder=options.data_folder or run_data.folder, download=options.download)
+    elif options.data is None and named.model is not None:
+        raise InputError(f"{named.name} is a weights file, which names no data; add --data")
     else:
-        appearance = own.appearance if own else "shown"
+        appearance = run_data.appearance if run_data else "shown"
         source = options.data or "digits"
         data = Data(source, options.data_folder, options.download, side, appearance=appearance)
     most = open_source(data).count - data.validation

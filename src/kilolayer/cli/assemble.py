@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kilolayer.cli.options import ComputeOptions, DataOptions, ExperimentOptions, RecipeOptions, UnitOptions
+from kilolayer.cli.options import DataOptions, ExperimentOptions, RecipeOptions, UnitOptions
 from kilolayer.data.config import Data
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, describe
@@ -50,7 +50,7 @@ SMALL_IMAGE_MODEL, LARGE_IMAGE_MODEL = "preact_resnet20_cifar", "preact_resnet18
 
 
 def assemble_experiment(
-    settings: ExperimentOptions,
+    options: ExperimentOptions,
     device: torch.device | None = None,
     *,
     init: InitialWeights | None = None,
@@ -72,20 +72,23 @@ def assemble_experiment(
         evaluation_mode_for,
     )
 
-    compute, unit = settings.compute, settings.unit
-    layout = _channels_last(compute)
-    parse_memory(compute.memory)
+    compute, unit = options.compute, options.unit
+    parse_memory(compute.activation_memory)
     device = device or choose_device(compute.device)
-    named = describe_with_options(settings.model, unit) if settings.model else network
-    frozen = _trunk_rate(settings.recipe) == 0
+    named_network = describe_with_options(options.model, unit) if options.model else network
+    frozen = _trunk_rate(options.recipe) == 0
     fusable = (
         None
         if frozen or compute.kernels == "plain"
-        else named or describe_with_options(SMALL_IMAGE_MODEL, unit)
+        else named_network or describe_with_options(SMALL_IMAGE_MODEL, unit)
     )
     precision = choose_precision(compute.precision, device, fusable)
     # PyTorch's CPU convolutions are faster with channels last, in fp32 too.
-    channels_last = (precision == "bf16" or device.type == "cpu") if layout is None else layout
+    channels_last = (
+        precision == "bf16" or device.type == "cpu"
+        if compute.memory_format == "auto"
+        else compute.memory_format == "channels_last"
+    )
     kernels = choose_kernels(
         compute.kernels,
         device,
@@ -94,36 +97,36 @@ def assemble_experiment(
         is_compiled=compute.compile != "off",
         trunk_frozen=frozen,
     )
-    graph = choose_graph(compute.graph, device)
-    data = _data(settings.data)
+    graph = choose_graph(compute.cuda_graph, device)
+    data = _data(options.data)
     # Checks the recipe before the data are read, which may take long. The number of images decides only how
     # many steps there are, so any number serves here.
-    _recipe(settings.recipe, data, 50_000)
+    _recipe(options.recipe, data, 50_000)
     splits = load(data)
-    base = named or describe_with_options(model_name(settings, splits.image_size), unit)
+    base = named_network or describe_with_options(model_name(options, splits.image_size), unit)
     experiment = Experiment(
         network=network_for_data(
             base, classes=splits.num_classes, in_chans=splits.in_chans, image_size=splits.image_size
         ),
         data=data,
-        recipe=_recipe(settings.recipe, data, len(splits.train)),
-        seed=settings.seed,
+        recipe=_recipe(options.recipe, data, len(splits.train)),
+        seed=options.seed,
         precision=precision,
         channels_last=channels_last,
         compile=compute.compile,
         graph=graph,
         kernels=kernels,
         evaluation=evaluation_mode_for(kernels),
-        activation_memory=compute.memory,
-        evaluate_every=settings.evaluate_every,
+        activation_memory=compute.activation_memory,
+        evaluate_every=options.evaluate_every,
         init=init,
     )
     return experiment, splits
 
 
-def model_name(settings: ExperimentOptions, image_size: int) -> str:
+def model_name(options: ExperimentOptions, image_size: int) -> str:
     """The name of the model in the options, or of the default model for images of this size."""
-    return settings.model or (SMALL_IMAGE_MODEL if image_size < 64 else LARGE_IMAGE_MODEL)
+    return options.model or (SMALL_IMAGE_MODEL if image_size < 64 else LARGE_IMAGE_MODEL)
 
 
 def describe_with_options(name: str, options: UnitOptions) -> Network:
@@ -137,25 +140,25 @@ def describe_with_options(name: str, options: UnitOptions) -> Network:
         unit["arrangement"] = ARRANGEMENTS[options.arrangement]
     if options.shortcut is not None:
         unit["h"] = parse_shortcut(options.shortcut)
-    if options.resize is not None:
-        unit["downsample"] = DOWNSAMPLES[options.resize]
+    if options.downsample is not None:
+        unit["downsample"] = DOWNSAMPLES[options.downsample]
     branch = {"stride_on": options.stride_on, "dropout": options.dropout}
     network = describe(
         name, unit=unit, branch={key: value for key, value in branch.items() if value is not None}
     )
-    return _with_own(network, name, options) if options.unit else network
+    return _with_user_unit(network, name, options) if options.unit else network
 
 
 OPTIONS_OF_PART = {
     "h": ("shortcut",),
     "arrangement": ("arrangement",),
     "branch": ("stride_on", "dropout"),
-    "resize": ("resize",),
+    "downsample": ("downsample",),
 }
 """The fields of a unit, and the options that set each of them."""
 
 
-def _refuse_twice(options: UnitOptions, parts: Iterable[str]) -> None:
+def _reject_duplicates(options: UnitOptions, parts: Iterable[str]) -> None:
     """Raises `InputError` where --unit and another option both set one of these parts."""
     for option in (option for part in parts for option in OPTIONS_OF_PART[part]):
         if getattr(options, option) is not None:
@@ -163,7 +166,7 @@ def _refuse_twice(options: UnitOptions, parts: Iterable[str]) -> None:
             raise InputError(f"--unit and --{flag} set the same part of the unit; give one of them")
 
 
-def _with_own(network: Network, name: str, options: UnitOptions) -> Network:
+def _with_user_unit(network: Network, name: str, options: UnitOptions) -> Network:
     """`network` with the user's own unit, or with the user's own part in its unit."""
     from kilolayer.units import extensions
 
@@ -174,7 +177,7 @@ def _with_own(network: Network, name: str, options: UnitOptions) -> Network:
     value = extensions.load_named(text, Unit, Branch, Shortcut, Arrangement)
     fields = {Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
     part: dict[str, Any] = {field: value for kind, field in fields.items() if isinstance(value, kind)}
-    _refuse_twice(options, part or OPTIONS_OF_PART)
+    _reject_duplicates(options, part or OPTIONS_OF_PART)
     unit = replace(network.unit, **part) if part else value
     if unit.branch.layers != network.unit.branch.layers:
         raise InputError(
@@ -226,24 +229,29 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
     if options.epochs is not None and options.iterations is not None:
         raise InputError("--epochs and --iterations exclude each other; give one of them")
     base = recipe_for_data(recipe_by_name(options.recipe, images), data)
-    made = base if options.optimizer is None else _with_optimizer(base, options.optimizer)
+    changed = base if options.optimizer is None else _with_optimizer(base, options.optimizer)
     if options.batch_size is not None:
-        made = replace(made, batch_size=options.batch_size)
-    given = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing")}
-    given["ema"] = options.averaged
-    made = replace(made, **{name: value for name, value in given.items() if value is not None})
+        changed = replace(changed, batch_size=options.batch_size)
+    overrides = {name: getattr(options, name) for name in ("weight_decay", "label_smoothing", "ema")}
+    changed = replace(changed, **{name: value for name, value in overrides.items() if value is not None})
     if options.no_flip:
-        made = replace(made, augmentation=replace(made.augmentation, flip=False))
+        changed = replace(changed, augmentation=replace(changed.augmentation, flip=False))
     trunk_rate = _trunk_rate(options)
     if trunk_rate is not None:
-        made = replace(made, trunk_rate=trunk_rate)
-    if options.resolution is not None:
-        made = replace(made, progressive_resize=ProgressiveResize(*_shares("resolution", options.resolution)))
-    if options.growth is not None:
-        made = replace(made, progressive_depth=ProgressiveDepth(*_shares("growth", options.growth)))
+        changed = replace(changed, trunk_rate=trunk_rate)
+    if options.progressive_resize is not None:
+        changed = replace(
+            changed,
+            progressive_resize=ProgressiveResize(*_shares("progressive-resize", options.progressive_resize)),
+        )
+    if options.progressive_depth is not None:
+        changed = replace(
+            changed,
+            progressive_depth=ProgressiveDepth(*_shares("progressive-depth", options.progressive_depth)),
+        )
     if options.lr is not None:
-        made = replace(made, rate=made.rate.scale_rate(_rate(options.lr) / made.rate.peak))
-    return made.with_iterations(_iterations(options, base, made, images))
+        changed = replace(changed, rate=changed.rate.scale_rate(_rate(options.lr) / changed.rate.peak))
+    return changed.with_iterations(_iterations(options, base, changed, images))
 
 
 def _trunk_rate(options: RecipeOptions) -> float | None:
@@ -258,15 +266,15 @@ def _trunk_rate(options: RecipeOptions) -> float | None:
 def _with_optimizer(base: Recipe, name: str) -> Recipe:
     if name not in OPTIMIZERS:
         raise InputError(f"--optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}")
-    wanted = OPTIMIZERS[name]
-    return base if type(wanted) is type(base.optimizer) else base.with_optimizer(wanted)
+    optimizer = OPTIMIZERS[name]
+    return base if type(optimizer) is type(base.optimizer) else base.with_optimizer(optimizer)
 
 
 def _shares(option: str, text: str) -> tuple[float, tuple[tuple[float, float], ...]]:
     """Reads 0.5,0.75@0.4,1@0.7: a first scale, then each SCALE@SHARE holds from that share of the run on."""
     try:
         first, *later = text.split(",")
-        start, pairs = float(first), [tuple(map(float, one.split("@"))) for one in later]
+        start, pairs = float(first), [tuple(map(float, pair.split("@"))) for pair in later]
         changes = tuple((share, scale) for scale, share in pairs)
     except ValueError:
         raise InputError(
@@ -275,8 +283,8 @@ def _shares(option: str, text: str) -> tuple[float, tuple[tuple[float, float], .
     return start, changes
 
 
-def _iterations(options: RecipeOptions, base: Recipe, made: Recipe, images: int) -> int:
-    each = max(1, images // made.batch_size)
+def _iterations(options: RecipeOptions, base: Recipe, changed: Recipe, images: int) -> int:
+    steps_per_epoch = max(1, images // changed.batch_size)
     for name in ("epochs", "iterations"):
         value = getattr(options, name)
         if value is not None and not 1 <= value <= MAX_ITERATIONS:
@@ -284,20 +292,13 @@ def _iterations(options: RecipeOptions, base: Recipe, made: Recipe, images: int)
     if options.iterations is not None:
         return options.iterations
     if options.epochs is not None:
-        return options.epochs * each
-    if made.batch_size == base.batch_size:
+        return options.epochs * steps_per_epoch
+    if changed.batch_size == base.batch_size:
         return base.iterations
-    return max(1, round(base.iterations / max(1, images // base.batch_size) * each))
+    return max(1, round(base.iterations / max(1, images // base.batch_size) * steps_per_epoch))
 
 
 def _rate(value: float) -> float:
     if not fits_fp32(value) or value <= 0:
         raise InputError(f"--lr is {value:g}; allowed: from {FP32_MIN_NORMAL:.2g} to {FP32_MAX:.2g}")
     return value
-
-
-def _channels_last(compute: ComputeOptions) -> bool | None:
-    """Whether the options ask for channels last; None leaves it to the precision."""
-    if compute.channels_last and compute.no_channels_last:
-        raise InputError("--channels-last and --no-channels-last exclude each other; give one of them")
-    return compute.channels_last or (False if compute.no_channels_last else None)

@@ -40,7 +40,7 @@ def execute(options: AuditOptions) -> int:
     """Audits the network and prints the report. The status is 1 where the audit finds faults."""
     if options.image_size is not None and options.image_size < 1:
         raise InputError(f"--image-size is {options.image_size}; allowed: a whole number from 1")
-    report = _report(options)
+    report = _run_audit(options)
     if options.json:
         print(json_text.dumps(asdict(report) | {"clean": report.clean}, indent=2, ensure_ascii=False))
     else:
@@ -50,13 +50,13 @@ def execute(options: AuditOptions) -> int:
     return 0 if report.clean else 1
 
 
-def _report(options: AuditOptions) -> Report:
+def _run_audit(options: AuditOptions) -> Report:
     from kilolayer.audit import audit_model, audit_state
     from kilolayer.networks.user_module import is_user_module
 
     if is_user_module(options.subject):
         return audit_model(
-            _made(options.subject), options.subject.rpartition(":")[2], side=options.image_size
+            _build_module(options.subject), options.subject.rpartition(":")[2], side=options.image_size
         )
     if options.subject.endswith(".py"):
         raise InputError(f"{options.subject} names no network in it; write {options.subject}:CALLABLE")
@@ -65,7 +65,7 @@ def _report(options: AuditOptions) -> Report:
     return audit_state(read_state_dict(options.subject), Path(options.subject).stem)
 
 
-def _made(subject: str) -> nn.Module:
+def _build_module(subject: str) -> nn.Module:
     """The user's network. Raises `InputError` where the user's code fails, with its error in one line."""
     from kilolayer.networks.user_module import load_user_module
 

@@ -46,7 +46,7 @@ class BenchOptions:
     """Measured steps of each network, after two warm-up steps. The table shows their median."""
     depths: Wholes = ()
     """Measure every MODEL at these depths instead of its own, one depth after another."""
-    memory: Text = "fastest"
+    activation_memory: Text = "fastest"
     """How MODELs without @ train: fastest, balanced, smallest, or bytes as 2GB."""
     device: Device = "cpu"
     """cpu, cuda or cuda:1."""
@@ -61,21 +61,21 @@ class BenchOptions:
 def execute(options: BenchOptions) -> int:
     """Measures the networks, prints the result, and writes the files that the options name."""
     try:
-        found = _measured(options)
+        results = _run_bench(options)
     except KeyboardInterrupt:
         print("kilolayer: stopped before the measurement was complete; nothing was written", file=sys.stderr)
         return STOPPED_STATUS
     if options.json:
-        print(json.dumps(found["contestants"], indent=2), flush=True)
+        print(json.dumps(results["contestants"], indent=2), flush=True)
     else:
         if not options.depths:  # networks of several depths do not compete
-            _say_finding(found)
-        _print(found)
-    _write(options, found)
+            _say_finding(results)
+        _print(results)
+    _write(options, results)
     return 0
 
 
-def _measured(options: BenchOptions) -> dict[str, Any]:
+def _run_bench(options: BenchOptions) -> dict[str, Any]:
     races = [_names(options, depth) for depth in options.depths or (None,)]
     from kilolayer.bench import BenchConfiguration, compare_candidates, parse_candidate
     from kilolayer.report.extra import check_installed
@@ -88,7 +88,7 @@ def _measured(options: BenchOptions) -> dict[str, Any]:
     if options.plot is not None:
         check_installed()
     entries = [[parse_candidate(name) for name in names] for names in races]
-    if options.plot is not None and not any(one.is_ours for each in entries for one in each):
+    if options.plot is not None and not any(candidate.is_ours for group in entries for candidate in group):
         raise InputError(
             "--plot needs one of our networks by its name: its memory traffic places the others in the plot"
         )
@@ -101,10 +101,10 @@ def _measured(options: BenchOptions) -> dict[str, Any]:
         image_size=options.image_size,
     )
     with status_line() as say:
-        found = [compare_candidates(each, conditions, say) for each in entries]
-    whole = {**found[0], "contestants": [row for one in found for row in one["contestants"]]}
-    whole["differences"] = [line for one in found for line in one["differences"]]
-    return whole
+        results = [compare_candidates(group, conditions, say) for group in entries]
+    merged = {**results[0], "contestants": [row for candidate in results for row in candidate["contestants"]]}
+    merged["differences"] = [line for candidate in results for line in candidate["differences"]]
+    return merged
 
 
 def _names(options: BenchOptions, depth: int | None) -> list[str]:
@@ -113,9 +113,11 @@ def _names(options: BenchOptions, depth: int | None) -> list[str]:
 
     if not options.models:
         raise InputError("no network given: kilolayer bench MODEL... (see: kilolayer models)")
-    parse_memory(options.memory)
-    plain = options.memory == "fastest"
-    ours = [name if "@" in name or plain else f"{name}@{options.memory}" for name in options.models]
+    parse_memory(options.activation_memory)
+    plain = options.activation_memory == "fastest"
+    ours = [
+        name if "@" in name or plain else f"{name}@{options.activation_memory}" for name in options.models
+    ]
     if depth is None:
         return [*ours, *options.against]
     if options.against:
@@ -123,64 +125,64 @@ def _names(options: BenchOptions, depth: int | None) -> list[str]:
     return [candidate_at_depth(name, depth) for name in ours]
 
 
-def _write(options: BenchOptions, found: dict[str, Any]) -> None:
+def _write(options: BenchOptions, results: dict[str, Any]) -> None:
     from kilolayer.system import durable
 
     if options.out is not None:
         from kilolayer.runs.start_environment import current_command
 
-        found["environment"]["command"] = current_command()
-        durable.write_file(Path(options.out), json.dumps(found, indent=1, ensure_ascii=False).encode())
+        results["environment"]["command"] = current_command()
+        durable.write_file(Path(options.out), json.dumps(results, indent=1, ensure_ascii=False).encode())
     if options.plot is not None:
         from kilolayer.report.roofline import roofline_svg
 
-        durable.write_file(Path(options.plot), roofline_svg(found, f"Roofline, {found['work']}").encode())
+        durable.write_file(Path(options.plot), roofline_svg(results, f"Roofline, {results['work']}").encode())
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(results: dict[str, Any]) -> None:
     from kilolayer.report.document import Table
     from kilolayer.system.terminal import print_table, print_text
 
-    conditions, ceilings = found["conditions"], found["ceilings"]
+    conditions, ceilings = results["conditions"], results["ceilings"]
     threads = f"{conditions['threads']} thread" + ("s" if conditions["threads"] > 1 else "")
     side = conditions["image_size"]
     images = f"{conditions['batch_size']} images of {conditions['channels']}×{side}×{side}"
-    print_text(f"{found['work']}, batches of {images}, {threads}, {conditions['device']}")
+    print_text(f"{results['work']}, batches of {images}, {threads}, {conditions['device']}")
     products = ", ".join(
         f"{name} {ceilings[f'{name}_flops'] / 1e9:,.0f} GFLOP/s"
         for name in ("bf16", "fp16", "fp32", "int8")
         if f"{name}_flops" in ceilings
     )
-    print_text(f"{found['machine']['name']} ({' '.join(found['machine']['instructions'])})")
+    print_text(f"{results['machine']['name']} ({' '.join(results['machine']['instructions'])})")
     print_text(f"this machine at its best: {products}, copy {ceilings['copy_bytes'] / 1e9:.1f} GB/s")
-    print_text(f"the ceiling is {found['fastest_arithmetic']}'s\n")
+    print_text(f"the ceiling is {results['fastest_arithmetic']}'s\n")
     header = ("network", "images/s", "least–most", "peak MB", "of ceiling", "J/image", "disturbed")
-    rows = ((row["name"], *_cells(row, conditions["batch_size"])) for row in found["contestants"])
+    rows = ((row["name"], *_cells(row, conditions["batch_size"])) for row in results["contestants"])
     print_table(Table("", header, tuple(rows)), drop=("J/image", "of ceiling", "least–most"))
-    for line in found["differences"]:
+    for line in results["differences"]:
         print_text(f"the work differs: {line}")
-    if not all(row["trusted"] for row in found["contestants"]):
+    if not all(row["trusted"] for row in results["contestants"]):
         print_text("other programs disturbed every repeat, so do not trust these figures")
 
 
-def _say_finding(found: dict[str, Any]) -> None:
+def _say_finding(results: dict[str, Any]) -> None:
     from kilolayer.system.terminal import print_text
 
-    print_text(f"{_finding(found)}\n")
+    print_text(f"{_finding(results)}\n")
 
 
-def _finding(found: dict[str, Any]) -> str:
+def _finding(results: dict[str, Any]) -> str:
     """Which network is the fastest, by how much, and whether the repeats confirm it."""
-    rows = sorted(found["contestants"], key=lambda row: -row["images_per_second"])
+    rows = sorted(results["contestants"], key=lambda row: -row["images_per_second"])
     first, share = rows[0], f"{100 * rows[0]['roofline_share']:.0f} % of what this machine could do"
-    said = f"{first['name']}: {first['images_per_second']:,.4g} images/s in {found['work']}, {share}"
+    fastest = f"{first['name']}: {first['images_per_second']:,.4g} images/s in {results['work']}, {share}"
     if len(rows) == 1:
-        return f"{said}; no other network was measured."
+        return f"{fastest}; no other network was measured."
     second = rows[1]
     factor = first["images_per_second"] / second["images_per_second"]
     apart = first["seconds_most"] < second["seconds_least"]
     sure = "" if apart else "; their repeats overlap, so this does not decide which is faster"
-    return f"{said}, {factor:.3g} times {second['name']}, the next{sure}."
+    return f"{fastest}, {factor:.3g} times {second['name']}, the next{sure}."
 
 
 def _cells(row: dict[str, Any], batch_size: int) -> tuple[str, ...]:

@@ -71,8 +71,13 @@ def execute(options: CheckDataOptions) -> int:
 
 
 def _json(source: str, report: DataReport) -> str:
-    findings = [{**asdict(one), "count": len(one.places), "refused": one.refused} for one in report.findings]
-    looks = [{**asdict(one), "count": len(one.places), "words": one.words} for one in report.looks]
+    findings = [
+        {**asdict(finding), "count": len(finding.places), "refused": finding.refused}
+        for finding in report.findings
+    ]
+    looks = [
+        {**asdict(finding), "count": len(finding.places), "words": finding.words} for finding in report.looks
+    ]
     # ASCII, because file names need not be valid text.
     return json.dumps({"data": source, **asdict(report), "findings": findings, "looks": looks}, indent=2)
 
@@ -86,12 +91,13 @@ def _print(source: str, report: DataReport) -> None:
     print_text(f"{source}: {counts or 'no images'}, {classes}")
     for line in (*report.origin, *(look.words for look in report.looks)):
         print_text(f"  {line}", hanging=2)
-    for one in report.findings:
+    for finding in report.findings:
         print_text(
-            f"\n{len(one.places):,}: {DEFECTS[one.kind]}{'; training refuses them' if one.refused else ''}"
+            f"\n{len(finding.places):,}: {DEFECTS[finding.kind]}"
+            f"{'; training rejects them' if finding.refused else ''}"
         )
-        print_text("\n".join(f"  {place}" for place in one.places[:MAX_SHOWN]), hanging=2)
-        if len(one.places) > MAX_SHOWN:
-            print_text(f"  and {len(one.places) - MAX_SHOWN:,} more (all with --json)")
+        print_text("\n".join(f"  {location}" for location in finding.places[:MAX_SHOWN]), hanging=2)
+        if len(finding.places) > MAX_SHOWN:
+            print_text(f"  and {len(finding.places) - MAX_SHOWN:,} more (all with --json)")
     if not report.findings:
         print_text("no faults found")

@@ -1,8 +1,8 @@
 """Parses a command line and executes its command. A mistake in it becomes an error of one line.
 
-A command is a word in `COMMANDS`: `kilolayer.cli.<word>` has a dataclass `<Word>Options`, whose fields are the
-options, and a function `execute`, which takes them and returns the exit status. `check-data` is `check_data`
-there, and its dataclass `CheckDataOptions`.
+A command is a word in `COMMANDS`. Its module `kilolayer.cli.<word>` holds the dataclass `<Word>Options`,
+whose fields are the options, and the function `execute`, which takes it and returns the exit status. For
+`check-data` these are `kilolayer.cli.check_data` and `CheckDataOptions`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tyro
 
 from kilolayer.cli.command_table import COMMANDS, options_class, options_of
 from kilolayer.cli.help_text import print_help
+from kilolayer.cli.old_flags import replace_old_flags
 from kilolayer.cli.option_types import fill_bare_options
 from kilolayer.errors import InputError, suggest
 
@@ -33,8 +34,8 @@ def run_command_line(argv: Sequence[str]) -> int:
         return 0
     options = parse(argv)
     _load_own_unit(options)
-    home = sys.modules[type(options).__module__]
-    status: int = home.execute(options)
+    module = sys.modules[type(options).__module__]
+    status: int = module.execute(options)
     return status
 
 
@@ -48,15 +49,14 @@ def _load_own_unit(options: Any) -> None:
         path, name = extensions.split_reference(text)
         module = extensions.load_unit_file(path or text)
         if name and not hasattr(module, name):
-            public = [each for each in vars(module) if not each.startswith("_")]
-            has = suggest(name, public) if public else "it defines nothing"
-            raise InputError(f"{path} defines no {name!r}; {has}")
+            public = [key for key in vars(module) if not key.startswith("_")]
+            hint = suggest(name, public) if public else "it defines nothing"
+            raise InputError(f"{path} defines no {name!r}; {hint}")
 
 
 def parse(argv: Sequence[str]) -> Any:
     """The options of a command line, as the command's dataclass. Raises `InputError` for a mistake."""
-    check_words(argv)
-    command, *words = argv
+    command, *words = check_words(argv)
     boxed = io.StringIO()
     try:
         with redirect_stderr(boxed):
@@ -64,35 +64,40 @@ def parse(argv: Sequence[str]) -> Any:
                 options_class(command), args=list(fill_bare_options(words)), prog=f"kilolayer {command}"
             )
     except SystemExit:
-        said = unbox_error(boxed.getvalue())
-        raise InputError(_not_csv(said, words) or f"{said}; see kilolayer {command} --help") from None
+        error = unbox_error(boxed.getvalue())
+        raise InputError(_not_csv(error, words) or f"{error}; see kilolayer {command} --help") from None
 
 
-def _not_csv(said: str, words: Sequence[str]) -> str | None:
+def _not_csv(error: str, words: Sequence[str]) -> str | None:
     """The error for a word after --csv that is no name of a CSV file; --csv may stand alone."""
     behind = [word for flag, word in pairwise(words) if flag == "--csv"]
-    if behind and said.startswith(f"unrecognized options: {behind[0]}"):
+    if behind and error.startswith(f"unrecognized options: {behind[0]}"):
         return f"--csv {behind[0]!r}: the name must end in .csv; - is standard output"
     return None
 
 
-def check_words(argv: Sequence[str]) -> None:
-    """Raises `InputError` for an unknown command or option, and suggests the nearest one."""
-    if argv[0].startswith("-"):
-        if argv[0] not in HELP:
-            raise InputError(f"unknown option {argv[0]}; a command comes first: {', '.join(COMMANDS)}")
-        return
-    if argv[0] not in COMMANDS:
-        raise InputError(f"unknown command {argv[0]!r}; {suggest(argv[0], COMMANDS)}")
-    known = [*HELP, *command_flags(argv[0])]
-    if sum(word.partition("=")[0] == "--unit" for word in argv) > 1:
+def check_words(argv: Sequence[str]) -> list[str]:
+    """The command line with new flags instead of old ones.
+
+    Raises:
+        InputError: there is no such command or option; the message suggests the nearest one.
+    """
+    command, *words = argv
+    if command in HELP:
+        return [command, *words]
+    if command.startswith("-"):
+        raise InputError(f"unknown option {command}; a command comes first: {', '.join(COMMANDS)}")
+    if command not in COMMANDS:
+        raise InputError(f"unknown command {command!r}; {suggest(command, COMMANDS)}")
+    allowed = [*HELP, *command_flags(command)]
+    words = replace_old_flags(words, allowed)
+    if sum(word.partition("=")[0] == "--unit" for word in words) > 1:
         raise InputError("--unit is given more than once; name one file, which may import others")
-    for word in argv[1:]:
-        if word == "--":
-            break
+    for word in takewhile(lambda word: word != "--", words):
         flag = word.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in known:
-            raise InputError(f"kilolayer {argv[0]} has no option {flag}; {suggest(flag, known)}")
+        if flag.startswith("--") and flag not in allowed:
+            raise InputError(f"kilolayer {command} has no option {flag}; {suggest(flag, allowed)}")
+    return [command, *words]
 
 
 def command_flags(command: str) -> list[str]:

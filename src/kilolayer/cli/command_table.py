@@ -193,7 +193,7 @@ def _type_name(command: str) -> str:
 def examples_of(command: str) -> list[tuple[str, str]]:
     """The comment and the command line of each example."""
     lines = EXAMPLES[command].strip().splitlines()
-    return [(what.removeprefix("# "), line) for what, line in zip(lines[::2], lines[1::2], strict=True)]
+    return [(purpose.removeprefix("# "), line) for purpose, line in zip(lines[::2], lines[1::2], strict=True)]
 
 
 def command_summary(command: str) -> str:
@@ -202,8 +202,8 @@ def command_summary(command: str) -> str:
     classes = (
         node for node in ast.parse(source.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
     )
-    named = next(node for node in classes if node.name == _type_name(command))
-    return unwrap_paragraphs((ast.get_docstring(named) or "").partition("\n\n")[0])
+    definition = next(node for node in classes if node.name == _type_name(command))
+    return unwrap_paragraphs((ast.get_docstring(definition) or "").partition("\n\n")[0])
 
 
 def command_description(command: str) -> str:
@@ -280,8 +280,8 @@ def _shown(field: Field[Any]) -> str:
 def _texts(kind: Any) -> dict[str, str]:
     """The docstrings below the fields of a dataclass and of its bases, by field name."""
     texts: dict[str, str] = {}
-    for one in reversed([base for base in kind.__mro__ if is_dataclass(base)]):
-        body = _definition(one).body
+    for base in reversed(list(filter(is_dataclass, kind.__mro__))):
+        body = _definition(base).body
         for before, after in pairwise(body):
             match before, after:
                 case (

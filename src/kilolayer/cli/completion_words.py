@@ -56,7 +56,7 @@ VALUE_SOURCES: dict[str, Callable[[], Sequence[str]]] = {
     "--data": lambda: DATA,
     "--shortcut": _shortcuts,
     "--device": lambda: ("auto", "cpu", "cuda"),
-    "--memory": lambda: ("fastest", "balanced", "smallest"),
+    "--activation-memory": lambda: ("fastest", "balanced", "smallest"),
     "--init": lambda: (FILES,),
 }
 """The values of a flag or a metavar; the command stands in front where commands differ."""
@@ -72,21 +72,29 @@ def print_completions(shell: str, words: Sequence[str]) -> None:
     words = [word for word in words[:-1] if word != "="] + [words[-1].removeprefix("=") if words else ""]
     flag, equals, word = words[-1].partition("=") if words[-1].startswith("--") else ("", "", words[-1])
     if equals:
-        found = [f"{flag}={each}" for each in completions_at([*words[:-1], flag, word]) if each[0] != "<"]
+        completions = [
+            f"{flag}={completion}"
+            for completion in completions_at([*words[:-1], flag, word])
+            if completion[0] != "<"
+        ]
     else:
-        found = list(completions_at(words))
-    for each in found:
-        print(each if shell != "tcsh" or each[0] != "<" else "\n".join(_paths(word)))
+        completions = list(completions_at(words))
+    for completion in completions:
+        print(completion if shell != "tcsh" or completion[0] != "<" else "\n".join(_paths(word)))
 
 
 def completions_at(words: Sequence[str]) -> Iterator[str]:
     """The completions of the last of `words`, `FILES` and `FOLDERS` among them."""
     *before, word = words
     if not before:
-        yield from (each for each in (*COMMANDS, "--help", "--version") if each.startswith(word))
+        yield from (
+            completion for completion in (*COMMANDS, "--help", "--version") if completion.startswith(word)
+        )
     elif before[0] in COMMANDS:
         yield from (
-            each for each in _in_command(*before, word=word) if each[0] == "<" or each.startswith(word)
+            completion
+            for completion in _in_command(*before, word=word)
+            if completion[0] == "<" or completion.startswith(word)
         )
 
 
@@ -94,22 +102,22 @@ def _in_command(command: str, *before: str, word: str) -> Iterator[str]:
     options = options_of(command)
     by_flag = {flag: option for option in options for flag in option.flags}
     places = [option for option in options if not option.flags]
-    taken = 0
+    num_positionals = 0
     value_of: Option | None = None
-    for each in before:
-        if each in by_flag:
-            value_of = by_flag[each] if by_flag[each].metavar else None
+    for argument in before:
+        if argument in by_flag:
+            value_of = by_flag[argument] if by_flag[argument].metavar else None
         elif value_of is not None:
             value_of = None
         else:
-            taken += 1
+            num_positionals += 1
     if value_of is not None:
         yield from _values(command, value_of)
         return
     if places and not word.startswith("-"):
-        place = places[min(taken, len(places) - 1)]
-        if taken < len(places) or place.metavar.rstrip("]").endswith("..."):
-            yield from _values(command, place)
+        positional = places[min(num_positionals, len(places) - 1)]
+        if num_positionals < len(places) or positional.metavar.rstrip("]").endswith("..."):
+            yield from _values(command, positional)
     if word.startswith("-") or not places:
         yield from (flag for flag in ("--help", *by_flag) if flag not in before)
 
@@ -121,7 +129,7 @@ def _values(command: str, option: Option) -> Sequence[str]:
         return source()
     if option.choices:
         return option.choices
-    if any(each in option.metavar for each in FILE_WORDS):
+    if any(word in option.metavar for word in FILE_WORDS):
         return (FILES,)
     return (FOLDERS,) if option.metavar in FOLDER_WORDS else ()
 

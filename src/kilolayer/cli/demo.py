@@ -58,14 +58,14 @@ def execute(options: DemoOptions) -> int:
     planned = demo_runs(options, folder)
     check_demo_folder(folder)
     check_folders(planned.values())
-    cells = {(f"{depth} layers", UNITS[name]): (one,) for (depth, name), one in planned.items()}
+    cells = {(f"{depth} layers", UNITS[name]): (run,) for (depth, name), run in planned.items()}
     rows = [f"{depth} layers" for depth in options.depths]
     board = LiveTable("Test error on handwritten digits", rows, list(UNITS.values()), cells)
     workers, threads = worker_shares(options.workers)
     pool = ProcessPool(workers, threads=threads, devices=("cpu",))
     if status := run_sweep(list(planned.values()), pool, board, demo_resume_command(options, folder)):
         return status
-    starts = {place: measure_initial_state(one.experiment) for place, one in planned.items()}
+    starts = {key: measure_initial_state(run.experiment) for key, run in planned.items()}
     print_demo_summary(planned, starts, folder, write_demo_report(planned, starts, folder))
     return 0
 
@@ -97,7 +97,7 @@ def check_demo_folder(folder: Path) -> None:
     """Raises `InputError` where `folder` holds anything but a demo, which would be continued."""
     if not folder.exists():
         return
-    names = [] if not folder.is_dir() else [one.name for one in folder.iterdir()]
+    names = [] if not folder.is_dir() else [path.name for path in folder.iterdir()]
     if not folder.is_dir() or any(not _ours(name) for name in names):
         raise InputError(f"{folder} holds other files; choose another --out")
 

@@ -54,14 +54,14 @@ InitialStates = Mapping[tuple[int, str], InitialState]
 
 def demo_errors(runs: DemoRuns) -> dict[tuple[int, str], float]:
     """The test errors by depth and unit. A diverged run counts as guessing; a failed run is left out."""
-    found = {}
-    for place, one in runs.items():
-        result = Run(one.path).result() or {}
+    error_of = {}
+    for key, run in runs.items():
+        result = Run(run.path).result() or {}
         if "test_error" in result:
-            found[place] = float(result["test_error"])
+            error_of[key] = float(result["test_error"])
         elif result.get("status") == "diverged":
-            found[place] = chance_error(one.experiment)
-    return found
+            error_of[key] = chance_error(run.experiment)
+    return error_of
 
 
 def chance_error(experiment: Experiment) -> float:
@@ -72,38 +72,38 @@ def chance_error(experiment: Experiment) -> float:
 def demo_findings(runs: DemoRuns, initial_states: InitialStates) -> tuple[str, ...]:
     """What the deepest pair of networks shows: its errors, its gradients, and why the gradients differ."""
     depth = max(depth for depth, _ in runs)
-    found = demo_errors(runs)
-    shown = _errors(depth, found, chance_error(next(iter(runs.values())).experiment))
+    error_of = demo_errors(runs)
+    error_sentence = _errors(depth, error_of, chance_error(next(iter(runs.values())).experiment))
     pair = initial_states[depth, ORIGINAL], initial_states[depth, PREACTIVATION]
-    return (shown, _size(*pair), _ends(*pair), _direct(*pair))
+    return (error_sentence, _size(*pair), _ends(*pair), _direct(*pair))
 
 
-def _errors(depth: int, found: dict[tuple[int, str], float], chance: float) -> str:
-    pair = [found.get((depth, unit)) for unit in (ORIGINAL, PREACTIVATION)]
+def _errors(depth: int, error_of: dict[tuple[int, str], float], chance: float) -> str:
+    pair = [error_of.get((depth, unit)) for unit in (ORIGINAL, PREACTIVATION)]
     original, preactivation = pair
     if original is None or preactivation is None:
         return f"At {depth} layers one of the units has no test error, so nothing can be compared."
-    said = (
+    result = (
         f"At {depth} layers the original unit ends at {original:.2f} % test error and the pre-activation "
         f"unit at {preactivation:.2f} %, with the same data, recipe and seed"
     )
     if min(original, preactivation) > LEARNED_SHARE * chance:
-        return f"{said}: neither has learned much, since guessing is {chance:.0f} % wrong; train longer."
+        return f"{result}: neither has learned much, since guessing is {chance:.0f} % wrong; train longer."
     if abs(original - preactivation) < FAILURE_GAP:
-        return f"{said}: they lie within {FAILURE_GAP:.0f} points, so this depth shows no difference."
+        return f"{result}: they lie within {FAILURE_GAP:.0f} points, so this depth shows no difference."
     worse, better = "original", "pre-activation"
     if preactivation > original:
         worse, better = better, worse
     verb = "fails" if max(original, preactivation) > LEARNED_SHARE * chance else "falls behind"
-    return f"{said}: the {worse} network {verb} and the {better} one does not{_shallower(depth, found)}."
+    return f"{result}: the {worse} network {verb} and the {better} one does not{_shallower(depth, error_of)}."
 
 
-def _shallower(depth: int, found: dict[tuple[int, str], float]) -> str:
+def _shallower(depth: int, error_of: dict[tuple[int, str], float]) -> str:
     """The greatest depth at which the two units' errors are still close."""
     gaps = {
-        d: abs(found[d, ORIGINAL] - found[d, PREACTIVATION])
-        for d, unit in found
-        if unit == ORIGINAL and (d, PREACTIVATION) in found
+        d: abs(error_of[d, ORIGINAL] - error_of[d, PREACTIVATION])
+        for d, unit in error_of
+        if unit == ORIGINAL and (d, PREACTIVATION) in error_of
     }
     alike = [d for d, gap in gaps.items() if d < depth and gap < FAILURE_GAP]
     return f"; at {max(alike)} layers they still lie within {FAILURE_GAP:.0f} points" if alike else ""
@@ -111,10 +111,10 @@ def _shallower(depth: int, found: dict[tuple[int, str], float]) -> str:
 
 def _size(original: InitialState, preactivation: InitialState) -> str:
     larger = original.first_norm > preactivation.first_norm
-    said = "The original network's gradient has not vanished" if larger else "The gradients differ"
+    claim = "The original network's gradient has not vanished" if larger else "The gradients differ"
     times = _times(original.first_norm, preactivation.first_norm)
     return (
-        f"{said}: at initialisation ‖∂ε/∂x‖ at its first unit is {original.first_norm:.3g}, {times} the "
+        f"{claim}: at initialisation ‖∂ε/∂x‖ at its first unit is {original.first_norm:.3g}, {times} the "
         f"pre-activation network's {preactivation.first_norm:.3g}."
     )
 

@@ -64,8 +64,8 @@ def _deviation(model: nn.Module, x: Tensor) -> float:
 def summary_rows(runs: DemoRuns, initial_states: InitialStates) -> list[tuple[str, ...]]:
     """The rows of the closing table, one for each network."""
     return [
-        (str(depth), UNITS[unit], *_figures(Run(one.path)), f"{initial_states[depth, unit].first_norm:.3g}")
-        for (depth, unit), one in runs.items()
+        (str(depth), UNITS[unit], *_figures(Run(run.path)), f"{initial_states[depth, unit].first_norm:.3g}")
+        for (depth, unit), run in runs.items()
     ]
 
 
@@ -140,24 +140,24 @@ def _table(planned: DemoRuns, starts: InitialStates) -> Table:
 
 
 def _error_by_depth(planned: DemoRuns) -> Figure:
-    found = demo_errors(planned)
+    error_of = demo_errors(planned)
     lines = []
     for unit, label in UNITS.items():
-        known = [(depth, error) for (depth, name), error in found.items() if name == unit]
-        lines.append(DepthLine(label, tuple(d for d, _ in known), tuple((error,) for _, error in known)))
-    drawn = error_against_depth(lines, "Test error by depth")
+        points = [(depth, error) for (depth, name), error in error_of.items() if name == unit]
+        lines.append(DepthLine(label, tuple(d for d, _ in points), tuple((error,) for _, error in points)))
+    drawing = error_against_depth(lines, "Test error by depth")
     chance = chance_error(next(iter(planned.values())).experiment)
     caption = f"Test error against depth; lower is better, and guessing is {chance:.0f} % wrong."
-    return Figure(caption, drawn, "Test error against depth, a line for each unit")
+    return Figure(caption, drawing, "Test error against depth, a line for each unit")
 
 
 def _curves(planned: DemoRuns, depth: int) -> Figure:
     curves = [
         Curve.from_metrics(label, Run(planned[depth, unit].path).metrics()) for unit, label in UNITS.items()
     ]
-    drawn = training_curves(curves, f"Training at {depth} layers")
+    drawing = training_curves(curves, f"Training at {depth} layers")
     caption = f"{depth} layers: training loss above, test error below. Lower is better."
-    return Figure(caption, drawn, f"Training loss and test error of both units at {depth} layers")
+    return Figure(caption, drawing, f"Training loss and test error of both units at {depth} layers")
 
 
 def _gradient_figure(starts: InitialStates, depth: int) -> Figure:
@@ -166,11 +166,11 @@ def _gradient_figure(starts: InitialStates, depth: int) -> Figure:
         for name, label in UNITS.items()
     ]
     stages = starts[depth, ORIGINAL].gradient.charts()[0].stages
-    drawn = profile_by_unit(profiles, f"Gradient norm at {depth} layers", "gradient norm ‖∂ε/∂x_l‖", stages)
+    drawing = profile_by_unit(profiles, f"Gradient norm at {depth} layers", "gradient norm ‖∂ε/∂x_l‖", stages)
     return Figure(
         f"Gradient norm at the input of every unit, {depth} layers. The gradient arrives from the right "
         "and grows on its way. At a vertical line the network's shape changes.",
-        drawn,
+        drawing,
         "Gradient norm by unit",
     )
 
@@ -202,7 +202,7 @@ def _reason(planned: DemoRuns) -> str:
 
 
 def _provenance(planned: DemoRuns) -> tuple[tuple[str, str], ...]:
-    starts = [start for one in planned.values() for start in Run(one.path).environments()]
+    starts = [start for run in planned.values() for start in Run(run.path).environments()]
     if not starts:
         raise InputError(f"none of the demo's networks was trained: {_reason(planned)}")
     start = starts[0]

@@ -28,15 +28,15 @@ def execute(options: DoctorOptions) -> int:
     from kilolayer.runs.environment_report import describe_environment
     from kilolayer.runs.self_test import PROMISES
 
-    found = {**describe_environment(), "self-test": _tried()}
+    report = {**describe_environment(), "self-test": _run_self_tests()}
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(report, indent=2))
     else:
-        _print(found)
-    return 0 if all(one.get(what) for one in found["self-test"] for what in PROMISES) else 1
+        _print(report)
+    return 0 if all(test.get(promise) for test in report["self-test"] for promise in PROMISES) else 1
 
 
-def _tried() -> list[dict[str, Any]]:
+def _run_self_tests() -> list[dict[str, Any]]:
     """The results of the self-test on the CPU, and on the first GPU if there is one."""
     from kilolayer.runs.self_test import run_self_test
     from kilolayer.training import choose_device, choose_precision
@@ -47,13 +47,13 @@ def _tried() -> list[dict[str, Any]]:
     ]
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(report: dict[str, Any]) -> None:
     from kilolayer.system.terminal import print_text
 
-    for part, content in found.items():
+    for part, content in report.items():
         print_text(part)
-        for one in content if isinstance(content, list) else [content]:
-            for name, value in _rows(one):
+        for entry in content if isinstance(content, list) else [content]:
+            for name, value in _rows(entry):
                 print_text(f"  {name:<24} {value}", hanging=25)
             print_text("")
 

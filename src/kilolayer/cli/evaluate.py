@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -76,13 +75,11 @@ class EvaluateOptions:
     foreign: OmitArgPrefixes[ForeignOptions] = NO_FOREIGN
     normalization: Annotated[Normalization, choice_option("channel", "per_pixel_mean")] = "channel"
     """With --model and without --mean: how to normalise pixels by the statistics of the training images."""
-    split: OptionalText = None
-    """The old name of --part."""
 
 
 def execute(options: EvaluateOptions) -> int:
     """Evaluates the network, writes the page, and prints the result."""
-    options = _checked(options)
+    _check(options)
     from kilolayer.cli.evaluation_input import network_and_sample
     from kilolayer.report.evaluation_text import evaluation_json, print_evaluation
     from kilolayer.runs.evaluation_result import evaluate_sample
@@ -100,7 +97,7 @@ def execute(options: EvaluateOptions) -> int:
     return 0
 
 
-def _checked(options: EvaluateOptions) -> EvaluateOptions:
+def _check(options: EvaluateOptions) -> None:
     if options.batch_size < 1:
         raise InputError(f"--batch-size is {options.batch_size}; allowed: a whole number from 1")
     if options.html is not None:
@@ -109,9 +106,3 @@ def _checked(options: EvaluateOptions) -> EvaluateOptions:
 
         check_installed()
         durable.check_writable(Path(options.html))
-    if options.split is None:
-        return options
-    if options.part is not None:
-        raise InputError("--split is the old name of --part; give only --part")
-    print("--split is now called --part", file=sys.stderr)
-    return replace(options, part=options.split)

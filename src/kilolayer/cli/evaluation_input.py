@@ -51,25 +51,27 @@ def network_and_sample(options: EvaluateOptions) -> tuple[TrainedNetwork, Evalua
 
 
 def _sample(options: EvaluateOptions, network: TrainedNetwork) -> EvaluationSample:
-    weights, own = network.weights, network.experiment.data if network.experiment else None
-    if own is not None and options.data is None:
-        _check_there(own, network.name)
+    weights, run_data = network.weights, network.experiment.data if network.experiment else None
+    if run_data is not None and options.data is None:
+        _check_there(run_data, network.name)
     grey = weights.model.description.in_chans == 1
-    if own is not None and (options.data is None or is_same_place(options.data, own)):
-        labelled, part = _own_images(options, own, network, grey)
-    elif own is not None and options.part != "all" and _is_moved(options, own, network):
-        labelled, part = _own_images(options, own, network, grey)
+    if run_data is not None and (options.data is None or is_same_place(options.data, run_data)):
+        labelled, part = _own_images(options, run_data, network, grey)
+    elif run_data is not None and options.part != "all" and _is_moved(options, run_data, network):
+        labelled, part = _own_images(options, run_data, network, grey)
         note = "the run's test set is in these data, so they are split as the run's (--part all takes all)"
         labelled = replace(labelled, origin=(*labelled.origin, note))
     else:
         size = options.image_size or weights.model.description.image_size
-        labelled, part = _new_images(options, _data(options, size, own), grey)
-        if own is None and part == "all":
+        labelled, part = _new_images(options, _data(options, size, run_data), grey)
+        if run_data is None and part == "all":
             labelled = replace(labelled, origin=(*labelled.origin, UNKNOWN_TRAINING))
-        if own is not None and lies_within(str(options.data), own):
+        if run_data is not None and lies_within(str(options.data), run_data):
             labelled = replace(labelled, origin=(*labelled.origin, WITHIN_OWN))
         elif (
-            own is not None and own.source not in BUILT_IN_NAMES and {*labelled.classes} == {*weights.classes}
+            run_data is not None
+            and run_data.source not in BUILT_IN_NAMES
+            and {*labelled.classes} == {*weights.classes}
         ):
             labelled = replace(labelled, origin=(*labelled.origin, SAME_CLASSES))
     return match_classes(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
@@ -84,31 +86,31 @@ def _new_images(options: EvaluateOptions, data: Data, grey: bool) -> tuple[Label
         raise InputError(f"{error}{hint}") from None
 
 
-def _check_there(own: Data, name: str) -> None:
-    if own.source not in BUILT_IN_NAMES and not os.path.exists(expand_home(own.source)):
+def _check_there(run_data: Data, name: str) -> None:
+    if run_data.source not in BUILT_IN_NAMES and not os.path.exists(expand_home(run_data.source)):
         raise InputError(
-            f"the data of {name}, {quote(own.source)}, do not exist; name their new place: --data PATH"
+            f"the data of {name}, {quote(run_data.source)}, do not exist; name their new place: --data PATH"
         )
 
 
-def _is_moved(options: EvaluateOptions, own: Data, network: TrainedNetwork) -> bool:
+def _is_moved(options: EvaluateOptions, run_data: Data, network: TrainedNetwork) -> bool:
     """Whether the run's data have moved to this path; the run was trained on most of these images."""
     test_set = network.fingerprints.get(PART_TITLES["test"])
-    there = _as_trained(_own_data(options, own), own)
-    if test_set is None or there.source in BUILT_IN_NAMES:
+    moved_data = _as_trained(_own_data(options, run_data), run_data)
+    if test_set is None or moved_data.source in BUILT_IN_NAMES:
         return False
     try:
-        return open_source(there).read_test().fingerprint() == test_set
+        return open_source(moved_data).read_test().fingerprint() == test_set
     except InputError:
         return False
 
 
 def _own_images(
-    options: EvaluateOptions, own: Data, network: TrainedNetwork, grey: bool
+    options: EvaluateOptions, run_data: Data, network: TrainedNetwork, grey: bool
 ) -> tuple[LabelledImages, str]:
     """A part of the run's data, which must not have changed since the run began; and the part's name."""
-    data, noted = _own_data(options, own), network.fingerprints
-    trained_on = _as_trained(data, own)
+    data, noted = _own_data(options, run_data), network.fingerprints
+    trained_on = _as_trained(data, run_data)
 
     def check(part: str, images: Images) -> None:
         check_same_part(network.name, part, images, noted)
@@ -117,33 +119,33 @@ def _own_images(
     labelled = select_own_images(trained_on, part, grey, check)
     if data != trained_on:  # fingerprints differ with size and appearance
         labelled = select_own_images(data, part, grey)
-    if own.source not in BUILT_IN_NAMES and part in PART_TITLES and PART_TITLES[part] not in noted:
+    if run_data.source not in BUILT_IN_NAMES and part in PART_TITLES and PART_TITLES[part] not in noted:
         labelled = replace(labelled, origin=(*labelled.origin, NOT_NOTED.format(PART_TITLES[part])))
     return labelled, part
 
 
-def _as_trained(data: Data, own: Data) -> Data:
-    return replace(data, image_size=own.image_size, appearance=own.appearance)
+def _as_trained(data: Data, run_data: Data) -> Data:
+    return replace(data, image_size=run_data.image_size, appearance=run_data.appearance)
 
 
-def _own_data(options: EvaluateOptions, own: Data) -> Data:
+def _own_data(options: EvaluateOptions, run_data: Data) -> Data:
     return replace(
-        own,
-        source=options.data or own.source,
-        folder=options.data_folder or own.folder,
+        run_data,
+        source=options.data or run_data.source,
+        folder=options.data_folder or run_data.folder,
         download=options.download,
-        image_size=options.image_size or own.image_size,
-        skip_damaged=options.skip_damaged or own.skip_damaged,
-        appearance=options.appearance or own.appearance,
-        image_column=options.image_column or own.image_column,
-        label_column=options.label_column or own.label_column,
+        image_size=options.image_size or run_data.image_size,
+        skip_damaged=options.skip_damaged or run_data.skip_damaged,
+        appearance=options.appearance or run_data.appearance,
+        image_column=options.image_column or run_data.image_column,
+        label_column=options.label_column or run_data.label_column,
     )
 
 
-def _data(options: EvaluateOptions, size: int, own: Data | None = None) -> Data:
+def _data(options: EvaluateOptions, size: int, run_data: Data | None = None) -> Data:
     if options.data is None:
         raise InputError(f"{options.trained} is a weights file, which names no data; add --data")
-    appearance = options.appearance or (own.appearance if own else "shown")
+    appearance = options.appearance or (run_data.appearance if run_data else "shown")
     return Data(
         options.data,
         options.data_folder,
@@ -160,15 +162,15 @@ def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, 
     """The network of a weights file without metadata; missing options are filled in from the data."""
     if options.data is None:
         raise InputError("--model is for a weights file, which names no data; add --data")
-    given, names = options.foreign.pixel_statistics(), options.foreign.class_names()
+    pixel_statistics, names = options.foreign.pixel_statistics(), options.foreign.class_names()
     model = build_foreign_network(options.trained, name, options.image_size)
     grey = model.description.in_chans == 1
     data = _data(options, model.description.image_size)
     labelled, part = _new_images(options, data, grey)
     notes = [] if names else ["we assume that the network has the data's classes, in their order (--classes)"]
     classes = check_class_names(model, names or labelled.classes, "--classes" if names else "the data")
-    if given is not None:
-        normalization = channel_statistics(model, given)
+    if pixel_statistics is not None:
+        normalization = channel_statistics(model, pixel_statistics)
     else:
         training = _training_images(data, grey)
         whose = "these images" if training is None else "the data's training images"
@@ -178,8 +180,8 @@ def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, 
         notes.append(f"the network's input is normalised by the statistics of {whose} (--mean, --std)")
     measured = replace(labelled, origin=(*labelled.origin, *notes))
     weights = SavedNetwork(model, classes, normalization)
-    taken = match_classes(measured, part, classes, skip_unknown=options.skip_unknown_classes)
-    return TrainedNetwork(options.trained, weights), taken
+    chosen = match_classes(measured, part, classes, skip_unknown=options.skip_unknown_classes)
+    return TrainedNetwork(options.trained, weights), chosen
 
 
 def _training_images(data: Data, grey: bool) -> Images | None:

@@ -42,9 +42,9 @@ class ForeignOptions:
 
     def check_unused(self) -> None:
         """Raises `InputError` for an option that has a meaning only with --model."""
-        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        if given:
-            flag = f"--{given[0].replace('_', '-')}"
+        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        if changed:
+            flag = f"--{changed[0].replace('_', '-')}"
             raise InputError(f"{flag} is for a weights file without metadata; add --model NAME")
 
     def class_names(self) -> tuple[str, ...] | None:

@@ -44,14 +44,16 @@ def build_foreign_network(path: str, name: str, image_size: int | None = None) -
 def load_foreign_weights(path: str, options: ForeignOptions) -> SavedNetwork:
     """The network, with the classes and the normalisation of the options. Raises `InputError`."""
     assert options.model is not None  # noqa: S101 - what the caller asks first
-    given, names = options.pixel_statistics(), options.class_names()
-    if given is None:
+    pixel_statistics, names = options.pixel_statistics(), options.class_names()
+    if pixel_statistics is None:
         raise InputError("--model needs --mean and --std too, which normalised the network's input")
     model = build_foreign_network(path, options.model)
     if names is None:
         print("without --classes FILE the classes are numbers from 0", file=sys.stderr)
         names = tuple(str(i) for i in range(model.description.num_classes))
-    return SavedNetwork(model, check_class_names(model, names, "--classes"), channel_statistics(model, given))
+    return SavedNetwork(
+        model, check_class_names(model, names, "--classes"), channel_statistics(model, pixel_statistics)
+    )
 
 
 def check_class_names(model: ResidualNetwork, names: tuple[str, ...], where: str) -> tuple[str, ...]:
@@ -71,5 +73,7 @@ def channel_statistics(model: ResidualNetwork, pixel_statistics: PixelStatistics
         raise InputError(
             f"--mean and --std have {len(pixel_statistics.mean)} numbers, the network {channels} channels"
         )
-    mean, scale = (torch.tensor(one).view(-1, 1, 1) for one in (pixel_statistics.mean, pixel_statistics.std))
+    mean, scale = (
+        torch.tensor(values).view(-1, 1, 1) for values in (pixel_statistics.mean, pixel_statistics.std)
+    )
     return InputStatistics(mean, scale)

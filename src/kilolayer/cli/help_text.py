@@ -57,14 +57,14 @@ def _print_command(command: str, width: int) -> None:
     for paragraph in command_description(command).split("\n\n"):
         _wrapped(f"\n{paragraph}", width)
     print_text("\nexamples", style="bold")
-    for what, line in examples_of(command):
-        _wrapped(f"  # {what}", width, hanging=4)
+    for purpose, line in examples_of(command):
+        _wrapped(f"  # {purpose}", width, hanging=4)
         print_text(f"  {line}", width=width)
-    for heading, text, some in _groups(command, options):
+    for heading, text, group_options in _groups(command, options):
         print_text(f"\n{heading}", style="bold")
         if text:
             _wrapped(f"  {text}", width)
-        for option in some:
+        for option in group_options:
             _entry(_name(option), _text(option), width, beside=TEXT_COLUMN)
 
 
@@ -73,13 +73,13 @@ def _groups(command: str, options: Sequence[Option]) -> list[tuple[str, str, lis
     flags = MOST_USED.get(command, "").split()
     by_flag = {option.flags[0]: option for option in options if option.flags}
     first = [by_flag[flag] for flag in flags]
-    rest = [option for option in options if option.flags and option not in first]
+    remaining = [option for option in options if option.flags and option not in first]
     groups = [("arguments", "", [option for option in options if not option.flags])]
     groups.append(("most used", "", first))
-    for name in dict.fromkeys(option.group for option in rest):
+    for name in dict.fromkeys(option.group for option in remaining):
         heading = f"{name} options" if name else "more options" if first else "options"
-        some = [option for option in rest if option.group == name]
-        groups.append((heading, group_text(command, name) if name else "", some))
+        group_options = [option for option in remaining if option.group == name]
+        groups.append((heading, group_text(command, name) if name else "", group_options))
     return [group for group in groups if group[2]]
 
 

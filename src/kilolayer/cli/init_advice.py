@@ -61,14 +61,14 @@ def _instead(source: Path | None, out: Path | None) -> str:
 def _free_name(out: Path | None) -> Path:
     """A name for a run's folder that does not exist and is not `out`."""
     names = (Path(f"runs/source{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
-    taken = None if out is None else out.resolve()
-    return next(name for name in names if not name.exists() and name.resolve() != taken)
+    used = None if out is None else out.resolve()
+    return next(name for name in names if not name.exists() and name.resolve() != used)
 
 
 def source_runs(experiment: Experiment, folders: Iterable[Path]) -> Iterator[Path]:
     """Finished runs on other images with as many channels: the same network first, then the newest."""
-    found = [run for folder in dict.fromkeys(folders) for run in _runs(folder)]
-    configs = ((run, _config(run)) for run in sorted(found, key=_written, reverse=True)[:MAX_RUNS])
+    run_folders = [run for folder in dict.fromkeys(folders) for run in _runs(folder)]
+    configs = ((run, _config(run)) for run in sorted(run_folders, key=_written, reverse=True)[:MAX_RUNS])
     fit = [(run, config) for run, config in configs if _is_source(config, experiment)]
     yield from (run for run, _ in sorted(fit, key=lambda pair: not _same_network(pair[1], experiment)))
 
@@ -90,8 +90,8 @@ def _written(run: Path) -> float:
 def _config(run: Path) -> dict[str, Any]:
     """The run's experiment as JSON; empty where it cannot be read."""
     try:
-        found = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return {"network": dict(found["network"]), "data": dict(found["data"])}
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return {"network": dict(config["network"]), "data": dict(config["data"])}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
@@ -110,5 +110,5 @@ def _same_network(config: dict[str, Any], experiment: Experiment) -> bool:
     from kilolayer.values import to_json
 
     adapted = ("num_classes", "in_chans", "image_size")
-    own = json.loads(to_json(experiment.network))
-    return all(config["network"].get(key) == value for key, value in own.items() if key not in adapted)
+    network = json.loads(to_json(experiment.network))
+    return all(config["network"].get(key) == value for key, value in network.items() if key not in adapted)

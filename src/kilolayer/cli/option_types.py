@@ -27,14 +27,14 @@ def _option(metavar: str, read: Callable[[str], Any]) -> PrimitiveConstructorSpe
     )
 
 
-def _number(kind: Callable[[str], T], called: str) -> Callable[[str], T]:
+def _number(kind: Callable[[str], T], noun: str) -> Callable[[str], T]:
     def read(text: str) -> T:
         try:
             return kind(text)
         except ValueError:
             point = text.replace(",", ".", 1)
             hint = f"; with a point: {point}" if "," in text and _is_number(point) else ""
-            raise ValueError(f"{text!r} is not a {called}{hint}") from None
+            raise ValueError(f"{text!r} is not a {noun}{hint}") from None
 
     return read
 
@@ -92,6 +92,10 @@ ImageFiles = Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE...", help
 CompileChoice = Annotated[Literal["off", "units", "model"], _COMPILE]
 GraphChoice = Annotated[Literal["auto", "off", "on"], choice_option("auto", "off", "on")]
 Device = Annotated[str, _option("DEVICE", str)]
+MemoryFormatChoice = Annotated[
+    Literal["auto", "channels_last", "channels_first"],
+    choice_option("auto", "channels_last", "channels_first"),
+]
 KernelsChoice = Annotated[Literal["auto", "plain", "fused"], choice_option("auto", "plain", "fused")]
 PrecisionChoice = Annotated[Literal["auto", "fp32", "bf16"], choice_option("auto", "fp32", "bf16")]
 

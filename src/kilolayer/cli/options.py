@@ -14,6 +14,7 @@ from kilolayer.cli.option_types import (
     Device,
     GraphChoice,
     KernelsChoice,
+    MemoryFormatChoice,
     OptionalColumn,
     OptionalFolder,
     OptionalName,
@@ -52,7 +53,7 @@ class UnitOptions:
     """Where BN and ReLU stand (Identity Mappings, Fig. 4)."""
     shortcut: OptionalText = None
     """h: identity, zero, projection, scaled:λ[,λ_F], dropout:P, exclusive_gate:BIAS or shortcut_gate:BIAS."""
-    resize: Annotated[
+    downsample: Annotated[
         Literal["zero_pad", "projection"] | None, choice_option("zero_pad", "projection"), NO_DEFAULT_SHOWN
     ] = None
     """What the shortcut does where the shape changes: option A or option B."""
@@ -129,13 +130,13 @@ class RecipeOptions:
     """Do not flip images: for letters, signs, and anything that means something else in a mirror."""
     label_smoothing: OptionalNumber = None
     """The share of every label that is spread over all classes."""
-    averaged: OptionalNumber = None
+    ema: OptionalNumber = None
     """Evaluate and save the running mean of the weights over about this share of the run; 0: the last
     weights."""
-    resolution: OptionalText = None
+    progressive_resize: OptionalText = None
     """Sides of the training images as shares of the full one, each with the share of the run from which it
     holds: 0.5,0.75@0.4,1@0.7. Evaluation is at full size."""
-    growth: OptionalText = None
+    progressive_depth: OptionalText = None
     """Shares of every stage's units that are at work, written alike, up to 1: 0.33,0.67@0.4,1@0.7. The others
     rest, as identities, and cost nothing."""
 
@@ -148,19 +149,18 @@ class ComputeOptions:
     """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
     precision: PrecisionChoice = "auto"
     """auto is bf16 where the hardware supports it or our kernels compute most of the network, else fp32."""
-    channels_last: Switch = False
-    """Keep channels last in memory; so it is anyway with bf16, and on a CPU."""
-    no_channels_last: Switch = False
-    """Keep channels first, whatever is faster."""
+    memory_format: MemoryFormatChoice = "auto"
+    """The order of an image's dimensions in memory; auto is channels_last with bf16 and on a CPU, else
+    channels_first."""
     compile: CompileChoice = "off"
     """Compile with torch.compile: each kind of unit once (units), so that the start does not take longer with
     depth, or the whole network (model, or --compile alone)."""
-    graph: GraphChoice = "auto"
+    cuda_graph: GraphChoice = "auto"
     """Replay each step as one CUDA graph; auto is off until we have measured it."""
     kernels: KernelsChoice = "auto"
     """fused computes whole residual units at once in bf16, on a CPU (built at first use) or with Triton on a
     GPU; auto is fused on a CPU that supports it, else plain."""
-    memory: Text = "fastest"
+    activation_memory: Text = "fastest"
     """fastest recomputes nothing; balanced and smallest recompute units in the backward pass, once or twice,
     for a fraction of the memory; bytes such as 2GB choose the least recomputation that fits. Results do not
     change."""

@@ -82,16 +82,16 @@ def execute(options: PredictOptions) -> int:
     write = _writer(options, len(weights.classes))
     files = find_picture_files(options.images)
     missed = _Missed()
-    title = "" if _is_watched(options) else "predicting"
+    title = "" if _prints_to_reader(options) else "predicting"
     answers = predict_files(
         weights, files, form, options.top, options.appearance or appearance, options.device
     )
-    write(missed.recorded(track(((1, one) for one in answers), len(files), title)))
+    write(missed.recorded(track(((1, prediction) for prediction in answers), len(files), title)))
     missed.print_summary(len(files))
     return 1 if missed.unreadable else 0
 
 
-def _is_watched(options: PredictOptions) -> bool:
+def _prints_to_reader(options: PredictOptions) -> bool:
     """Whether predictions may be printed on a terminal, directly or through a pipe: a bar would mix with
     them."""
     if options.csv not in (None, "-"):

@@ -103,7 +103,7 @@ def _print(chosen: list[Recipe], *, overview: bool) -> None:
             (r.name, *map(field_text, (r.iterations, r.batch_size, r.weight_decay, r.rate))) for r in chosen
         ]
     else:
-        headings = ("", *(one.name for one in chosen))
+        headings = ("", *(recipe.name for recipe in chosen))
         rows = list(_differing(chosen))
     print_table(Table("", headings, tuple(rows)), blocks=not overview)
 
@@ -111,7 +111,7 @@ def _print(chosen: list[Recipe], *, overview: bool) -> None:
 def _differing(chosen: list[Recipe]) -> list[tuple[str, ...]]:
     """A row for each field in which the recipes differ; all fields for a single recipe."""
     names = [field.name for field in fields(Recipe) if field.name != "name"]
-    table = [(name, [getattr(one, name) for one in chosen]) for name in names]
+    table = [(name, [getattr(recipe, name) for recipe in chosen]) for name in names]
     return [
         (name.replace("_", " "), *map(field_text, values))
         for name, values in table

@@ -47,8 +47,8 @@ def execute(options: ReportOptions) -> int:
         from kilolayer.cli.runs_page import write_runs_page
         from kilolayer.system.terminal import print_text
 
-        path, found = write_runs_page(folder)
-        for sentence in found:
+        path, sentences = write_runs_page(folder)
+        for sentence in sentences:
             print_text(sentence)
         print(f"report: {path.resolve()}")
     return 0

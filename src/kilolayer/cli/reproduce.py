@@ -115,7 +115,7 @@ def execute(options: ReproduceOptions) -> int:
 
     if options.resume is None and not options.tables and not (options.list and options.out):
         return reproduction_list.print_paper_tables(options.json)
-    reproduction = _wanted(options)
+    reproduction = _open_or_plan(options)
     if options.list or options.dry_run:
         return reproduction_list.print_reproduction_runs(reproduction, options.json)
     check_free(reproduction)
@@ -134,13 +134,13 @@ def execute(options: ReproduceOptions) -> int:
     return run_reproduction(reproduction, chosen, options.json)
 
 
-def _wanted(options: ReproduceOptions) -> Reproduction:
+def _open_or_plan(options: ReproduceOptions) -> Reproduction:
     """The sweep that the options continue, inspect, or begin."""
     from kilolayer.cli.reproduction_request import request_from_options
     from kilolayer.sweep.reproduction import open_sweep, plan_reproduction
 
     if options.resume is not None:
-        _refuse_changes(options)
+        _reject_changes(options)
         return open_sweep(options.resume)
     if not options.tables:
         return open_sweep(str(options.out))
@@ -149,9 +149,9 @@ def _wanted(options: ReproduceOptions) -> Reproduction:
     )
 
 
-def _refuse_changes(options: ReproduceOptions) -> None:
+def _reject_changes(options: ReproduceOptions) -> None:
     changed = [field.name for field in fields(options) if getattr(options, field.name) != field.default]
     refused = [name for name in changed if name not in ALLOWED_WITH_RESUME]
     if refused:
-        named = ", ".join("TABLE" if name == "tables" else f"--{name.replace('_', '-')}" for name in refused)
-        raise InputError(f"--resume takes everything from the sweep's sweep.json; leave out {named}")
+        flags = ", ".join("TABLE" if name == "tables" else f"--{name.replace('_', '-')}" for name in refused)
+        raise InputError(f"--resume takes everything from the sweep's sweep.json; leave out {flags}")

@@ -88,17 +88,17 @@ def _seeds(text: str | None, runs: int) -> tuple[int, ...]:
 
 def _size(options: ReproduceOptions) -> Size:
     size = SIZES[options.scale]
-    asked = {name: getattr(options, name) for name in SIZE_OPTIONS}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    overrides = {name: getattr(options, name) for name in SIZE_OPTIONS}
+    changes = {name: value for name, value in overrides.items() if value is not None}
     if options.depths is not None:
         changes["depths"] = _depths(options)
     if options.image_size is not None:
         changes["imagenet_size"] = options.image_size
     if not changes:
         return size
-    made = replace(size, name=f"{size.name}, changed", **changes)
-    made.scale.describe()
-    return made
+    changed = replace(size, name=f"{size.name}, changed", **changes)
+    changed.scale.describe()
+    return changed
 
 
 def _depths(options: ReproduceOptions) -> tuple[tuple[int, int], ...]:
@@ -109,20 +109,22 @@ def _depths(options: ReproduceOptions) -> tuple[tuple[int, int], ...]:
     except ValueError:
         raise InputError(f"--depths is {text!r}; allowed: pairs PAPER=OURS, as 110=56,164=83") from None
     # The depths of all tables: the command that repeats one cell names the depths of its whole sweep.
-    there = sorted({plan.depth for one in tables() for cell in one.cells for plan in cell.plans})
+    paper_depths = sorted(
+        {plan.depth for paper_table in tables() for cell in paper_table.cells for plan in cell.plans}
+    )
     for paper, ours in chosen:
-        if paper not in there or ours < 1:
-            known = ", ".join(map(str, there))
-            raise InputError(f"--depths has {paper}={ours}; allowed: from one of {known} to a depth from 1")
+        if paper not in paper_depths or ours < 1:
+            allowed = ", ".join(map(str, paper_depths))
+            raise InputError(f"--depths has {paper}={ours}; allowed: from one of {allowed} to a depth from 1")
     return chosen
 
 
 def check_reproduction_data(reproduction: Reproduction, fetch: bool) -> None:
     """Raises `InputError` for missing data, and for fewer images than a batch, before anything is written."""
     largest: dict[Data, int] = {}
-    for one in reproduction.runs:
-        data = one.experiment.data
-        largest[data] = max(largest.get(data, 1), one.experiment.recipe.batch_size)
+    for run in reproduction.runs:
+        data = run.experiment.data
+        largest[data] = max(largest.get(data, 1), run.experiment.recipe.batch_size)
     for data, batch_size in largest.items():
         images = _images(replace(data, download=fetch))
         if batch_size > images:
@@ -131,12 +133,12 @@ def check_reproduction_data(reproduction: Reproduction, fetch: bool) -> None:
 
 def _images(data: Data) -> int:
     try:
-        found = open_source(data)
+        source = open_source(data)
     except InputError as error:
         if data.source == "imagenet":
             raise InputError("name the folder in which you have ImageNet: --data DIR") from None
         raise error
-    return len(split_indices(found.count, data)[0])
+    return len(split_indices(source.count, data)[0])
 
 
 def engine_from_options(options: ReproduceOptions) -> Engine:

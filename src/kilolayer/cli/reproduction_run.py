@@ -38,20 +38,20 @@ def reproduction_resume_command(reproduction: Reproduction) -> str:
 def live_table_of(reproduction: Reproduction, console: Console) -> LiveTable:
     """The live table of a sweep. Its rows name their table where there are several tables."""
     several = len(reproduction.tables) > 1
-    trained = [one for one in reproduction.cells if one.trials]
-    rows = {one: f"{one.cell.table}: {one.cell.row}" if several else one.cell.row for one in trained}
-    cells = {(rows[one], one.cell.column): one.distinct for one in trained}
-    columns = list(dict.fromkeys(one.cell.column for one in trained))
+    trained = [cell for cell in reproduction.cells if cell.trials]
+    rows = {cell: f"{cell.cell.table}: {cell.cell.row}" if several else cell.cell.row for cell in trained}
+    cells = {(rows[cell], cell.cell.column): cell.distinct for cell in trained}
+    columns = list(dict.fromkeys(cell.cell.column for cell in trained))
     title = f"{', '.join(reproduction.request.tables)}\n{reproduction.request.size.scale.describe()}"
     return LiveTable(title, list(dict.fromkeys(rows.values())), columns, cells, console)
 
 
 def warn_of_cost(reproduction: Reproduction) -> None:
     """Warns in one line where the options ask for years of CPU time."""
-    flop = sum(training_flop(one.experiment) for one in reproduction.runs)
+    flop = sum(training_flop(run.experiment) for run in reproduction.runs)
     if reproduction.request.size.scale.is_full and flop > COSTLY and not torch.cuda.is_available():
         print(
-            f"kilolayer: warning: {flop_text(flop)} without a GPU is about {duration_text(flop / CPU_SPEED)}; "
+            f"kilolayer: warning: {flop_text(flop)} take about {duration_text(flop / CPU_SPEED)} without a GPU; "
             f"--scale proxy shows the order of the rows in hours, --scale smoke checks in seconds",
             file=sys.stderr,
         )

@@ -94,13 +94,13 @@ def reject_other_settings(run: Run, requested: Experiment, options: TrainOptions
     now = {**_settings(_as_chosen(began, requested, options.compute)), "snapshots": options.snapshots}
     names = [name for name in {**then, **now} if then.get(name) != now.get(name) and name not in LOCATIONS]
     if names:
-        said = [
+        differences = [
             f"{SETTING_NAMES.get(name, name)} {_in_words(then.get(name))} (now {_in_words(now.get(name))})"
             for name in _chosen(names, began.recipe, requested.recipe)
         ]
         raise InputError(
-            f"{run.path} was begun with other settings: {listing(said)}; give the same settings, or choose "
-            "another --out"
+            f"{run.path} was begun with other settings: {listing(differences)}; give the same settings, or "
+            "choose another --out"
         )
 
 
@@ -111,8 +111,8 @@ def _chosen(names: list[str], began: Recipe, now: Recipe) -> list[str]:
     follows = ["recipe.name"]
     if began.with_iterations(now.iterations).rate == now.rate:
         follows += [name for name in names if name.startswith("recipe.rate.")]
-    rest = [name for name in names if name not in follows]
-    return rest or names
+    independent = [name for name in names if name not in follows]
+    return independent or names
 
 
 def _base(recipe: Recipe) -> str:
@@ -120,14 +120,17 @@ def _base(recipe: Recipe) -> str:
 
 
 def _as_chosen(began: Experiment, experiment: Experiment, compute: ComputeOptions) -> Experiment:
-    asked = {
+    is_given = {
         "precision": compute.precision != "auto",
-        "channels_last": compute.channels_last or compute.no_channels_last,
+        "channels_last": compute.memory_format != "auto",
         "kernels": compute.kernels != "auto",
         "evaluation": compute.kernels != "auto",  # follows from the kernels
-        "graph": compute.graph != "auto",
+        "graph": compute.cuda_graph != "auto",
     }
-    return replace(experiment, **{name: getattr(began, name) for name, given in asked.items() if not given})
+    return replace(
+        experiment,
+        **{name: getattr(began, name) for name, given_by_user in is_given.items() if not given_by_user},
+    )
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
@@ -139,8 +142,8 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The numbers and words in a JSON value, each with its path, such as recipe.rate.peak."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in items:
-        yield from _flat(each, f"{name}.{key}" if name else str(key))
+    for key, item in items:
+        yield from _flat(item, f"{name}.{key}" if name else str(key))
     if not isinstance(value, dict | list):
         yield name, value
 

@@ -38,19 +38,19 @@ def write_runs_page(folder: Path) -> tuple[Path, tuple[str, ...]]:
         InputError: there is no run.
     """
     runs = _runs(folder)
-    found = run_findings(runs)
+    sentences = run_findings(runs)
     title = folder.resolve().name
     caption = "All runs, with their figures after the last epoch. Lower errors are better."
-    table = _told_apart(Table(caption, HEADER, tuple(map(_row, runs.items()))))
+    table = _drop_constant_columns(Table(caption, HEADER, tuple(map(_row, runs.items()))))
     numbers = curve_figures.colour_numbers(runs)
     listings = tuple(listing for name, run in runs.items() for listing in _listings(name, run))
     sections = (
-        Section("Findings", found, _figures(runs, title, numbers)),
+        Section("Findings", sentences, _figures(runs, title, numbers)),
         Section("All figures", (), (table, *_rates(runs, title, numbers))),
         Section("How to repeat it", (), listings),
     )
     page = Page(title, f"{len(runs)} run{'s' * (len(runs) > 1)}", sections)
-    return write_page(page, folder / "report.html"), found
+    return write_page(page, folder / "report.html"), sentences
 
 
 def _figures(runs: dict[str, Run], title: str, numbers: Mapping[str, int]) -> tuple[Figure, ...]:
@@ -75,16 +75,16 @@ def _runs(folder: Path) -> dict[str, Run]:
     if not configs:
         raise InputError(f"{folder} holds neither a sweep nor a run")
     runs = {str(config.parent.relative_to(folder)): Run.open(config.parent) for config in configs}
-    return dict(sorted(runs.items(), key=_place))
+    return dict(sorted(runs.items(), key=_sort_key))
 
 
-def _place(named: tuple[str, Run]) -> tuple[str, int, int, str]:
-    name, run = named
+def _sort_key(item: tuple[str, Run]) -> tuple[str, int, int, str]:
+    name, run = item
     experiment = run.experiment()
     return experiment.data.source, experiment.network.num_classes, experiment.network.depth, name
 
 
-def _told_apart(table: Table) -> Table:
+def _drop_constant_columns(table: Table) -> Table:
     """The table without the columns model and data where they are the same in all rows."""
     alike = {table.header.index(name) for name in ("model", "data")}
     alike = {at for at in alike if len({row[at] for row in table.rows}) == 1}
@@ -104,8 +104,8 @@ def _model(network: Network) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _row(named: tuple[str, Run]) -> tuple[str, ...]:
-    name, run = named
+def _row(item: tuple[str, Run]) -> tuple[str, ...]:
+    name, run = item
     result, rows, experiment = run.result() or {}, run.metrics(), run.experiment()
     last = rows[-1] if rows else {}
     return (

@@ -27,11 +27,11 @@ def run_bias_search(reproduction: Reproduction, engine: Engine, as_json: bool) -
     from kilolayer.cli.sweeping import run_sweep
     from kilolayer.report.live_table import LiveTable
 
-    found = bias_searches(reproduction)
+    all_searches = bias_searches(reproduction)
     cells = {
-        (_label(one, bias, found), "validation error"): runs
-        for one in found
-        for bias, runs in one.runs.items()
+        (_label(search, bias, all_searches), "validation error"): runs
+        for search in all_searches
+        for bias, runs in search.runs.items()
     }
     board = LiveTable(
         f"Search for b_g\n{reproduction.request.size.scale.describe()}",
@@ -41,22 +41,22 @@ def run_bias_search(reproduction: Reproduction, engine: Engine, as_json: bool) -
         Console(stderr=as_json),
         ERROR,
     )
-    planned = tuple({one.key: one for runs in cells.values() for one in runs}.values())
+    planned = tuple({search.key: search for runs in cells.values() for search in runs}.values())
     if status := run_sweep(planned, engine, board, f"{reproduction_resume_command(reproduction)} --select"):
         return status
-    _report([search_result(one) for one in found], reproduction, as_json)
+    _report([search_result(search) for search in all_searches], reproduction, as_json)
     return 0
 
 
-def _report(found: list[dict[str, Any]], reproduction: Reproduction, as_json: bool) -> None:
+def _report(outcomes: list[dict[str, Any]], reproduction: Reproduction, as_json: bool) -> None:
     starts = read_provenance(
-        run for one in bias_searches(reproduction) for runs in one.runs.values() for run in runs
+        run for search in bias_searches(reproduction) for runs in search.runs.values() for run in runs
     )
     record = {
         "command": f"{whole_command(reproduction.request)} --select",
         "scale": reproduction.request.size.scale.describe(),
         "measured": asdict(starts) if starts else None,
-        "searches": found,
+        "searches": outcomes,
     }
     text = json.dumps(record, indent=1, ensure_ascii=False)
     path = reproduction.folder / SELECTION / FILE
@@ -64,32 +64,36 @@ def _report(found: list[dict[str, Any]], reproduction: Reproduction, as_json: bo
     if as_json:
         print(text)
         return
-    for one in found:
-        table = _table(one)
+    for search in outcomes:
+        table = _table(search)
         print_captioned(table)
         print_text(table.note, style="dim")
-        print_text(f"chosen: b_g = {_bias(one['chosen'])}; the paper's choice: {_bias(one['the_papers'])}")
+        print_text(
+            f"chosen: b_g = {_bias(search['chosen'])}; the paper's choice: {_bias(search['the_papers'])}"
+        )
     print(f"selection: {path}")
 
 
-def _table(found: dict[str, Any]) -> Table:
-    rows = tuple(_row(one, found) for one in found["biases"])
-    caption = f"{found['row']}: error on {found['held_out']:,} held-out training images after the last epoch."
+def _table(outcome: dict[str, Any]) -> Table:
+    rows = tuple(_row(bias, outcome) for bias in outcome["biases"])
+    caption = (
+        f"{outcome['row']}: error on {outcome['held_out']:,} held-out training images after the last epoch."
+    )
     note = "A diverged run counts as guessing. This choice does not use the test set."
     return Table(caption, HEADER, rows, note)
 
 
-def _row(one: dict[str, Any], found: dict[str, Any]) -> tuple[str, ...]:
-    values = error_rates(one["validation_errors"])
-    marks = (("chosen", found["chosen"]), ("the paper's", found["the_papers"]))
-    said = ", ".join(name for name, bias in marks if bias == one["b_g"])
+def _row(bias_result: dict[str, Any], outcome: dict[str, Any]) -> tuple[str, ...]:
+    values = error_rates(bias_result["validation_errors"])
+    marks = (("chosen", outcome["chosen"]), ("the paper's", outcome["the_papers"]))
+    marks_text = ", ".join(name for name, bias in marks if bias == bias_result["b_g"])
     spread = (f"{values.min():.2f}", f"{values.max():.2f}")
-    return (_bias(one["b_g"]), str(len(values)), f"{one['median']:.2f}", *spread, said)
+    return (_bias(bias_result["b_g"]), str(len(values)), f"{bias_result['median']:.2f}", *spread, marks_text)
 
 
-def _label(one: BiasSearch, bias: float, found: tuple[BiasSearch, ...]) -> str:
+def _label(search: BiasSearch, bias: float, bias_searches: tuple[BiasSearch, ...]) -> str:
     label = f"b_g = {_bias(bias)}"
-    return label if len(found) == 1 else f"{one.cell.row}: {label}"
+    return label if len(bias_searches) == 1 else f"{search.cell.row}: {label}"
 
 
 def _bias(value: float) -> str:

@@ -17,7 +17,7 @@ def run_sweep(planned: Sequence[RunSpec], engine: Engine, live_table: LiveTable,
             with live_table:
                 run_all(planned, engine, live_table.refresh, stop)
         except SweepStopped:
-            said = f"kilolayer: stopped, every run's state is saved; to continue:\n  {resume_command}"
-            print(said, file=sys.stderr, flush=True)
+            message = f"kilolayer: stopped, every run's state is saved; to continue:\n  {resume_command}"
+            print(message, file=sys.stderr, flush=True)
             return STOPPED_STATUS
     return 0

@@ -72,36 +72,42 @@ def execute(options: TrainOptions) -> int:
     from kilolayer.training import distributed_context
     from kilolayer.training.all_ranks import on_all_ranks
 
-    with distributed_context(options.compute.device) as here:
-        status = _trained(options, here)
+    with distributed_context(options.compute.device) as context:
+        status = _train_in_context(options, context)
         # All ranks leave together, and the objects that hold gloo's threads are freed first: an interpreter
         # that ends before these threads aborts.
-        on_all_ranks(here, lambda: None)
+        on_all_ranks(context, lambda: None)
         gc.collect()
         return status
 
 
-def _trained(options: TrainOptions, here: DistributedContext) -> int:
+def _train_in_context(options: TrainOptions, context: DistributedContext) -> int:
     from kilolayer.cli.explaining import explain_training
     from kilolayer.runs import trainer_environment
     from kilolayer.system.stopping import stoppable
     from kilolayer.training.all_ranks import on_all_ranks
 
-    before = resuming.run_to_continue(options, here)
-    prepared = _begun(options, here) if before is None else _resumed(before, options, here)
+    before = resuming.run_to_continue(options, context)
+    prepared = (
+        _prepare_new_run(options, context)
+        if before is None
+        else _prepare_resumed_run(before, options, context)
+    )
     if prepared is None:
         return 0
     training, folder, data = prepared
     if options.explain:
         return explain_training(training)
-    noted = on_all_ranks(here, lambda: _data_note(training, folder, data, before))
-    with ExitStack() as held:
-        stop = held.enter_context(stoppable())
+    noted = on_all_ranks(context, lambda: _data_note(training, folder, data, before))
+    with ExitStack() as resources:
+        stop = resources.enter_context(stoppable())
         new = options.resume is None and not resuming.is_torchrun_restart()
         here_now = trainer_environment(training) | noted
-        run = _taken(folder, training, here_now, new=new, snapshots=options.snapshots, held=held)
+        run = _claim_folder(
+            folder, training, here_now, new=new, snapshots=options.snapshots, resources=resources
+        )
         # Another process may have finished the run before this one had the lock.
-        return 0 if resuming.is_finished(run) else _carry_out(run, training, here_now, stop, options)
+        return 0 if resuming.is_finished(run) else _run_training(run, training, here_now, stop, options)
 
 
 def _data_note(training: Trainer, folder: Path, data: Data, before: Run | None) -> dict[str, Any]:
@@ -112,30 +118,32 @@ def _data_note(training: Trainer, folder: Path, data: Data, before: Run | None) 
         return {}
     fingerprints = data_record.data_fingerprints(training)
     if before is not None:
-        known = (before.experiment().data, data_record.locate_data(before))
-        moved = all((data.source, data.folder) != (one.source, one.folder) for one in known)
+        known_data = (before.experiment().data, data_record.locate_data(before))
+        moved = all((data.source, data.folder) != (known.source, known.folder) for known in known_data)
         data_record.check_same_data(before, fingerprints, path_given=moved)
     return data_record.record_data(folder, data, fingerprints)
 
 
-def _assembled(options: TrainOptions, here: DistributedContext) -> tuple[Experiment, Splits, str]:
+def _assemble(options: TrainOptions, context: DistributedContext) -> tuple[Experiment, Splits, str]:
     """The experiment that the options describe, its data, and the network's name."""
     from kilolayer.cli.assemble import assemble_experiment, model_name
     from kilolayer.training.all_ranks import on_all_ranks
     from kilolayer.weights import init_from_file
 
-    init = on_all_ranks(here, lambda: init_from_file(str(options.init))) if options.init is not None else None
+    init = (
+        on_all_ranks(context, lambda: init_from_file(str(options.init))) if options.init is not None else None
+    )
     network = _network_of(init, options) if init else None
     if network and options.data.image_size is None:
         options = replace(options, data=replace(options.data, image_size=network.image_size))
     experiment, splits = on_all_ranks(
-        here, lambda: assemble_experiment(options, here.device, init=init, network=network)
+        context, lambda: assemble_experiment(options, context.device, init=init, network=network)
     )
     model = _source(options.init) if network else model_name(options, splits.image_size)
     return experiment, splits, model
 
 
-def _begun(options: TrainOptions, here: DistributedContext) -> Prepared:
+def _prepare_new_run(options: TrainOptions, context: DistributedContext) -> Prepared:
     """A new run: everything is read and checked, and nothing is written."""
     from kilolayer.cli.init_advice import advise_on_init
     from kilolayer.runs import tensorboard
@@ -147,27 +155,27 @@ def _begun(options: TrainOptions, here: DistributedContext) -> Prepared:
     if options.tensorboard:
         tensorboard.require_tensorboard()
     _use_threads(options.compute.threads)
-    experiment, splits, model = _assembled(options, here)
-    training = on_all_ranks(here, lambda: Trainer(experiment, splits, here))
-    fit = on_all_ranks(here, lambda: load_initial_weights(training))
+    experiment, splits, model = _assemble(options, context)
+    training = on_all_ranks(context, lambda: Trainer(experiment, splits, context))
+    fit = on_all_ranks(context, lambda: load_initial_weights(training))
     if fit and fit.notes:
-        _say("; ".join(fit.notes))
-    on_all_ranks(here, lambda: check_snapshots(options.snapshots, training.num_epochs))
+        _warn("; ".join(fit.notes))
+    on_all_ranks(context, lambda: check_snapshots(options.snapshots, training.num_epochs))
     data = re.sub(r"[^\w.-]+", "_", Path(options.data.data).name) or "data"
     name = f"{model}-{data}-s{options.seed}-{resuming.run_suffix()}"
     folder = Path(options.out or f"runs/{name}")
     if warning := advise_on_init(experiment, splits, (folder.parent, Path("runs")), folder):
-        _say(warning)
-    _hint_at_size(experiment, options, here)
+        _warn(warning)
+    _hint_at_size(experiment, options, context)
     return training, folder, experiment.data
 
 
-def _hint_at_size(experiment: Experiment, options: TrainOptions, here: DistributedContext) -> None:
+def _hint_at_size(experiment: Experiment, options: TrainOptions, context: DistributedContext) -> None:
     """Images of several sizes are resized to 224 pixels by default; on a CPU this warns that it is slow."""
     size = experiment.network.image_size
     chosen = options.data.image_size is not None or options.init is not None
-    if here.device.type == "cpu" and size >= SLOW_CPU_SIDE and not chosen:
-        _say(f"images of {size}×{size} pixels are slow on a CPU; --image-size 64 is faster")
+    if context.device.type == "cpu" and size >= SLOW_CPU_SIDE and not chosen:
+        _warn(f"images of {size}×{size} pixels are slow on a CPU; --image-size 64 is faster")
 
 
 def _network_of(init: InitialWeights, options: TrainOptions) -> Network | None:
@@ -185,7 +193,7 @@ def _source(init: str | None) -> str:
     return re.sub(r"[^\w.-]+", "_", word) or "weights"
 
 
-def _resumed(run: Run, options: TrainOptions, here: DistributedContext) -> Prepared | None:
+def _prepare_resumed_run(run: Run, options: TrainOptions, context: DistributedContext) -> Prepared | None:
     """The run's own experiment; None if it is finished."""
     from kilolayer.runs import tensorboard
     from kilolayer.training import Trainer
@@ -193,9 +201,9 @@ def _resumed(run: Run, options: TrainOptions, here: DistributedContext) -> Prepa
     from kilolayer.weights import load_initial_weights
 
     if resuming.is_resume_auto(options):
-        asked, splits, _ = _assembled(options, here)
-        on_all_ranks(here, lambda: resuming.reject_other_settings(run, asked, options))
-        data = asked.data
+        requested, splits, _ = _assemble(options, context)
+        on_all_ranks(context, lambda: resuming.reject_other_settings(run, requested, options))
+        data = requested.data
     if resuming.is_finished(run):
         return None
     if options.tensorboard:
@@ -203,33 +211,33 @@ def _resumed(run: Run, options: TrainOptions, here: DistributedContext) -> Prepa
     experiment = run.experiment()
     _use_threads(options.compute.threads or resuming.previous_threads(run))
     if not resuming.is_resume_auto(options):
-        data, splits = _data_of(run, options, here)
-    training = on_all_ranks(here, lambda: Trainer(experiment, splits, here))
+        data, splits = _data_of(run, options, context)
+    training = on_all_ranks(context, lambda: Trainer(experiment, splits, context))
     # A saved state contains the initial weights; their file may no longer exist.
     if experiment.init is not None and run.latest_checkpoint() is None:
-        on_all_ranks(here, lambda: load_initial_weights(training))
+        on_all_ranks(context, lambda: load_initial_weights(training))
     return training, run.path, data
 
 
-def _data_of(run: Run, options: TrainOptions, here: DistributedContext) -> tuple[Data, Splits]:
+def _data_of(run: Run, options: TrainOptions, context: DistributedContext) -> tuple[Data, Splits]:
     """A run's data, read from their present path."""
     from kilolayer.data import load
     from kilolayer.training.all_ranks import on_all_ranks
 
-    data = on_all_ranks(here, lambda: resuming.data_of_run(run, options.data))
+    data = on_all_ranks(context, lambda: resuming.data_of_run(run, options.data))
     if data != run.experiment().data:
-        _say(f"reading the data from {data.folder if data.source in BUILT_IN_NAMES else data.source}")
-    return data, on_all_ranks(here, lambda: load(data))
+        _warn(f"reading the data from {data.folder if data.source in BUILT_IN_NAMES else data.source}")
+    return data, on_all_ranks(context, lambda: load(data))
 
 
-def _taken(
+def _claim_folder(
     folder: Path,
     training: Trainer,
-    here: dict[str, Any],
+    environment: dict[str, Any],
     *,
     new: bool,
     snapshots: int,
-    held: ExitStack,
+    resources: ExitStack,
 ) -> Run:
     """The run's folder. Only the main rank makes it and holds its lock."""
     from kilolayer.runs import Run
@@ -237,15 +245,15 @@ def _taken(
 
     def take() -> str:
         claimed = Run.open_or_create(
-            folder, training.experiment, new=new, snapshots=snapshots, environment=here
+            folder, training.experiment, new=new, snapshots=snapshots, environment=environment
         )
-        return str(held.enter_context(claimed).path)
+        return str(resources.enter_context(claimed).path)
 
     return Run.open(on_main_rank(training.context, take))
 
 
-def _carry_out(
-    run: Run, training: Trainer, here: dict[str, Any], stop: StopRequest, options: TrainOptions
+def _run_training(
+    run: Run, training: Trainer, environment: dict[str, Any], stop: StopRequest, options: TrainOptions
 ) -> int:
     from kilolayer.report import training_summary
     from kilolayer.report.training_progress import training_display
@@ -255,23 +263,23 @@ def _carry_out(
 
     shows = options.tensorboard and training.context.is_main
     write = tensorboard_writer(run.file("tensorboard")) if shows else lambda row: None
-    shown = training_display(training)
+    display = training_display(training)
     with ExitStack() as screen:
 
         def on_start() -> None:
             training_summary.print_training_start(run, training)
-            screen.enter_context(shown)
+            screen.enter_context(display)
 
         def on_epoch(row: dict[str, Any]) -> None:
             write(row)
-            shown.epoch(row)
+            display.epoch(row)
 
         seconds = options.save_every
         hear: dict[str, Any] = {"on_start": on_start, "on_epoch": on_epoch}
-        for _ in train_run(run, training, stop=stop, save_seconds=seconds, environment=here, **hear):
-            shown.step()
+        for _ in train_run(run, training, stop=stop, save_seconds=seconds, environment=environment, **hear):
+            display.step()
     if not training.is_finished:
-        _say(f"stopped at iteration {training.iteration:,}, state saved; to continue:\n  {_resume(run)}")
+        _warn(f"stopped at iteration {training.iteration:,}, state saved; to continue:\n  {_resume(run)}")
         return STOPPED_STATUS
     if training.context.is_main:
         training_summary.print_training_result(run)
@@ -295,7 +303,7 @@ def _resume(run: Run) -> str:
     return shlex.join(["kilolayer", "train", "--resume", str(run.path), *extensions.unit_option()])
 
 
-def _say(text: str) -> None:
+def _warn(text: str) -> None:
     from kilolayer.system.terminal import print_text
 
     # A closed stream or a full disk must not change how the command ends.

@@ -69,8 +69,10 @@ def select_own_images(
     if part not in OWN_PARTS:
         raise InputError(f"--part is {part!r}; allowed for a run's own data: {', '.join(OWN_PARTS)}")
     if part == "all":
-        whole = load_labelled(run_data, "all", grey)
-        return replace(whole, origin=(*whole.origin, "the network was trained on most of these images"))
+        everything = load_labelled(run_data, "all", grey)
+        return replace(
+            everything, origin=(*everything.origin, "the network was trained on most of these images")
+        )
     if part == "test":
         source = open_source(run_data)  # the training images need not be read
         check(part, images := source.read_test())
@@ -108,11 +110,11 @@ def match_classes(
     labels = lookup[labelled.images.labels]
     index = torch.nonzero(labels >= 0).flatten()
     places = index.tolist()
-    whole = Images(labelled.images.pixels, labels)
+    relabelled = Images(labelled.images.pixels, labels)
     return EvaluationSample(
         labelled.name,
         part,
-        whole[index] if unknown else whole,  # indexing would copy all pixels
+        relabelled[index] if unknown else relabelled,  # indexing would copy all pixels
         lambda i: labelled.locate(places[i]),
         (*labelled.origin, *_left_out(unknown), *_missing(present, classes)),
     )

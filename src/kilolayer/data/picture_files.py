@@ -87,13 +87,13 @@ def _below(folder: str) -> list[str]:
 def folders_below(folder: str, ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
     """A folder and all visible folders below it. A link back to a parent folder is not followed."""
     state = os.stat(folder or os.curdir)
-    place = (state.st_dev, state.st_ino)
-    if place in ancestors:
+    identity = (state.st_dev, state.st_ino)
+    if identity in ancestors:
         return
     yield folder
     for path in _visible(folder):
         if os.path.isdir(path):
-            yield from folders_below(path, (*ancestors, place))
+            yield from folders_below(path, (*ancestors, identity))
 
 
 def _visible(folder: str) -> list[str]:

@@ -32,19 +32,21 @@ def run_analyses(name: str, subjects: Sequence[AnalysisInput]) -> list[AnalysisR
         raise InputError(f"no analysis {name!r}; allowed: {', '.join(ANALYSES)}, all")
     words = list(ANALYSES) if name == "all" else [name]
     with status_line() as say:
-        return [one for word in words for subject in subjects for one in _of_subject(word, subject, say)]
+        return [
+            result for word in words for subject in subjects for result in _analyse_input(word, subject, say)
+        ]
 
 
-def _of_subject(word: str, subject: AnalysisInput, say: Callable[[str], None]) -> Iterator[AnalysisResult]:
+def _analyse_input(word: str, subject: AnalysisInput, say: Callable[[str], None]) -> Iterator[AnalysisResult]:
     """The analysis at every snapshot, then the trend over them; without snapshots, of the network itself."""
     kind, moments = ANALYSES[word], []
     if not (kind.at_snapshots and subject.snapshots):
         say(f"{word} of {subject.name}")
         yield AnalysisResult(word, kind.run(subject))
         return
-    for place, (iteration, _) in enumerate(subject.snapshots):
+    for index, (iteration, _) in enumerate(subject.snapshots):
         say(f"{word} of {subject.name}, iteration {iteration:,}")
-        moments.append((iteration, kind.run(subject.at_snapshot(place))))
+        moments.append((iteration, kind.run(subject.at_snapshot(index))))
         yield AnalysisResult(word, moments[-1][1], iteration)
     if followed := collect_trends(word, moments):
         yield AnalysisResult(word, followed)

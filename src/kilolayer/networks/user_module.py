@@ -15,32 +15,32 @@ from torch import nn
 from kilolayer.errors import InputError, missing_path_error
 
 
-def is_user_module(text: str) -> bool:
+def is_user_module(reference: str) -> bool:
     """Whether `text` has the form FILE.py:CALLABLE."""
-    return text.rpartition(":")[0].endswith(".py")
+    return reference.rpartition(":")[0].endswith(".py")
 
 
-def load_user_module(text: str, seed: int = 0) -> nn.Module:
+def load_user_module(reference: str, seed: int = 0) -> nn.Module:
     """The module that CALLABLE of FILE.py returns, made with the random seed `seed`. The file's code runs.
 
     Raises:
         InputError: the file or the name does not exist, or CALLABLE returns no `nn.Module`.
     """
-    file, _, name = text.rpartition(":")
+    file, _, name = reference.rpartition(":")
     path = Path(file)
     if not path.is_file():
         raise missing_path_error(path)
-    made = getattr(_imported(path), name, None)
-    if made is None:
+    module = getattr(_import_file(path), name, None)
+    if module is None:
         raise InputError(f"{path} has no {name!r}")
-    if callable(made) and not isinstance(made, nn.Module):
-        made = _called(text, made, seed)
-    if not isinstance(made, nn.Module):
-        raise InputError(f"{text} returns {type(made).__name__}, not a torch.nn.Module")
-    return made
+    if callable(module) and not isinstance(module, nn.Module):
+        module = _call(reference, module, seed)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{reference} returns {type(module).__name__}, not a torch.nn.Module")
+    return module
 
 
-def _called(text: str, make: Callable[..., Any], seed: int) -> Any:
+def _call(text: str, make: Callable[..., Any], seed: int) -> Any:
     try:
         inspect.signature(make).bind()
     except TypeError as error:
@@ -50,7 +50,7 @@ def _called(text: str, make: Callable[..., Any], seed: int) -> Any:
         return make()
 
 
-def _imported(path: Path) -> object:
+def _import_file(path: Path) -> object:
     # The file may import its neighbours, as a script may.
     folder = str(path.resolve().parent)
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -23,47 +23,51 @@ TERMINAL_ROWS = 7
 
 def print_analyses(results: Sequence[AnalysisResult]) -> None:
     """Prints each analysis: its figures, a column for each network, and its first chart as a small table."""
-    for what, networks in _gathered(results).items():
-        print_text(f"{what}\n", style="bold")
-        for network, those in networks.items():
-            for analysis in (one.analysis for one in those if isinstance(one.analysis, HasFinding)):
+    for name, networks in group_results(results).items():
+        print_text(f"{name}\n", style="bold")
+        for network, network_results in networks.items():
+            for analysis in (
+                result.analysis for result in network_results if isinstance(result.analysis, HasFinding)
+            ):
                 print_text(f"{network}: {analysis.finding()}.\n")
         print_table(_figures(networks), blocks=True)
-        for network, those in networks.items():
-            chart = those[0].analysis.charts()[0]
+        for network, network_results in networks.items():
+            chart = network_results[0].analysis.charts()[0]
             print_text(f"\n{chart.title}: {network}\n")
-            print_table(_sampled(chart), blocks=True)
+            print_table(sample_chart(chart), blocks=True)
             if any(series.kind == "predicted" for series in chart.series):
                 print_text("* predicted", style="dim")
         print_text("")
 
 
-def _gathered(found: Sequence[AnalysisResult]) -> dict[str, dict[str, list[AnalysisResult]]]:
+def group_results(results: Sequence[AnalysisResult]) -> dict[str, dict[str, list[AnalysisResult]]]:
     """Results by analysis and network: the newest snapshot, and the trend over training if there is one."""
     gathered: dict[str, dict[str, list[AnalysisResult]]] = {}
-    for one in found:
-        networks = gathered.setdefault(one.analysis_name, {})
-        earlier = networks.get(one.analysis.network, [])
-        of_training = isinstance(one.analysis, SnapshotTrends)
-        networks[one.analysis.network] = [*earlier, one] if of_training else [one]
+    for result in results:
+        networks = gathered.setdefault(result.analysis_name, {})
+        earlier = networks.get(result.analysis.network, [])
+        of_training = isinstance(result.analysis, SnapshotTrends)
+        networks[result.analysis.network] = [*earlier, result] if of_training else [result]
     return gathered
 
 
 def _figures(networks: dict[str, list[AnalysisResult]]) -> Table:
-    columns = [dict(row for one in those for row in one.analysis.summary()) for those in networks.values()]
+    columns = [
+        dict(row for result in results for row in result.analysis.summary()) for results in networks.values()
+    ]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = tuple((name, *(column.get(name, "") for column in columns)) for name in names)
     return Table("", ("", *networks), rows)
 
 
-def _sampled(chart: Chart) -> Table:
+def sample_chart(chart: Chart) -> Table:
     """A chart's values at a few units from the first to the last. An asterisk marks predictions."""
     names = (f"{series.name}*" if series.kind == "predicted" else series.name for series in chart.series)
     places = sorted({x for series in chart.series for x in series.x})
     step = max(1, math.ceil((len(places) - 1) / (TERMINAL_ROWS - 1)))
-    known = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
+    values_by_series = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
     chosen = dict.fromkeys([*places[::step], *places[-1:]])
-    rows = tuple((f"{x:g}", *(_cell(column.get(x)) for column in known)) for x in chosen)
+    rows = tuple((f"{x:g}", *(_cell(column.get(x)) for column in values_by_series)) for x in chosen)
     return Table("", (chart.x_label, *names), rows)
 
 
@@ -73,29 +77,30 @@ def _cell(value: float | None) -> str:
 
 def print_analyses_json(results: Sequence[AnalysisResult]) -> None:
     """Prints a JSON list of results, each with the name of its analysis."""
-    print(json.dumps([_value(one) for one in results], indent=2, ensure_ascii=False))
+    print(json.dumps([_value(result) for result in results], indent=2, ensure_ascii=False))
 
 
 def write_analyses(results: Sequence[AnalysisResult], folder: str) -> None:
     """Writes ANALYSIS.json with every result, and ANALYSIS-CHART.svg with the networks below one another."""
     from kilolayer.report.chart_figures import chart_figure
 
-    for what, networks in _gathered(results).items():
+    for analysis_name, networks in group_results(results).items():
         content = json.dumps(
-            _record([one for one in results if one.analysis_name == what]), ensure_ascii=False
+            _record([result for result in results if result.analysis_name == analysis_name]),
+            ensure_ascii=False,
         )
-        durable.write_file(Path(folder) / f"{what}.json", content.encode())
+        durable.write_file(Path(folder) / f"{analysis_name}.json", content.encode())
         charts = [
             (network, chart.with_values())
-            for network, those in networks.items()
-            for one in those
-            for chart in one.analysis.charts()
+            for network, network_results in networks.items()
+            for result in network_results
+            for chart in result.analysis.charts()
         ]
         for name in dict.fromkeys(chart.name for _, chart in charts):
             panels = [(network, chart) for network, chart in charts if chart.name == name and chart.series]
             if not panels:
                 continue
-            durable.write_file(Path(folder) / f"{what}-{name}.svg", chart_figure(panels).encode())
+            durable.write_file(Path(folder) / f"{analysis_name}-{name}.svg", chart_figure(panels).encode())
 
 
 def write_analysis_page(results: Sequence[AnalysisResult], path: str) -> None:
@@ -104,7 +109,9 @@ def write_analysis_page(results: Sequence[AnalysisResult], path: str) -> None:
         from kilolayer.report.lab import write_lab
     except ImportError:
         raise InputError("the interactive page is not part of this installation; leave out --html") from None
-    write_lab([(one.iteration, one.analysis) for one in results], Path(path), provenance=_provenance())
+    write_lab(
+        [(result.iteration, result.analysis) for result in results], Path(path), provenance=_provenance()
+    )
 
 
 def print_written_paths(folder: str | None, page: str | None) -> None:
@@ -113,8 +120,8 @@ def print_written_paths(folder: str | None, page: str | None) -> None:
 
 
 def _provenance() -> list[tuple[str, str]]:
-    said = _environment()
-    return [(name, str(said[name])) for name in ("command", "kilolayer", "torch", "processor", "date")]
+    environment = _environment()
+    return [(name, str(environment[name])) for name in ("command", "kilolayer", "torch", "processor", "date")]
 
 
 def _environment() -> dict[str, Any]:
@@ -126,23 +133,23 @@ def _environment() -> dict[str, Any]:
     return environment_record(DistributedContext(torch.device("cpu")), "fp32")
 
 
-def _record(found: Sequence[AnalysisResult]) -> dict[str, Any]:
-    return {"environment": _environment(), "results": [_value(one) for one in found]}
+def _record(results: Sequence[AnalysisResult]) -> dict[str, Any]:
+    return {"environment": _environment(), "results": [_value(result) for result in results]}
 
 
-def _value(one: AnalysisResult) -> dict[str, Any]:
-    at = {} if one.iteration is None else {"iteration": one.iteration}
-    return {"analysis": one.analysis_name, **at, **_rounded(json.loads(to_json(one.analysis)))}
+def _value(result: AnalysisResult) -> dict[str, Any]:
+    at = {} if result.iteration is None else {"iteration": result.iteration}
+    return {"analysis": result.analysis_name, **at, **round_floats(json.loads(to_json(result.analysis)))}
 
 
-def _rounded(value: Any) -> Any:
+def round_floats(value: Any) -> Any:
     """A JSON value with floats rounded to six digits; NaN and infinity, which JSON lacks, become None."""
     match value:
         case float():
             return float(f"{value:.6g}") if math.isfinite(value) else None
         case list():
-            return [_rounded(each) for each in value]
+            return [round_floats(item) for item in value]
         case dict():
-            return {key: _rounded(each) for key, each in value.items()}
+            return {key: round_floats(item) for key, item in value.items()}
         case _:
             return value

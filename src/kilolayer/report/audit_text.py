@@ -33,19 +33,20 @@ def _lines(report: AuditReport) -> Iterator[str]:
             yield f"    the papers: {finding.paper}"
     for unknown in report.unknown:
         yield f"unknown: {unknown}"
-    yield ", ".join(_count(_of(report, kind), kind) for kind in ("fault", "deviation", "note"))
+    yield ", ".join(
+        _counted_noun(_count_severity(report, kind), kind) for kind in ("fault", "deviation", "note")
+    )
 
 
 def _finding(report: AuditReport) -> str:
     """The outcome in a sentence: whether results with this network can be compared with a paper's."""
-    faults, deviations = _of(report, "fault"), _of(report, "deviation")
+    faults, deviations = _count_severity(report, "fault"), _count_severity(report, "deviation")
     identical = report.nearest is not None and report.nearest.identical
     if faults:
-        return f"{_count(faults, 'fault')}, so it is not the network that the papers describe."
+        return f"{_counted_noun(faults, 'fault')}, so it is not the network that the papers describe."
     if deviations:
-        return (
-            f"no fault, but {_count(deviations, 'deviation')} from the papers, to be named with its results."
-        )
+        count = _counted_noun(deviations, "deviation")
+        return f"no fault, but {count} from the papers, to be named with its results."
     if identical and report.nearest:
         return f"no fault found; it computes what {report.nearest.name} computes."
     if report.content.family is None:
@@ -53,11 +54,11 @@ def _finding(report: AuditReport) -> str:
     return "no fault found, as far as the audit can tell."
 
 
-def _of(report: AuditReport, severity: str) -> int:
-    return sum(each.severity == severity for each in report.findings)
+def _count_severity(report: AuditReport, severity: str) -> int:
+    return sum(finding.severity == severity for finding in report.findings)
 
 
-def _count(number: int, word: str) -> str:
+def _counted_noun(number: int, word: str) -> str:
     return f"{number or 'no'} {word}{'' if number == 1 else 's'}"
 
 
@@ -86,9 +87,9 @@ def _rows(content: NetworkContent, *, traced: bool) -> Iterator[tuple[str, str]]
 def _arrangement(content: NetworkContent, *, traced: bool) -> str:
     name = content.arrangement or ""
     letter = f" (P2, Fig. 4 {FIGURE_4_LETTERS[name]})" if name in FIGURE_4_LETTERS else ""
-    same = ", ".join(each.replace("_", " ") for each in content.alternatives)
+    equivalents = ", ".join(alternative.replace("_", " ") for alternative in content.alternatives)
     how = "here the same function as" if traced else "shapes would also allow"
-    return name.replace("_", " ") + letter + (f"; {how} {same}" if same else "")
+    return name.replace("_", " ") + letter + (f"; {how} {equivalents}" if equivalents else "")
 
 
 def _unit(content: NetworkContent) -> str:
@@ -107,6 +108,6 @@ def _nearest(nearest: NearestNetwork) -> str:
     choices = "".join(
         f", {key}={value}" for group in nearest.choices.values() for key, value in group.items()
     )
-    same = "identical in function" if nearest.identical else "not identical"
-    told = f"; it has {'; '.join(nearest.differences)}" if nearest.differences else ""
-    return f"{nearest.name}{choices}: {same}, {nearest.parameters:,} parameters{told}"
+    function = "identical in function" if nearest.identical else "not identical"
+    differences = f"; it has {'; '.join(nearest.differences)}" if nearest.differences else ""
+    return f"{nearest.name}{choices}: {function}, {nearest.parameters:,} parameters{differences}"

@@ -22,29 +22,29 @@ def gap_tables(table_findings: TableResult) -> tuple[Table, ...]:
     )
 
 
-def _comparable(compared: Comparison) -> bool:
-    return any(pair.word != "not enough runs" for pair in compared.pairs)
+def _comparable(comparison: Comparison) -> bool:
+    return any(pair.word != "not enough runs" for pair in comparison.pairs)
 
 
-def _comparison(one: TableResult, group: str, compared: Comparison) -> Table:
-    against = {pair.a for pair in compared.pairs}
+def _comparison(table_findings: TableResult, group: str, comparison: Comparison) -> Table:
+    against = {pair.a for pair in comparison.pairs}
     single = next(iter(against)) if len(against) == 1 else ""
     rows = tuple(
-        (pair.b if single else f"{pair.b} against {pair.a}", *_pair(pair)) for pair in compared.pairs
+        (pair.b if single else f"{pair.b} against {pair.a}", *_pair(pair)) for pair in comparison.pairs
     )
-    where = table_label(one) if group == "error" else f"{table_label(one)}, {group}"
-    what = f"gaps to “{single}”" if single else "gaps between rows"
+    where = table_label(table_findings) if group == "error" else f"{table_label(table_findings)}, {group}"
+    subject = f"gaps to “{single}”" if single else "gaps between rows"
     return Table(
-        f"{where}: {what} in percent of error; positive is worse.",
+        f"{where}: {subject} in percent of error; positive is worse.",
         COMPARISON_HEADER,
         rows,
-        f"{TEST_NOTE}{_limit(compared)}",
+        f"{TEST_NOTE}{_limit(comparison)}",
     )
 
 
-def _limit(compared: Comparison) -> str:
+def _limit(comparison: Comparison) -> str:
     """A note where there are too few runs for any pair to be decided, whatever they measure."""
-    tested = [pair for pair in compared.pairs if pair.word != "not enough runs"]
+    tested = [pair for pair in comparison.pairs if pair.word != "not enough runs"]
     least = min((pair.smallest for pair in tested), default=0.0)
     if least <= LEVEL:
         return ""
@@ -57,14 +57,14 @@ def _pair(pair: RowPair) -> tuple[str, ...]:
     if pair.word == "not enough runs":
         return (paper, "–", "–", "–", pair.text)
     interval = f"{_signed(pair.low)} to {_signed(pair.high)}"
-    return (paper, _signed(pair.gap), interval, f"{pair.p_holm:.2g}", _found(pair))
+    return (paper, _signed(pair.gap), interval, f"{pair.p_holm:.2g}", _verdict_text(pair))
 
 
 def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _found(pair: RowPair) -> str:
+def _verdict_text(pair: RowPair) -> str:
     """The outcome of a pair in at most four words."""
     if pair.word != "not decided":
         return pair.word

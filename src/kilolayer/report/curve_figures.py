@@ -23,11 +23,13 @@ EXPLODED_LOSS = 100.0
 
 def colour_numbers(labels: Iterable[str], baseline: str | None = None) -> dict[str, int]:
     """The number of each curve's colour, the same on a whole page. No other curve shares the baseline's."""
-    others = [label for label in dict.fromkeys(labels) if label != baseline]
+    labels_without_baseline = [label for label in dict.fromkeys(labels) if label != baseline]
     if not baseline:
-        return {label: number for number, label in enumerate(others)}
+        return {label: number for number, label in enumerate(labels_without_baseline)}
     free = len(OKABE_ITO) - 1
-    return {baseline: 0} | {label: 1 + at % free + at // free * (free + 1) for at, label in enumerate(others)}
+    return {baseline: 0} | {
+        label: 1 + at % free + at // free * (free + 1) for at, label in enumerate(labels_without_baseline)
+    }
 
 
 def training_figures(
@@ -56,16 +58,16 @@ def _parts(curves: list[Curve], baseline: Curve | None) -> Iterator[list[Curve]]
     Curves whose loss explodes are drawn apart, for beside them all others would be one flat line.
     """
     first = [baseline] if baseline else []
-    others = [curve for curve in curves if curve is not baseline]
+    other_curves = [curve for curve in curves if curve is not baseline]
     for group in (
-        [curve for curve in others if not _explodes(curve)],
-        [curve for curve in others if _explodes(curve)],
+        [curve for curve in other_curves if not _explodes(curve)],
+        [curve for curve in other_curves if _explodes(curve)],
     ):
         figures = -(-len(group) // (MAX_CURVES - len(first)))
-        each = -(-len(group) // max(1, figures))
-        for start in range(0, len(group), max(1, each)):
-            yield [*first, *group[start : start + each]]
-    if first and not others:
+        curves_per_figure = -(-len(group) // max(1, figures))
+        for start in range(0, len(group), max(1, curves_per_figure)):
+            yield [*first, *group[start : start + curves_per_figure]]
+    if first and not other_curves:
         yield first
 
 
@@ -80,9 +82,9 @@ def _explodes(curve: Curve) -> bool:
 
 def learning_rate_figure(recipes: Mapping[str, Recipe], title: str, numbers: Mapping[str, int]) -> Figure:
     """The learning rates of the runs: each schedule once, in the colour of its first run."""
-    shown = _schedules(recipes, numbers)
-    drawing = learning_rate(shown, title)
-    peak = max((rate.schedule(at) for rate in shown for at in range(rate.iterations)), default=0.0)
+    schedules = _schedules(recipes, numbers)
+    drawing = learning_rate(schedules, title)
+    peak = max((rate.schedule(at) for rate in schedules for at in range(rate.iterations)), default=0.0)
     caption = f"{title}: the learning rate of every iteration, as the recipe computes it; at most {peak:.3g}."
     shares = {recipe.trunk_rate for recipe in recipes.values()} - {1.0}
     if shares:

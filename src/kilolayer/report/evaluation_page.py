@@ -35,17 +35,17 @@ def write_evaluation_page(result: EvaluationResult, trained: str, path: Path) ->
 
 def build_evaluation_page(result: EvaluationResult, trained: str) -> Page:
     """The page as a value."""
-    taken = result.sample
-    part = "" if taken.part == "all" else f"{taken.part} "
+    sample = result.sample
+    part = "" if sample.part == "all" else f"{sample.part} "
     sections = (
-        Section("Figures", taken.notes, (_figures(result),)),
+        Section("Figures", sample.notes, (_figures(result),)),
         Section("Confusions", (), _confusion(result)),
         *_mistakes(result),
         Section("Classes", (), (_classes(result),)),
         _calibration(result),
     )
     return Page(
-        f"{trained} on {result.evaluation.images:,} {part}images of {taken.name}",
+        f"{trained} on {result.evaluation.images:,} {part}images of {sample.name}",
         result.finding().replace(" %", "\u00a0%"),
         sections,
         (("command", current_command()), ("kilolayer", __version__), ("PyTorch", torch.__version__)),
@@ -67,10 +67,16 @@ def _figures(measurement: EvaluationResult) -> Table:
             ("cross-entropy", f"{evaluation.loss:.4f}"),
             (
                 "mean precision over classes",
-                f"{percent_text(macro_mean([one.precision for one in metrics]))} %",
+                f"{percent_text(macro_mean([class_metrics.precision for class_metrics in metrics]))} %",
             ),
-            ("mean recall over classes", f"{percent_text(macro_mean([one.recall for one in metrics]))} %"),
-            ("mean F1 over classes", f"{percent_text(macro_mean([one.f1 for one in metrics]))} %"),
+            (
+                "mean recall over classes",
+                f"{percent_text(macro_mean([class_metrics.recall for class_metrics in metrics]))} %",
+            ),
+            (
+                "mean F1 over classes",
+                f"{percent_text(macro_mean([class_metrics.f1 for class_metrics in metrics]))} %",
+            ),
         ),
         "The interval assumes that the images are a random, independent sample. It does not cover other "
         "cameras, places or times.",
@@ -80,8 +86,10 @@ def _figures(measurement: EvaluationResult) -> Table:
 def _confusion(measurement: EvaluationResult) -> tuple[Item, ...]:
     """The confusion matrix of the classes that occur, and the most frequent confusions."""
     metrics, confusion = measurement.metrics, measurement.evaluation.confusion
-    rows = [i for i, one in enumerate(metrics) if one.support]
-    columns = [i for i, one in enumerate(metrics) if one.support or one.predicted]
+    rows = [i for i, class_metrics in enumerate(metrics) if class_metrics.support]
+    columns = [
+        i for i, class_metrics in enumerate(metrics) if class_metrics.support or class_metrics.predicted
+    ]
     counts = tuple(tuple(confusion[i][j] for j in columns) for i in rows)
     pairs = measurement.confusions
     confused = (_pairs(measurement),) if pairs else ()
@@ -96,13 +104,13 @@ def _confusion(measurement: EvaluationResult) -> tuple[Item, ...]:
 
 def _pairs(measurement: EvaluationResult) -> Table:
     pairs = measurement.confusions
-    support = dict(zip(measurement.classes, (one.support for one in measurement.metrics), strict=True))
+    support = dict(zip(measurement.classes, (pair.support for pair in measurement.metrics), strict=True))
     return Table(
         f"The most frequent of {len(pairs):,} confusions." if len(pairs) > MAX_CONFUSIONS else "Confusions.",
         ("class", "taken for", "images", "% of the class"),
         tuple(
-            (one.label, one.answer, f"{one.count:,}", f"{100 * one.count / support[one.label]:.1f}")
-            for one in pairs[:MAX_CONFUSIONS]
+            (pair.label, pair.answer, f"{pair.count:,}", f"{100 * pair.count / support[pair.label]:.1f}")
+            for pair in pairs[:MAX_CONFUSIONS]
         ),
     )
 
@@ -137,10 +145,10 @@ def png_bytes(pixels: Tensor) -> bytes:
 
 
 def _classes(measurement: EvaluationResult) -> Table:
-    named = enumerate(zip(measurement.classes, measurement.metrics, strict=True), 1)
+    numbered_classes = enumerate(zip(measurement.classes, measurement.metrics, strict=True), 1)
     rows = [
         (str(number), *class_row(name, metrics))
-        for number, (name, metrics) in named
+        for number, (name, metrics) in numbered_classes
         if metrics.support or metrics.predicted
     ]
     first = 0 if len(rows) > MAX_CELLS else 1  # the numbers are those of the map
@@ -166,13 +174,13 @@ def _calibration(measurement: EvaluationResult) -> Section:
     )
     rows = tuple(
         (
-            f"{100 * one.lower_edge:.1f} to {100 * (one.lower_edge + 1 / len(calibration.bins)):.1f} %",
-            f"{one.images:,}",
-            percent_text(one.confidence),
-            percent_text(one.accuracy),
+            f"{100 * bin_.lower_edge:.1f} to {100 * (bin_.lower_edge + 1 / len(calibration.bins)):.1f} %",
+            f"{bin_.images:,}",
+            percent_text(bin_.confidence),
+            percent_text(bin_.accuracy),
         )
-        for one in calibration.bins
-        if one.images
+        for bin_ in calibration.bins
+        if bin_.images
     )
     header = ("probability of the prediction", "images", "mean probability %", "right %")
     return Section("Calibration", (text,), (Table("Bins that contain images.", header, rows),))

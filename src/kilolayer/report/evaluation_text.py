@@ -18,10 +18,10 @@ HEADER = ("class", "images", "error %", "95 % interval", "precision %", "recall 
 
 def print_evaluation(result: EvaluationResult, page: str | None = None) -> None:
     """Prints what was measured, the finding, the figures, a table of the classes, and the next command."""
-    evaluation, taken = result.evaluation, result.sample
-    part = "" if taken.part == "all" else f"{taken.part} "
-    print_text(f"{evaluation.images:,} {part}images of {taken.name}")
-    for note in taken.notes:
+    evaluation, sample = result.evaluation, result.sample
+    part = "" if sample.part == "all" else f"{sample.part} "
+    print_text(f"{evaluation.images:,} {part}images of {sample.name}")
+    for note in sample.notes:
         print_text(f"  {note}", hanging=2)
     print_text(f"\n{result.finding()}")
     print_text(figures_line(result) + "\n")
@@ -44,8 +44,8 @@ def figures_line(result: EvaluationResult) -> str:
 
 
 def _print_classes(measurement: EvaluationResult) -> None:
-    named = zip(measurement.classes, measurement.metrics, strict=True)
-    rows = [(name, metrics) for name, metrics in named if metrics.support]
+    by_class = zip(measurement.classes, measurement.metrics, strict=True)
+    rows = [(name, metrics) for name, metrics in by_class if metrics.support]
     if len(rows) > MAX_CLASSES:
         rows = sorted(rows, key=lambda row: row[1].recall or 0.0)[:MAX_CLASSES]
         print_text(
@@ -88,21 +88,22 @@ def _next(measurement: EvaluationResult, page: str | None) -> dict[str, str]:
 
 def evaluation_json(result: EvaluationResult) -> dict[str, Any]:
     """All figures as a JSON value. `split` repeats `part`, its name in earlier releases."""
-    taken, metrics = result.sample, result.metrics
+    sample, metrics = result.sample, result.metrics
     return {
-        "data": taken.name,
-        "part": taken.part,
-        "split": taken.part,
-        "notes": taken.notes,
+        "data": sample.name,
+        "part": sample.part,
+        "split": sample.part,
+        "notes": sample.notes,
         **asdict(result.evaluation),
         "error_interval_95": result.interval,
         "classes": result.classes,
         "class_metrics": [
-            {"class": name, **asdict(one)} for name, one in zip(result.classes, metrics, strict=True)
+            {"class": name, **asdict(class_metrics)}
+            for name, class_metrics in zip(result.classes, metrics, strict=True)
         ],
         "macro": {
-            what: macro_mean([getattr(one, what) for one in metrics])
-            for what in ("precision", "recall", "f1")
+            metric: macro_mean([getattr(class_metrics, metric) for class_metrics in metrics])
+            for metric in ("precision", "recall", "f1")
         },
         "calibration": asdict(result.calibration),
     }

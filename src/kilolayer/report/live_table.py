@@ -38,8 +38,8 @@ class LiveTable:
     """Names for the lines, by the run's key; otherwise row, column and seed."""
 
     def __post_init__(self) -> None:
-        self._runs = {one.key: one for runs in self.cells.values() for one in runs}
-        self._names = {**_names(self.cells), **self.run_names}
+        self._runs = {run.key: run for runs in self.cells.values() for run in runs}
+        self._names = {**_run_names(self.cells), **self.run_names}
         self._states: dict[str, RunProgress] = {}
         self._read_at = 0.0
         self._read()
@@ -77,11 +77,11 @@ class LiveTable:
 
     def _read(self) -> None:
         self._read_at = time.monotonic()
-        for key, one in self._runs.items():
+        for key, run in self._runs.items():
             before = self._states.get(key)
             if before and before.finished:
                 continue
-            self._states[key] = read_progress(one)
+            self._states[key] = read_progress(run)
             if before and self._states[key].finished and not self._watched:
                 self._print_finished(key)
 
@@ -103,17 +103,17 @@ class LiveTable:
         width = self.console.width
         tables = (self._table(rows, columns) for columns, rows in by_columns.items())
         grids = (part for table in tables for part in (*fit_table(table, width, blocks=True), Text("")))
-        said = f"{self._finished} of {len(self._runs)} runs finished{self._time_left()}"
-        return Group(Text(f"{self.title}\n", style="bold"), *grids, Text(said))
+        progress = f"{self._finished} of {len(self._runs)} runs finished{self._time_left()}"
+        return Group(Text(f"{self.title}\n", style="bold"), *grids, Text(progress))
 
     def _table(self, rows: Sequence[str], columns: Sequence[str]) -> Table:
         cells = ((row, *(self._cell(self.cells[row, column]) for column in columns)) for row in rows)
         return Table("", ("", *columns), tuple(cells))
 
     def _cell(self, runs: Sequence[RunSpec]) -> str:
-        states = [(one, self._states[one.key]) for one in runs]
+        states = [(run, self._states[run.key]) for run in runs]
         finished = [state for _, state in states if state.finished]
-        running = [(one, state) for one, state in states if state.running]
+        running = [(run, state) for run, state in states if state.running]
         if len(states) == 1 or (running and not finished):
             return run_text(*(running or states)[0], self.metric)
         if not finished:
@@ -121,24 +121,24 @@ class LiveTable:
         return f"{median_text(finished, self.metric)} ({len(finished)}/{len(runs)})"
 
     def _work_done(self) -> float:
-        return sum(_share(one, self._states[key]) * _work(one) for key, one in self._runs.items())
+        return sum(_share(run, self._states[key]) * _work(run) for key, run in self._runs.items())
 
     def _time_left(self) -> str:
-        done, total = self._work_done(), sum(map(_work, self._runs.values()))
-        if done <= self._work_before or done >= total:
+        finished, total = self._work_done(), sum(map(_work, self._runs.values()))
+        if finished <= self._work_before or finished >= total:
             return ""
-        speed = (done - self._work_before) / (time.monotonic() - self._started)
-        return f", about {duration_text((total - done) / speed)} left"
+        speed = (finished - self._work_before) / (time.monotonic() - self._started)
+        return f", about {duration_text((total - finished) / speed)} left"
 
 
-def _names(cells: Mapping[tuple[str, str], Sequence[RunSpec]]) -> dict[str, str]:
+def _run_names(cells: Mapping[tuple[str, str], Sequence[RunSpec]]) -> dict[str, str]:
     """A name for each run: its row, its column where there are several, and its seed."""
     several = len({column for _, column in cells}) > 1
     names: dict[str, str] = {}
     for (row, column), runs in cells.items():
-        place = f"{row} | {column}" if several else row
-        for one in runs:
-            names.setdefault(one.key, f"{place} | seed {one.experiment.seed}")
+        label = f"{row} | {column}" if several else row
+        for run in runs:
+            names.setdefault(run.key, f"{label} | seed {run.experiment.seed}")
     return names
 
 
@@ -159,13 +159,13 @@ def median_text(states: Sequence[RunProgress], metric: str = "test_error") -> st
     return "fail" if math.isinf(middle) else f"{middle:.2f} %"
 
 
-def _share(one: RunSpec, state: RunProgress) -> float:
+def _share(run: RunSpec, state: RunProgress) -> float:
     if state.finished:
         return 1.0
-    done = state.last_metrics["iteration"] if state.last_metrics else 0
-    return min(1.0, done / one.experiment.recipe.iterations)
+    iteration = state.last_metrics["iteration"] if state.last_metrics else 0
+    return min(1.0, iteration / run.experiment.recipe.iterations)
 
 
-def _work(one: RunSpec) -> float:
-    recipe = one.experiment.recipe
-    return recipe.iterations * recipe.batch_size * one.experiment.network.multiply_adds
+def _work(run: RunSpec) -> float:
+    recipe = run.experiment.recipe
+    return recipe.iterations * recipe.batch_size * run.experiment.network.multiply_adds

@@ -36,11 +36,11 @@ def write_csv(predictions: Iterable[FilePrediction], name: str, columns: int) ->
         writer = csv.writer(file)
         numbers = ["", *(f"_{rank}" for rank in range(2, columns + 1))]
         writer.writerow(
-            ["path", *(f"{what}{n}" for n in numbers for what in ("class", "probability")), "error"]
+            ["path", *(f"{column}{n}" for n in numbers for column in ("class", "probability")), "error"]
         )
-        for one in predictions:
-            cells = [cell for name, value in one.classes for cell in (name, f"{value:.6f}")]
-            writer.writerow([one.file.path, *(cells or [""] * 2 * columns), one.error])
+        for prediction in predictions:
+            cells = [cell for name, value in prediction.classes for cell in (name, f"{value:.6f}")]
+            writer.writerow([prediction.file.path, *(cells or [""] * 2 * columns), prediction.error])
 
 
 @contextmanager
@@ -66,9 +66,11 @@ def write_json(predictions: Iterable[FilePrediction]) -> None:
     """Writes a JSON list with `image` and `classes` for every file, and `error` where it cannot be read."""
     out = utf8_stdout()
     before = "["
-    for one in predictions:
-        classes = [{"class": name, "probability": round(value, 6)} for name, value in one.classes]
-        entry = {"image": one.file.path, "classes": classes} | ({"error": one.error} if one.error else {})
+    for prediction in predictions:
+        classes = [{"class": name, "probability": round(value, 6)} for name, value in prediction.classes]
+        entry = {"image": prediction.file.path, "classes": classes} | (
+            {"error": prediction.error} if prediction.error else {}
+        )
         out.write(f"{before}\n{json.dumps(entry, ensure_ascii=False)}")
         before = ","
     out.write("\n]\n")
@@ -77,10 +79,10 @@ def write_json(predictions: Iterable[FilePrediction]) -> None:
 def write_text(predictions: Iterable[FilePrediction]) -> None:
     """Writes each path, and below it a line for each class. Unreadable files go to standard error."""
     out, watched = sys.stdout, sys.stdout.isatty()
-    for one in predictions:
-        if one.error:
+    for prediction in predictions:
+        if prediction.error:
             continue
-        out.write(f"{printable(one.file.path)}\n")
-        for name, value in one.classes:
+        out.write(f"{printable(prediction.file.path)}\n")
+        for name, value in prediction.classes:
             bar = f"{'█' * round(BAR_WIDTH * value):<{BAR_WIDTH}}  " if watched else ""
             out.write(f"  {100 * value:5.1f} %  {bar}{printable(name)}\n")

@@ -24,32 +24,35 @@ def finding_sentence(table_findings: TableResult) -> str:
     return f"{table_label(table_findings)}: {'; '.join(_parts(table_findings))}."
 
 
-def _parts(one: TableResult) -> Iterator[str]:
-    ended = [finding for finding in one.cells if finding.runs.trials and finding.summary]
-    if not any(finding.runs.trials for finding in one.cells):
+def _parts(table_findings: TableResult) -> Iterator[str]:
+    ended = [finding for finding in table_findings.cells if finding.runs.trials and finding.summary]
+    if not any(finding.runs.trials for finding in table_findings.cells):
         yield "its figures are counts or citations, so no run was trained"
     elif not ended:
         yield "no run has a figure yet, so nothing can be compared with the paper"
     elif ended[0].cell.metric.endswith("error"):
-        yield _lowest(one, ended)
-        yield _gaps(one)
+        yield _lowest(table_findings, ended)
+        yield _gaps(table_findings)
     else:
-        yield f"{len(ended)} of its {len(one.cells)} cells have a figure"
+        yield f"{len(ended)} of its {len(table_findings.cells)} cells have a figure"
 
 
-def _lowest(one: TableResult, ended: list[CellResult]) -> str:
+def _lowest(table_findings: TableResult, ended: list[CellResult]) -> str:
     ours = min(ended, key=_median)
-    lowest = f"the lowest median error of {len(ended)} cells is {_median(ours):.2f} %, {_name(one, ours)}"
-    ranks = [(rank, place) for place, each in enumerate(ended) if (rank := _rank(each)) is not None]
+    error = f"{_median(ours):.2f} %, {_name(table_findings, ours)}"
+    lowest = f"the lowest median error of {len(ended)} cells is {error}"
+    ranks = [(rank, index) for index, finding in enumerate(ended) if (rank := _rank(finding)) is not None]
     if len(ended) == 1 or not ranks:
         return lowest.replace(" of 1 cells", "")
     paper = ended[min(ranks)[1]]
-    return lowest + (", as in the paper" if paper is ours else f"; in the paper it is {_name(one, paper)}")
+    return lowest + (
+        ", as in the paper" if paper is ours else f"; in the paper it is {_name(table_findings, paper)}"
+    )
 
 
-def _name(one: TableResult, finding: CellResult) -> str:
+def _name(table_findings: TableResult, finding: CellResult) -> str:
     cell = finding.cell
-    return f"“{cell.row}”" if len(one.table.columns) == 1 else f"“{cell.row}”, {cell.column}"
+    return f"“{cell.row}”" if len(table_findings.table.columns) == 1 else f"“{cell.row}”, {cell.column}"
 
 
 def _rank(finding: CellResult) -> float | None:
@@ -61,10 +64,10 @@ def _median(finding: CellResult) -> float:
     return finding.summary.median
 
 
-def _gaps(one: TableResult) -> str:
-    pairs = [pair for compared in one.comparisons.values() for pair in compared.pairs]
+def _gaps(table_findings: TableResult) -> str:
+    pairs = [pair for compared in table_findings.comparisons.values() for pair in compared.pairs]
     words: Counter[str] = Counter(pair.word for pair in pairs)
     if not pairs:
         return "no second row to compare with"
-    said = ", ".join(f"{words[word]} {text}" for word, text in GAP_WORDS.items() if words[word])
-    return f"of {len(pairs)} gap{'s' * (len(pairs) > 1)} between rows, {said}"
+    counts = ", ".join(f"{words[word]} {text}" for word, text in GAP_WORDS.items() if words[word])
+    return f"of {len(pairs)} gap{'s' * (len(pairs) > 1)} between rows, {counts}"

@@ -37,14 +37,16 @@ def table_facts(paper_table: Table) -> dict[str, Any]:
     }
 
 
-def _distinct_runs(one: Table) -> dict[Any, int]:
+def _distinct_runs(paper_table: Table) -> dict[Any, int]:
     """The cost of each experiment. Cells that read another figure of the same run cost nothing more."""
-    trained = (cell for cell in one.cells if cell.counted is None)
-    return {made: training_flop(made) for cell in trained for made in cell_experiments(cell)}
+    trained = (cell for cell in paper_table.cells if cell.counted is None)
+    return {
+        experiment: training_flop(experiment) for cell in trained for experiment in cell_experiments(cell)
+    }
 
 
 def all_table_facts() -> list[dict[str, Any]]:
-    return [table_facts(find_table(one.name)) for one in tables()]
+    return [table_facts(find_table(paper_table.name)) for paper_table in tables()]
 
 
 def print_paper_tables(as_json: bool) -> int:
@@ -78,19 +80,21 @@ def _totals(facts: list[dict[str, Any]]) -> tuple[str, ...]:
 
 def print_reproduction_runs(reproduction: Reproduction, as_json: bool) -> int:
     """Prints the runs of a sweep, their state, and their total cost."""
-    states = {one.key: read_progress(one) for one in reproduction.runs}
-    rows = [_run_facts(one.cell, trial, states) for one in reproduction.cells for trial in one.trials]
+    states = {run.key: read_progress(run) for run in reproduction.runs}
+    rows = [_run_facts(run.cell, trial, states) for run in reproduction.cells for trial in run.trials]
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return 0
-    total = sum(training_flop(one.experiment) for one in reproduction.runs)
-    done = sum(state.finished for state in states.values())
-    said = f"{len(reproduction.runs)} runs, {done} of them finished; {flop_text(total)} of training"
-    print_text(f"{said}\n{reproduction.request.size.scale.describe()}")
+    total = sum(training_flop(run.experiment) for run in reproduction.runs)
+    num_finished = sum(state.finished for state in states.values())
+    progress = (
+        f"{len(reproduction.runs)} runs, {num_finished} of them finished; {flop_text(total)} of training"
+    )
+    print_text(f"{progress}\n{reproduction.request.size.scale.describe()}")
     for name in dict.fromkeys((row["table"], row["column"]) for row in rows):
         print_text(f"\n{', '.join(name)}", style="bold")
-        some = (row for row in rows if (row["table"], row["column"]) == name)
-        print_table(Shown("", RUN_HEADER, tuple(map(_run_cells, some))), drop=("run", "training"))
+        table_rows = (row for row in rows if (row["table"], row["column"]) == name)
+        print_table(Shown("", RUN_HEADER, tuple(map(_run_cells, table_rows))), drop=("run", "training"))
     return 0
 
 

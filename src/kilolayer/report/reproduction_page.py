@@ -27,70 +27,83 @@ def build_reproduction_page(
     reproduction: Reproduction, findings: tuple[TableResult, ...], commands: Commands
 ) -> Page:
     """The page as a value. It reads the metrics of the runs whose curves it shows."""
-    sections = [Section("Findings", tuple(finding_sentence(one) for one in findings))]
-    sections += [_section(one) for one in findings]
+    sections = [Section("Findings", tuple(finding_sentence(table_findings) for table_findings in findings))]
+    sections += [_section(table_findings) for table_findings in findings]
     sections.append(Section("How to repeat it", (), tuple(_how(reproduction, commands))))
-    names = ", ".join(f"{one.table.paper.label} {one.table.source}" for one in findings)
+    names = ", ".join(
+        f"{table_findings.table.paper.label} {table_findings.table.source}" for table_findings in findings
+    )
     return Page(
         title=f"Reproduction of {names}",
-        subtitle="; ".join(dict.fromkeys(one.table.title for one in findings)),
+        subtitle="; ".join(dict.fromkeys(table_findings.table.title for table_findings in findings)),
         sections=tuple(sections),
         provenance=_provenance(reproduction),
     )
 
 
-def _section(one: TableResult) -> Section:
-    text = []
-    if one.proxy:
+def _section(table_findings: TableResult) -> Section:
+    table, text = table_findings.table, []
+    if table_findings.proxy:
         text.append(
-            f"This is a {one.proxy}. Its absolute figures cannot be compared with the paper's; the ranking "
-            f"of the rows and the gaps between them can."
+            f"This is a {table_findings.proxy}. Its absolute figures cannot be compared with the paper's; the "
+            f"ranking of the rows and the gaps between them can."
         )
-    text += [
-        f"{one.table.paper.title} (arXiv {one.table.paper.arxiv}), {one.table.source}: {one.table.title}."
+    text += [f"{table.paper.title} (arXiv {table.paper.arxiv}), {table.source}: {table.title}."]
+    text += [f"In the paper: {table.note}."] if table.note else []
+    text += [*compared.ranking_sentences(table_findings), *tables.verdict_lines(table_findings)]
+    figures = (
+        _responses(table_findings)
+        if table_findings.cells[0].cell.metric == "layer responses"
+        else _figures(table_findings)
+    )
+    items: list[Item] = [
+        *tables.figure_tables(table_findings),
+        *compared.gap_tables(table_findings),
+        *figures,
     ]
-    text += [f"In the paper: {one.table.note}."] if one.table.note else []
-    text += [*compared.ranking_sentences(one), *tables.verdict_lines(one)]
-    shown = _responses(one) if one.cells[0].cell.metric == "layer responses" else _figures(one)
-    items: list[Item] = [*tables.figure_tables(one), *compared.gap_tables(one), *shown]
-    return Section(tables.table_label(one), tuple(text), tuple(items))
+    return Section(tables.table_label(table_findings), tuple(text), tuple(items))
 
 
-def _figures(one: TableResult) -> Iterator[Figure]:
+def _figures(table_findings: TableResult) -> Iterator[Figure]:
     """The training curves of each column, one run a row and a few rows a figure; and the learning rates."""
-    drawn: set[frozenset[str]] = set()
+    drawn_runs: set[frozenset[str]] = set()
     recipes: dict[str, Recipe] = {}
-    labels = [run[0] for finding in one.cells if (run := _shown_run(finding)) is not None]
-    numbers = curve_figures.colour_numbers(labels, one.table.baseline)
-    for column in dict.fromkeys(finding.cell.column for finding in one.cells):
-        chosen = [f for f in one.cells if f.cell.column == column and f.keys not in drawn]
-        shown = {f.cell.row: run for f in chosen if (run := _shown_run(f)) is not None}
-        curves = {row: _curve(*run) for row, run in shown.items()}
-        drawn |= {finding.keys for finding in chosen}
-        recipes |= {label: trial.spec.experiment.recipe for label, trial in shown.values()}
+    labels = [run[0] for finding in table_findings.cells if (run := _shown_run(finding)) is not None]
+    numbers = curve_figures.colour_numbers(labels, table_findings.table.baseline)
+    for column in dict.fromkeys(finding.cell.column for finding in table_findings.cells):
+        chosen = [f for f in table_findings.cells if f.cell.column == column and f.keys not in drawn_runs]
+        runs = {f.cell.row: run for f in chosen if (run := _shown_run(f)) is not None}
+        curves = {row: _curve(*run) for row, run in runs.items()}
+        drawn_runs |= {finding.keys for finding in chosen}
+        recipes |= {label: trial.spec.experiment.recipe for label, trial in runs.values()}
         title = (
-            tables.table_label(one) if len(one.table.columns) == 1 else f"{tables.table_label(one)}, {column}"
+            tables.table_label(table_findings)
+            if len(table_findings.table.columns) == 1
+            else f"{tables.table_label(table_findings)}, {column}"
         )
         yield from curve_figures.training_figures(
-            list(curves.values()), title, numbers, curves.get(one.table.baseline)
+            list(curves.values()), title, numbers, curves.get(table_findings.table.baseline)
         )
     if recipes:
-        yield curve_figures.learning_rate_figure(recipes, tables.table_label(one), numbers)
+        yield curve_figures.learning_rate_figure(recipes, tables.table_label(table_findings), numbers)
 
 
-def _responses(one: TableResult) -> Iterator[Figure]:
+def _responses(table_findings: TableResult) -> Iterator[Figure]:
     """The layer responses of each row's first finished run, in order and sorted (P1, Fig. 7)."""
-    done = [
+    responses = [
         (finding.cell.row, measure_run_responses(trial.spec.path))
-        for finding in one.cells
+        for finding in table_findings.cells
         for trial, state in finding.states[:1]
         if state.result and state.result["status"] == "done"
     ]
-    for place in range(2 if done else 0):
-        charts = [(row, found.charts()[place]) for row, found in done]
+    for index in range(2 if responses else 0):
+        charts = [(row, response.charts()[index]) for row, response in responses]
         chart = charts[0][1]
-        alt = "; ".join(f"{row}: {shown.note}" for row, shown in charts if shown.note) or chart.title
-        yield Figure(f"{tables.table_label(one)}: {chart.title}.", chart_figure(charts), alt)
+        alt = (
+            "; ".join(f"{row}: {row_chart.note}" for row, row_chart in charts if row_chart.note)
+            or chart.title
+        )
+        yield Figure(f"{tables.table_label(table_findings)}: {chart.title}.", chart_figure(charts), alt)
 
 
 def _curve(label: str, trial: Trial) -> Curve:
@@ -110,12 +123,12 @@ def _shown_run(finding: CellResult) -> tuple[str, Trial] | None:
 
 def _how(reproduction: Reproduction, commands: Commands) -> Iterator[Item]:
     yield Listing("The command of each cell.", "\n\n".join(dict.fromkeys(commands.values())) or "no run")
-    recipes = {to_json(one.experiment.recipe): None for one in reproduction.runs}
+    recipes = {to_json(run.experiment.recipe): None for run in reproduction.runs}
     for text in recipes:
         yield Listing("Recipe.", text)
     starts = read_provenance(reproduction.runs)
-    for one in starts.environments if starts else ():
-        yield Listing("Environment.", json.dumps(one, indent=2, ensure_ascii=False))
+    for run in starts.environments if starts else ():
+        yield Listing("Environment.", json.dumps(run, indent=2, ensure_ascii=False))
 
 
 def _provenance(reproduction: Reproduction) -> tuple[tuple[str, str], ...]:

@@ -24,33 +24,39 @@ AllFindings = tuple[TableResult, ...]
 
 def write_reproduction(reproduction: Reproduction) -> AllFindings:
     """Writes findings.json, report.html, and every table as Markdown, LaTeX and CSV."""
-    found = table_results(reproduction)
+    findings = table_results(reproduction)
     folder = reproduction.folder
     durable.write_file(
         folder / "findings.json",
-        results_as_json(reproduction, found, whole_command(reproduction.request)).encode(),
+        results_as_json(reproduction, findings, whole_command(reproduction.request)).encode(),
     )
-    for one in found:
-        _write_formats(one, reproduction)
+    for table_findings in findings:
+        _write_formats(table_findings, reproduction)
     try:
-        page = reproduction_page.build_reproduction_page(reproduction, found, cell_commands(reproduction))
+        page = reproduction_page.build_reproduction_page(reproduction, findings, cell_commands(reproduction))
         write_page(page, folder / "report.html")
     except InputError as missing:  # the other files are complete without the page
         print(f"kilolayer: no report.html: {missing}", file=sys.stderr)
-    return found
+    return findings
 
 
-def _write_formats(one: TableResult, reproduction: Reproduction) -> None:
-    narrow = (*tables.figure_tables(one), *compared.gap_tables(one))
-    stem = reproduction.folder / one.table.name
-    told = f"# {tables.table_label(one)}: {one.table.title}\n\n{one.proxy}\n\n" if one.proxy else ""
-    durable.write_file(stem.with_suffix(".md"), (told + _joined(formats.markdown, narrow)).encode())
+def _write_formats(table_findings: TableResult, reproduction: Reproduction) -> None:
+    narrow = (*tables.figure_tables(table_findings), *compared.gap_tables(table_findings))
+    stem = reproduction.folder / table_findings.table.name
+    heading = (
+        f"# {tables.table_label(table_findings)}: {table_findings.table.title}\n\n{table_findings.proxy}\n\n"
+        if table_findings.proxy
+        else ""
+    )
+    durable.write_file(stem.with_suffix(".md"), (heading + _joined(formats.markdown, narrow)).encode())
     durable.write_file(stem.with_suffix(".tex"), _joined(formats.latex, narrow).encode())
-    durable.write_file(stem.with_suffix(".csv"), formats.comma_separated(tables.wide_table(one)).encode())
+    durable.write_file(
+        stem.with_suffix(".csv"), formats.comma_separated(tables.wide_table(table_findings)).encode()
+    )
 
 
-def _joined(form: Callable[[Table], str], shown: tuple[Table, ...]) -> str:
-    return "\n".join(map(form, shown))
+def _joined(form: Callable[[Table], str], tables: tuple[Table, ...]) -> str:
+    return "\n".join(map(form, tables))
 
 
 def print_findings(reproduction: Reproduction, findings: AllFindings, json_wanted: bool) -> None:
@@ -71,7 +77,7 @@ def cell_commands(reproduction: Reproduction) -> dict[tuple[str, str, str], str]
     request = reproduction.request
     return {
         (cell.table, cell.row, cell.column): cell_command(request, cell.table, cell.row, cell.column)
-        for cell in (one.cell for one in reproduction.cells if one.trials)
+        for cell in (trained_cell.cell for trained_cell in reproduction.cells if trained_cell.trials)
     }
 
 
@@ -108,12 +114,12 @@ def _seeds(seeds: tuple[int, ...]) -> str:
 def _size_words(request: Request) -> list[str]:
     size = request.size
     name = size.name.partition(",")[0]
-    known = SIZES[name]
+    named_size = SIZES[name]
     words = ["--scale", name]
-    if size.depths != known.depths:
+    if size.depths != named_size.depths:
         words += ["--depths", ",".join(f"{paper}={ours}" for paper, ours in size.depths)]
     for field in ("image_size", "subset", "iterations", "batch_size", "evaluate_every"):
         value = getattr(size, field)
-        if value is not None and value != getattr(known, field):
+        if value is not None and value != getattr(named_size, field):
             words += [f"--{field.replace('_', '-')}", str(value)]
     return words

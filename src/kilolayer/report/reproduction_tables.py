@@ -29,23 +29,27 @@ def figure_tables(table_findings: TableResult) -> tuple[Table, ...]:
     return tuple(_figures(table_findings, column, cells) for column, cells in by_column.items())
 
 
-def _figures(one: TableResult, column: str, findings: list[CellResult]) -> Table:
+def _figures(table_findings: TableResult, column: str, findings: list[CellResult]) -> Table:
     metric = findings[0].cell.metric
     measured = UNITS.get(metric, f"{metric} in percent" if metric.endswith("error") else metric)
-    title = table_label(one) if column == "error" or column == measured else f"{table_label(one)}, {column}"
-    notes = dict.fromkeys(note for finding in findings for note in _notes(one, finding))
+    title = (
+        table_label(table_findings)
+        if column == "error" or column == measured
+        else f"{table_label(table_findings)}, {column}"
+    )
+    notes = dict.fromkeys(note for finding in findings for note in _notes(table_findings, finding))
     rows = tuple((finding.cell.row, *_row(finding)) for finding in findings)
     return Table(f"{title}: {measured}.", FIGURES, rows, " ".join(notes))
 
 
 def _row(finding: CellResult) -> tuple[str, ...]:
-    paper, found, counted = reported_text(finding.cell), finding.summary, finding.cell.counted
-    if found is None:
+    paper, summary, counted = reported_text(finding.cell), finding.summary, finding.cell.counted
+    if summary is None:
         return (paper, _without_figure(finding), "–" if counted is None else f"{counted:.2f}", "–", "–")
-    diverged = f" ({found.diverged} diverged)" if found.diverged else ""
-    spread = f"{found.mean:.2f} ± {found.std:.2f}" if found.n > 1 else "–"
-    interval = f"{found.low:.2f} to {found.high:.2f}" if found.n > 1 else "–"
-    return (paper, f"{found.n}{diverged}", f"{found.median:.2f}", spread, interval)
+    diverged = f" ({summary.diverged} diverged)" if summary.diverged else ""
+    spread = f"{summary.mean:.2f} ± {summary.std:.2f}" if summary.n > 1 else "–"
+    interval = f"{summary.low:.2f} to {summary.high:.2f}" if summary.n > 1 else "–"
+    return (paper, f"{summary.n}{diverged}", f"{summary.median:.2f}", spread, interval)
 
 
 def _without_figure(finding: CellResult) -> str:
@@ -56,12 +60,12 @@ def _without_figure(finding: CellResult) -> str:
     return f"{len(finding.failures)} failed" if finding.failures else "–"
 
 
-def _notes(one: TableResult, finding: CellResult) -> Iterator[str]:
+def _notes(table_findings: TableResult, finding: CellResult) -> Iterator[str]:
     """Notes that a reader needs beside the figures of a row."""
     cell = finding.cell
-    if other := one.same_as(finding):
-        name = cell.column if other in one.table.columns else cell.row
-        yield f"At this scale “{name}” is the same network as “{other}”, so we do not compare them."
+    if twin := table_findings.same_as(finding):
+        name = cell.column if twin in table_findings.table.columns else cell.row
+        yield f"At this scale “{name}” is the same network as “{twin}”, so we do not compare them."
     settings = {trial.setting for trial, _ in finding.states}
     if len(settings) > 1:
         yield f"“{cell.row}”: the best of its {len(settings)} settings for each seed, the kindest reading."
@@ -90,8 +94,10 @@ def wide_table(table_findings: TableResult) -> Table:
     return Table(_heading(table_findings), WIDE, rows)
 
 
-def _heading(one: TableResult) -> str:
-    return f"{table_label(one)}: {one.table.title}" + (f" ({one.proxy})" if one.proxy else "")
+def _heading(table_findings: TableResult) -> str:
+    return f"{table_label(table_findings)}: {table_findings.table.title}" + (
+        f" ({table_findings.proxy})" if table_findings.proxy else ""
+    )
 
 
 def _verdict(finding: CellResult) -> str:
@@ -104,9 +110,11 @@ def verdict_lines(table_findings: TableResult) -> list[str]:
     lines: dict[str, list[str]] = defaultdict(list)
     for finding in table_findings.cells:
         if not finding.proxy and finding.runs.trials and finding.verdict.word != "not run":
-            lines[_verdict(finding).removeprefix("no figure: ")].append(_place(table_findings, finding.cell))
+            lines[_verdict(finding).removeprefix("no figure: ")].append(
+                _cell_label(table_findings, finding.cell)
+            )
     return [f"{', '.join(places)}: {text}." for text, places in lines.items()]
 
 
-def _place(one: TableResult, cell: Cell) -> str:
-    return cell.row if len(one.table.columns) == 1 else f"{cell.row} ({cell.column})"
+def _cell_label(table_findings: TableResult, cell: Cell) -> str:
+    return cell.row if len(table_findings.table.columns) == 1 else f"{cell.row} ({cell.column})"

@@ -15,16 +15,16 @@ DROPPABLE_COLUMNS = ("95 % interval", "mean ± std", "p", "runs")
 
 def print_reproduction(findings: tuple[TableResult, ...]) -> None:
     """Prints every table's figures, gaps, rankings and verdicts."""
-    for one in findings:
-        print_text(f"\n{tables.table_label(one)}: {one.table.title}", style="bold")
-        print_text(finding_sentence(one))
-        if one.proxy:
-            print_text(f"{one.proxy}. Only rankings and gaps can be compared with the paper's.")
-        shown = (*tables.figure_tables(one), *compared.gap_tables(one))
-        for table in shown:
+    for table_findings in findings:
+        print_text(f"\n{tables.table_label(table_findings)}: {table_findings.table.title}", style="bold")
+        print_text(finding_sentence(table_findings))
+        if table_findings.proxy:
+            print_text(f"{table_findings.proxy}. Only rankings and gaps can be compared with the paper's.")
+        shown_tables = (*tables.figure_tables(table_findings), *compared.gap_tables(table_findings))
+        for table in shown_tables:
             print_captioned(table)
-        notes = dict.fromkeys(table.note for table in shown if table.note)
-        lines = (*compared.ranking_sentences(one), *tables.verdict_lines(one))
+        notes = dict.fromkeys(table.note for table in shown_tables if table.note)
+        lines = (*compared.ranking_sentences(table_findings), *tables.verdict_lines(table_findings))
         if notes or lines:
             print_text("")
         for note in notes:

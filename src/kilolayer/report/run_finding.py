@@ -25,7 +25,7 @@ def run_findings(runs: Mapping[str, Run]) -> tuple[str, ...]:
 def data_name(experiment: Experiment) -> str:
     """The name of the data that a test error belongs to. Errors on different data cannot be compared."""
     data = experiment.data
-    drawn = (
+    split = (
         ""
         if data.source in BUILT_IN_NAMES
         else f", drawn by seed {data.split_seed}"
@@ -33,7 +33,7 @@ def data_name(experiment: Experiment) -> str:
         else ""
     )
     test = f", {data.test}" if data.test else ""
-    return f"{data.source}{test}{drawn}, {experiment.network.num_classes} classes"
+    return f"{data.source}{test}{split}, {experiment.network.num_classes} classes"
 
 
 def reached_iteration(run: Run) -> int:
@@ -53,13 +53,13 @@ def final_test_error(run: Run) -> float | None:
 
 def _alone(name: str, run: Run) -> str:
     result, experiment, at = run.result(), run.experiment(), reached_iteration(run)
-    whole = experiment.recipe.iterations
+    total = experiment.recipe.iterations
     if result is None:
-        return f"{name} has not ended: it is at iteration {at:,} of {whole:,}, so it has no final error."
+        return f"{name} has not ended: it is at iteration {at:,} of {total:,}, so it has no final error."
     error = result.get("test_error")
     if error is None:
         reason = result.get("reason", "no reason was recorded")
-        return f"{name} {result['status']} at iteration {at:,} of {whole:,} and has no final error: {reason}."
+        return f"{name} {result['status']} at iteration {at:,} of {total:,} and has no final error: {reason}."
     chance = 100 - 100 / experiment.network.num_classes
     return (
         f"{name}, a network of {experiment.network.depth} layers, ends at {error:.2f} % test error after "
@@ -81,7 +81,7 @@ def _by_data(runs: Mapping[str, Run]) -> list[str]:
     if len(groups) == 1:
         return [_several(runs)]
     apart = f"These runs use {len(groups)} different data sets, so their errors cannot all be compared."
-    return [apart, *(f"{data}: {_of_one_data(some)}" for data, some in groups.items())]
+    return [apart, *(f"{data}: {_of_one_data(group)}" for data, group in groups.items())]
 
 
 def _of_one_data(runs: Mapping[str, Run]) -> str:
@@ -95,18 +95,20 @@ def _of_one_data(runs: Mapping[str, Run]) -> str:
 
 
 def _several(runs: Mapping[str, Run]) -> str:
-    found = {name: error for name, run in runs.items() if (error := final_test_error(run)) is not None}
-    if not found:
+    error_of = {name: error for name, run in runs.items() if (error := final_test_error(run)) is not None}
+    if not error_of:
         return f"None of the {len(runs)} runs has a final test error yet."
-    best, worst = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    best, worst = min(error_of, key=error_of.__getitem__), max(error_of, key=error_of.__getitem__)
     ended = (
-        f"{len(found)} of {len(runs)} runs have" if len(found) < len(runs) else f"All {len(runs)} runs have"
+        f"{len(error_of)} of {len(runs)} runs have"
+        if len(error_of) < len(runs)
+        else f"All {len(runs)} runs have"
     )
-    if len(found) == 1:
-        return f"Only {best} of {len(runs)} runs has a final test error: {found[best]:.2f} %."
+    if len(error_of) == 1:
+        return f"Only {best} of {len(runs)} runs has a final test error: {error_of[best]:.2f} %."
     return (
-        f"{ended} a final test error: the lowest is {found[best]:.2f} % ({best}), "
-        f"the highest {found[worst]:.2f} % ({worst})."
+        f"{ended} a final test error: the lowest is {error_of[best]:.2f} % ({best}), "
+        f"the highest {error_of[worst]:.2f} % ({worst})."
     )
 
 

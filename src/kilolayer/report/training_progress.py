@@ -72,12 +72,12 @@ class TrainingBar(ProgressLine):
             return ["starting"]
         training, recipe = self.training, self.training.experiment.recipe
         epoch = min(training.num_epochs, training.epochs_closed + 1)
-        speed, left = task.finished_speed or task.speed, task.time_remaining
+        speed, seconds_left = task.finished_speed or task.speed, task.time_remaining
         return [
             f"epoch {epoch}/{training.num_epochs}",
             self.values.get("loss", ""),
             self.values.get("error", ""),
-            "" if left is None else f"{format_duration(left)} left",
+            "" if seconds_left is None else f"{format_duration(seconds_left)} left",
             f"{speed * recipe.batch_size:,.0f} images/s" if speed else "",
             BAR,
             self.values.get("monitored", ""),

@@ -16,7 +16,7 @@ from kilolayer.units import extensions
 
 def print_training_start(run: Run, training: Trainer) -> None:
     """Prints the network, the data, the length, the device and the folder of a training."""
-    experiment, splits, place = training.experiment, training.splits, training.context
+    experiment, splits, context = training.experiment, training.splits, training.context
     network, recipe = experiment.network, experiment.recipe
     length = f"{training.num_epochs:,} epochs, {recipe.iterations:,} steps of {recipe.batch_size}"
     side = network.image_size
@@ -28,8 +28,8 @@ def print_training_start(run: Run, training: Trainer) -> None:
         **_lines("pictures", splits.looks),
         "recipe": f"{recipe.name}: {length}",
         **_beginning(experiment),
-        "on": f"{place.device}, {experiment.precision}"
-        + (f", {place.world_size} processes" if place.world_size > 1 else ""),
+        "on": f"{context.device}, {experiment.precision}"
+        + (f", {context.world_size} processes" if context.world_size > 1 else ""),
         "run": str(run.path),
     }
     if training.iteration:
@@ -101,7 +101,7 @@ def _speed(run: Run) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    parts = [(hours, "h"), (minutes, "min"), (seconds_left, "s")]
     return " ".join(f"{amount} {unit}" for amount, unit in parts if amount) or f"{seconds:.1f} s"

@@ -33,9 +33,11 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at only
 def describe_environment() -> dict[str, Any]:
     """Everything that can affect a run, by topic."""
     cpu = DistributedContext(torch.device("cpu"))
-    found = environment_record(cpu, choose_precision("auto", cpu.device))
+    environment_facts = environment_record(cpu, choose_precision("auto", cpu.device))
     return {
-        "versions and machine": {name: value for name, value in found.items() if name not in LEFT_OUT},
+        "versions and machine": {
+            name: value for name, value in environment_facts.items() if name not in LEFT_OUT
+        },
         "devices": [_cpu(), *map(_gpu, range(torch.cuda.device_count()))],
         "limits": _limits(),
         "required": _packages(optional=False),
@@ -104,13 +106,13 @@ def _most(limit: int) -> str:
 
 def _packages(*, optional: bool) -> dict[str, str]:
     """The versions of kilolayer's required packages, or of its optional ones, from its metadata."""
-    found = {}
+    versions = {}
     for requirement in _requirements():
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
         group = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
         if (group is not None) == optional and name != "kilolayer":
-            found[name] = _version(name) + (f" ({group[1]})" if group else "")
-    return found
+            versions[name] = _version(name) + (f" ({group[1]})" if group else "")
+    return versions
 
 
 def _requirements() -> list[str]:

@@ -109,8 +109,8 @@ def evaluate_sample(
     batch_size: int = 256,
 ) -> EvaluationResult:
     """Evaluates `network` on `sample`. Raises `InputError` where its output is not finite."""
-    place = DistributedContext(choose_device(device))
-    own, weights = network.experiment, network.weights
+    context = DistributedContext(choose_device(device))
+    experiment, weights = network.experiment, network.weights
     check_image_shape(weights, *sample.images.pixels.shape[1:3])
     rows: list[tuple[Tensor, Tensor]] = []
 
@@ -119,15 +119,15 @@ def evaluate_sample(
         rows.append((top.values.cpu(), top.indices.cpu()))
 
     evaluation = evaluate(
-        weights.model.to(place.device),
+        weights.model.to(context.device),
         sample.images,
         weights.statistics,
-        context=place,
+        context=context,
         num_classes=len(weights.classes),
         batch_size=batch_size,
-        precision=_precision(network, precision, place),
-        channels_last=bool(own and own.channels_last),
-        evaluation=own.evaluation if own else "plain",
+        precision=_precision(network, precision, context),
+        channels_last=bool(experiment and experiment.channels_last),
+        evaluation=experiment.evaluation if experiment else "plain",
         observe=observe,
     )
     assert evaluation is not None  # noqa: S101 - only a stop gives none
@@ -137,7 +137,7 @@ def evaluate_sample(
     return EvaluationResult(sample, weights.classes, evaluation, answers, probability)
 
 
-def _precision(network: TrainedNetwork, asked: str, place: DistributedContext) -> Precision:
-    if asked == "auto":
+def _precision(network: TrainedNetwork, requested: str, context: DistributedContext) -> Precision:
+    if requested == "auto":
         return network.experiment.precision if network.experiment else "fp32"
-    return choose_precision(asked, place.device)
+    return choose_precision(requested, context.device)

@@ -45,12 +45,12 @@ def predict_files(
     """A prediction for each file, in order. Raises `InputError` where the network's output is not finite."""
     classifier = Classifier(weights, device)
     for start in range(0, len(files), DECODE_CHUNK):
-        some = files[start : start + DECODE_CHUNK]
-        images, outcomes = decode_readable(_pictures(some, appearance), form, "")
+        chunk = files[start : start + DECODE_CHUNK]
+        images, outcomes = decode_readable(_pictures(chunk, appearance), form, "")
         errors = [outcome.reason if isinstance(outcome, Unreadable) else "" for outcome in outcomes]
         readable = [i for i, error in enumerate(errors) if not error]
         answers = iter(classifier.likeliest(images.pixels[readable], top))
-        for file, error in zip(some, errors, strict=True):
+        for file, error in zip(chunk, errors, strict=True):
             yield FilePrediction(file, (), error) if error else FilePrediction(file, next(answers))
 
 

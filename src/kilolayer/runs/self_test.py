@@ -33,13 +33,13 @@ def run_self_test(device: torch.device, precision: Precision) -> dict[str, Any]:
     says whether every loss is finite.
     """
     began = time.perf_counter()
-    place = DistributedContext(device)
+    context = DistributedContext(device)
     with tempfile.TemporaryDirectory(prefix="kilolayer-doctor-") as name, _quiet():
         folder = Path(name)
-        first, steps_per_second = _run(folder / "first", place, precision)
-        second, _ = _run(folder / "second", place, precision)
-        _run(folder / "third", place, precision, until=HALF)
-        third, _ = _run(folder / "third", place, precision)
+        first, steps_per_second = _run(folder / "first", context, precision)
+        second, _ = _run(folder / "second", context, precision)
+        _run(folder / "third", context, precision, until=HALF)
+        third, _ = _run(folder / "third", context, precision)
         losses = [row["train_loss"] for row in Run(folder / "first").metrics()]
     return {
         "device": device.type,
@@ -53,15 +53,17 @@ def run_self_test(device: torch.device, precision: Precision) -> dict[str, Any]:
 
 
 def _run(
-    folder: Path, place: DistributedContext, precision: Precision, until: int | None = None
+    folder: Path, context: DistributedContext, precision: Precision, until: int | None = None
 ) -> tuple[str, float]:
     """The SHA-256 of the weights ("" after a stop before the end), and the steps per second."""
     data = Data(subset=128, validation=0)
     splits = load(data)
     network = network_for_data(describe("preact_resnet8_cifar"), classes=10, in_chans=1, image_size=8)
-    made = replace(recipe_by_name("smoke", 128), iterations=STEPS, batch_size=32)
-    experiment = Experiment(network, data, made, precision=precision, channels_last=precision == "bf16")
-    training = Trainer(experiment, splits, place)
+    short_recipe = replace(recipe_by_name("smoke", 128), iterations=STEPS, batch_size=32)
+    experiment = Experiment(
+        network, data, short_recipe, precision=precision, channels_last=precision == "bf16"
+    )
+    training = Trainer(experiment, splits, context)
     began = time.perf_counter()
     with Run.open_or_create(folder, experiment) as run:
         for _ in train_run(run, training, stop=lambda: training.iteration == until):

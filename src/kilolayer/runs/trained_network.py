@@ -20,7 +20,7 @@ class TrainedNetwork:
     weights: SavedNetwork
     experiment: Experiment | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """The fingerprints of the parts of its data, as far as the run recorded them (`kilolayer.runs.data_record`)."""
+    """The fingerprints of the parts of its data, as far as the run recorded them."""
 
 
 def open_trained(path: str) -> TrainedNetwork:
@@ -38,8 +38,8 @@ def check_image_shape(weights: SavedNetwork, channels: int, side: int) -> None:
     """Raises `InputError` where the network cannot read images with these channels and this side."""
     mean, description = weights.statistics.mean, weights.model.description
     if channels != description.in_chans:
-        needed = description.in_chans
-        raise InputError(f"the network reads images with {needed} channels, and these have {channels}")
+        expected = description.in_chans
+        raise InputError(f"the network reads images with {expected} channels, and these have {channels}")
     if mean.shape[-1] not in (1, side):
         raise InputError(
             f"the network subtracts a mean image of {mean.shape[-1]} pixels a side, and the images have "

@@ -21,7 +21,7 @@ def on_all_ranks(context: DistributedContext, act: Callable[[], T]) -> T:
         if context.world_size == 1:
             raise
         failure = str(error)
-    for reason in _everyones(context, failure):
+    for reason in _gather(context, failure):
         if reason is not None:
             raise InputError(reason)
     return result  # type: ignore[return-value]
@@ -30,14 +30,14 @@ def on_all_ranks(context: DistributedContext, act: Callable[[], T]) -> T:
 def on_main_rank(context: DistributedContext, act: Callable[[], str]) -> str:
     """Calls `act` on the main rank only, and returns its text on all ranks."""
     text = on_all_ranks(context, lambda: act() if context.is_main else "")
-    return str(_everyones(context, text)[0])
+    return str(_gather(context, text)[0])
 
 
-def _everyones(place: DistributedContext, text: str | None) -> list[str | None]:
-    if place.world_size == 1:
+def _gather(context: DistributedContext, text: str | None) -> list[str | None]:
+    if context.world_size == 1:
         return [text]
     import torch.distributed as dist
 
-    texts: list[str | None] = [None] * place.world_size
+    texts: list[str | None] = [None] * context.world_size
     dist.all_gather_object(texts, text)
     return texts

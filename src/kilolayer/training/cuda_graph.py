@@ -85,7 +85,7 @@ class GraphReplay:
         if not worst <= MAX_RELATIVE_DEVIATION:
             raise InputError(
                 f"the CUDA graph's first step changes a tensor otherwise than the step without it, by "
-                f"{worst:.2g} of the change, where {MAX_RELATIVE_DEVIATION:g} is allowed; use --graph off"
+                f"{worst:.2g} of the change, where {MAX_RELATIVE_DEVIATION:g} is allowed; use --cuda-graph off"
             )
 
     def forget(self) -> None:
@@ -123,7 +123,7 @@ class CudaRecorder:
             torch.cuda.set_stream(outside)
             # The end of a capture that failed raises an error of its own over the reason.
             first = str(error.__context__ or error).partition("\n")[0]
-            raise InputError(f"a CUDA graph cannot hold the step ({first}); use --graph off") from error
+            raise InputError(f"a CUDA graph cannot hold the step ({first}); use --cuda-graph off") from error
         return graph.replay
 
 
@@ -154,7 +154,7 @@ def choose_graph(name: str, device: torch.device) -> bool:
     if name not in ("auto", "off", "on"):
         raise InputError(f"graph is {name!r}; allowed: auto, off, on")
     if name == "on" and device.type != "cuda":
-        raise InputError(f"--graph on needs a GPU, and the device is {device}; use --graph off")
+        raise InputError(f"--cuda-graph on needs a GPU, and the device is {device}; use --cuda-graph off")
     return name == "on"
 
 

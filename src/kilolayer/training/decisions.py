@@ -67,7 +67,7 @@ def _kernels(training: Trainer) -> str:
 def _step(graph: bool) -> str:
     if graph:
         return "one CUDA graph, as asked"
-    return "kernel by kernel: a CUDA graph (--graph on) has not been measured on a GPU yet"
+    return "kernel by kernel: a CUDA graph (--cuda-graph on) has not been measured on a GPU yet"
 
 
 def _device(training: Trainer) -> str:

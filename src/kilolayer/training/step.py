@@ -84,7 +84,7 @@ class Stepping(TrainState):
             self.context.device, has_dropout=self._draws, world_size=self.context.world_size
         )
         if why:
-            raise InputError(f"the step cannot be a CUDA graph: {why}; use --graph off")
+            raise InputError(f"the step cannot be a CUDA graph: {why}; use --cuda-graph off")
         return cuda_graph.GraphReplay(
             self._advance, cuda_graph.CudaRecorder(self.context.device), self._changed
         )

@@ -191,7 +191,8 @@ def _check_variance(experiment: Experiment, image_side: int, world_size: int) ->
             raise InputError(
                 f"a BN in {part} would see one value a channel, which has no variance: one image a process "
                 f"at batch size {recipe.batch_size}, in a map of 1×1 pixels for images of {side}; take a "
-                f"--batch-size of {2 * world_size} or more{', or a larger --resolution' if side < image_side else ''}"
+                f"--batch-size of {2 * world_size} or more"
+                f"{', or a larger --progressive-resize' if side < image_side else ''}"
             )
 
 
