@@ -179,7 +179,9 @@ def test_a_graph_that_holds_something_stale_is_found_out() -> None:
         return frozen._advance
 
     recorder.capture = captured  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"graph's first step changes a tensor otherwise .*use --cuda-graph off"):
+    with pytest.raises(
+        InputError, match=r"graph's first step changes a tensor otherwise .*use --cuda-graph off"
+    ):
         list(steps_taken(training))
 
 
