@@ -65,7 +65,7 @@ def main() -> None:
                 x = torch.randn(4, channels, 8, 8).bfloat16().to(memory_format=torch.channels_last)
                 y = gpu_unit.run_triton_unit(chain, x.requires_grad_(), chain.parameters())
                 y.backward(torch.ones_like(y))
-    for name in ("convolve", "weigh"):
+    for name in ("conv_kernel", "wgrad_kernel"):
         # Hopper's matrix instruction, or that of the generations before.
         assert ("wgmma" if capability == 90 else "mma.sync") in compiled[name], name
     print(*compiled)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kilolayer.kernels import native_library
 from kilolayer.kernels.backend import Backend
 from kilolayer.kernels.conv_chain import LANES, has_forward_of
 from kilolayer.kernels.dispatch import (
@@ -23,6 +22,7 @@ from kilolayer.kernels.dispatch import (
     is_transformed,
     norm_structs,
 )
+from kilolayer.kernels.native_library import load_native_library
 
 
 class FusedSequence(nn.Sequential):
@@ -88,7 +88,7 @@ class _BnRelu(torch.autograd.Function):
     ) -> Tensor:
         statistics, out = torch.empty(2 * norm.num_features), torch.empty_like(x)
         (norm_struct,) = norm_structs([norm], statistics, [weight, bias], [], update_running=True)
-        native_library.load_native_library().kilolayer_activation_forward(
+        load_native_library().kilolayer_bn_relu_forward(
             byref(batch_struct(x)),
             byref(norm_struct),
             norm.num_features,
@@ -108,7 +108,7 @@ class _BnRelu(torch.autograd.Function):
         dx = torch.empty_like(x)
         da = da.to(x.dtype).contiguous(memory_format=torch.channels_last)
         (norm_struct,) = norm_structs([ctx.norm], statistics, [weight, bias], gradients, update_running=False)
-        native_library.load_native_library().kilolayer_activation_backward(
+        load_native_library().kilolayer_bn_relu_backward(
             byref(batch_struct(x)), byref(norm_struct), x.shape[1], x.data_ptr(), da.data_ptr(), dx.data_ptr()
         )
         return None, None, dx, *gradients

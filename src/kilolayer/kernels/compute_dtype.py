@@ -29,7 +29,7 @@ REQUIRED_CPU_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
 """Of the processor, as /proc/cpuinfo calls them."""
 MUL_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the kernels can multiply, and the type of its numbers."""
-UNIT_SOURCES = ("forward", "backward", "infer")
+UNIT_SOURCES = ("forward", "backward", "inference")
 """The sources of the kernels of whole units."""
 
 
@@ -95,7 +95,7 @@ def peak_multiply_adds(name: str, threads: int = 1) -> float:
     """How many of them per second the processor can do at most in one of `PRODUCTS`, timed now; 0 where it
     has no instruction for them. Raises `Missing`.
     """
-    probe = ctypes.CDLL(str(_probe_library())).kilolayer_multiply_adds
+    probe = ctypes.CDLL(str(_probe_library())).kilolayer_peak_multiply_adds
     probe.argtypes, probe.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_double
     per_second: float = probe(name.encode(), threads)
     return per_second

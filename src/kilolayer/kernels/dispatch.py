@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from kilolayer.kernels import native_library
 from kilolayer.kernels.backend import Backend, runs_on
+from kilolayer.kernels.native_library import BatchStruct, NormStruct
 from kilolayer.units.batch_norm_module import COUNTER
 
 
@@ -114,9 +114,9 @@ def scatter_strided(stride: int, dx: Tensor, size: torch.Size) -> Tensor:
     return full
 
 
-def batch_struct(x: Tensor) -> native_library.BatchStruct:
+def batch_struct(x: Tensor) -> BatchStruct:
     images, _, height, width = x.shape
-    return native_library.BatchStruct(images, height, width, torch.get_num_threads())
+    return BatchStruct(images, height, width, torch.get_num_threads())
 
 
 def norm_structs(
@@ -126,7 +126,7 @@ def norm_structs(
     gradients: Sequence[Tensor],
     *,
     update_running: bool,
-) -> Iterator[native_library.NormStruct]:
+) -> Iterator[NormStruct]:
     """The BNs as the library reads them.
 
     `measured` takes each one's mean and 1/√(var + ε); `parameters` and, in the backward pass, `gradients`
@@ -135,7 +135,7 @@ def norm_structs(
     address, size = statistics.data_ptr(), statistics.element_size()
     for i, norm in enumerate(norms):
         running = update_running and norm.momentum
-        yield native_library.NormStruct(
+        yield NormStruct(
             parameters[2 * i].data_ptr(),
             parameters[2 * i + 1].data_ptr(),
             norm.running_mean.data_ptr() if running else None,  # type: ignore[union-attr]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from kilolayer.kernels import native_library
 from kilolayer.kernels.compute_dtype import mul_dtype
 from kilolayer.kernels.conv_chain import LANES, weight_shape
 from kilolayer.kernels.dispatch import attach_channel_sums, batch_struct, can_run, fits_kernel, is_transformed
+from kilolayer.kernels.native_library import ImagesStruct, WeightsStruct, load_native_library
 
 _LAST = torch.channels_last
 PATCH_ROW = 32
@@ -77,7 +77,7 @@ class _Im2colFunction(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.sizes = stride, padding
         y = _empty_output(x, weight, stride, padding)
-        native_library.load_native_library().kilolayer_patches_forward(
+        load_native_library().kilolayer_im2col_forward(
             *_structs(x, weight, y, *ctx.sizes), y.data_ptr(), sums.data_ptr()
         )
         return y
@@ -88,7 +88,7 @@ class _Im2colFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
         dweight = torch.empty_like(weight)
-        native_library.load_native_library().kilolayer_patches_backward(
+        load_native_library().kilolayer_im2col_backward(
             *_structs(x, weight, dy, *ctx.sizes), dy.data_ptr(), dweight.data_ptr()
         )
         return None, dweight, None, None, None
@@ -116,9 +116,7 @@ class FoldedStemConv(nn.Module):
         x = x.contiguous(memory_format=_LAST)
         y = _empty_output(x, self.weight, *self.sizes)
         call = _structs(x, self.weight, y, *self.sizes)
-        native_library.load_native_library().kilolayer_patches_infer(
-            *call, self.bias.data_ptr(), self.relu, y.data_ptr()
-        )
+        load_native_library().kilolayer_im2col_infer(*call, self.bias.data_ptr(), self.relu, y.data_ptr())
         return y
 
 
@@ -135,7 +133,5 @@ def _empty_output(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tenso
 
 def _structs(x: Tensor, weight: Tensor, y: Tensor, stride: int, padding: int) -> tuple[Any, Any, Any]:
     _, channels, height, width = x.shape
-    images = native_library.ImagesStruct(
-        x.data_ptr(), height, width, channels, weight.shape[2], stride, padding
-    )
-    return byref(batch_struct(y)), byref(images), byref(native_library.WeightsStruct.of(weight))
+    images = ImagesStruct(x.data_ptr(), height, width, channels, weight.shape[2], stride, padding)
+    return byref(batch_struct(y)), byref(images), byref(WeightsStruct.of(weight))

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kilolayer.kernels import native_library
 from kilolayer.kernels.compute_dtype import mul_dtype
 from kilolayer.kernels.conv_chain import unsupported_convs_reason, weight_shape
 from kilolayer.kernels.dispatch import (
@@ -24,6 +23,7 @@ from kilolayer.kernels.dispatch import (
     scatter_strided,
     subsample,
 )
+from kilolayer.kernels.native_library import ConvStruct, WeightsStruct, load_native_library
 
 _LAST = torch.channels_last
 
@@ -61,12 +61,8 @@ class _NativeConvFunction(torch.autograd.Function):
         ctx.size, ctx.skips, ctx.stride = x.shape, *((stride, 1) if weight.shape[2] == 1 else (1, stride))
         x = subsample(ctx.skips, x)
         y = empty_map_like(x[:, :, :: ctx.stride, :: ctx.stride], len(weight))
-        conv = native_library.ConvStruct(
-            native_library.WeightsStruct.of(weight), None, None, x.data_ptr(), y.data_ptr(), ctx.stride
-        )
-        native_library.load_native_library().kilolayer_convolution_forward(
-            byref(batch_struct(x)), byref(conv)
-        )
+        conv = ConvStruct(WeightsStruct.of(weight), None, None, x.data_ptr(), y.data_ptr(), ctx.stride)
+        load_native_library().kilolayer_conv_forward(byref(batch_struct(x)), byref(conv))
         ctx.save_for_backward(x, weight)
         return y
 
@@ -76,10 +72,8 @@ class _NativeConvFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
         dx, dweight = torch.empty_like(x), torch.empty_like(weight)
-        conv = native_library.ConvStruct(
-            native_library.WeightsStruct.of(weight), dweight.data_ptr(), None, x.data_ptr(), None, ctx.stride
-        )
-        native_library.load_native_library().kilolayer_convolution_backward(
+        conv = ConvStruct(WeightsStruct.of(weight), dweight.data_ptr(), None, x.data_ptr(), None, ctx.stride)
+        load_native_library().kilolayer_conv_backward(
             byref(batch_struct(x)), byref(conv), dy.data_ptr(), dx.data_ptr()
         )
         return scatter_strided(ctx.skips, dx, ctx.size), dweight, None

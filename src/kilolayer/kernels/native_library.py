@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, Structure, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
+from typing import Any
 
 from torch import Tensor
 
@@ -99,51 +100,28 @@ class BatchStruct(Structure):
 
 @cache
 def load_native_library() -> ctypes.CDLL:
-    """The loaded library. Raises `compiled.Missing` where there is none."""
+    """The loaded library. Raises `NativeUnavailable`."""
     library = ctypes.CDLL(str(unit_library_path()))
-    library.kilolayer_unit_forward.argtypes = (POINTER(BatchStruct), POINTER(UnitStruct), c_void_p, c_void_p)
-    library.kilolayer_unit_backward.argtypes = (POINTER(BatchStruct), POINTER(UnitStruct), c_void_p, c_void_p)
-    for name in ("forward", "backward"):
-        activation = getattr(library, f"kilolayer_activation_{name}")
-        activation.argtypes = (
-            POINTER(BatchStruct),
-            POINTER(NormStruct),
-            c_int32,
-            c_void_p,
-            c_void_p,
-            c_void_p,
-        )
-        activation.restype = getattr(library, f"kilolayer_unit_{name}").restype = None
-    library.kilolayer_convolution_forward.argtypes = (POINTER(BatchStruct), POINTER(ConvStruct))
-    library.kilolayer_convolution_backward.argtypes = (
-        POINTER(BatchStruct),
-        POINTER(ConvStruct),
-        c_void_p,
-        c_void_p,
-    )
-    library.kilolayer_convolution_forward.restype = library.kilolayer_convolution_backward.restype = None
-    for name in ("forward", "backward"):
-        patches = getattr(library, f"kilolayer_patches_{name}")
-        patches.argtypes = (
-            POINTER(BatchStruct),
-            POINTER(ImagesStruct),
-            POINTER(WeightsStruct),
-            c_void_p,
-            c_void_p,
-        )
-        patches.restype = None
-    library.kilolayer_patches_infer.argtypes = (
-        POINTER(BatchStruct), POINTER(ImagesStruct), POINTER(WeightsStruct), c_void_p, c_int32, c_void_p,
-    )  # fmt: skip
-    library.kilolayer_patches_infer.restype = None
-    library.kilolayer_pack.argtypes = (POINTER(WeightsStruct), c_void_p)
-    library.kilolayer_infer.argtypes = (
-        POINTER(BatchStruct),
-        POINTER(FoldedUnitStruct),
-        c_int32,
-        c_void_p,
-        c_void_p,
-    )
-    library.kilolayer_pack.restype = c_float
-    library.kilolayer_infer.restype = None
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(library, f"kilolayer_{name}")
+        function.argtypes = arguments
+        function.restype = c_float if name == "pack" else None
     return library
+
+
+_BATCH, _UNIT, _NORM, _CONV = map(POINTER, (BatchStruct, UnitStruct, NormStruct, ConvStruct))
+_IMAGES, _WEIGHTS, _FOLDED = map(POINTER, (ImagesStruct, WeightsStruct, FoldedUnitStruct))
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "unit_forward": (_BATCH, _UNIT, c_void_p, c_void_p),
+    "unit_backward": (_BATCH, _UNIT, c_void_p, c_void_p),
+    "bn_relu_forward": (_BATCH, _NORM, c_int32, c_void_p, c_void_p, c_void_p),
+    "bn_relu_backward": (_BATCH, _NORM, c_int32, c_void_p, c_void_p, c_void_p),
+    "conv_forward": (_BATCH, _CONV),
+    "conv_backward": (_BATCH, _CONV, c_void_p, c_void_p),
+    "im2col_forward": (_BATCH, _IMAGES, _WEIGHTS, c_void_p, c_void_p),
+    "im2col_backward": (_BATCH, _IMAGES, _WEIGHTS, c_void_p, c_void_p),
+    "im2col_infer": (_BATCH, _IMAGES, _WEIGHTS, c_void_p, c_int32, c_void_p),
+    "pack": (_WEIGHTS, c_void_p),
+    "infer": (_BATCH, _FOLDED, c_int32, c_void_p, c_void_p),
+}  # fmt: skip
+"""The functions of the library and the types of their arguments; maps are plain addresses."""

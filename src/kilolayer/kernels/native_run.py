@@ -11,10 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kilolayer.kernels import native_library
 from kilolayer.kernels.compute_dtype import MUL_DTYPES, mul_dtype
 from kilolayer.kernels.conv_chain import ConvChain, has_forward_of, unit_chain
 from kilolayer.kernels.dispatch import batch_struct, empty_map_like
+from kilolayer.kernels.native_library import (
+    FoldedConvStruct,
+    FoldedUnitStruct,
+    WeightsStruct,
+    load_native_library,
+)
 from kilolayer.units.modules import ResidualUnit
 
 
@@ -67,8 +72,8 @@ class NativeUnitRun(nn.Module):
         x = x[:, :, :: self.skips, :: self.skips].contiguous(memory_format=torch.channels_last)
         y = empty_map_like(x[:, :, :: self.stride, :: self.stride], self.outputs)
         # Addresses do not survive a copy or a pickle, so they are gathered anew: microseconds a unit.
-        structs = (native_library.FoldedUnitStruct * len(self.units))(*map(_unit_struct, self.units))
-        native_library.load_native_library().kilolayer_infer(
+        structs = (FoldedUnitStruct * len(self.units))(*map(_unit_struct, self.units))
+        load_native_library().kilolayer_infer(
             byref(batch_struct(x)), structs, len(structs), x.data_ptr(), y.data_ptr()
         )
         return y
@@ -122,9 +127,7 @@ def _pack_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, stride: int = 1) ->
     folded, shift = folded_weights(conv, norm)
     weight, bias = folded.float(), torch.zeros(conv.out_channels) if shift is None else shift.float()
     packed = torch.empty(weight.numel(), dtype=MUL_DTYPES[mul_dtype()])
-    unscaled = native_library.load_native_library().kilolayer_pack(
-        byref(native_library.WeightsStruct.of(weight)), packed.data_ptr()
-    )
+    unscaled = load_native_library().kilolayer_pack(byref(WeightsStruct.of(weight)), packed.data_ptr())
     return {
         "packed": packed,
         "bias": bias,
@@ -132,12 +135,12 @@ def _pack_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, stride: int = 1) ->
     }
 
 
-def _unit_struct(unit: dict[str, Any]) -> native_library.FoldedUnitStruct:
-    convs = (native_library.FoldedConvStruct * len(unit["convs"]))(*map(_conv_struct, unit["convs"]))
+def _unit_struct(unit: dict[str, Any]) -> FoldedUnitStruct:
+    convs = (FoldedConvStruct * len(unit["convs"]))(*map(_conv_struct, unit["convs"]))
     projection = unit["projection"] and pointer(_conv_struct(unit["projection"]))
     before = [part.data_ptr() for part in unit["before"] or ()] or [None, None]
-    return native_library.FoldedUnitStruct(len(convs), convs, projection, *before, *unit["flags"])
+    return FoldedUnitStruct(len(convs), convs, projection, *before, *unit["flags"])
 
 
-def _conv_struct(conv: dict[str, Any]) -> native_library.FoldedConvStruct:
-    return native_library.FoldedConvStruct(conv["packed"].data_ptr(), conv["bias"].data_ptr(), *conv["sizes"])
+def _conv_struct(conv: dict[str, Any]) -> FoldedConvStruct:
+    return FoldedConvStruct(conv["packed"].data_ptr(), conv["bias"].data_ptr(), *conv["sizes"])

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kilolayer.kernels import native_library
 from kilolayer.kernels.conv_chain import ConvChain
 from kilolayer.kernels.dispatch import (
     attach_channel_sums,
@@ -24,6 +23,13 @@ from kilolayer.kernels.dispatch import (
     norm_structs,
     scatter_strided,
     subsample,
+)
+from kilolayer.kernels.native_library import (
+    ConvStruct,
+    NormStruct,
+    UnitStruct,
+    WeightsStruct,
+    load_native_library,
 )
 
 _LAST = torch.channels_last
@@ -69,7 +75,7 @@ class _NativeUnitFunction(torch.autograd.Function):
             outputs.append(torch.empty_like(y))
         statistics = torch.empty(2 * sum(norm.num_features for norm in chain.norms()))
         call = _UnitCall(chain, x, projection_input, y, outputs, statistics, parameters, update_running=True)
-        native_library.load_native_library().kilolayer_unit_forward(
+        load_native_library().kilolayer_unit_forward(
             byref(call.batch),
             byref(call.unit),
             None if channel_sums is None else channel_sums.data_ptr(),
@@ -94,7 +100,7 @@ class _NativeUnitFunction(torch.autograd.Function):
         dread = None if projection_input.shape == x.shape else torch.empty_like(projection_input)
         dy = dy.to(x.dtype).contiguous(memory_format=_LAST)
         call = _UnitCall(chain, x, projection_input, y, outputs, statistics, parameters, gradients, dread)
-        native_library.load_native_library().kilolayer_unit_backward(
+        load_native_library().kilolayer_unit_backward(
             byref(call.batch), byref(call.unit), dy.data_ptr(), dx.data_ptr()
         )
         if dread is not None:
@@ -128,13 +134,13 @@ class _UnitCall:
         maps = [x, *outputs[: len(chain.saved_links)], y]
 
         def next_norm(norm: nn.BatchNorm2d | None) -> Any:
-            return POINTER(native_library.NormStruct)() if norm is None else pointer(next(remaining_norms))
+            return POINTER(NormStruct)() if norm is None else pointer(next(remaining_norms))
 
         def conv(
             i: int, norm: nn.BatchNorm2d | None, source: Tensor, target: Tensor, stride: int = 1
-        ) -> native_library.ConvStruct:
-            return native_library.ConvStruct(
-                native_library.WeightsStruct.of(parameters[i]),
+        ) -> ConvStruct:
+            return ConvStruct(
+                WeightsStruct.of(parameters[i]),
                 gradients[i].data_ptr() if gradients else None,
                 next_norm(norm),
                 source.data_ptr(),
@@ -142,10 +148,10 @@ class _UnitCall:
                 stride,
             )
 
-        convs = (native_library.ConvStruct * depth)()
+        convs = (ConvStruct * depth)()
         for i, (link, stride) in enumerate(zip(chain.links, chain.conv_strides(), strict=True)):
             convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
-        end, projection = next_norm(chain.final_norm), POINTER(native_library.ConvStruct)()
+        end, projection = next_norm(chain.final_norm), POINTER(ConvStruct)()
         # Where h is not x it lies where x' will be, unless a BN stands behind it.
         h = x if chain.has_identity_shortcut else y
         if chain.projection is not None:
@@ -153,7 +159,7 @@ class _UnitCall:
             projection = pointer(conv(depth, chain.projection_norm, projection_input, projection_output))
         dread_address = None if dread is None else dread.data_ptr()
         padded = 0 if chain.padding is None else chain.shortcut_stride // chain.input_stride
-        self.unit = native_library.UnitStruct(
+        self.unit = UnitStruct(
             depth, convs, end, h.data_ptr(), y.data_ptr(), projection, dread_address, padded
         )
         self.batch = batch_struct(x)

@@ -12,7 +12,7 @@ INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 
 
 @triton.jit
-def bf16(value):
+def to_bf16(value):
     """fp32 `value` as the nearest bf16."""
     if INTERPRETED:
         bits = value.to(tl.uint32, bitcast=True)
@@ -22,15 +22,15 @@ def bf16(value):
 
 
 @triton.jit
-def at_least_zero(value):
+def relu(value):
     """max(value, 0), and a NaN where `value` is one, which a GPU's own maximum drops."""
     return tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
-def multiply(a, b, total):
+def dot(a, b, accumulator):
     """total + a·b, in fp32 from bf16."""
     if INTERPRETED:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), total)
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator)
     else:
-        return tl.dot(a, b, total)
+        return tl.dot(a, b, accumulator)

@@ -12,11 +12,12 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from kilolayer.kernels.gpu import conv_kernels as _convolve
-from kilolayer.kernels.gpu import pointwise_kernels, reduction_kernels
+from kilolayer.kernels.gpu import conv_kernels, pointwise_kernels, reduction_kernels
 
-PLAIN, ACTIVATED, SPREAD = (mode.value for mode in (_convolve.PLAIN, _convolve.ACTIVATED, _convolve.SPREAD))
-SUMMED, MASKED = _convolve.SUMMED.value, _convolve.MASKED.value
+PLAIN, BN_RELU, BN_BACKWARD = (
+    mode.value for mode in (conv_kernels.PLAIN, conv_kernels.BN_RELU, conv_kernels.BN_BACKWARD)
+)
+WITH_SUMS, RELU_BACKWARD = conv_kernels.WITH_SUMS.value, conv_kernels.RELU_BACKWARD.value
 
 PROGRAMS = 264
 """Programs of a kernel that sums, two on each multiprocessor of an H100 or H200. The same on every GPU:
@@ -27,9 +28,9 @@ COLUMNS = 64
 """Channels in a block, at most."""
 STAGES = 2
 """Blocks of a product's factors under way at once."""
-_CHANNELS_SETTLED = 16
-_PARTIALS_AT_ONCE = 64
-_WEIGHTS_AT_ONCE = 256
+_CHANNELS_PER_BLOCK = 16
+_PARTIALS_PER_BLOCK = 64
+_WEIGHTS_PER_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,18 @@ def identity_load(t: Tensor) -> MapLoad:
 
 
 def bn_relu_load(t: Tensor, statistics: Tensor) -> MapLoad:
-    return MapLoad(ACTIVATED, t, None, statistics)
+    return MapLoad(BN_RELU, t, None, statistics)
 
 
 def bn_gradient_load(g: Tensor, t: Tensor, coefficients: Tensor) -> MapLoad:
-    return MapLoad(SPREAD, g, t, coefficients)
+    return MapLoad(BN_BACKWARD, g, t, coefficients)
 
 
 def channel_sums(t: Tensor) -> Tensor:
     """Σ t and Σ t² of every channel as partial sums, (programs, 2, C)."""
     grid, blocks = _reduction_grid(t)
     partials = _empty_partials(t, grid)
-    reduction_kernels.measure[grid](t, partials, *_matrix_shape(t), **blocks)
+    reduction_kernels.channel_sums_kernel[grid](t, partials, *_matrix_shape(t), **blocks)
     return partials
 
 
@@ -75,10 +76,10 @@ def bn_finalize(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Te
     statistics = torch.empty((4, channels), device=partials.device)
     update_running = bool(norm.momentum)
     running = (norm.running_mean, norm.running_var) if update_running else (statistics, statistics)
-    reduction_kernels.settle[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
+    reduction_kernels.bn_finalize_kernel[(triton.cdiv(channels, _CHANNELS_PER_BLOCK),)](
         partials, len(partials), weight, bias, *running, statistics, count, channels,
-        norm.momentum or 0.0, norm.eps, TRACKED=update_running,
-        BLOCK_P=_PARTIALS_AT_ONCE, BLOCK_C=_CHANNELS_SETTLED,
+        norm.momentum or 0.0, norm.eps, UPDATE_RUNNING=update_running,
+        BLOCK_P=_PARTIALS_PER_BLOCK, BLOCK_C=_CHANNELS_PER_BLOCK,
     )  # fmt: skip
     return statistics
 
@@ -89,9 +90,9 @@ def bn_backward_finalize(
     """The coefficients α, β, γ (3, C) of BN's gradient; those of weight and bias into `dweight`, `dbias`."""
     channels = len(weight)
     coefficients = torch.empty((3, channels), device=partials.device)
-    reduction_kernels.settle_backward[(triton.cdiv(channels, _CHANNELS_SETTLED),)](
+    reduction_kernels.bn_backward_finalize_kernel[(triton.cdiv(channels, _CHANNELS_PER_BLOCK),)](
         partials, len(partials), weight, statistics, coefficients, dweight, dbias, count, channels,
-        BLOCK_P=_PARTIALS_AT_ONCE, BLOCK_C=_CHANNELS_SETTLED,
+        BLOCK_P=_PARTIALS_PER_BLOCK, BLOCK_C=_CHANNELS_PER_BLOCK,
     )  # fmt: skip
     return coefficients
 
@@ -100,7 +101,7 @@ def bn_relu(t: Tensor, statistics: Tensor, residual: Tensor | None = None) -> Te
     """ReLU(BN(t)), or ReLU(residual + BN(t))."""
     out = torch.empty_like(t)
     grid, blocks = _pointwise_grid(t)
-    pointwise_kernels.activate[grid](
+    pointwise_kernels.bn_relu_kernel[grid](
         t,
         statistics,
         _tensor_or(residual, t),
@@ -121,7 +122,7 @@ def relu_backward(
     """
     grid, blocks = _reduction_grid(t)
     g, partials = torch.empty_like(t) if stored else da, _empty_partials(t, grid)
-    pointwise_kernels.mask[grid](
+    pointwise_kernels.relu_backward_kernel[grid](
         da, t, statistics, _tensor_or(gate, t), g, partials, *_matrix_shape(t),
         GATED=gate is not None, STORED=stored, **blocks,
     )  # fmt: skip
@@ -139,7 +140,7 @@ def bn_backward(
     """α·g + β·t + γ, and `residual` beside it; with `measured` g counts where ReLU(BN(t)) is open."""
     out = torch.empty_like(t)
     grid, blocks = _pointwise_grid(t)
-    pointwise_kernels.spread[grid](
+    pointwise_kernels.bn_backward_kernel[grid](
         g, t, _tensor_or(statistics, coefficients), coefficients, _tensor_or(residual, t), out, *_matrix_shape(t),
         MASKED=statistics is not None, RESIDUAL=residual is not None, **blocks,
     )  # fmt: skip
@@ -149,9 +150,9 @@ def bn_backward(
 def materialize(load: MapLoad, residual: Tensor | None = None) -> Tensor:
     """What a convolution would read, as a map of its own, and beside a gradient `residual`."""
     first, second, coefficients = load.tensors()
-    if load.mode == ACTIVATED:
+    if load.mode == BN_RELU:
         return bn_relu(first, coefficients)
-    return bn_backward(first, second, coefficients, residual=residual) if load.mode == SPREAD else first
+    return bn_backward(first, second, coefficients, residual=residual) if load.mode == BN_BACKWARD else first
 
 
 def add_with_sums(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +160,7 @@ def add_with_sums(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty_like(x)
     grid, blocks = _reduction_grid(x)
     partials = _empty_partials(x, grid)
-    pointwise_kernels.add[grid](x, t, out, partials, *_matrix_shape(x), **blocks)
+    pointwise_kernels.add_kernel[grid](x, t, out, partials, *_matrix_shape(x), **blocks)
     return out, partials
 
 
@@ -195,15 +196,15 @@ def conv_wgrad(load: MapLoad, source: MapLoad, weight: Tensor) -> Tensor:
     blocks = triton.cdiv(inputs, block_in) * triton.cdiv(outputs, block_out)
     splits = max(1, min(triton.cdiv(rows, ROWS), PROGRAMS // (side * side * blocks)))
     partials = torch.empty((splits, outputs, side * side, inputs), device=weight.device)
-    _convolve.weigh[(splits, side * side, blocks)](
+    conv_kernels.wgrad_kernel[(splits, side * side, blocks)](
         *load.tensors(), source.first, source.tensors()[2], partials, rows, *load.first.shape[2:],
         inputs, outputs, SIDE=side, LOAD=load.mode, SOURCE=source.mode,
         BLOCK_M=ROWS, BLOCK_IN=block_in, BLOCK_OUT=block_out, **_launch_options(block_out),
     )  # fmt: skip
     dweight = torch.empty_like(weight)
-    reduction_kernels.add_up[(triton.cdiv(weight.numel(), _WEIGHTS_AT_ONCE),)](
+    reduction_kernels.split_reduction_kernel[(triton.cdiv(weight.numel(), _WEIGHTS_PER_BLOCK),)](
         partials, dweight, splits, weight.numel(), inputs, side * side, side, *dweight.stride(),
-        BLOCK=_WEIGHTS_AT_ONCE,
+        BLOCK=_WEIGHTS_PER_BLOCK,
     )  # fmt: skip
     return dweight
 
@@ -230,8 +231,8 @@ def _launch_conv(
     rows, columns = images * height * width, _channel_block(outputs)
     grid = (min(triton.cdiv(rows, ROWS), PROGRAMS), triton.cdiv(outputs, columns))
     partials = _empty_partials(out, grid)
-    store = SUMMED if not flipped else PLAIN if like is None else MASKED
-    _convolve.convolve[grid](
+    store = WITH_SUMS if not flipped else PLAIN if like is None else RELU_BACKWARD
+    conv_kernels.conv_kernel[grid](
         *load.tensors(), weight, s_in, s_out, *weight.stride()[2:],
         out, _tensor_or(residual, out), _tensor_or(like, out), _tensor_or(statistics, partials), partials,
         rows, height, width, inputs, outputs,

@@ -1,7 +1,7 @@
-// What Python calls (library.py) on the way back: the gradients of what forward.cpp computes.
-#include "activation.h"
-#include "alone.h"
-#include "patches.h"
+// Functions that Python calls (native_library.py): the backward passes of what forward.cpp computes.
+#include "bn_relu.h"
+#include "conv.h"
+#include "im2col.h"
 
 extern "C" {
 
@@ -10,18 +10,18 @@ void kilolayer_unit_backward(const kilolayer::Batch* batch, const kilolayer::Uni
   kilolayer::backward(*batch, *unit, dy, dx);
 }
 
-void kilolayer_activation_backward(const kilolayer::Batch* batch, const kilolayer::Norm* norm, int32_t channels,
+void kilolayer_bn_relu_backward(const kilolayer::Batch* batch, const kilolayer::Norm* norm, int32_t channels,
                                    const kilolayer::bf16* t, const kilolayer::bf16* da, kilolayer::bf16* dt) {
-  kilolayer::activation_backward(*batch, *norm, channels, t, da, dt);
+  kilolayer::bn_relu_backward(*batch, *norm, channels, t, da, dt);
 }
 
-void kilolayer_convolution_backward(const kilolayer::Batch* batch, const kilolayer::Conv* conv, const kilolayer::bf16* dy,
+void kilolayer_conv_backward(const kilolayer::Batch* batch, const kilolayer::Conv* conv, const kilolayer::bf16* dy,
                                     kilolayer::bf16* dx) {
-  kilolayer::convolution_backward(*batch, *conv, dy, dx);
+  kilolayer::single_conv_backward(*batch, *conv, dy, dx);
 }
 
-void kilolayer_patches_backward(const kilolayer::Batch* batch, const kilolayer::Images* images, const kilolayer::Weights* weights,
+void kilolayer_im2col_backward(const kilolayer::Batch* batch, const kilolayer::Images* images, const kilolayer::Weights* weights,
                                 const kilolayer::bf16* dy, float* dweight) {
-  kilolayer::patches_backward(*batch, *images, *weights, dy, dweight);
+  kilolayer::im2col_backward(*batch, *images, *weights, dy, dweight);
 }
 }

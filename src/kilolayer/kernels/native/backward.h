@@ -1,24 +1,24 @@
-// The backward pass of a unit: from the gradient of x' to those of x, the weights and BN's parameters.
+// The backward pass of a unit: from the gradient of x' to the gradients of x, of the weights and of BN's parameters.
 #pragma once
 #include "forward.h"
 
 namespace kilolayer {
 
-// What a convolution's weight gradient is collected in: [thread][row][column][in][out], for 1×1 convolutions
-// [thread][broadcast][vector].
-struct Collected {
+// Accumulates the gradient of a convolution's weights, per thread: [thread][row][column][in][out] for 3×3 convolutions,
+// [thread][broadcast][vector] for 1×1 convolutions.
+struct WeightGradientSums {
   const Weights& w;
   int threads;
   float* sums;
-  bool outputs_in_vectors() const { return w.kernel == 3 || w.outputs >= w.inputs; }
+  bool has_output_vectors() const { return w.kernel == 3 || w.outputs >= w.inputs; }
   float* of(int thread) const { return sums + thread * w.size(); }
 
   void write(float* dweight) const {
     const int64_t size = w.size();
     for (int t = 1; t < threads; ++t)
       for (int64_t i = 0; i < size; ++i) sums[i] += of(t)[i];
-    constexpr int TILE = LANES;  // a transposition's two sides stay in the cache
-    const bool swapped = !outputs_in_vectors();
+    constexpr int TILE = LANES;  // both sides of a transposed tile stay in the cache
+    const bool swapped = !has_output_vectors();
     const int rows = swapped ? w.outputs : w.inputs, columns = swapped ? w.inputs : w.outputs;
     const int64_t row = swapped ? w.out : w.in, column = swapped ? w.in : w.out;
     const float* from = sums;
@@ -32,97 +32,102 @@ struct Collected {
   }
 };
 
-// The gradient through one convolution, and of its weights: `gradient` is that of its output, `input` what it read, `b` of
-// that.
+// The backward pass of one convolution: the gradients of its input and of its weights. `gradient` loads the gradient of the
+// output, `input` loads what the convolution read; `b` is the batch of the input.
 template <class Gradient, class Input, class MakeStore>
-void differentiate(const Batch& b, const Conv& conv, const Gradient& gradient, const Input& input,
-                   const MakeStore& store, double* total) {
+void conv_backward(const Batch& b, const Conv& conv, const Gradient& gradient, const Input& input,
+                   const MakeStore& store, double* norm_sums) {
   const Weights& w = conv.weights;
-  const Weights turned = w.transposed();
-  num* packed = whole<0>().take<num>(w.size());
-  const float unscaled = pack(turned, packed);
-  const Collected collected{w, b.workers(), whole<1>().take<float>(b.workers() * w.size())};
-  Partial partial(b.threads, w.inputs);
+  const Weights flipped = w.transposed();
+  mul_t* packed = batch_scratch<0>().take<mul_t>(w.size());
+  const float weight_unscale = pack(flipped, packed);
+  const WeightGradientSums wgrad{w, b.workers(), batch_scratch<1>().take<float>(b.workers() * w.size())};
+  ThreadSums thread_sums(b.threads, w.inputs);
   parallel(b, [&](int thread, int from, int to) {
-    Piece piece(partial, thread, w.inputs);
-    const auto out = store(piece.sums);
+    WorkSums work_sums(thread_sums, thread, w.inputs);
+    const auto out = store(work_sums.sums);
     Buffers& own = buffers();
-    float* dw = collected.of(thread);
-    Sum so_far = Sum::BEGINS;
-    Range gradients(GRADIENTS), activations(ACTIVATIONS);
+    float* dw = wgrad.of(thread);
+    Accumulate accumulate = Accumulate::OVERWRITE;
+    ScaleRange gradients(GRADIENT_LIMIT), activations(ACTIVATION_LIMIT);
     if (w.kernel == 1) {
-      num* room = own.g.take<num>(int64_t{chunk_of(w)} * w.outputs);
-      num* second = own.shifted.take<num>(int64_t{chunk_of(w)} * w.outputs);
-      num* a_groups = own.groups.take<num>(int64_t{chunk_of(w)} * w.inputs);
-      const auto ahead = [&](int64_t p, int count) {
-        gradient.expect(p + CHUNK, count);
-        input.expect(p + CHUNK, count);
+      mul_t* buffer = own.g.take<mul_t>(int64_t{chunk_size(w)} * w.outputs);
+      mul_t* second = own.shifted.take<mul_t>(int64_t{chunk_size(w)} * w.outputs);
+      mul_t* a_groups = own.groups.take<mul_t>(int64_t{chunk_size(w)} * w.inputs);
+      const auto prefetch_next = [&](int64_t p, int count) {
+        gradient.prefetch(p + CHUNK, count);
+        input.prefetch(p + CHUNK, count);
       };
-      chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
-        const num* g = in_cache(gradient, pixel, count, room, gradients);
-        const num* g_groups = grouped(g, w.outputs, count, second);
+      for_chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
+        const mul_t* g = load_chunk(gradient, pixel, count, buffer, gradients);
+        const mul_t* g_groups = pair_all_pixels(g, w.outputs, count, second);
         activations.fit([&](Scaling& scaled) { fill_grouped(input, pixel, count, a_groups, scaled); });
-        piece.run([&] { convolve_1x1(turned, packed, unscaled * gradients.back(), g, count, out, pixel, ahead); });
+        work_sums.run([&] {
+          conv_1x1(flipped, packed, weight_unscale * gradients.unscale(), g, count, out, pixel, prefetch_next);
+        });
         const int groups = (count + TERMS - 1) / TERMS;
-        const float back = gradients.back() * activations.back();
-        if (collected.outputs_in_vectors()) weigh_1x1(g_groups, w.outputs, a_groups, w.inputs, groups, back, so_far, dw);
-        else weigh_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, back, so_far, dw);
-        so_far = Sum::GOES_ON;
-      }, chunk_of(w));
+        const float unscale = gradients.unscale() * activations.unscale();
+        if (wgrad.has_output_vectors()) wgrad_1x1(g_groups, w.outputs, a_groups, w.inputs, groups, unscale, accumulate, dw);
+        else wgrad_1x1(a_groups, w.inputs, g_groups, w.outputs, groups, unscale, accumulate, dw);
+        accumulate = Accumulate::ADD;
+      }, chunk_size(w));
     } else if (conv.stride == 2) {
-      const Batch behind = b.behind(2);
-      const Framed f{behind.height, behind.width, w.outputs};
-      const Shifted s{behind.height, behind.width, w.outputs};
-      const Parted parted{b.width, w.inputs};
-      num* g = framed(f, own.g);
-      num* shifted = own.shifted.take<num>(s.size());
-      num* a = own.groups.take<num>(2 * b.height * parted.half());
-      for (int n = from; n < to; ++n, so_far = Sum::GOES_ON) {
+      const Batch output = b.after_stride(2);
+      const FramedImages f{output.height, output.width, w.outputs};
+      const ShiftedGradient s{output.height, output.width, w.outputs};
+      const ColumnSplit split{b.width, w.inputs};
+      mul_t* g = framed_buffer(f, own.g);
+      mul_t* shifted = own.shifted.take<mul_t>(s.size());
+      mul_t* a = own.groups.take<mul_t>(2 * b.height * split.half());
+      for (int n = from; n < to; ++n, accumulate = Accumulate::ADD) {
         const int64_t pixel = int64_t{n} * b.area();
-        frame(gradient, f, int64_t{n} * behind.area(), g, gradients);
-        piece.run([&] { double_up(turned, packed, unscaled * gradients.back(), f, g, b.height, b.width, out, pixel); });
-        shift(f, g, s, shifted);
-        activations.fit([&](Scaling& scaled) { part(input, pixel, b.height, parted, a, scaled); });
-        weigh_halved(s, shifted, parted, a, b.height, gradients.back() * activations.back(), so_far, dw);
+        load_framed(gradient, f, int64_t{n} * output.area(), g, gradients);
+        work_sums.run([&] {
+          dgrad_3x3_s2(flipped, packed, weight_unscale * gradients.unscale(), f, g, b.height, b.width, out, pixel);
+        });
+        shift_columns(f, g, s, shifted);
+        activations.fit([&](Scaling& scaled) { split_columns(input, pixel, b.height, split, a, scaled); });
+        wgrad_3x3_s2(s, shifted, split, a, b.height, gradients.unscale() * activations.unscale(), accumulate, dw);
       }
     } else {
-      together(b, w, from, to, [&](int n, int images) {
-        const Framed f{b.height, b.width, w.outputs, images};
-        const Shifted s{b.height, b.width, w.outputs, images};
+      for_image_groups(b, w, from, to, [&](int n, int images) {
+        const FramedImages f{b.height, b.width, w.outputs, images};
+        const ShiftedGradient s{b.height, b.width, w.outputs, images};
         const int64_t pixel = int64_t{n} * b.area();
-        num* g = framed(f, own.g);
-        num* shifted = own.shifted.take<num>(s.size());
+        mul_t* g = framed_buffer(f, own.g);
+        mul_t* shifted = own.shifted.take<mul_t>(s.size());
         const int64_t row = int64_t{TERMS} * s.groups() * w.inputs;
-        num* a_groups = own.groups.take<num>(s.rows() * row);
-        frame(gradient, f, pixel, g, gradients);
-        piece.run([&] { convolve_3x3(turned, packed, unscaled * gradients.back(), f, g, out, pixel); });
-        shift(f, g, s, shifted);
+        mul_t* a_groups = own.groups.take<mul_t>(s.rows() * row);
+        load_framed(gradient, f, pixel, g, gradients);
+        work_sums.run([&] { conv_3x3(flipped, packed, weight_unscale * gradients.unscale(), f, g, out, pixel); });
+        shift_columns(f, g, s, shifted);
         activations.fit([&](Scaling& scaled) {
           for (int y = 0; y < s.rows(); ++y)
             fill_grouped(input, pixel + int64_t{y} * b.width, b.width, a_groups + y * row, scaled);
         });
-        weigh_3x3(s, shifted, a_groups, w.inputs, gradients.back() * activations.back(), so_far, dw);
-        so_far = Sum::GOES_ON;
+        wgrad_3x3(s, shifted, a_groups, w.inputs, gradients.unscale() * activations.unscale(), accumulate, dw);
+        accumulate = Accumulate::ADD;
       });
     }
   });
-  collected.write(conv.dweight);
-  partial.total(total);
+  wgrad.write(conv.dweight);
+  thread_sums.reduce(norm_sums);
 }
 
-// dx = dh + BN's backward pass of what lies in `out`, which it replaces.
+// dx = dh + BN's backward pass of the gradient in `out`; the result replaces it.
 template <class Shortcut>
-void finish(const Batch& b, const Conv& conv, const Shortcut& dh, const Coefficients& of, bf16* out) {
+void add_bn_backward(const Batch& b, const Conv& conv, const Shortcut& dh, const Coefficients& coefficients, bf16* out) {
   const int channels = conv.weights.inputs;
-  const Normalised source{out, conv.in, channels, of.first.data(), of.second.data(), of.third.data()};
+  const BnBackwardLoad source{out, conv.in, channels, coefficients.first.data(), coefficients.second.data(),
+                              coefficients.third.data()};
   parallel(b, [&](int, int from, int to) {
     by_pixels(int64_t{from} * b.area(), int64_t{to} * b.area(), channels, [&](int64_t pixel, int count) {
       by_lanes(source, [&](auto& lanes, int c) {
         for (int64_t p = pixel; p < pixel + count; ++p) {
-          int here = c;
+          int index = c;
           for (auto& lane : lanes) {
-            store(out + p * channels + here, _mm512_add_ps(dh.lane(here)(p), lane(p)));
-            here += LANES;
+            store(out + p * channels + index, _mm512_add_ps(dh.lane(index)(p), lane(p)));
+            index += LANES;
           }
         }
       });
@@ -130,8 +135,8 @@ void finish(const Batch& b, const Conv& conv, const Shortcut& dh, const Coeffici
   });
 }
 
-// Adds what the pixels that a padded shortcut took of x get from `dy`, the gradient of h.
-inline void pass_padded(const Batch& b, const Batch& last, const Unit& u, const bf16* dy, bf16* dx) {
+// Adds `dy`, the gradient of h, to the pixels of dx that a zero-padded shortcut read.
+inline void padded_shortcut_backward(const Batch& b, const Batch& last, const Unit& u, const bf16* dy, bf16* dx) {
   const int inputs = u.convs[0].weights.inputs, outputs = u.last().weights.outputs;
   parallel(last, [&](int, int from, int to) {
     for (int64_t row = int64_t{from} * last.height; row < int64_t{to} * last.height; ++row) {
@@ -145,16 +150,17 @@ inline void pass_padded(const Batch& b, const Batch& last, const Unit& u, const 
   });
 }
 
-// In an original unit: the gradient of h + BN(t), which is dy where x' > 0, with BN's two sums; and those of the
-// projection's BN.
-inline void open(const Batch& b, const Unit& u, const bf16* dy, bf16* out, double* total, double* of_projection) {
+// In an original unit: the gradient of h + BN(t), which is dy where x' > 0, with the two backward sums of the final BN and, if
+// there is a projection, of the projection's BN.
+inline void relu_backward(const Batch& b, const Unit& u, const bf16* dy, bf16* out, double* norm_sums,
+                          double* projection_sums) {
   const int channels = u.last().weights.outputs;
-  Partial partial(b.threads, channels), second(b.threads, channels);
+  ThreadSums thread_sums(b.threads, channels), second(b.threads, channels);
   parallel(b, [&](int thread, int from, int to) {
-    Piece piece(partial, thread, channels), other(second, thread, channels);
-    chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
-      piece.run([&] {
-        correlate(piece.sums, channels, pixel, count, [&](int64_t at, int, vec& t) {
+    WorkSums work_sums(thread_sums, thread, channels), other(second, thread, channels);
+    for_chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
+      work_sums.run([&] {
+        correlate(work_sums.sums, channels, pixel, count, [&](int64_t at, int, vec& t) {
           const __mmask16 open = _mm512_cmp_ps_mask(load(u.y + at), _mm512_setzero_ps(), _CMP_GT_OQ);
           const vec g = _mm512_maskz_mov_ps(open, load(dy + at));
           t = load(u.last().out + at);
@@ -171,71 +177,77 @@ inline void open(const Batch& b, const Unit& u, const bf16* dy, bf16* out, doubl
       });
     });
   });
-  partial.total(total);
-  second.total(of_projection);
+  thread_sums.reduce(norm_sums);
+  second.reduce(projection_sums);
 }
 
-// The gradient of a convolution's output from `g`, which is that or, where there are coefficients, the gradient of the BN behind it.
+// Calls act with a load of the gradient of a convolution's output. Empty coefficients: `g` is that gradient. Otherwise `g` is
+// the gradient of the output of the BN behind the convolution.
 template <class Do>
-void with_gradient(const Conv& conv, const bf16* g, const Coefficients& of, const Do& act) {
+void with_gradient(const Conv& conv, const bf16* g, const Coefficients& coefficients, const Do& act) {
   const int channels = conv.weights.outputs;
-  if (of.first.empty()) act(Plain{g, channels});
-  else act(Normalised{g, conv.out, channels, of.first.data(), of.second.data(), of.third.data()});
+  if (coefficients.first.empty()) act(IdentityLoad{g, channels});
+  else act(BnBackwardLoad{g, conv.out, channels, coefficients.first.data(), coefficients.second.data(),
+                          coefficients.third.data()});
 }
 
 inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
-  std::vector<Batch> at{b};  // of what each convolution reads, and of x'
-  for (int i = 0; i < u.depth; ++i) at.push_back(at.back().behind(u.convs[i].stride));
+  std::vector<Batch> at{b};  // at[i] is what convolution i reads; the last is x'
+  for (int i = 0; i < u.depth; ++i) at.push_back(at.back().after_stride(u.convs[i].stride));
   const Batch& last = at.back();
-  Coefficients above(0);  // the backward pass of the BN behind the convolution at hand
-  Coefficients behind(0);  // and behind the projection
-  std::vector<double> total, second;
-  if (u.end) {
+  Coefficients dnorm(0);  // the backward pass of the BN behind the current convolution
+  Coefficients dprojection_norm(0);  // the backward pass of the BN behind the projection
+  std::vector<double> norm_sums, second;
+  if (u.final_norm) {
     const int channels = u.last().weights.outputs;
-    bf16* opened = whole<4>().take<bf16>(int64_t(last.count()) * channels);
-    total.resize(2 * channels), second.resize(2 * channels);
-    open(last, u, dy, opened, total.data(), second.data());
-    above = before(*u.end, channels, total.data(), last.count());
-    if (u.projection) behind = before(*u.projection->norm, channels, second.data(), last.count());
-    dy = opened;
+    bf16* masked_dy = batch_scratch<4>().take<bf16>(int64_t(last.count()) * channels);
+    norm_sums.resize(2 * channels), second.resize(2 * channels);
+    relu_backward(last, u, dy, masked_dy, norm_sums.data(), second.data());
+    dnorm = bn_backward_coefficients(*u.final_norm, channels, norm_sums.data(), last.count());
+    if (u.projection) dprojection_norm = bn_backward_coefficients(*u.projection->norm, channels, second.data(), last.count());
+    dy = masked_dy;
   }
   const bf16* g = dy;
   for (int i = u.depth - 1; i >= 0; --i) {
     const Conv& conv = u.convs[i];
     const int inputs = conv.weights.inputs;
-    const Coefficients of = conv.norm ? affine(*conv.norm, inputs) : Coefficients(0);
-    total.resize(2 * inputs);
+    const Coefficients coefficients = conv.norm ? bn_coefficients(*conv.norm, inputs) : Coefficients(0);
+    norm_sums.resize(2 * inputs);
     const int64_t size = int64_t(at[i].count()) * inputs;
-    bf16* out = i == 0 ? dx : i % 2 ? whole<2>().take<bf16>(size) : whole<3>().take<bf16>(size);
+    bf16* out = i == 0 ? dx : i % 2 ? batch_scratch<2>().take<bf16>(size) : batch_scratch<3>().take<bf16>(size);
     const auto through = [&](const auto& gradient, const auto& input) {
-      const auto masked = [&](Sums s) { return Masked{conv.in, out, inputs, of.first.data(), of.second.data(), s}; };
-      const auto added = [&](Sums s) { return Added{dy, out, inputs, s}; };
-      const auto written = [&](Sums) { return Written{out, inputs}; };
-      if constexpr (std::is_same_v<std::decay_t<decltype(input)>, Activated>)
-        differentiate(at[i], conv, gradient, input, masked, total.data());
-      else if (u.identity()) differentiate(at[i], conv, gradient, input, added, total.data());
-      else differentiate(at[i], conv, gradient, input, written, total.data());
+      const auto masked = [&](Sums s) {
+        return ReluBackwardStore{conv.in, out, inputs, coefficients.first.data(), coefficients.second.data(), s};
+      };
+      const auto added = [&](Sums s) { return ResidualStore{dy, out, inputs, s}; };
+      const auto written = [&](Sums) { return PlainStore{out, inputs}; };
+      if constexpr (std::is_same_v<std::decay_t<decltype(input)>, BnReluLoad>)
+        conv_backward(at[i], conv, gradient, input, masked, norm_sums.data());
+      else if (u.identity()) conv_backward(at[i], conv, gradient, input, added, norm_sums.data());
+      else conv_backward(at[i], conv, gradient, input, written, norm_sums.data());
     };
-    with_input(conv, of, [&](const auto& input) { with_gradient(conv, g, above, [&](const auto& gradient) { through(gradient, input); }); });
-    if (conv.norm) above = before(*conv.norm, inputs, total.data(), at[i].count());
+    with_input(conv, coefficients, [&](const auto& input) {
+      with_gradient(conv, g, dnorm, [&](const auto& gradient) { through(gradient, input); });
+    });
+    if (conv.norm) dnorm = bn_backward_coefficients(*conv.norm, inputs, norm_sums.data(), at[i].count());
     g = out;
   }
   const Conv& first = u.convs[0];
   if (first.norm) {
-    if (u.identity()) finish(b, first, Plain{dy, first.weights.inputs}, above, dx);
-    else finish(b, first, Nothing{}, above, dx);
+    if (u.identity()) add_bn_backward(b, first, IdentityLoad{dy, first.weights.inputs}, dnorm, dx);
+    else add_bn_backward(b, first, ZeroLoad{}, dnorm, dx);
   }
-  if (u.padded) pass_padded(b, last, u, dy, dx);
+  if (u.padded) padded_shortcut_backward(b, last, u, dy, dx);
   if (!u.projection) return;
   const Conv& conv = *u.projection;
   const int inputs = conv.weights.inputs;
-  total.resize(2 * inputs);
-  with_gradient(conv, dy, behind, [&](const auto& gradient) {
-    const Plain input{conv.in, inputs};
-    const auto added = [&](Sums s) { return Added{dx, dx, inputs, s}; };
-    const auto written = [&](Sums) { return Written{u.dread, inputs}; };
-    if (u.dread) differentiate(last, conv, gradient, input, written, total.data());
-    else differentiate(last, conv, gradient, input, added, total.data());
+  norm_sums.resize(2 * inputs);
+  with_gradient(conv, dy, dprojection_norm, [&](const auto& gradient) {
+    const IdentityLoad input{conv.in, inputs};
+    const auto added = [&](Sums s) { return ResidualStore{dx, dx, inputs, s}; };
+    const auto written = [&](Sums) { return PlainStore{u.dread, inputs}; };
+    if (u.dread) conv_backward(last, conv, gradient, input, written, norm_sums.data());
+    else conv_backward(last, conv, gradient, input, added, norm_sums.data());
   });
 }
 

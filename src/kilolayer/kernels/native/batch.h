@@ -1,21 +1,23 @@
-// How a batch is gone through: by threads, images and chunks of pixels, each with memory of its own.
+// How a batch is traversed: by threads, images and chunks of pixels. Every thread has its own buffers.
 //
-// Threads share the images out in one fixed way, and their sums are added in their order: equal bits for an equal
-// number of threads.
+// Images are assigned to threads in a fixed way, and the threads' sums are added in a fixed order: the same number of
+// threads gives the same bits.
 #pragma once
 #include <omp.h>
 
-#include "norm.h"
-#include "weigh.h"
+#include "batch_norm.h"
+#include "conv_wgrad.h"
 
 namespace kilolayer {
 
-inline int halved(int side) { return (side + 1) / 2; }
+inline int half_side(int side) { return (side + 1) / 2; }
 
 struct Batch {
   int32_t images, height, width, threads;
-  // Of what a convolution writes that reads this.
-  Batch behind(int stride) const { return stride == 2 ? Batch{images, halved(height), halved(width), threads} : *this; }
+  // The batch that a convolution with this stride writes when it reads this one.
+  Batch after_stride(int stride) const {
+    return stride == 2 ? Batch{images, half_side(height), half_side(width), threads} : *this;
+  }
   int area() const { return height * width; }
   int workers() const { return std::max(1, std::min(threads, images)); }
   double count() const { return double(images) * area(); }
@@ -28,7 +30,7 @@ void parallel(const Batch& b, const Work& work) {
   for (int t = 0; t < threads; ++t) work(t, int(int64_t{b.images} * t / threads), int(int64_t{b.images} * (t + 1) / threads));
 }
 
-struct Buffers {  // a thread's own
+struct Buffers {  // one set per thread
   Scratch a, g, groups, shifted, sums;
 };
 
@@ -38,15 +40,15 @@ inline Buffers& buffers() {
 }
 
 template <int Index>
-Scratch& whole() {  // the calling thread's, for what spans the batch
+Scratch& batch_scratch() {  // of the calling thread, for data that spans the batch
   thread_local Scratch own;
   return own;
 }
 
-// Two rows of zeros for `channels` sums; every piece of work starts from them and adds them to its thread's.
-class Piece {
+// Fp32 sums of `channels` channels. Every call of run() starts from zero and adds its sums to the thread's fp64 sums.
+class WorkSums {
  public:
-  Piece(Partial& partial, int thread, int channels) : partial_(partial), thread_(thread), channels_(channels) {
+  WorkSums(ThreadSums& thread_sums, int thread, int channels) : partial_(thread_sums), thread_(thread), channels_(channels) {
     float* data = buffers().sums.take<float>(2 * channels);
     sums = {data, data + channels};
   }
@@ -59,51 +61,51 @@ class Piece {
   Sums sums;
 
  private:
-  Partial& partial_;
+  ThreadSums& partial_;
   int thread_, channels_;
 };
 
 template <class Work>
-void chunks(int64_t first, int64_t last, const Work& work, int size = CHUNK) {
+void for_chunks(int64_t first, int64_t last, const Work& work, int size = CHUNK) {
   for (int64_t p = first; p < last; p += size) work(p, int(std::min<int64_t>(size, last - p)));
 }
 
-// A chunk as its convolution reads it: made in `room`, unless it lies so in memory.
+// A chunk in the form its convolution reads. It is written to `buffer`, unless memory already holds that form.
 template <class Source>
-const num* in_cache(const Source& source, int64_t pixel, int count, num* room, Range& range) {
-  if constexpr (std::is_same_v<Source, Plain> && std::is_same_v<num, bf16>) return source.t + pixel * source.channels;
-  range.fit([&](Scaling& scaled) { fill(source, pixel, count, room, scaled); });
-  return room;
+const mul_t* load_chunk(const Source& source, int64_t pixel, int count, mul_t* buffer, ScaleRange& range) {
+  if constexpr (std::is_same_v<Source, IdentityLoad> && std::is_same_v<mul_t, bf16>) return source.t + pixel * source.channels;
+  range.fit([&](Scaling& scaled) { fill(source, pixel, count, buffer, scaled); });
+  return buffer;
 }
 
 template <class Source>
-void frame(const Source& source, const Framed& f, int64_t pixel, num* image, Range& range) {
+void load_framed(const Source& source, const FramedImages& f, int64_t pixel, mul_t* image, ScaleRange& range) {
   range.fit([&](Scaling& scaled) {
     for (int y = 0; y < f.rows(); ++y)
       fill(source, pixel + int64_t{y} * f.width, f.width, image + y * f.row() + f.channels, scaled);
   });
 }
 
-constexpr int64_t TOGETHER = 1 << 18;  // bytes
-constexpr int NEIGHBOURS = 512;  // pixels
+constexpr int64_t IMAGE_GROUP_BYTES = 1 << 18;
+constexpr int IMAGE_GROUP_PIXELS = 512;
 
-// Of small images several go through a 3×3 convolution together, so that its weights and their gradients are read once for all.
+// Sends several small images through a 3×3 convolution together, so that the weights and their gradients are read once per group.
 template <class Work>
-void together(const Batch& b, const Weights& w, int from, int to, const Work& work) {
-  const int64_t bytes = int64_t{b.area()} * std::max(w.inputs, w.outputs) * sizeof(num);
-  const int most = int(std::clamp<int64_t>(TOGETHER / bytes, 1, std::max(1, NEIGHBOURS / b.area())));
-  for (int n = from; n < to; n += most) work(n, std::min(most, to - n));
+void for_image_groups(const Batch& b, const Weights& w, int from, int to, const Work& work) {
+  const int64_t bytes = int64_t{b.area()} * std::max(w.inputs, w.outputs) * sizeof(mul_t);
+  const int size = int(std::clamp<int64_t>(IMAGE_GROUP_BYTES / bytes, 1, std::max(1, IMAGE_GROUP_PIXELS / b.area())));
+  for (int n = from; n < to; n += size) work(n, std::min(size, to - n));
 }
 
-inline void clear_edges(const Framed& f, num* image) {
-  for (num* row = image; row < image + f.size(); row += f.row()) {
-    std::memset(row, 0, f.channels * sizeof(num));
-    std::memset(row + (f.width + 1) * f.channels, 0, 2 * f.channels * sizeof(num));
+inline void clear_edges(const FramedImages& f, mul_t* image) {
+  for (mul_t* row = image; row < image + f.size(); row += f.row()) {
+    std::memset(row, 0, f.channels * sizeof(mul_t));
+    std::memset(row + (f.width + 1) * f.channels, 0, 2 * f.channels * sizeof(mul_t));
   }
 }
 
-inline num* framed(const Framed& f, Scratch& scratch) {
-  num* image = scratch.take<num>(f.size());
+inline mul_t* framed_buffer(const FramedImages& f, Scratch& scratch) {
+  mul_t* image = scratch.take<mul_t>(f.size());
   clear_edges(f, image);
   return image;
 }

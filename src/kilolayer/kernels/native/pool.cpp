@@ -1,9 +1,9 @@
-// PyTorch's CPU memory from a pool that never holds more than was once in use at the same time.
+// A memory pool for PyTorch's CPU tensors that never holds more than was in use at the same time.
 //
-// A training step frees and asks for the same few sizes again and again. malloc splits a large free block for a
-// smaller one and then has no large one left; here a block only serves requests of its own size. Where none of the
-// size is free and the pool would grow beyond its past peak, free blocks of other sizes go back to the system first.
-// Small blocks are cut from slabs, and keep their size for ever.
+// A training step frees and requests the same few sizes over and over. malloc splits a large free block for a smaller request
+// and then lacks a large one; here a block serves only requests of its own size. If no block of the size is free and the pool
+// would grow beyond its peak use, free blocks of other sizes are first returned to the system. Small blocks are cut from slabs
+// and keep their size.
 #include <c10/core/Allocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 #include <sys/mman.h>
@@ -19,12 +19,12 @@ namespace {
 
 constexpr size_t SMALLEST = 1 << 10, LARGE = 256 << 10, PAGE = 4 << 10, HUGE_PAGE = 2 << 20, SLAB = 4 << 20;
 
-size_t rounded(size_t size) {
+size_t round_size(size_t size) {
   const size_t unit = size < LARGE ? 256 : PAGE;
   return (size + unit - 1) / unit * unit;
 }
 
-void* from_system(size_t size) {
+void* map_block(size_t size) {
   void* block = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (block == MAP_FAILED) return nullptr;
   if (size >= HUGE_PAGE) madvise(block, size, MADV_HUGEPAGE);
@@ -34,92 +34,92 @@ void* from_system(size_t size) {
 class Pool {
  public:
   void* take(size_t size) {
-    const std::lock_guard<std::mutex> held(guard_);
+    const std::lock_guard<std::mutex> lock(guard_);
     auto& free = free_[size];
     void* block = nullptr;
     if (!free.empty()) {
-      block = free.back();
+      block = free.unscale();
       free.pop_back();
-      if (size >= LARGE) idle_ -= size;
+      if (size >= LARGE) free_bytes_ -= size;
     } else if (size < LARGE) {
       block = carve(size);
     } else {
-      shrink(most_ > used_ + size ? most_ - used_ - size : 0);
-      block = from_system(size);
+      shrink(peak_ > used_ + size ? peak_ - used_ - size : 0);
+      block = map_block(size);
     }
     if (!block) return nullptr;
-    if (size >= LARGE) most_ = std::max(most_, used_ += size);
+    if (size >= LARGE) peak_ = std::max(peak_, used_ += size);
     sizes_.emplace(block, size);
     return block;
   }
 
-  bool give(void* block) {  // false: it is none of ours
-    const std::lock_guard<std::mutex> held(guard_);
-    const auto found = sizes_.find(block);
-    if (found == sizes_.end()) return false;
-    const size_t size = found->second;
-    sizes_.erase(found);
+  bool release_block(void* block) {  // false: the block does not belong to the pool
+    const std::lock_guard<std::mutex> lock(guard_);
+    const auto entry = sizes_.find(block);
+    if (entry == sizes_.end()) return false;
+    const size_t size = entry->second;
+    sizes_.erase(entry);
     free_[size].push_back(block);
-    if (size >= LARGE) used_ -= size, idle_ += size;
+    if (size >= LARGE) used_ -= size, free_bytes_ += size;
     return true;
   }
 
-  size_t most() {
-    const std::lock_guard<std::mutex> held(guard_);
-    return most_;
+  size_t peak() {
+    const std::lock_guard<std::mutex> lock(guard_);
+    return peak_;
   }
 
-  void forget() {  // the peak begins anew, and what is free goes back
-    const std::lock_guard<std::mutex> held(guard_);
+  void forget() {  // resets the peak and returns free blocks to the system
+    const std::lock_guard<std::mutex> lock(guard_);
     shrink(0);
-    most_ = used_;
+    peak_ = used_;
   }
 
  private:
-  void* carve(size_t size) {  // small blocks lie side by side in slabs, and stay
-    if (left_ < size) {
-      void* slab = from_system(SLAB);
+  void* carve(size_t size) {  // small blocks lie side by side in slabs and are never returned
+    if (slab_bytes_ < size) {
+      void* slab = map_block(SLAB);
       if (!slab) return nullptr;
       next_ = static_cast<char*>(slab);
-      left_ = SLAB;
+      slab_bytes_ = SLAB;
     }
     void* block = next_;
     next_ += size;
-    left_ -= size;
+    slab_bytes_ -= size;
     return block;
   }
 
   void shrink(size_t allowed) {
-    for (auto each = free_.rbegin(); each != free_.rend() && each->first >= LARGE; ++each)
-      while (idle_ > allowed && !each->second.empty()) {
-        munmap(each->second.back(), each->first);
-        each->second.pop_back();
-        idle_ -= each->first;
+    for (auto bucket = free_.rbegin(); bucket != free_.rend() && bucket->first >= LARGE; ++bucket)
+      while (free_bytes_ > allowed && !bucket->second.empty()) {
+        munmap(bucket->second.unscale(), bucket->first);
+        bucket->second.pop_back();
+        free_bytes_ -= bucket->first;
       }
   }
 
   std::mutex guard_;
   std::unordered_map<void*, size_t> sizes_;
   std::map<size_t, std::vector<void*>> free_;
-  size_t used_ = 0, idle_ = 0, most_ = 0;  // of large blocks
+  size_t used_ = 0, free_bytes_ = 0, peak_ = 0;  // of large blocks, in bytes
   char* next_ = nullptr;
-  size_t left_ = 0;
+  size_t slab_bytes_ = 0;
 };
 
-Pool& pool = *new Pool;  // never destroyed: tensors may outlive everything
+Pool& pool = *new Pool;  // never destroyed: tensors may outlive static objects
 
 void release(void* block) {
-  if (block && !pool.give(block)) c10::free_cpu(block);
+  if (block && !pool.release_block(block)) c10::free_cpu(block);
 }
 
 struct Pooled final : c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     void* block = nullptr;
     if (size >= SMALLEST) {
-      block = pool.take(rounded(size));
+      block = pool.take(round_size(size));
       if (!block) {
         pool.forget();
-        block = pool.take(rounded(size));
+        block = pool.take(round_size(size));
       }
       TORCH_CHECK(block, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", size, " bytes");
     } else if (size) {
@@ -135,6 +135,6 @@ struct Pooled final : c10::Allocator {
 
 extern "C" {
 void kilolayer_pool_use() { c10::SetAllocator(c10::DeviceType::CPU, new Pooled); }
-size_t kilolayer_pool_most() { return pool.most(); }
+size_t kilolayer_pool_peak() { return pool.peak(); }
 void kilolayer_pool_forget() { pool.forget(); }
 }

@@ -1,4 +1,4 @@
-// bf16 vectors of 16 channels, their loads and stores, and memory for them.
+// bf16 vectors of 16 channels: loads, stores and buffers.
 #pragma once
 #include <immintrin.h>
 
@@ -13,27 +13,27 @@ using bf16 = uint16_t;
 using vec = __m512;
 constexpr int LANES = 16;
 
-struct Order {  // where each number of a register of 32 comes from
+struct Permutation {  // the source index of each of 32 numbers in a register
   alignas(64) uint16_t from[32] = {};
   template <class From>
-  constexpr explicit Order(From of) {
+  constexpr explicit Permutation(From of) {
     for (int i = 0; i < 32; ++i) from[i] = static_cast<uint16_t>(of(i));
   }
   __m512i index() const { return _mm512_load_si512(from); }
 };
-inline constexpr Order INTERLEAVED([](int i) { return i / 2 + i % 2 * LANES; });  // 16 numbers, then 16 others → side by side
-inline constexpr Order TWICE([](int i) { return i / 2; });                     // each of the first 16 in both halves of its 32 bits
+inline constexpr Permutation INTERLEAVED([](int i) { return i / 2 + i % 2 * LANES; });  // interleaves 16 numbers with 16 others
+inline constexpr Permutation DUPLICATED([](int i) { return i / 2; });  // repeats each of the first 16 numbers in both halves of 32 bits
 
-// fp32 whose upper halves the bf16 numbers are: one instruction puts them there, and zeros below.
+// Loads bf16 as fp32: one instruction moves every number to the upper half of its lane and clears the lower half.
 inline vec load(const bf16* p) {
   const __m512i numbers = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, TWICE.index(), numbers));
+  return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, DUPLICATED.index(), numbers));
 }
 
-// A NaN stays one, as PyTorch's: of two operands the maximum is the second where either is NaN.
+// A NaN stays a NaN, as in PyTorch: _mm512_max_ps returns its second operand if either is NaN.
 inline vec relu(vec v) { return _mm512_max_ps(_mm512_setzero_ps(), v); }
 
-inline __m256i rounded(vec v) {  // to nearest, ties to even
+inline __m256i to_bf16(vec v) {  // rounds to nearest, ties to even
 #ifdef __AVX512BF16__
   return (__m256i)_mm512_cvtneps_pbh(v);
 #else
@@ -45,7 +45,7 @@ inline __m256i rounded(vec v) {  // to nearest, ties to even
 #endif
 }
 
-inline void store(bf16* p, vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded(v)); }
+inline void store(bf16* p, vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(v)); }
 
 inline void store_two(bf16* p, vec first, vec second) {
 #ifdef __AVX512BF16__
@@ -58,7 +58,7 @@ inline void store_two(bf16* p, vec first, vec second) {
 
 inline void store(float* p, vec v) { _mm512_storeu_ps(p, v); }
 
-// Memory that grows and is kept from call to call: a thread's own, aligned to a cache line.
+// A buffer that grows and is kept from call to call, one per thread, aligned to a cache line.
 class Scratch {
  public:
   ~Scratch() { std::free(data_); }

@@ -1,20 +1,20 @@
-// What happens to a tensor while it is read: nothing, BN and ReLU, or BN's backward pass.
+// What is computed on a tensor while a convolution reads it: nothing, BN-ReLU, or BN's backward pass.
 //
-// A source gives for 16 channels a lane; a lane gives for a pixel its 16 numbers in fp32.
+// A load gives a lane for 16 channels; a lane gives the 16 fp32 numbers of a pixel.
 #pragma once
 #include <algorithm>
 
-#include "products.h"
+#include "mul_types.h"
 
 namespace kilolayer {
 
-// Asks for `count` numbers from `first` on, so that they are in the cache when they are needed. In assembly, for
-// GCC takes a function that does nothing but __builtin_prefetch for one without effect, and drops it.
-inline void fetch(const bf16* first, int count) {
+// Prefetches `count` numbers from `first` on. This is assembly because GCC treats a function that only calls __builtin_prefetch
+// as one without effects and removes it.
+inline void prefetch_range(const bf16* first, int count) {
   for (int i = 0; i < count; i += 32) asm volatile("prefetcht0 %0" : : "m"(first[i]));
 }
 
-struct Plain {  // t
+struct IdentityLoad {  // t
   const bf16* t;
   int channels;
   struct Lane {
@@ -23,17 +23,17 @@ struct Plain {  // t
     vec operator()(int64_t pixel) const { return load(t + pixel * channels); }
   };
   Lane lane(int c) const { return {t + c, channels}; }
-  void expect(int64_t pixel, int count) const { fetch(t + pixel * channels, count * channels); }
+  void prefetch(int64_t pixel, int count) const { prefetch_range(t + pixel * channels, count * channels); }
 };
 
-struct Nothing {  // zeros
+struct ZeroLoad {  // zeros
   struct Lane {
     vec operator()(int64_t) const { return _mm512_setzero_ps(); }
   };
   Lane lane(int) const { return {}; }
 };
 
-struct Affine {  // scale·t + shift
+struct AffineLoad {  // scale·t + shift
   const bf16* t;
   int channels;
   const float *scale, *shift;
@@ -44,18 +44,18 @@ struct Affine {  // scale·t + shift
     vec operator()(int64_t pixel) const { return _mm512_fmadd_ps(load(t + pixel * channels), scale, shift); }
   };
   Lane lane(int c) const { return {t + c, channels, _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c)}; }
-  void expect(int64_t pixel, int count) const { fetch(t + pixel * channels, count * channels); }
+  void prefetch(int64_t pixel, int count) const { prefetch_range(t + pixel * channels, count * channels); }
 };
 
-struct Activated : Affine {  // ReLU(scale·t + shift)
+struct BnReluLoad : AffineLoad {  // ReLU(scale·t + shift)
   struct Lane {
-    Affine::Lane affine;
+    AffineLoad::Lane affine;
     vec operator()(int64_t pixel) const { return relu(affine(pixel)); }
   };
-  Lane lane(int c) const { return {Affine::lane(c)}; }
+  Lane lane(int c) const { return {AffineLoad::lane(c)}; }
 };
 
-struct Normalised {  // alpha·g + beta·t + gamma, with the batch's own coefficients: the gradient before BN
+struct BnBackwardLoad {  // alpha·g + beta·t + gamma, with coefficients of the batch: the gradient of BN's input
   const bf16 *g, *t;
   int channels;
   const float *alpha, *beta, *gamma;
@@ -71,14 +71,14 @@ struct Normalised {  // alpha·g + beta·t + gamma, with the batch's own coeffic
   Lane lane(int c) const {
     return {g + c, t + c, channels, _mm512_loadu_ps(alpha + c), _mm512_loadu_ps(beta + c), _mm512_loadu_ps(gamma + c)};
   }
-  void expect(int64_t pixel, int count) const {
-    fetch(g + pixel * channels, count * channels);
-    fetch(t + pixel * channels, count * channels);
+  void prefetch(int64_t pixel, int count) const {
+    prefetch_range(g + pixel * channels, count * channels);
+    prefetch_range(t + pixel * channels, count * channels);
   }
 };
 
-// Calls visit(lanes, c) for the channels from c on, by 64, 32 or 16 of them: so many lie side by side in memory. A visitor
-// takes what it needs by value: what may lie where it writes would be read again for every number.
+// Calls visit(lanes, c) for groups of 64, 32 or 16 channels, which lie side by side in memory. Visitors capture by value: the
+// compiler would reload a reference after every store, since the store could alias it.
 template <int G, class Source, class Visit>
 void by_group(const Source& source, const Visit& visit) {
   for (int c = 0; c < source.channels; c += G * LANES) {
@@ -95,81 +95,81 @@ void by_lanes(const Source& source, const Visit& visit) {
   else by_group<1>(source, visit);
 }
 
-// act(pixel, count) for as many pixels at a time as stay in the cache while their channels are gone through.
+// Calls act(pixel, count) for as many pixels at a time as stay in the cache while all their channels are visited.
 template <class Act>
 void by_pixels(int64_t first, int64_t last, int channels, const Act& act) {
   const int size = std::max(8, 8192 / channels / 2 * 2);
   for (int64_t p = first; p < last; p += size) act(p, int(std::min<int64_t>(size, last - p)));
 }
 
-struct Unchanged {
+struct Unscaled {
   vec operator()(vec v, int) const { return v; }
 };
 
-// `count` pixels from `pixel` on → [pixel][channel]; change(vec, g) is what happens to each number before it is written.
+// Writes `count` pixels from `pixel` on as [pixel][channel]; change(vec, g) is applied to every vector before it is written.
 template <class Source, class Number, class Change>
 void fill(const Source& source, int64_t pixel, int count, Number* out, Change& change) {
-  by_pixels(0, count, source.channels, [&](int first, int some) {
+  by_pixels(0, count, source.channels, [&](int first, int size) {
     by_lanes(source, [=, channels = source.channels, &change](const auto& lanes, int c) {
-      auto own = change;
+      auto copy = change;
       Number* to = out + first * channels + c;
-      for (int p = first; p < first + some; ++p, to += channels) {
+      for (int p = first; p < first + size; ++p, to += channels) {
         int g = 0;
         for (const auto& lane : lanes) {
-          store(to + g * LANES, own(lane(pixel + p), g));
+          store(to + g * LANES, copy(lane(pixel + p), g));
           ++g;
         }
       }
-      change = own;
+      change = copy;
     });
   });
 }
 
 #ifndef KILOLAYER_FP32
-// → [pair of pixels][channel][2]; a last pixel without a neighbour gets zeros beside it.
+// Writes [pair of pixels][channel][2]; the last pixel is paired with zeros if it has no neighbour.
 template <class Source>
-void fill_grouped(const Source& source, int64_t pixel, int count, num* out, Scaling& scaled) {
-  by_pixels(0, count, source.channels, [&](int first, int some) {
+void fill_grouped(const Source& source, int64_t pixel, int count, mul_t* out, Scaling& scaled) {
+  by_pixels(0, count, source.channels, [&](int first, int size) {
     by_lanes(source, [=, channels = source.channels, &scaled](const auto& lanes, int c) {
-      auto own = scaled;
-      num* to = out + first * channels + 2 * c;
-      for (int p = first; p < first + some; p += 2, to += 2 * channels) {
+      auto copy = scaled;
+      mul_t* to = out + first * channels + 2 * c;
+      for (int p = first; p < first + size; p += 2, to += 2 * channels) {
         int g = 0;
         for (const auto& lane : lanes) {
-          const vec second = p + 1 < count ? own(lane(pixel + p + 1), g + 1) : _mm512_setzero_ps();
-          store_pairs(to + g * FACTOR, own(lane(pixel + p), g), second);
+          const vec second = p + 1 < count ? copy(lane(pixel + p + 1), g + 1) : _mm512_setzero_ps();
+          store_pairs(to + g * MUL_LANES, copy(lane(pixel + p), g), second);
           ++g;
         }
       }
-      scaled = own;
+      scaled = copy;
     });
   });
 }
 
-// 16 channels of two neighbouring pixels, or of one and zeros, interleaved.
-inline void group(const num* pixel, int channels, num* out, bool last = false) {
+// Interleaves 16 channels of two neighbouring pixels, or of one pixel with zeros.
+inline void pair_pixels(const mul_t* pixel, int channels, mul_t* out, bool last = false) {
   const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel));
   const __m256i second = last ? _mm256_setzero_si256() : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pixel + channels));
   const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
   _mm512_storeu_si512(out, interleave(both));
 }
 
-// [pixel][channel] → [pair of pixels][channel][2], in `room`.
-inline const num* grouped(const num* in, int channels, int count, num* room) {
+// Rearranges [pixel][channel] to [pair of pixels][channel][2] in `buffer`.
+inline const mul_t* pair_all_pixels(const mul_t* in, int channels, int count, mul_t* buffer) {
   for (int p = 0; p < count; p += 2)
     for (int c = 0; c < channels; c += LANES)
-      group(in + p * channels + c, channels, room + p * channels + 2 * c, p + 1 == count);
-  return room;
+      pair_pixels(in + p * channels + c, channels, buffer + p * channels + 2 * c, p + 1 == count);
+  return buffer;
 }
 #else  // a group is one pixel
 template <class Source>
-void fill_grouped(const Source& source, int64_t pixel, int count, num* out, Scaling& scaled) {
+void fill_grouped(const Source& source, int64_t pixel, int count, mul_t* out, Scaling& scaled) {
   fill(source, pixel, count, out, scaled);
 }
 
-inline void group(const num* pixel, int, num* out) { store(out, load_factor(pixel)); }
+inline void pair_pixels(const mul_t* pixel, int, mul_t* out) { store(out, load_mul_vec(pixel)); }
 
-inline const num* grouped(const num* in, int, int, num*) { return in; }
+inline const mul_t* pair_all_pixels(const mul_t* in, int, int, mul_t*) { return in; }
 #endif
 
 }  // namespace kilolayer

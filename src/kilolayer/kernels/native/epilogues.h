@@ -1,5 +1,5 @@
-// What happens to a convolution's fp32 sums while they are written: a register block of P pixels by K
-// vectors of channels, the first at (pixel, c).
+// What is computed on a convolution's fp32 sums before they are stored. A store receives a register block: P pixels by K vectors
+// of channels, the first at (pixel, c).
 #pragma once
 #include <cmath>
 
@@ -7,13 +7,13 @@
 
 namespace kilolayer {
 
-// Two sums per channel in fp32, over few enough pixels; the caller adds them up in fp64.
+// Two fp32 sums per channel, over few enough pixels; the caller adds them up in fp64.
 struct Sums {
   float *first, *second;
 };
 
-// Adds a block's two sums up; pixel(p, k, first, second) adds one vector. Two pixels at a time, so that no sum waits
-// for the one before it.
+// Adds the two sums of a block. pixel(p, k, first, second) adds one vector. Two chains of sums alternate, so that an addition does
+// not wait for the previous one.
 template <int P, int K, class Pixel>
 inline void accumulate(const Sums& sums, int c, const Pixel& pixel) {
   constexpr int CHAINS = P < 2 ? 1 : 2;
@@ -34,7 +34,7 @@ inline void accumulate(const Sums& sums, int c, const Pixel& pixel) {
   }
 }
 
-// A block, as bf16: its K vectors of a pixel lie side by side.
+// Stores a block as bf16; the K vectors of a pixel lie side by side.
 template <int P, int K>
 [[gnu::always_inline]] inline void store_block(bf16* out, int channels, const vec (&y)[P][K]) {
 #pragma GCC unroll 16
@@ -45,7 +45,7 @@ template <int P, int K>
   }
 }
 
-struct Written {  // the numbers themselves
+struct PlainStore {  // y
   bf16* out;
   int channels;
   template <int P, int K>
@@ -54,27 +54,27 @@ struct Written {  // the numbers themselves
   }
 };
 
-// What ReLU lets through at least, or what no ReLU does: the first operand of a maximum, as in relu().
-inline vec least(bool rectified) { return _mm512_set1_ps(rectified ? 0.0f : -INFINITY); }
+// The lower bound that relu() applies, or −∞ without a ReLU. It must be the first operand of the maximum, as in relu().
+inline vec relu_floor(bool has_relu) { return _mm512_set1_ps(has_relu ? 0.0f : -INFINITY); }
 
-struct Biased {  // y + bias, or ReLU of that
+struct BiasStore {  // y + bias, or ReLU(y + bias)
   bf16* out;
   int channels;
   const float* bias;
-  vec least;
+  vec floor;
   template <int P, int K>
   [[gnu::always_inline]] void write(vec (&y)[P][K], int64_t pixel, int c) const {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
       for (int k = 0; k < K; ++k) {
-        y[p][k] = _mm512_max_ps(least, _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES)));
+        y[p][k] = _mm512_max_ps(floor, _mm512_add_ps(y[p][k], _mm512_loadu_ps(bias + c + k * LANES)));
       }
     store_block(out + pixel * channels + c, channels, y);
   }
 };
 
-struct WithStatistics {  // the numbers themselves; Σ y and Σ y² for the BN that follows
+struct StatisticsStore {  // y; with Σ y and Σ y² for the BN that follows
   bf16* out;
   int channels;
   Sums sums;
@@ -88,7 +88,7 @@ struct WithStatistics {  // the numbers themselves; Σ y and Σ y² for the BN t
   }
 };
 
-struct Added {  // h(x) + F(x), with its statistics
+struct ResidualStore {  // y = h(x) + F(x); with Σ y and Σ y²
   const bf16* shortcut;
   bf16* out;
   int channels;
@@ -96,9 +96,9 @@ struct Added {  // h(x) + F(x), with its statistics
   template <int P, int K>
   [[gnu::always_inline]] void write(vec (&F)[P][K], int64_t pixel, int c) const {
     accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& squares) {
-      const int64_t here = (pixel + p) * channels + c + k * LANES;
+      const int64_t index = (pixel + p) * channels + c + k * LANES;
       vec& y = F[p][k];
-      y = _mm512_add_ps(load(shortcut + here), y);
+      y = _mm512_add_ps(load(shortcut + index), y);
       sum = _mm512_add_ps(sum, y);
       squares = _mm512_fmadd_ps(y, y, squares);
     });
@@ -106,7 +106,7 @@ struct Added {  // h(x) + F(x), with its statistics
   }
 };
 
-struct Masked {  // the gradient where ReLU(scale·t + shift) let t through; Σ g and Σ g·t for BN
+struct ReluBackwardStore {  // the gradient g where ReLU(scale·t + shift) is open, else 0; with Σ g and Σ g·t for BN's backward pass
   const bf16* t;
   bf16* out;
   int channels;
@@ -117,8 +117,8 @@ struct Masked {  // the gradient where ReLU(scale·t + shift) let t through; Σ 
     vec a[K], b[K];
     for (int k = 0; k < K; ++k) a[k] = _mm512_loadu_ps(scale + c + k * LANES), b[k] = _mm512_loadu_ps(shift + c + k * LANES);
     accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& products) {
-      const int64_t here = (pixel + p) * channels + c + k * LANES;
-      const vec before = load(t + here);
+      const int64_t index = (pixel + p) * channels + c + k * LANES;
+      const vec before = load(t + index);
       const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(before, a[k], b[k]), _mm512_setzero_ps(), _CMP_GT_OQ);
       sum = _mm512_mask_add_ps(sum, open, sum, y[p][k]);
       products = _mm512_mask3_fmadd_ps(y[p][k], before, products, open);
