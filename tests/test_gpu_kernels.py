@@ -314,7 +314,7 @@ def test_a_network_on_the_fast_path_of_a_gpu() -> None:
         assert found.fused_units == 3
     assert str(found) == (
         "stem: BN and ReLU in Triton kernels; stage1.0 … stage1.1: whole unit in Triton kernels; "
-        "stage2.0: BN and ReLU in Triton kernels, its shortcut is no identity; "
+        "stage2.0: BN and ReLU in Triton kernels, its shortcut is not the identity; "
         "stage2.1: whole unit in Triton kernels; final: BN and ReLU in Triton kernels"
     )
     saving.set_grad_checkpointing()

@@ -32,8 +32,8 @@ from kilolayer.units import (
 
 REFUSED = {
     "its paths are gated": Unit(h=ShortcutGate(-1.0)),
-    "its shortcut is no identity": Unit(h=Scaled(0.5)),
-    "F is not BN-ReLU-convolution in turn": Unit(arrangement=RELU_ONLY_PREACT),
+    "its shortcut is not the identity": Unit(h=Scaled(0.5)),
+    "F is not a sequence of BN-ReLU-convolution": Unit(arrangement=RELU_ONLY_PREACT),
     "its convolution is grouped": replace(Unit(Aggregated(2, 32)), arrangement=FULL_PREACT),
 }
 
@@ -47,14 +47,14 @@ def test_a_unit_that_is_no_chain_says_why(why):
 
 NO_TRANSITIONS = {
     "its paths are gated": (Unit(h=ShortcutGate(-1.0)), 2),
-    "its shortcut is no projection and not padded": (Unit(h=Scaled(0.5)), 2),
+    "its shortcut is neither a projection nor padded": (Unit(h=Scaled(0.5)), 2),
     "the stride of its 3×3 convolution is not 2": (replace(BASIC, downsample=Projection()), 3),
-    "its first BN counts pixels that no convolution reads": (
+    "its first BN includes pixels that no convolution reads": (
         replace(BOTTLENECK, arrangement=FULL_PREACT, downsample=ZeroPad("raw")),
         2,
     ),
-    "of its arrangement": (replace(BASIC, arrangement=BN_AFTER_ADDITION), 2),
-    "F is not BN-ReLU-convolution in turn": (replace(BASIC, arrangement=RELU_ONLY_PREACT), 2),
+    "the kernels do not support its arrangement": (replace(BASIC, arrangement=BN_AFTER_ADDITION), 2),
+    "F is not a sequence of BN-ReLU-convolution": (replace(BASIC, arrangement=RELU_ONLY_PREACT), 2),
     "its convolution is grouped": (Unit(Aggregated(2, 32), downsample=Projection()), 1),
 }
 
@@ -67,11 +67,14 @@ def test_a_change_of_shape_that_is_no_chain_says_why(why):
 
 @pytest.mark.parametrize("arrangement", [BN_AFTER_ADDITION, RELU_BEFORE_ADDITION])
 def test_other_arrangements_are_refused(arrangement):
-    assert same_shape_chain(made(Unit(arrangement=arrangement), 16)) == "of its arrangement"
+    assert (
+        same_shape_chain(made(Unit(arrangement=arrangement), 16))
+        == "the kernels do not support its arrangement"
+    )
 
 
 def test_odd_channels_are_refused():
-    assert same_shape_chain(made(BASIC, 24)) == "its channels are no multiples of 16"
+    assert same_shape_chain(made(BASIC, 24)) == "its channels are not multiples of 16"
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -88,7 +91,7 @@ def test_a_convolution_that_outgrows_the_cache_is_refused_where_pytorch_is_faste
 
 def test_a_stride_is_refused():
     strided = build_unit(layout(replace(PREACT, h=Scaled(1.0)), 16, 16, 2))
-    assert same_shape_chain(strided) == "its shortcut is no identity"
+    assert same_shape_chain(strided) == "its shortcut is not the identity"
 
 
 OTHERWISE = {
@@ -102,20 +105,14 @@ OTHERWISE = {
 def test_other_convolutions_in_a_unit_are_refused(conv):
     module = made(PREACT, 16)
     module.F.conv2 = conv
-    assert (
-        same_shape_chain(module)
-        == "its convolutions have another padding, stride or dilation than kernels know"
-    )
+    assert same_shape_chain(module) == "the kernels do not support its padding, stride or dilation"
 
 
 def test_a_stride_of_two_numbers_is_refused():
     module = build_unit(layout(replace(BASIC, downsample=Projection()), 32, 64, 2))
     assert isinstance(transition_chain(module), ConvChain)
     module.F.conv1.stride = (2, 1)
-    assert (
-        transition_chain(module)
-        == "its convolutions have another padding, stride or dilation than kernels know"
-    )
+    assert transition_chain(module) == "the kernels do not support its padding, stride or dilation"
 
 
 STRANGERS = {
@@ -148,4 +145,4 @@ def test_a_shortcut_that_does_not_fit_is_refused():
 
 def test_dropout_is_refused():
     module = made(replace(PREACT, branch=Basic(dropout=0.5)), 16)
-    assert same_shape_chain(module) == "F is not BN-ReLU-convolution in turn"
+    assert same_shape_chain(module) == "F is not a sequence of BN-ReLU-convolution"

@@ -82,14 +82,14 @@ class TestMissing:
     def test_compiler(self, monkeypatch, caplog):
         self.able(monkeypatch)
         monkeypatch.setattr(native_build.shutil, "which", lambda name: None)
-        says(caplog, "no C.. compiler is here")
+        says(caplog, "no C.. compiler is installed")
 
     def test_the_compiler_that_was_asked_for(self, monkeypatch, caplog):
         """Another one would not be what was asked for."""
         self.able(monkeypatch)
         monkeypatch.setenv("CXX", "ccache no-such-g++")
         monkeypatch.setattr(native_build.shutil, "which", lambda name: None if name == "ccache" else name)
-        says(caplog, "CXX is ccache no-such-g.., and there is no ccache here")
+        says(caplog, "CXX is ccache no-such-g.., and ccache is not installed")
 
     def test_broken_compiler(self, monkeypatch, caplog, tmp_path):
         self.able(monkeypatch)
@@ -139,7 +139,7 @@ class TestMissing:
     def test_compiler_with_an_open_quote(self, monkeypatch, caplog):
         self.able(monkeypatch)
         monkeypatch.setenv("CXX", 'g++ "-O2')
-        says(caplog, "CXX is .*, which is no command .No closing quotation")
+        says(caplog, "CXX is .*, which is not a command .No closing quotation")
 
     def test_without_a_cache_it_is_compiled_into_a_private_folder(self, monkeypatch, tmp_path):
         self.able(monkeypatch)

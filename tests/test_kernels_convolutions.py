@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kernel_cases import drawn, errors, gradients, needs_kernels, running
-from kilolayer.kernels import fusion, im2col, native_conv
+from kilolayer.kernels import im2col, native_conv, upcast_conv
 from kilolayer.kernels.bn_relu import FusedSequence
 from kilolayer.kernels.im2col import Im2colConv
 from kilolayer.kernels.native_conv import NativeConv
@@ -147,9 +147,9 @@ def test_images_that_need_a_gradient_go_through_the_plain_stem():
     assert all(torch.equal(one, other) for one, other in zip(found, plain, strict=True))
 
 
-def test_which_stems_pay(monkeypatch):
+def test_which_stems_are_faster_by_im2col(monkeypatch):
     monkeypatch.setattr(im2col, "mul_dtype", lambda: "fp16")
-    assert all(map(im2col.pays, STEMS.values()))
+    assert all(map(Im2colConv.is_faster, STEMS.values()))
     for conv in (
         nn.Conv2d(3, 16, 3, bias=False),
         nn.Conv2d(8, 16, 5, bias=False),
@@ -160,9 +160,9 @@ def test_which_stems_pay(monkeypatch):
         nn.Conv2d(3, 16, 5, dilation=2, bias=False),
         nn.Conv2d(3, 16, 5, padding=2, padding_mode="circular", bias=False),
     ):
-        assert not im2col.pays(conv), conv
+        assert not Im2colConv.is_faster(conv), conv
     monkeypatch.setattr(im2col, "mul_dtype", lambda: "bf16")
-    assert not any(map(im2col.pays, STEMS.values()))
+    assert not any(map(Im2colConv.is_faster, STEMS.values()))
 
 
 @needs_kernels
@@ -184,7 +184,7 @@ def test_which_stems_pay(monkeypatch):
 )
 def test_other_convolutions_are_left_alone(conv, monkeypatch):
     monkeypatch.setattr(native_conv, "mul_dtype", lambda: "fp16")
-    assert not native_conv.pays(conv)
+    assert not NativeConv.is_faster(conv)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_other_convolutions_are_left_alone(conv, monkeypatch):
         ("fp32", set(), True, True),
     ],
 )
-def test_where_widening_pays(products, flags, wide, narrow, monkeypatch):
-    monkeypatch.setattr(fusion.upcast_conv, "mul_dtype", lambda: products)
-    monkeypatch.setattr(fusion.upcast_conv, "cpu_flags", lambda: flags)
-    assert fusion.upcast_conv.pays(nn.Conv2d(16, 16, 3)) is wide
-    assert fusion.upcast_conv.pays(nn.Conv2d(16, 16, 1)) is narrow
+def test_where_upcasting_is_faster(products, flags, wide, narrow, monkeypatch):
+    monkeypatch.setattr(upcast_conv, "mul_dtype", lambda: products)
+    monkeypatch.setattr(upcast_conv, "cpu_flags", lambda: flags)
+    assert UpcastConv.is_faster(nn.Conv2d(16, 16, 3)) is wide
+    assert UpcastConv.is_faster(nn.Conv2d(16, 16, 1)) is narrow

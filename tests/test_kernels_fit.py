@@ -20,7 +20,7 @@ from kilolayer.kernels import fusion, im2col, native_conv
 from kilolayer.kernels.bn_relu import FusedSequence
 from kilolayer.kernels.folded_layers import FoldedConv
 from kilolayer.kernels.folding import fold
-from kilolayer.kernels.fusion import FusedUnit
+from kilolayer.kernels.fused_unit import FusedUnit
 from kilolayer.kernels.im2col import FoldedStemConv, Im2colConv
 from kilolayer.kernels.native_conv import NativeConv
 from kilolayer.kernels.native_run import NativeUnitRun
@@ -133,7 +133,7 @@ def test_a_frozen_bn_is_frozen(kind, name):
 
 def test_so_it_is_by_the_kernels_of_a_gpu():
     def freeze(module: nn.Module) -> None:
-        module.way = "triton"
+        module.backend = "triton"
         module.F.bn2.eval()
 
     pytest.importorskip("triton", minversion="3.7")

@@ -12,10 +12,10 @@ from torch import nn
 
 from kernel_cases import ARRANGEMENTS, PREACT, fresh, needs_kernels
 from kilolayer import kernels
-from kilolayer.kernels import fusion, native_conv
+from kilolayer.kernels import fused_unit, fusion, native_conv
 from kilolayer.kernels.bn_relu import FusedSequence
 from kilolayer.kernels.conv_chain import ConvChain
-from kilolayer.kernels.fusion import FusedUnit
+from kilolayer.kernels.fused_unit import FusedUnit
 from kilolayer.kernels.native_conv import NativeConv
 from kilolayer.kernels.native_unit import run_native_unit as whole_unit
 from kilolayer.kernels.upcast_conv import UpcastConv
@@ -71,7 +71,7 @@ def used(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: torch.Tensor, *, 
         calls.append(chain)
         return whole_unit(chain, x, parameters)
 
-    monkeypatch.setattr(fusion, "run_native_unit", counted)
+    monkeypatch.setattr(fused_unit, "run_native_unit", counted)
     with torch.autocast("cpu", torch.bfloat16, autocast, cache_enabled=False):
         model(x)
     return len(calls)
@@ -96,7 +96,7 @@ def test_where_a_kernel_does_not_apply_the_layers_do(monkeypatch):
 @pytest.mark.parametrize("products", ["bf16", "fp16"])
 def test_what_stands_outside_of_units_is_computed_single_or_upcast(products, monkeypatch):
     monkeypatch.setattr(native_conv, "mul_dtype", lambda: products)
-    monkeypatch.setattr(fusion.upcast_conv, "pays", lambda conv: True)
+    monkeypatch.setattr(UpcastConv, "is_faster", lambda conv: True)
     model = fresh(replace(PREACT, branch=Basic(dropout=0.5)))
     assert kernels.fuse(model).fused_units == 0
     alone, widened = (
@@ -114,5 +114,5 @@ def test_what_stands_outside_of_units_is_computed_single_or_upcast(products, mon
 
 
 def test_the_share_that_kernels_compute():
-    assert kernels.fused_share(describe("preact_resnet1001_cifar")) > 0.9
-    assert kernels.fused_share(describe("resnext29_8x64d_cifar")) == 0
+    assert fusion.fused_share(describe("preact_resnet1001_cifar")) > 0.9
+    assert fusion.fused_share(describe("resnext29_8x64d_cifar")) == 0

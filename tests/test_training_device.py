@@ -93,7 +93,7 @@ def test_auto_is_bf16_only_where_the_processor_multiplies_it_faster(
 
     def timed() -> str:
         if faster is None:
-            raise NativeUnavailable("no C++ compiler is here")
+            raise NativeUnavailable("no C++ compiler is installed")
         return faster
 
     monkeypatch.setattr(compute_dtype, "mul_dtype", timed)
@@ -105,7 +105,7 @@ def test_auto_is_bf16_only_where_the_processor_multiplies_it_faster(
     [
         ("preact_resnet110_cifar", None, "bf16"),
         ("resnext29_8x64d_cifar", None, "fp32"),
-        ("preact_resnet110_cifar", "no C++ compiler is here", "fp32"),
+        ("preact_resnet110_cifar", "no C++ compiler is installed", "fp32"),
     ],
 )
 def test_for_what_the_kernels_compute_auto_is_bf16_whatever_the_processor_multiplies(

@@ -16,7 +16,7 @@ from kernel_cases import needs_kernels
 from kilolayer import kernels
 from kilolayer.errors import InputError
 from kilolayer.kernels import cpu_pool, native_build
-from kilolayer.kernels.fusion import FusedUnit
+from kilolayer.kernels.fused_unit import FusedUnit
 from kilolayer.networks import Network, Stage, Stem, build, describe
 from kilolayer.networks.recompute import Segment
 from kilolayer.networks.saved_activations import network_activations
@@ -209,7 +209,7 @@ def test_an_older_experiment_is_read(before, now):
 POOLED = """
 import torch
 from kilolayer.kernels import cpu_pool, native_build
-from kilolayer.kernels.fusion import FusedUnit
+from kilolayer.kernels.fused_unit import FusedUnit
 said = cpu_pool.install_pool()
 from kilolayer.training.memory_plan import resident_bytes as resident
 def mix():
@@ -241,7 +241,7 @@ def test_without_a_compiler_malloc_serves(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(native_build.shutil, "which", lambda name: None)
     said = cpu_pool.install_pool.__wrapped__()
-    assert re.fullmatch("malloc: (no C.. compiler is here|native code is for Linux, .*)", said)
+    assert re.fullmatch("malloc: (no C.. compiler is installed|native code is for Linux, .*)", said)
     monkeypatch.setenv("KILOLAYER_POOL", "0")
     assert cpu_pool.install_pool.__wrapped__() == "malloc: KILOLAYER_POOL is 0"
 

@@ -1,4 +1,4 @@
-"""The two families of kernels, native code on a CPU and Triton on a GPU: which of them serves where."""
+"""The two backends, native code on a CPU and Triton on a GPU, and why one of them may be unavailable."""
 
 from __future__ import annotations
 
@@ -14,34 +14,50 @@ from kilolayer.kernels.native_library import load_native_library
 Backend = Literal["native", "triton"]
 
 MIN_COMPUTE_CAPABILITY = (8, 0)
-"""Of NVIDIA GPUs that multiply bf16."""
+"""The first NVIDIA GPUs that multiply bf16."""
 
 
 def backend_for(device: torch.device) -> Backend:
+    """The backend that serves tensors on `device`."""
     return "triton" if device.type == "cuda" else "native"
 
 
 def is_interpreted() -> bool:
-    """Whether Triton interprets its kernels on the CPU."""
+    """Whether Triton interprets its kernels on the CPU (TRITON_INTERPRET=1) instead of compiling them."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def runs_on(backend: Backend, device: torch.device) -> bool:
-    """Whether kernels of this family run on tensors that lie there."""
+    """Whether the kernels of this backend run on tensors of this device."""
     return device.type == ("cuda" if backend == "triton" and not is_interpreted() else "cpu")
 
 
-def unavailable_reason(device: torch.device | None = None, backend: Backend | None = None) -> str | None:
-    """Why there are no kernels for `device`, the CPU without one, or None where there are.
+def unavailable_reason(
+    device: torch.device | None = None,
+    backend: Backend | None = None,
+    *,
+    precision: str = "bf16",
+    channels_last: bool = True,
+    is_compiled: bool = False,
+    trunk_frozen: bool = False,
+) -> str | None:
+    """Why the kernels cannot compute a training on `device` (by default the CPU), or None if they can.
 
-    Native ones are built at the first time, Triton's at their first call.
+    They compute units that learn, in bf16 with channels last, outside torch.compile. The native kernels are
+    compiled by the first call; Triton compiles its kernels when they first run.
+
+    >>> unavailable_reason(precision="fp32")
+    'they compute in bf16 with channels last'
     """
+    if trunk_frozen:
+        return "the trunk is frozen, and they compute units that learn"
+    if precision != "bf16" or not channels_last:
+        return "they compute in bf16 with channels last"
+    if is_compiled:
+        return "torch.compile generates its own kernels"
     device = device or torch.device("cpu")
-    return (
-        _triton_unavailable_reason(device)
-        if (backend or backend_for(device)) == "triton"
-        else _native_unavailable_reason()
-    )
+    is_triton = (backend or backend_for(device)) == "triton"
+    return _triton_unavailable_reason(device) if is_triton else _native_unavailable_reason()
 
 
 def _native_unavailable_reason() -> str | None:
@@ -62,7 +78,7 @@ def _triton_unavailable_reason(device: torch.device) -> str | None:
     if device.type != "cuda":
         return "Triton's kernels are for a GPU"
     if torch.version.cuda is None:
-        return "this PyTorch is not one for NVIDIA's GPUs"
+        return "this PyTorch is not built for NVIDIA GPUs"
     capability = torch.cuda.get_device_capability(device)
     if capability < MIN_COMPUTE_CAPABILITY:
         actual, required = (".".join(map(str, version)) for version in (capability, MIN_COMPUTE_CAPABILITY))

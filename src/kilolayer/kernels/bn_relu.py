@@ -1,4 +1,4 @@
-"""BN and ReLU as one operation, for units that are not computed whole, the stem and the final activation."""
+"""BN and ReLU as one operation, for stems, final activations and units that cannot be fused as a whole."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from kilolayer.kernels.native_library import load_native_library
 
 
 class FusedSequence(nn.Sequential):
-    """Layers applied in order, in which a BN and the ReLU behind it are one operation where it applies."""
+    """Layers in order; a BN and the ReLU behind it are one operation wherever the kernels can run it."""
 
-    way: Backend = "native"
+    backend: Backend = "native"
 
     def forward(self, x: Tensor) -> Tensor:
         layers = [] if is_transformed() else list(self)
@@ -36,8 +36,8 @@ class FusedSequence(nn.Sequential):
             return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
         while layers:
             layer = layers.pop(0)
-            if is_bn_relu(layer, *layers[:1]) and _can_run(self.way, layer, layers[0], x):
-                x = _bn_relu_of(self.way)(layer, x)
+            if is_bn_relu(layer, *layers[:1]) and _can_run(self.backend, layer, layers[0], x):
+                x = _bn_relu_of(self.backend)(layer, x)
                 del layers[0]
             else:
                 x = layer(x)
@@ -45,11 +45,12 @@ class FusedSequence(nn.Sequential):
 
 
 def has_bn_relu(sequence: nn.Module) -> bool:
-    """Whether `sequence` is plain layers in order with a BN and a ReLU among them that a kernel can take."""
+    """Whether `sequence` is a plain `nn.Sequential` that holds a BN and a ReLU which a kernel can compute."""
     return type(sequence) is nn.Sequential and any(is_bn_relu(*pair) for pair in pairwise(sequence))
 
 
 def is_bn_relu(*layers: nn.Module) -> bool:
+    """Whether these two layers are a BN and a ReLU which a kernel can compute as one operation."""
     match layers:
         case [nn.BatchNorm2d(num_features=channels) as norm, nn.ReLU() as relu]:
             standard_forward = has_forward_of(norm, nn.BatchNorm2d) and has_forward_of(relu, nn.ReLU)
@@ -75,7 +76,10 @@ def _bn_relu_of(backend: Backend) -> Callable[[nn.Module, Tensor], Tensor]:
 
 
 def native_bn_relu(norm: Any, x: Tensor) -> Tensor:
-    """ReLU(BN(x)) of `x`, (N, C, H, W) in bf16 and channels last, with the batch's statistics."""
+    """a = ReLU(BN(x)), with the statistics of the batch.
+
+    `x` and a are (N, C, H, W) in bf16, channels last. The backward pass saves x only and recomputes the mask.
+    """
     out: Tensor = _BnRelu.apply(norm, channel_sums_of(x), x, norm.weight, norm.bias)  # type: ignore[no-untyped-call]
     count_batch([norm])
     return out

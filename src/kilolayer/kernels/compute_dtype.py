@@ -1,9 +1,9 @@
-"""In which arithmetic the kernels multiply on this processor, and their library for it.
+"""The dtype in which the native kernels multiply on this processor, and the library compiled for that dtype.
 
-Activations lie in memory in bf16 whichever it is, and what is added over a batch is fp32 and fp64. Processors
-with AVX512-BF16 multiply two pairs of bf16 numbers per lane and instruction; some of them only once in two
-cycles, and so slower than they multiply fp32, twice a cycle. Those with AVX512-FP16 multiply twice as many
-fp16 numbers as fp32 ones. The kernels convert what they read.
+Activations are bf16 in memory whatever the kernels multiply; sums over a batch are fp32 and fp64. A processor
+with AVX512-BF16 multiplies two pairs of bf16 numbers per lane and instruction, but some issue that
+instruction only every other cycle and so are slower in bf16 than in fp32. A processor with AVX512-FP16
+multiplies twice as many fp16 as fp32 numbers per instruction. The kernels convert what they read.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from kilolayer.system import durable
 logger = logging.getLogger(__name__)
 
 REQUIRED_CPU_FLAGS = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
-"""Of the processor, as /proc/cpuinfo calls them."""
+"""What the processor must support, by the names of /proc/cpuinfo."""
 MUL_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What the kernels can multiply, and the type of its numbers."""
+"""The dtypes that the kernels can multiply in."""
 UNIT_SOURCES = ("forward", "backward", "inference")
-"""The sources of the kernels of whole units."""
+"""The C++ sources of the kernels for whole units."""
 
 
 def unit_library_path() -> Path:
-    """The compiled kernels of whole units. Raises `Missing`, with the same reason at every call."""
+    """The compiled library of kernels. Raises `NativeUnavailable`, at every call with the same reason."""
     path = _unit_library_path()
     if isinstance(path, str):
         raise NativeUnavailable(path)
@@ -67,10 +67,14 @@ def _check_processor() -> None:
 
 @cache
 def mul_dtype() -> str:
-    """One of `PRODUCTS`: what this processor multiplies fastest, or KILOLAYER_PRODUCTS in the environment.
+    """The dtype in which the native kernels multiply: the fastest of `MUL_DTYPES` on this processor.
 
-    It is timed once, and noted beside the libraries, so that every process chooses alike. Raises `Missing`,
-    and `InputError` where the environment asks for what there is not.
+    The rates are timed once and the result is stored beside the libraries, so that every process chooses the
+    same dtype. The environment variable KILOLAYER_PRODUCTS overrides it.
+
+    Raises:
+        NativeUnavailable: there are no native kernels here.
+        InputError: KILOLAYER_PRODUCTS names a dtype that this processor cannot multiply.
     """
     requested = os.environ.get("KILOLAYER_PRODUCTS", "")
     allowed = ["fp32", *(name for name in MUL_DTYPES if f"avx512_{name}" in cpu_flags())]
@@ -92,8 +96,9 @@ def mul_dtype() -> str:
 
 
 def peak_multiply_adds(name: str, threads: int = 1) -> float:
-    """How many of them per second the processor can do at most in one of `PRODUCTS`, timed now; 0 where it
-    has no instruction for them. Raises `Missing`.
+    """The peak rate of multiply-adds per second in one of `MUL_DTYPES`, measured now.
+
+    It is 0 if the processor has no such instruction. Raises `NativeUnavailable`.
     """
     probe = ctypes.CDLL(str(_probe_library())).kilolayer_peak_multiply_adds
     probe.argtypes, probe.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_double
@@ -101,14 +106,22 @@ def peak_multiply_adds(name: str, threads: int = 1) -> float:
     return per_second
 
 
+def fp16_peak_flops(threads: int) -> float | None:
+    """The peak FLOP/s of fp16 multiply-adds, or None unless the native kernels multiply in fp16 here."""
+    try:
+        return 2 * peak_multiply_adds("fp16", threads) if mul_dtype() == "fp16" else None
+    except NativeUnavailable:
+        return None
+
+
 def _probe_library() -> Path:
     return compile_library("probe", ("-fopenmp",))
 
 
 def multiplies_bf16_faster() -> bool:
-    """Whether this CPU multiplies bf16 faster than fp32: what was timed, for some with AVX512-BF16 do not.
+    """Whether this CPU multiplies bf16 faster than fp32, by measurement: AVX512-BF16 alone does not imply it.
 
-    Without a compiler to time it with: whether it has AMX.
+    Without a compiler nothing can be measured; then it is true for processors with AMX.
     """
     if "amx_bf16" in cpu_flags():
         return True

@@ -1,4 +1,4 @@
-"""What this processor can do, as far as kernels ask."""
+"""What this processor supports, as far as the kernels ask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """What the processor can do, in Linux's words; empty where Linux does not say."""
+    """The processor's features by the names of /proc/cpuinfo; empty if the system does not list them."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             line = next((line for line in file if line.startswith("flags")), ":")

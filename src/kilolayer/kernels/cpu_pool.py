@@ -1,6 +1,6 @@
-"""PyTorch's CPU memory from a pool of exact sizes, where a C++ compiler is: as fast, without malloc's holes.
+"""CPU memory for PyTorch from a pool of exact block sizes: as fast as malloc, without fragmentation.
 
-The plain reference is malloc itself: both hand out memory and change no number.
+Without a C++ compiler malloc serves. Both only hand out memory and change no number.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from kilolayer.kernels.native_build import NativeUnavailable, compile_library, i
 
 @cache
 def install_pool() -> str:
-    """From now on this process's CPU tensors of 1 KiB and more come from the pool, where it can be built.
+    """Serves CPU tensors of 1 KiB and more from the pool from now on, and returns what was chosen and why.
 
-    Says in words what was chosen and why. `KILOLAYER_POOL=0` in the environment leaves malloc in place.
+    KILOLAYER_POOL=0 in the environment keeps malloc. Call it before large tensors are allocated.
     """
     if is_disabled("KILOLAYER_POOL"):
         return "malloc: KILOLAYER_POOL is 0"
@@ -33,7 +33,7 @@ def install_pool() -> str:
 
 
 def _pool_library() -> Path:
-    """The library, compiled once for each PyTorch, whose headers it reads."""
+    """The library, compiled once for every PyTorch version, since it includes PyTorch's headers."""
     base = Path(torch.__file__).parent
     flags = ("-std=c++20", f"-I{base / 'include'}", f"-L{base / 'lib'}", "-lc10")
     return compile_library("pool", flags, variant=torch.__version__)

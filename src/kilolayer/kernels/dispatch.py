@@ -1,4 +1,4 @@
-"""When a kernel applies, and what every call of one needs."""
+"""When a kernel can run, and what every call of a kernel needs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from kilolayer.units.batch_norm_module import COUNTER
 
 
 def is_transformed() -> bool:
-    """Whether the compiler or a transform of torch.func runs the layers, whose tensors have no addresses."""
+    """Whether torch.compile or torch.func runs the layers, whose tensors then have no addresses."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def can_run(backend: Backend, x: Tensor, layers: Iterable[nn.Module] = (), stride: int = 1) -> bool:
-    """Whether a kernel can stand for `layers` on `x`: in bf16 autocast, all in training as they were made.
+    """Whether a kernel can compute `layers` on `x`: in bf16 autocast, all layers unmodified and in training.
 
-    Behind `stride` a BN has to have a variance to measure: PyTorch's layers refuse one pixel.
+    After `stride` more than one value per channel must remain, or BN has no variance: PyTorch's layers refuse
+    that.
     """
     device = x.device.type
     return (
@@ -37,8 +38,10 @@ def can_run(backend: Backend, x: Tensor, layers: Iterable[nn.Module] = (), strid
 
 
 def fits_kernel(x: Tensor, channels: int, tensors: list[Tensor], shapes: list[tuple[int, ...]]) -> bool:
-    """Whether a kernel can take these by their addresses: `x` has so many channels, the tensors have these
-    shapes, are fp32, lie where x does, and have no gaps, for their gradients will have none.
+    """Whether a kernel can read these tensors by their addresses.
+
+    `x` must have `channels` channels. The tensors must have these shapes, be fp32, lie on the device of x and
+    be dense, as their gradients will be.
     """
     device = x.device
     return (
@@ -59,7 +62,7 @@ def _pixels(x: Tensor, stride: int) -> int:
 
 
 def _is_unmodified_in_training(module: nn.Module) -> bool:
-    """Whether it is in training, nothing listens to it, and a BN's running mean has a momentum."""
+    """Whether a module is in training, has no hooks, and, if a BN, updates its running mean by a momentum."""
     attributes = vars(module)
     return (
         module.training
@@ -76,37 +79,40 @@ def _is_unmodified_in_training(module: nn.Module) -> bool:
 
 
 def count_batch(norms: Iterable[nn.BatchNorm2d]) -> None:
-    """As PyTorch's BN does, for a cumulative mean that may follow."""
+    """Increments the batch counters of the BNs, as PyTorch does, for cumulative means computed later."""
     counters = [counter for norm in norms if (counter := norm._buffers[COUNTER]) is not None]
     if counters:
         torch._foreach_add_(counters, 1)
 
 
 def channel_sums_of(x: Tensor) -> Tensor | None:
-    """Σ x and Σ x² of every channel, where they came with x and x has not changed since."""
+    """Σ x and Σ x² of every channel if an earlier kernel attached them to `x` and x has not changed since."""
     sums, version = getattr(x, "channel_sums", (None, -1))
     return sums if sums is not None and version == x._version else None
 
 
 def attach_channel_sums(y: Tensor, sums: Tensor) -> None:
-    """For the BN that reads `y`; a tensor of inference mode cannot say later whether it has changed."""
+    """Attaches Σ y and Σ y² to `y` for the BN that reads it.
+
+    A tensor of inference mode has no version counter, so it could not be checked for changes; it gets none.
+    """
     if not y.is_inference():
         y.channel_sums = (sums, y._version)  # type: ignore[attr-defined]
 
 
 def empty_map_like(x: Tensor, channels: int) -> Tensor:
-    """Room for a map of the size of `x`, channels last."""
+    """An uninitialised feature map with the size of `x` and `channels` channels, channels last."""
     images, _, height, width = x.shape
     return torch.empty((images, channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
 
 
 def subsample(stride: int, x: Tensor) -> Tensor:
-    """The pixels of `x` that a 1×1 convolution with a stride reads, channels last."""
+    """The pixels of `x` that a 1×1 convolution with this stride reads, channels last."""
     return x if stride == 1 else x[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last)
 
 
 def scatter_strided(stride: int, dx: Tensor, size: torch.Size) -> Tensor:
-    """The gradient of a tensor of `size` from that of its pixels that were read."""
+    """The gradient of a tensor of `size` from the gradient of its subsampled pixels; zero elsewhere."""
     if stride == 1:
         return dx
     full = torch.empty(size, dtype=dx.dtype, memory_format=torch.channels_last).zero_()
@@ -115,6 +121,7 @@ def scatter_strided(stride: int, dx: Tensor, size: torch.Size) -> Tensor:
 
 
 def batch_struct(x: Tensor) -> BatchStruct:
+    """The size of `x` and the number of threads, for the library."""
     images, _, height, width = x.shape
     return BatchStruct(images, height, width, torch.get_num_threads())
 
@@ -127,10 +134,11 @@ def norm_structs(
     *,
     update_running: bool,
 ) -> Iterator[NormStruct]:
-    """The BNs as the library reads them.
+    """The BNs in the form that the library reads.
 
-    `measured` takes each one's mean and 1/√(var + ε); `parameters` and, in the backward pass, `gradients`
-    are weight and bias in turn; the running averages follow where `tracked`, unless their momentum is 0.
+    `statistics` receives the mean and 1/√(var + ε) of every BN. `parameters` and, in the backward pass,
+    `gradients` hold weight and bias of every BN in turn. With `update_running` the library updates the
+    running averages, unless the momentum is 0.
     """
     address, size = statistics.data_ptr(), statistics.element_size()
     for i, norm in enumerate(norms):

@@ -1,7 +1,7 @@
-"""The layers of a folded network: convolution and activation in one pass over memory.
+"""The layers of a folded network: convolution, bias, addition and ReLU in one pass over memory.
 
-On a CPU they are oneDNN's convolutions with what follows them joined on, as PyTorch's own compiler calls
-them; elsewhere, and where this PyTorch has no such call, the same is computed layer by layer.
+On a CPU this is oneDNN's convolution with fused post-ops, called as PyTorch's compiler calls it. On other
+devices, and with a PyTorch that lacks the call, the same is computed layer by layer.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kilolayer.kernels.native_run import folded_weights
+from kilolayer.kernels.conv_chain import has_forward_of
 
 
 class FoldedConv(nn.Module):
-    """y = relu(W∗x + b), or without the ReLU; `add` puts y on top of another tensor."""
+    """y = relu(W∗x + b), or without the ReLU. `add` adds y to another tensor in the same pass.
+
+    A BN behind the convolution is part of W and b.
+    """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ class FoldedConv(nn.Module):
         return y.relu_() if self.relu else y
 
     def add(self, x: Tensor, summand: Tensor) -> Tensor:
-        """other + W∗x + b, then the ReLU where there is one."""
+        """summand + W∗x + b, followed by the ReLU if there is one."""
         if _has_fused_kernel(x, self.weight) and summand.shape[1] == self.weight.shape[0]:
             output: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
                 x,
@@ -65,7 +68,7 @@ class FoldedConv(nn.Module):
 
 
 class FoldedNorm(FoldedConv):
-    """BN, and ReLU where one follows, as a 1×1 convolution of each channel by itself: one pass, not two."""
+    """BN, with the ReLU behind it if there is one, as a depthwise 1×1 convolution: one pass, not two."""
 
     def __init__(self, norm: nn.BatchNorm2d, relu: bool) -> None:
         channels = norm.num_features
@@ -79,7 +82,7 @@ def _int_list(sizes: object) -> list[int]:
 
 
 def _has_fused_kernel(x: Tensor, weight: Tensor) -> bool:
-    # An exporter knows no such call, and types that do not fit are for PyTorch's own to refuse or convert.
+    # An exporter does not know the call; a mismatch of dtypes is left for PyTorch's layer to refuse or convert.
     return (
         _HAS_MKLDNN_POINTWISE
         and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
@@ -97,3 +100,27 @@ def _has_mkldnn_pointwise() -> bool:
 
 
 _HAS_MKLDNN_POINTWISE = _has_mkldnn_pointwise()
+
+
+def is_affine(layer: nn.Module) -> bool:
+    """Whether `layer` is a BN with running statistics: at inference an affine map of each channel."""
+    standard_forward = has_forward_of(layer, nn.BatchNorm2d, nn.SyncBatchNorm)
+    return standard_forward and layer.running_mean is not None and layer.running_var is not None
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The scale and shift of BN(x) = scale·x + shift, with its running statistics."""
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018 - `is_affine`
+    weight = 1.0 if norm.weight is None else norm.weight.detach()
+    bias = 0.0 if norm.bias is None else norm.bias.detach()
+    scale = weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, bias - norm.running_mean * scale
+
+
+def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
+    """W and b of BN(W∗x + b), or of the convolution itself if `norm` is None."""
+    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+    if norm is None:
+        return weight, bias
+    scale, shift = scale_and_shift(norm)
+    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift

@@ -1,7 +1,7 @@
-"""BN folded into the convolution before it, exactly; ReLU and addition joined to the convolution they follow.
+"""Folding for inference: BN becomes part of the convolution before it; ReLU and addition are fused into it.
 
-Of a full pre-activation bottleneck's three BNs two can be folded; the first stands behind the addition and
-is joined with its ReLU. Of an original (v1) network all can.
+In a full pre-activation bottleneck two of three BNs can be folded; the first follows the addition and is
+fused with its ReLU. In an original (v1) network all BNs can be folded.
 """
 
 from __future__ import annotations
@@ -14,19 +14,12 @@ from typing import Any, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
-from kilolayer.kernels import unavailable_reason
+from kilolayer.kernels.backend import unavailable_reason
 from kilolayer.kernels.conv_chain import has_forward_of
-from kilolayer.kernels.folded_layers import FoldedConv, FoldedNorm
-from kilolayer.kernels.im2col import FoldedStemConv, Im2colConv, pays
+from kilolayer.kernels.folded_layers import FoldedConv, FoldedNorm, folded_weights, is_affine, scale_and_shift
+from kilolayer.kernels.im2col import FoldedStemConv, Im2colConv
 from kilolayer.kernels.native_conv import NativeConv
-from kilolayer.kernels.native_run import (
-    FoldableUnit,
-    NativeUnitRun,
-    foldable_unit,
-    folded_weights,
-    is_affine,
-    scale_and_shift,
-)
+from kilolayer.kernels.native_run import FoldableUnit, NativeUnitRun, foldable_unit
 from kilolayer.kernels.upcast_conv import UpcastConv
 from kilolayer.networks import ResidualNetwork
 from kilolayer.units import GatedUnit, ResidualUnit
@@ -34,14 +27,22 @@ from kilolayer.units.modules import ParallelPathsModule
 
 
 def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNetwork:
-    """A copy of `model` for inference alone, in `dtype` if one is given: equal to rounding, in fewer passes.
+    """A copy of `model` for inference, equal to it up to rounding, which needs fewer passes over memory.
 
-    Its weights are those of `model` now. It is meant for channels-last input of its own dtype, and gives
-    logits of that dtype. In bf16 on a CPU that has the kernels, units are computed whole, run by run, an
-    image at a time.
+    A BN at inference is scale·x + shift, so BN(W∗x + b) is one convolution with other weights. The copy has
+    the weights that `model` has now. Give it channels-last images of `dtype` (by default the model's own); it
+    returns logits of that dtype. In bf16 on a CPU with native kernels, runs of units are single operations,
+    one image at a time.
 
-    Weights that are not finite, or variances below 0, stay in plain layers: their NaNs must reach the logits,
-    and the joined ReLU of oneDNN makes each a 0.
+    Weights that are not finite, or variances below 0, leave the network unfolded: their NaNs must reach the
+    logits, and oneDNN's fused ReLU would turn them into zeros.
+
+    >>> import torch
+    >>> from kilolayer.networks import build, describe
+    >>> model = build(describe("resnet8_cifar")).eval()
+    >>> images = torch.randn(2, 3, 32, 32)
+    >>> torch.allclose(fold(model)(images), model(images), atol=1e-4)
+    True
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     if not _is_finite(folded):
@@ -62,7 +63,7 @@ def _is_finite(model: nn.Module) -> bool:
 
 
 def _native_runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, nn.Module]]:
-    """A stage's units, neighbours of which the kernels compute as one run, by the name of the first."""
+    """The units of a stage by name; neighbours that the kernels can compute as one run are one module."""
     run: list[tuple[str, FoldableUnit]] = []
 
     def flush() -> Iterator[tuple[str, nn.Module]]:
@@ -72,7 +73,7 @@ def _native_runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, n
 
     for name, unit in stage.named_children():
         foldable = foldable_unit(unit) if native else None
-        # What changes shape, or does not take what the unit before it gives, can only begin a run.
+        # A unit that changes shape, or whose input width differs from the last output, can only start a run.
         if (
             foldable is None
             or not foldable.chain.has_identity_shortcut
@@ -94,14 +95,14 @@ def _fold_unit(unit: ResidualUnit) -> nn.Module:
 
 
 class FoldedResidualUnit(nn.Module):
-    """x' = f(h(x) + F(x)), the addition in F's last convolution where F ends in one, and f's ReLU with it."""
+    """x' = f(h(x) + F(x)). F's last convolution also adds h(x) and applies f's ReLU."""
 
     def __init__(self, unit: ResidualUnit) -> None:
         super().__init__()
         self.p, self.h, self.F, self.f = unit.p, unit.h, unit.F, unit.f
         self.last_conv: FoldedConv | None = None
         *first, last = unit.F
-        # oneDNN joins no addition to a convolution of each channel by itself, as a BN alone is.
+        # oneDNN cannot fuse an addition into a depthwise convolution, which is what a single BN becomes.
         if isinstance(last, FoldedConv) and not isinstance(last, FoldedNorm) and not last.relu:
             self.F, self.last_conv = nn.Sequential(*first), last
             if list(map(type, unit.f)) == [nn.ReLU]:
@@ -115,14 +116,14 @@ class FoldedResidualUnit(nn.Module):
         return out
 
     def _branch_output(self, F: Tensor) -> Tensor:
-        # A plain net's h is the number 0, to which a convolution cannot add; its ReLU stands in `last`.
+        # A plain net's h is the number 0, to which a convolution cannot add; `last_conv` has applied the ReLU.
         return F if self.last_conv is None else cast(Tensor, self.last_conv(F))
 
 
 def _fold_layers(layers: nn.Sequential, *, native: bool = False) -> nn.Sequential:
-    """The same layers with each conv-BN-ReLU, conv-BN, conv-ReLU, BN-ReLU or BN as one.
+    """The same layers, with each conv-BN-ReLU, conv-BN, conv-ReLU, BN-ReLU or BN as one layer.
 
-    Where `native`, a stem's convolution is the kernels' if they compute it.
+    With `native` the kernels compute a stem's convolution if they support it.
     """
     folded: OrderedDict[str, nn.Module] = OrderedDict()
     remaining = list(layers.named_children())
@@ -130,7 +131,7 @@ def _fold_layers(layers: nn.Sequential, *, native: bool = False) -> nn.Sequentia
         name, layer = remaining.pop(0)
         if _is_convolution(layer):
             norm, relu = _take_next(remaining, is_affine), _take_next(remaining, _is_relu) is not None
-            if native and pays(layer):
+            if native and Im2colConv.is_faster(layer):
                 folded[name] = FoldedStemConv(layer, *folded_weights(layer, norm), relu=relu)
             else:
                 folded[name] = FoldedConv(layer, norm, relu)
@@ -146,12 +147,12 @@ def _fold_layers(layers: nn.Sequential, *, native: bool = False) -> nn.Sequentia
 
 
 def _take_next(remaining: list[tuple[str, nn.Module]], is_kind: Callable[[nn.Module], bool]) -> Any:
-    """The next layer, taken, where it is of this kind."""
+    """Removes and returns the next layer if it is of this kind."""
     return remaining.pop(0)[1] if remaining and is_kind(remaining[0][1]) else None
 
 
 def _is_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether it is one with zeros around its input, by PyTorch or by our kernels."""
+    """Whether a layer is a zero-padded convolution, of PyTorch's class or one of ours."""
     standard_forward = has_forward_of(layer, nn.Conv2d, NativeConv, Im2colConv, UpcastConv)
     return standard_forward and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 

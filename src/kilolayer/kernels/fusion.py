@@ -1,20 +1,23 @@
-"""A network's units on the fast path where it applies, and what was chosen for each, in words."""
+"""Fusing a network: which of its parts the kernels compute, and why the others stay plain layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kilolayer.kernels import im2col, native_conv, upcast_conv
 from kilolayer.kernels.backend import Backend, backend_for, unavailable_reason
 from kilolayer.kernels.bn_relu import FusedSequence, has_bn_relu
+from kilolayer.kernels.compute_dtype import mul_dtype, multiplies_bf16_faster
 from kilolayer.kernels.conv_chain import ConvChain, same_shape_chain, unit_chain
-from kilolayer.kernels.dispatch import can_run, fits_kernel, is_transformed
-from kilolayer.kernels.native_unit import run_native_unit
+from kilolayer.kernels.fused_unit import FusedUnit
+from kilolayer.kernels.im2col import Im2colConv
+from kilolayer.kernels.native_conv import NativeConv
+from kilolayer.kernels.upcast_conv import UpcastConv
 from kilolayer.networks import Network, saved_activations
 from kilolayer.networks.model import ResidualNetwork
 from kilolayer.networks.saved_activations import SavedActivations
@@ -28,12 +31,18 @@ IMPLEMENTATIONS: dict[Backend, tuple[str, str]] = {
     "native": (WHOLE_UNIT, BN_RELU),
     "triton": ("whole unit in Triton kernels", "BN and ReLU in Triton kernels"),
 }
-"""Of a whole unit, and of its activations alone."""
+"""For every backend: the words for a whole unit, and for BN-ReLU alone."""
+CONV_CLASSES = (NativeConv, Im2colConv, UpcastConv)
+"""The classes of a convolution outside fused units, in order of preference."""
 
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """What the units from `first` to `last`, neighbours in one stage, are computed with, and why."""
+    """How neighbouring units of one stage, from `first` to `last`, are computed, and why.
+
+    >>> print(KernelChoice("stage1.0", "stage1.8", 9, "plain layers", "its paths are gated"))
+    stage1.0 … stage1.8: plain layers, its paths are gated
+    """
 
     first: str
     last: str
@@ -48,78 +57,71 @@ class KernelChoice:
 
 @dataclass(frozen=True)
 class FusionReport:
-    """The choices of a network, in its order."""
+    """What `fuse` chose for the parts of a network, in their order."""
 
     choices: tuple[KernelChoice, ...]
+    backend: Backend
 
     @property
     def fused_units(self) -> int:
-        """How many units are fused."""
+        """The number of units that are computed as a whole."""
         whole_unit_names = {words for words, _ in IMPLEMENTATIONS.values()}
         return sum(choice.units for choice in self.choices if choice.implementation in whole_unit_names)
+
+    @property
+    def multiplies_in(self) -> str:
+        """The dtype in which whole units multiply."""
+        return mul_dtype() if self.backend == "native" and self.fused_units else "bf16"
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.choices))
 
 
-class FusedUnit(ResidualUnit):
-    """A residual unit that is one operation in training, in bf16 autocast, on a channels-last bf16 input.
+def fuse(model: ResidualNetwork, backend: Backend | None = None, *, verify: bool = False) -> FusionReport:
+    """Fuses every unit of `model` that the kernels of its device support, and reports the choices.
 
-    Everywhere else it is the unit that it was: in evaluation, a layer's own too, on another device or in
-    another precision, in a compiler, while hooks listen to its layers, which a kernel would not call, and
-    when its layers or their parameters are no longer those that the kernel knows.
-    """
+    Of a unit that cannot be computed as a whole, and of the stem and the final activation, each BN is fused
+    with the ReLU behind it. Only the classes of modules change: modules, parameters and the state dict stay.
+    Call it again after layers have been replaced.
 
-    chain: ConvChain
-    inside: tuple[nn.Module, ...]
-    """The modules that the chain was made of."""
-    shapes: list[tuple[int, ...]]
-    """Of the chain's parameters, then of its running averages."""
-    way: Backend = "native"
+    `verify` compares Triton's kernels with PyTorch's layers on this GPU, one unit of each kind.
 
-    def forward(self, x: Tensor) -> Tensor:
-        if (
-            self.training
-            and not is_transformed()
-            and can_run(self.way, x, self.inside, self.chain.shortcut_stride)
-            and _child_modules(self) == self.inside
-        ):
-            chain, parameters = self.chain, self.chain.parameters()
-            if fits_kernel(x, chain.in_channels, [*parameters, *chain.running_statistics()], self.shapes):
-                if self.way == "native":
-                    return run_native_unit(chain, self.p(x), parameters)
-                from kilolayer.kernels.gpu.triton_unit import (
-                    run_triton_unit as of_gpu,  # Triton need not be there
-                )
+    Raises:
+        InputError: with `verify`, the kernels' errors are larger than those of PyTorch's bf16 layers.
 
-                return of_gpu(chain, x, parameters)
-        return super().forward(x)
-
-
-def _child_modules(unit: ResidualUnit) -> tuple[nn.Module, ...]:
-    """Its paths and their layers."""
-    # By the modules' own tables, for a step asks for every unit's.
-    paths = unit._modules.values()
-    return (*paths, *(layer for path in paths for layer in path._modules.values()))  # type: ignore[arg-type, union-attr]
-
-
-def fuse(model: ResidualNetwork, backend: Backend | None = None) -> FusionReport:
-    """Puts every unit of `model` that can be on the fast path of its device, and says what was chosen.
-
-    Where a unit cannot be computed whole, its BNs are computed together with their ReLUs, and so are those
-    of the stem and of the final activation. Modules, parameters and state dict stay what they are. Layers
-    that have been replaced since the last time are taken as they are now.
+    >>> from kilolayer.networks import build, describe
+    >>> model = build(describe("preact_resnet20_cifar"))
+    >>> report = fuse(model)
+    >>> unfuse(model)
     """
     unfuse(model)
     device = next(model.parameters()).device
     backend = backend or backend_for(device)
     unavailable = unavailable_reason(device, backend)
     parts = [(name, *fuse_part(module, backend, unavailable)) for name, module in _parts(model)]
-    return FusionReport(tuple(_group_choices(parts)))
+    report = FusionReport(tuple(_group_choices(parts)), backend)
+    if verify and report.fused_units and device.type == "cuda":
+        from kilolayer.kernels.gpu.self_check import check_units  # Triton may be missing
+
+        check_units(model)
+    return report
+
+
+def fastest_precision(device: torch.device, network: Network | None = None) -> Literal["bf16", "fp32"]:
+    """The faster of bf16 and fp32 on `device`, for training.
+
+    On a GPU it is bf16 if the hardware has it. On a CPU it is bf16 if the processor multiplies bf16 faster,
+    and for a `network` most of which the native kernels compute, in whatever dtype they multiply.
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if network is not None and unavailable_reason(device) is None and fused_share(network) > 0.5:
+        return "bf16"
+    return "bf16" if multiplies_bf16_faster() else "fp32"
 
 
 def fused_share(network: Network) -> float:
-    """Which share of the units' multiply-adds the kernels compute in whole units."""
+    """The share of the multiply-adds in residual units that the native kernels compute as whole units."""
     is_fused: dict[Layout, bool] = {}
     fused_count = total = 0
     for placed in network.units():
@@ -135,7 +137,11 @@ def fused_share(network: Network) -> float:
 
 
 def fused_saved_activations(model: ResidualNetwork) -> Iterator[SavedActivations]:
-    """What every unit of `model` keeps for its backward pass: a fused one x and F's inner outputs."""
+    """What every unit of `model` saves for its backward pass, as it is computed now.
+
+    A fused unit saves x and the outputs of F's inner convolutions; a plain one what autograd saves for its
+    layers. The sizes are numbers for one image.
+    """
     plain = saved_activations.network_activations(model.description)
     for placed, saved, (_, module) in zip(model.description.units(), plain, _units(model), strict=True):
         yield _saved_by_fused_unit(module, saved, placed.side) if isinstance(module, FusedUnit) else saved
@@ -145,7 +151,7 @@ def _saved_by_fused_unit(module: FusedUnit, plain: SavedActivations, side: int) 
     chain = module.chain
     inputs, side_of_read = chain.in_channels, -(-side // chain.shortcut_stride)
     inside, activated = 0, len(module.p) > 0
-    # Pixels that a stride leaves are copied; where there is none, what is read is x or its activation.
+    # Subsampled pixels are copied; without a stride the unit reads x or its activation directly.
     if chain.input_stride != 1 or (chain.projection is not None and chain.shortcut_stride != 1):
         inside += inputs * side_of_read**2
     if activated and chain.input_stride == 1:
@@ -161,19 +167,22 @@ def _saved_by_fused_unit(module: FusedUnit, plain: SavedActivations, side: int) 
 
 
 def _supported_chain(unit: nn.Module, backend: Backend) -> ConvChain | str:
-    """The chain that kernels of this family compute whole, or in words why there is none."""
+    """The chain that the kernels of this backend compute as a whole, or the reason why there is none."""
     return same_shape_chain(unit) if backend == "triton" else unit_chain(unit)
 
 
 def unfuse(model: ResidualNetwork) -> None:
-    """Takes every part of `model` back to plain layers, but for convolutions that have been parametrized."""
+    """Turns every part of `model` back into plain layers.
+
+    Convolutions that have been parametrized since stay as they are.
+    """
     for module in model.modules():
         if isinstance(module, FusedUnit):
             module.__class__ = ResidualUnit  # type: ignore[assignment]
         elif isinstance(module, FusedSequence):
             module.__class__ = nn.Sequential  # type: ignore[assignment]
-        # A parametrization has put a class of its own in place of one of these.
-        elif type(module) in (native_conv.NativeConv, im2col.Im2colConv, upcast_conv.UpcastConv):
+        # A parametrised convolution has a generated class; leave it alone.
+        elif type(module) in CONV_CLASSES:
             module.__class__ = nn.Conv2d
 
 
@@ -191,17 +200,12 @@ def _units(model: ResidualNetwork) -> Iterator[tuple[str, nn.Module]]:
 
 
 def fuse_part(module: nn.Module, backend: Backend, unavailable: str | None) -> tuple[str, str]:
+    """Fuses one part of a network; returns how it is computed and why."""
     if unavailable is not None:
         return PLAIN_LAYERS, unavailable
     chain = _supported_chain(module, backend) if isinstance(module, ResidualUnit) else ""
-    # A class decides only what forward() does: children, parameters and pickles stay.
     if isinstance(chain, ConvChain):
-        module.__class__ = FusedUnit
-        module.way = backend  # type: ignore[assignment]
-        module.chain = chain  # type: ignore[assignment]
-        module.inside = _child_modules(module)  # type: ignore[assignment, arg-type]
-        shapes = chain.parameter_shapes()
-        module.shapes = [*shapes, *shapes[len(chain.convs()) :]]  # type: ignore[assignment]
+        FusedUnit.convert(cast(ResidualUnit, module), chain, backend)
         _fuse_bn_relu(module.get_submodule("p"), backend)
         return IMPLEMENTATIONS[backend][0], ""
     if backend == "native":
@@ -212,21 +216,17 @@ def fuse_part(module: nn.Module, backend: Backend, unavailable: str | None) -> t
 
 
 def _fuse_bn_relu(module: nn.Module, backend: Backend) -> bool:
-    """Puts BNs in `module` together with their ReLUs, where there are any."""
+    """Fuses every BN in `module` with the ReLU behind it; returns whether there was any."""
     sequences = list(filter(has_bn_relu, module.modules()))
     for sequence in sequences:
         sequence.__class__ = FusedSequence
-        sequence.way = backend  # type: ignore[assignment]
+        sequence.backend = backend  # type: ignore[assignment]
     return bool(sequences)
 
 
 def _fastest_conv_class(conv: nn.Conv2d) -> type[nn.Conv2d]:
-    """What a convolution outside of whole units is computed by."""
-    if native_conv.pays(conv):
-        return native_conv.NativeConv
-    if im2col.pays(conv):
-        return im2col.Im2colConv
-    return upcast_conv.UpcastConv if upcast_conv.pays(conv) else nn.Conv2d
+    """The class that computes a convolution outside a fused unit fastest."""
+    return next((kind for kind in CONV_CLASSES if kind.is_faster(conv)), nn.Conv2d)
 
 
 def _group_choices(parts: list[tuple[str, str, str]]) -> Iterator[KernelChoice]:

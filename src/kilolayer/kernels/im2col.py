@@ -1,6 +1,6 @@
-"""A stem's convolution, of images with few channels, in the kernels' arithmetic.
+"""The convolution of a stem, which reads few channels, by im2col and the native kernels.
 
-The plain reference is the same layer in bf16 autocast, which rounds the weights to bf16.
+The plain reference is the same layer in bf16 autocast, which also rounds the weights to bf16.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from kilolayer.kernels.native_library import ImagesStruct, WeightsStruct, load_n
 
 _LAST = torch.channels_last
 PATCH_ROW = 32
-"""Numbers of one row of a patch, which one instruction copies."""
-
-
-def pays(conv: nn.Conv2d) -> bool:
-    """Whether the kernels compute this layer, and faster than PyTorch's: from a side of 5 on.
-
-    Of a 3×3 kernel the patches take longer to lay out than is saved (docs/internals/log/).
-    """
-    square = all(len(set(sizes)) == 1 for sizes in (conv.kernel_size, conv.stride, conv.padding))
-    return (
-        mul_dtype() != "bf16"
-        and square
-        and conv.kernel_size[0] >= 5
-        and conv.kernel_size[0] * conv.in_channels <= PATCH_ROW
-        and conv.out_channels % LANES == 0
-        and conv.groups == 1
-        and conv.dilation == (1, 1)
-        and conv.bias is None
-        and conv.padding_mode == "zeros"
-    )
+"""The numbers in one row of a patch that one instruction copies, at most."""
 
 
 class Im2colConv(nn.Conv2d):
-    """y = W∗x in training, x and y (N, C, H, W) in bf16 and channels last, W and its gradient in fp32.
+    """y = W∗x in training; x and y are (N, C, H, W) in bf16, channels last, W and its gradient fp32.
 
-    Where x needs a gradient, and everywhere else, it is the layer that it was. The sums that a BN behind it
-    needs go with the output.
+    If x needs a gradient, and outside training, it is the plain layer. Σ y and Σ y² are attached to y for the
+    BN behind it.
     """
+
+    @staticmethod
+    def is_faster(conv: nn.Conv2d) -> bool:
+        """Whether the kernels compute `conv`, and faster than PyTorch does: for kernels of 5×5 and more.
+
+        For a 3×3 kernel laying out the patches takes longer than it saves (the log: CPU kernels).
+        """
+        square = all(len(set(sizes)) == 1 for sizes in (conv.kernel_size, conv.stride, conv.padding))
+        return (
+            mul_dtype() != "bf16"
+            and square
+            and conv.kernel_size[0] >= 5
+            and conv.kernel_size[0] * conv.in_channels <= PATCH_ROW
+            and conv.out_channels % LANES == 0
+            and conv.groups == 1
+            and conv.dilation == (1, 1)
+            and conv.bias is None
+            and conv.padding_mode == "zeros"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if (
@@ -57,7 +57,7 @@ class Im2colConv(nn.Conv2d):
             or not _is_readable(x, weight_shape(self), int(self.padding[0]))
         ):
             return super().forward(x)
-        # Images come in fp32; in autocast they would be rounded first, and so they are here.
+        # Images come in fp32; autocast would round them to bf16 first, so this does too.
         bf16_x = x.to(torch.bfloat16, memory_format=_LAST) if x.dtype is torch.float32 else x
         weight = self.weight
         if not (
@@ -95,15 +95,15 @@ class _Im2colFunction(torch.autograd.Function):
 
 
 class FoldedStemConv(nn.Module):
-    """ReLU(W∗x + b), or without the ReLU, at inference: x and y in bf16, W and b in fp32.
+    """ReLU(W∗x + b), or without the ReLU, at inference; x and y are bf16, W and b fp32.
 
-    `layer` is the convolution, `weight` and `bias` what it became with the BN behind it. On what no kernel
-    reads it is PyTorch's layer in bf16, which refuses or converts.
+    `layer` is the convolution; `weight` and `bias` include the BN behind it. An input that no kernel reads
+    goes to PyTorch's layer in bf16, which converts or refuses it.
     """
 
     def __init__(self, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, *, relu: bool) -> None:
         super().__init__()
-        # No buffers, for a network's dtype is not theirs.
+        # Not buffers: these stay fp32 when the network is converted to another dtype.
         self.weight = weight.float()
         self.bias = torch.zeros(len(weight)) if bias is None else bias.float()
         self.sizes = layer.stride[0], int(layer.padding[0])

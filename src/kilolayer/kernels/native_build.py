@@ -1,6 +1,6 @@
-"""Native code, compiled at first use into the user's cache and found there from then on.
+"""Native code: compiled at first use into the user's cache, and loaded from there afterwards.
 
-Where no cache can be written it is compiled into a folder of temporary files that is the user's alone.
+If no cache is writable, it is compiled into a private folder of temporary files.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ SOURCE_FOLDER = Path(__file__).parent / "native"
 COMPILER_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC")
 TIMEOUT_SECONDS = 300
 UTF8, REPLACE = "utf-8", "replace"
-"""How a compiler's words are read: it quotes in UTF-8 where our own locale may be ASCII."""
+"""A compiler quotes in UTF-8 even if our own locale is ASCII."""
 CACHE_FOLDER = "native"
-"""Of the cache, where libraries are kept."""
+"""The folder of the cache that holds the libraries."""
 
 
 class NativeUnavailable(Exception):
-    """Why there is no native code here, in words; the plain path serves."""
+    """There is no native code here; the message is the reason. PyTorch's layers compute instead."""
 
 
 def is_disabled(name: str) -> bool:
-    """Whether `name` is 0 in the environment. Raises `InputError` for anything but 0 and 1."""
+    """Whether the environment variable `name` is 0. Raises `InputError` for values other than 0 and 1."""
     setting = os.environ.get(name) or "1"
     if setting not in ("0", "1"):
         raise InputError(f"{name} is {setting!r} in the environment; allowed: 0, 1")
@@ -51,10 +51,10 @@ def is_disabled(name: str) -> bool:
 def compile_library(
     name: str, flags: Sequence[str] = (), *, source_names: Sequence[str] = (), variant: str = ""
 ) -> Path:
-    """The library of `native/<name>.cpp`, for these sources, flags, this compiler and this processor.
+    """The library of `native/<name>.cpp` for these sources, flags, this compiler and this processor.
 
-    `parts` are its sources' names where they are several, compiled side by side; `of` says what else it was
-    built for, as PyTorch's version. Raises `Missing`.
+    `source_names` lists several sources, which are compiled in parallel. `variant` names what else the
+    library depends on, such as PyTorch's version. Raises `NativeUnavailable`.
     """
     if sys.platform != "linux":
         raise NativeUnavailable(f"native code is for Linux, and this is {sys.platform}")
@@ -71,19 +71,19 @@ def compile_library(
 
 
 def _is_compiled(library: Path) -> bool:
-    """Whether a library that was compiled before is there; a cache that can only be read serves as well."""
+    """Whether the library exists; a read-only cache serves too."""
     return os.path.isfile(library)
 
 
 def _compile_into_first_folder(
     command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], library: str
 ) -> Path:
-    """The library compiled into the first folder that takes it. Raises `Missing`."""
+    """Compiles the library into the first writable folder. Raises `NativeUnavailable`."""
     reason = "no folder for it can be written, neither a cache nor one of temporary files"
     for folder in folders.writable_folders(CACHE_FOLDER):
         target = folder / library
         try:
-            # Of many processes that begin at once, one compiles and the others wait for it.
+            # When many processes start at once, one compiles and the others wait for it.
             with FileLock(target.with_suffix(".lock"), timeout=2 * TIMEOUT_SECONDS):
                 if not _is_compiled(target):
                     _compile(command, sources, flags, target)
@@ -96,21 +96,21 @@ def _compile_into_first_folder(
 
 @cache
 def _warn(text: str) -> None:
-    """Says `text` once, though there are several libraries."""
+    """Logs `text` once, though there are several libraries."""
     logger.warning(text)
 
 
 def _compiler() -> list[str]:
-    """$CXX, which may be several words, or the first that is here."""
+    """$CXX, which may be several words, or the first compiler that is installed."""
     try:
         requested = shlex.split(os.environ.get("CXX", ""))
     except ValueError as error:
-        raise NativeUnavailable(f"$CXX is {os.environ['CXX']!r}, which is no command ({error})") from None
+        raise NativeUnavailable(f"$CXX is {os.environ['CXX']!r}, which is not a command ({error})") from None
     if requested and shutil.which(requested[0]) is None:
-        raise NativeUnavailable(f"$CXX is {' '.join(requested)}, and there is no {requested[0]} here")
+        raise NativeUnavailable(f"$CXX is {' '.join(requested)}, and {requested[0]} is not installed")
     compiler = requested[:1] or [name for name in ("g++", "c++", "clang++") if shutil.which(name)][:1]
     if not compiler:
-        raise NativeUnavailable("no C++ compiler is here")
+        raise NativeUnavailable("no C++ compiler is installed")
     return [str(shutil.which(compiler[0])), *requested[1:]]
 
 
@@ -139,7 +139,7 @@ def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[st
         pairs = zip(sources, objects, strict=True)
         _run(*([*command, "-c", str(source), "-o", file, *flags] for source, file in pairs))
         _run([*command, "-shared", *objects, "-o", str(temporary), *flags])
-        # A library that lost its end with the machine's power would end every process that loads it.
+        # A library truncated by a power failure would crash every process that loads it.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -147,7 +147,7 @@ def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[st
 
 
 def _run(*commands: list[str]) -> None:
-    """All at once; whatever ends this early ends them, and what they have started."""
+    """Runs all commands in parallel; if this ends early, it ends them and their child processes."""
     with ExitStack() as stack:
         running = []
         for command in commands:
@@ -166,7 +166,7 @@ def _run(*commands: list[str]) -> None:
             try:
                 _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
-                raise NativeUnavailable(f"{compiler} was not done after {TIMEOUT_SECONDS} s") from None
+                raise NativeUnavailable(f"{compiler} did not finish within {TIMEOUT_SECONDS} s") from None
             if process.returncode:
                 first = next((line for line in errors.splitlines() if "error" in line), "no reason given")
                 raise NativeUnavailable(f"{compiler} cannot compile them: {first}")

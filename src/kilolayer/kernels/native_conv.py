@@ -1,4 +1,4 @@
-"""Convolutions by themselves in the kernels' arithmetic, where no unit can be computed whole: transitions.
+"""Single convolutions by the native kernels, for units that cannot be computed as a whole.
 
 The plain reference is the same layer in bf16 autocast, which rounds the weights to bf16.
 """
@@ -28,21 +28,21 @@ from kilolayer.kernels.native_library import ConvStruct, WeightsStruct, load_nat
 _LAST = torch.channels_last
 
 
-def pays(conv: nn.Conv2d) -> bool:
-    """Whether the kernels compute this layer, and faster than PyTorch's in bf16.
-
-    A 1×1 convolution with a stride is one of fewer pixels; that of a 3×3 one may be 2.
-    """
-    if mul_dtype() == "bf16" or unsupported_convs_reason([conv]):
-        return False
-    return conv.kernel_size == (1, 1) or conv.stride[0] in (1, 2)
-
-
 class NativeConv(nn.Conv2d):
-    """y = W∗x in training, x and y (N, C, H, W) in bf16 and channels last, W and its gradient in fp32.
+    """y = W∗x in training; x and y are (N, C, H, W) in bf16, channels last, W and its gradient fp32.
 
-    The backward pass keeps of x what the layer reads. Everywhere else it is the layer that it was.
+    The backward pass saves the pixels of x that the layer reads. Outside training it is the plain layer.
     """
+
+    @staticmethod
+    def is_faster(conv: nn.Conv2d) -> bool:
+        """Whether the kernels compute `conv`, and faster than PyTorch does in bf16.
+
+        A strided 1×1 convolution is one of a subsampled input; a 3×3 convolution may have a stride of 2.
+        """
+        if mul_dtype() == "bf16" or unsupported_convs_reason([conv]):
+            return False
+        return conv.kernel_size == (1, 1) or conv.stride[0] in (1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         if is_transformed() or not (self.training and can_run("native", x)):
@@ -57,7 +57,7 @@ class NativeConv(nn.Conv2d):
 class _NativeConvFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        # Which pixels a 1×1 convolution skips is settled here; a 3×3 one reads all.
+        # A strided 1×1 convolution is subsampled here; a 3×3 one strides in the kernel.
         ctx.size, ctx.skips, ctx.stride = x.shape, *((stride, 1) if weight.shape[2] == 1 else (1, stride))
         x = subsample(ctx.skips, x)
         y = empty_map_like(x[:, :, :: ctx.stride, :: ctx.stride], len(weight))

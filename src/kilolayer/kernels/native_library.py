@@ -1,6 +1,6 @@
-"""The native kernels' functions, called with plain addresses.
+"""The functions of the native library and their argument structures, called with plain addresses.
 
-No header of PyTorch is compiled, so a built library serves every release of it.
+No header of PyTorch is compiled in, so one library serves every PyTorch version.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kilolayer.kernels.compute_dtype import unit_library_path
 
 
 class WeightsStruct(Structure):
-    """Of a convolution in fp32: address; strides of output, input, row and column; sizes."""
+    """The fp32 weights of a convolution: address; strides of output, input, row and column; sizes."""
 
     _fields_ = (
         ("data", c_void_p), ("out", c_int64), ("in", c_int64), ("row", c_int64), ("column", c_int64),
@@ -30,7 +30,7 @@ class WeightsStruct(Structure):
 
 
 class NormStruct(Structure):
-    """Of a BN: parameters, running averages, the batch's mean and 1/√(var + ε), gradients; all fp32."""
+    """A BN: parameters, running averages, the batch's mean and 1/√(var + ε), gradients; all fp32."""
 
     _fields_ = (
         ("weight", c_void_p), ("bias", c_void_p), ("running_mean", c_void_p), ("running_var", c_void_p),
@@ -40,7 +40,7 @@ class NormStruct(Structure):
 
 
 class ConvStruct(Structure):
-    """A convolution, the BN before it (or null), its input and its output, its stride where it is 3×3."""
+    """A convolution, the BN before it (or null), its input and output, and its stride if it is 3×3."""
 
     _fields_ = (
         ("weights", WeightsStruct), ("dweight", c_void_p), ("norm", POINTER(NormStruct)),
@@ -51,7 +51,8 @@ class ConvStruct(Structure):
 class UnitStruct(Structure):
     """F's convolutions, the BN behind the last (or null), h and x', the shortcut's convolution (or null).
 
-    `dread` is for the gradient of what that reads, where that is not x; `padded` a padded shortcut's stride.
+    `dread` receives the gradient of the projection's input if that is not x; `padded` is a zero-padded
+    shortcut's stride, or 0.
     """
 
     _fields_ = (
@@ -62,7 +63,7 @@ class UnitStruct(Structure):
 
 
 class FoldedConvStruct(Structure):
-    """A convolution at inference: packed weights, bias in fp32, sizes, stride, the factor of its sums."""
+    """A convolution at inference: packed weights, fp32 bias, sizes, stride, the factor that unscales sums."""
 
     _fields_ = (
         ("packed", c_void_p), ("bias", c_void_p),
@@ -72,10 +73,10 @@ class FoldedConvStruct(Structure):
 
 
 class FoldedUnitStruct(Structure):
-    """A unit at inference: F's convolutions, the shortcut's, the scale and shift of the BN before them.
+    """A unit at inference: F's convolutions, the shortcut's, and scale and shift of the BN before them.
 
-    The shortcut's convolution and that BN may be null. Whether the unit ends in ReLU, whether its shortcut
-    reads what is behind that BN and ReLU, and whether it pads its channels.
+    The shortcut's convolution and that BN may be null. The flags say whether the unit ends in a ReLU, whether
+    the shortcut reads the output of that BN-ReLU, and whether the shortcut pads its channels.
     """
 
     _fields_ = (
@@ -86,7 +87,7 @@ class FoldedUnitStruct(Structure):
 
 
 class ImagesStruct(Structure):
-    """What a convolution of few channels reads, and its kernel's side, stride and padding."""
+    """The input of a convolution with few channels, and the size, stride and padding of its kernel."""
 
     _fields_ = (
         ("data", c_void_p), ("height", c_int32), ("width", c_int32), ("channels", c_int32),

@@ -1,5 +1,4 @@
-"""Runs of residual units at inference in one native operation: an image at a time, between convolutions in
-the cache (native/infer.h)."""
+"""Runs of residual units at inference as one native operation, one image at a time (native/inference.h)."""
 
 from __future__ import annotations
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.kernels.compute_dtype import MUL_DTYPES, mul_dtype
-from kilolayer.kernels.conv_chain import ConvChain, has_forward_of, unit_chain
+from kilolayer.kernels.conv_chain import ConvChain, unit_chain
 from kilolayer.kernels.dispatch import batch_struct, empty_map_like
+from kilolayer.kernels.folded_layers import folded_weights, is_affine, scale_and_shift
 from kilolayer.kernels.native_library import (
     FoldedConvStruct,
     FoldedUnitStruct,
@@ -25,9 +25,9 @@ from kilolayer.units.modules import ResidualUnit
 
 @dataclass(frozen=True)
 class FoldableUnit:
-    """A unit as a run computes it, and the BN `before` it; its ReLU gives what F's first convolution reads.
+    """A unit that can be part of a run: its chain, and `input_norm` of the BN-ReLU before it.
 
-    Where `activated`, the shortcut reads that too.
+    With `preactivated_shortcut` the shortcut reads the output of that BN-ReLU too.
     """
 
     chain: ConvChain
@@ -36,7 +36,7 @@ class FoldableUnit:
 
 
 def foldable_unit(unit: nn.Module) -> FoldableUnit | None:
-    """The unit as a step of a run, or None where it is none."""
+    """The unit as part of a run, or None if the kernels do not support it."""
     chain = unit_chain(unit)
     if isinstance(chain, ConvChain) and all(map(is_affine, chain.norms())):
         assert isinstance(unit, ResidualUnit)  # noqa: S101 - no other has a chain
@@ -49,16 +49,16 @@ def foldable_unit(unit: nn.Module) -> FoldableUnit | None:
 
 
 class NativeUnitRun(nn.Module):
-    """Units one behind the other, their BNs folded where a convolution stands before them.
+    """Consecutive residual units at inference; a BN behind a convolution is folded into it.
 
-    Takes and gives (N, C, H, W) in bf16, channels last, on a CPU. All keep the shape, but for the first,
-    which may change it. Its tensors are its own, in the kernels' order, and no parameters.
+    Input and output are (N, C, H, W) in bf16, channels last, on a CPU. Only the first unit may change the
+    shape. The packed weights belong to this module and are no parameters.
     """
 
     def __init__(self, units: Sequence[FoldableUnit]) -> None:
         super().__init__()
         first = units[0].chain
-        # Of the pixels that a first 1×1 convolution skips nobody sees anything.
+        # If the first convolution is a strided 1×1 one, nothing reads the pixels that it skips.
         self.skips, self.stride = first.input_stride, first.shortcut_stride // first.input_stride
         self.inputs, self.outputs = first.in_channels, first.out_channels
         self.units = [_pack_unit(step) for step in units]
@@ -71,7 +71,7 @@ class NativeUnitRun(nn.Module):
             )
         x = x[:, :, :: self.skips, :: self.skips].contiguous(memory_format=torch.channels_last)
         y = empty_map_like(x[:, :, :: self.stride, :: self.stride], self.outputs)
-        # Addresses do not survive a copy or a pickle, so they are gathered anew: microseconds a unit.
+        # Addresses do not survive a copy or a pickle, so they are collected at every call: microseconds per unit.
         structs = (FoldedUnitStruct * len(self.units))(*map(_unit_struct, self.units))
         load_native_library().kilolayer_infer(
             byref(batch_struct(x)), structs, len(structs), x.data_ptr(), y.data_ptr()
@@ -82,32 +82,8 @@ class NativeUnitRun(nn.Module):
         return f"{len(self.units)} units"
 
 
-def is_affine(layer: nn.Module) -> bool:
-    """Whether `layer` is a BN with running statistics, and so an affine map of each channel at inference."""
-    standard_forward = has_forward_of(layer, nn.BatchNorm2d, nn.SyncBatchNorm)
-    return standard_forward and layer.running_mean is not None and layer.running_var is not None
-
-
-def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """BN(x) = scale·x + shift, with its running statistics."""
-    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101, PT018 - `is_affine`
-    weight = 1.0 if norm.weight is None else norm.weight.detach()
-    bias = 0.0 if norm.bias is None else norm.bias.detach()
-    scale = weight / torch.sqrt(norm.running_var + norm.eps)
-    return scale, bias - norm.running_mean * scale
-
-
-def folded_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
-    """W and b of BN(W∗x + b), and of the convolution itself where there is no BN."""
-    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
-    if norm is None:
-        return weight, bias
-    scale, shift = scale_and_shift(norm)
-    return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
-
-
 def _pack_unit(step: FoldableUnit) -> dict[str, Any]:
-    """The tensors of a unit: packed weights and biases, and the first BN's scale and shift."""
+    """The tensors of a unit: packed weights, biases, and the scale and shift of its first BN."""
     chain = step.chain
     norms = [*(link.norm for link in chain.links[1:]), chain.final_norm]
     convs = zip(chain.links, norms, chain.conv_strides(), strict=True)

@@ -1,7 +1,7 @@
 """A whole residual unit as one operation on a CPU with AVX-512, forward and backward.
 
-What BN and ReLU do happens while a convolution reads its input and writes its output (native/forward.h);
-only x and F's inner convolution outputs are kept, in bf16. `reference` has the same steps in plain PyTorch.
+BN and ReLU are computed while a convolution reads its input and writes its output (native/forward.h). Only x
+and the outputs of F's inner convolutions are saved, in bf16. `reference` has the same steps in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -36,12 +36,10 @@ _LAST = torch.channels_last
 
 
 def run_native_unit(chain: ConvChain, x: Tensor, parameters: list[Tensor]) -> Tensor:
-    """x' of `x`, (N, C, H, W) in bf16 and channels last, in training: BN takes the batch's statistics.
+    """x' of `x`, both (N, C, H, W) in bf16, channels last; in training, with the statistics of the batch.
 
-    `parameters` are the chain's, in fp32.
-
-    The running averages follow. The sums that the next unit's first BN needs go with the output, as long
-    as it is the same tensor, or one that shares its data and its notes.
+    `parameters` are those of the chain, in fp32. The running averages are updated. The channel sums that the
+    next unit's first BN needs are attached to x'.
     """
     sums = torch.empty(2 * chain.out_channels, dtype=torch.float64)
     y: Tensor = _NativeUnitFunction.apply(chain, channel_sums_of(x), sums, x, *parameters)  # type: ignore[no-untyped-call]
@@ -67,7 +65,7 @@ class _NativeUnitFunction(torch.autograd.Function):
         for link, stride in zip(chain.links, chain.conv_strides(), strict=True):
             like = empty_map_like(like[:, :, ::stride, ::stride], link.conv.out_channels)
             outputs.append(like)
-        # The last convolution writes x' itself, where no BN stands behind it.
+        # Without a final BN the last convolution writes x' itself.
         y = outputs.pop() if chain.final_norm is None else torch.empty_like(like)
         if chain.padding is not None:
             y.zero_()[:, : ctx.size[1]] = full_x[:, :, :: chain.shortcut_stride, :: chain.shortcut_stride]
@@ -82,7 +80,7 @@ class _NativeUnitFunction(torch.autograd.Function):
             sums.data_ptr(),
         )
         ctx.chain = chain
-        # An original unit's x' says where its last ReLU was open; of the others nothing needs it.
+        # The backward pass of an original unit needs x' to see where the last ReLU was open; others do not.
         ctx.save_for_backward(
             x, projection_input, x if chain.final_norm is None else y, statistics, *outputs, *parameters
         )
@@ -109,7 +107,7 @@ class _NativeUnitFunction(torch.autograd.Function):
 
 
 class _UnitCall:
-    """A unit as the library reads it; the tensors have to outlive it."""
+    """The argument structures of one unit; the tensors have to outlive them."""
 
     def __init__(
         self,
@@ -152,7 +150,7 @@ class _UnitCall:
         for i, (link, stride) in enumerate(zip(chain.links, chain.conv_strides(), strict=True)):
             convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
         end, projection = next_norm(chain.final_norm), POINTER(ConvStruct)()
-        # Where h is not x it lies where x' will be, unless a BN stands behind it.
+        # If h is not x, it lies in the memory of x', unless a BN follows it.
         h = x if chain.has_identity_shortcut else y
         if chain.projection is not None:
             projection_output = h if chain.projection_norm is None else outputs[-1]

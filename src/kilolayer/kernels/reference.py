@@ -1,7 +1,7 @@
-"""The steps of the native unit in plain PyTorch, in any precision, to read and to test by.
+"""The steps of a fused unit in plain PyTorch, in any precision: to read, and to test the kernels against.
 
-In the notation of native/forward.h: t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)), x' = h + t_L; in the
-original unit x' = ReLU(h + BN(t_L)). h is x or, in a unit that changes shape, a projection of x or x padded.
+In the notation of native/forward.h: t₀ = x, tᵢ = convᵢ(aᵢ), aᵢ = ReLU(BNᵢ(tᵢ₋₁)), x' = h + t_L, and in the
+original unit x' = ReLU(h + BN(t_L)). h is x; in a unit that changes shape, a projection of x, or x padded.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _ALL = (0, 2, 3)
 
 @dataclass(frozen=True)
 class SavedTensors:
-    """What the forward pass leaves for the backward pass: t₀ … t_L, x', x's size.
+    """What the forward pass saves for the backward pass: t₀ … t_L, x', the size of x.
 
-    And for a projection what it reads and what it gives.
+    For a projection also its input and output.
     """
 
     outputs: tuple[Tensor, ...]
@@ -34,7 +34,7 @@ class SavedTensors:
 
 
 def reference_forward(chain: ConvChain, x: Tensor) -> SavedTensors:
-    """The unit's output and what it keeps; BN takes the batch's statistics."""
+    """The unit's output and what it saves; BN uses the statistics of the batch."""
     size, projection_input, full_x, x = (
         x.shape,
         subsample(chain.shortcut_stride, x),
@@ -63,7 +63,7 @@ def reference_forward(chain: ConvChain, x: Tensor) -> SavedTensors:
 def reference_backward(
     chain: ConvChain, saved: SavedTensors, dy: Tensor
 ) -> tuple[Tensor, dict[Tensor, Tensor]]:
-    """The gradient of x, and of every parameter, from that of x'."""
+    """The gradient of x and of every parameter, from `dy`, the gradient of x'."""
     gradients: dict[Tensor, Tensor] = {}
     if chain.final_norm is not None:
         dy = dy * (saved.y > 0)
@@ -119,7 +119,7 @@ def _batch_norm(norm: nn.BatchNorm2d, t: Tensor) -> Tensor:
 def _batch_norm_backward(
     norm: nn.BatchNorm2d, t: Tensor, g: Tensor, gradients: dict[Tensor, Tensor]
 ) -> Tensor:
-    """The gradient of t from g, that of BN(t): α·g + β·t + γ with one α, β and γ for each channel."""
+    """The gradient of t from g, that of BN(t): α·g + β·t + γ, with α, β and γ per channel."""
     mean, inverse = _statistics(norm, t)
     count = t.numel() / t.shape[1]
     total = g.sum(_ALL)

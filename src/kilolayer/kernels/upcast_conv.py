@@ -1,7 +1,7 @@
-"""Convolutions over bf16 maps that PyTorch multiplies in fp32, where that is faster than in bf16.
+"""Upcast convolutions: bf16 feature maps, multiplied by PyTorch in fp32 where that is faster than bf16.
 
-For what no kernel computes whole: the stem, strides, groups. The plain reference is the same layer in
-bf16 autocast, which rounds the weights too.
+They serve what no kernel computes: stems, strides, groups. The plain reference is the same layer in bf16
+autocast, which rounds the weights too.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from kilolayer.kernels.dispatch import can_run, is_transformed
 _BOTH = torch.ops.aten.convolution_backward
 
 
-def pays(conv: nn.Conv2d) -> bool:
-    """Whether this processor is faster so. Its 1×1 convolutions wait for memory, where it has bf16 at all."""
-    return mul_dtype() != "bf16" and (conv.kernel_size != (1, 1) or "avx512_bf16" not in cpu_flags())
-
-
 class UpcastConv(nn.Conv2d):
-    """y = W∗x in training, x and y (N, C, H, W) in bf16 and channels last, W and the products in fp32.
+    """y = W∗x in training; x and y are (N, C, H, W) in bf16, channels last; W and the products are fp32.
 
-    The backward pass keeps x in bf16. Everywhere else it is the layer that it was.
+    The backward pass saves x in bf16. Outside training it is the plain layer.
     """
+
+    @staticmethod
+    def is_faster(conv: nn.Conv2d) -> bool:
+        """Whether this processor is faster with upcast operands.
+
+        1×1 convolutions are bound by memory, so with AVX512-BF16 they are not upcast.
+        """
+        return mul_dtype() != "bf16" and (conv.kernel_size != (1, 1) or "avx512_bf16" not in cpu_flags())
 
     def forward(self, x: Tensor) -> Tensor:
         parameters = [parameter for parameter in (self.weight, self.bias) if parameter is not None]
-        # Images come in fp32; in autocast they would be rounded first, and so they are here.
+        # Images come in fp32; autocast would round them to bf16 first, so this does too.
         bf16_x = x.to(torch.bfloat16) if self.training and x.dtype is torch.float32 else x
         if is_transformed() or not (
             self.training

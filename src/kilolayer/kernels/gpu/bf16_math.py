@@ -1,7 +1,7 @@
-"""Numbers in bf16 and their products, the same where Triton compiles and where it interprets.
+"""bf16 rounding and products that are the same whether Triton compiles or interprets.
 
-Triton's interpreter cuts what it turns into bf16, and multiplies bf16 numbers as the integers that hold them
-(seen in 3.6 to 3.9). A GPU rounds to the nearest, ties to even, and so it is done here in both.
+Triton's interpreter truncates when it converts to bf16, and multiplies bf16 numbers as the integers that hold
+them (seen in 3.6 to 3.9). A GPU rounds to nearest, ties to even; these functions do so in both cases.
 """
 
 import triton
@@ -13,7 +13,7 @@ INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 
 @triton.jit
 def to_bf16(value):
-    """fp32 `value` as the nearest bf16."""
+    """fp32 `value` rounded to the nearest bf16."""
     if INTERPRETED:
         bits = value.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
@@ -23,13 +23,13 @@ def to_bf16(value):
 
 @triton.jit
 def relu(value):
-    """max(value, 0), and a NaN where `value` is one, which a GPU's own maximum drops."""
+    """max(value, 0), which keeps NaN; a GPU's own maximum would drop it."""
     return tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def dot(a, b, accumulator):
-    """total + a·b, in fp32 from bf16."""
+    """accumulator + a·b, in fp32 from bf16."""
     if INTERPRETED:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), accumulator)
     else:

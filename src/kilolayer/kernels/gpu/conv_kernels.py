@@ -1,7 +1,7 @@
-"""1×1 and 3×3 convolutions as matrix products, in whose loads and stores BN, ReLU and the addition happen.
+"""1×1 and 3×3 convolutions as matrix products, with BN, ReLU and the addition in their loads and stores.
 
-Row m of a map is a pixel; tap (i, j) of a 3×3 kernel reads the row that lies i − 1 lines and j − 1 columns
-from it, or zeros beyond the border.
+Row m of a map is a pixel. Tap (i, j) of a 3×3 kernel reads the row that lies i − 1 lines and j − 1 columns
+away, or zeros beyond the border.
 """
 
 import triton
@@ -11,20 +11,20 @@ from kilolayer.kernels.gpu.bf16_math import dot, relu, to_bf16
 from kilolayer.kernels.gpu.reduction_kernels import store_partial_sums
 
 PLAIN = tl.constexpr(0)
-"""Read as it is; written as it is."""
+"""Load or store the numbers unchanged."""
 BN_RELU = tl.constexpr(1)
-"""Read as ReLU(BN(t)): `coefficients` is `statistics`."""
+"""Load ReLU(BN(t)); `coefficients` are BN's statistics (mean, 1/σ, scale, shift)."""
 BN_BACKWARD = tl.constexpr(2)
-"""Read as BN's gradient α·g + β·t + γ."""
+"""Load α·g + β·t + γ, the gradient of BN's input."""
 WITH_SUMS = tl.constexpr(1)
-"""Written, with Σ and Σ² of every channel."""
+"""Store, and sum Σ and Σ² of every channel."""
 RELU_BACKWARD = tl.constexpr(2)
-"""Written where the ReLU before was open, with Σ g and Σ g·(t − mean)."""
+"""Store the gradient where the ReLU before was open, with Σ g and Σ g·(t − mean)."""
 
 
 @triton.jit
 def _load_map(first, second, coefficients, rows, valid_rows, channels, C, LOAD: tl.constexpr):
-    """Rows and channels of a map in bf16, transformed as LOAD says; zero where not `valid`."""
+    """Rows and channels of a map in bf16, transformed as LOAD says; zero outside `valid_rows`."""
     valid_channels = channels < C
     valid = valid_rows[:, None] & valid_channels[None, :]
     offset = rows.to(tl.int64)[:, None] * C + channels[None, :]
@@ -46,7 +46,7 @@ def _load_map(first, second, coefficients, rows, valid_rows, channels, C, LOAD: 
 
 @triton.jit
 def _tap_rows(rows, tap, M, HEIGHT, WIDTH, SIDE: tl.constexpr):
-    """The rows that a tap reads, and which of them are within their images."""
+    """The rows that a tap reads, and which of them lie within their images."""
     down, across = tap // SIDE - SIDE // 2, tap % SIDE - SIDE // 2
     line, column = rows // WIDTH % HEIGHT + down, rows % WIDTH + across
     valid_rows = (rows < M) & (line >= 0) & (line < HEIGHT) & (column >= 0) & (column < WIDTH)
@@ -60,10 +60,10 @@ def conv_kernel(
     SIDE: tl.constexpr, FLIPPED: tl.constexpr, LOAD: tl.constexpr, STORE: tl.constexpr,
     RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """out (M, OUT) = Σ over taps of the map that is tap_rows times the tap's weights, in fp32.
+    """out (M, OUT) = Σ over taps of the loaded map times the tap's weights, in fp32.
 
-    FLIPPED turns the kernel by 180°, as the gradient of the input has it. The weights are fp32, and
-    multiplied in bf16. With RESIDUAL a map is added to the sum; then STORE.
+    FLIPPED turns the kernel by 180°, which gives the gradient of the input (dgrad). The weights are fp32 and
+    are multiplied in bf16. RESIDUAL adds a map to the sum; STORE says how the result is stored.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     columns = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
@@ -118,9 +118,11 @@ def wgrad_kernel(
     SIDE: tl.constexpr, LOAD: tl.constexpr, SOURCE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """The weights' gradient, first_sum partial sum a split of the pixels: partials (splits, OUT, taps, IN).
+    """The gradient of the weights (wgrad), one partial sum per split of the pixels.
 
-    The output's gradient is tap_rows as LOAD says, the convolution's input as SOURCE says.
+    partials (splits, OUT, taps, IN).
+
+    The gradient of the output is loaded as LOAD says, the input of the convolution as SOURCE says.
     """
     split, splits = tl.program_id(0), tl.num_programs(0)
     tap = tl.program_id(1)

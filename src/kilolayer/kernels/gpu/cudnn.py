@@ -1,4 +1,4 @@
-"""PyTorch's convolution between passes of BN and ReLU of their own, for the 3×3 ones: cuDNN's on a GPU."""
+"""3×3 convolutions by PyTorch (cuDNN on a GPU), with BN and ReLU as separate passes around them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kilolayer.kernels.gpu.launch import MapLoad
 
 
 def cudnn_forward(load: MapLoad, weight: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As `launch.convolve`."""
+    """The same as `launch.conv_forward`."""
     with torch.autocast(weight.device.type, enabled=False):
         t = _channels_last(
             conv2d(launch.materialize(load), weight.to(torch.bfloat16), padding=weight.shape[2] // 2)
@@ -22,7 +22,7 @@ def cudnn_forward(load: MapLoad, weight: Tensor, residual: Tensor | None) -> tup
 def cudnn_backward(
     load: MapLoad, source: MapLoad, weight: Tensor, residual: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of the weights and of what `source` reads (before its ReLU), and BN's backward sums."""
+    """The gradients of the weights and of what `source` loads (before its ReLU), and BN's backward sums."""
     padding = [weight.shape[2] // 2] * 2
     da, dweight, _ = torch.ops.aten.convolution_backward(
         launch.materialize(load), launch.materialize(source), weight.to(torch.bfloat16), None,

@@ -1,6 +1,6 @@
-"""The Triton kernels called on tensors: blocks, grids, and where the results lie.
+"""Launching the Triton kernels on tensors: blocks, grids and outputs.
 
-Maps are bf16 (N, C, H, W) with channels last; sums, coefficients and weights fp32.
+Maps are bf16 (N, C, H, W), channels last; sums, coefficients and weights are fp32.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ PLAIN, BN_RELU, BN_BACKWARD = (
 WITH_SUMS, RELU_BACKWARD = conv_kernels.WITH_SUMS.value, conv_kernels.RELU_BACKWARD.value
 
 PROGRAMS = 264
-"""Programs of a kernel that sums, two on each multiprocessor of an H100 or H200. The same on every GPU:
-the order of the sums, and so the bits, follow from it."""
+"""Programs of a kernel that sums: two per multiprocessor of an H100 or H200.
+
+It is the same number on every GPU, because the order of the sums, and so every bit, depends on it."""
 ROWS = 128
 """Pixels in a block."""
 COLUMNS = 64
 """Channels in a block, at most."""
 STAGES = 2
-"""Blocks of a product's factors under way at once."""
+"""Blocks of operands that are loaded ahead of a product."""
 _CHANNELS_PER_BLOCK = 16
 _PARTIALS_PER_BLOCK = 64
 _WEIGHTS_PER_BLOCK = 256
@@ -35,7 +36,7 @@ _WEIGHTS_PER_BLOCK = 256
 
 @dataclass(frozen=True)
 class MapLoad:
-    """A map and how a convolution reads it: as it is, as ReLU(BN(t)), or as BN's gradient of g and t."""
+    """A map and how a convolution loads it: unchanged, as ReLU(BN(t)), or as BN's gradient from g and t."""
 
     mode: int
     first: Tensor
@@ -43,19 +44,22 @@ class MapLoad:
     coefficients: Tensor | None = None
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        # Where the mode reads no second map or no coefficients, any tensor stands in for them.
+        # A mode without a second map or coefficients ignores them: any tensor serves as a placeholder.
         return self.first, _tensor_or(self.second, self.first), _tensor_or(self.coefficients, self.first)
 
 
 def identity_load(t: Tensor) -> MapLoad:
+    """The map itself."""
     return MapLoad(PLAIN, t)
 
 
 def bn_relu_load(t: Tensor, statistics: Tensor) -> MapLoad:
+    """ReLU(BN(t)), from BN's `statistics`."""
     return MapLoad(BN_RELU, t, None, statistics)
 
 
 def bn_gradient_load(g: Tensor, t: Tensor, coefficients: Tensor) -> MapLoad:
+    """The gradient of BN's input t from g, that of its output."""
     return MapLoad(BN_BACKWARD, g, t, coefficients)
 
 
@@ -68,9 +72,9 @@ def channel_sums(t: Tensor) -> Tensor:
 
 
 def bn_finalize(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Tensor, count: int) -> Tensor:
-    """`measured` (4, C) of a BN over `count` pixels: mean, 1/√(var + ε), scale, shift.
+    """BN's statistics (4, C) over `count` pixels: mean, 1/√(var + ε), scale, shift.
 
-    The running averages follow, unless their momentum is 0.
+    The running averages are updated, unless their momentum is 0.
     """
     channels = norm.num_features
     statistics = torch.empty((4, channels), device=partials.device)
@@ -87,7 +91,7 @@ def bn_finalize(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, partials: Te
 def bn_backward_finalize(
     partials: Tensor, weight: Tensor, statistics: Tensor, dweight: Tensor, dbias: Tensor, count: int
 ) -> Tensor:
-    """The coefficients α, β, γ (3, C) of BN's gradient; those of weight and bias into `dweight`, `dbias`."""
+    """The coefficients α, β, γ (3, C) of BN's gradient; fills `dweight` and `dbias`."""
     channels = len(weight)
     coefficients = torch.empty((3, channels), device=partials.device)
     reduction_kernels.bn_backward_finalize_kernel[(triton.cdiv(channels, _CHANNELS_PER_BLOCK),)](
@@ -116,9 +120,9 @@ def bn_relu(t: Tensor, statistics: Tensor, residual: Tensor | None = None) -> Te
 def relu_backward(
     da: Tensor, t: Tensor, statistics: Tensor, gate: Tensor | None = None, *, stored: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The gradient behind a ReLU of BN(t), or of what `gate` is the ReLU of; and BN's two backward sums.
+    """The gradient behind a ReLU of BN(t), or of the ReLU whose output is `gate`; and BN's two backward sums.
 
-    Without `stored` only the sums: what comes first is `da`.
+    Without `stored` only the sums are computed, and `da` itself is returned first.
     """
     grid, blocks = _reduction_grid(t)
     g, partials = torch.empty_like(t) if stored else da, _empty_partials(t, grid)
@@ -137,18 +141,18 @@ def bn_backward(
     residual: Tensor | None = None,
     statistics: Tensor | None = None,
 ) -> Tensor:
-    """α·g + β·t + γ, and `residual` beside it; with `measured` g counts where ReLU(BN(t)) is open."""
+    """α·g + β·t + γ, plus `residual`; with `statistics` g counts only where ReLU(BN(t)) is open."""
     out = torch.empty_like(t)
     grid, blocks = _pointwise_grid(t)
     pointwise_kernels.bn_backward_kernel[grid](
-        g, t, _tensor_or(statistics, coefficients), coefficients, _tensor_or(residual, t), out, *_matrix_shape(t),
-        MASKED=statistics is not None, RESIDUAL=residual is not None, **blocks,
+        g, t, _tensor_or(statistics, coefficients), coefficients, _tensor_or(residual, t), out,
+        *_matrix_shape(t), MASKED=statistics is not None, RESIDUAL=residual is not None, **blocks,
     )  # fmt: skip
     return out
 
 
 def materialize(load: MapLoad, residual: Tensor | None = None) -> Tensor:
-    """What a convolution would read, as a map of its own, and beside a gradient `residual`."""
+    """What a convolution would load, as a map in memory; `residual` is added to a gradient."""
     first, second, coefficients = load.tensors()
     if load.mode == BN_RELU:
         return bn_relu(first, coefficients)
@@ -156,7 +160,7 @@ def materialize(load: MapLoad, residual: Tensor | None = None) -> Tensor:
 
 
 def add_with_sums(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """x + t, with its sums as `measure` gives them."""
+    """x + t, with its sums as `channel_sums` gives them."""
     out = torch.empty_like(x)
     grid, blocks = _reduction_grid(x)
     partials = _empty_partials(x, grid)
@@ -165,7 +169,7 @@ def add_with_sums(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def conv_forward(load: MapLoad, weight: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The convolution of what is read, and `residual` beside it, with its sums as `measure` gives them."""
+    """The convolution of what is loaded, plus `residual`, with its sums as `channel_sums` gives them."""
     out, partials = _launch_conv(load, weight, weight.stride(1), weight.stride(0), weight.shape[0], residual)
     return out, partials
 
@@ -177,10 +181,10 @@ def conv_dgrad(
     statistics: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of a convolution's input from its output's, which is read.
+    """The gradient of a convolution's input from the gradient of its output, which is loaded.
 
-    With `t` and `measured` of the BN-ReLU that stands before the convolution the gradient of BN(t), with
-    BN's two backward sums; else the gradient of the input itself.
+    With `t` and `statistics` of the BN-ReLU before the convolution: the gradient of BN(t), with BN's two
+    backward sums. Otherwise: the gradient of the input itself.
     """
     return _launch_conv(
         load, weight, weight.stride(0), weight.stride(1), weight.shape[1], residual,
@@ -189,7 +193,7 @@ def conv_dgrad(
 
 
 def conv_wgrad(load: MapLoad, source: MapLoad, weight: Tensor) -> Tensor:
-    """The gradient of a convolution's weights: `read` is its output's gradient, `source` its input."""
+    """The gradient of a convolution's weights: `load` is the gradient of its output, `source` its input."""
     outputs, inputs, side, _ = weight.shape
     rows, _ = _matrix_shape(load.first)
     block_in, block_out = _channel_block(inputs), _channel_block(outputs)
@@ -252,7 +256,7 @@ def _channel_block(channels: int) -> int:
 
 
 def _launch_options(columns: int) -> dict[str, int]:
-    """Warps of a block of a matrix product, so that its sums stay in registers, and loads ahead."""
+    """Warps per block of a matrix product, so that its sums stay in registers, and loads ahead."""
     return {"num_warps": 8 if columns == COLUMNS else 4, "num_stages": STAGES}
 
 
@@ -263,7 +267,7 @@ def _reduction_grid(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
 
 
 def _pointwise_grid(t: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Grid and blocks of a pass with one program a block."""
+    """Grid and blocks of a pass with one program per block."""
     rows, channels = _matrix_shape(t)
     block = _channel_block(channels)
     return (triton.cdiv(rows, ROWS), triton.cdiv(channels, block)), {"BLOCK_M": ROWS, "BLOCK_C": block}

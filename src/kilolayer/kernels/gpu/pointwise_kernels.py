@@ -1,4 +1,4 @@
-"""BN with ReLU, its backward pass, and the residual addition: first_sum pass over memory each."""
+"""BN-ReLU, its backward pass and the residual addition, each in one pass over memory."""
 
 import triton
 import triton.language as tl
@@ -31,9 +31,9 @@ def relu_backward_kernel(
     da, t, statistics, gate, g, partials, M, C,
     GATED: tl.constexpr, STORED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """g = da where the ReLU was open, and of every channel Σ g and Σ g·(t − mean).
+    """g = da where the ReLU was open, and Σ g and Σ g·(t − mean) of every channel.
 
-    It was open where BN(t) > 0; with GATED where `gate`, the ReLU's output, is.
+    The ReLU was open where BN(t) > 0; with GATED, where `gate`, the ReLU's output, is positive.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -65,9 +65,9 @@ def bn_backward_kernel(
     g, t, statistics, coefficients, residual, out, M, C,
     MASKED: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of t, α·g + β·t + γ, and with RESIDUAL the shortcut's beside it.
+    """The gradient of t, α·g + β·t + γ; with RESIDUAL plus the gradient of the shortcut.
 
-    With MASKED g is that of the ReLU's output: the mask is computed again from t.
+    With MASKED g is the gradient of the ReLU's output, and the mask is recomputed from t.
     """
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -91,7 +91,7 @@ def bn_backward_kernel(
 
 @triton.jit
 def add_kernel(x, t, out, partials, M, C, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
-    """x + t, and of every channel its Σ and Σ² for the BN that comes next."""
+    """x + t, with Σ and Σ² of every channel for the BN that follows."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     valid_channels = channels < C

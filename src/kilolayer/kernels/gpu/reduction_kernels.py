@@ -1,6 +1,6 @@
-"""Sums over all pixels of a batch, in a fixed order: first_sum partial sum a program, then all of them in turn.
+"""Sums over all pixels of a batch in a fixed order: one partial sum per program, then all of them in turn.
 
-No atomics, and the number of programs depends on shapes alone, so that equal tensors give equal bits.
+There are no atomics, and the number of programs depends on shapes alone: equal tensors give equal bits.
 """
 
 import triton
@@ -28,7 +28,7 @@ def channel_sums_kernel(t, partials, M, C, BLOCK_M: tl.constexpr, BLOCK_C: tl.co
 
 @triton.jit
 def store_partial_sums(partials, program, C, channels, valid_channels, first_sum, second_sum):
-    """A program's second_sum sums into its own place."""
+    """Stores a program's two sums."""
     tl.store(partials + program * 2 * C + channels, first_sum, valid_channels)
     tl.store(partials + program * 2 * C + C + channels, second_sum, valid_channels)
 
@@ -53,9 +53,9 @@ def bn_finalize_kernel(
     partials, programs, weight, bias, running_mean, running_var, statistics, count, C, momentum, epsilon,
     UPDATE_RUNNING: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """BN's four numbers a channel from Σ t and Σ t²: statistics (4, C) is mean, 1/√(var + ε), scale, shift.
+    """BN's statistics (4, C) from Σ t and Σ t²: mean, 1/√(var + ε), scale and shift.
 
-    BN(t) = scale·t + shift. The running averages follow target UPDATE_RUNNING, with the unbiased variance.
+    BN(t) = scale·t + shift. With UPDATE_RUNNING the running averages are updated, with the unbiased variance.
     """
     channels = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     valid_channels = channels < C
@@ -109,7 +109,7 @@ def split_reduction_kernel(
     partials, dweight, splits, SIZE, IN, TAPS, SIDE, s_out, s_in, s_row, s_column,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A convolution's weight gradient from its partial ones, (splits, OUT, TAPS, IN), in their order."""
+    """A weight gradient from its partial sums (splits, OUT, TAPS, IN), added in their order."""
     offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = offset < SIZE
     weight_sum = tl.zeros([BLOCK], tl.float32)

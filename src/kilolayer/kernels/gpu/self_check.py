@@ -1,4 +1,4 @@
-"""Whether the Triton kernels compute on this device what PyTorch's layers do, unit by unit."""
+"""Whether the Triton kernels compute on this device what PyTorch's layers compute, unit by unit."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from torch import Tensor, nn
 
 from kilolayer.errors import InputError
 from kilolayer.kernels.conv_chain import ConvChain, same_shape_chain
-from kilolayer.kernels.fusion import FusedUnit
+from kilolayer.kernels.fused_unit import FusedUnit
 from kilolayer.kernels.gpu.triton_unit import run_triton_unit as fused_unit
 from kilolayer.networks.model import ResidualNetwork
 from kilolayer.units.modules import ResidualUnit
 
 IMAGES = 4
 MEAN_ERROR_RATIO = 1.25
-"""How far the kernels may err from double precision, in errors of PyTorch's layers in bf16."""
+"""How far the kernels may deviate from double precision, relative to PyTorch's bf16 layers: on average."""
 MAX_ERROR_RATIO = 2.0
+"""The same for a single tensor."""
 SLACK = 2e-3
+"""Added to the limit of a single tensor."""
 
 Computation = Callable[[Tensor], Tensor]
 
 
 def check_units(model: ResidualNetwork) -> list[str]:
-    """Compares the first unit of each kind, in its place's size; says which.
+    """Compares the first unit of each kind, at its own image size, and returns the units' names.
 
-    Raises `InputError` where the kernels err from double precision more than the layers in bf16 do.
+    Raises `InputError` if the kernels deviate more from double precision than PyTorch's bf16 layers do.
     """
     checked = []
     for name, module, side in distinct_units(model):
@@ -46,17 +48,17 @@ def check_units(model: ResidualNetwork) -> list[str]:
 
 
 def exceeds_tolerance(layers: list[float], kernels: list[float]) -> bool:
-    """Whether the kernels' errors are beyond those of the layers; what is no number is."""
+    """Whether the kernels' errors exceed what those of the layers allow. NaN exceeds it."""
     pairs = zip(kernels, layers, strict=True)
     return not (
         sum(kernels) <= MEAN_ERROR_RATIO * sum(layers)
-        # Of one tensor more, for a ReLU of a few pixels opens here and not there.
+        # A single tensor may deviate more: near zero, a ReLU can be open in one computation and not in the other.
         and all(kernel_error <= MAX_ERROR_RATIO * layer_error + SLACK for kernel_error, layer_error in pairs)
     )
 
 
 def triton_forward(unit: ResidualUnit) -> Computation:
-    """The Triton kernels of a unit, as a function of its input."""
+    """The Triton kernels of a unit as a function of its input."""
     chain = _chain_or_error(unit)
     return lambda x: fused_unit(chain, x, chain.parameters())
 
@@ -66,12 +68,13 @@ def relative_errors(
     shape: tuple[int, ...],
     implementation: Callable[[ResidualUnit], Computation] = triton_forward,
 ) -> tuple[list[float], list[float]]:
-    """‖found − exact‖ / ‖exact‖ of the output, the gradient of x and those of the parameters.
+    """The relative errors ‖y − exact‖ / ‖exact‖ of PyTorch's bf16 layers, and of `implementation`.
 
-    `shape`: images, height and width. `of`: another way to compute the unit, otherwise by the kernels.
+    The default implementation is the Triton kernels.
 
-    Of PyTorch's layers in bf16 autocast, and of that way; exact is double precision. Shortcuts are left
-    out where they can be: they are as large and as exact in both. BN's running averages stay as they are.
+    Each list holds the errors of the output, of the gradient of x and of every parameter's gradient; exact is
+    double precision. `shape`: images, height, width. Identity shortcuts are subtracted: they are as large and
+    as exact in both. BN's running averages stay as they are.
     """
     parameter = next(module.parameters())
     plain = _plain_copy(module)
@@ -101,7 +104,7 @@ def _chain_or_error(module: ResidualUnit) -> ConvChain:
 
 
 def _plain_copy(module: ResidualUnit) -> ResidualUnit:
-    """A copy of the unit in plain layers, in training."""
+    """A copy of the unit with plain layers, in training."""
     copied = copy.deepcopy(module).train()
     copied.__class__ = ResidualUnit
     return copied
@@ -120,12 +123,12 @@ def _output_and_gradients(
 
 
 def relative_error(computed: Tensor, exact: Tensor) -> float:
-    """‖found − exact‖ / ‖exact‖."""
+    """‖computed − exact‖ / ‖exact‖."""
     return float((computed.detach().double() - exact).norm() / exact.norm())
 
 
 def distinct_units(model: ResidualNetwork) -> Iterator[tuple[str, FusedUnit, int]]:
-    """The first fused unit of each kind, with the side of its maps."""
+    """The name, the module and the image size of the first fused unit of each kind."""
     yielded = set()
     for placed in model.description.units():
         module = model.get_submodule(placed.name)

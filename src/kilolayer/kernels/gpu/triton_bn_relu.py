@@ -1,4 +1,4 @@
-"""BN and ReLU as one operation on a GPU, for units that are not computed whole, the stem and the end."""
+"""BN and ReLU as one operation on a GPU, for stems, final activations and units not fused as a whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kilolayer.kernels.gpu import launch
 
 
 def triton_bn_relu(norm: Any, x: Tensor) -> Tensor:
-    """ReLU(BN(x)) of `x`, (N, C, H, W) in bf16 and channels last, with the batch's statistics."""
+    """a = ReLU(BN(x)) with the statistics of the batch; `x` is (N, C, H, W) in bf16, channels last."""
     out: Tensor = _TritonBnRelu.apply(norm, channel_sums_of(x), x, norm.weight, norm.bias)  # type: ignore[no-untyped-call]
     count_batch([norm])
     return out

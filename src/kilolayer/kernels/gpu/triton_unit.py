@@ -1,7 +1,7 @@
 """A whole residual unit as one autograd function over the Triton kernels.
 
-Only x and F's inner convolution outputs are kept, in bf16, with four numbers for each channel of each BN;
-activations are computed again as they are read. `kernels.reference` has the same steps in plain PyTorch.
+Only x and the outputs of F's inner convolutions are saved, in bf16, with four numbers per channel of each BN;
+activations are recomputed as they are read. `kernels.reference` has the same steps in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from kilolayer.kernels.gpu import cudnn, launch
 from kilolayer.kernels.gpu.launch import MapLoad, bn_gradient_load, bn_relu_load, identity_load
 
 CONV3X3_BACKEND: Literal["triton", "cudnn"] = "triton"
-"""Who computes 3×3 convolutions: ours with BN and ReLU in its loads and stores, or cuDNN's between passes of
-their own. To be chosen by measurement (benchmarks/gpu.py)."""
+"""What computes 3×3 convolutions: our kernel, with BN and ReLU in its loads and stores, or cuDNN between
+separate passes. To be chosen by measurement (benchmarks/gpu.py).
+"""
 
 
 def run_triton_unit(chain: ConvChain, x: Tensor, parameters: list[Tensor]) -> Tensor:
-    """x' of `x`, (N, C, H, W) in bf16 and channels last, in training: BN takes the batch's statistics.
+    """x' of `x`, both (N, C, H, W) in bf16, channels last; in training, with the statistics of the batch.
 
-    `parameters` are the chain's, in fp32. The running averages follow. The sums that the next unit's first
-    BN needs go with the output, as `kernels.unit` has it.
+    `parameters` are those of the chain, in fp32. The running averages are updated. The channel sums that the
+    next unit's first BN needs are attached to x', as by `run_native_unit`.
     """
     output_sums: list[Tensor] = []
     y: Tensor = _TritonUnitFunction.apply(chain, channel_sums_of(x), output_sums, x, *parameters)  # type: ignore[no-untyped-call]
@@ -59,7 +60,7 @@ class _TritonUnitFunction(torch.autograd.Function):
             outputs.append(t)
             partials = sums
         if chain.final_norm is None:
-            # x + F(x) is the last product itself, and nothing in the backward pass reads it.
+            # The last convolution stores x + F(x) itself, and the backward pass does not need it.
             output_sums.append(sums)
             y = outputs.pop()
         else:
@@ -105,7 +106,7 @@ class _TritonUnitFunction(torch.autograd.Function):
 
 
 class _ChainNorms:
-    """The BNs of a chain with their parameters, and in the backward pass the parameters' gradients."""
+    """The BNs of a chain with their parameters and, in the backward pass, the parameters' gradients."""
 
     def __init__(self, chain: ConvChain, parameters: Any, gradients: list[Tensor] | None = None) -> None:
         norm_parameters = parameters[len(chain.links) :]
@@ -126,7 +127,7 @@ class _ChainNorms:
 
 
 def _conv_forward(load: MapLoad, weight: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The convolution's output, with x beside it where it is the unit's last, and its sums."""
+    """The convolution's output, plus x if it is the unit's last, and its sums."""
     if CONV3X3_BACKEND == "cudnn" and weight.shape[2] == 3:
         return cudnn.cudnn_forward(load, weight, residual)
     return launch.conv_forward(load, weight, residual)
@@ -135,7 +136,7 @@ def _conv_forward(load: MapLoad, weight: Tensor, residual: Tensor | None) -> tup
 def _conv_backward(
     load: MapLoad, source: MapLoad, weight: Tensor, residual: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of the weights and of what `source` reads (before its ReLU), and BN's backward sums."""
+    """The gradients of the weights and of what `source` loads (before its ReLU), and BN's backward sums."""
     if CONV3X3_BACKEND == "cudnn" and weight.shape[2] == 3:
         return cudnn.cudnn_backward(load, source, weight, residual)
     dweight = launch.conv_wgrad(load, source, weight)
