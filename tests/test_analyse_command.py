@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.cli.analyse import ANALYSIS_NAMES
-from kilolayer.measure.all_analyses import ANALYSES
+from kilolayer.cli.analyse import AnalyseOptions
+from kilolayer.cli.analysis_inputs import load_analysis_inputs
+from kilolayer.measure.analysis_results import run_analyses
+from kilolayer.measure.registry import ANALYSES, AnalysisEntry
+from kilolayer.report import analysis_report as report
 
 BLOCKS = Path(__file__).with_name("foreign_networks.py")
 NETWORK = "preact_resnet8_cifar"
@@ -32,8 +38,85 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_word_of_the_help_is_an_analysis() -> None:
-    assert tuple(ANALYSES) == ANALYSIS_NAMES
+SCRATCH = """
+from dataclasses import dataclass
+
+from kilolayer.chart import Chart, Series
+
+
+@dataclass(frozen=True)
+class Loudness:
+    network: str
+    largest: float
+
+    def charts(self):
+        return (Chart("loudness", "Loudness", "max |x|", "unit", "largest", (Series("x", (1.0,), (self.largest,)),)),)
+
+    def summary(self):
+        return (("largest element", f"{self.largest:.3g}"),)
+
+    def finding(self):
+        return f"the largest element is {self.largest:.3g}"
+
+
+def loudness_of(given):
+    return Loudness(given.name, float(given.x.abs().max()))
+"""
+
+
+def test_an_analysis_of_ones_own_is_a_module_and_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Text, JSON, SVG and HTML follow from its values; its name and question stand in one row."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / "loudness_scratch.py").write_text(SCRATCH)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    row = AnalysisEntry("How loud are the images?", "nowhere", "loudness_scratch:loudness_of")
+    monkeypatch.setitem(ANALYSES, "loudness", row)
+    results = run_analyses(
+        "loudness", load_analysis_inputs(AnalyseOptions("loudness", (NETWORK,), batch_size=8))
+    )
+    report.print_analyses(results)
+    assert "the largest element is" in capsys.readouterr().out
+    report.print_analyses_json(results)
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["analysis"] == "loudness"
+    assert record["largest"] > 0
+    report.write_analyses(results, str(tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "loudness-loudness.svg",
+        "loudness.json",
+    ]
+    report.write_analysis_page(results, str(tmp_path / "page.html"))
+    assert "Loudness" in (tmp_path / "page.html").read_text()
+
+
+def test_the_registry_says_what_each_analysis_is_and_imports_none() -> None:
+    code = "import sys, kilolayer.measure.registry; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for name, entry in ANALYSES.items():
+        module, _, function = entry.function.partition(":")
+        assert callable(getattr(import_module(module), function)), name
+        assert entry.question.endswith("?")
+        assert entry.source
+
+
+@pytest.mark.parametrize(("network", "predicted"), [("resnet8_cifar", False), (NETWORK, True)])
+def test_where_nothing_is_predicted_no_column_says_so(
+    network: str, predicted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eq. 4's shares are predicted where Eq. 4 holds, which it does not behind a ReLU."""
+    assert main(["analyse", "decomposition", network, *SMALL]) == 0
+    shown = capsys.readouterr().out
+    assert ("* predicted" in shown) == predicted
+    assert ("no prediction" in shown) != predicted
+
+
+def test_a_foreign_network_has_no_predicted_column(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", "initialisation", f"{BLOCKS}:preactivation", "--units", "layer?.*", *SMALL]) == 0
+    shown = capsys.readouterr().out
+    assert "no prediction" in shown
+    assert "* predicted" not in shown
 
 
 @pytest.mark.parametrize("what", OURS)

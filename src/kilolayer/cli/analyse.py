@@ -19,17 +19,9 @@ from kilolayer.cli.option_types import (
 )
 from kilolayer.cli.options import UnitOptions
 from kilolayer.errors import InputError
+from kilolayer.measure.registry import ANALYSES
 
-ANALYSIS_NAMES = (
-    "decomposition",
-    "gradient",
-    "shortcut",
-    "responses",
-    "initialisation",
-    "paths",
-    "jacobian",
-    "landscape",
-)
+ANALYSIS_NAMES = tuple(ANALYSES)
 
 
 @dataclass(frozen=True)
@@ -40,8 +32,11 @@ class AnalyseOptions:
     or FILE.py:CALLABLE, your own module, whose code is then run.
     """
 
-    what: Annotated[Positional[str], choice_option(*ANALYSIS_NAMES, "all"), arg(metavar="WHAT")]
-    """decomposition, gradient, shortcut, responses, initialisation, paths, jacobian, landscape, or all."""
+    what: Annotated[
+        Positional[str],
+        choice_option(*ANALYSIS_NAMES, "all"),
+        arg(metavar="WHAT", help=f"{', '.join(ANALYSIS_NAMES)}, or all."),
+    ]
     networks: Annotated[Positional[tuple[str, ...]], arg(metavar="NETWORK_OR_RUN...")]
     """One network, or several side by side."""
     data: OptionalText = None

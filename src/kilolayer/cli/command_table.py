@@ -244,7 +244,7 @@ def _option(field: Field[Any], hint: Any, text: str, group: str) -> Option:
         flags=() if by_place else (f"--{name}", *([f"--no-{name}"] if pair else [])),
         metavar="" if is_switch else metavars[-1] if metavars else _metavar(field),
         choices=choices[-1] if choices else (),
-        help=text,
+        help=next((mark.help for mark in marks if getattr(mark, "help", None)), text),
         default=""
         if any(getattr(mark, "help_behavior_hint", None) == "" for mark in marks)
         else _shown(field),

@@ -1,4 +1,4 @@
-"""Runs analyses: each requested one, of each network, at each snapshot of a run."""
+"""Runs analyses: every one asked for, of every network, at every snapshot of a run."""
 
 from __future__ import annotations
 
@@ -7,46 +7,58 @@ from dataclasses import dataclass
 
 from kilolayer.chart import Analysis
 from kilolayer.errors import InputError
-from kilolayer.measure.all_analyses import ANALYSES
 from kilolayer.measure.analysis_input import AnalysisInput
+from kilolayer.measure.registry import ANALYSES
 from kilolayer.measure.snapshot_trends import collect_trends
 from kilolayer.system.terminal import status_line
 
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """One analysis of one network. `iteration` is the snapshot's; None without a snapshot."""
+    """One analysis of one network; `iteration` is that of a snapshot, else None."""
 
     analysis_name: str
     analysis: Analysis
     iteration: int | None = None
 
 
-def run_analyses(name: str, subjects: Sequence[AnalysisInput]) -> list[AnalysisResult]:
-    """Runs the analysis called `name`, or all of them, on every input.
+def run_analyses(name: str, inputs: Sequence[AnalysisInput]) -> list[AnalysisResult]:
+    """Carries out the analysis called `name`, or "all", on every input.
+
+    Args:
+        name: a name of `kilolayer.measure.registry.ANALYSES`, or "all".
+        inputs: the networks with their images.
+
+    Returns:
+        The results, analysis by analysis and network by network. Where a network has snapshots and the
+        analysis tracks metrics, there is a result for every snapshot, and then one of the trends.
 
     Raises:
-        InputError: there is no analysis of that name, or an input does not allow it.
+        InputError: there is no such analysis, or it cannot be made of a network.
     """
     if name != "all" and name not in ANALYSES:
         raise InputError(f"no analysis {name!r}; allowed: {', '.join(ANALYSES)}, all")
-    words = list(ANALYSES) if name == "all" else [name]
+    names = list(ANALYSES) if name == "all" else [name]
     with status_line() as say:
         return [
-            result for word in words for subject in subjects for result in _analyse_input(word, subject, say)
+            result
+            for analysis_name in names
+            for analysis_input in inputs
+            for result in _results(analysis_name, analysis_input, say)
         ]
 
 
-def _analyse_input(word: str, subject: AnalysisInput, say: Callable[[str], None]) -> Iterator[AnalysisResult]:
-    """The analysis at every snapshot, then the trend over them; without snapshots, of the network itself."""
-    kind, moments = ANALYSES[word], []
-    if not (kind.at_snapshots and subject.snapshots):
-        say(f"{word} of {subject.name}")
-        yield AnalysisResult(word, kind.run(subject))
+def _results(
+    name: str, analysis_input: AnalysisInput, say: Callable[[str], None]
+) -> Iterator[AnalysisResult]:
+    entry, snapshots = ANALYSES[name], []
+    if not (entry.at_snapshots and analysis_input.snapshots):
+        say(f"{name} of {analysis_input.name}")
+        yield AnalysisResult(name, entry.run(analysis_input))
         return
-    for index, (iteration, _) in enumerate(subject.snapshots):
-        say(f"{word} of {subject.name}, iteration {iteration:,}")
-        moments.append((iteration, kind.run(subject.at_snapshot(index))))
-        yield AnalysisResult(word, moments[-1][1], iteration)
-    if followed := collect_trends(word, moments):
-        yield AnalysisResult(word, followed)
+    for index, (iteration, _) in enumerate(analysis_input.snapshots):
+        say(f"{name} of {analysis_input.name}, iteration {iteration:,}")
+        snapshots.append((iteration, entry.run(analysis_input.at_snapshot(index))))
+        yield AnalysisResult(name, snapshots[-1][1], iteration)
+    if trends := collect_trends(name, snapshots):
+        yield AnalysisResult(name, trends)

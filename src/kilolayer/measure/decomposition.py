@@ -1,4 +1,4 @@
-"""x_L = x_l + Σ F(x_i): how far Eq. 4 holds, what each unit adds, and what f cuts away (P2, Eq. 4, Sec. 4.2)."""
+"""x_L = x_l + Σ F(x_i): how far it holds, what each unit adds, what f cuts away (P2, Eq. 4 and Sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.chart import Chart, Series
+from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.scalars import cosine, norm, ratio
 from kilolayer.measure.series import percent_text, stage_starts, unit_series
 from kilolayer.measure.unit_chain import UnitChain, UnitPass
@@ -229,6 +230,13 @@ def measure_decomposition(
         shares.append(sums[-1].add(unit))
     return Decomposition(
         network or type(model).__name__, tuple(shares), tuple(accumulator.stage_sum() for accumulator in sums)
+    )
+
+
+def decomposition_of(analysis_input: AnalysisInput) -> Decomposition:
+    """The analysis of an `AnalysisInput`, as the registry runs it."""
+    return measure_decomposition(
+        analysis_input.model, analysis_input.x, network=analysis_input.name, units=analysis_input.units
     )
 
 

@@ -1,4 +1,4 @@
-"""The gradient ∂ε/∂x_l at every unit, and its two terms: through shortcuts, and through weights (P2, Eq. 5, 8)."""
+"""The gradient ∂ε/∂x_l at every unit, as the sum of its two terms (P2, Eq. 5 and 8)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kilolayer.chart import Chart
+from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.scalars import cosine, norm, ratio
 from kilolayer.measure.series import percent_text, stage_starts, unit_series
 from kilolayer.measure.unit_chain import Loss, UnitChain
@@ -24,7 +25,7 @@ LOSSLESS = 1e-3
 class GradientTerms:
     """∂ε/∂x_l at the input of unit l, split exactly into two terms; x_L is the end of the unit's stage.
 
-    ∂ε/∂x_l  =  (Π h' f') ∂ε/∂x_L  +  the gradient through at least one branch          (P2, Eq. 5 and 8)
+    ∂ε/∂x_l  =  (Π h' f') ∂ε/∂x_L  +  the gradient through at least one branch     (P2, Eq. 5, 8)
     """
 
     name: str
@@ -75,8 +76,8 @@ class Gradient:
         arrival = "first unit that keeps its shape" if self._downsampling_units else "first unit"
         return (
             f"the gradient at the first unit is {self.growth:.3g} times that at the last; {weakest} arrives "
-            f"through shortcuts alone at the {arrival} (P2, Eq. 5), and the gradient through weights is added "
-            f"to it{self._loss_at_downsampling()}"
+            f"through shortcuts alone at the {arrival} (P2, Eq. 5), and the gradient through weights adds to "
+            f"it{self._loss_at_downsampling()}"
         )
 
     def _loss_at_downsampling(self) -> str:
@@ -227,6 +228,17 @@ def measure_gradient(
             predicted = direct if factor is None else factor.apply(predicted)
             terms.append(_split_gradient(unit, direct, None if factor is None else predicted))
     return Gradient(network or type(model).__name__, tuple(reversed(terms)), tuple(reversed(ends.values())))
+
+
+def gradient_of(analysis_input: AnalysisInput) -> Gradient:
+    """The analysis of an `AnalysisInput`, as the registry runs it."""
+    return measure_gradient(
+        analysis_input.model,
+        analysis_input.x,
+        analysis_input.labels,
+        network=analysis_input.name,
+        units=analysis_input.units,
+    )
 
 
 def unit_gradient_norms(model: nn.Module, x: Tensor, labels: Tensor) -> list[float]:

@@ -1,6 +1,6 @@
-"""A network at initialisation: signal and gradient at every unit, measured and by theory, and a verdict.
+"""A network at initialisation: signal and gradient at every unit, measured and predicted, and a verdict.
 
-The theory is `kilolayer.theory.mean_field`'s: layers of infinite width, large batches.
+The prediction is `kilolayer.theory.mean_field`'s, for layers of infinite width and large batches.
 """
 
 from __future__ import annotations
@@ -26,34 +26,33 @@ Values = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Propagation:
-    """One initialisation on one batch: at x_0 … x_L the signal E[x²], its common share, and the gradient.
-
-    `common`: the channels' squared means over the batch, relative to the signal. `gradient` is
-    ‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ with ε the batch's mean cross-entropy. `stages`: the places, counted from 1, at
-    which x_l takes another shape.
-    """
+    """Signal and gradient of one initialisation on one batch, at x_0 … x_L: L + 1 values each."""
 
     seed: int
     signal: Values
+    """E[x_l²]."""
     common: Values
+    """The channels' squared means over batch and positions, relative to the signal."""
     gradient: Values
+    """‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖; ε is the batch's mean cross-entropy."""
     stages: Values = ()
+    """The positions, counted from 1, at which x_l takes another shape."""
 
 
 @dataclass(frozen=True)
 class Initialisation:
-    """`starts` of several seeds beside the `prediction`, which only networks of ours have.
-
-    `first_steps` are those of the first seed, `verdict` says from all of it whether the network will train.
-    """
+    """Signal and gradient of freshly initialised networks, their prediction, and whether they will train."""
 
     network: str
     starts: tuple[Propagation, ...]
+    """One for each seed."""
     prediction: MeanFieldPrediction | None
+    """None where theory has nothing to say: a foreign model, or a layer without a mean-field rule."""
     first_steps: OverfitProbe
+    """The overfit probe of the first seed."""
     verdict: TrainabilityVerdict
     of_trained: bool = False
-    """Whether the network that was given is trained; all that stands here is of fresh ones like it."""
+    """Whether the network given was a trained one; the measurement is of fresh networks like it."""
 
     def charts(self) -> tuple[Chart, ...]:
         return *(_propagation_chart(self, kind) for kind in _CHART_TEXTS), _probe_chart(self)
@@ -64,8 +63,10 @@ class Initialisation:
             index = -1 if kind == "signal" else 0
             figures.append((f"{name}, measured", f"{self.geometric_mean(kind)[index]:.4g}"))
             if self.prediction:
-                figures.append((f"{name}, by theory", f"{getattr(self.prediction, kind)[index]:.4g}"))
+                figures.append((f"{name}, predicted", f"{getattr(self.prediction, kind)[index]:.4g}"))
                 figures.append((f"{name}, largest factor between them", f"{self.theory_factor(kind):.3g}"))
+            else:
+                figures.append((f"{name}, predicted", "no prediction"))
         return (
             *figures,
             (
@@ -80,12 +81,12 @@ class Initialisation:
         return f"{which} {self.verdict.word}: {'; '.join(self.verdict.reasons)}"
 
     def geometric_mean(self, kind: str) -> Values:
-        """Geometric means over the seeds, of "signal", "gradient" or "common"."""
+        """Geometric means over the seeds of `kind`: "signal", "gradient" or "common"."""
         rows = zip(*(getattr(start, kind) for start in self.starts), strict=True)
         return tuple(_geometric_mean(row) for row in rows)
 
     def theory_factor(self, kind: str) -> float:
-        """The largest factor between theory and measurement at any unit; NaN without a theory."""
+        """The largest factor between prediction and measurement at any unit; NaN without a prediction."""
         if self.prediction is None:
             return math.nan
         pairs = zip(self.geometric_mean(kind), getattr(self.prediction, kind), strict=True)
@@ -98,11 +99,18 @@ class Initialisation:
 
 
 def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_STEPS) -> Initialisation:
-    """Measures the subject's network at its initialisations (`subject.seeds`), and judges the first.
+    """Measures the network at each of `analysis_input.seeds`, predicts it, and judges whether it will train.
 
-    Takes `steps` steps of training on the batch besides, with a copy. Each seed costs about four forward
-    and one backward passes, and of L units' inputs 2√L are in memory at a time; the steps of training hold
-    every activation, or every unit's input where the network can recompute.
+    Each seed costs about four forward passes and one backward pass, with 2√L of L units' inputs in memory.
+    The overfit probe trains a fresh network on the batch and holds every activation, or every unit's input
+    where the network can recompute.
+
+    Args:
+        analysis_input: the network and its batch.
+        steps: training steps of the overfit probe.
+
+    Raises:
+        InputError: the model has no units (see `UnitChain`).
     """
     starts = tuple(
         measure_propagation(
@@ -133,7 +141,22 @@ def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_
 def measure_propagation(
     model: nn.Module, x: Tensor, labels: Tensor, *, units: Sequence[str] = (), seed: int = 0
 ) -> Propagation:
-    """One `Start` of `model`, which is left as it was; `units` names those of a model that is not ours."""
+    """Measures signal and gradient of `model`, which is left as it was, at x_0 … x_L.
+
+    Args:
+        model: any module.
+        x: a normalised batch, (N, C, H, W).
+        labels: classes, (N,).
+        units: the names of its units in a foreign model (see `find_residual_units`).
+        seed: the seed to note in the result.
+
+    >>> import torch
+    >>> from kilolayer.networks import build, describe
+    >>> model = build(describe("preact_resnet8_cifar"))
+    >>> result = measure_propagation(model, torch.randn(4, 3, 32, 32), torch.arange(4))
+    >>> len(result.signal), result.gradient[-1]
+    (4, 1.0)
+    """
     signal: list[float] = []
     common: list[float] = []
     gradients: list[float] = []
@@ -161,12 +184,12 @@ def _second_moment(x: Tensor) -> float:
 
 
 def _common_moment(x: Tensor) -> float:
-    """The mean over channels of the squared mean over batch and positions."""
+    """The mean over channels c of (E x_c)², E over batch and positions."""
     return float(x.double().transpose(0, 1).flatten(1).mean(1).square().mean())
 
 
 def _with_recomputation(model: nn.Module) -> nn.Module:
-    """With less memory, where the model knows how."""
+    """The model, recomputing its units' activations in the backward pass where it can."""
     if isinstance(model, ResidualNetwork):
         model.set_grad_checkpointing()
     return model
@@ -181,7 +204,7 @@ def _geometric_mean(values: Sequence[float]) -> float:
 _CHART_TEXTS = {
     "signal": ("Signal at every unit's input", "q_l = E[x_l²]", "E[x²]"),
     "gradient": ("Gradient at every unit's input", "‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖", "relative norm"),
-    "common": ("What all samples have in common", "E_c[(E x_l)²] / E[x_l²]", "share of E[x²]"),
+    "common": ("The part of the signal that all samples share", "E_c[(E x_l)²] / E[x_l²]", "share of E[x²]"),
 }
 
 
@@ -223,7 +246,7 @@ def _probe_chart(result: Initialisation) -> Chart:
     return Chart(
         "first-steps",
         "The first steps of training, on one batch",
-        "−Σ p log p of the labels: what knowing no image costs",
+        "−Σ p log p of the labels: the loss without any knowledge of the images",
         "step",
         "mean cross-entropy",
         (

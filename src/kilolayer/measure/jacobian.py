@@ -1,7 +1,7 @@
-"""Singular values of ∂x_L/∂x_l through the depth, by randomised methods (P2, Eq. 5 and 8).
+"""Singular values of the Jacobian J_l = ∂x_L/∂x_l through the depth, by randomised methods (P2, Eq. 5 and 8).
 
-A gradient that arrives at x_L leaves x_l multiplied by Jᵀ, J = ∂x_L/∂x_l. Where shortcuts and f are
-identities and F adds nothing, J is the identity, and every singular value 1; shortcuts of λ give λ^(L−l).
+A gradient at x_L is multiplied by J_lᵀ on its way to x_l. Where shortcuts and f are identities and F adds
+nothing, J_l is the identity and all its singular values are 1; shortcuts of factor λ give λ^(L−l).
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.theory.mean_field import no_prediction_reason, predict_propagation
 
 IMAGES = 4
-"""Of the batch, the images that are looked at: the Jacobian is that of all of them together."""
+"""Images of the batch that take part; the Jacobian is that of all of them together."""
 PROBES, STEPS, POINTS, LEADING = 4, 12, 5, 3
 SHARES = (0.1, 0.5, 0.9)
 NEGLIGIBLE = 1e-2
-"""A singular value below which a direction is as good as lost."""
+"""A direction with a singular value below this one is all but lost."""
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of ∂x_L/∂x_l for l = `place`: the largest ones, and quantiles of all of them.
-
-    `quantiles[i]`: so large at most are the share `SHARES[i]` of them.
-    """
+    """Singular values of ∂x_L/∂x_l for l = `place`."""
 
     place: int
     leading: tuple[float, ...]
+    """The largest singular values, in descending order."""
     quantiles: tuple[float, ...]
+    """`quantiles[i]` is the value up to which the share `SHARES[i]` of all singular values lies."""
 
 
 @dataclass(frozen=True)
 class Jacobian:
-    """J_l = ∂x_L/∂x_l of `images` images at once, at the input of every unit.
-
-    `growth[l]` = √(‖J_l‖²_F / n_L), n_L numbers being x_L: what a random gradient at x_L is multiplied by
-    on its way to x_l (root mean square); `predicted` is its mean-field value and `direct` that of the
-    shortcuts alone, at initialisation. `mode`: BN with the batch's statistics or the running ones.
-    """
+    """Size and spectrum of J_l = ∂x_L/∂x_l for every unit, of `images` images at once."""
 
     network: str
     units: tuple[str, ...]
     images: int
     mode: str
+    """"batch" or "running": the statistics that BN uses."""
     growth: tuple[float, ...]
+    """√(‖J_l‖²_F / n_L) for l = 0 … L, where x_L has n_L numbers: the root mean square factor by which a
+    random gradient at x_L grows on its way to x_l."""
     spectra: tuple[Spectrum, ...]
+    """The singular values at some of the units."""
     predicted: tuple[float, ...] | None = None
+    """The mean-field prediction of `growth`, at initialisation; None where there is none."""
     direct: tuple[float, ...] | None = None
+    """The same for the shortcuts alone."""
     stages: tuple[float, ...] = ()
-    """The places of x_0 … x_L, counted from 1, at which x_l takes another shape."""
+    """The positions of x_0 … x_L, counted from 1, at which x_l takes another shape."""
 
     def finding(self) -> str:
         largest, half = self.spectra[0].leading[0], self.spectra[0].quantiles[1]
         return (
             f"a random gradient at x_L is {self.growth[0]:.3g} times as large when it reaches x_0; the "
             f"largest singular value of ∂x_L/∂x_0 is {largest:.3g} and half of them lie below {half:.3g}"
-            + (", so nearly all directions are lost" if half < NEGLIGIBLE else "")
+            + (", so most directions are lost" if half < NEGLIGIBLE else "")
         )
 
     def charts(self) -> tuple[Chart, ...]:
@@ -78,8 +78,8 @@ class Jacobian:
             ("largest singular value of ∂x_L/∂x_0", f"{first.leading[0]:.4g}"),
             ("median singular value of ∂x_L/∂x_0", f"{first.quantiles[1]:.4g}"),
             ("growth of a random gradient from x_L to x_0", f"{self.growth[0]:.4g}"),
-            *((("the same by mean-field theory", f"{predicted[0]:.4g}"),) if predicted else ()),
-            *((("the same through the shortcuts alone", f"{self.direct[0]:.4g}"),) if self.direct else ()),
+            ("… predicted", f"{predicted[0]:.4g}" if predicted else "no prediction"),
+            *((("… through the shortcuts alone", f"{self.direct[0]:.4g}"),) if self.direct else ()),
             ("BN's statistics", self.mode),
         )
 
@@ -93,11 +93,23 @@ def measure_jacobian(
     points: int = POINTS,
     seed: int = 0,
 ) -> Jacobian:
-    """Measures J_l of the batch's first `images` images.
+    """Measures size and spectrum of J_l = ∂x_L/∂x_l.
 
-    `growth` is estimated for every l from `probes` random gradients (Hutchinson), spectra at `points`
-    units from `steps` steps of Lanczos bidiagonalisation each. A trained network's BN uses its running
-    statistics, another's those of the batch, since its running ones say nothing yet.
+        ‖J_l‖²_F = E‖J_lᵀ u‖²,    u of independent random signs          (Hutchinson 1990)
+
+    BN uses its running statistics in a trained network, and the batch's in any other, whose running ones
+    mean nothing yet.
+
+    Args:
+        analysis_input: the network and its batch.
+        images: the first images of the batch take part.
+        probes: random gradients for the estimate of ‖J_l‖_F.
+        steps: steps of Lanczos bidiagonalisation for each spectrum.
+        points: units at which spectra are taken, evenly spread.
+        seed: all random vectors follow from it.
+
+    Raises:
+        InputError: the model has no units (see `UnitChain`).
     """
     chain = analysis_input.chain(training=not analysis_input.trained)
     products = JacobianProducts(chain, analysis_input.x[:images])
@@ -128,7 +140,7 @@ def _stages(chain: UnitChain, x: Tensor) -> tuple[float, ...]:
 
 
 def _growth(products: JacobianProducts, probes: int, random: torch.Generator) -> tuple[float, ...]:
-    """√(E‖J_lᵀu‖² / n_L) with u of independent signs, so that E[uuᵀ] = 1 and ‖u‖² = n_L."""
+    """√(E‖J_lᵀu‖² / n_L), u of independent signs: E[uuᵀ] is the identity, and ‖u‖² = n_L without variance."""
     size = products.out.numel()
     signs = [_random_like(products.out, random).sign() for _ in range(probes)]
     growth = [1.0]
@@ -139,7 +151,7 @@ def _growth(products: JacobianProducts, probes: int, random: torch.Generator) ->
 
 
 def _spectrum(products: JacobianProducts, index: int, steps: int, random: torch.Generator) -> Spectrum:
-    # From the side of x_L, which has fewer numbers than x_l: so none of the values is 0 for want of room.
+    # J_lᵀ rather than J_l: x_L has fewer numbers than x_l, so no singular value is 0 for lack of dimensions.
     values, weights = lanczos_singular_values(
         lambda u: products.vjp(index, [u])[0],
         lambda v: products.jvp(index, [v])[0],
@@ -162,7 +174,7 @@ def _growth_chart(result: Jacobian) -> Chart:
     note = f"from x_L to x_0 a random gradient is multiplied by {result.growth[0]:.3g}"
     return Chart(
         "growth",
-        "What a random gradient is multiplied by on its way from x_L to x_l",
+        "The growth of a random gradient on its way from x_L to x_l",
         "√(‖∂x_L/∂x_l‖²_F / n_L)",
         "residual unit, from the input",
         "growth",

@@ -1,9 +1,9 @@
-"""The loss around a network's weights, along random directions scaled filter by filter (Li et al. 2018).
+"""The loss landscape around a network's weights, along filter-normalised random directions (Li et al. 2018).
 
     L(θ + α δ + β η),   ‖δ_i‖ = ‖η_i‖ = ‖θ_i‖ for every filter i          (arXiv 1712.09913, Sec. 4)
 
-Biases and BN's scales and shifts keep their values, as there. Weights are exchanged for the call, never
-written, so the network cannot come back otherwise than it was.
+Biases and BN's scales and shifts keep their values, as in the paper. The moved weights are passed to the
+call and never written into the network, so the network cannot change.
 """
 
 from __future__ import annotations
@@ -29,24 +29,27 @@ LINE, GRID, REACH, NEAR = 21, 9, 1.0, 0.02
 
 @dataclass(frozen=True)
 class Landscape:
-    """Mean cross-entropy on one batch: `line` at (`steps`, 0), `grid[i][j]` at (`ticks[i]`, `ticks[j]`).
-
-    `slope` and `curvature` are dL/dα and d²L/dα² at the weights themselves, so that L + slope·α +
-    curvature·α²/2 is the parabola that belongs to the line. None stands for a loss that is not finite.
-    `mode`: BN with the statistics of the batch under the moved weights, or with its running ones.
-    """
+    """The mean cross-entropy L of one batch around the weights θ; None for a loss that is not finite."""
 
     network: str
     mode: Normalisation
+    """The statistics that BN uses: the batch's under the moved weights, or its running ones."""
     images: int
     seed: int
     steps: tuple[float, ...]
+    """The values of α of `line`."""
     line: tuple[float | None, ...]
+    """L(θ + α δ)."""
     ticks: tuple[float, ...]
+    """The values of α and of β of `grid`."""
     grid: tuple[tuple[float | None, ...], ...]
+    """`grid[i][j]` = L(θ + `ticks[i]` δ + `ticks[j]` η)."""
     centre: float
+    """L(θ)."""
     slope: float
+    """dL/dα at θ."""
     curvature: float
+    """d²L/dα² at θ: L + slope·α + curvature·α²/2 is the line's parabola."""
 
     def finding(self) -> str:
         points = self.points
@@ -57,14 +60,14 @@ class Landscape:
             return f"{loss_text}, the lowest of the {len(points)} points measured around them ({curved})"
         (alpha, beta), lowest = min(points.items(), key=lambda point: point[1])
         return (
-            f"{loss_text}, which are not the lowest point: of the {len(points)} measured around them "
+            f"{loss_text}, which are not the lowest point: of the {len(points)} points measured around them "
             f"{len(lower)} lie lower, by {self.centre - lowest:.2g} at most, at α = {alpha:.3g}, "
             f"β = {beta:.3g} ({curved})"
         )
 
     @property
     def points(self) -> dict[tuple[float, float], float]:
-        """Every finite loss of the slice by (α, β): the square's, the line's and the centre."""
+        """Every finite loss by (α, β): of the square, of the line and at the weights."""
         line = {(step, 0.0): loss for step, loss in zip(self.steps, self.line, strict=True)}
         square = {
             (alpha, beta): loss
@@ -99,11 +102,21 @@ def measure_landscape(
     reach: float = REACH,
     normalisation: Normalisation = "batch",
 ) -> Landscape:
-    """The loss of the subject's batch on a line of `line` and a square of `grid` × `grid` points.
+    """Measures the loss of the batch on a line and on a square around the weights.
 
-    With `normalisation` "batch", the default, BN takes the batch's statistics anew at every point: then the
-    scale of a filter before BN does not matter, which is why its direction may be scaled by its norm.
-    "running" keeps the statistics of the unmoved weights, which do not belong to the moved ones.
+        L(θ + α δ + β η),   ‖δ_i‖ = ‖η_i‖ = ‖θ_i‖ for every filter i
+
+    Args:
+        analysis_input: the network and its batch.
+        seed: chooses the two random directions.
+        line: points on the line.
+        grid: points on a side of the square.
+        reach: the largest α and β.
+        normalisation: "batch" lets BN take the batch's statistics anew at every point. Then the scale of a
+            filter before a BN does not matter, which justifies scaling its direction by its norm. "running"
+            keeps the statistics of the unmoved weights, which do not fit the moved ones.
+
+    Source: Li et al. 2018 (arXiv 1712.09913), Sec. 4.
     """
     model = analysis_input.model
     first, second = (filter_normalised_directions(model, seed * 2 + i) for i in range(2))
@@ -139,9 +152,14 @@ def measure_landscape(
 
 
 def filter_normalised_directions(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """A random direction for every weight of two dimensions or more, each filter as long as the weights'.
+    """A random direction for every weight of two dimensions or more, with the norm of each of its filters.
 
-    A filter is what makes one output: w[i] of a weight (out, …).
+    Filter i of a weight w of shape (out, …) is w[i], which makes one output.
+
+    >>> layer = nn.Linear(3, 2)
+    >>> direction = filter_normalised_directions(layer, seed=0)["weight"]
+    >>> torch.allclose(direction.norm(dim=1), layer.weight.norm(dim=1))
+    True
     """
     random = torch.Generator().manual_seed(seed)
     directions = {}
@@ -188,7 +206,7 @@ def _line_chart(result: Landscape) -> Chart:
 
 
 def _grid_chart(result: Landscape) -> Chart:
-    """The square as lines, which can be read without colours: one for every second β."""
+    """The square as lines, one for every second β: lines can be read without colours."""
     lines = [
         Series(f"β = {beta:+.2g}", result.ticks, tuple(row[column] for row in result.grid))
         for column, beta in enumerate(result.ticks)

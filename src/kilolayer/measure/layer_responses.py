@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from kilolayer.chart import Chart
 from kilolayer.data import load
 from kilolayer.errors import InputError
+from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.preservation import preserve_state
 from kilolayer.measure.scalars import mean_present, rms
 from kilolayer.measure.series import percent_text, stage_starts, unit_series
@@ -29,50 +30,55 @@ from kilolayer.runs.data_record import locate_data
 
 @dataclass(frozen=True)
 class LayerResponse:
-    """A convolution's output, behind the BN that reads it where there is one, before ReLU or addition.
-
-    `std` is over all its elements on the batch; `kernel` the side of the convolution's kernel.
-    `predicted`: behind a BN √(mean γ² + var β); else rms(W) · √(mean Σ x²) over the k×k windows it reads,
-    for weights that are independent of x.
-    """
+    """The response of a convolution: its output, behind its BN if it has one, before ReLU and addition."""
 
     name: str
     kernel: int
+    """The side of the convolution's kernel."""
     normalised: bool
+    """Whether a BN reads the convolution's output."""
     std: float
+    """The standard deviation over all elements of the response on the batch."""
     predicted: float
+    """Behind a BN √(mean γ² + var β). Otherwise rms(W) · √(mean of Σ x² over the k×k windows that it reads),
+    which holds for weights independent of x."""
     side: int = 0
     """Pixels a side of the output."""
 
 
 @dataclass(frozen=True)
 class NormStatistics:
-    """A BN: root mean squares over channels of its input's batch mean and deviation, and of γ and β."""
+    """One BN on a batch; every value is a root mean square over channels."""
 
     name: str
     mean: float
+    """The batch mean μ of its input."""
     std: float
+    """The batch deviation σ of its input."""
     scale: float
+    """γ."""
     shift: float
+    """β."""
     side: int = 0
-    """Pixels a side of its input."""
+    """Pixels a side of the input."""
 
 
 @dataclass(frozen=True)
 class ReluActivity:
-    """A ReLU: `zeros` is the share of its elements that are 0, `dead` that of channels which are 0
-    for every image and position of the batch."""
+    """One ReLU on a batch."""
 
     channels: int
     zeros: float
+    """The share of its elements that are 0."""
     dead: float
+    """The share of its channels that are 0 for every image and position of the batch."""
     side: int = 0
     """Pixels a side."""
 
 
 @dataclass(frozen=True)
 class LayerResponses:
-    """Every convolution, BN and ReLU of a network on one batch, in the order in which they ran."""
+    """Every convolution, BN and ReLU of a network on one batch, in execution order."""
 
     heading: ClassVar[str] = "Responses"
 
@@ -82,7 +88,7 @@ class LayerResponses:
     relus: tuple[ReluActivity, ...]
 
     def spatial_layers(self) -> tuple[LayerResponse, ...]:
-        """The 3×3 layers, which P1's Fig. 7 shows."""
+        """The 3×3 layers, which are the ones of P1's Fig. 7."""
         return tuple(layer for layer in self.layers if layer.kernel == 3)
 
     def charts(self) -> tuple[Chart, ...]:
@@ -112,17 +118,17 @@ class LayerResponses:
         return f"the 3×3 layers' responses have standard deviations of {spread}; {dead}"
 
     def tracked_metrics(self) -> tuple[tuple[str, float], ...]:
-        """What is followed over training."""
+        """The mean deviation of responses, and the share of dead channels."""
         return (("mean std of responses", self.mean_std), ("dead channels", self.dead))
 
     @property
     def mean_std(self) -> float:
-        """Over the 3×3 layers."""
+        """The mean standard deviation of the 3×3 layers' responses."""
         return mean_present([layer.std for layer in self.spatial_layers()])
 
     @property
     def dead(self) -> float:
-        """The share of all channels behind ReLUs."""
+        """The share of dead channels among all channels behind ReLUs."""
         channels = sum(relu.channels for relu in self.relus)
         return sum(relu.dead * relu.channels for relu in self.relus) / channels if channels else 0.0
 
@@ -139,7 +145,7 @@ class LayerResponses:
                 unit_series("response", [layer.predicted for layer in layers], "predicted"),
             ),
             note=f"mean {self.mean_std:.3g} over {len(layers)} layers"
-            + ("" if any(layer.normalised for layer in layers) else "; no BN reads them, so they are raw"),
+            + ("" if any(layer.normalised for layer in layers) else "; no BN normalises them"),
             stages=_stage_starts(layers),
         )
 
@@ -147,7 +153,7 @@ class LayerResponses:
         stds = sorted((layer.std for layer in self.spatial_layers()), reverse=True)
         return Chart(
             "sorted",
-            "The same, sorted",
+            "Deviation of the 3×3 layers' responses, sorted",
             "std of BN(W x), in descending order   (P1, Fig. 7, below)",
             "3×3 layer, from the largest",
             "standard deviation",
@@ -157,7 +163,7 @@ class LayerResponses:
     def _norms(self) -> Chart:
         return Chart(
             "norms",
-            "What BN meets and what it makes of it",
+            "BN's input statistics, scale and shift",
             "BN(z) = γ (z − μ) / σ + β",
             "BN, from the input",
             "RMS over channels",
@@ -174,7 +180,7 @@ class LayerResponses:
     def _dead(self) -> Chart:
         return Chart(
             "dead",
-            "What ReLUs set to zero",
+            "Elements and channels that ReLUs set to zero",
             "max(0, z)",
             "ReLU, from the input",
             "share",
@@ -191,7 +197,10 @@ LayerRecords = Sequence[LayerResponse] | Sequence[NormStatistics] | Sequence[Rel
 
 
 def _stage_starts(records: LayerRecords) -> tuple[float, ...]:
-    """Where the maps become smaller than all before; a shortcut's layers may run ahead of the branch's."""
+    """The positions at which maps become smaller than all before.
+
+    A shortcut may run before or behind its branch, so a smaller map can be followed by a larger one.
+    """
     return stage_starts([*accumulate((part.side for part in records), min)])
 
 
@@ -199,10 +208,23 @@ def _stage_starts(records: LayerRecords) -> tuple[float, ...]:
 def measure_layer_responses(
     model: nn.Module, x: Tensor, *, network: str = "", training: bool = True
 ) -> LayerResponses:
-    """Measures every layer in one pass of the batch `x` (N, C, H, W); nothing of it is kept but numbers.
+    """Measures the response of every layer in one pass of a batch.
 
-    Any module will do; its units need no naming. `training`: BN uses the batch's statistics, as P1's
-    figure does. Raises `InputError` where the module runs no convolution.
+        std(BN(W x))          (P1, Fig. 7)
+
+    Args:
+        model: any module, whose units need no names; it is left as it was.
+        x: a normalised batch, (N, C, H, W).
+        network: the name to show; by default the class's.
+        training: BN uses the batch's statistics, as P1's figure does; off, its running ones.
+
+    Raises:
+        InputError: the module runs no convolution.
+
+    >>> from kilolayer.networks import build, describe
+    >>> result = measure_layer_responses(build(describe("resnet8_cifar")), torch.randn(4, 3, 32, 32))
+    >>> [round(layer.std, 2) for layer in result.spatial_layers()][:3]  # γ = 1 and β = 0 at initialisation
+    [1.0, 1.0, 1.0]
     """
     record = _ResponseRecord()
     with preserve_state(model, training=training), _hooks_on(model, record), _ReluRecorder(record):
@@ -214,8 +236,13 @@ def measure_layer_responses(
     )
 
 
+def layer_responses_of(analysis_input: AnalysisInput) -> LayerResponses:
+    """The analysis of an `AnalysisInput`, as the registry runs it."""
+    return measure_layer_responses(analysis_input.model, analysis_input.x, network=analysis_input.name)
+
+
 class _ResponseRecord:
-    """What has run so far; `last` is the newest convolution's output, until something else has read it."""
+    """The layers that have run; `last` is the newest convolution's output, until a BN has read it."""
 
     def __init__(self) -> None:
         self.layers: list[LayerResponse] = []
@@ -268,7 +295,7 @@ def _record_convolution(record: _ResponseRecord, name: str) -> Callable[..., Non
 def _record_norm(record: _ResponseRecord, name: str) -> Callable[..., None]:
     def hook(module: _BatchNorm, args: tuple[Tensor, ...], out: Tensor) -> None:
         record.norms.append(_norm_statistics(name, module, args[0]))
-        # The same tensor can be another by then: out += shortcut.
+        # An in-place addition (out += shortcut) can have changed that tensor.
         if args[0] is record.last and args[0]._version == record.version:
             layer = record.layers.pop()
             record.layers.append(
@@ -287,7 +314,7 @@ def _norm_statistics(name: str, module: _BatchNorm, z: Tensor) -> NormStatistics
 
 
 def _predicted_after_norm(norm: _BatchNorm) -> float:
-    """The deviation of γ ẑ + β over all channels, ẑ of mean 0 and variance 1 in each."""
+    """std(γ ẑ + β) over all channels, where ẑ has mean 0 and variance 1 in each."""
     if not norm.affine:
         return 1.0
     scale, shift = norm.weight.double(), norm.bias.double()
@@ -295,7 +322,7 @@ def _predicted_after_norm(norm: _BatchNorm) -> float:
 
 
 def _predicted_without_norm(convolution: nn.Conv2d, x: Tensor) -> float:
-    """The deviation of W x where W's entries know nothing of x; the zeros of the padding are counted in."""
+    """std(W x) for weights independent of x; the zeros of the padding count as pixels."""
     squares = x.double().square().sum(1, keepdim=True) / convolution.groups
     window = squares.new_ones(1, 1, *convolution.kernel_size)
     window_sums = functional.conv2d(
@@ -305,7 +332,7 @@ def _predicted_without_norm(convolution: nn.Conv2d, x: Tensor) -> float:
 
 
 class _ReluRecorder(TorchFunctionMode):
-    """Sees every ReLU, be it a module or a function."""
+    """Records every ReLU, a module's or a function's."""
 
     def __init__(self, record: _ResponseRecord) -> None:
         super().__init__()
@@ -336,7 +363,11 @@ IMAGES = 128
 
 @lru_cache(maxsize=64)
 def measure_run_responses(path: Path) -> LayerResponses:
-    """Measured on up to 128 of the run's training images. Raises `InputError` while the run is not done."""
+    """The responses of a trained run on up to 128 of its own training images: a cell of P1's Fig. 7.
+
+    Raises:
+        InputError: the run has no final weights yet, or its data cannot be read.
+    """
     run = Run.open(path)
     data, weights = locate_data(run), run.weights()
     images = load(replace(data, subset=min(IMAGES, data.subset or IMAGES))).train

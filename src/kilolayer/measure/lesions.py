@@ -1,4 +1,4 @@
-"""What a trained network loses when units are taken out of it or change places (Veit et al. 2016, Sec. 4)."""
+"""Lesion study: a trained network's error after units are deleted or swapped (Veit et al. 2016, Sec. 4)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ MAX_DELETIONS, LESION_COUNTS, REPEATS, BATCH_SIZE = 60, (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class LesionStudy:
-    """Top-1 error in percent and loss on `images` held-out images, whole and after lesions.
-
-    `single[i]` = (l, error, loss) without unit l alone; `deleted[i]` = (k, mean error) without k units at
-    random, `swapped[i]` = (k, mean error) after k swaps of two random units of one shape.
-    """
+    """Top-1 error in percent, and mean cross-entropy, before and after lesions."""
 
     images: int
+    """The number of held-out images."""
     error: float
+    """The error of the whole network."""
     loss: float
     single: tuple[tuple[int, float, float], ...]
+    """(l, error, loss) without unit l alone."""
     deleted: tuple[tuple[int, float], ...]
+    """(k, mean error) without k random units."""
     swapped: tuple[tuple[int, float], ...]
+    """(k, mean error) after k swaps of two random units of one shape."""
     stages: tuple[float, ...] = ()
     """The units, counted from 1, that are the first of a stage."""
 
 
 class _LesionedNetwork:
-    """The units of a network that can go, with their shapes, and the network's errors without them."""
+    """A network, its units that can be removed, and its errors under lesions."""
 
     def __init__(self, chain: UnitChain, x: Tensor, labels: Tensor) -> None:
         self.model, self.x, self.labels = chain.model, x, labels
@@ -78,11 +79,18 @@ def measure_lesions(
     repeats: int = REPEATS,
     seed: int = 0,
 ) -> LesionStudy:
-    """Deletes and swaps units of `chain`'s model, and measures on `x`, `labels` with running statistics.
+    """Deletes and swaps units of the chain's model, and measures its error with running statistics.
 
-    A unit without F leaves its shortcut (and f); where it has no shortcut, or is not ours, the identity
-    stands in its place, so that of those the units which change shape are let be. At most `deletions`
-    units, evenly spread, are deleted one by one. The model is left as it was.
+    Deleting a unit sets F = 0, which leaves its shortcut and f. A unit without a shortcut, or of a foreign
+    model, is replaced by the identity; such units are left alone where they change the shape.
+
+    Args:
+        chain: the network's units; the model is left as it was.
+        x: held-out images, normalised, (N, C, H, W).
+        labels: their classes, (N,).
+        deletions: at most so many units, evenly spread, are deleted one by one.
+        repeats: random lesions for each count.
+        seed: chooses the random lesions.
     """
     network, random = _LesionedNetwork(chain, x, labels), torch.Generator().manual_seed(seed)
     free, groups = network.removable, network.swap_groups
@@ -144,7 +152,7 @@ def _sample(indices: Sequence[int], count: int, random: torch.Generator) -> list
 def _disjoint_pairs(
     groups: Sequence[Sequence[int]], count: int, random: torch.Generator
 ) -> list[tuple[int, int]]:
-    """`count` disjoint pairs, each of two units of one shape."""
+    """`count` disjoint pairs of units of one shape."""
     shuffled_groups = [_sample(group, len(group), random) for group in groups]
     pairs = [pair for group in shuffled_groups for pair in zip(group[::2], group[1::2], strict=False)]
     return [pairs[index] for index in _sample(range(len(pairs)), count, random)]

@@ -21,8 +21,9 @@ class OverfitProbe:
 
     losses: tuple[float, ...]
     entropy: float
-    """−Σ p log p of the batch's labels: the loss of a network that knows the classes' frequencies and nothing of the
-    images. The classifier's bias can learn these without any signal, so a probe has to get below."""
+    """−Σ p log p of the batch's labels: the loss of a network that knows the classes' frequencies and
+    nothing of the images. The classifier's bias can learn these without any signal, so a probe has to get
+    below."""
 
     @property
     def learns(self) -> bool:
@@ -57,7 +58,7 @@ def probe_overfit(
         momentum: SGD's momentum.
         seed: random numbers (dropout) follow from it.
 
-    >>> probe = probe_overfit(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.eye(4), torch.tensor([0, 1, 0, 1]))
+    >>> probe = probe_overfit(nn.Linear(4, 2), torch.eye(4), torch.tensor([0, 1, 0, 1]))
     >>> len(probe.losses), round(probe.entropy, 4)
     (20, 0.6931)
     """

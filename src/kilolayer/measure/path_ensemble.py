@@ -1,7 +1,7 @@
-"""A residual network seen as an ensemble of paths: how many, what they carry, and what is lost without some.
+"""A residual network as an ensemble of paths: gradients by path length, and lesions (Veit et al. 2016).
 
-Theory beside the measurement: path lengths are binomial, and gradients by length follow the mean-field
-recursion of `kilolayer.measure.path_gradients` at initialisation.
+Theory stands beside the measurement: path lengths are binomial, and at initialisation gradients by length
+follow a mean-field recursion (`kilolayer.theory.path_statistics`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ IMAGES = 256
 
 @dataclass(frozen=True)
 class PathEnsemble:
-    """Gradients by path length; `predicted` is `gradients.together` by theory, at initialisation only.
-
-    `lesions` is None for a network that was never trained, which has nothing to lose.
-    """
+    """Gradients by path length, and the errors of a trained network without some of its units."""
 
     heading: ClassVar[str] = "Paths"
 
@@ -36,7 +33,9 @@ class PathEnsemble:
     units: int
     gradients: PathGradients
     predicted: Lengths | None = None
+    """`gradients.together` by theory, for a network at initialisation."""
     lesions: LesionStudy | None = None
+    """None for a network that was never trained, which has nothing to lose."""
 
     def charts(self) -> tuple[Chart, ...]:
         charts = (_length_chart(self), _single_chart(self))
@@ -64,19 +63,27 @@ class PathEnsemble:
         short = self.gradients.mean_length
         sentence = (
             f"the gradient comes through {short:.3g} branches on average, while a path has {mean:.3g} of "
-            f"{self.units}: " + ("short paths carry it" if short < mean else "no short path carries it")
+            f"{self.units}: " + ("short paths carry it" if short < mean else "short paths do not carry it")
         )
         if self.lesions is None or not self.lesions.single:
             return sentence
         worst, error, _ = max(self.lesions.single, key=lambda lesion: lesion[1])
         lost = f"{error:.3g} % in place of {self.lesions.error:.3g} %"
-        return f"{sentence}; without unit {worst + 1}, the one missed most, the error is {lost}"
+        return f"{sentence}; without unit {worst + 1}, the most important, the error is {lost}"
 
 
 def measure_paths(analysis_input: AnalysisInput, *, images: int = IMAGES, seed: int = 0) -> PathEnsemble:
-    """Gradients by path length on the subject's batch and, of a trained network, lesions.
+    """Measures gradients by path length and, for a trained network, lesions on held-out images.
 
-    A module that is not ours counts as trained: whether it is only its owner knows.
+    A foreign module counts as trained, since only its owner knows whether it is.
+
+    Args:
+        analysis_input: the network and its batch.
+        images: the number of held-out images for lesions.
+        seed: chooses the sampled paths and the lesions.
+
+    Raises:
+        InputError: the model has no units (see `UnitChain`).
     """
     chain = analysis_input.chain(training=not analysis_input.trained)
     network = analysis_input.description
@@ -105,7 +112,7 @@ def _length_chart(result: PathEnsemble) -> Chart:
         series.append(Series("mean-field theory", lengths, positive_or_none(result.predicted), "predicted"))
     return Chart(
         "lengths",
-        "Which paths bring the gradient",
+        "The gradient that paths of one length carry",
         "∂ε/∂x_0 = ∂ε/∂x_L · Π (∂h_l + ∂F_l),  C(L, k) terms with k branches",
         "branches on the path, k",
         "‖Σ over paths of length k‖ / ‖∂ε/∂x_0‖; share of paths",
@@ -120,13 +127,15 @@ def _single_chart(result: PathEnsemble) -> Chart:
     ks, sizes = zip(*result.gradients.alone, strict=True) if result.gradients.alone else ((), ())
     return Chart(
         "one-path",
-        "What a single path brings",
+        "The gradient that a single path carries",
         "‖∂ε/∂x_L · Π_{l in path} ∂F_l · Π_{others} ∂h_l‖ / ‖∂ε/∂x_0‖",
         "branches on the path, k",
         "gradient of one path",
         (Series("one path, on average", tuple(map(float, ks)), positive_or_none(sizes)),),
         log_y=True,
-        note="every branch on a path makes its gradient smaller" if ks else "a plain net has only one path",
+        note="each branch on a path makes its gradient smaller"
+        if ks
+        else "a plain network has a single path",
     )
 
 

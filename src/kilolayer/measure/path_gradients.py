@@ -1,8 +1,7 @@
-"""A residual network as an ensemble of paths: each unit is passed by its shortcut or by its branch F.
+"""Measures the gradient that paths of each length carry (Veit et al. 2016, arXiv 1605.06431).
 
-Multiplying out Eq. 5 of P2, ∂ε/∂x_0 = ∂ε/∂x_L · Π(∂h_l + ∂F_l), gives 2^L terms, the paths; one that takes
-k branches has length k. Most paths are of length L/2, but most of the gradient comes by short ones
-(Veit et al. 2016, arXiv 1605.06431).
+`kilolayer.theory.path_statistics` says what a path is and predicts the same quantities. Most paths have a
+length near L/2, but most of the gradient comes through short ones.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ SAMPLES_PER_LENGTH = 3
 
 @dataclass(frozen=True)
 class PathGradients:
-    """Gradients at x_0 by the number k of branches that they came through, for `shortest` + 0, 1, 2 …
-
-    `together[i]`: ‖Σ of the gradients of all paths of one length‖, relative to ‖∂ε/∂x_0‖, exactly.
-    `rest`: ‖∂ε/∂x_0 − Σ_k‖, likewise relative: what longer paths bring. `alone`: for some k the norm of a
-    single path's gradient, over a sample of them (root mean square). `counts[k]`: which share of all paths
-    is of length k. `shortest` is the number of units without a shortcut: all of a plain net's.
-    """
+    """Gradients at x_0 by the number k of branches on their path; all norms are relative to ‖∂ε/∂x_0‖."""
 
     shortest: int
+    """The number of units without a shortcut, which every path passes through F: all units of a plain
+    network."""
     counts: Lengths
+    """`counts[k]` is the share of all paths that has length k."""
     together: Lengths
+    """`together[i]` is the norm of the summed gradients of all paths of length `shortest` + i, exactly."""
     rest: float
+    """The norm of what all longer paths carry."""
     alone: tuple[tuple[int, float], ...]
+    """(k, root mean square over a sample of single paths of length k of their gradients' norms)."""
 
     @property
     def mean_length(self) -> float:
-        """Σ k·together² / Σ together²: by how many branches the gradient comes."""
+        """Σ k·together_k² / Σ together_k²: the mean number of branches on the gradient's way."""
         squares = [value**2 for value in self.together]
         total = sum(k * square for k, square in enumerate(squares, self.shortest))
         return ratio(total, sum(squares))
@@ -55,11 +54,26 @@ def measure_path_gradients(
     samples: int = SAMPLES_PER_LENGTH,
     seed: int = 0,
 ) -> PathGradients:
-    """Gradients at x_0 by path length.
+    """Measures the gradient at x_0 by path length, in one backward pass over the units.
 
-    All paths of length k together come from one pass: G_k ← ∂hᵀ G_k + ∂Fᵀ G_{k−1} at every unit from the
-    last to the first, with G_0 = ∂ε/∂x_L. Single ones are drawn as by Veit et al.: for some lengths k,
-    `samples` choices of k units whose branches are taken, and of all others the shortcuts.
+        G_k  ←  ∂hᵀ G_k + ∂Fᵀ G_{k−1},        G_0 = ∂ε/∂x_L
+
+    gives all paths of length k together, exactly. Single paths are sampled as by Veit et al.: the branch is
+    taken at k random units and the shortcut at all others.
+
+    Args:
+        chain: the network's units.
+        x: a normalised batch, (N, C, H, W).
+        labels: classes, (N,).
+        longest: lengths above this one are summed up in `rest`.
+        samples: single paths for each of up to 12 lengths.
+        seed: chooses the single paths.
+
+    >>> from kilolayer.networks import build, describe
+    >>> chain = UnitChain(build(describe("preact_resnet8_cifar")))
+    >>> result = measure_path_gradients(chain, torch.randn(2, 3, 32, 32), torch.tensor([0, 1]))
+    >>> len(result.together), result.rest < 1e-4  # lengths 0 … 3 are all paths of three units
+    (4, True)
     """
     units, random = len(chain), torch.Generator().manual_seed(seed)
     paths = _draw_paths(units, min(longest, units), samples, random)
@@ -99,7 +113,7 @@ def measure_path_gradients(
 def _draw_paths(
     units: int, longest: int, samples: int, random: torch.Generator
 ) -> list[tuple[int, frozenset[int]]]:
-    """(k, the units whose branches are taken) for 12 lengths k or fewer, `samples` choices of each."""
+    """(k, the units whose branches are taken) for up to 12 lengths k, `samples` paths of each."""
     lengths = sorted({round(longest * i / 11) for i in range(12)})
     return [
         (k, frozenset(torch.randperm(units, generator=random)[:k].tolist()))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.chart import Chart, Series
+from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.scalars import mean_present, norm, product_present, ratio
 from kilolayer.measure.series import stage_starts, unit_series
 from kilolayer.measure.unit_chain import UnitChain, UnitPass
@@ -22,38 +23,38 @@ from kilolayer.units.modules import PadChannelsModule, ScaleModule, ZeroModule
 OptionalValues = list[float | None]
 
 UNCHANGED, VANISHED = 1e-3, 1e-2
-"""A product this near to 1 is 1 but for rounding; one below, or above the inverse, leaves no signal."""
+"""A product within `UNCHANGED` of 1 is 1 up to rounding; below `VANISHED`, or above its inverse, no signal
+is left."""
 
 
 @dataclass(frozen=True)
 class UnitFactor:
-    """h beside the identity, in one unit.
-
-    `factor` = ⟨h(x), x⟩ / ⟨x, x⟩, which is λ where h(x) = λx; None where the shape changes. `gain` =
-    ‖h(x)‖ / ‖x‖. `openness` is the mean of 1−g over elements, `openness_std` its deviation. `spectral` is
-    the largest singular value of a 1×1 convolution.
-
-    Predicted: `λ` from the description, 1 for an identity; σ(−b_g) for a gate, as for an input without
-    a preferred direction; s(√n + √m) for the largest singular value of an m×n matrix of independent
-    entries of deviation s, the deviation of W.
-    """
+    """The shortcut h of one unit, measured on a batch, beside the identity."""
 
     name: str
     stage: int
     factor: float | None
+    """⟨h(x), x⟩ / ⟨x, x⟩, which is λ where h(x) = λx; None where the shape changes."""
     gain: float
+    """‖h(x)‖ / ‖x‖."""
     openness: float | None
+    """The mean of 1−g over elements; None without a gate."""
     openness_std: float | None
+    """The standard deviation of 1−g over elements."""
     spectral: float | None
+    """‖W‖₂, the largest singular value of a 1×1 shortcut convolution; None without one."""
     predicted: float | None
+    """`factor` from the description: λ, 1 for an identity, and σ(−b_g) for a gate, which holds for an input
+    without a preferred direction. None where there is no prediction."""
     predicted_spectral: float | None
+    """s(√n + √m), the largest singular value of an m×n matrix of independent entries with W's deviation s."""
 
 
 @dataclass(frozen=True)
 class ShortcutFactors:
     """The effective factor of every shortcut of a network on a batch.
 
-    Products run from a unit to the last one; units that change shape are left out of them.
+    Products run from a unit to the last unit and leave out units that change the shape.
     """
 
     heading: ClassVar[str] = "Shortcut"
@@ -70,9 +71,10 @@ class ShortcutFactors:
         return tuple(result)
 
     def summary(self) -> tuple[tuple[str, str], ...]:
+        predicted = product_present(self._values("predicted"))
         rows = [
             ("product of the factors, first unit to last", _number_text(self.product)),
-            ("… predicted", _number_text(product_present(self._values("predicted")))),
+            ("… predicted", "no prediction" if math.isnan(predicted) else _number_text(predicted)),
             ("mean factor", _number_text(mean_present(self._values("factor")))),
             ("mean gain ‖h(x)‖ / ‖x‖", _number_text(mean_present(self._values("gain")))),
         ]
@@ -88,20 +90,21 @@ class ShortcutFactors:
 
     def finding(self) -> str:
         if math.isnan(self.product):
-            return "no shortcut keeps its shape, so no factor can be measured"
+            return "every shortcut changes the shape, so no factor can be measured"
         verdict = (
             "the signal passes unchanged, as with identity shortcuts"
             if abs(self.product - 1) < UNCHANGED
-            else "the signal is as good as lost on the way (P2, Eq. 7)"
+            else "the signal all but vanishes on the way (P2, Eq. 7)"
             if self.product < VANISHED
             else "the signal explodes on the way (P2, Eq. 7)"
             if self.product > 1 / VANISHED
             else "the signal is scaled on the way (P2, Eq. 7)"
         )
-        return f"from the first unit to the last the shortcuts multiply by {_number_text(self.product)}: {verdict}"
+        factor = _number_text(self.product)
+        return f"from the first unit to the last the shortcuts multiply by {factor}: {verdict}"
 
     def tracked_metrics(self) -> tuple[tuple[str, float], ...]:
-        """What is followed over training."""
+        """The product and the mean of the factors, and of gates and 1×1 convolutions where there are any."""
         rows = [
             ("product of the factors", self.product),
             ("mean factor", mean_present(self._values("factor"))),
@@ -116,7 +119,7 @@ class ShortcutFactors:
 
     @property
     def product(self) -> float:
-        """|Π| of the measured factors, from the first unit to the last."""
+        """|Π λ_i| of the measured factors, from the first unit to the last; NaN without a factor."""
         return abs(product_present(self._values("factor")))
 
     def _values(self, name: str) -> OptionalValues:
@@ -140,7 +143,7 @@ class ShortcutFactors:
             )
         return Chart(
             "product",
-            "What the shortcuts leave of x_l at the last unit",
+            "The share of x_l that the shortcuts carry to the last unit",
             "x_L = (Π λ_i) x_l + Σ F̂(x_i)   (P2, Eq. 7)",
             "residual unit l, from the input",
             "|Π λ_i| from l on",
@@ -193,13 +196,13 @@ class ShortcutFactors:
                 unit_series("spectral norm", self._values("spectral")),
                 unit_series("spectral norm", self._values("predicted_spectral"), "predicted"),
             ),
-            note="predicted: independent entries of W's own deviation",
+            note="predicted: a matrix of independent entries with the deviation of W",
             stages=self._stage_starts,
         )
 
 
 def _running_product(name: str, values: OptionalValues, kind: str = "measured") -> Series:
-    """|Π| from each unit to the last; 1 for units without a value, which are left out of it."""
+    """|Π| from each unit to the last. Units without a value count as 1 and get no point."""
     factors = [1.0 if value is None else abs(value) for value in values]
     products = [*accumulate(reversed(factors), lambda a, b: a * b)][::-1]
     visible = [None if value is None else product for value, product in zip(values, products, strict=True)]
@@ -218,15 +221,38 @@ SCALING_LAYERS = (ScaleModule, PadChannelsModule, ZeroModule, nn.Dropout)
 def measure_shortcut_factors(
     model: nn.Module, x: Tensor, *, network: str = "", units: Sequence[str] = (), training: bool = True
 ) -> ShortcutFactors:
-    """Measures every shortcut on the batch `x` (N, C, H, W), one unit at a time.
+    """Measures the factor of every shortcut on a batch, one unit at a time.
 
-    `units` names the units of a model that is not ours. The model is left as it was. Raises `InputError`
-    where it has no units.
+        λ_l = ⟨h(x_l), x_l⟩ / ⟨x_l, x_l⟩,        x_L = (Π λ_i) x_l + Σ F̂(x_i)          (P2, Eq. 7)
+
+    Args:
+        model: any module; it is left as it was.
+        x: a normalised batch, (N, C, H, W).
+        network: the name to show; by default the class's.
+        units: the names of its units in a foreign model (see `find_residual_units`).
+        training: BN uses the batch's statistics; off, its running ones.
+
+    Raises:
+        InputError: the model has no units (see `UnitChain`).
+
+    >>> from kilolayer.networks import build, describe
+    >>> from kilolayer.units import Scaled
+    >>> network = describe("preact_resnet14_cifar", unit={"h": Scaled(0.5)})
+    >>> result = measure_shortcut_factors(build(network), torch.randn(2, 3, 32, 32))
+    >>> round(result.product, 4)  # 0.5 in each of the four units that keep their shape
+    0.0625
     """
     chain = UnitChain(model, units, training=training)
     with ShortcutTheory().recording(chain.execution_order(x).units) as theory:
         factors = tuple(_factor(unit, theory.openness(unit.module)) for unit in chain.forward(x))
     return ShortcutFactors(network or type(model).__name__, factors)
+
+
+def shortcut_factors_of(analysis_input: AnalysisInput) -> ShortcutFactors:
+    """The analysis of an `AnalysisInput`, as the registry runs it."""
+    return measure_shortcut_factors(
+        analysis_input.model, analysis_input.x, network=analysis_input.name, units=analysis_input.units
+    )
 
 
 def _factor(unit: UnitPass, openness: Tensor | None) -> UnitFactor:
@@ -245,7 +271,7 @@ def _factor(unit: UnitPass, openness: Tensor | None) -> UnitFactor:
 
 
 def _shortcut_matrix(unit: UnitPass) -> Tensor | None:
-    """W of a shortcut that goes through one 1×1 convolution (or linear layer) and no other."""
+    """W of a shortcut with exactly one weight, a 1×1 convolution or linear layer; None for others."""
     if len(unit.h_weights) != 1 or unit.h_weights[0].shape[2:].numel() != 1:
         return None
     return unit.h_weights[0].detach().flatten(1).double()
@@ -258,7 +284,7 @@ def _random_spectral(matrix: Tensor) -> float:
 
 
 def _predicted_factor(unit: UnitPass) -> float | None:
-    """λ as the unit is described; None where h is no multiple of x, or the unit is not ours."""
+    """λ as the unit is described; None where h is not a multiple of x, or the unit is not Kilolayer's."""
     module = unit.module
     if unit.h_is_input:
         return 1.0

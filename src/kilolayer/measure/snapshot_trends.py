@@ -1,4 +1,4 @@
-"""One analysis at every snapshot of a run: what changes while the network learns."""
+"""Trends of an analysis over the snapshots of a run: its metrics while the network learns."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kilolayer.chart import Analysis, Chart, Series
 
 @runtime_checkable
 class TrackedAnalysis(Protocol):
-    """An analysis that says which of its figures are worth following over training."""
+    """An analysis with metrics to track over training."""
 
     def tracked_metrics(self) -> tuple[tuple[str, float], ...]:
-        """Figures with their names."""
+        """(name, value) of each metric."""
 
 
 @dataclass(frozen=True)
 class SnapshotTrends:
-    """Figures of the analysis `of` against iterations; `values[i]` are those of `names[i]`."""
+    """Metrics of the analysis `of` against iterations; `values[i]` are the values of `names[i]`."""
 
     network: str
     of: str
@@ -50,7 +50,12 @@ class SnapshotTrends:
 
 
 def collect_trends(analysis_name: str, snapshots: Sequence[tuple[int, Analysis]]) -> SnapshotTrends | None:
-    """The figures that an analysis follows, of one network at several iterations; None of others."""
+    """The trends of one network's metrics; None for fewer than two snapshots with tracked metrics.
+
+    Args:
+        analysis_name: the analysis's name in the registry.
+        snapshots: (iteration, analysis at that time), in order.
+    """
     tracked = [
         (iteration, analysis.tracked_metrics())
         for iteration, analysis in snapshots

@@ -107,7 +107,7 @@ class UnitChain:
         )
 
     def forward(self, x: Tensor) -> Iterator[UnitPass]:
-        """Yields every unit's tensors on the batch `x`, (N, C, H, W), from the first unit on; no gradients."""
+        """Yields every unit's tensors on a batch `x`, (N, C, H, W), from the first unit on, without graph."""
         signal = self.first_input(x)
         for index in range(len(self)):
             unit_pass = self._unit_pass(index, signal)
@@ -148,10 +148,9 @@ class UnitChain:
             return self._run_from(x, -1, x)
 
     def next_input(self, x: Tensor, index: int, out: Tensor) -> Tensor:
-        """The input of the unit behind `index`, whose output is `out`; behind the last unit, the model's output.
+        """The next unit's input, where unit `index` puts out `out`; at the end, the model's output.
 
-        Mostly output and next input are one tensor. Where something stands between them, the model's code
-        runs.
+        Mostly output and next input are one tensor. Where something stands between, the model's code runs.
         """
         return out if self.execution_order(x).feeds_next[index] else self._run_from(x, index, out)
 

@@ -32,11 +32,13 @@ def print_analyses(results: Sequence[AnalysisResult]) -> None:
                 print_text(f"{network}: {analysis.finding()}.\n")
         print_table(_figures(networks), blocks=True)
         for network, network_results in networks.items():
-            chart = network_results[0].analysis.charts()[0]
+            chart = network_results[0].analysis.charts()[0].with_values()
             print_text(f"\n{chart.title}: {network}\n")
             print_table(sample_chart(chart), blocks=True)
             if any(series.kind == "predicted" for series in chart.series):
                 print_text("* predicted", style="dim")
+            else:
+                print_text("no prediction", style="dim")
         print_text("")
 
 

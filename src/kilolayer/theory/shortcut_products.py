@@ -70,7 +70,7 @@ class ShortcutTheory:
         self._gate_outputs: dict[nn.Module, Tensor] = {}
 
     def factor(self, unit: nn.Module) -> ShortcutFactor | None:
-        """h' of the unit; None for a module that is not a `ResidualUnit`, or whose shortcut changes the shape."""
+        """h' of the unit; None for a foreign module, an unknown layer, or a change of shape."""
         if not isinstance(unit, ResidualUnit):
             return None
         if not all(isinstance(layer, LAYERS_WITH_GAIN) for layer in [*unit.p, *unit.h]):
@@ -100,7 +100,7 @@ class ShortcutTheory:
 
     @contextmanager
     def recording(self, units: Iterable[nn.Module]) -> Iterator[ShortcutTheory]:
-        """Records, while the context is open, the σ of every BN on a shortcut and the output of every gate."""
+        """Records, while the context is open, σ of every BN on a shortcut and the output of every gate."""
         with ExitStack() as hooks:
             for unit in units:
                 if isinstance(unit, GatedUnit):
