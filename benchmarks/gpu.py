@@ -222,9 +222,9 @@ def _graph_check(session: Session, way: Way, steps: int = 8) -> Row:
     for replayed in (True, False, False):
         training = trained_on_noise(session, describe("preact_resnet20_cifar"), way)
         if not replayed:
-            training._replay = None
+            training._graph = None
         for _ in range(steps):
-            training._step()
+            training.take_step()
         ends.append(training.tensors())
     same = [all(torch.equal(one[key], ends[1][key]) for key in one) for one in ends]
     return {"fine": same[0], "the same bits": same[0], "the same bits without a graph": same[2]}
@@ -266,7 +266,7 @@ def _enter(session: Session, network: Network, way: str, turns: dict[str, Callab
 
     def step() -> None:
         gpu_unit.CONV3X3_BACKEND = WAYS[way].three_by_three  # type: ignore[assignment]
-        training._step()
+        training.take_step()
 
     return _warm(session, step, turns, way, base, started)
 
@@ -404,7 +404,7 @@ def train_by_recipe(session: Session) -> Iterator[Row]:
         synchronize(session.device)
         yield {
             "network": name, "way": way, "seed": options.seed, "data": splits.name,
-            "recipe": experiment.recipe.name, "iteration": training.iteration, "done": training.is_finished,
+            "recipe": experiment.recipe.name, "iteration": training.state.iteration, "done": training.is_finished,
             "start_seconds": ready - started, "seconds": time.monotonic() - ready, "result": run.result(),
         }  # fmt: skip
 

@@ -55,10 +55,10 @@ def measure(steps: int, saves: int) -> dict[str, Any]:
                 break
         # A step that closes an epoch is followed by an evaluation.
         step_seconds = median(b - a for a, b in pairwise(times))
-        train.best_state = {key: value.clone() for key, value in train.model.state_dict().items()}
+        train.state.best_weights = {key: value.clone() for key, value in train.model.state_dict().items()}
         run, found = Run.create(Path(folder) / "run", train.experiment), []
         for number in range(saves):
-            train.iteration += 1
+            train.state.iteration += 1
             began = time.perf_counter()
             run.append_metrics({"epoch": number}, {"epoch": number})
             _save_state(run, train)

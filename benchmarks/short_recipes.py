@@ -154,7 +154,7 @@ def run(name: str, trial: Trial, data: Data, splits: Splits) -> dict[str, Any]:
         "options": json.loads(to_json(trial)),
         "data": splits.name,
         "validation_error": curve[-1]["monitored_error"],
-        "validation_error_of_last_weights": last_weights(training) if training.ema else None,
+        "validation_error_of_last_weights": last_weights(training) if training.state.ema else None,
         "test_error": final.last.error if final else None,
         "images": images,
         "pflop": pflop(chosen),
@@ -170,12 +170,12 @@ def run(name: str, trial: Trial, data: Data, splits: Splits) -> dict[str, Any]:
 
 def last_weights(training: Trainer) -> float:
     """Where the reported weights are a mean: the error of those it ended in."""
-    assert training.splits.validation is not None and training.ema is not None  # noqa: S101, PT018
-    mean, training.ema = training.ema, None
+    assert training.splits.validation is not None and training.state.ema is not None  # noqa: S101, PT018
+    mean, training.state.ema = training.state.ema, None
     try:
         found = training.evaluate(training.splits.validation)
     finally:
-        training.ema = mean
+        training.state.ema = mean
     assert found is not None  # noqa: S101 - only a stop gives none
     return found.error
 

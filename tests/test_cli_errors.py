@@ -93,7 +93,7 @@ def picture(path: Path, mode: str = "RGB") -> Path:
         ("train --seed -1", "seed is -1"),
         ("train --evaluate-every 0", "evaluate_every is 0"),
         ("train --threads 0", "--threads is 0"),
-        ("train --device cuda:77", "'cuda:77' is not there"),
+        ("train --device cuda:77", "'cuda:77' is missing"),
         ("train --device tpu", "'tpu'"),
         ("train --shortcut scaled:much", "no number"),
         ("train --shortcut sideways", "unknown shortcut"),

@@ -58,7 +58,7 @@ def test_the_self_test_holds_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def only_counts(training: Trainer, tensors: object, counters: dict[str, int]) -> None:
-    training.iteration = counters["iteration"]
+    training.state.iteration = counters["iteration"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, StorageError
 from kilolayer.system import durable
 from tiny_runs import files_in
 
@@ -116,7 +116,7 @@ except durable.InputError as error:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match=r"^cannot write .*file/below/name \(1 bytes\): .*directory"):
+    with pytest.raises(StorageError, match=r"^cannot write .*file/below/name \(1 bytes\): .*directory"):
         durable.write_file(tmp_path / "file" / "below" / "name", b"x")
 
 
@@ -156,7 +156,7 @@ def test_the_order_that_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest
 
 
 def test_appending_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^cannot write .*: No such file or directory$"):
+    with pytest.raises(StorageError, match=r"^cannot write .*: No such file or directory$"):
         durable.append_file(tmp_path / "missing" / "file", b"x")
 
 

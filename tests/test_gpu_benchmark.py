@@ -190,7 +190,7 @@ def trained(folder: Path, iterations: int) -> None:
     experiment = Experiment(network, data, recipe_for_data(recipe_by_name("smoke", 64), data))
     with Run.open_or_create(folder, experiment) as run:
         training = Trainer(experiment, splits, DistributedContext(torch.device("cpu")))
-        for _ in train_run(run, training, stop=lambda: training.iteration >= iterations):
+        for _ in train_run(run, training, stop=lambda: training.state.iteration >= iterations):
             pass
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, StorageError
 from kilolayer.networks import Network, Stage, Stem, build
 from kilolayer.units import (
     BASIC,
@@ -96,7 +96,7 @@ def test_what_cannot_be_written_or_has_no_image_is_refused(write, tmp_path):
     model, x = lived(BASIC), torch.randn(2, 3, 8, 8)
     (tmp_path / "file").write_text("")
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "n.onnx", "Not a directory")):
-        with pytest.raises(InputError, match=f"cannot write {path}: {why}"):
+        with pytest.raises(StorageError, match=f"cannot write {path}: {why}"):
             write(model, x, path)
     for none in (x[:0], x[0]):
         with pytest.raises(InputError, match=r"is of shape .*; allowed: one or more images, N×C×H×W"):

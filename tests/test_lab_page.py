@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kilolayer.chart import Chart, Series
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, StorageError
 from kilolayer.report import lab, page_assets
 from kilolayer.report.lab_data import gather_lab, lab_json
 from kilolayer.report.lab_table import chart_header, chart_rows
@@ -221,7 +221,7 @@ def test_nothing_to_show_and_nowhere_to_write_are_one_line(tmp_path: Path) -> No
     with pytest.raises(InputError, match="no analysis"):
         lab.write_lab([], tmp_path / "page.html")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(StorageError, match="cannot write"):
         lab.write_lab(BOTH, tmp_path / "file" / "page.html")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -148,7 +148,7 @@ def stopped(words: tuple[str, ...], folder: Path) -> None:
     experiment, splits = assemble_experiment(parse((*words, "--out", str(folder))), torch.device("cpu"))
     with Run.open_or_create(folder, experiment) as begun:
         training = Trainer(experiment, splits, DistributedContext(torch.device("cpu")))
-        for _ in train_run(begun, training, stop=lambda: training.iteration >= 3):
+        for _ in train_run(begun, training, stop=lambda: training.state.iteration >= 3):
             pass
 
 

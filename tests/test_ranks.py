@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kilolayer.__main__ import main
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, RankError
 from kilolayer.system.ranks import (
     LAUNCHERS,
     RENDEZVOUS_VARIABLES,
@@ -19,7 +19,7 @@ from kilolayer.system.ranks import (
     num_separate_processes,
     read_launch,
 )
-from kilolayer.training import device
+from kilolayer.training import distributed
 
 MASTER = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 SLURM = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "2"}
@@ -74,7 +74,7 @@ UNDERSTOOD: dict[str, tuple[dict[str, str], Launch]] = {
 def test_what_is_understood(environment, launched, monkeypatch):
     given(environment, monkeypatch)
     assert read_launch() == launched
-    assert (is_main_process(), is_distributed()) == (launched.rank == 0, launched.world > 1)
+    assert (is_main_process(), is_distributed()) == (launched.rank == 0, launched.world_size > 1)
 
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
@@ -114,7 +114,7 @@ def test_what_is_refused(environment, said, monkeypatch, capsys):
 def test_processes_that_are_not_to_meet_are_told_of_each_other(monkeypatch, caplog):
     given(SLURM, monkeypatch)
     assert num_separate_processes() == 2
-    with device.distributed_context("cpu") as here:
+    with distributed.distributed_context("cpu") as here:
         assert here.world_size == 1
     assert "2 processes were started side by side, and each trains a run of its own" in caplog.text
     given(MASTER, monkeypatch)
@@ -127,17 +127,17 @@ def test_processes_that_are_not_to_meet_are_told_of_each_other(monkeypatch, capl
         (1, Launch(3, 8), "cuda:0"),
         (2, Launch(3, 8), "which of this machine's 2 GPUs is this process's, is not set"),
         (2, Launch(1, 2, 1, 2), "cuda:1"),
-        (1, Launch(0, 2, 0, 2), "'cuda:1' is not there"),
-        (1, Launch(1, 2, 1), "'cuda:1' is not there"),
+        (1, Launch(0, 2, 0, 2), "'cuda:1' is missing"),
+        (1, Launch(1, 2, 1), "'cuda:1' is missing"),
     ],
 )
 def test_which_gpu_is_whose(gpus, here, outcome, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     if outcome.startswith("cuda"):
-        assert str(device._local_gpu(here)) == outcome
+        assert str(distributed._local_gpu(here)) == outcome
     else:
         with pytest.raises(InputError, match=re.escape(outcome)):
-            device._local_gpu(here)
+            distributed._local_gpu(here)
 
 
 @pytest.mark.parametrize("text", ["soon", "1e400", "nan"])
@@ -146,11 +146,11 @@ def test_a_timeout_that_is_no_time(text, monkeypatch):
     with pytest.raises(
         InputError, match=f"KILOLAYER_TIMEOUT is '{text}' in the environment; allowed: seconds"
     ):
-        device._rank_timeout()
+        distributed._rank_timeout()
 
 
 def test_others_that_never_come_are_named(monkeypatch):
     given(TORCH | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "KILOLAYER_TIMEOUT": "1"}, monkeypatch)
     said = r"rank 1 of 2 did not meet the others at 127\.0\.0\.1:1 "
-    with pytest.raises(InputError, match=said), device.distributed_context("cpu"):
+    with pytest.raises(RankError, match=said), distributed.distributed_context("cpu"):
         pytest.fail("there is nobody")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, StorageError
 from kilolayer.report import (
     Curve,
     DepthLine,
@@ -254,7 +254,7 @@ def test_a_page_that_cannot_be_written_names_its_path(tmp_path: Path) -> None:
     folder.mkdir()
     (tmp_path / "file").touch()
     for path in (folder, tmp_path / "file" / "report.html"):
-        with pytest.raises(InputError, match=re.escape(f"cannot write {path} ")):
+        with pytest.raises(StorageError, match=re.escape(f"cannot write {path} ")):
             write_page(Page("t"), path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "taken.html"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, StorageError
 from kilolayer.runs import Run
 from kilolayer.runs.folder import RunInUse
 from tiny_runs import Poll, files_in, tiny, train
@@ -59,7 +59,7 @@ def test_a_folder_that_holds_something_is_refused_and_stays_as_it_is(
 def test_a_file_in_the_way(way: Callable[..., object], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=str(path)):
+        with pytest.raises((InputError, StorageError), match=str(path)):
             way(path, tiny())
     assert files_in(tmp_path) == {"file": b"mine"}
 
@@ -68,7 +68,7 @@ def test_a_file_in_the_way(way: Callable[..., object], tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(InputError, match="Permission denied"):
+        with pytest.raises(StorageError, match="Permission denied"):
             Run.create(tmp_path / "run", tiny())
     finally:
         tmp_path.chmod(0o700)
@@ -203,7 +203,7 @@ def test_a_full_disk_is_an_input_error_and_the_run_goes_on_later(
         lambda: run.write_json("result.json", {}),
     ]
     for write in writes:
-        with pytest.raises(InputError, match="No space left on device") as refused:
+        with pytest.raises(StorageError, match="No space left on device") as refused:
             write()
         assert str(run.path) in str(refused.value)
     monkeypatch.undo()

@@ -87,8 +87,9 @@ def test_the_figures_without_a_validation_split(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="counted otherwise elsewhere")
 def test_the_peak_is_of_this_process_alone_and_not_of_the_one_that_began_it() -> None:
     code = (
-        "import torch; from kilolayer.runs.start_environment import peak_memory;"
-        "from kilolayer.training import Place; print(peak_memory_bytes(Place(torch.device('cpu'))))"
+        "import torch; from kilolayer.runs.start_environment import peak_memory_bytes;"
+        "from kilolayer.training import DistributedContext;"
+        "print(peak_memory_bytes(DistributedContext(torch.device('cpu'))))"
     )
     peaks = []
     for size in (0, 1_500_000_000):
@@ -108,7 +109,7 @@ def test_the_figures_with_a_validation_split(tmp_path: Path) -> None:
     )
     assert "best_test_error" not in result
     last = training.evaluate(training.splits.test)
-    training.model.load_state_dict(training.best_state)
+    training.model.load_state_dict(training.state.best_weights)
     selected = training.evaluate(training.splits.test)
     assert last is not None
     assert selected is not None
@@ -194,7 +195,7 @@ def poison_bn(training: Trainer, value: float) -> None:
 
 
 def poison_momentum(training: Trainer, value: float) -> None:
-    next(iter(training.optimizer.state.values()))["momentum_buffer"].fill_(value)
+    next(iter(training.state.optimizer.state.values()))["momentum_buffer"].fill_(value)
 
 
 def poison_weight(training: Trainer, value: float) -> None:
@@ -210,7 +211,7 @@ def harmed(run: Run, training: Trainer, harm: Callable[[Trainer], None], at: int
     """What the run says when it is harmed after step `at`; it is asked to stop after step `last`."""
 
     def go() -> None:
-        for step in train_run(run, training, stop=lambda: training.iteration == last):
+        for step in train_run(run, training, stop=lambda: training.state.iteration == last):
             if step.iteration == at:
                 harm(training)
 

@@ -29,7 +29,7 @@ VARIANTS = {
     "dropout": tiny(replace(PREACT, h=Dropout(0.5))),
     "bf16, channels last": tiny(precision="bf16", channels_last=True),
     "validation": tiny(validation=20),
-    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), activation_activation_memory="balanced"),
+    "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), activation_memory="balanced"),
     "seldom evaluated": tiny(evaluate_every=2),
     "no momentum": with_recipe(tiny(), optimizer=SGD(0.0)),
     "adamw": with_recipe(tiny(), optimizer=AdamW()),
@@ -89,7 +89,7 @@ def test_stopped_again_and_again(variant: str, tmp_path: Path, whole: Any) -> No
     folder, reached = tmp_path / "run", []
     for looks in cycle((1, 3, 2)):
         training = train(folder, VARIANTS[variant], Poll(looks))
-        reached.append(training.iteration)
+        reached.append(training.state.iteration)
         if training.is_finished:
             break
     assert len(reached) > 4
@@ -107,7 +107,7 @@ def test_the_variants_are_not_the_same_run(whole: Any) -> None:
 
 def test_stopped_before_the_first_step_nothing_is_lost_or_begun(tmp_path: Path) -> None:
     training = train(tmp_path / "run", tiny(), lambda: True)
-    assert training.iteration == 0
+    assert training.state.iteration == 0
     assert Run(tmp_path / "run").metrics() == []
     assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == [
         "000000000-000000.json",
@@ -124,7 +124,7 @@ def test_a_stop_that_is_taken_back_in_an_evaluation_still_stops(tmp_path: Path, 
         return asked.asked == 4  # three steps, then the evaluation
 
     stopped = train(tmp_path / "run", tiny(), only_then)
-    assert (stopped.iteration, stopped.epochs_closed) == (3, 0)
+    assert (stopped.state.iteration, stopped.state.epochs_closed) == (3, 0)
     train(tmp_path / "run", tiny())
     assert outcome(tmp_path / "run") == whole("plain")
 
@@ -134,7 +134,7 @@ def test_a_run_that_is_done_stays_as_it_is(tmp_path: Path) -> None:
     train(folder, tiny())
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     training = train(folder, tiny())
-    assert training.iteration == 0
+    assert training.state.iteration == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
 
 
@@ -144,13 +144,16 @@ def test_the_selected_weights_survive(tmp_path: Path) -> None:
         tiny(validation=20), rate=tiny().recipe.rate.scale_rate(0.0)
     )  # none is better later
     first = train(tmp_path / "run", experiment, Poll(5))
-    assert (first.best_epoch, first.epochs_closed) == (1, 1)
+    assert (first.state.best_epoch, first.state.epochs_closed) == (1, 1)
     second = train(tmp_path / "run", experiment)
-    assert second.best_epoch == 1
-    assert second.best_state.keys() == first.best_state.keys()
-    assert all(torch.equal(first.best_state[key], value) for key, value in second.best_state.items())
+    assert second.state.best_epoch == 1
+    assert second.state.best_weights.keys() == first.state.best_weights.keys()
+    assert all(
+        torch.equal(first.state.best_weights[key], value) for key, value in second.state.best_weights.items()
+    )
     assert any(
-        not torch.equal(second.model.state_dict()[key], value) for key, value in first.best_state.items()
+        not torch.equal(second.model.state_dict()[key], value)
+        for key, value in first.state.best_weights.items()
     )
 
 
@@ -245,7 +248,7 @@ def test_without_any_whole_state_the_run_begins_anew(copy: Path, whole: Any) -> 
 def test_what_is_damaged_never_crowds_out_what_is_whole(copy: Path) -> None:
     truncate(copy / "checkpoints/000000005-000001.safetensors")
     training = train(copy, tiny(), Poll(1))
-    assert training.iteration == 4
+    assert training.state.iteration == 4
     names = {path.stem for path in (copy / "checkpoints").iterdir()}
     assert names == {"000000003-000001", "000000004-000001"}
 
@@ -288,7 +291,7 @@ def test_saving_a_state_twice_leaves_it_alone(copy: Path) -> None:
     """Who stops right after a save saves again: at no moment may the first be at risk."""
     before = {path: path.stat().st_mtime_ns for path in (copy / "checkpoints").iterdir()}
     training = train(copy, tiny(), lambda: True)
-    assert training.iteration == 5
+    assert training.state.iteration == 5
     assert {path: path.stat().st_mtime_ns for path in (copy / "checkpoints").iterdir()} == before
 
 

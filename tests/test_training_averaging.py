@@ -65,7 +65,7 @@ def test_training_goes_the_same_way_with_and_without_a_mean() -> None:
         list(islice(training.steps(), 3))
     own, other = plain.model.state_dict(), averaged.model.state_dict()
     assert all(torch.equal(own[key], other[key]) for key in own)
-    assert not all(torch.equal(averaged.reported_state[key], other[key]) for key in other)
+    assert not all(torch.equal(averaged.state.reported_weights[key], other[key]) for key in other)
 
 
 def test_what_is_evaluated_is_the_mean_with_its_running_statistics() -> None:
@@ -77,11 +77,11 @@ def test_what_is_evaluated_is_the_mean_with_its_running_statistics() -> None:
     for key in means[0]:
         weighted = sum(beta ** (2 - t) * means[t][key].double() for t in range(3))
         expected[key] = (weighted / sum(beta ** (2 - t) for t in range(3))).float()
-        torch.testing.assert_close(training.reported_state[key], expected[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(training.state.reported_weights[key], expected[key], rtol=1e-5, atol=1e-6)
     before = {key: value.clone() for key, value in training.model.state_dict().items()}
     measured = training.evaluate(training.splits.test)
     other = training_of(tiny())
-    other.model.load_state_dict(training.reported_state)
+    other.model.load_state_dict(training.state.reported_weights)
     assert measured == other.evaluate(training.splits.test)
     assert all(torch.equal(value, before[key]) for key, value in training.model.state_dict().items())
 
@@ -90,7 +90,7 @@ def test_a_run_saves_and_repeats_the_weights_whose_error_it_tells(tmp_path: Path
     experiment = replace(AVERAGED, data=replace(AVERAGED.data, validation=20))
     training = train(tmp_path / "run", experiment)
     saved = read_weights(tmp_path / "run" / "weights.safetensors").model.state_dict()
-    assert all(torch.equal(value, saved[key]) for key, value in training.reported_state.items())
+    assert all(torch.equal(value, saved[key]) for key, value in training.state.reported_weights.items())
     assert not all(torch.equal(value, saved[key]) for key, value in training.model.state_dict().items())
     plain = training_of(replace(experiment, recipe=tiny().recipe))
     plain.model.load_state_dict(saved)

@@ -18,7 +18,7 @@ from kilolayer.training import (
     DistributedContext,
     choose_device,
     choose_precision,
-    device,
+    computation,
     distributed_context,
 )
 from tiny_runs import HERE
@@ -34,7 +34,7 @@ def test_a_device_is_there_or_refused(gpus: int, monkeypatch: pytest.MonkeyPatch
         if index < gpus:
             assert choose_device(name).index == index
         else:
-            with pytest.raises(InputError, match=f"'{name}' is not there: .*use --device cpu"):
+            with pytest.raises(InputError, match=f"'{name}' is missing: .*use --device cpu"):
                 choose_device(name)
 
 
@@ -111,8 +111,8 @@ def test_auto_is_bf16_only_where_the_processor_multiplies_it_faster(
 def test_for_what_the_kernels_compute_auto_is_bf16_whatever_the_processor_multiplies(
     network: str, refused: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "multiplies_bf16_faster", lambda: False)
-    monkeypatch.setattr(device, "unavailable_reason", lambda place: refused)
+    monkeypatch.setattr(computation, "multiplies_bf16_faster", lambda: False)
+    monkeypatch.setattr(computation, "unavailable_reason", lambda place: refused)
     assert choose_precision("auto", HERE.device, describe(network)) == expected
 
 

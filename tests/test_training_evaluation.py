@@ -18,7 +18,7 @@ from kilolayer.errors import InputError
 from kilolayer.kernels import fuse
 from kilolayer.kernels.folding import FoldedResidualUnit
 from kilolayer.training import Evaluation, Experiment, Steps, evaluate, evaluation_mode_for
-from kilolayer.training.evaluation import autocast_forward
+from kilolayer.training.evaluation import _logits_function
 from kilolayer.units import BOTTLENECK, FULL_PREACT, ORIGINAL, ExclusiveGate, Unit
 from kilolayer.values import from_json, to_json
 from tiny_runs import HERE, PREACT, Poll, numbered, splits_of, tiny, train, training_of, with_recipe
@@ -176,7 +176,7 @@ def test_precision_and_layout_are_those_asked_for(precision: Any, channels_last:
     seen: list[Tensor] = []
     convolution = nn.Conv2d(3, 4, 3)
     convolution.register_forward_hook(lambda _, args, out: seen.extend([*args, out]))
-    autocast_forward(convolution, torch.randn(2, 3, 8, 8), precision, channels_last)
+    _logits_function(convolution, precision, channels_last, "plain")(torch.randn(2, 3, 8, 8))
     assert seen[0].is_contiguous(memory_format=torch.channels_last) == channels_last
     assert seen[1].dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
 

@@ -58,7 +58,7 @@ class Recorder:
 
         def replay() -> None:
             self.log.append("replayed")
-            frozen._advance()
+            frozen._train_step()
 
         return replay
 
@@ -66,13 +66,13 @@ class Recorder:
 def replaying(experiment: Experiment) -> tuple[Trainer, Recorder]:
     training = training_of(experiment)
     recorder = Recorder(training)
-    training._replay = GraphReplay(training._advance, recorder, training._changed)
+    training._graph = GraphReplay(training._train_step, recorder, training._step_tensors)
     return training, recorder
 
 
 def steps_taken(training: Trainer) -> Iterator[dict[str, torch.Tensor]]:
     for _ in range(training.experiment.recipe.iterations):
-        training._step()
+        training.take_step()
         yield {key: value.clone() for key, value in training.tensors().items()}
 
 
@@ -102,7 +102,7 @@ def test_a_replayed_step_is_the_step(base: Experiment, optimizer: Optimizer, tru
 def test_the_optimiser_of_a_graph_takes_the_same_steps() -> None:
     """Fused, with its learning rate in a tensor: the weights are the default's to fp32's last digits."""
     one, other = training_of(tiny()), training_of(tiny(graph=True))
-    assert {group["fused"] for group in other.optimizer.param_groups} == {True}
+    assert {group["fused"] for group in other.state.optimizer.param_groups} == {True}
     for first, second in zip(steps_taken(one), steps_taken(other), strict=True):
         for key, value in first.items():
             torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-5)
@@ -131,10 +131,10 @@ def test_a_restored_training_lets_its_graph_go() -> None:
     found = list(steps_taken(training))
     plain = training_of(experiment)
     for _ in range(2):
-        plain._step()
+        plain.take_step()
     training.restore(plain.tensors(), plain.counters())
     for wanted in found[2:]:
-        training._step()
+        training.take_step()
         assert same(training.tensors(), wanted)
     assert recorder.log.count("captured") == 2
 
@@ -175,8 +175,8 @@ def test_a_graph_that_holds_something_stale_is_found_out() -> None:
 
     def captured(step: StepFunction) -> StepFunction:
         frozen = copy.copy(training)
-        frozen._selection = training._selection.map_tensors(torch.zeros_like)
-        return frozen._advance
+        frozen._batch_spec = training._batch_spec.map_tensors(torch.zeros_like)
+        return frozen._train_step
 
     recorder.capture = captured  # type: ignore[method-assign]
     with pytest.raises(
@@ -205,13 +205,13 @@ class Watch(TorchDispatchMode):
 def test_nothing_in_a_step_waits_for_the_device(memory: str) -> None:
     experiment = with_recipe(replace(BF16, graph=True, activation_memory=memory), augmentation=EVERYTHING)
     training = training_of(experiment)
-    training._step()
-    training._prepare()
+    training.take_step()
+    training._prepare_step()
     with Watch() as watch:
-        training._advance()
+        training._train_step()
     assert watch.seen == []
     with Watch() as watch:
-        training.epoch_sums[1].item()
+        training.state.epoch_sums[1].item()
         torch.tensor([1.0])
     assert watch.seen == ["_local_scalar_dense", "lift_fresh"]
 
@@ -235,7 +235,7 @@ def test_what_no_graph_can_hold_is_refused(dropout: bool, world: int, why: str) 
     training = training_of(tiny(unit, graph=True))
     training.context = DistributedContext(gpu, world_size=world)
     with pytest.raises(InputError, match=f"the step cannot be a CUDA graph: {why}.*; use --cuda-graph off"):
-        training._replayed()
+        training._graph_replay()
 
 
 def test_without_a_gpu_a_graph_is_one_clear_line() -> None:
@@ -248,7 +248,7 @@ def test_without_a_gpu_a_graph_is_one_clear_line() -> None:
     gpu = torch.device("cuda")
     assert [choose_graph(name, gpu) for name in ("auto", "off", "on")] == [False, False, True]
     # A run that began on a GPU goes on here, step by step.
-    assert training_of(tiny(graph=True))._replay is None
+    assert training_of(tiny(graph=True))._graph is None
 
 
 def test_what_runs_on_a_gpu_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,8 +282,8 @@ def test_units_compiled_by_kind_train_as_they_did(
         for how in ("off", "units"):
             training = training_of(tiny(network=network, compile=how))
             for _ in range(2):
-                training._step()
-            losses[how] = training.epoch_sums[1].item()
+                training.take_step()
+            losses[how] = training.state.epoch_sums[1].item()
         assert losses["units"] == pytest.approx(losses["off"], rel=1e-3)
         compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         assert any(type(module) is kind for module in training.model.modules())

@@ -18,7 +18,7 @@ import torch
 from kilolayer.data import batch_at, make_batch, measure_statistics
 from kilolayer.runs import Run, train_run
 from kilolayer.training import Experiment, NonFinite, ProgressiveDepth, Trainer, distributed_context, evaluate
-from kilolayer.training import step as step_module
+from kilolayer.training import trainer as trainer_module
 from kilolayer.units import Basic, Unit
 from tiny_runs import HERE, PREACT, network, outcome, splits_of, tiny, with_recipe
 
@@ -52,7 +52,7 @@ def main(folder: str, stop_at: int, diverge: bool) -> None:
         seen.extend(x.flatten(1).tolist())
         return x, labels
 
-    setattr(step_module, "make_batch", spy)  # noqa: B010 - replaced in this process only
+    setattr(trainer_module, "make_batch", spy)  # noqa: B010 - replaced in this process only
     with distributed_context("cpu") as here:
         what = experiment()
         training = Trainer(what, splits_of(what), here)
@@ -65,17 +65,17 @@ def main(folder: str, stop_at: int, diverge: bool) -> None:
         failed = ""
         try:
             for step in train_run(
-                run, training, stop=lambda: here.is_main and 0 < stop_at <= training.iteration
+                run, training, stop=lambda: here.is_main and 0 < stop_at <= training.state.iteration
             ):
                 if diverge and not here.is_main and step.iteration == 2:
-                    training.epoch_sums[1] = float("nan")
+                    training.state.epoch_sums[1] = float("nan")
         except NonFinite as error:
             failed = str(error)
         notes = {
             "seen": seen,
             "masks": masks,
             "parameters": digest(dict(training.model.named_parameters())),
-            "iteration": training.iteration,
+            "iteration": training.state.iteration,
             "done": training.is_finished,
             "failed": failed,
         }

@@ -16,7 +16,7 @@ from kilolayer.data import NO_AUGMENTATION, Images, batch_at, make_batch
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar
 from kilolayer.training import SGD, AdamW, DistributedContext, Experiment, Steps, Trainer
-from kilolayer.training import step as step_module
+from kilolayer.training import trainer as trainer_module
 from kilolayer.units import BASIC, FULL_PREACT, Dropout
 from tiny_runs import HERE, Poll, losses, splits_of, tiny, training_of, with_recipe
 
@@ -39,7 +39,7 @@ def trained(experiment: Experiment) -> Trainer:
 def gradients(training: Trainer, smoothing: float) -> dict[str, Tensor]:
     """∂E/∂w of the next batch, with (1−ε)·(−log p_y) + ε·mean_k(−log p_k) written out."""
     model, recipe = copy.deepcopy(training.model), training.experiment.recipe
-    first = training.iteration * recipe.batch_size
+    first = training.state.iteration * recipe.batch_size
     positions = range(first, first + recipe.batch_size)
     seed = training.experiment.seed
     x, y = batch_at(training.train_images, training.statistics, recipe.augmentation, seed, 0, positions)
@@ -59,7 +59,7 @@ def test_a_step_is_the_equation(momentum: float, nesterov: bool, decay: Any, smo
     v = {name: torch.zeros_like(w).double() for name, w in weights(training).items()}
     for t in range(3):
         w, gradient = weights(training), gradients(training, smoothing)
-        training._step()
+        training.take_step()
         for name, after in weights(training).items():
             decays = decay == "all" or w[name].ndim > 1
             g = gradient[name].double() + (0.05 if decays else 0.0) * w[name].double()
@@ -79,7 +79,7 @@ def test_a_step_of_adamw_is_the_equation(decay: Any) -> None:
     v = {name: torch.zeros_like(w).double() for name, w in weights(training).items()}
     for t in range(3):
         w, gradient = weights(training), gradients(training, 0.0)
-        training._step()
+        training.take_step()
         for name, after in weights(training).items():
             decays = decay == "all" or w[name].ndim > 1
             g = gradient[name].double()
@@ -94,14 +94,14 @@ def test_a_step_of_adamw_is_the_equation(decay: Any) -> None:
 def test_without_momentum_a_step_is_plain_descent() -> None:
     training = training_of(with_recipe(tiny(), optimizer=SGD(0.0), weight_decay=0.0))
     before, gradient = weights(training), gradients(training, 0.0)
-    training._step()
+    training.take_step()
     for name, after in weights(training).items():
         torch.testing.assert_close(after, before[name] - 0.1 * gradient[name], rtol=2e-6, atol=2e-7)
 
 
 def test_biases_and_bn_are_what_does_not_decay() -> None:
     training = training_of(with_recipe(tiny(), decay="weights", weight_decay=0.5, optimizer=SGD(0.0)))
-    groups = training.optimizer.param_groups
+    groups = training.state.optimizer.param_groups
     undecayed = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
     names = {name for name, p in training.model.named_parameters() if id(p) in undecayed}
     assert names == {
@@ -138,7 +138,7 @@ def test_an_epoch_sees_whole_batches_of_images_each_at_most_once(monkeypatch: py
         seen.append(x[:, 0, 0, 0].tolist())
         return x, labels
 
-    monkeypatch.setattr(step_module, "make_batch", spy)
+    monkeypatch.setattr(trainer_module, "make_batch", spy)
     training = training_of(with_recipe(tiny(), augmentation=NO_AUGMENTATION, normalization="channel"))
     numbered_pixels(training)
     for _ in training.steps():
@@ -179,8 +179,8 @@ def test_dropout_differs_from_step_to_step_and_from_process_to_process() -> None
         training = training_of(experiment, place)
         dropout = next(m for m in training.model.modules() if isinstance(m, nn.Dropout))
         dropout.register_forward_hook(lambda _, args, out: masks.append((out == 0) & (args[0] != 0)))
-        training._step()
-        training._step()
+        training.take_step()
+        training.take_step()
     assert len({mask.numpy().tobytes() for mask in masks}) == 4
 
 

@@ -53,13 +53,13 @@ def test_of_a_frozen_trunk_nothing_changes(optimizer: Optimizer, precision: Any)
     training = training_of(replace(experiment, precision=precision, channels_last=precision == "bf16"))
     before = copied(training.model.state_dict())
     for _ in range(3):
-        training._step()
+        training.take_step()
     changed = {
         name for name, value in training.model.state_dict().items() if not torch.equal(value, before[name])
     }
     assert changed == {"classifier.weight", "classifier.bias"}
     training.evaluate(training.splits.test)
-    training._step()
+    training.take_step()
     assert not torch.equal(training.model.state_dict()["classifier.bias"], before["classifier.bias"])
     assert torch.equal(training.model.state_dict()["stem.conv1.weight"], before["stem.conv1.weight"])
 
@@ -68,9 +68,9 @@ def test_a_frozen_trunk_has_no_backward_pass() -> None:
     training = training_of(with_trunk(0.0))
     x = training.statistics.normalize(training.train_images.pixels[:4])
     assert not training.model.forward_features(x).requires_grad
-    training._step()
+    training.take_step()
     assert all(parameter.grad is None for parameter in training.model.stage1.parameters())
-    learning = {id(each) for group in training.optimizer.param_groups for each in group["params"]}
+    learning = {id(each) for group in training.state.optimizer.param_groups for each in group["params"]}
     assert learning == {id(each) for each in training.model.classifier.parameters()}
     assert not any("stage" in name for name in training.tensors() if not name.startswith("model."))
 
@@ -91,10 +91,10 @@ def test_a_slower_trunk_takes_a_share_of_the_step(rate: float, decay: Any) -> No
     for share in (1.0, rate):
         training = training_of(with_trunk(share, rate=Steps(0.1, ((1, 0.01),)), **options))
         before = copied(dict(training.model.named_parameters()))
-        training._step()
+        training.take_step()
         now = dict(training.model.named_parameters())
         moved.append({name: (now[name] - before[name]).detach() for name in now})
-        assert len(training.optimizer.param_groups) == (1 if decay == "all" else 2) * (1 + (share < 1))
+        assert len(training.state.optimizer.param_groups) == (1 if decay == "all" else 2) * (1 + (share < 1))
     for name, whole in moved[0].items():
         share = 1.0 if name.startswith("classifier") else rate
         torch.testing.assert_close(moved[1][name], share * whole, rtol=1e-3, atol=1e-7)
@@ -103,8 +103,8 @@ def test_a_slower_trunk_takes_a_share_of_the_step(rate: float, decay: Any) -> No
 def test_a_whole_trunk_rate_is_no_other_training() -> None:
     first, other = training_of(tiny()), training_of(with_recipe(tiny(), trunk_rate=1.0))
     for _ in range(3):
-        first._step()
-        other._step()
+        first.take_step()
+        other.take_step()
     assert all(torch.equal(value, other.tensors()[name]) for name, value in first.tensors().items())
 
 

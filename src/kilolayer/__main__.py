@@ -11,7 +11,7 @@ from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from kilolayer.errors import InputError, out_of_memory_error, single_value_error
+from kilolayer.errors import InputError, KilolayerError, out_of_memory_error, single_value_error
 from kilolayer.system import ranks, streams
 from kilolayer.system.stopping import STOPPED_STATUS, interruptible
 
@@ -63,7 +63,7 @@ def _main(argv: Sequence[str] | None) -> int:
         status = 141
     except KeyboardInterrupt:
         status = STOPPED_STATUS
-    except InputError as error:
+    except KilolayerError as error:
         status = _refuse(str(error), leads)
     except OSError as error:
         status = _refuse(_told(error), leads)

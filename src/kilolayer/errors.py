@@ -1,4 +1,4 @@
-"""The one exception that is the user's or the machine's fault, and what it says of a word or a path."""
+"""Errors that you or the machine can mend, and what they say about a word or a path."""
 
 import os
 import re
@@ -7,37 +7,54 @@ from difflib import get_close_matches
 from pathlib import Path
 
 
-class InputError(ValueError):
-    """Something given to Kilolayer cannot be used: its text names what, where, and what is allowed.
+class KilolayerError(ValueError):
+    """The base of every error that is no bug: its text says what was wrong, what is allowed, and what next.
 
-    The command line prints the text on one line and exits with status 2; every other
-    exception is a fault of ours and keeps its traceback.
+    The command line prints the text on one line and exits with status 2. Every other exception is a bug of
+    ours and keeps its traceback.
     """
 
 
+class InputError(KilolayerError):
+    """You gave Kilolayer a value, a file or a combination of options that it cannot use."""
+
+
+class StorageError(KilolayerError):
+    """The system refused to read or write a file: the disk is full, or permission is missing."""
+
+
+class MemoryShortageError(KilolayerError):
+    """The CPU or the GPU has too little memory free."""
+
+
+class RankError(KilolayerError):
+    """The processes of one run cannot work together: one did not start, or one has ended."""
+
+
 def single_value_error(error: BaseException) -> InputError | None:
-    """What to do about it, where `error` is PyTorch's BN that has one value a channel to normalise."""
+    """The error to show where `error` is PyTorch's complaint about a BN with one value per channel."""
     match = re.search(r"Expected more than 1 value per channel .* size torch.Size\((.*)\)", str(error))
     return match and InputError(
-        f"a BN would see one value a channel, in a batch of {match[1]}, which has no variance; take a "
+        f"a BN would see one value per channel in a batch of {match[1]}, which has no variance; take a "
         "--batch-size of 2 or more, or a larger --image-size"
     )
 
 
 _OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "could not create a primitive")
-"""What PyTorch's allocator for the CPU says, and oneDNN."""
+"""From PyTorch's CPU allocator and from oneDNN."""
 
 
-def out_of_memory_error(error: BaseException) -> InputError | None:
-    """What to do about it, where `error` says in one of PyTorch's or Python's ways that memory is short."""
+def out_of_memory_error(error: BaseException) -> MemoryShortageError | None:
+    """The error to show where `error` is PyTorch's or Python's way of saying that memory ran out."""
     message = str(error)
     is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if not is_memory_error and not any(words in message for words in _OUT_OF_MEMORY_PHRASES):
+    if not is_memory_error and not any(phrase in message for phrase in _OUT_OF_MEMORY_PHRASES):
         return None
     requested = re.search(r"(?:tried to allocate|Tried to allocate) ([\d.]+ \w+)", message)
-    return InputError(
-        f"out of memory{f' (asked for {requested[1]})' if requested else ''}; nothing was changed: take a smaller "
-        "--batch-size, --grad-checkpointing or --precision bf16, or free memory and go on with --resume"
+    return MemoryShortageError(
+        f"out of memory{f' (asked for {requested[1]})' if requested else ''}; nothing was changed: take a "
+        "smaller --batch-size, --activation-memory smallest or --precision bf16, or free memory and go on "
+        "with --resume"
     )
 
 

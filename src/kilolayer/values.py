@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from kilolayer.data.config import BUILT_IN_NAMES, SELECTOR_FLAGS, Data
-from kilolayer.errors import InputError, suggest
+from kilolayer.errors import InputError, KilolayerError, suggest
 from kilolayer.training import optimizer, schedule
 from kilolayer.units import arrangement, branch, extensions, shortcut
 
@@ -133,7 +133,7 @@ def from_json(text: str, kind: type[T]) -> T:
         value: T = _converter().structure(json.loads(text), kind)
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error}") from None
-    except InputError:
+    except KilolayerError:
         raise
     except Exception as error:
         reasons = transform_error(error, format_exception=_reason)

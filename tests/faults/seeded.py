@@ -101,9 +101,9 @@ def no_lock() -> None:
 
 
 def not_checked_for_numbers() -> None:
-    from kilolayer.training.train_state import TrainState
+    from kilolayer.training.trainer import Trainer
 
-    TrainState.check_finite = TrainState.check_loss = lambda self: None
+    Trainer.check_finite = Trainer.check_loss = lambda self: None
 
 
 # Harm at a step
@@ -113,17 +113,17 @@ def at_step(step: int, before: Callable[[Any], None], after: Callable[[Any], Non
     """Calls `before` and `after` with the training around its step number `step`, counted from 1."""
     from kilolayer.training.trainer import Trainer
 
-    real = Trainer._step
+    real = Trainer.take_step
 
     def stepped(training: Any) -> None:
-        due = training.iteration + 1 == step
+        due = training.state.iteration + 1 == step
         if due:
             before(training)
         real(training)
         if due:
             after(training)
 
-    Trainer._step = stepped
+    Trainer.take_step = stepped
 
 
 def nothing(training: Any) -> None:

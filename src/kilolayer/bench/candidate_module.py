@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from kilolayer.bench.candidate import ENGINES, KILOLAYER_VARIANTS, Candidate
 from kilolayer.bench.equivalence import compute_logits
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.kernels import cpu_pool, fuse
 from kilolayer.networks import ResidualNetwork, build, describe
-from kilolayer.training.device import choose_precision
+from kilolayer.training.computation import choose_precision
 from kilolayer.training.experiment import Precision
 from kilolayer.training.memory_plan import MemoryPlan, segment_model
 
@@ -125,7 +125,7 @@ def attribute_errors(name: str, stage: str, *, ours: bool = False) -> Iterator[N
     """
     try:
         yield
-    except InputError as error:
+    except KilolayerError as error:
         raise InputError(f"{name}: {error}") from None
     except (Exception, SystemExit) as error:
         if ours:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kilolayer.bench.candidate import Candidate
 from kilolayer.bench.timing import time_work
-from kilolayer.errors import InputError, single_value_error
+from kilolayer.errors import InputError, KilolayerError, single_value_error
 
 if TYPE_CHECKING:
     from kilolayer.bench.candidate_module import BatchShape
@@ -152,7 +152,7 @@ def serve_requests() -> None:
         try:
             answer = getattr(worker, request.pop("do"))(**request)
         except ValueError as error:
-            refusal = error if isinstance(error, InputError) else single_value_error(error)
+            refusal = error if isinstance(error, KilolayerError) else single_value_error(error)
             if refusal is None:
                 raise
             answer = {"refused": str(refusal)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from kilolayer.cli.option_types import OptionalWhole, Switch
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +71,7 @@ def _build_module(subject: str) -> nn.Module:
 
     try:
         return load_user_module(subject)
-    except InputError:
+    except KilolayerError:
         raise
     except Exception as error:
         words = f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -49,7 +49,7 @@ def run_to_continue(options: TrainOptions, context: DistributedContext) -> Run |
     Raises `InputError`.
     """
     from kilolayer.runs import Run
-    from kilolayer.training.all_ranks import on_main_rank
+    from kilolayer.training.distributed import on_main_rank
 
     if options.resume is None:
         return None

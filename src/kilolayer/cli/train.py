@@ -70,7 +70,7 @@ def execute(options: TrainOptions) -> int:
     if not 0 <= options.save_every <= MOST_SECONDS:
         raise InputError(f"--save-every is {options.save_every}; allowed: seconds from 0 to {MOST_SECONDS:,}")
     from kilolayer.training import distributed_context
-    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.training.distributed import on_all_ranks
 
     with distributed_context(options.compute.device) as context:
         status = _train_in_context(options, context)
@@ -85,7 +85,7 @@ def _train_in_context(options: TrainOptions, context: DistributedContext) -> int
     from kilolayer.cli.explaining import explain_training
     from kilolayer.runs import trainer_environment
     from kilolayer.system.stopping import stoppable
-    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.training.distributed import on_all_ranks
 
     before = resuming.run_to_continue(options, context)
     prepared = (
@@ -127,7 +127,7 @@ def _data_note(training: Trainer, folder: Path, data: Data, before: Run | None) 
 def _assemble(options: TrainOptions, context: DistributedContext) -> tuple[Experiment, Splits, str]:
     """The experiment that the options describe, its data, and the network's name."""
     from kilolayer.cli.assemble import assemble_experiment, model_name
-    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.training.distributed import on_all_ranks
     from kilolayer.weights import init_from_file
 
     init = (
@@ -149,7 +149,7 @@ def _prepare_new_run(options: TrainOptions, context: DistributedContext) -> Prep
     from kilolayer.runs import tensorboard
     from kilolayer.runs.snapshots import check_snapshot_count as check_snapshots
     from kilolayer.training import Trainer
-    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.training.distributed import on_all_ranks
     from kilolayer.weights import load_initial_weights
 
     if options.tensorboard:
@@ -197,7 +197,7 @@ def _prepare_resumed_run(run: Run, options: TrainOptions, context: DistributedCo
     """The run's own experiment; None if it is finished."""
     from kilolayer.runs import tensorboard
     from kilolayer.training import Trainer
-    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.training.distributed import on_all_ranks
     from kilolayer.weights import load_initial_weights
 
     if resuming.is_resume_auto(options):
@@ -222,7 +222,7 @@ def _prepare_resumed_run(run: Run, options: TrainOptions, context: DistributedCo
 def _data_of(run: Run, options: TrainOptions, context: DistributedContext) -> tuple[Data, Splits]:
     """A run's data, read from their present path."""
     from kilolayer.data import load
-    from kilolayer.training.all_ranks import on_all_ranks
+    from kilolayer.training.distributed import on_all_ranks
 
     data = on_all_ranks(context, lambda: resuming.data_of_run(run, options.data))
     if data != run.experiment().data:
@@ -241,7 +241,7 @@ def _claim_folder(
 ) -> Run:
     """The run's folder. Only the main rank makes it and holds its lock."""
     from kilolayer.runs import Run
-    from kilolayer.training.all_ranks import on_main_rank
+    from kilolayer.training.distributed import on_main_rank
 
     def take() -> str:
         claimed = Run.open_or_create(
@@ -279,7 +279,9 @@ def _run_training(
         for _ in train_run(run, training, stop=stop, save_seconds=seconds, environment=environment, **hear):
             display.step()
     if not training.is_finished:
-        _warn(f"stopped at iteration {training.iteration:,}, state saved; to continue:\n  {_resume(run)}")
+        _warn(
+            f"stopped at iteration {training.state.iteration:,}, state saved; to continue:\n  {_resume(run)}"
+        )
         return STOPPED_STATUS
     if training.context.is_main:
         training_summary.print_training_result(run)

@@ -32,7 +32,7 @@ from kilolayer.data.sources.classes import (
 )
 from kilolayer.data.sources.digits import digits_source
 from kilolayer.data.sources.splits import SourceLayout, Split, assign_splits
-from kilolayer.errors import InputError
+from kilolayer.errors import KilolayerError
 from kilolayer.system.message_text import is_text, quote
 
 DEFECTS = {
@@ -241,5 +241,5 @@ def _collect_errors(entries: list[tuple[str, str]], kind: str = "damaged") -> It
     """What is wrong with a file within is one of the findings, and ends nothing else."""
     try:
         yield
-    except InputError as error:
+    except KilolayerError as error:
         entries.append((kind, str(error)))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.kernels.cpu_features import cpu_flags
 from kilolayer.kernels.native_build import NativeUnavailable, compile_library, is_disabled
 from kilolayer.system import durable
@@ -90,7 +90,7 @@ def mul_dtype() -> str:
         fastest = max(allowed, key=peak_multiply_adds)
         try:
             durable.write_file(cache_file, fastest.encode())
-        except InputError as error:
+        except KilolayerError as error:
             raise NativeUnavailable(str(error)) from None
     return fastest
 

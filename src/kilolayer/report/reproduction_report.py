@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from kilolayer.errors import InputError
+from kilolayer.errors import KilolayerError
 from kilolayer.report import comparison_tables as compared
 from kilolayer.report import reproduction_page
 from kilolayer.report import reproduction_tables as tables
@@ -35,7 +35,7 @@ def write_reproduction(reproduction: Reproduction) -> AllFindings:
     try:
         page = reproduction_page.build_reproduction_page(reproduction, findings, cell_commands(reproduction))
         write_page(page, folder / "report.html")
-    except InputError as missing:  # the other files are complete without the page
+    except KilolayerError as missing:  # the other files are complete without the page
         print(f"kilolayer: no report.html: {missing}", file=sys.stderr)
     return findings
 

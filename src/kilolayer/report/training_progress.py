@@ -71,7 +71,7 @@ class TrainingBar(ProgressLine):
         if not self._looked:
             return ["starting"]
         training, recipe = self.training, self.training.experiment.recipe
-        epoch = min(training.num_epochs, training.epochs_closed + 1)
+        epoch = min(training.num_epochs, training.state.epochs_closed + 1)
         speed, seconds_left = task.finished_speed or task.speed, task.time_remaining
         return [
             f"epoch {epoch}/{training.num_epochs}",
@@ -95,8 +95,8 @@ class TrainingBar(ProgressLine):
             self._show(loss, error)
         if first:
             # A resumed run did not do all its earlier steps just now: they must not count as speed.
-            self.reset(self.task_id, completed=self.training.iteration)
-        self.update(self.task_id, completed=self.training.iteration)
+            self.reset(self.task_id, completed=self.training.state.iteration)
+        self.update(self.task_id, completed=self.training.state.iteration)
 
     def epoch(self, row: dict[str, Any]) -> None:
         monitor = self.training.monitor

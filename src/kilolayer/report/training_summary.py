@@ -32,8 +32,8 @@ def print_training_start(run: Run, training: Trainer) -> None:
         + (f", {context.world_size} processes" if context.world_size > 1 else ""),
         "run": str(run.path),
     }
-    if training.iteration:
-        rows["goes on"] = f"after step {training.iteration:,} of {recipe.iterations:,}"
+    if training.state.iteration:
+        rows["goes on"] = f"after step {training.state.iteration:,} of {recipe.iterations:,}"
     print_rows(rows)
 
 

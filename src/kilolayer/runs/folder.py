@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from kilolayer.errors import InputError, missing_path_error
+from kilolayer.errors import InputError, KilolayerError, missing_path_error
 from kilolayer.runs import checkpoints
 from kilolayer.runs.checkpoints import Checkpoint
 from kilolayer.runs.snapshots import list_snapshots
@@ -42,7 +42,7 @@ JSON_ERRORS = "backslashreplace"
 """A file name that is no text stands in JSON as \\udcff, which JSON reads back."""
 
 
-class RunInUse(InputError):
+class RunInUse(KilolayerError):
     """Another process holds the run."""
 
 

@@ -40,7 +40,7 @@ def train_run(
     leads = trainer.context.is_main
     _resume(run, trainer, environment or trainer_environment(trainer))
     on_start()
-    if leads and trainer.iteration == 0:
+    if leads and trainer.state.iteration == 0:
         write_due_snapshot(run.path, trainer)
     saved = time.monotonic()
     try:
@@ -69,7 +69,7 @@ def _resume(run: Run, trainer: Trainer, environment: dict[str, Any]) -> None:
     checkpoint, leads = run.latest_checkpoint(), trainer.context.is_main
     if checkpoint is not None:
         trainer.restore(checkpoint.tensors, checkpoint.counters)
-        logger.info("continuing %s at iteration %s", run.path, trainer.iteration)
+        logger.info("continuing %s at iteration %s", run.path, trainer.state.iteration)
     if leads:
         differing = environment_differences(run.environments(), environment)
         if checkpoint is not None and differing:
@@ -96,7 +96,7 @@ def trainer_environment(trainer: Trainer) -> dict[str, Any]:
 
 def _is_save_due(trainer: Trainer, deadline: float) -> bool:
     context = trainer.context
-    return context.is_sync_step(trainer.iteration) and context.any(time.monotonic() > deadline)
+    return context.is_sync_step(trainer.state.iteration) and context.any(time.monotonic() > deadline)
 
 
 def _save_state(run: Run, trainer: Trainer) -> None:
@@ -135,8 +135,8 @@ def _timing_row(epoch: EpochMetrics | None) -> dict[str, Any]:
 
 def _progress(trainer: Trainer) -> dict[str, Any]:
     return {
-        "iterations": trainer.iteration,
-        "epochs": trainer.epochs_closed,
+        "iterations": trainer.state.iteration,
+        "epochs": trainer.state.epochs_closed,
         "peak_memory_bytes": peak_memory_bytes(trainer.context),
     }
 
@@ -152,7 +152,7 @@ def _write_result(run: Run, trainer: Trainer, final: FinalMetrics | None) -> Non
     write_weights(
         run.file("weights.safetensors"),
         trainer.experiment.network,
-        trainer.reported_state,
+        trainer.state.reported_weights,
         trainer.splits.classes,
         trainer.statistics.to("cpu"),
     )

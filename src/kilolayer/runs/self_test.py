@@ -66,7 +66,7 @@ def _run(
     training = Trainer(experiment, splits, context)
     began = time.perf_counter()
     with Run.open_or_create(folder, experiment) as run:
-        for _ in train_run(run, training, stop=lambda: training.iteration == until):
+        for _ in train_run(run, training, stop=lambda: training.state.iteration == until):
             pass
     speed = STEPS / (time.perf_counter() - began)
     weights = folder / "weights.safetensors"

@@ -42,11 +42,11 @@ def plan_snapshots(run: Path, count: int) -> None:
 
 def write_due_snapshot(run: Path, trainer: Trainer) -> None:
     """Writes the weights as they are where the plan has a snapshot at this end of an epoch."""
-    if trainer.epochs_closed not in _due_epochs(run, trainer.num_epochs):
+    if trainer.state.epochs_closed not in _due_epochs(run, trainer.num_epochs):
         return
     durable.remove_temporary_files(run / FOLDER)
     write_weights(
-        run / FOLDER / f"{trainer.iteration:09d}.safetensors",
+        run / FOLDER / f"{trainer.state.iteration:09d}.safetensors",
         trainer.experiment.network,
         trainer.model.state_dict(),
         trainer.splits.classes,

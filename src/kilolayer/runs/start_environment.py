@@ -15,7 +15,7 @@ import torch
 import kilolayer
 from kilolayer.kernels.compute_dtype import mul_dtype
 from kilolayer.runs.checkpoints import FORMAT
-from kilolayer.training.device import DistributedContext
+from kilolayer.training.distributed import DistributedContext
 from kilolayer.training.experiment import Kernels, Precision
 
 BITWISE_RELEVANT = (

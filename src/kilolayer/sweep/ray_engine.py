@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.sweep.engine import AttemptCounter, Tick, mark_failed
 from kilolayer.sweep.ray_cluster import connect, first_line
 from kilolayer.sweep.run_spec import Outcome, RunSpec
@@ -98,7 +98,7 @@ class RayEngine:
             if outcome != "stopped":
                 return outcome
         except errors.RayTaskError as error:
-            raise error.cause from (None if isinstance(error.cause, InputError) else error)
+            raise error.cause from (None if isinstance(error.cause, KilolayerError) else error)
         except errors.RuntimeEnvSetupError as error:
             raise InputError(f"Ray cannot set its workers up: {first_line(error)}") from None
         except errors.RayError:

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kilolayer.errors import InputError, missing_path_error
+from kilolayer.errors import InputError, KilolayerError, missing_path_error
 from kilolayer.papers import Cell, Table, cell_experiment, find_table
 from kilolayer.runs import Run
 from kilolayer.sweep.request import Request, select_cells
@@ -158,7 +158,7 @@ def run_folder(runs: Path, experiment: Experiment) -> Path:
 def _holds_experiment(path: Path, experiment: Experiment) -> bool:
     try:
         return Run.open(path).experiment() == experiment
-    except InputError:
+    except KilolayerError:
         return False
 
 

@@ -19,7 +19,8 @@ from kilolayer.runs import Run, train_run
 from kilolayer.runs.folder import RunInUse
 from kilolayer.sweep.run_spec import Outcome, RunSpec
 from kilolayer.system.signals import handled_signals
-from kilolayer.training.device import DistributedContext, choose_device
+from kilolayer.training.device import choose_device
+from kilolayer.training.distributed import DistributedContext
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.train_state import NonFinite
 from kilolayer.training.trainer import Trainer

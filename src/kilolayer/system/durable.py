@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from kilolayer.errors import InputError
+from kilolayer.errors import StorageError
 
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{8}")
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -21,7 +21,7 @@ _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_file(path: Path, content: bytes) -> None:
     """Replaces `path` by `content` durably: temporary file, fsync, rename, fsync of the folder.
 
-    The folder is made where it is missing. Raises `InputError` naming the path where the system
+    The folder is made where it is missing. Raises `StorageError` naming the path where the system
     refuses, as on a full disk.
     """
     try:
@@ -32,7 +32,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises `InputError` where it can be seen without writing that `write` would be refused `path`."""
+    """Raises `StorageError` where it can be seen without writing that `write` would be refused `path`."""
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     for wrong, number in (
         (path.is_dir(), errno.EISDIR),
@@ -66,9 +66,9 @@ def truncate_file(path: Path, length: int) -> None:
         raise storage_error(f"cannot write {path}", error, path.parent) from error
 
 
-def storage_error(attempt: str, error: OSError, folder: Path | None = None) -> InputError:
+def storage_error(attempt: str, error: OSError, folder: Path | None = None) -> StorageError:
     """`what` could not be done, the system's reason, and how much room `folder` has, on one line."""
-    return InputError(f"{attempt}: {error.strerror or error}{_free_space(error, folder) if folder else ''}")
+    return StorageError(f"{attempt}: {error.strerror or error}{_free_space(error, folder) if folder else ''}")
 
 
 def _free_space(error: OSError, folder: Path) -> str:

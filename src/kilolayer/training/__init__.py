@@ -11,36 +11,36 @@ from kilolayer.training.recipes import RECIPES, Recipe, recipe_by_name, recipe_d
 from kilolayer.training.schedule import OneCycle, ProgressiveDepth, ProgressiveResize, Schedule, Steps, Warmup
 
 if TYPE_CHECKING:
-    from kilolayer.training.cuda_graph import choose_graph
-    from kilolayer.training.device import (
-        DistributedContext,
-        choose_device,
+    from kilolayer.training.computation import (
         choose_kernels,
         choose_precision,
         computation_options,
-        distributed_context,
         evaluation_mode_for,
     )
+    from kilolayer.training.cuda_graph import choose_graph
+    from kilolayer.training.device import choose_device
+    from kilolayer.training.distributed import DistributedContext, distributed_context
     from kilolayer.training.evaluation import Evaluation, evaluate
-    from kilolayer.training.train_state import NonFinite
+    from kilolayer.training.train_state import NonFinite, TrainState
     from kilolayer.training.trainer import EpochMetrics, FinalMetrics, StepResult, Trainer
 
 _WITH_TORCH = {
-    "DistributedContext": "device",
+    "choose_kernels": "computation",
+    "choose_precision": "computation",
+    "computation_options": "computation",
+    "evaluation_mode_for": "computation",
+    "choose_graph": "cuda_graph",
     "choose_device": "device",
-    "choose_kernels": "device",
-    "choose_precision": "device",
-    "computation_options": "device",
-    "evaluation_mode_for": "device",
-    "distributed_context": "device",
+    "DistributedContext": "distributed",
+    "distributed_context": "distributed",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
-    "choose_graph": "cuda_graph",
+    "NonFinite": "train_state",
+    "TrainState": "train_state",
     "EpochMetrics": "trainer",
     "FinalMetrics": "trainer",
     "StepResult": "trainer",
     "Trainer": "trainer",
-    "NonFinite": "train_state",
 }
 
 __getattr__, __dir__ = lazy_attributes(__name__, _WITH_TORCH)
@@ -63,6 +63,7 @@ __all__ = [
     "Schedule",
     "StepResult",
     "Steps",
+    "TrainState",
     "Trainer",
     "Warmup",
     "choose_device",

@@ -9,7 +9,7 @@ import torch
 from kilolayer.kernels import cpu_pool
 from kilolayer.kernels.backend import unavailable_reason
 from kilolayer.kernels.compute_dtype import mul_dtype
-from kilolayer.training.device import choose_precision, kernels_unavailable_reason
+from kilolayer.training.computation import choose_precision, kernels_unavailable_reason
 from kilolayer.training.experiment import CompileMode, EvaluationMode, Experiment
 from kilolayer.training.memory_budget import format_bytes
 from kilolayer.training.memory_plan import MemoryPlan

@@ -1,4 +1,4 @@
-"""Errors and losses of a network on images that it does not train on, each image plain, once."""
+"""Error and loss of a network on images that it does not train on: each image as it is, once."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from kilolayer.data.normalization import InputStatistics
 from kilolayer.errors import InputError
 from kilolayer.kernels.folding import fold
 from kilolayer.networks import ResidualNetwork
-from kilolayer.training.device import DistributedContext
+from kilolayer.training.distributed import DistributedContext
 from kilolayer.training.experiment import EvaluationMode, Precision
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of `images` images: mean cross-entropy, top-1 and top-5 error in percent.
+    """Mean cross-entropy, and top-1 and top-5 error in percent, over `images` images.
 
-    `class_images[i]` counts the images of class i, `confusion[i][j]` those of them that were taken for
-    class j. An image with a logit that is not finite is taken for none, and counts as an error.
+    class_images: `class_images[i]` is the number of images of class i.
+    confusion: `confusion[i][j]` is how many of them the network took for class j. An image with a logit that
+        is not finite is taken for no class, and counts as an error.
     """
 
     images: int
@@ -34,11 +35,21 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
 
     def class_errors(self) -> list[tuple[int, float]]:
-        """For each class its number of images and its error in percent (0 where it has no image)."""
+        """For each class its number of images and its error in percent (0 where it has no image).
+
+        >>> Evaluation(3, 0.7, 100 / 3, 0.0, (2, 1), ((1, 1), (0, 1))).class_errors()
+        [(2, 50.0), (1, 0.0)]
+        """
         return [
             (n, 100 * (1 - row[i] / n) if n else 0.0)
             for i, (row, n) in enumerate(zip(self.confusion, self.class_images, strict=True))
         ]
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which a forward pass computes in `precision`: bf16 over fp32 weights, or fp32 as it is."""
+    # Every weight is used once, so that its bf16 copy need not be kept for another use.
+    return torch.autocast(device.type, torch.bfloat16, precision == "bf16", cache_enabled=False)
 
 
 @torch.no_grad()
@@ -56,10 +67,11 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     observe: Callable[[Tensor], object] = lambda logits: None,
 ) -> Evaluation | None:
-    """`model` on `images`, shared out among the processes; None if `stop()` turned true on the way.
+    """Evaluates `model` on `images`, shared out among the ranks; None if `stop()` turned true on the way.
 
-    With `evaluation` "folded" a network of ours is computed by a folded copy in `precision`, made here.
-    `observe` is called with the logits of every batch of this process, float32, in the images' order.
+    With `evaluation` "folded", one of our networks is computed by a copy with its BN folded in, made here.
+    `observe` is called with the logits of every batch of this rank, fp32 (N, num_classes), in the images'
+    order. Raises `InputError` where there are no images.
     """
     if not len(images):
         raise InputError("there are no images to evaluate on")
@@ -68,7 +80,7 @@ def evaluate(
     logits_of = _logits_function(model, precision, channels_last, evaluation)
     statistics = statistics.to(context.device)
     sums = torch.zeros(2, dtype=torch.float64, device=context.device)
-    # Of every class its images taken for each class, and in the last column for none.
+    # For each class, how many of its images were taken for each class; the last column: for none.
     counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64, device=context.device)
     stopped = False
     try:
@@ -83,11 +95,10 @@ def evaluate(
             observe(logits)
             # A NaN sorts above every number, and would count as the answer.
             finite = logits.isfinite().all(1)
-            sums += _sums(logits, labels, finite)
+            sums += _loss_and_top5(logits, labels, finite)
             answers = torch.where(finite, logits.argmax(1), num_classes)
-            counts += torch.bincount(labels * (num_classes + 1) + answers, minlength=counts.numel()).view_as(
-                counts
-            )
+            pairs = labels * (num_classes + 1) + answers
+            counts += torch.bincount(pairs, minlength=counts.numel()).view_as(counts)
     finally:
         for module, training in modes:
             module.training = training
@@ -99,25 +110,23 @@ def evaluate(
 def _logits_function(
     model: nn.Module, precision: Precision, channels_last: bool, evaluation: EvaluationMode
 ) -> Callable[[Tensor], Tensor]:
-    """A function from normalised images to logits."""
-    if evaluation == "plain" or not isinstance(model, ResidualNetwork):
-        return lambda x: autocast_forward(model, x, precision, channels_last)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    folded = fold(model, dtype)
-    return lambda x: folded(x.to(dtype, memory_format=torch.channels_last))
+    """A function from normalised images (N, C, H, W) to logits."""
+    if evaluation == "folded" and isinstance(model, ResidualNetwork):
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        folded = fold(model, dtype)
+        return lambda x: folded(x.to(dtype, memory_format=torch.channels_last))
+
+    def plain(x: Tensor) -> Tensor:
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with autocast(x.device, precision):
+            logits: Tensor = model(x)
+        return logits
+
+    return plain
 
 
-def autocast_forward(model: nn.Module, x: Tensor, precision: Precision, channels_last: bool) -> Tensor:
-    """The logits of `x` in the precision and memory layout asked for."""
-    if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    # Every weight is used once, so that its bf16 copy need not be kept for another use.
-    with torch.autocast(x.device.type, torch.bfloat16, precision == "bf16", cache_enabled=False):
-        logits: Tensor = model(x)
-    return logits
-
-
-def _sums(logits: Tensor, labels: Tensor, finite: Tensor) -> Tensor:
+def _loss_and_top5(logits: Tensor, labels: Tensor, finite: Tensor) -> Tensor:
     """Summed loss and top-5 hits of a batch."""
     loss = functional.cross_entropy(logits, labels, reduction="sum")
     top5 = logits.topk(min(5, logits.shape[1])).indices
@@ -127,12 +136,12 @@ def _sums(logits: Tensor, labels: Tensor, finite: Tensor) -> Tensor:
 
 def _evaluation(sums: Tensor, counts: Tensor) -> Evaluation:
     loss, hits = sums.tolist()
-    count, num_correct = int(counts.sum()), int(counts.diagonal().sum())
+    images, num_correct = int(counts.sum()), int(counts.diagonal().sum())
     return Evaluation(
-        images=count,
-        loss=loss / count,
-        error=100 * (1 - num_correct / count),
-        top5_error=100 * (1 - hits / count),
+        images=images,
+        loss=loss / images,
+        error=100 * (1 - num_correct / images),
+        top5_error=100 * (1 - hits / images),
         class_images=tuple(counts.sum(1).tolist()),
         confusion=tuple(tuple(row) for row in counts[:, :-1].tolist()),
     )

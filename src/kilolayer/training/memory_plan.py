@@ -23,7 +23,7 @@ from kilolayer.networks.saved_activations import (
     network_activations,
     stem_and_head_activations,
 )
-from kilolayer.training.device import DistributedContext
+from kilolayer.training.distributed import DistributedContext
 from kilolayer.training.experiment import Experiment, Precision
 from kilolayer.training.memory_budget import MEMORY_CHOICES, parse_memory
 from kilolayer.training.rematerialisation import UnitCost, min_budget, peak_bytes, plan_segments

@@ -1,21 +1,70 @@
-"""Training as a generator of steps, so that recording and display stand in the caller's `for`."""
+"""The training loop: a `Trainer` takes an experiment step by step and epoch by epoch to its final figures.
+
+    trainer = Trainer(experiment, load(experiment.data), DistributedContext(torch.device("cpu")))
+    for result in trainer.steps():
+        print(result.iteration, float(result.loss))
+    print(trainer.conclude())
+
+`Trainer._train_step` is one optimisation step: batch, forward pass, loss, backward pass, update.
+`Trainer._close_epoch` evaluates and records. `TrainState` is all that they change. Recording on disk
+(`kilolayer.runs`) and display stand in the caller's `for`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
-from kilolayer.data import Images, Splits
-from kilolayer.training.device import DistributedContext
-from kilolayer.training.evaluation import Evaluation, evaluate
+from kilolayer.data import (
+    Images,
+    InputStatistics,
+    Splits,
+    batch_spec,
+    make_batch,
+    measure_statistics,
+    resize_batch,
+)
+from kilolayer.errors import InputError
+from kilolayer.kernels import fuse
+from kilolayer.networks import ResidualNetwork, build
+from kilolayer.training.compilation import compile_units
+from kilolayer.training.cuda_graph import CudaRecorder, GraphReplay, graph_unavailable_reason
+from kilolayer.training.device import make_deterministic
+from kilolayer.training.distributed import DistributedContext
+from kilolayer.training.evaluation import Evaluation, autocast, evaluate
 from kilolayer.training.experiment import Experiment
-from kilolayer.training.step import Stepping
+from kilolayer.training.feasibility import check_feasible
+from kilolayer.training.memory_plan import apply_memory_plan, use_cpu_pool
+from kilolayer.training.torch_optimizer import freeze_trunk, optimizer_tensors, set_learning_rate
+from kilolayer.training.train_state import NonFinite, TrainState, with_prefix
+from kilolayer.units.modules import draws_random_numbers
+
+LOSS_CHECK_STEPS = 100
+"""On a GPU, reading the loss waits for the step, so it is read once in so many; a NaN stays in the sum."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimisation step done; the last step of each epoch carries the epoch's metrics in `epoch`.
+
+    loss: scalar tensor on the device, the mean over this rank's images; `float(result.loss)` waits for it.
+    It is NaN where a stopped training goes on with the evaluation of an epoch whose steps were all taken.
+    """
+
+    iteration: int
+    loss: Tensor
+    epoch: EpochMetrics | None = None
 
 
 @dataclass(frozen=True)
@@ -41,33 +90,179 @@ class FinalMetrics:
     selected: Evaluation | None
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """One optimisation step done; `epoch` stands on the last step of each.
-
-    loss: what the step went down on, the mean over this process's images, as a tensor where they lie;
-    `float(step.loss)` waits for it. NaN where a stopped training goes on with the evaluation of an epoch,
-    whose last step was taken before.
-    """
-
-    iteration: int
-    loss: Tensor
-    epoch: EpochMetrics | None = None
+def _never() -> bool:
+    return False
 
 
-class Trainer(Stepping):
-    """An experiment under way on one process's device.
+class Trainer:
+    """Trains an experiment on this rank's device.
 
-    Iterating over `steps()` trains, and `conclude()` measures the result; between two steps the state
-    (`tensors`, `counters`) is complete, and `restore` continues from it exactly: images, augmentation and
-    dropout are pure functions of (seed, epoch, position), not of a generator's state.
+    `steps()` trains, and `conclude()` measures the result. Between two steps the state is complete:
+    `tensors()` and `counters()` give it, and `restore` continues from it bit for bit, since images,
+    augmentation and dropout are pure functions of (seed, epoch, position) and not of a generator's state.
 
-    Raises `InputError` where batch, data and processes do not fit together, and `NonFinite`.
+    Raises `InputError` where network, batch, data and ranks do not fit together, or where the step cannot be
+    computed as the experiment asks, and `NonFinite` when the loss or a tensor is not finite.
     """
 
     def __init__(self, experiment: Experiment, splits: Splits, context: DistributedContext) -> None:
-        super().__init__(experiment, splits, context)
+        check_feasible(experiment, splits, context.world_size)
+        self.experiment, self.splits, self.context = experiment, splits, context
+        recipe, device = experiment.recipe, context.device
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # Triton and CUDA graphs ask for the current one
+        make_deterministic(device)
+        use_cpu_pool(device)
+        self.model = _initial_model(experiment, device)
+        self.state = TrainState.initial(self.model, recipe, device, in_graph=experiment.graph)
+        self.statistics = measure_statistics(splits.train, recipe.normalization).to(device)
+        self.train_images = splits.train.to(device)
+        # One tensor for all steps: a CUDA graph writes where it was captured.
+        self.loss = torch.full((), torch.nan, device=device)
+        self.kernels = fuse(self.model) if experiment.kernels == "fused" else None
+        if self.kernels and self.kernels.fused_units and device.type == "cuda":
+            from kilolayer.kernels.gpu.self_check import check_units  # Triton may be missing
+
+            check_units(self.model)
+        self.memory_plan = apply_memory_plan(self.model, experiment, context)
+        self.epoch_length = len(splits.train) // recipe.batch_size
         self.final: FinalMetrics | None = None
+        self._module = self._compiled_and_parallel()
+        self._is_random = any(map(draws_random_numbers, self.model.modules()))
+        self._finite_at = 0
+        self._graph = self._graph_replay()
+
+    def _compiled_and_parallel(self) -> nn.Module:
+        module: nn.Module = self.model
+        if self.experiment.compile == "model":
+            module = torch.compile(module)  # type: ignore[assignment]
+        elif self.experiment.compile == "units":
+            compile_units(self.model)
+        if self.context.world_size > 1:
+            # An inactive unit has no gradient.
+            has_inactive = bool(self.experiment.recipe.progressive_depth.changes)
+            module = DistributedDataParallel(module, find_unused_parameters=has_inactive)
+        return module
+
+    def _graph_replay(self) -> GraphReplay | None:
+        """What replays the steps as a CUDA graph; None where the experiment does not ask for it."""
+        device = self.context.device
+        if not self.experiment.graph or device.type != "cuda":
+            return None
+        reason = graph_unavailable_reason(
+            device, has_dropout=self._is_random, world_size=self.context.world_size
+        )
+        if reason:
+            raise InputError(f"the step cannot be a CUDA graph: {reason}; use --cuda-graph off")
+        return GraphReplay(self._train_step, CudaRecorder(device), self._step_tensors)
+
+    # ── one step ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _train_step(self) -> None:
+        """One step on the device: a function of tensors there, so that a CUDA graph can hold it.
+
+        `_prepare_step` has set what the host decides: the batch, the images' side, active units, rates.
+        """
+        recipe, optimizer = self.experiment.recipe, self.state.optimizer
+        x, labels = make_batch(self.train_images, self.statistics, recipe.augmentation, self._batch_spec)
+        x = resize_batch(x, self._image_side)
+        if self.experiment.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with autocast(x.device, self.experiment.precision):
+            logits = self._module(x)
+        logits = logits.float()
+        loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        self.loss.copy_(loss.detach())
+        self._add_to_sums(self.loss, logits, labels)
+
+    def _prepare_step(self) -> None:
+        """What the host decides for the next step: images, augmentation, dropout, side, depth, rate."""
+        recipe, iteration = self.experiment.recipe, self.state.iteration
+        epoch, index = divmod(iteration, self.epoch_length)
+        share = recipe.batch_size // self.context.world_size
+        start = index * recipe.batch_size + self.context.rank * share
+        spec = batch_spec(
+            len(self.train_images),
+            recipe.augmentation,
+            self.experiment.seed,
+            epoch,
+            range(start, start + share),
+            self.context.device,
+        )
+        self._batch_spec = self._graph.copy_to_buffers(spec) if self._graph else spec
+        if self._is_random:
+            torch.manual_seed(_hash(self.experiment.seed, iteration, self.context.rank))
+        self._image_side = recipe.progressive_resize.side_at(
+            self.splits.image_size, iteration, recipe.iterations
+        )
+        self.model.set_active_units(recipe.progressive_depth.share_at(iteration, recipe.iterations))
+        set_learning_rate(self.state.optimizer, recipe.rate(iteration))
+
+    def _add_to_sums(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        num_wrong = (logits.argmax(1) != labels).sum()
+        count = torch.full_like(loss, len(labels))
+        self.state.epoch_sums += torch.stack([count, loss * len(labels), num_wrong]).double()
+
+    def take_step(self) -> None:
+        """Takes the next step of the recipe, without closing an epoch: see `steps`."""
+        state = self.state
+        self._prepare_step()
+        if self._graph:
+            self._graph(self._graph_key)
+        else:
+            self._train_step()
+        state.iteration += 1
+        if state.ema:
+            state.ema.update(self.model, state.iteration)
+        on_cpu = self.context.device.type == "cpu"
+        if state.iteration % LOSS_CHECK_STEPS == 0 or (on_cpu and self.context.is_sync_step(state.iteration)):
+            self.check_loss()
+
+    @property
+    def _graph_key(self) -> Hashable:
+        """What `_train_step` takes from the host as a number: one CUDA graph holds it fixed."""
+        return self._image_side, *self.model.num_active_units.values()
+
+    def _step_tensors(self) -> list[Tensor]:
+        """The tensors that `_train_step` changes and the next one reads."""
+        state = self.state
+        return [
+            *self.model.parameters(),
+            *self.model.buffers(),
+            *optimizer_tensors(state.optimizer),
+            state.epoch_sums,
+        ]
+
+    # ── the loop over steps and epochs ───────────────────────────────────────────────────────────────────
+
+    def steps(self, stop: Callable[[], bool] = _never) -> Iterator[StepResult]:
+        """Trains to the end of the recipe, or until `stop()` turns true on any rank."""
+        state = self.state
+        if self._epoch_is_open():
+            yield from self._close_epoch(stop)
+        # An epoch that is still open then was stopped in its evaluation.
+        while not (self.steps_finished or self._epoch_is_open() or self._stops(stop)):
+            started = time.perf_counter()
+            self.take_step()
+            if self._epoch_is_open() and self.context.device.type == "cuda":
+                torch.cuda.synchronize(self.context.device)  # what was only launched is part of its time
+            state.seconds += time.perf_counter() - started
+            if self._epoch_is_open():
+                yield from self._close_epoch(stop)
+            else:
+                yield StepResult(state.iteration, self.loss.clone())
+
+    def conclude(self, stop: Callable[[], bool] = _never) -> FinalMetrics | None:
+        """The figures on the test set, which is read here; None if `stop()` turned true on the way."""
+        last = self.evaluate(self.splits.test, stop)
+        self._check_loss_of(last, "test")
+        selected = self._evaluate_best(stop) if last and self.state.best_weights else None
+        if last and (selected or not self.state.best_weights):
+            self.final = FinalMetrics(last, selected)
+        return self.final
 
     @property
     def monitor(self) -> str:
@@ -81,119 +276,84 @@ class Trainer(Stepping):
 
     @property
     def steps_finished(self) -> bool:
-        """Whether all steps are done and every epoch is evaluated."""
-        return self.iteration >= self.experiment.recipe.iterations and not self._epoch_open()
+        """Whether all steps are taken and every epoch is evaluated."""
+        return self.state.iteration >= self.experiment.recipe.iterations and not self._epoch_is_open()
 
     @property
     def num_epochs(self) -> int:
-        """How many epochs the recipe has, the last perhaps a part of one."""
+        """How many epochs the recipe has; the last may be a part of one."""
         return -(-self.experiment.recipe.iterations // self.epoch_length)
 
-    def _epoch_open(self) -> bool:
-        """Whether the steps of an epoch are all done, but its evaluation is not."""
-        whole = self.iteration // self.epoch_length
-        ended = whole + (
-            self.iteration >= self.experiment.recipe.iterations and self.iteration % self.epoch_length > 0
-        )
-        return ended > self.epochs_closed
-
     def running_metrics(self) -> tuple[float, float]:
-        """Training loss and error (percent) so far in this epoch, of this process."""
-        count, loss, wrong = self.epoch_sums.tolist()
+        """Training loss and error (percent) of the current epoch so far, on this rank."""
+        count, loss, wrong = self.state.epoch_sums.tolist()
         return (loss / count, 100 * wrong / count) if count else (math.nan, math.nan)
 
-    def steps(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepResult]:
-        """Trains to the end of the recipe, or until `stop()` turns true in any process."""
-        if self._epoch_open():
-            yield from self._close_epoch(stop)
-        # An epoch that is still open then was stopped in its evaluation.
-        while not (self.steps_finished or self._epoch_open() or self._stopping(stop)):
-            started = time.perf_counter()
-            self._step()
-            if self._epoch_open() and self.context.device.type == "cuda":
-                torch.cuda.synchronize(self.context.device)  # what was only launched is part of its time
-            self.seconds += time.perf_counter() - started
-            if self._epoch_open():
-                yield from self._close_epoch(stop)
-            else:
-                yield StepResult(self.iteration, self.loss.clone())
+    def _epoch_is_open(self) -> bool:
+        """Whether the steps of an epoch are all taken, but its evaluation is missing."""
+        iteration, full = self.state.iteration, self.state.iteration // self.epoch_length
+        in_last = iteration >= self.experiment.recipe.iterations and iteration % self.epoch_length > 0
+        return full + in_last > self.state.epochs_closed
 
-    def _stopping(self, stop: Callable[[], bool]) -> bool:
-        return self.context.is_sync_step(self.iteration) and self.context.any(stop())
+    def _stops(self, stop: Callable[[], bool]) -> bool:
+        return self.context.is_sync_step(self.state.iteration) and self.context.any(stop())
 
     def _close_epoch(self, stop: Callable[[], bool]) -> Iterator[StepResult]:
-        record = self.epochs_closed + 1
-        due = record % self.experiment.evaluate_every == 0 or record == self.num_epochs
+        number = self.state.epochs_closed + 1
+        is_due = number % self.experiment.evaluate_every == 0 or number == self.num_epochs
         self.check_finite()
-        measured: Evaluation | None = None
-        if due:
-            self._share_buffers()
-            measured = self.evaluate(self.splits.validation or self.splits.test, stop)
-            if measured is None:
+        monitored: Evaluation | None = None
+        if is_due:
+            self._broadcast_buffers()
+            monitored = self.evaluate(self.splits.validation or self.splits.test, stop)
+            if monitored is None:
                 return
-        self._check_measured(self.monitor, measured)
-        yield StepResult(self.iteration, self.loss.clone(), self._record(record, measured))
+        self._check_loss_of(monitored, self.monitor)
+        yield StepResult(self.state.iteration, self.loss.clone(), self._record_epoch(number, monitored))
 
-    def _check_measured(self, split: str, measured: Evaluation | None) -> None:
-        if measured and not math.isfinite(measured.loss):
-            self.raise_non_finite(f"the {split} loss")
-
-    def conclude(self, stop: Callable[[], bool] = lambda: False) -> FinalMetrics | None:
-        """The figures on the test set, which is read here; None if `stop()` turned true on the way."""
-        last = self.evaluate(self.splits.test, stop)
-        self._check_measured("test", last)
-        selected = self._of_best(stop) if last and self.best_state else None
-        if last and (selected or not self.best_state):
-            self.final = FinalMetrics(last, selected)
-        return self.final
-
-    def _of_best(self, stop: Callable[[], bool]) -> Evaluation | None:
-        with self._holding(self.best_state):
-            return self._evaluate(self.splits.test, stop)
-
-    @contextmanager
-    def _holding(self, state: dict[str, Tensor]) -> Iterator[None]:
-        """Within, the network has the weights of `state`."""
-        last = {key: value.clone() for key, value in self.model.state_dict().items()}
-        self.model.load_state_dict(state)
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(last)
-
-    def _record(self, number: int, measured: Evaluation | None) -> EpochMetrics:
-        count, loss, wrong = self.context.all_reduce(self.epoch_sums.clone()).tolist()
-        if measured and measured.error < self.best_error:
-            self.best_error, self.best_epoch = measured.error, number
+    def _record_epoch(self, number: int, monitored: Evaluation | None) -> EpochMetrics:
+        state = self.state
+        count, loss, wrong = self.context.all_reduce(state.epoch_sums.clone()).tolist()
+        if monitored and monitored.error < state.best_error:
+            state.best_error, state.best_epoch = monitored.error, number
             if self.monitor == "validation":
-                self.best_state = {key: value.detach().clone() for key, value in self.reported_state.items()}
-        record = EpochMetrics(
+                state.best_weights = {
+                    key: value.detach().clone() for key, value in state.reported_weights.items()
+                }
+        metrics = EpochMetrics(
             epoch=number,
-            iteration=self.iteration,
-            learning_rate=self.experiment.recipe.rate(self.iteration - 1),
+            iteration=state.iteration,
+            learning_rate=self.experiment.recipe.rate(state.iteration - 1),
             train_loss=loss / count,
             train_error=100 * wrong / count,
-            monitored_loss=measured.loss if measured else None,
-            monitored_error=measured.error if measured else None,
-            images_per_second=count / self.seconds if self.seconds else 0.0,
-            seconds=self.seconds,
+            monitored_loss=monitored.loss if monitored else None,
+            monitored_error=monitored.error if monitored else None,
+            images_per_second=count / state.seconds if state.seconds else 0.0,
+            seconds=state.seconds,
         )
-        self.epochs_closed, self.seconds = number, 0.0
-        self.epoch_sums.zero_()
-        return record
+        state.epochs_closed, state.seconds = number, 0.0
+        state.epoch_sums.zero_()
+        return metrics
 
-    def _share_buffers(self) -> None:
-        # BN's running averages differ between processes; the leader's are the network's.
+    def _broadcast_buffers(self) -> None:
+        # BN's running statistics differ between ranks; those of the main rank are the network's.
         if self.context.world_size > 1:
-            mean = self.ema.state if self.ema else {}
+            mean = self.state.ema.state if self.state.ema else {}
             for name, buffer in self.model.named_buffers():
                 for tensor in (buffer, *([mean[name]] if name in mean else [])):
                     torch.distributed.broadcast(tensor, 0)
 
-    def evaluate(self, images: Images, stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
-        """The network with the weights whose errors are `reported`, on `images`."""
-        with self._holding(self.ema.state) if self.ema else nullcontext():
+    # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────
+
+    def evaluate(self, images: Images, stop: Callable[[], bool] = _never) -> Evaluation | None:
+        """The network with the weights whose errors are reported, on `images`; None if stopped."""
+        ema = self.state.ema
+        with self._weights(ema.state) if ema else nullcontext():
             return self._evaluate(images, stop)
+
+    def _evaluate_best(self, stop: Callable[[], bool]) -> Evaluation | None:
+        with self._weights(self.state.best_weights):
+            return self._evaluate(self.splits.test, stop)
 
     def _evaluate(self, images: Images, stop: Callable[[], bool]) -> Evaluation | None:
         return evaluate(
@@ -207,3 +367,111 @@ class Trainer(Stepping):
             evaluation=self.experiment.evaluation,
             stop=stop,
         )
+
+    @contextmanager
+    def _weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Within the block, the network has other weights."""
+        last = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.model.load_state_dict(weights)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(last)
+
+    # ── saving and restoring ─────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of the images that decide the weights, by the part of the data."""
+        parts = {"training set": self.splits.train, "validation set": self.splits.validation}
+        return {name: images.fingerprint() for name, images in parts.items() if images is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors to save, by name. Every rank must call it, for the sums are added up over all of them."""
+        init = self.experiment.init
+        # Statistics of the data follow from the data; those of a file of weights are saved.
+        statistics = self.statistics.tensors() if init and init.normalization == "file" else {}
+        inputs = {f"input.{key}": value for key, value in statistics.items()}
+        sums = self.context.all_reduce(self.state.epoch_sums.clone())
+        return {**self.state.tensors(), **inputs, "sums": sums}
+
+    def counters(self) -> dict[str, Any]:
+        """The rest of what is saved, as JSON can hold it."""
+        return {**self.state.counters(), "data": self.fingerprints}
+
+    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+        """Continues from `tensors()` and `counters()` of the same experiment.
+
+        Raises `InputError`, and changes nothing, where the data have changed or the tensors do not fit.
+        """
+        self._check_same_data(counters["data"])
+        # The sums are of all ranks, and will be added up over them again.
+        sums = tensors["sums"] if self.context.is_main else torch.zeros_like(tensors["sums"])
+        self.state.load({**tensors, "sums": sums}, counters)
+        if inputs := with_prefix(tensors, "input."):
+            self.statistics = InputStatistics(**inputs).to(self.context.device)
+        self._finite_at = self.state.iteration
+        self.loss.fill_(torch.nan)
+        if self._graph:
+            self._graph.forget()
+
+    def _check_same_data(self, saved: dict[str, str]) -> None:
+        for name, fingerprint in self.fingerprints.items():
+            if saved.get(name) != fingerprint:
+                raise InputError(
+                    f"the {name} has changed since the run began: its images or labels are not the same; "
+                    f"bring the data back, or begin a new run"
+                )
+
+    # ── divergence ───────────────────────────────────────────────────────────────────────────────────────
+
+    def check_loss(self) -> None:
+        """Raises `NonFinite` when the running loss is not finite. On a GPU this waits for the step."""
+        if self.context.any(not math.isfinite(self.state.epoch_sums[1].item())):
+            tensor = self.state.first_non_finite()
+            self.raise_non_finite(f"the training loss{f' (and {tensor})' if tensor else ''}")
+
+    def check_finite(self) -> None:
+        """Raises `NonFinite`, with what to try, when the loss or a tensor of the state is not finite.
+
+        A step can make a weight or a running statistic infinite behind a finite loss. Every rank must call it.
+        """
+        self.check_loss()
+        name = self.state.first_non_finite()
+        if self.context.any(name is not None):
+            self.raise_non_finite(name or "a tensor of another process")
+        self._finite_at = self.state.iteration
+
+    def raise_non_finite(self, subject: str) -> NoReturn:
+        """Raises `NonFinite`: names the subject, the iteration, and when all was still finite."""
+        iteration = self.state.iteration
+        rate = self.experiment.recipe.rate(max(0, iteration - 1))
+        when = f"(learning rate {rate:g}; all was finite at iteration {self._finite_at:,})"
+        raise NonFinite(
+            f"{subject} is not finite at iteration {iteration:,} {when}; "
+            f"try a lower --lr, a recipe with a warm-up, or --precision fp32"
+        )
+
+    def _check_loss_of(self, evaluation: Evaluation | None, split: str) -> None:
+        if evaluation and not math.isfinite(evaluation.loss):
+            self.raise_non_finite(f"the {split} loss")
+
+
+def _initial_model(experiment: Experiment, device: torch.device) -> ResidualNetwork:
+    """The network with its random weights, on `device`, in the experiment's memory format."""
+    recipe = experiment.recipe
+    torch.manual_seed(experiment.seed)
+    model = build(experiment.network)
+    model.set_active_units(recipe.progressive_depth.start)
+    model.zero_init_inactive()
+    model = model.to(device)
+    if recipe.trunk_frozen:
+        freeze_trunk(model)
+    if experiment.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _hash(*numbers: int) -> int:
+    digest = blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -11,7 +11,7 @@ import pickletools
 from pathlib import Path
 from typing import IO
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, quote, truncate
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -46,7 +46,7 @@ def scan_pickle(file: IO[bytes], path: Path, size: int, *, legacy: bool = False)
     """
     try:
         _scan_opcodes(file, path, size, legacy)
-    except InputError:
+    except KilolayerError:
         raise
     except Exception as error:  # genops names no errors of its own: bad bytes surface as any of a dozen
         raise InputError(f"{quote(path)}: damaged ({error_text(error)})") from None

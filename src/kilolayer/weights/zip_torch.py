@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, quote
 from kilolayer.weights import pickle_scanner
 
@@ -41,7 +41,7 @@ def _check(path: Path) -> None:
             _check_members(path, members, size)
             (data,) = (member for member in members if _member_name(member) == "data.pkl")
             pickle_scanner.scan_pickle(BytesIO(archive.read(data)), path, size)
-    except InputError:
+    except KilolayerError:
         raise
     except Exception as error:  # zipfile, too, raises more than it says
         raise InputError(f"{quote(path)}: damaged ({error_text(error)})") from None

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, quote
 
 MOST_BYTES = 2**30  # all of CIFAR, unpacked, is 185 MB
@@ -72,7 +72,7 @@ def _from_archive(archive: Path, names: tuple[str, ...]) -> tuple[dict[str, byte
             while stream.read(CHUNK):  # only at its end does gzip compare the checksum
                 pass
             return members
-    except InputError:
+    except KilolayerError:
         raise
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, MemoryError) as error:
         raise InputError(

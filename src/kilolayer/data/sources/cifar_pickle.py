@@ -13,7 +13,7 @@ import pickletools
 import numpy as np
 from numpy.typing import NDArray
 
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text
 
 PIXELS = 3 * 32 * 32
@@ -50,7 +50,7 @@ def parse_names(raw: bytes, where: str, key: str) -> tuple[str, ...]:
 def _values(raw: bytes, where: str) -> Values:
     try:
         return _collect_values(raw, where)
-    except InputError:
+    except KilolayerError:
         raise
     except Exception as error:  # genops names no errors of its own: bad bytes surface as any of a dozen
         raise InputError(f"{where}: not a CIFAR file, or a damaged one ({error_text(error)})") from None

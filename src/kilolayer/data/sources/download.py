@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from kilolayer.data.sources.archive import read_members
 from kilolayer.data.sources.cifar import CIFAR_FORMATS, CifarFormat
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, quote
 from kilolayer.system.progress_line import track
 
@@ -43,7 +43,7 @@ def download_archive(source: str, folder: Path, site: str | None = None) -> Path
         with FileLock(folder / f".{layout.folder}.lock"):
             target = folder / layout.folder
             return target if target.is_dir() else _fetch(layout, target, site or os.environ.get(MIRROR, SITE))
-    except InputError:
+    except KilolayerError:
         raise
     except (OSError, HTTPException, ValueError) as error:
         raise InputError(

@@ -17,7 +17,7 @@ from kilolayer.data.sources.parquet_columns import (
     is_integer_type,
     is_text_type,
 )
-from kilolayer.errors import InputError
+from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, quote
 
 POINTER = b"version https://git-lfs"
@@ -182,7 +182,7 @@ def _largest_label(labels: Any) -> int:
 def _parquet_errors(path: Path, action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except InputError:
+    except KilolayerError:
         raise
     except (OSError, ValueError, MemoryError, KeyError, import_arrow().ArrowException) as error:
         raise InputError(
