@@ -30,11 +30,7 @@ from kilolayer.training.optimizer import OPTIMIZERS
 from kilolayer.training.recipes import MAX_ITERATIONS
 from kilolayer.units import (
     ARRANGEMENTS,
-    Arrangement,
-    Branch,
     Projection,
-    Shortcut,
-    Unit,
     ZeroPad,
     parse_shortcut,
 )
@@ -174,11 +170,9 @@ def _with_user_unit(network: Network, name: str, options: UnitOptions) -> Networ
 
     if not extensions.split_reference(text)[1]:
         raise InputError(f"--unit is {text!r}; allowed: FILE.py:NAME, with the name of the unit in the file")
-    value = extensions.load_named(text, Unit, Branch, Shortcut, Arrangement)
-    fields = {Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
-    part: dict[str, Any] = {field: value for kind, field in fields.items() if isinstance(value, kind)}
-    _reject_duplicates(options, part or OPTIONS_OF_PART)
-    unit = replace(network.unit, **part) if part else value
+    field, value = extensions.load_part(text)
+    _reject_duplicates(options, OPTIONS_OF_PART if field == "unit" else (field,))
+    unit = value if field == "unit" else replace(network.unit, **{field: value})
     if unit.branch.layers != network.unit.branch.layers:
         raise InputError(
             f"the branch of {text} has {unit.branch.layers} layers and those of {name} have "

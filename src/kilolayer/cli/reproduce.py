@@ -16,6 +16,7 @@ from kilolayer.cli.option_types import (
     OptionalFolder,
     OptionalText,
     OptionalWhole,
+    OwnUnit,
     PrecisionChoice,
     Switch,
     choice_option,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kilolayer.sweep.reproduction import Reproduction
 
 Patterns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT...", help_behavior_hint="")]
+OwnRows = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FILE.py:UNIT...", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class ReproduceOptions:
     """Only rows whose name contains one of these, or matches it as a shell pattern."""
     columns: Patterns = ()
     """Only columns whose name contains one of these, or matches it as a shell pattern."""
+    row: OwnRows = ()
+    """A row of your own beside the paper's: a unit, shortcut, branch or arrangement of yours in the table's
+    network, under this name. The file's code runs."""
     seeds: OptionalText = None
     """How many seeds (5: seeds 0 to 4), or which (0,3,7); otherwise as many as the paper ran."""
     data: OptionalText = None
@@ -98,11 +103,13 @@ class ReproduceOptions:
     """The sweep's folder; otherwise runs/TABLE-XXXX."""
     resume: OptionalFolder = None
     """Continue the sweep in this folder, with its settings."""
+    unit: OwnUnit = None
+    """With --resume, or --list --out: FILE.py that defines the rows of your own. Its code runs."""
 
 
 ALLOWED_WITH_RESUME = (
     "resume", "list", "json", "dry_run", "select", "download", "workers", "cores", "engine",
-    "address", "device",
+    "address", "device", "unit",
 )  # fmt: skip
 
 
@@ -144,6 +151,8 @@ def _open_or_plan(options: ReproduceOptions) -> Reproduction:
         return open_sweep(options.resume)
     if not options.tables:
         return open_sweep(str(options.out))
+    if options.unit is not None:
+        raise InputError("--unit is for --resume; a row of your own is --row NAME=FILE.py:UNIT")
     return plan_reproduction(
         request_from_options(options), Path(options.out or f"runs/{options.tables[0]}-{secrets.token_hex(2)}")
     )

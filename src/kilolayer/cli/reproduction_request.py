@@ -15,9 +15,10 @@ from kilolayer.data.loading import open_source, split_indices
 from kilolayer.errors import InputError
 from kilolayer.papers import Plan, find_table, tables
 from kilolayer.sweep import Engine, ProcessPool
-from kilolayer.sweep.request import SIZES, Request, Size
+from kilolayer.sweep.request import SIZES, OwnRow, Request, Size
 from kilolayer.training import choose_device, computation_options, evaluation_mode_for
 from kilolayer.training.experiment import Kernels
+from kilolayer.units import extensions
 
 if TYPE_CHECKING:
     from kilolayer.sweep.reproduction import Reproduction
@@ -37,8 +38,27 @@ def request_from_options(options: ReproduceOptions) -> Request:
         recipe=options.recipe,
         size=_size(options),
         settings=options.settings,
+        own_rows=_own_rows(options.row),
         **_computing(options),
     )
+
+
+def _own_rows(texts: tuple[str, ...]) -> tuple[OwnRow, ...]:
+    """The rows that --row defines. The code of their file runs."""
+    rows: dict[str, OwnRow] = {}
+    for text in texts:
+        name, _, reference = text.partition("=")
+        if not name.strip() or not extensions.split_reference(reference)[1]:
+            raise InputError(f"--row is {text!r}; allowed: NAME=FILE.py:UNIT, as mine=mine.py:MyShortcut")
+        if name in rows:
+            raise InputError(f"--row has two rows called {name!r}; give them different names")
+        field, value = extensions.load_part(reference)
+        rows[name] = OwnRow(name, reference, **{field: value})
+    if len(files := {extensions.split_reference(row.reference)[0] for row in rows.values()}) > 1:
+        raise InputError(
+            f"--row names several files, {', '.join(sorted(files))}; name one and let it load the others"
+        )
+    return tuple(rows.values())
 
 
 def _computing(options: ReproduceOptions) -> dict[str, Any]:
@@ -148,6 +168,10 @@ def engine_from_options(options: ReproduceOptions) -> Engine:
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}; allowed: a whole number from 1")
     if options.engine == "ray":
+        if extensions.loaded_files():
+            raise InputError(
+                "a row of your own runs in this machine's processes, not on a Ray cluster; leave out --engine ray"
+            )
         from kilolayer.sweep.ray_engine import RayEngine
 
         return RayEngine(

@@ -15,6 +15,7 @@ from kilolayer.report.reproduction_report import print_findings, write_reproduct
 from kilolayer.sweep import Engine
 from kilolayer.sweep.reproduction import Reproduction
 from kilolayer.system.terminal import Console
+from kilolayer.units import extensions
 
 COSTLY, CPU_SPEED = 1e15, 5e10
 """Floating-point operations of some hours on a CPU, and of about one second of training on one core."""
@@ -32,7 +33,9 @@ def run_reproduction(reproduction: Reproduction, engine: Engine, as_json: bool) 
 
 def reproduction_resume_command(reproduction: Reproduction) -> str:
     """The command line that continues a sweep."""
-    return shlex.join(["kilolayer", "reproduce", "--resume", str(reproduction.folder)])
+    return shlex.join(
+        ["kilolayer", "reproduce", "--resume", str(reproduction.folder), *extensions.unit_option()]
+    )
 
 
 def live_table_of(reproduction: Reproduction, console: Console) -> LiveTable:

@@ -25,7 +25,7 @@ from kilolayer.papers.experiments import (
 )
 from kilolayer.papers.plan import Plan
 from kilolayer.papers.scale import FULL, Scale
-from kilolayer.papers.schema import Cell, Column, EachSetting, Literature, Paper, Table
+from kilolayer.papers.schema import Cell, Column, EachSetting, Literature, NotInPaper, Paper, Table
 from kilolayer.statistics.published import PublishedResult, Statistic
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Column",
     "EachSetting",
     "Literature",
+    "NotInPaper",
     "Paper",
     "Plan",
     "PublishedResult",

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from kilolayer.errors import InputError
 from kilolayer.papers.plan import Plan
 from kilolayer.statistics.published import SINGLE_RUN, PublishedResult, Statistic
-from kilolayer.units import Aggregated
+from kilolayer.units import Aggregated, Unit
 
 Metric = Literal[
     "top-1 error",
@@ -71,6 +72,18 @@ class EachSetting:
 
 
 @dataclass(frozen=True, eq=False)
+class NotInPaper:
+    """A row of your own beside the paper's rows: the fields that it changes in the table's plan.
+
+    >>> from kilolayer.units import Scaled
+    >>> list(NotInPaper({"h": Scaled(0.9)}).changes)
+    ['h']
+    """
+
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Column:
     """A column: its metric, and the fields that it changes in the plan of every row.
 
@@ -87,7 +100,8 @@ class Cell:
     """One printed figure, with the plans that reproduce it.
 
     `plans` is empty for a figure that is cited from elsewhere; `reason` says why. It holds several plans
-    where the paper prints one figure for several settings.
+    where the paper prints one figure for several settings. A cell of a row of your own is not `in_paper`, and
+    has no published figure.
 
     >>> from kilolayer.papers import find_table
     >>> cell = find_table("px-table-1").cell("ResNet-50", "parameters")
@@ -102,6 +116,7 @@ class Cell:
     published: PublishedResult
     plans: tuple[Plan, ...] = ()
     reason: str = ""
+    in_paper: bool = True
 
     @property
     def reported(self) -> float | None:
@@ -202,6 +217,32 @@ class Table:
     def cell(self, row: str, column: str) -> Cell:
         return next(cell for cell in self.cells if (cell.row, cell.column) == (row, column))
 
+    def with_own_row(self, name: str, changes: Mapping[str, Any]) -> Table:
+        """This table with one more row, which is not in the paper and makes `changes` in the table's plan.
+
+        Raises `InputError` where the table has a row of this name, or no network can have these changes.
+        """
+        if name in self.rows:
+            raise InputError(f"{self.name} has a row {name!r} already; choose another name for yours")
+        row = (NotInPaper(changes), *(PublishedResult(),) * len(self.columns))
+        table = replace(self, rows={**self.rows, name: row})
+        try:
+            for plan in (plan for cell in table.cells if cell.row == name for plan in cell.plans):
+                plan.network  # noqa: B018 - building the description checks it
+        except InputError as error:
+            raise InputError(f"the row {name!r} in {self.name}: {error}") from None
+        return table
+
+    def columns_that_set(self, changes: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns that change the same part of the unit as a row with `changes` would."""
+        parts = {field.name for field in fields(Unit)} | {"unit"}
+        return tuple(
+            name
+            for name, column in self.columns.items()
+            if (ours := parts & set(column.changes))
+            and (ours & set(changes) or "unit" in ours or "unit" in changes)
+        )
+
     def baseline_of(self, cell: Cell) -> Cell | None:
         """The cell of the baseline that `cell` is compared with; None for a cell of the baseline itself."""
         for candidate in self.cells:
@@ -221,7 +262,8 @@ class Table:
                 continue
             plans = tuple(plan.with_changes(**column.changes) for plan in self._plans(change))
             published = self._published(figures[index], self._digits[index])
-            yield Cell(self.name, label, name, column.metric, published, plans, reason)
+            in_paper = not isinstance(change, NotInPaper)
+            yield Cell(self.name, label, name, column.metric, published, plans, reason, in_paper)
 
     @cached_property
     def _digits(self) -> list[int]:
@@ -233,6 +275,8 @@ class Table:
         match change:
             case Literature():
                 return
+            case NotInPaper(changes=changes):
+                yield self.base.with_changes(**changes)
             case EachSetting(settings=settings):
                 for setting, value in settings.items():
                     yield self.base.with_changes(**self._fields(value), setting=setting)

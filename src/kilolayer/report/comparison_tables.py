@@ -53,7 +53,8 @@ def _limit(comparison: Comparison) -> str:
 
 
 def _pair(pair: RowPair) -> tuple[str, ...]:
-    paper = "fail" if pair.paper_gap is None else _signed(pair.paper_gap)
+    gap = "fail" if pair.paper_gap is None else _signed(pair.paper_gap)
+    paper = gap if pair.in_paper else "–"
     if pair.word == "not enough runs":
         return (paper, "–", "–", "–", pair.text)
     interval = f"{_signed(pair.low)} to {_signed(pair.high)}"
@@ -68,9 +69,12 @@ def _verdict_text(pair: RowPair) -> str:
     """The outcome of a pair in at most four words."""
     if pair.word != "not decided":
         return pair.word
-    points = (
-        "no gap" if not pair.gap else "same way" if pair.gap * pair.paper_direction > 0 else "opposite way"
-    )
+    if not pair.gap:
+        points = "no gap"
+    elif pair.in_paper:
+        points = "same way" if pair.gap * pair.paper_direction > 0 else "opposite way"
+    else:
+        points = "lower" if pair.gap < 0 else "higher"
     return f"not decided, {points}"
 
 

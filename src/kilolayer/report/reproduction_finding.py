@@ -16,6 +16,8 @@ GAP_WORDS = {
     "not decided": "undecided",
     "not enough runs": f"undecided with fewer than {MIN_RUNS} runs each",
     "no direction in the paper": "without a direction in the paper",
+    "lower error": "to a lower error (not in the paper)",
+    "higher error": "to a higher error (not in the paper)",
 }
 
 

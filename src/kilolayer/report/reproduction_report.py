@@ -14,7 +14,7 @@ from kilolayer.report import table_formats as formats
 from kilolayer.report.document import Table
 from kilolayer.report.page import write_page
 from kilolayer.sweep.reproduction import Reproduction
-from kilolayer.sweep.request import SIZES, Request
+from kilolayer.sweep.request import SIZES, OwnRow, Request
 from kilolayer.sweep.results_json import results_as_json
 from kilolayer.sweep.table_result import TableResult, table_results
 from kilolayer.system import durable
@@ -83,18 +83,26 @@ def cell_commands(reproduction: Reproduction) -> dict[tuple[str, str, str], str]
 
 def cell_command(request: Request, table: str, row: str, column: str) -> str:
     """The command line that repeats one cell of a request."""
-    return _line(request, (table,), (row,), (column,))
+    own = tuple(each for each in request.own_rows if each.name == row)
+    return _line(request, (table,), (row,), (column,), own)
 
 
 def whole_command(request: Request) -> str:
     """The command line that repeats a request."""
-    return _line(request, request.tables, request.rows, request.columns)
+    return _line(request, request.tables, request.rows, request.columns, request.own_rows)
 
 
-def _line(request: Request, names: tuple[str, ...], rows: tuple[str, ...], columns: tuple[str, ...]) -> str:
+def _line(
+    request: Request,
+    names: tuple[str, ...],
+    rows: tuple[str, ...],
+    columns: tuple[str, ...],
+    own_rows: tuple[OwnRow, ...],
+) -> str:
     words = ["kilolayer", "reproduce", *names]
     words += ["--rows", *rows] if rows else []
     words += ["--columns", *columns] if columns else []
+    words += ["--row", *(f"{row.name}={row.reference}" for row in own_rows)] if own_rows else []
     words += ["--seeds", _seeds(request.seeds)]
     if request.data is not None:
         words += ["--data", request.data.source]

@@ -79,6 +79,8 @@ def _notes(table_findings: TableResult, finding: CellResult) -> Iterator[str]:
 
 def reported_text(cell: Cell) -> str:
     """The paper's figure with the digits that the paper prints."""
+    if not cell.in_paper:
+        return "not in the paper"
     if cell.failed:
         return "fail"
     return "curve" if cell.reported is None else f"{cell.reported:.{cell.published.digits}f}"

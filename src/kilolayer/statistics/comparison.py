@@ -7,7 +7,7 @@ that is what is compared: each row against the table's baseline, and the ranking
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -38,7 +38,13 @@ Runs = Mapping[int, float | None]
 
 TestName = Literal["auto", "sign flips", "exchanged labels"]
 PairWord = Literal[
-    "same direction", "opposite direction", "not decided", "not enough runs", "no direction in the paper"
+    "same direction",
+    "opposite direction",
+    "not decided",
+    "not enough runs",
+    "no direction in the paper",
+    "lower error",
+    "higher error",
 ]
 
 
@@ -65,6 +71,7 @@ class RowPair:
     p: float = 1.0
     p_holm: float = 1.0
     smallest: float = 1.0
+    in_paper: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ def compare_with_paper(
     test: TestName = "auto",
     level: float = 0.05,
     chance: float = CHANCE_ERROR,
+    not_in_paper: Collection[str] = (),
 ) -> Comparison:
     """Every row against `baseline`, or every pair of rows where there is none, and the ranking of all.
 
@@ -99,9 +107,12 @@ def compare_with_paper(
     exchanged labels. Pairing cancels what a seed decides for both rows, but three seeds can then reach
     no less than p = 0.25; exchanged labels reach 0.1. Neither decides at 0.05: for that take six shared
     seeds, or four against four and one pair; or read the ranking, which pools all rows.
+
+    Rows `not_in_paper` are a user's own: their pairs have no direction in the paper, and no place in the ranking.
     """
     ranked = {row: value for row, result in paper.items() if (value := result.rank_value) is not None}
-    rows = [(baseline, row) for row in ranked if row != baseline] if baseline else combinations(ranked, 2)
+    names = [*ranked, *(row for row in paper if row in not_in_paper)]
+    rows = [(baseline, row) for row in names if row != baseline] if baseline else combinations(names, 2)
     pairs = [_compare_rows(a, b, ranked, measured, test, chance) for a, b in rows]
     return Comparison(_decide_pairs(pairs, level), _rank_rows(ranked, measured, chance))
 
@@ -114,9 +125,11 @@ def _compare_rows(
     test: TestName,
     chance: float,
 ) -> RowPair:
-    gap = paper[b] - paper[a]
-    direction = 0 if paper[a] == paper[b] else (1 if paper[b] > paper[a] else -1)
-    pair = RowPair(a, b, direction, gap if math.isfinite(gap) else None, "not enough runs", "")
+    pair = RowPair(a, b, 0, None, "not enough runs", "", in_paper=a in paper and b in paper)
+    if pair.in_paper:
+        gap = paper[b] - paper[a]
+        direction = 0 if paper[a] == paper[b] else (1 if paper[b] > paper[a] else -1)
+        pair = replace(pair, paper_direction=direction, paper_gap=gap if math.isfinite(gap) else None)
     first, second = measured.get(a, {}), measured.get(b, {})
     if test == "sign flips":
         shared = first.keys() & second.keys()
@@ -179,18 +192,21 @@ def _decide_pairs(pairs: list[RowPair], level: float) -> tuple[RowPair, ...]:
 def _decide_pair(pair: RowPair, p_and_smallest: tuple[float, float], level: float) -> RowPair:
     pair = replace(pair, p_holm=p_and_smallest[0], smallest=p_and_smallest[1])
     same_direction = pair.gap * pair.paper_direction > 0
-    if pair.paper_direction == 0:
+    if pair.paper_direction == 0 and pair.in_paper:
         return replace(
             pair, word="no direction in the paper", text="both rows have the same figure in the paper"
         )
     if pair.p_holm <= level:
         word: PairWord = "same direction" if same_direction else "opposite direction"
+        if not pair.in_paper:
+            word = "lower error" if pair.gap < 0 else "higher error"
         return replace(pair, word=word, text=f"{word} (p = {pair.p_holm:.2g})")
-    points = (
-        "no gap"
-        if pair.gap == 0
-        else f"the median gap points the {'same' if same_direction else 'opposite'} way"
-    )
+    if pair.gap == 0:
+        points = "no gap"
+    elif pair.in_paper:
+        points = f"the median gap points the {'same' if same_direction else 'opposite'} way"
+    else:
+        points = f"the median error is {'lower' if pair.gap < 0 else 'higher'}"
     text = f"not decided (p = {pair.p_holm:.2g}); {points}"
     if pair.smallest > level:
         text += f"; {pair.n} runs can reach no less than p = {pair.smallest:.2g}"

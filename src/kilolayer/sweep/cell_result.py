@@ -87,7 +87,7 @@ class CellResult:
             return Agreement("no figure", reason)
         if not self.by_seed:
             return Agreement("not run", "; ".join(dict.fromkeys(self.failures)) or "no run has ended")
-        if reason := self.proxy or self.cell.not_yet:
+        if reason := self.proxy or self.cell.not_yet or ("" if self.cell.in_paper else "not in the paper"):
             return Agreement("no figure", reason)
         return judge_agreement(self.cell.published, list(self.by_seed.values()), chance=self.chance)
 

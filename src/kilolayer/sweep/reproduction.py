@@ -15,7 +15,7 @@ from pathlib import Path
 from kilolayer.errors import InputError, KilolayerError, missing_path_error
 from kilolayer.papers import Cell, Table, cell_experiment, find_table
 from kilolayer.runs import Run
-from kilolayer.sweep.request import Request, select_cells
+from kilolayer.sweep.request import Request, select_cells, with_own_rows
 from kilolayer.sweep.run_spec import RunSpec
 from kilolayer.system import durable
 from kilolayer.training import Experiment
@@ -69,7 +69,7 @@ class Reproduction:
 
 def plan_reproduction(request: Request, folder: Path) -> Reproduction:
     """Works a request out. Raises `InputError` for names that no table, row or column has."""
-    tables = tuple(find_table(name) for name in dict.fromkeys(request.tables))
+    tables = with_own_rows(map(find_table, dict.fromkeys(request.tables)), request)
     cells = tuple(_cell_runs(cell, request, folder) for cell in select_cells(tables, request))
     return Reproduction(folder, request, tables, cells)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from kilolayer.data.config import Data
 from kilolayer.errors import InputError
 from kilolayer.papers import Cell, Plan, Scale, Table
+from kilolayer.units import Arrangement, Branch, Shortcut, Unit
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,33 @@ SIZES = {
 
 
 @dataclass(frozen=True)
+class OwnRow:
+    """A row of your own beside the rows of a paper: its `name`, and the part of the unit that it changes.
+
+    `reference` is "FILE.py:NAME" as the command line had it. Exactly one of the other fields is set.
+    """
+
+    name: str
+    reference: str
+    unit: Unit | None = None
+    branch: Branch | None = None
+    h: Shortcut | None = None
+    arrangement: Arrangement | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The changed field of a plan or of its unit, with its value."""
+        parts = {name: getattr(self, name) for name in ("unit", "branch", "h", "arrangement")}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+@dataclass(frozen=True)
 class Request:
     """What to reproduce. `rows` and `columns` are names, parts of names or shell patterns; none means all.
 
     `settings`: a cell that stands for several settings (b_g = 0 … −5) runs "all" of them or the "first".
-    `recipe`: None is each cell's own. `seeds` are the seeds of every cell's runs.
+    `recipe`: None is each cell's own. `seeds` are the seeds of every cell's runs. `own_rows` stand in every
+    table, whatever `rows` says.
     """
 
     tables: tuple[str, ...]
@@ -95,6 +118,7 @@ class Request:
     channels_last: bool = False
     kernels: Literal["plain", "fused"] = "plain"
     evaluation: Literal["plain", "folded"] = "plain"
+    own_rows: tuple[OwnRow, ...] = ()
 
     @property
     def computing(self) -> dict[str, Any]:
@@ -103,12 +127,29 @@ class Request:
         return {name: getattr(self, name) for name in names}
 
 
+def with_own_rows(tables: Iterable[Table], request: Request) -> tuple[Table, ...]:
+    """The tables with the request's own rows. Raises `InputError` where a row does not fit a table."""
+    tables = tuple(tables)
+    columns = _matching({name: None for table in tables for name in table.columns}, request.columns, "column")
+    for row in request.own_rows:
+        for table in tables:
+            if clash := [name for name in table.columns_that_set(row.changes) if name in columns]:
+                raise InputError(
+                    f"--row {row.name}: the columns of {table.name} set that part of the unit themselves: "
+                    f"{', '.join(clash)}; choose other columns with --columns, or another part of the unit"
+                )
+        tables = tuple(table.with_own_row(row.name, row.changes) for table in tables)
+    return tables
+
+
 def select_cells(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:
     """The cells of the rows and columns that are asked for. `InputError` for a name that nothing has."""
     cells = [cell for table in tables for cell in table.cells]
     rows = _matching({cell.row: None for cell in cells}, request.rows, "row")
     columns = _matching({cell.column: None for cell in cells}, request.columns, "column")
-    selected = tuple(cell for cell in cells if cell.row in rows and cell.column in columns)
+    selected = tuple(
+        cell for cell in cells if (cell.row in rows or not cell.in_paper) and cell.column in columns
+    )
     if not selected:
         raise InputError("no cell is in both these rows and these columns; see kilolayer reproduce --dry-run")
     return selected

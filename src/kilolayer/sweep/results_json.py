@@ -47,6 +47,7 @@ def _cell(finding: CellResult, same_as: str) -> dict[str, Any]:
         "column": cell.column,
         "metric": cell.metric,
         "reported": "fail" if cell.failed else cell.reported,
+        "in_paper": cell.in_paper,
         "statistic": str(cell.published.statistic),
         "counted": cell.counted,
         "not_yet": cell.not_yet or None,

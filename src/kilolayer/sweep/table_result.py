@@ -76,6 +76,7 @@ class TableResult:
             {name: result.by_seed for name, result in members.items()},
             baseline=self.table.baseline if self.table.baseline in members else None,
             chance=next(iter(members.values())).chance,
+            not_in_paper={name for name, result in members.items() if not result.cell.in_paper},
         )
 
 

@@ -95,6 +95,25 @@ def load_named(text: str, *allowed: type[Any]) -> Any:
     return value() if isinstance(value, type) else value
 
 
+def load_part(text: str) -> tuple[str, Any]:
+    """The part of a unit that `text`, "FILE.py:NAME", names, with the field of `Unit` that it replaces.
+
+    The field is "branch", "h" or "arrangement"; it is "unit" for a whole unit.
+    """
+    from kilolayer.units.arrangement import Arrangement
+    from kilolayer.units.branch import Branch
+    from kilolayer.units.shortcut import Shortcut
+    from kilolayer.units.unit import Unit
+
+    if not split_reference(text)[1]:
+        raise InputError(
+            f"{text!r} has no name; allowed: FILE.py:NAME, with the name of the unit in the file"
+        )
+    field_of = {Unit: "unit", Branch: "branch", Shortcut: "h", Arrangement: "arrangement"}
+    value = load_named(text, *field_of)
+    return next(field for kind, field in field_of.items() if isinstance(value, kind)), value
+
+
 def _is_value(value: Any, allowed: tuple[type, ...], module: ModuleType) -> bool:
     if isinstance(value, type):
         return issubclass(value, allowed) and value.__module__ == module.__name__
