@@ -188,7 +188,7 @@ def test_results_and_figures_are_written(tmp_path: Path, capsys: pytest.CaptureF
         (["gradient", "nowhere.py:net"], "nowhere.py: no such file or folder"),
         (["gradient", f"{BLOCKS}:nothing"], "has no 'nothing'"),
         (["gradient", f"{BLOCKS}:names_of"], "names_of is called without arguments, but: missing"),
-        (["gradient", f"{BLOCKS}:UNITS"], "gives tuple, not a torch.nn.Module"),
+        (["gradient", f"{BLOCKS}:UNITS"], "returns tuple, not a torch.nn.Module"),
         (["gradient", f"{BLOCKS}:original"], "ForeignResNet has no residual units of Kilolayer's"),
         (["gradient", f"{BLOCKS}:original", "--units", "layer9"], "no module 'layer9'"),
     ],

@@ -27,8 +27,7 @@ def lanczos_singular_values(
 
     Returns:
         Singular values σᵢ, largest first, and weights wᵢ, which sum to 1. Σ wᵢ g(σᵢ²) estimates the mean of
-        g over the
-        eigenvalues of JᵀJ, zeros among them (stochastic Lanczos quadrature).
+        g over the eigenvalues of JᵀJ, zeros among them (stochastic Lanczos quadrature).
 
     Source: Golub and Kahan 1965; Ubaru, Chen and Saad 2017.
 

@@ -1,7 +1,7 @@
-"""A proxy beside a paper's table: who is better than whom, and by how much; never absolute errors.
+"""Compares a proxy with a paper's table: which row is better, and by how much; never absolute errors.
 
-A smaller network on fewer images has its own errors. What can carry over is the order of the rows, so
-that is what is compared: each row against the table's baseline, and the ranking of all rows at once.
+A smaller network on fewer images has errors of its own. The order of the rows can carry over, so the order
+is compared: each row with the table's baseline, and the ranking of all rows at once.
 """
 
 from __future__ import annotations
@@ -50,33 +50,42 @@ PairWord = Literal[
 
 @dataclass(frozen=True)
 class RowPair:
-    """Row `b` minus row `a`, in percent of error.
-
-    `paper_gap` is None where one of them failed in the paper; `paper_direction` is the sign of b − a,
-    a failure being worse than every number. `gap` is the median of ours, in [low, high]. `p_holm` is `p`
-    adjusted for all pairs of the table, and `smallest` the least that `p_holm` could have been.
-    """
+    """Row `b` minus row `a`, in percent of error, in the paper and in our runs."""
 
     a: str
     b: str
     paper_direction: int
+    """The sign of b − a in the paper, where a failure is worse than every number."""
     paper_gap: float | None
+    """b − a in the paper; None where one of them failed."""
     word: PairWord
     text: str
+    """The outcome in words."""
     n: int = 0
+    """Runs of the row with fewer runs."""
     gap: float = math.nan
+    """The median gap of our runs."""
     low: float = math.nan
+    """The lower end of the gap's 95 % bootstrap interval."""
     high: float = math.nan
+    """The upper end."""
     test: str = ""
+    """The permutation test."""
     p: float = 1.0
     p_holm: float = 1.0
+    """`p` adjusted for all pairs of the table (`holm_adjust`)."""
     smallest: float = 1.0
+    """The smallest `p_holm` that so many runs can reach."""
     in_paper: bool = True
+    """Whether both rows are the paper's; a row of your own has no direction there."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Kendall's τ_b between the paper's ranking of `rows` and that of our medians."""
+    """Kendall's τ_b between the paper's ranking of `rows` and that of our medians.
+
+    `p` is one-sided, and `smallest` the smallest p that so many rows can reach.
+    """
 
     rows: tuple[str, ...]
     tau: float
@@ -87,6 +96,8 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Comparison:
+    """Our runs of a table beside the paper's: pairs of rows, and the ranking of all rows."""
+
     pairs: tuple[RowPair, ...]
     ranking: Ranking
 
@@ -101,14 +112,28 @@ def compare_with_paper(
     chance: float = CHANCE_ERROR,
     not_in_paper: Collection[str] = (),
 ) -> Comparison:
-    """Every row against `baseline`, or every pair of rows where there is none, and the ranking of all.
+    """Compares every row with `baseline`, or every pair of rows without one, and ranks all rows.
 
-    "auto" tests by sign flips over the seeds that both rows share, if all their seeds are shared, else by
-    exchanged labels. Pairing cancels what a seed decides for both rows, but three seeds can then reach
-    no less than p = 0.25; exchanged labels reach 0.1. Neither decides at 0.05: for that take six shared
-    seeds, or four against four and one pair; or read the ranking, which pools all rows.
+    Pairing rows by seed cancels what a seed decides for both, but three seeds then reach no less than p =
+    0.25; exchanged labels reach 0.1. Neither decides at 0.05. For that take six shared seeds, or four runs
+    against four and a single pair; or read the ranking, which pools all rows.
 
-    Rows `not_in_paper` are a user's own: their pairs have no direction in the paper, and no place in the ranking.
+    Args:
+        paper: the paper's figures by row.
+        measured: our test errors in percent, by row and seed; None for a run that diverged.
+        baseline: the row to compare all others with.
+        test: "sign flips" over the shared seeds, "exchanged labels", or "auto": sign flips if all seeds are
+            shared.
+        level: pairs are decided where `p_holm` is at most this.
+        chance: the error that a diverged run counts as.
+        not_in_paper: rows of your own. Their pairs have no direction in the paper, and no place in the
+            ranking.
+
+    >>> paper = {"original": PublishedResult(6.61), "BN after addition": PublishedResult(8.17)}
+    >>> ours = {"original": {0: 7.0, 1: 7.1, 2: 7.2}, "BN after addition": {0: 9.0, 1: 9.3, 2: 9.5}}
+    >>> pair = compare_with_paper(paper, ours, baseline="original").pairs[0]
+    >>> pair.word, round(pair.gap, 2), pair.p
+    ('not decided', 2.2, 0.25)
     """
     ranked = {row: value for row, result in paper.items() if (value := result.rank_value) is not None}
     names = [*ranked, *(row for row in paper if row in not_in_paper)]
@@ -153,9 +178,9 @@ def _compare_rows(
 
 
 def _median_gap(first: Runs, second: Runs, paired: bool, chance: float) -> tuple[float, float, float, PValue]:
-    """The median gap, its bootstrap interval, and the test of there being none.
+    """The median gap, the ends of its bootstrap interval, and the test of the hypothesis of no gap.
 
-    Where median and mean lie on different sides of 0, the runs point nowhere, and p is 1.
+    Where median and mean lie on different sides of 0 the runs have no direction, and p is 1.
     """
     seeds_a, seeds_b = sorted(first), sorted(second)
     a, b = (
@@ -168,7 +193,7 @@ def _median_gap(first: Runs, second: Runs, paired: bool, chance: float) -> tuple
         p_value = sign_flip_test(differences.tolist())
     else:
         middle = float(median(b)) - float(median(a))
-        # Two seeds, or samples of equal size would be drawn alike from both.
+        # Two seeds: with one, samples of equal size would be drawn with the same indices from both rows.
         low, high = percentile_interval(
             median(bootstrap_samples(b, seed=1), 1) - median(bootstrap_samples(a, seed=2), 1)
         )

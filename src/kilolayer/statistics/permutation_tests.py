@@ -1,8 +1,8 @@
-"""Exact permutation tests, which assume nothing about how errors are distributed.
+"""Exact permutation tests, which assume nothing about the distribution of errors.
 
-Every p-value is the share of rearrangements at least as extreme as what was observed, that one among
-them. So a p-value is never below one share, and with few runs it cannot be small whatever they show:
-`smallest` says how small it can get.
+A p-value is the share of rearrangements whose statistic is at least as extreme as the observed one, which is
+one of them. So with few runs p cannot be small, whatever they show; `PValue.smallest` says how small it can
+get.
 """
 
 from __future__ import annotations
@@ -25,23 +25,33 @@ _TOLERANCE = 1e-9  # rearrangements that differ by rounding only are ties
 
 @dataclass(frozen=True)
 class PValue:
-    """`p`, the smallest p that so many runs can reach, and the name of the test."""
+    """The result of a permutation test."""
 
     p: float
     smallest: float
+    """The smallest p that so many runs can reach."""
     name: str
+    """The test, in words."""
 
 
 def _p_value(statistics: FloatArray, observed: float, exact: bool) -> float:
     extreme = int(np.sum(statistics >= observed - _TOLERANCE))
-    # Of random rearrangements the observed one is counted in addition, which keeps the test valid.
+    # Random rearrangements do not include the observed one; counting it keeps the test valid.
     return extreme / len(statistics) if exact else (extreme + 1) / (len(statistics) + 1)
 
 
 def sign_flip_test(differences: Sequence[float]) -> PValue:
-    """Two-sided test that paired differences are symmetric about 0, by |their sum| under flipped signs.
+    """Two-sided test of the hypothesis that paired differences d are symmetric about 0.
 
-    The smallest p of n pairs is 2/2^n: 0.25 for three, 0.0625 for five, 0.03125 for six.
+        p = share of sign vectors s with |Σ sᵢ dᵢ| ≥ |Σ dᵢ|
+
+    All 2^n sign vectors are used up to n = 15, random ones above. The smallest p of n pairs is 2/2^n: 0.25
+    for three, 0.0625 for five, 0.03125 for six.
+
+    Source: Fisher 1935; Good 2005.
+
+    >>> sign_flip_test([1.0, 2.0, 3.0]).p
+    0.25
     """
     values = np.asarray(differences, np.float64)
     n = len(values)
@@ -55,9 +65,18 @@ def sign_flip_test(differences: Sequence[float]) -> PValue:
 
 
 def label_exchange_test(a: Sequence[float], b: Sequence[float]) -> PValue:
-    """Two-sided test that a and b are drawn alike, by |difference of their means| under exchanged labels.
+    """Two-sided test of the hypothesis that a and b have the same distribution.
 
-    The smallest p of three against three is 2/20 = 0.1, of five against five 2/252 = 0.008.
+        p = share of divisions of the pooled values into groups of these sizes whose means differ by at least
+        |ā − b̄|
+
+    All divisions are used if there are at most 50,000, random ones otherwise. The smallest p of three
+    against three is 2/20 = 0.1, of five against five 2/252 = 0.008.
+
+    Source: Fisher 1935; Good 2005.
+
+    >>> label_exchange_test([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]).p
+    0.1
     """
     values, n, m = np.array([*a, *b], np.float64), len(a), len(a) + len(b)
     ways = math.comb(m, n)
@@ -69,22 +88,36 @@ def label_exchange_test(a: Sequence[float], b: Sequence[float]) -> PValue:
     sums = values[chosen].sum(axis=1)
     gaps = np.abs(sums / n - (values.sum() - sums) / (m - n))
     p = _p_value(gaps, abs(float(np.mean(a) - np.mean(b))), exact)
-    # With equal sizes every division has a mirror image that is just as extreme.
+    # With equal sizes every division has a mirror image that is equally extreme.
     least = (2 if len(a) == len(b) else 1) / ways
     return PValue(p, least if exact else 1 / (_DRAWS + 1), "exchanged labels")
 
 
 def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
-    """Kendall's τ_b, from −1 to 1: (concordant − discordant pairs) over the pairs without ties; 0 if none."""
+    """Kendall's rank correlation τ_b, from −1 to 1; 0 where all of x or of y are tied.
+
+        τ_b = (concordant − discordant pairs) / √(pairs not tied in x · pairs not tied in y)
+
+    Infinities are allowed and tie with one another. Source: Kendall 1945.
+
+    >>> kendall_tau([1, 2, 3], [1, 3, 2])
+    0.3333333333333333
+    """
     a, b = _pairwise_signs(x), _pairwise_signs(y)
     scale = math.sqrt(float(np.sum(a * a)) * float(np.sum(b * b)))
     return float(np.sum(a * b)) / scale if scale else 0.0
 
 
 def kendall_tau_test(x: Sequence[float], y: Sequence[float]) -> PValue:
-    """One-sided test that y ranks as x does, by τ_b when y's values are dealt out anew.
+    """One-sided test of the hypothesis that y's ranking has nothing to do with x's.
 
-    One-sided, since only agreement is asked for: the smallest p of n rows without ties is 1/n!.
+        p = share of permutations π with τ_b(x, y∘π) ≥ τ_b(x, y)
+
+    One-sided, since only agreement counts. All permutations are used up to n = 8, random ones above. The
+    smallest p of n rows without ties is 1/n!.
+
+    >>> kendall_tau_test([1, 2, 3], [10, 20, 30]).p
+    0.16666666666666666
     """
     n = len(x)
     exact = math.factorial(n) <= _MAX_EXACT
@@ -115,7 +148,15 @@ def _pairwise_signs(values: Sequence[float]) -> FloatArray:
 
 
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the chance of any false alarm in the family stays below each."""
+    """Holm's step-down adjustment of a family of m p-values, in the order given.
+
+        p̃_(k) = max over j ≤ k of min(1, (m − j + 1) · p_(j)),   p_(1) ≤ p_(2) ≤ …
+
+    Rejecting every p̃ ≤ α keeps the probability of any false rejection at most α. Source: Holm 1979.
+
+    >>> holm_adjust([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
     adjusted, highest, m = [0.0] * len(p_values), 0.0, len(p_values)
     for rank, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
         highest = max(highest, min(1.0, (m - rank) * p_values[index]))

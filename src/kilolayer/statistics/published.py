@@ -1,4 +1,4 @@
-"""What a paper prints in one place: a value, of how many runs, and with what spread."""
+"""A figure as a paper prints it: its value, the number of runs behind it, and their spread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Statistic:
-    """How a paper made one figure of its runs."""
+    """The statistic that a paper prints of its runs, and their number.
+
+    >>> str(Statistic("median", 5))
+    'median of 5 runs'
+    """
 
     kind: Literal["median", "mean", "best", "single"]
     runs: int
@@ -23,27 +27,34 @@ SINGLE_RUN = Statistic("single", 1)
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """A figure as printed; an error is in percent.
+    """A test error in percent, as printed.
 
-    `value` is None where the paper draws a curve, or where it only says that the error lies
-    `above` a bound: P2 prints "fail" for an error above 20 %. `mean` and `std` are those of the same
-    runs, where the paper gives them beside the value. `digits` are printed behind the point.
+    >>> str(PublishedResult(6.61, Statistic("best", 5), mean=6.43, std=0.08))
+    '6.61 (6.43±0.08)'
+    >>> str(PublishedResult(above=20))
+    'above 20'
     """
 
     value: float | None = None
+    """None where the paper draws a curve only, or says that the error lies above a bound."""
     statistic: Statistic = SINGLE_RUN
     mean: float | None = None
+    """The mean of the same runs, where the paper prints it beside the value."""
     std: float | None = None
+    """Their standard deviation."""
     above: float | None = None
+    """The bound of a failure: P2 prints "fail" for an error above 20 %."""
     digits: int = 2
+    """Digits behind the decimal point."""
 
     @property
     def failed(self) -> bool:
+        """Whether the paper says that training failed."""
         return self.above is not None
 
     @property
     def rank_value(self) -> float | None:
-        """The value for ordering: a failure is worse than every number; None where nothing is said."""
+        """The value for ranking. A failure is worse than every number; None without a figure."""
         return math.inf if self.failed else self.value
 
     def __str__(self) -> str:

@@ -38,7 +38,7 @@ def path_length_shares(units: int, shortest: int = 0) -> Lengths:
     Returns:
         `units` + 1 shares that sum to 1.
 
-    Source: Veit et al. 2016, Sec. 3.
+    Source: Veit et al. 2016, Sec. 5.
 
     >>> [round(share, 4) for share in path_length_shares(2)]
     [0.25, 0.5, 0.25]
