@@ -39,3 +39,20 @@ def test_the_files_under_results_that_a_page_names_exist(page: Path) -> None:
         return  # the log names files of its day
     for name in re.findall(r"`(results/[^`\s]+)`", page.read_text(encoding="utf-8")):
         assert (ROOT / name).exists() or "gpu-first" in name, name
+
+
+def test_the_walks_through_the_code_name_what_is_there() -> None:
+    """Rows of docs/contribute/architecture.md: `| … | `FILE` | `NAME` |`, and files in other tables."""
+    source, text = (
+        ROOT / "src" / "kilolayer",
+        (DOCS / "contribute" / "architecture.md").read_text(encoding="utf-8"),
+    )
+    walks = re.findall(r"^\| \d+\. .* \| `(.+?)` \| `(.+?)` \|$", text, re.MULTILINE)
+    assert len(walks) >= 20
+    for file, name in walks:
+        assert re.search(rf"(def|class) {name}\b", (source / file).read_text(encoding="utf-8")), (file, name)
+    assert [
+        file
+        for file in re.findall(r"`([a-z_/]+\.py)`", text)
+        if "/" in file and "tests" not in file and not (source / file).exists()
+    ] == []
