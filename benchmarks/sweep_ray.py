@@ -23,8 +23,7 @@ from typing import Any
 from sweeps import arguments, compared, record, tiny_runs
 
 from kilolayer.sweep import ProcessPool, RunSpec, read_progress, run_all
-from kilolayer.sweep.ray_cluster import QUIET
-from kilolayer.sweep.ray_engine import RayEngine
+from kilolayer.sweep.ray_engine import QUIET, RayEngine
 
 
 class Executioner:

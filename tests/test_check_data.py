@@ -133,7 +133,9 @@ def test_what_has_changed_is_read_again(photos: Path) -> None:
 
 def test_what_is_remembered_is_not_decoded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find_defects(Data(str(photos)))
-    monkeypatch.setattr("kilolayer.data.pictures.inspection.each", lambda *rest: pytest.fail("decoded again"))
+    monkeypatch.setattr(
+        "kilolayer.data.pictures.inspection.map_pictures", lambda *rest: pytest.fail("decoded again")
+    )
     find_defects(Data(str(photos)))
 
 

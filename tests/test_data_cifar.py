@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 
 from kilolayer.data import Data, load
-from kilolayer.data.sources import download as downloads
+from kilolayer.data.registry import DATASETS
 from kilolayer.data.sources.cifar import CIFAR_FORMATS
 from kilolayer.errors import InputError
 
 TEN, HUNDRED, TEN_PY, HUNDRED_PY = CIFAR_FORMATS
+MIRROR = "KILOLAYER_CIFAR_URL"
 
 
 def fails(match, **description):
@@ -114,7 +116,7 @@ def agrees(splits, layout):
     assert splits.train.labels.tolist() == np.concatenate(labels).tolist()
     assert np.array_equal(splits.test.pixels.flatten(1).numpy(), table(layout.test, layout.classes)[0])
     assert splits.classes == tuple(f"class{i}" for i in range(layout.classes))
-    assert splits.name == f"{layout.title} ({len(splits.train)} training images)"
+    assert splits.name == f"{DATASETS[layout.source].title} ({len(splits.train)} training images)"
 
 
 @pytest.mark.parametrize("layout", CIFAR_FORMATS, ids=lambda layout: layout.folder)
@@ -251,9 +253,13 @@ def serving(folder, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setenv(downloads.MIRROR, f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv(MIRROR, f"http://127.0.0.1:{server.server_port}/")
     for path in folder.iterdir():
-        monkeypatch.setitem(downloads.MD5, path.name, hashlib.md5(path.read_bytes()).hexdigest())  # noqa: S324
+        digest = hashlib.md5(path.read_bytes()).hexdigest()  # noqa: S324
+        for name, entry in DATASETS.items():
+            if entry.archive and entry.archive.name == path.name:
+                archive = replace(entry.archive, md5=digest)
+                monkeypatch.setitem(DATASETS, name, replace(entry, archive=archive))
     try:
         yield
     finally:
@@ -292,7 +298,7 @@ def test_absent_and_unreachable(tmp_path, site, monkeypatch):
     with serving(site, monkeypatch):
         fails("404", source="cifar10", folder=home, download=True)
     fails("did not arrive", source="cifar10", folder=home, download=True)
-    monkeypatch.setenv(downloads.MIRROR, "file:///etc")
+    monkeypatch.setenv(MIRROR, "file:///etc")
     fails("not an http", source="cifar10", folder=home, download=True)
 
 

@@ -19,7 +19,7 @@ from kilolayer.data import (
     draw_augmentation,
     measure_statistics,
 )
-from kilolayer.data.photometric import LUMA_WEIGHTS, jitter_colors, resized_crop
+from kilolayer.data.augmentation import LUMA_WEIGHTS, jitter_colors, resized_crop
 from kilolayer.errors import InputError
 from kilolayer.values import from_json, to_json
 

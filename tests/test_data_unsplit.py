@@ -14,6 +14,7 @@ from kilolayer.data import Data, load, load_labelled
 from kilolayer.data.evaluation_sample import match_classes, select_own_images
 from kilolayer.data.images import Images
 from kilolayer.data.labelled_images import LabelledImages, convert_channels
+from kilolayer.data.pictures.decoding import PixelFormat
 from kilolayer.errors import InputError
 
 
@@ -111,4 +112,4 @@ def test_names_of_a_network_in_another_unicode_form() -> None:
 
 @pytest.mark.parametrize("part", ["val", "dev", "Validation"])
 def test_parts_of_a_run_by_the_words_for_splits(part: str) -> None:
-    assert len(select_own_images(Data("digits", validation=100), part, True)) == 100
+    assert len(select_own_images(Data("digits", validation=100), part, PixelFormat(8, grey=True))) == 100

@@ -25,8 +25,8 @@ from kilolayer.report.audit_text import print_audit
 from kilolayer.report.reproduction_finding import finding_sentence
 from kilolayer.report.run_finding import run_findings
 from kilolayer.runs import Run
+from kilolayer.sweep.results import table_results as table_findings
 from kilolayer.sweep.run_spec import RunSpec
-from kilolayer.sweep.table_result import table_results as table_findings
 from test_reproduce_findings import SMOKE, as_in_the_paper, only, pretend
 from tiny_runs import tiny
 

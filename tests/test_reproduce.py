@@ -34,9 +34,8 @@ from kilolayer.report.reproduction_report import (
     write_reproduction,
 )
 from kilolayer.report.reproduction_text import print_reproduction
-from kilolayer.sweep.reproduction import open_sweep, plan_reproduction, save_request
-from kilolayer.sweep.request import SIZES, Request, Size
-from kilolayer.sweep.table_result import table_results
+from kilolayer.sweep.reproduction import SIZES, Request, Size, open_sweep, plan_reproduction, save_request
+from kilolayer.sweep.results import table_results
 from kilolayer.system.terminal import truncate_middle
 from kilolayer.training import choose_device, computation_options
 from kilolayer.values import from_json, to_json

@@ -13,9 +13,10 @@ import pytest
 
 from kilolayer.data.config import Data
 from kilolayer.report import comparison_tables, reproduction_tables
-from kilolayer.sweep.cell_result import PAPER_IMAGES
 from kilolayer.sweep.reproduction import (
+    SIZES,
     Reproduction,
+    Request,
     Trial,
     open_sweep,
     plan_reproduction,
@@ -23,9 +24,8 @@ from kilolayer.sweep.reproduction import (
     run_name,
     save_request,
 )
-from kilolayer.sweep.request import SIZES, Request
+from kilolayer.sweep.results import PAPER_IMAGES, TableResult, table_results
 from kilolayer.sweep.results_json import results_as_json
-from kilolayer.sweep.table_result import TableResult, table_results
 from kilolayer.values import to_json
 
 Figure = Callable[[str, str, Trial], float | str]

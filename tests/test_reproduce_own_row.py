@@ -16,10 +16,9 @@ from kilolayer.papers import find_table
 from kilolayer.report import comparison_tables, reproduction_tables
 from kilolayer.report.reproduction_finding import finding_sentence
 from kilolayer.report.reproduction_report import cell_command, whole_command
-from kilolayer.sweep.reproduction import Reproduction, Trial, open_sweep
-from kilolayer.sweep.request import OwnRow, Request
+from kilolayer.sweep.reproduction import OwnRow, Reproduction, Request, Trial, open_sweep
+from kilolayer.sweep.results import TableResult, table_results
 from kilolayer.sweep.results_json import results_as_json
-from kilolayer.sweep.table_result import TableResult, table_results
 from kilolayer.units import Bottleneck, extensions
 from kilolayer.values import from_json, to_json
 from test_reproduce_findings import FULL, SMOKE, pretend

@@ -13,7 +13,8 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from kilolayer.data.config import BUILT_IN_NAMES, SELECTOR_FLAGS, Data
+from kilolayer.data.config import SELECTOR_FLAGS, Data
+from kilolayer.data.registry import DATASETS
 from kilolayer.errors import InputError, KilolayerError, suggest
 from kilolayer.training import optimizer, schedule
 from kilolayer.units import arrangement, branch, extensions, shortcut
@@ -79,7 +80,7 @@ def _name_compile_mode(experiment: Fields) -> Fields:
 
 def _add_appearance(data: Fields) -> Fields:
     """Pictures were read as they are stored, without orientation, and no field said so."""
-    is_older = "appearance" not in data and data.get("source") not in BUILT_IN_NAMES
+    is_older = "appearance" not in data and data.get("source") not in DATASETS
     return data | {"appearance": "stored"} if is_older else data
 
 

@@ -8,6 +8,7 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from hostile import peak, reset_peak, resident, status, tree, watched
 from small_cifar import archive, binary, member
 
 from kilolayer.data import Data, load
+from kilolayer.data.registry import DATASETS
+from kilolayer.data.sources import archive as archives
 from kilolayer.data.sources import download
+from kilolayer.data.sources.cifar import CIFAR_FORMATS
 from kilolayer.errors import InputError
 
 ROOM = 150_000_000
@@ -131,9 +135,13 @@ def by_check(path: Path, patch: pytest.MonkeyPatch) -> object:
 def by_download(path: Path, patch: pytest.MonkeyPatch) -> object:
     """As if it had come from the author's site, with the hash check passed over."""
     raw = path.read_bytes()
-    patch.setitem(download.MD5, NAME, hashlib.md5(raw, usedforsecurity=False).hexdigest())
+    entry = DATASETS["cifar10"]
+    assert entry.archive is not None
+    described = replace(entry.archive, md5=hashlib.md5(raw, usedforsecurity=False).hexdigest())
+    files = CIFAR_FORMATS[0]
     patch.setattr(download, "_save", lambda url, archive: archive.write_bytes(raw))
-    return download.download_archive("cifar10", path.parent / "home")
+    home = path.parent / "home"
+    return download.download_archive(described, home, (*files.required, files.meta), files.required)
 
 
 ROUTES: tuple[Route, ...] = (by_load, by_check, by_download)
@@ -167,7 +175,7 @@ def holds(raw: bytes, route: Route, root: Path, patch: pytest.MonkeyPatch) -> bo
 @pytest.fixture
 def capped(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A smaller cap, so that bombs are quickly made; the cap's place is what is tested."""
-    monkeypatch.setattr(archive, "MOST_BYTES", CAP)
+    monkeypatch.setattr(archives, "MOST_BYTES", CAP)
     return monkeypatch
 
 
@@ -196,7 +204,7 @@ def test_a_sound_archive_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_cap_as_it_is(tmp_path: Path) -> None:
-    assert 185_000_000 < archive.MOST_BYTES <= 2**30
+    assert 185_000_000 < archives.MOST_BYTES <= 2**30
 
 
 @pytest.mark.parametrize("fault", ["extracted without a filter", "no cap"])
@@ -207,7 +215,7 @@ def test_the_harness_sees_seeded_faults(fault: str, tmp_path: Path, capped: pyte
             tar.extractall(path.parent / "home", filter="fully_trusted")  # noqa: S202 - the fault
 
     if fault == "no cap":
-        capped.setattr(archive, "MOST_BYTES", 2**40)
+        capped.setattr(archives, "MOST_BYTES", 2**40)
         raw = archive([member("data_batch_1.bin", bytes(200_000_000)), *sound()])
         assert not holds(raw, by_load, tmp_path / "x", capped)
     else:

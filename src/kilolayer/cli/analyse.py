@@ -40,11 +40,11 @@ class AnalyseOptions:
     networks: Annotated[Positional[tuple[str, ...]], arg(metavar="NETWORK_OR_RUN...")]
     """One network, or several side by side."""
     data: OptionalText = None
-    """digits, cifar10, cifar100 or a PATH; otherwise the run's own data, and digits for all others."""
+    """{DATASETS} or a PATH; otherwise the run's own data, and digits for all others."""
     data_folder: OptionalFolder = None
-    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     download: Switch = False
-    """Fetch cifar10 or cifar100 where it is missing."""
+    """Fetch {DOWNLOAD} where it is missing."""
     image_size: OptionalWhole = None
     """Resize the images to this many pixels a side."""
     batch_size: Whole = 32

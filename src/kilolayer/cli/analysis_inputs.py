@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kilolayer.cli.assemble import describe_with_options
 from kilolayer.data import Data, Images, InputStatistics, Splits, load, measure_statistics
+from kilolayer.data.images import Source
 from kilolayer.data.loading import open_source
 from kilolayer.data.randomness import random_permutation
 from kilolayer.errors import InputError
@@ -75,7 +76,7 @@ def _make_names_distinct(words: Sequence[str], subjects: list[AnalysisInput]) ->
 
 
 def _subject(options: AnalyseOptions, name: str, device: torch.device) -> AnalysisInput:
-    splits = load(_data(options, named := _find_network(options, name)))
+    splits = load(*_data(options, named := _find_network(options, name)))
     noted = named.noted if options.data is None else {}
     if len(splits.train) < MAX_IMAGES:  # a subset has another fingerprint
         check_same_part(name, "train", splits.train, noted)
@@ -168,8 +169,8 @@ def _check_fits(name: str, network: Network, splits: Splits) -> None:
         )
 
 
-def _data(options: AnalyseOptions, named: _NamedNetwork) -> Data:
-    """The options' data, or the run's own, with no more images than an analysis needs."""
+def _data(options: AnalyseOptions, named: _NamedNetwork) -> tuple[Data, Source]:
+    """The options' data, or the run's own, opened, with no more images than an analysis needs."""
     run_data = named.data
     side = options.image_size or (named.network.image_size if named.model and named.network else None)
     if options.data is None and run_data is not None:
@@ -180,10 +181,12 @@ def _data(options: AnalyseOptions, named: _NamedNetwork) -> Data:
         appearance = run_data.appearance if run_data else "shown"
         source = options.data or "digits"
         data = Data(source, options.data_folder, options.download, side, appearance=appearance)
-    most = open_source(data).count - data.validation
+    opened = open_source(data)
+    most = opened.count - data.validation
     if options.batch_size > most:
         raise InputError(f"--batch-size is {options.batch_size}, but there are {most:,} training images")
-    return replace(data, subset=min(max(MAX_IMAGES, options.batch_size), data.subset or most, most))
+    subset = min(max(MAX_IMAGES, options.batch_size), data.subset or most, most)
+    return replace(data, subset=subset), opened
 
 
 def _chosen(images: Images, count: int, seed: int) -> Images:

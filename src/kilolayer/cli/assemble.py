@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import torch
 
     from kilolayer.data import Splits
+    from kilolayer.data.images import Source
     from kilolayer.training.experiment import InitialWeights
 
 DOWNSAMPLES = {"zero_pad": ZeroPad(), "projection": Projection()}
@@ -94,11 +95,11 @@ def assemble_experiment(
         trunk_frozen=frozen,
     )
     graph = choose_graph(compute.cuda_graph, device)
-    data = _data(options.data)
+    data, source = _data(options.data)
     # Checks the recipe before the data are read, which may take long. The number of images decides only how
     # many steps there are, so any number serves here.
     _recipe(options.recipe, data, 50_000)
-    splits = load(data)
+    splits = load(data, source)
     base = named_network or describe_with_options(model_name(options, splits.image_size), unit)
     experiment = Experiment(
         network=network_for_data(
@@ -181,7 +182,10 @@ def _with_user_unit(network: Network, name: str, options: UnitOptions) -> Networ
     return replace(network, unit=unit)
 
 
-def _data(options: DataOptions) -> Data:
+def _data(options: DataOptions) -> tuple[Data, Source]:
+    """The description of the data, and the data set opened once: `load` reads the images from it."""
+    from kilolayer.data.loading import open_source, open_with_validation
+
     count, split = _validation(options.validation)
     data = Data(
         source=options.data,
@@ -198,14 +202,9 @@ def _data(options: DataOptions) -> Data:
         image_column=options.image_column,
         label_column=options.label_column,
     )
-    if options.validation is not None:
-        return data
-    from kilolayer.data.loading import open_source
-
-    source = open_source(data)
-    if source.available_validation is not None:
-        return replace(data, validation_split=source.available_validation)
-    return replace(data, validation=source.count // 10)
+    if options.validation is None:
+        return open_with_validation(data)
+    return data, open_source(data)
 
 
 def _validation(text: str | None) -> tuple[int | None, str | None]:

@@ -30,7 +30,7 @@ class CheckDataOptions:
     """
 
     data: Annotated[Positional[str], arg(metavar="PATH")]
-    """digits, cifar10, cifar100, a CIFAR folder or archive, a folder with one folder of images per class,
+    """{DATASETS}, a CIFAR folder or archive, a folder with one folder of images per class,
     or parquet."""
     train: OptionalSplit = None
     """The split to train on, by its name in the data; A+B joins two. Otherwise the split named train."""
@@ -43,7 +43,7 @@ class CheckDataOptions:
     label_column: OptionalColumn = None
     """Parquet's column of labels, where its name is unusual."""
     data_folder: OptionalFolder = None
-    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     json: Switch = False
     """Print JSON with all locations, not only the first ten of each kind."""
 

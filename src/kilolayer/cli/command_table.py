@@ -15,6 +15,8 @@ from typing import Any, get_type_hints
 
 import tyro
 
+from kilolayer.data.registry import downloads_text, names_text
+
 GROUPS = {
     "learn": ("demo", "lens", "show", "models"),
     "train and use": ("train", "evaluate", "predict", "recipes", "check-data"),
@@ -288,8 +290,20 @@ def _texts(kind: Any) -> dict[str, str]:
                     ast.AnnAssign(target=ast.Name(id=name)),
                     ast.Expr(value=ast.Constant(value=str(text))),
                 ):
-                    texts[name] = unwrap_paragraphs(inspect.cleandoc(text))
+                    texts[name] = _with_names(unwrap_paragraphs(inspect.cleandoc(text)))
     return texts
+
+
+def _with_names(text: str) -> str:
+    """The text with the names of the registered data sets in it."""
+    names = {
+        "{DATASETS}": names_text(),
+        "{DOWNLOADS}": downloads_text("and"),
+        "{DOWNLOAD}": downloads_text("or"),
+    }
+    for word, value in names.items():
+        text = text.replace(word, value)
+    return text
 
 
 def _documentation(kind: Any) -> str:

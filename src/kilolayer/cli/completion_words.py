@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from glob import glob
 
 from kilolayer.cli.command_table import COMMANDS, Option, options_of
+from kilolayer.data.registry import DATASETS
 
 FILES, FOLDERS = "<files>", "<folders>"
 """Placeholders for paths, which the shell completes."""
-DATA = ("digits", "cifar10", "cifar100", FILES)
 
 
 def _networks() -> Sequence[str]:
@@ -52,8 +52,8 @@ VALUE_SOURCES: dict[str, Callable[[], Sequence[str]]] = {
     "[TABLE...]": _tables,
     "[NAME...]": _recipes,
     "SHELL": lambda: ("bash", "zsh", "fish", "tcsh"),
-    "PATH": lambda: DATA,
-    "--data": lambda: DATA,
+    "PATH": lambda: (*DATASETS, FILES),
+    "--data": lambda: (*DATASETS, FILES),
     "--shortcut": _shortcuts,
     "--device": lambda: ("auto", "cpu", "cuda"),
     "--activation-memory": lambda: ("fastest", "balanced", "smallest"),

@@ -39,7 +39,7 @@ class EvaluateOptions:
     trained: RunOrWeights
     """A run's folder, or a weights file (which needs --data)."""
     data: OptionalText = None
-    """digits, cifar10, cifar100 or a PATH with labelled images; otherwise the run's own test set."""
+    """{DATASETS} or a PATH with labelled images; otherwise the run's own test set."""
     part: OptionalText = None
     """test, validation, train, another SPLIT of the data, or all. Otherwise test for digits, CIFAR and the
     run's own data, and all for other data."""
@@ -63,9 +63,9 @@ class EvaluateOptions:
     label_column: OptionalColumn = None
     """Parquet's column of labels, where its name is unusual."""
     data_folder: OptionalFolder = None
-    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     download: Switch = False
-    """Fetch cifar10 or cifar100 where it is missing."""
+    """Fetch {DOWNLOAD} where it is missing."""
     batch_size: Whole = 256
     """Images in one batch."""
     device: Device = "auto"

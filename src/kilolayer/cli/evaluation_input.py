@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from kilolayer.cli.foreign_weights import build_foreign_network, channel_statistics, check_class_names
 from kilolayer.data import Data, Images, LabelledImages, load_labelled, measure_statistics
-from kilolayer.data.config import BUILT_IN_NAMES
 from kilolayer.data.evaluation_sample import (
     EvaluationSample,
     is_same_place,
@@ -20,6 +19,8 @@ from kilolayer.data.evaluation_sample import (
     select_own_images,
 )
 from kilolayer.data.loading import open_source
+from kilolayer.data.pictures.decoding import PixelFormat
+from kilolayer.data.registry import DATASETS
 from kilolayer.data.sources.class_folders import FOLDER_ADVICE
 from kilolayer.errors import InputError
 from kilolayer.runs import SavedNetwork
@@ -56,9 +57,9 @@ def _sample(options: EvaluateOptions, network: TrainedNetwork) -> EvaluationSamp
         _check_there(run_data, network.name)
     grey = weights.model.description.in_chans == 1
     if run_data is not None and (options.data is None or is_same_place(options.data, run_data)):
-        labelled, part = _own_images(options, run_data, network, grey)
+        labelled, part = _own_images(options, run_data, network)
     elif run_data is not None and options.part != "all" and _is_moved(options, run_data, network):
-        labelled, part = _own_images(options, run_data, network, grey)
+        labelled, part = _own_images(options, run_data, network)
         note = "the run's test set is in these data, so they are split as the run's (--part all takes all)"
         labelled = replace(labelled, origin=(*labelled.origin, note))
     else:
@@ -70,7 +71,7 @@ def _sample(options: EvaluateOptions, network: TrainedNetwork) -> EvaluationSamp
             labelled = replace(labelled, origin=(*labelled.origin, WITHIN_OWN))
         elif (
             run_data is not None
-            and run_data.source not in BUILT_IN_NAMES
+            and run_data.source not in DATASETS
             and {*labelled.classes} == {*weights.classes}
         ):
             labelled = replace(labelled, origin=(*labelled.origin, SAME_CLASSES))
@@ -87,7 +88,7 @@ def _new_images(options: EvaluateOptions, data: Data, grey: bool) -> tuple[Label
 
 
 def _check_there(run_data: Data, name: str) -> None:
-    if run_data.source not in BUILT_IN_NAMES and not os.path.exists(expand_home(run_data.source)):
+    if run_data.source not in DATASETS and not os.path.exists(expand_home(run_data.source)):
         raise InputError(
             f"the data of {name}, {quote(run_data.source)}, do not exist; name their new place: --data PATH"
         )
@@ -97,16 +98,23 @@ def _is_moved(options: EvaluateOptions, run_data: Data, network: TrainedNetwork)
     """Whether the run's data have moved to this path; the run was trained on most of these images."""
     test_set = network.fingerprints.get(PART_TITLES["test"])
     moved_data = _as_trained(_own_data(options, run_data), run_data)
-    if test_set is None or moved_data.source in BUILT_IN_NAMES:
+    if test_set is None or moved_data.source in DATASETS:
         return False
     try:
-        return open_source(moved_data).read_test().fingerprint() == test_set
+        source = open_source(moved_data, _format(moved_data, network))
+        return source.read_test().fingerprint() == test_set
     except InputError:
         return False
 
 
+def _format(data: Data, network: TrainedNetwork) -> PixelFormat:
+    """The size and channels of the images that the network was trained on, or the size that is asked for."""
+    description = network.weights.model.description
+    return PixelFormat(data.image_size or description.image_size, description.in_chans == 1)
+
+
 def _own_images(
-    options: EvaluateOptions, run_data: Data, network: TrainedNetwork, grey: bool
+    options: EvaluateOptions, run_data: Data, network: TrainedNetwork
 ) -> tuple[LabelledImages, str]:
     """A part of the run's data, which must not have changed since the run began; and the part's name."""
     data, noted = _own_data(options, run_data), network.fingerprints
@@ -116,10 +124,10 @@ def _own_images(
         check_same_part(network.name, part, images, noted)
 
     part = options.part or "test"
-    labelled = select_own_images(trained_on, part, grey, check)
+    labelled = select_own_images(trained_on, part, _format(trained_on, network), check)
     if data != trained_on:  # fingerprints differ with size and appearance
-        labelled = select_own_images(data, part, grey)
-    if run_data.source not in BUILT_IN_NAMES and part in PART_TITLES and PART_TITLES[part] not in noted:
+        labelled = select_own_images(data, part, _format(data, network))
+    if run_data.source not in DATASETS and part in PART_TITLES and PART_TITLES[part] not in noted:
         labelled = replace(labelled, origin=(*labelled.origin, NOT_NOTED.format(PART_TITLES[part])))
     return labelled, part
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kilolayer.data.config import BUILT_IN_NAMES
+from kilolayer.data.registry import DATASETS
 from kilolayer.training import Experiment
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def advise_on_init(
     few = (
         a_class < FEW_IMAGES
         and experiment.network.parameters > LARGE_NETWORK
-        and experiment.data.source not in BUILT_IN_NAMES
+        and experiment.data.source not in DATASETS
     )
     if not few and experiment.recipe.name.partition("@")[0] != "finetune":
         return None

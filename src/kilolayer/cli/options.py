@@ -71,12 +71,12 @@ class DataOptions:
     """What to train on."""
 
     data: Text = "digits"
-    """digits (comes with the package), cifar10, cifar100, or a PATH: a CIFAR folder or archive, a folder
+    """{DATASETS} (digits come with the package), or a PATH: a CIFAR folder or archive, a folder
     with one folder of images per class, parquet."""
     data_folder: OptionalFolder = None
-    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     download: Switch = False
-    """Fetch cifar10 or cifar100 where it is missing."""
+    """Fetch {DOWNLOAD} where it is missing."""
     image_size: OptionalWhole = None
     """Resize to this many pixels a side; otherwise the images' own size, or 224 where they differ."""
     train: OptionalSplit = None

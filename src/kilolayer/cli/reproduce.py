@@ -61,9 +61,9 @@ class ReproduceOptions:
     data: OptionalText = None
     """The path of the images, or other images (see: kilolayer train --help); otherwise each table's own."""
     data_folder: OptionalFolder = None
-    """Where cifar10 and cifar100 lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
     download: Switch = False
-    """Fetch cifar10 or cifar100 where it is missing."""
+    """Fetch {DOWNLOAD} where it is missing."""
     recipe: Annotated[str | None, choice_option(*RECIPE_NAMES), NO_DEFAULT_SHOWN] = None
     """A recipe for all cells; otherwise each cell's own."""
     scale: Annotated[Literal["full", "proxy", "smoke"], choice_option("full", "proxy", "smoke")] = "full"

@@ -15,7 +15,7 @@ from kilolayer.data.loading import open_source, split_indices
 from kilolayer.errors import InputError
 from kilolayer.papers import Plan, find_table, tables
 from kilolayer.sweep import Engine, ProcessPool
-from kilolayer.sweep.request import SIZES, OwnRow, Request, Size
+from kilolayer.sweep.reproduction import SIZES, OwnRow, Request, Size
 from kilolayer.training import choose_device, computation_options, evaluation_mode_for
 from kilolayer.training.experiment import Kernels
 from kilolayer.units import extensions

@@ -62,7 +62,7 @@ def run_to_continue(options: TrainOptions, context: DistributedContext) -> Run |
 
 def data_of_run(run: Run, options: DataOptions) -> Data:
     """The run's data at their present path: the options' path, or the path of the last start."""
-    from kilolayer.data.config import BUILT_IN_NAMES
+    from kilolayer.data.registry import DATASETS
     from kilolayer.runs.data_record import locate_data
     from kilolayer.system.message_text import quote
 
@@ -73,7 +73,7 @@ def data_of_run(run: Run, options: DataOptions) -> Data:
         folder=options.data_folder or data.folder,
         download=options.download or data.download,
     )
-    if data.source not in BUILT_IN_NAMES and not os.path.exists(expand_home(data.source)):
+    if data.source not in DATASETS and not os.path.exists(expand_home(data.source)):
         raise InputError(
             f"data: {quote(data.source)} does not exist; to continue {run.path} name the data's new place: "
             "--data PATH"

@@ -13,8 +13,8 @@ from kilolayer.report.reproduction_text import print_captioned
 from kilolayer.statistics.agreement import error_rates
 from kilolayer.sweep import Engine
 from kilolayer.sweep.bias_search import ERROR, BiasSearch, bias_searches, search_result
-from kilolayer.sweep.provenance import read_provenance
 from kilolayer.sweep.reproduction import SELECTION, Reproduction
+from kilolayer.sweep.results_json import read_provenance
 from kilolayer.system import durable
 from kilolayer.system.terminal import Console, print_text
 

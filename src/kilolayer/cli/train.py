@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kilolayer.cli import resuming
 from kilolayer.cli.option_types import OptionalFile, OptionalFolder, Switch, Whole
 from kilolayer.cli.options import ExperimentOptions, UnitOptions
-from kilolayer.data.config import BUILT_IN_NAMES
+from kilolayer.data.registry import DATASETS
 from kilolayer.errors import InputError
 from kilolayer.system.ranks import is_main_process
 
@@ -226,7 +226,7 @@ def _data_of(run: Run, options: TrainOptions, context: DistributedContext) -> tu
 
     data = on_all_ranks(context, lambda: resuming.data_of_run(run, options.data))
     if data != run.experiment().data:
-        _warn(f"reading the data from {data.folder if data.source in BUILT_IN_NAMES else data.source}")
+        _warn(f"reading the data from {data.folder if data.source in DATASETS else data.source}")
     return data, on_all_ranks(context, lambda: load(data))
 
 

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from kilolayer.data.registry import DATASETS, names_text
 from kilolayer.errors import InputError
-
-BUILT_IN_NAMES = ("digits", "cifar10", "cifar100")
 
 Normalization = Literal["per_pixel_mean", "channel"]
 """How pixels become the network's input, by figures taken from the training images only.
@@ -86,7 +85,7 @@ class Data:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source or "\0" in self.source:
-            raise InputError(f"data: {self.source!r} is no path and none of {', '.join(BUILT_IN_NAMES)}")
+            raise InputError(f"data: {self.source!r} is no path and none of {names_text()}")
         if self.folder is not None and (not self.folder or "\0" in self.folder):
             raise InputError(f"folder: {self.folder!r} is not a path")
         _check_integer("validation", self.validation, 0, 10**9)
@@ -178,5 +177,6 @@ PHOTO_AUGMENTATION = Augmentation(
 
 
 def default_augmentation(data: Data) -> Augmentation:
-    """The papers' augmentation; for digits shifts by one pixel only, since a mirrored digit is no digit."""
-    return Augmentation(pad=1, flip=False) if data.source == "digits" else Augmentation()
+    """The augmentation of `DATASETS` for a named data set, and that of the papers for every other."""
+    entry = DATASETS.get(data.source)
+    return Augmentation(pad=entry.pad, flip=entry.flip) if entry else Augmentation()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from kilolayer.data.config import Data
-from kilolayer.data.duplicate_pixels import PixelDigests, find_duplicates
-from kilolayer.data.images import Images
-from kilolayer.data.loading import cifar_files, refuse_selectors, source_layout
+from kilolayer.data.images import Images, StoredDataset
+from kilolayer.data.loading import source_layout, stored_dataset
 from kilolayer.data.pictures.decoding import EncodedPictures, Unreadable
 from kilolayer.data.pictures.inspection import InspectedPicture, inspect_pictures, pixel_digest
 from kilolayer.data.pictures.rendering import TRAITS, trait_sentence
-from kilolayer.data.sources import cifar
-from kilolayer.data.sources.archive import read_members
+from kilolayer.data.registry import DATASETS
 from kilolayer.data.sources.classes import (
     NamedPictures,
     check_names,
@@ -30,10 +28,9 @@ from kilolayer.data.sources.classes import (
     name_notes,
     union_of_names,
 )
-from kilolayer.data.sources.digits import digits_source
 from kilolayer.data.sources.splits import SourceLayout, Split, assign_splits
 from kilolayer.errors import KilolayerError
-from kilolayer.system.message_text import is_text, quote
+from kilolayer.system.message_text import is_text, listing, quote
 
 DEFECTS = {
     "damaged": "cannot be read",
@@ -99,18 +96,16 @@ Defects = Iterator[tuple[str, str]]
 
 
 def find_defects(data: Data) -> DataReport:
-    """Reads all of a data set. Raises `InputError` only where there is none at all."""
-    if data.source == "digits":
-        refuse_selectors(data)
-        source = digits_source()
-        indices = np.arange(source.count)
-        return _check_arrays(
-            {"train": source.read_train(indices), "test": source.read_test()}, [], len(source.classes)
-        )
-    if files := cifar_files(data):
-        refuse_selectors(data)
-        return _check_cifar(*files)
-    return _check_files(source_layout(data), data)
+    """Reads all of a data set and names everything that would spoil a training or its figures.
+
+    Raises `InputError` only where there is no such data set.
+
+    >>> report = find_defects(Data("digits"))
+    >>> report.images, report.findings
+    ({'train': 1437, 'test': 360}, ())
+    """
+    stored = stored_dataset(data)
+    return _check_files(source_layout(data), data) if stored is None else _check_stored(stored)
 
 
 def _data_report(sets: list[PixelDigests], classes: int, entries: list[tuple[str, str]]) -> DataReport:
@@ -210,15 +205,13 @@ def _is_odd_name(name: str) -> bool:
     return not is_text(name) or name != name.strip()
 
 
-def _check_cifar(format: cifar.CifarFormat, path: Path) -> DataReport:
+def _check_stored(stored: StoredDataset) -> DataReport:
     entries: list[tuple[str, str]] = []
-    sets: dict[str, Images] = {}
-    with _collect_errors(entries):
-        files = read_members(path, (*format.train, format.test), format.required)
-        for name, names in (("train", format.train), ("test", (format.test,))):
-            with _collect_errors(entries):
-                sets[name] = cifar.parse_images(format, {file: files[file] for file in names}, path)
-    return _check_arrays(sets, entries, format.classes)
+    parts: dict[str, Images] = {}
+    for name, read in (("train", stored.read_train), ("test", stored.read_test)):
+        with _collect_errors(entries):
+            parts[name] = read()
+    return _check_arrays(parts, list(dict.fromkeys(entries)), DATASETS[stored.name].num_classes)
 
 
 def _check_arrays(sets: dict[str, Images], entries: list[tuple[str, str]], classes: int) -> DataReport:
@@ -243,3 +236,42 @@ def _collect_errors(entries: list[tuple[str, str]], kind: str = "damaged") -> It
         yield
     except KilolayerError as error:
         entries.append((kind, str(error)))
+
+
+Member = tuple["PixelDigests", int]
+
+
+@dataclass(frozen=True)
+class PixelDigests:
+    """The training or the test images: of each the number of its class and the name of its pixels.
+
+    An unreadable one has None for a name.
+    """
+
+    name: str
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    digests: tuple[str | None, ...]
+    locate: Callable[[int], str]
+
+
+def find_duplicates(parts: Sequence[PixelDigests]) -> Iterator[tuple[str, str]]:
+    """For every picture that is there more than once: what is wrong with that, and where it stands."""
+    for members in _groups(parts):
+        places = listing([part.locate(i) for part, i in members], 5)
+        names = {part.name for part, _ in members}
+        if len(names) > 1:
+            yield "train_and_test", places
+        if len({part.classes[part.labels[i]] for part, i in members}) > 1:
+            yield "labels_differ", places
+        if len(members) > len(names):
+            yield "twice", places
+
+
+def _groups(parts: Sequence[PixelDigests]) -> Iterator[list[Member]]:
+    by_digest: dict[str, list[Member]] = {}
+    for part in parts:
+        for i, digest in enumerate(part.digests):
+            if digest is not None:
+                by_digest.setdefault(digest, []).append((part, i))
+    return (members for members in by_digest.values() if len(members) > 1)

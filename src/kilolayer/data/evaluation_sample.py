@@ -10,9 +10,10 @@ from functools import partial
 import torch
 
 from kilolayer.data import Data, Images, load, load_labelled
-from kilolayer.data.config import BUILT_IN_NAMES
 from kilolayer.data.labelled_images import LabelledImages, convert_channels
-from kilolayer.data.loading import built_in_source, open_source
+from kilolayer.data.loading import open_source, stored_dataset
+from kilolayer.data.pictures.decoding import PixelFormat
+from kilolayer.data.registry import DATASETS
 from kilolayer.data.sources.classes import nfc
 from kilolayer.data.sources.splits import name_roles
 from kilolayer.errors import InputError
@@ -48,22 +49,27 @@ def lies_within(source: str, data: Data) -> bool:
 
 
 def _place(source: str) -> str:
-    return source if source in BUILT_IN_NAMES else os.path.realpath(expand_home(source))
+    return source if source in DATASETS else os.path.realpath(expand_home(source))
 
 
 def select_new_images(data: Data, part: str | None, grey: bool) -> tuple[LabelledImages, str]:
     """A part of any data, and its name. The default is `test` for digits and CIFAR, otherwise all."""
-    part = part or ("all" if built_in_source(data) is None else "test")
+    part = part or ("all" if stored_dataset(data) is None else "test")
     return load_labelled(data, part, grey), part
 
 
 def select_own_images(
-    run_data: Data, part: str, grey: bool, check: Callable[[str, Images], None] = lambda _part, _images: None
+    run_data: Data,
+    part: str,
+    format: PixelFormat,
+    check: Callable[[str, Images], None] = lambda _part, _images: None,
 ) -> LabelledImages:
     """A part of the data that a run was trained on, split as in its training. Raises `InputError`.
 
-    `check` is called with the part and its images, and raises where they have changed.
+    `format` is the network's: since it is known, no training image is read for the test set. `check` is called
+    with the part and its images, and raises where they have changed.
     """
+    grey = format.grey
     if len(purposes := name_roles(part)) == 1:  # val is validation
         (part,) = purposes
     if part not in OWN_PARTS:
@@ -74,7 +80,7 @@ def select_own_images(
             everything, origin=(*everything.origin, "the network was trained on most of these images")
         )
     if part == "test":
-        source = open_source(run_data)  # the training images need not be read
+        source = open_source(run_data, format)
         check(part, images := source.read_test())
         return convert_channels(
             LabelledImages(source.name, source.classes, images, (), partial(source.locate, part)), grey

@@ -102,3 +102,17 @@ class Source:
     read_validation: Callable[[], Images] | None = None
     available_validation: str | None = None
     locate: Locator = image_location
+
+
+@dataclass(frozen=True)
+class StoredDataset:
+    """A data set with a training file and a test file, which a reader of `DATASETS` returns.
+
+    name: its name in `DATASETS`. Each function reads its part when it is called, and raises `InputError` where
+    the files are damaged.
+    """
+
+    name: str
+    read_classes: Callable[[], tuple[str, ...]]
+    read_train: Callable[[], Images]
+    read_test: Callable[[], Images]

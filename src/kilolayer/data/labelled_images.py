@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kilolayer.data.config import Data
 from kilolayer.data.images import Images, Source
-from kilolayer.data.loading import built_in_source, open_source, source_layout
+from kilolayer.data.loading import source_layout, stored_dataset, stored_source
 from kilolayer.data.memory_limit import require_memory
 from kilolayer.data.pictures.decoding import EncodedPictures, PixelFormat, decode
 from kilolayer.data.pictures.rendering import AS_STORED, TraitCounts
@@ -47,9 +47,9 @@ def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> La
     Training and test need not have the same classes, and one class is enough. Pictures are read as grey or
     as colour where `grey` says so, otherwise as they are. Raises InputError.
     """
-    built = built_in_source(data)
-    if built is not None:
-        return convert_channels(_built_in_images(open_source(data), part), grey)
+    stored = stored_dataset(data)
+    if stored is not None:
+        return convert_channels(_stored_images(stored_source(stored, data.image_size), part), grey)
     name, classes, pictures, origin = _pictures_in_files(data, part)
     native = decoded_format(pictures, data.image_size)
     format = native if grey is None else PixelFormat(native.side, grey)
@@ -86,22 +86,20 @@ def _channel_notes(native: bool, grey: bool) -> tuple[str, ...]:
     return ("colour pictures are read as grey",) if grey else ("grey pictures are read as colour",)
 
 
-def _built_in_images(source: Source, part: str) -> LabelledImages:
-    parts = {
+def _stored_images(source: Source, part: str) -> LabelledImages:
+    readers = {
         "train": lambda: source.read_train(np.arange(source.count)),
         "test": source.read_test,
     }
-    if part != "all" and part not in parts:
+    if part != "all" and part not in readers:
         raise InputError(f"{source.name} has no split {part!r}; it has: train, test")
-    chosen = {key: read() for key, read in parts.items() if part in ("all", key)}
+    parts = {name: read() for name, read in readers.items() if part in ("all", name)}
     images = Images(
-        torch.cat([images_of_part.pixels for images_of_part in chosen.values()]),
-        torch.cat([images_of_part.labels for images_of_part in chosen.values()]),
+        torch.cat([images.pixels for images in parts.values()]),
+        torch.cat([images.labels for images in parts.values()]),
     )
-    locations = [
-        f"{key} image {i}" for key, images_of_part in chosen.items() for i in range(len(images_of_part))
-    ]
-    origin = tuple(f"{key}: {len(images_of_part):,} images" for key, images_of_part in chosen.items())
+    locations = [f"{name} image {i}" for name, images in parts.items() for i in range(len(images))]
+    origin = tuple(f"{name}: {len(images):,} images" for name, images in parts.items())
     return LabelledImages(source.name, source.classes, images, origin, locations.__getitem__)
 
 

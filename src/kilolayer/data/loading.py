@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,52 +15,57 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from kilolayer.data.config import BUILT_IN_NAMES, SELECTOR_FLAGS, Data
-from kilolayer.data.images import Images, Source, Splits
+from kilolayer.data.config import SELECTOR_FLAGS, Data
+from kilolayer.data.images import Images, Source, Splits, StoredDataset
 from kilolayer.data.memory_limit import require_memory
+from kilolayer.data.pictures.decoding import PixelFormat
 from kilolayer.data.randomness import random_permutation
-from kilolayer.data.sources import cifar
-from kilolayer.data.sources.class_folders import ARCHIVES, folder_layout
-from kilolayer.data.sources.digits import digits_source
-from kilolayer.data.sources.download import download_archive
-from kilolayer.data.sources.label_lists import card_notes, dataset_card
+from kilolayer.data.registry import DATASETS, names_text
+from kilolayer.data.sources.class_folders import ARCHIVES, card_notes, dataset_card, folder_layout
 from kilolayer.data.sources.parquet import holds_images, is_parquet, parquet_files, parquet_layout
 from kilolayer.data.sources.picture_source import picture_source
 from kilolayer.data.sources.scan import ignored_file_notes, scan_folder
-from kilolayer.data.sources.splits import SourceLayout
+from kilolayer.data.sources.splits import SourceLayout, assign_splits
 from kilolayer.errors import InputError, missing_path_error, suggest
 from kilolayer.system.folders import expand_home
 from kilolayer.system.message_text import quote
 
 
-def load(data: Data) -> Splits:
-    """Reads and checks the training part; the test part is checked as far as possible without reading it.
+def load(data: Data, source: Source | None = None) -> Splits:
+    """Reads a data set into memory: the training images now, the test images when they are first asked for.
 
-    Raises InputError for whatever is wrong with the description, the files, or their size.
+    source: the data set that `open_source(data)` has opened already; None: it is opened here.
+
+    Raises `InputError` where the description, the files or their size do not fit. Damage in the test images is
+    found here too, before the training begins.
+
+    >>> from kilolayer.data import Data, load
+    >>> digits = load(Data("digits", validation=100))
+    >>> digits.train.pixels.shape, len(digits.validation), len(digits.test)
+    (torch.Size([1337, 1, 8, 8]), 100, 360)
     """
-    source = open_source(data)
-    train, validation_indices = split_indices(source.count, data)
-    pictures = source.read_train(np.concatenate([train, validation_indices]))
-    validation = pictures[len(train) :] if len(validation_indices) else None
+    source = source or open_source(data)
+    train, held_out = split_indices(source.count, data)
+    images = source.read_train(np.concatenate([train, held_out]))
+    validation = images[len(train) :] if len(held_out) else None
     if source.read_validation is not None:
         validation = source.read_validation()
-    images = pictures[: len(train)]
 
-    def where(part: str, i: int) -> str:
+    def locate(part: str, i: int) -> str:
         if part == "train" or (part == "validation" and source.read_validation is None):
-            return source.locate("train", int((train if part == "train" else validation_indices)[i]))
+            return source.locate("train", int((train if part == "train" else held_out)[i]))
         return source.locate(part, i)
 
     return Splits(
         source.name,
         source.classes,
-        images,
+        images[: len(train)],
         validation,
         source.read_test,
         source.skipped,
         source.looks(),
         source.origin,
-        where,
+        locate,
     )
 
 
@@ -75,25 +81,90 @@ def split_indices(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np
     return np.sort(rest[: data.subset]), np.sort(order[: data.validation])
 
 
-def open_source(data: Data) -> Source:
-    """The data set that a description means, not yet decoded."""
-    built = built_in_source(data)
-    return (
-        picture_source(source_layout(data), data)
-        if built is None
-        else _resized_source(built, data.image_size)
-    )
+def open_source(data: Data, format: PixelFormat | None = None) -> Source:
+    """Opens a data set: its files are found and checked, and the training images are not yet decoded.
+
+    format: the size and channels of the images, where they are known, as for a trained network. The training
+    images then stay unread. None: they follow from the headers of all images.
+
+    Raises `InputError` where there is no such data set, or it is damaged.
+    """
+    stored = stored_dataset(data)
+    if stored is not None:
+        return stored_source(stored, data.image_size)
+    layout = source_layout(data)
+    return picture_source(layout, assign_splits(layout, data), data, format)
 
 
-def built_in_source(data: Data) -> Source | None:
-    """The embedded digits or a CIFAR; None for pictures in files. `InputError` where nothing is there."""
-    if data.source == "digits":
-        refuse_selectors(data)
-        return digits_source()
-    if files := cifar_files(data):
-        refuse_selectors(data)
-        return cifar.cifar_source(*files)
+def open_with_validation(data: Data) -> tuple[Data, Source]:
+    """Opens a data set of which nothing says what to hold out, and returns the description completed.
+
+    The validation set is the data set's own beside a test set, and otherwise a tenth of the training images.
+
+    >>> data, source = open_with_validation(Data("digits"))
+    >>> data.validation, source.count
+    (143, 1437)
+    """
+    stored = stored_dataset(data)
+    if stored is not None:
+        source = stored_source(stored, data.image_size)
+    else:
+        layout = source_layout(data)
+        assignment = assign_splits(layout, data)
+        if assignment.available_validation is not None:
+            data = replace(data, validation_split=assignment.available_validation)
+            return data, picture_source(layout, assign_splits(layout, data), data)
+        source = picture_source(layout, assignment, data)
+    return replace(data, validation=source.count // 10), source
+
+
+def stored_dataset(data: Data) -> StoredDataset | None:
+    """The data set of `DATASETS` that a description means; None for pictures in files.
+
+    Raises `InputError` where nothing is there, or where the description chooses a split or a column.
+    """
+    if data.source not in DATASETS:
+        _check_exists(data.source)
+    entries = [DATASETS[data.source]] if data.source in DATASETS else DATASETS.values()
+    for reader in dict.fromkeys(entry.reader for entry in entries):
+        module, _, function = reader.partition(":")
+        stored: StoredDataset | None = getattr(import_module(module), function)(data)
+        if stored is not None:
+            _refuse_selectors(data)
+            return stored
     return None
+
+
+def _check_exists(source: str) -> None:
+    path = Path(expand_home(source))
+    if os.path.isdir(path) or os.path.isfile(path):
+        return
+    if get_close_matches(source, DATASETS, n=1):
+        raise InputError(f"data: {quote(source)} is unknown; {suggest(source, tuple(DATASETS))}, or a PATH")
+    raise InputError(f"data: {missing_path_error(path)}; or one of {names_text()}")
+
+
+def stored_source(stored: StoredDataset, image_size: int | None) -> Source:
+    """The data set with every image resized to `image_size`, where one is given (bilinear, antialiased).
+
+    The test images are read once here: nothing else tells whether their file is whole.
+    """
+    entry = DATASETS[stored.name]
+    train = stored.read_train()
+    is_complete = len(train) == entry.num_train
+    title = entry.title if is_complete else f"{entry.title} ({len(train):,} training images)"
+    classes = stored.read_classes()
+    stored.read_test()
+
+    def read_train(index: NDArray[np.int64]) -> Images:
+        if image_size is not None:
+            require_memory(3 * image_size**2 * len(index), f"{len(index):,} images of {image_size}²")
+        return _resize_images(train[torch.from_numpy(index)], image_size)
+
+    def read_test() -> Images:
+        return _resize_images(stored.read_test(), image_size)
+
+    return Source(title, classes, len(train), read_train, read_test)
 
 
 def source_layout(data: Data) -> SourceLayout:
@@ -132,8 +203,8 @@ def _refuse_pool(card: Path, layout: SourceLayout, tables: Sequence[Path]) -> No
         )
 
 
-def refuse_selectors(data: Data) -> None:
-    """Raises `InputError` where something is chosen within digits or a CIFAR."""
+def _refuse_selectors(data: Data) -> None:
+    """Raises `InputError` where the description chooses a split or a column of a named data set."""
     selectors = [
         f"{flag} {value}"
         for name, flag in SELECTOR_FLAGS.items()
@@ -145,49 +216,8 @@ def refuse_selectors(data: Data) -> None:
         )
 
 
-def cifar_files(data: Data) -> tuple[cifar.CifarFormat, Path] | None:
-    """The CIFAR that is meant; None where the path holds something else. `InputError` where nothing is."""
-    if data.source in BUILT_IN_NAMES:
-        return _named_cifar(data)
-    path = Path(expand_home(data.source))
-    if not os.path.isdir(path) and not os.path.isfile(path):
-        near = get_close_matches(data.source, BUILT_IN_NAMES, n=1)
-        if near:
-            raise InputError(
-                f"data: {quote(data.source)} is unknown; {suggest(data.source, BUILT_IN_NAMES)}, or a PATH"
-            )
-        raise InputError(f"data: {missing_path_error(path)}; or one of {', '.join(BUILT_IN_NAMES)}")
-    return cifar.find_cifar(path)
-
-
-def _named_cifar(data: Data) -> tuple[cifar.CifarFormat, Path]:
-    folders = cifar.data_folders(data.folder)
-    files = next(filter(None, (cifar.find_cifar(folder, data.source) for folder in folders)), None)
-    if files is None and data.download:
-        files = cifar.find_cifar(download_archive(data.source, folders[0]), data.source)
-    if files is None:
-        raise InputError(
-            f"data: {data.source} is not in {' or '.join(map(quote, folders))}; add --download to fetch it, "
-            "or name the folder that holds it: --data-folder DIR, or $KILOLAYER_DATA"
-        )
-    return files
-
-
-def _resized_source(source: Source, side: int | None) -> Source:
-    """The same data set with each image resized to `side` (bilinear, antialiased)."""
-    if side is None:
-        return source
-
-    def read_train(index: NDArray[np.int64]) -> Images:
-        require_memory(3 * side**2 * len(index), f"{len(index):,} images of {side}²")
-        return _resize_images(source.read_train(index), side)
-
-    read_test: Callable[[], Images] = lambda: _resize_images(source.read_test(), side)  # noqa: E731 - beside its twin
-    return replace(source, read_train=read_train, read_test=read_test)
-
-
-def _resize_images(images: Images, side: int) -> Images:
-    if images.pixels.shape[-1] == side:
+def _resize_images(images: Images, side: int | None) -> Images:
+    if side is None or images.pixels.shape[-1] == side:
         return images
     parts = (
         functional.interpolate(part, (side, side), mode="bilinear", antialias=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from kilolayer.data.config import BUILT_IN_NAMES, Data
+from kilolayer.data.config import Data
+from kilolayer.data.registry import DATASETS
 from kilolayer.errors import InputError
 from kilolayer.networks import Network
 from kilolayer.papers.plan import CLASSES, Plan
@@ -152,7 +153,7 @@ def _data(plan: Plan, data: Data | None, scale: Scale) -> Data:
     if size is None and plan.data == "imagenet":
         size = _NATIVE_SIZE["imagenet"]
     # Published ImageNet figures ignore the orientation and colour profile of a picture.
-    if plan.data == "imagenet" and chosen.source not in BUILT_IN_NAMES:
+    if plan.data == "imagenet" and chosen.source not in DATASETS:
         chosen = replace(chosen, appearance="stored")
     return replace(chosen, image_size=size, subset=scale.subset or chosen.subset)
 

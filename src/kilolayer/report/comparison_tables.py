@@ -6,7 +6,7 @@ from kilolayer.report.document import Table
 from kilolayer.report.reproduction_tables import table_label
 from kilolayer.statistics import Comparison, RowPair
 from kilolayer.statistics.agreement import MIN_RUNS
-from kilolayer.sweep.table_result import TableResult
+from kilolayer.sweep.results import TableResult
 
 LEVEL = 0.05
 TEST_NOTE = "p: exact permutation test on our runs, adjusted by Holm for all pairs of the table."

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from kilolayer.report.reproduction_tables import table_label
 from kilolayer.statistics.agreement import MIN_RUNS
-from kilolayer.sweep.cell_result import CellResult
-from kilolayer.sweep.table_result import TableResult
+from kilolayer.sweep.results import CellResult, TableResult
 
 GAP_WORDS = {
     "same direction": "as in the paper",

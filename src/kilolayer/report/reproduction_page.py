@@ -13,10 +13,9 @@ from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.curves import Curve, read_metrics
 from kilolayer.report.document import Figure, Item, Listing, Page, Section
 from kilolayer.report.reproduction_finding import finding_sentence
-from kilolayer.sweep.cell_result import CellResult
-from kilolayer.sweep.provenance import read_provenance
 from kilolayer.sweep.reproduction import Reproduction, Trial
-from kilolayer.sweep.table_result import TableResult
+from kilolayer.sweep.results import CellResult, TableResult
+from kilolayer.sweep.results_json import read_provenance
 from kilolayer.training import Recipe
 from kilolayer.values import to_json
 

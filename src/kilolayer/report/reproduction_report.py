@@ -13,10 +13,9 @@ from kilolayer.report import reproduction_tables as tables
 from kilolayer.report import table_formats as formats
 from kilolayer.report.document import Table
 from kilolayer.report.page import write_page
-from kilolayer.sweep.reproduction import Reproduction
-from kilolayer.sweep.request import SIZES, OwnRow, Request
+from kilolayer.sweep.reproduction import SIZES, OwnRow, Reproduction, Request
+from kilolayer.sweep.results import TableResult, table_results
 from kilolayer.sweep.results_json import results_as_json
-from kilolayer.sweep.table_result import TableResult, table_results
 from kilolayer.system import durable
 
 AllFindings = tuple[TableResult, ...]

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from kilolayer.papers import Cell
 from kilolayer.report.document import Table
-from kilolayer.sweep.cell_result import CellResult
-from kilolayer.sweep.table_result import TableResult
+from kilolayer.sweep.results import CellResult, TableResult
 
 FIGURES = ("row", "paper", "runs", "median", "mean ± std", "95 % interval")
 WIDE = ("table", "column", *FIGURES, "verdict")

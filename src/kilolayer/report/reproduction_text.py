@@ -6,7 +6,7 @@ from kilolayer.report import comparison_tables as compared
 from kilolayer.report import reproduction_tables as tables
 from kilolayer.report.document import Table
 from kilolayer.report.reproduction_finding import finding_sentence
-from kilolayer.sweep.table_result import TableResult
+from kilolayer.sweep.results import TableResult
 from kilolayer.system.terminal import print_table, print_text
 
 DROPPABLE_COLUMNS = ("95 % interval", "mean ± std", "p", "runs")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean, stdev
 
-from kilolayer.data.config import BUILT_IN_NAMES
+from kilolayer.data.registry import DATASETS
 from kilolayer.runs import Run
 from kilolayer.training import Experiment
 
@@ -25,13 +25,7 @@ def run_findings(runs: Mapping[str, Run]) -> tuple[str, ...]:
 def data_name(experiment: Experiment) -> str:
     """The name of the data that a test error belongs to. Errors on different data cannot be compared."""
     data = experiment.data
-    split = (
-        ""
-        if data.source in BUILT_IN_NAMES
-        else f", drawn by seed {data.split_seed}"
-        if data.split_seed
-        else ""
-    )
+    split = "" if data.source in DATASETS else f", drawn by seed {data.split_seed}" if data.split_seed else ""
     test = f", {data.test}" if data.test else ""
     return f"{data.source}{test}{split}, {experiment.network.num_classes} classes"
 

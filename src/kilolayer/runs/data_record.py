@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kilolayer.data.config import BUILT_IN_NAMES, Data
+from kilolayer.data.config import Data
+from kilolayer.data.registry import DATASETS
 from kilolayer.errors import InputError
 from kilolayer.system.folders import expand_home
 
@@ -51,7 +52,7 @@ def locate_data(run: Run) -> Data:
     ):
         return data
     # A CIFAR that was in its usual folder may have been read from a path since.
-    return replace(data, folder=path) if data.source in BUILT_IN_NAMES else replace(data, source=path)
+    return replace(data, folder=path) if data.source in DATASETS else replace(data, source=path)
 
 
 def check_same_data(run: Run, fingerprints: Mapping[str, str], *, path_given: bool) -> None:
@@ -96,7 +97,7 @@ def check_same_part(run: str, part: str, images: Images, recorded: Mapping[str, 
 
 
 def _path_field(data: Data) -> str:
-    return "folder" if data.source in BUILT_IN_NAMES else "source"
+    return "folder" if data.source in DATASETS else "source"
 
 
 def _last_data_record(run: Run) -> dict[str, Any]:

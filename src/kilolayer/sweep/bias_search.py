@@ -12,8 +12,7 @@ from kilolayer.data.loading import open_source
 from kilolayer.errors import InputError
 from kilolayer.papers import Cell, bias_search_experiments
 from kilolayer.statistics.agreement import error_rates
-from kilolayer.sweep.reproduction import SELECTION, Reproduction, run_folder
-from kilolayer.sweep.request import Request
+from kilolayer.sweep.reproduction import SELECTION, Reproduction, Request, run_folder
 from kilolayer.sweep.run_spec import RunSpec, read_progress
 from kilolayer.units import ExclusiveGate
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from kilolayer.errors import InputError, missing_path_error
 from kilolayer.runs.weights_file import HEADER_KEY, SavedNetwork, read_tensors, read_weights
 from kilolayer.system.message_text import listing, quote, truncate
-from kilolayer.weights import legacy_torch, zip_torch
+from kilolayer.weights import torch_files
 
 WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "state",
@@ -73,9 +73,9 @@ def read_described(path: str | Path) -> SavedNetwork | None:
 def _content(path: Path) -> Any:
     start = _first_bytes(path)
     if start.startswith(b"PK\x03\x04"):
-        return zip_torch.load_zip(path)
-    if start.startswith(legacy_torch.MAGIC):
-        return legacy_torch.load_legacy(path)
+        return torch_files.load_zip(path)
+    if start.startswith(torch_files.LEGACY_MAGIC):
+        return torch_files.load_legacy(path)
     if start[8:9] == b"{":
         described = read_described(path)
         return described.model.state_dict() if described else read_tensors(path)[0]

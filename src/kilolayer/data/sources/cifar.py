@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kilolayer.data.images import Images, Source
+from kilolayer.data.config import Data
+from kilolayer.data.images import Images, StoredDataset
+from kilolayer.data.registry import DATASETS, downloads_text
 from kilolayer.data.sources import cifar_pickle
 from kilolayer.data.sources.archive import is_archive, member_names, read_members
+from kilolayer.data.sources.download import download_archive
 from kilolayer.errors import InputError
-from kilolayer.system import folders
+from kilolayer.system.folders import cache_folder, expand_home, home_cache_folder
 from kilolayer.system.message_text import is_text, quote
 
 PIXELS = 3 * 32 * 32
@@ -42,7 +45,6 @@ class CifarFormat:
     """One way in which a CIFAR comes: its files, how to read them, and the bytes of an image (1: no rule)."""
 
     source: str
-    title: str
     classes: int
     folder: str
     archive: str
@@ -63,22 +65,22 @@ _FIVE = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 CIFAR_FORMATS = (
     CifarFormat(
-        "cifar10", "CIFAR-10", 10, "cifar-10-batches-bin", "cifar-10-binary.tar.gz",
+        "cifar10", 10, "cifar-10-batches-bin", "cifar-10-binary.tar.gz",
         tuple(f"{name}.bin" for name in _FIVE), "test_batch.bin", "batches.meta.txt", 1 + PIXELS,
         partial(_parse_binary, labels=1), _parse_lines,
     ),
     CifarFormat(
-        "cifar100", "CIFAR-100", 100, "cifar-100-binary", "cifar-100-binary.tar.gz",
+        "cifar100", 100, "cifar-100-binary", "cifar-100-binary.tar.gz",
         ("train.bin",), "test.bin", "fine_label_names.txt", 2 + PIXELS,
         partial(_parse_binary, labels=2), _parse_lines,
     ),
     CifarFormat(
-        "cifar10", "CIFAR-10", 10, "cifar-10-batches-py", "cifar-10-python.tar.gz",
+        "cifar10", 10, "cifar-10-batches-py", "cifar-10-python.tar.gz",
         _FIVE, "test_batch", "batches.meta", 1,
         partial(cifar_pickle.parse_batch, labels="labels"), partial(cifar_pickle.parse_names, key="label_names"),
     ),
     CifarFormat(
-        "cifar100", "CIFAR-100", 100, "cifar-100-python", "cifar-100-python.tar.gz",
+        "cifar100", 100, "cifar-100-python", "cifar-100-python.tar.gz",
         ("train",), "test", "meta", 1,
         partial(cifar_pickle.parse_batch, labels="fine_labels"),
         partial(cifar_pickle.parse_names, key="fine_label_names"),
@@ -93,13 +95,11 @@ def data_folders(folder: str | None) -> list[Path]:
     """
     chosen = folder or os.environ.get("KILOLAYER_DATA")
     if chosen:
-        return [Path(folders.expand_home(chosen))]
-    caches = [
-        cache for cache in dict.fromkeys((folders.cache_folder(), folders.home_cache_folder())) if cache
-    ]
+        return [Path(expand_home(chosen))]
+    caches = [path for path in dict.fromkeys((cache_folder(), home_cache_folder())) if path]
     if not caches:
         raise InputError(
-            "data: cifar10 and cifar100 lie in ~/.cache/kilolayer, and there is no home folder here; name "
+            f"data: {downloads_text()} lie in ~/.cache/kilolayer, and there is no home folder here; name "
             "the folder: --data-folder DIR, or $KILOLAYER_DATA"
         )
     return caches
@@ -119,25 +119,45 @@ def find_cifar(root: Path, source: str | None = None) -> tuple[CifarFormat, Path
     return None
 
 
-def cifar_source(format: CifarFormat, path: Path) -> Source:
-    """The data set in this folder or archive: training files are read here, the test file when asked for.
+def read_cifar(data: Data) -> StoredDataset | None:
+    """The CIFAR that a description means, in a folder or an archive; None where the path holds no CIFAR.
 
-    The test file is gone through once here: nothing but that tells whether it is whole.
+    Raises `InputError` where a CIFAR is named, is in none of the folders, and is not to be downloaded.
     """
-    files = read_members(path, (*format.train, format.meta), format.required)
-    train = parse_images(format, {name: files[name] for name in format.train}, path)
-    title = format.title if len(train) == 50_000 else f"{format.title} ({len(train):,} training images)"
-    classes = read_class_names(format, files.get(format.meta), path)
-    _read_test(format, path)
+    located = _locate(data) if data.source in DATASETS else find_cifar(Path(expand_home(data.source)))
+    if located is None:
+        return None
+    format, path = located
 
-    def read_train(index: NDArray[np.int64]) -> Images:
-        return train[torch.from_numpy(index)]
+    @cache
+    def training() -> tuple[Images, tuple[str, ...]]:
+        files = read_members(path, (*format.train, format.meta), format.required)
+        images = parse_images(format, {name: files[name] for name in format.train}, path)
+        return images, read_class_names(format, files.get(format.meta), path)
 
-    return Source(title, classes, len(train), read_train, lambda: _read_test(format, path))
+    def read_test() -> Images:
+        return parse_images(format, read_members(path, (format.test,), {format.test: format.record}), path)
+
+    return StoredDataset(format.source, lambda: training()[1], lambda: training()[0], read_test)
 
 
-def _read_test(format: CifarFormat, path: Path) -> Images:
-    return parse_images(format, read_members(path, (format.test,), {format.test: format.record}), path)
+def _locate(data: Data) -> tuple[CifarFormat, Path] | None:
+    """The files of the CIFAR that `data` names; None where it names another data set."""
+    archive = DATASETS[data.source].archive
+    binary = next((format for format in CIFAR_FORMATS if format.source == data.source), None)
+    if binary is None or archive is None:
+        return None
+    folders = data_folders(data.folder)
+    located = next(filter(None, (find_cifar(folder, data.source) for folder in folders)), None)
+    if located is None and data.download:
+        fetched = download_archive(archive, folders[0], (*binary.required, binary.meta), binary.required)
+        located = find_cifar(fetched, data.source)
+    if located is None:
+        raise InputError(
+            f"data: {data.source} is not in {' or '.join(map(quote, folders))}; add --download to fetch it, "
+            "or name the folder that holds it: --data-folder DIR, or $KILOLAYER_DATA"
+        )
+    return located
 
 
 def _identify_archive(formats: list[CifarFormat], archive: Path) -> tuple[CifarFormat, Path] | None:

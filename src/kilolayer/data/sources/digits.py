@@ -12,12 +12,12 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from kilolayer.data.images import Images, Source
+from kilolayer.data.config import Data
+from kilolayer.data.images import Images, StoredDataset
 
 CLASSES = tuple(str(digit) for digit in range(10))
-TEST = 360
+NUM_TEST = 360
 
 
 @cache
@@ -29,11 +29,11 @@ def _stored_digits() -> Images:
     return Images(torch.from_numpy(grey.astype(np.uint8))[:, None], torch.from_numpy(labels))
 
 
-def digits_source() -> Source:
-    """1,437 training and 360 test images, uint8 (1, 8, 8)."""
-    count = 1797 - TEST
-
-    def read_train(index: NDArray[np.int64]) -> Images:
-        return _stored_digits()[torch.from_numpy(index)]
-
-    return Source("digits", CLASSES, count, read_train, lambda: _stored_digits()[count:])
+def read_digits(data: Data) -> StoredDataset | None:
+    """1,437 training and 360 test images, uint8 (1, 8, 8); None for any other source."""
+    if data.source != "digits":
+        return None
+    num_train = 1797 - NUM_TEST
+    return StoredDataset(
+        "digits", lambda: CLASSES, lambda: _stored_digits()[:num_train], lambda: _stored_digits()[num_train:]
+    )

@@ -12,8 +12,7 @@ from pathlib import Path
 from kilolayer.data.config import Data
 from kilolayer.data.pictures.decoding import EncodedPictures
 from kilolayer.data.sources.classes import NamedPictures
-from kilolayer.data.sources.parquet_columns import import_arrow
-from kilolayer.data.sources.parquet_table import ParquetTable
+from kilolayer.data.sources.parquet_table import ParquetTable, import_arrow
 from kilolayer.data.sources.scan import FolderTree
 from kilolayer.data.sources.splits import Role, SourceLayout, Split, name_roles
 from kilolayer.errors import InputError

@@ -23,7 +23,6 @@ from kilolayer.data.pictures.decoding import (
 )
 from kilolayer.data.pictures.inspection import (
     InspectedPicture,
-    InspectionResult,
     inspect_pictures,
     read_headers,
 )
@@ -31,7 +30,7 @@ from kilolayer.data.pictures.rendering import AS_STORED, TraitCounts
 from kilolayer.data.randomness import random_permutation
 from kilolayer.data.sources.cifar import CIFAR10_CLASSES
 from kilolayer.data.sources.classes import NamedPictures, join_pictures, merged_class_names, name_notes
-from kilolayer.data.sources.splits import Assignment, SourceLayout, Split, assign_splits
+from kilolayer.data.sources.splits import Assignment, SourceLayout, Split
 from kilolayer.errors import InputError
 from kilolayer.system.message_text import listing, quote
 
@@ -40,39 +39,41 @@ PART_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 ADVICE = "; kilolayer check-data lists all that is wrong, --skip-damaged goes on without them"
 
 
-def picture_source(layout: SourceLayout, data: Data) -> Source:
+def picture_source(
+    layout: SourceLayout, assignment: Assignment, data: Data, format: PixelFormat | None = None
+) -> Source:
     """The data set in these splits, with everything checked but the training pixels.
 
-    Those are decoded before the training begins anyway. Raises InputError.
+    Those are decoded before the training begins anyway. format: what the pictures are decoded to, where it is
+    known; the training pictures then are not looked at. None: it follows from all headers.
+
+    Raises `InputError` for damaged pictures, for classes that do not agree, and for too little memory.
     """
-    assigned = assign_splits(layout, data)
-    encoded_bytes = sum(split.size for split in assigned.used)
+    encoded_bytes = sum(split.size for split in assignment.used)
     require_memory(encoded_bytes, f"the encoded images of {layout.path}")
-    lots = {part: read_pictures(splits) for part, splits in assigned.parts().items()}
-    all_lots = [lot for part_items in lots.values() for lot in part_items]
+    lots = {part: read_pictures(splits) for part, splits in assignment.parts().items()}
+    all_lots = [lot for part_lots in lots.values() for lot in part_lots]
     classes = merged_class_names(all_lots)
     parts = {
-        part: replace(join_pictures(part_items, classes), appearance=data.appearance)
-        for part, part_items in lots.items()
+        part: replace(join_pictures(part_lots, classes), appearance=data.appearance)
+        for part, part_lots in lots.items()
     }
-    parts, skipped = _usable_parts(layout.name, classes, parts, assigned, data)
-    inspected = _inspect_parts(parts)
-    headers = {picture.header for part_items in inspected.values() for picture in part_items}
-    format = _common_format(headers, data.image_size)
+    parts, skipped = _usable_parts(layout.name, classes, parts, assignment, data)
+    inspected = _inspect_parts(parts, [part for part in parts if part != "train" or format is None])
+    headers = {picture.header for pictures in inspected.values() for picture in pictures}
+    pixels = format or _common_format(headers, data.image_size)
     traits = TraitCounts()
-    traits.add(
-        picture.traits for part, part_items in inspected.items() if part != "train" for picture in part_items
-    )
-    held_out = sum(map(len, parts.values())) - len(parts["train"])
+    traits.add(picture.traits for part in inspected if part != "train" for picture in inspected[part])
+    num_held_out = sum(map(len, parts.values())) - len(parts["train"])
 
     def read_train(index: NDArray[np.int64]) -> Images:
-        images = len(index) + held_out
-        pixels = format.side**2 * format.channels * images
-        require_memory(encoded_bytes + pixels, f"{images:,} images of {format.side}×{format.side}")
-        return decode(parts["train"].take(index), format, "reading the training images", ADVICE, traits)
+        images = len(index) + num_held_out
+        size = pixels.side**2 * pixels.channels * images
+        require_memory(encoded_bytes + size, f"{images:,} images of {pixels.side}×{pixels.side}")
+        return decode(parts["train"].take(index), pixels, "reading the training images", ADVICE, traits)
 
     def read_part(part: str) -> Images:
-        return decode(parts[part], format, f"reading the {PART_NAMES[part]} images")
+        return decode(parts[part], pixels, f"reading the {PART_NAMES[part]} images")
 
     return Source(
         name=_title(layout.name, classes, headers, (len(parts["train"]), len(parts["test"]))),
@@ -82,9 +83,9 @@ def picture_source(layout: SourceLayout, data: Data) -> Source:
         read_test=partial(read_part, "test"),
         skipped=skipped,
         looks=traits.sentences if data.appearance == "shown" else lambda: AS_STORED,
-        origin=(*assigned.lines(len(parts["test"])), *name_notes(all_lots), *layout.notes),
-        read_validation=partial(read_part, "validation") if assigned.validation else None,
-        available_validation=assigned.available_validation,
+        origin=(*assignment.lines(len(parts["test"])), *name_notes(all_lots), *layout.notes),
+        read_validation=partial(read_part, "validation") if assignment.validation else None,
+        available_validation=assignment.available_validation,
         locate=lambda part, i: parts[part].locate(i),
     )
 
@@ -149,21 +150,26 @@ def _hold_out_test(train: EncodedPictures, classes: tuple[str, ...], seed: int) 
     return {"train": train.take(np.flatnonzero(~is_test)), "test": train.take(np.flatnonzero(is_test))}
 
 
-def _inspect_parts(parts: Mapping[str, EncodedPictures]) -> dict[str, list[InspectedPicture]]:
-    """The pictures of each part: headers of training pictures, all pixels of others. Raises `InputError`."""
-    results: dict[str, list[InspectionResult]] = {
-        part: (read_headers if part == "train" else inspect_pictures)(
-            pictures, f"checking the {PART_NAMES[part]} images"
+def _inspect_parts(
+    parts: Mapping[str, EncodedPictures], names: Sequence[str]
+) -> dict[str, list[InspectedPicture]]:
+    """The pictures of the named parts: headers of training pictures, all pixels of others.
+
+    Raises `InputError` that names all damaged pictures of these parts at once.
+    """
+    results = {
+        name: (read_headers if name == "train" else inspect_pictures)(
+            parts[name], f"checking the {PART_NAMES[name]} images"
         )
-        for part, pictures in parts.items()
+        for name in names
     }
-    if any(isinstance(result, Unreadable) for part_results in results.values() for result in part_results):
-        # All that is wrong is said at once.
-        results["train"] = inspect_pictures(parts["train"], "checking the training images")
-        refuse_unusable(list(parts.values()), list(results.values()), ADVICE)
+    if any(isinstance(result, Unreadable) for some in results.values() for result in some):
+        if "train" in results:
+            results["train"] = inspect_pictures(parts["train"], "checking the training images")
+        refuse_unusable([parts[name] for name in names], list(results.values()), ADVICE)
     return {
-        part: [result for result in part_results if isinstance(result, InspectedPicture)]
-        for part, part_results in results.items()
+        name: [result for result in some if isinstance(result, InspectedPicture)]
+        for name, some in results.items()
     }
 
 

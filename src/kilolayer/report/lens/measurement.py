@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kilolayer.data.sources.digits import digits_source
+from kilolayer.data import Data, load
 from kilolayer.networks import Network, ResidualNetwork, build
 from kilolayer.report.lens.settings import SIDE
 from kilolayer.units import ResidualUnit
@@ -92,7 +92,7 @@ def _batch(images: str, count: int) -> tuple[Tensor, Tensor]:
     """Grey images of mean 0 and second moment 1, as in the theory, with their labels or random ones."""
     if images == "noise":
         return torch.randn(count, 1, SIDE, SIDE), torch.randint(10, (count,))
-    source = digits_source()
-    chosen = source.read_train(torch.randperm(source.count)[:count].numpy())
+    train = load(Data("digits")).train
+    chosen = train[torch.randperm(len(train))[:count]]
     x = chosen.pixels.float()
     return (x - x.mean()) / x.std(correction=0), chosen.labels

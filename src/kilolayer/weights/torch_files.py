@@ -1,4 +1,8 @@
-"""What `torch.save` writes since PyTorch 1.6: a zip archive of one pickle and a file for each storage."""
+"""Files that `torch.save` wrote, opened only after their pickles have been scanned.
+
+Since PyTorch 1.6 a file is a zip archive of one pickle and one member for each storage. Before, it was five
+pickles, followed by the bytes of the storages.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ import torch
 from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, quote
 from kilolayer.weights import pickle_scanner
+
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+LEGACY_PICKLES = 5  # magic number, protocol, the system, the object, the keys of its storages
 
 
 def load_zip(path: Path) -> Any:
@@ -63,3 +70,15 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> Non
 def _member_name(member: zipfile.ZipInfo) -> str:
     """The name without the folder that all members stand in."""
     return member.filename.partition("/")[2]
+
+
+def load_legacy(path: Path) -> Any:
+    """What the file holds. Raises `InputError`."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            for _ in range(LEGACY_PICKLES):
+                pickle_scanner.scan_pickle(file, path, size, legacy=True)
+    except OSError as error:
+        raise InputError(f"{quote(path)}: cannot be read ({error.strerror})") from None
+    return load_tensors(path, mmap=False)
