@@ -3,10 +3,10 @@
     python benchmarks/targets.py [--threads N] [--only PART …] [--rehearse] [--out FILE]
 
 About 15 minutes on one thread of a quiet machine with 16 GB; ResNet-1001 in PyTorch's default takes 12.5.
-Everything is a race of `kilolayer.bench`: same batch, in turns, each in its own process. Peers are taken
+Everything is a comparison by `kilolayer.bench`: same batch, in turns, each in its own process. Peers are taken
 where their packages can be imported, of torchvision and timm beside the build of PyTorch that torchvision is
 for; without them the reference is our own network run plainly (fp32, channels first, PyTorch's layers). Of
-several peers the fastest is the reference. Ours race with the peers' projections (110: option B) and with
+several peers the fastest is the reference. Ours run with the peers' projections (110: option B) and with
 the stride where they have it (benchmarks/same_work.py). "Share" is of the fastest product that this
 processor has, be it in bf16 or in fp32; the targets were set on a processor whose bf16 product is twice as
 fast as its fp32 one. PyTorch's build with CUDA's libraries holds 0.3 GB more from the start than the one for
@@ -40,7 +40,7 @@ FIGURES = ("images_per_second", "peak_memory_bytes", "memory_bytes_before", "roo
 
 @dataclass(frozen=True)
 class Race:
-    """What a race found, how many of its first contestants are ours, and why peers are missing."""
+    """What a comparison found, how many of its first candidates are ours, and why peers are missing."""
 
     found: dict[str, Any]
     ours: int

@@ -1,4 +1,4 @@
-"""The bench: contestants by name, turns in processes of their own, and honest figures."""
+"""The bench: candidates by name, turns in processes of their own, and honest figures."""
 
 import copy
 import json
@@ -116,8 +116,8 @@ def test_other_work_is_named():
     )
     assert found == [
         "b: 30 multiply-adds, a 20 (+50.00 %)",
-        "c: with equal weights the loss is 1.01000, of a 1.00000",
-        "d: with equal weights, as it is run, the loss is 1.20000, of a 1.00000",
+        "c: with equal weights the loss is 1.01000, that of a is 1.00000",
+        "d: with equal weights, as it is run, the loss is 1.20000, that of a is 1.00000",
     ]
 
 
@@ -264,7 +264,8 @@ def test_a_file_may_give_a_network_of_ours_and_have_it_run_fast(peer):
     assert found.plan is not None
     assert found.channels_last
     with pytest.raises(
-        InputError, match="net gives Sequential, which is not ours; allowed for others: @plain"
+        InputError,
+        match="net returns Sequential, which is not one of our networks; allowed for others: @plain",
     ):
         build_candidate(parse_candidate(f"{peer}:net@fast"), CPU, 2, infer=False)
 
@@ -308,7 +309,7 @@ def test_a_race_is_run_in_turns_and_told(peer, tmp_path, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in rows] == ["resnet20_cifar", "resnet20_cifar@plain", f"{peer}:net@plain"]
     assert [one["image_side"] for one in rows] == [32, 32, 32]
-    # What a contestant's process imports is in the prediction.
+    # What a candidate's process imports is in the prediction.
     assert rows[0]["predicted_memory_bytes"] == pytest.approx(rows[0]["peak_memory_bytes"], rel=0.2)
     for one in rows:
         assert one["images_per_second"] > 0
@@ -328,7 +329,7 @@ def test_a_race_is_run_in_turns_and_told(peer, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("function", "why"), [("cifar_number", "gives int"), ("missing", "has no function missing")]
+    ("function", "why"), [("cifar_number", "returns int"), ("missing", "has no function missing")]
 )
 def test_a_peer_that_is_none_is_refused(peer, function, why):
     with pytest.raises(InputError, match=why):

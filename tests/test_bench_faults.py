@@ -1,4 +1,4 @@
-"""What is wrong with a race: other images, other work, faults of a peer, nowhere to write, being stopped."""
+"""What is wrong with a comparison: other images, other work, faults of a peer, nowhere to write, being stopped."""
 
 import os
 import signal
@@ -16,9 +16,9 @@ from kilolayer.__main__ import main
 from kilolayer.bench import BenchConfiguration, compare_candidates, parse_candidate
 from kilolayer.bench.candidate import check_candidate
 from kilolayer.bench.candidate_module import BatchShape, attribute_errors, build_candidate, count_work
+from kilolayer.bench.candidate_worker import CandidateWorker
 from kilolayer.bench.equivalence import share_weights
 from kilolayer.bench.parameter_pairing import pairing_order
-from kilolayer.bench.worker import CandidateWorker
 from kilolayer.errors import InputError
 from kilolayer.system import durable
 
@@ -111,7 +111,7 @@ def test_all_have_the_images_of_the_first_or_those_asked_for(peer, name, asked, 
 @pytest.mark.parametrize(
     ("name", "first", "why"),
     [
-        ("{peer}:net", None, r"the side of its images is not known; add --image-size N"),
+        ("{peer}:net", None, r"the size of its images is unknown; add --image-size N"),
         ("resnet18", CIFAR, r"is for images of 224 pixels a side, a for 32; .* add --image-size N"),
         ("{peer}:ours", BatchShape("a", 32, 1, 10), "is for images of 3 channels, a for 1"),
     ],
@@ -131,7 +131,7 @@ def test_what_is_counted_is_for_the_images_that_are_given():
 
 
 def build_and_step(name, *, infer=False, image_size=None):
-    """A contestant in this process, second to a network for CIFAR, and one of its steps of 8 images."""
+    """A candidate in this process, second to a network for CIFAR, and one of its steps of 8 images."""
     worker = CandidateWorker()
     first = None if image_size else asdict(CIFAR)
     facts = worker.build(asdict(parse_candidate(name)), 8, 1, "cpu", infer, "", image_size, first)
@@ -142,13 +142,13 @@ def build_and_step(name, *, infer=False, image_size=None):
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        ("raises", "making it raised ZeroDivisionError: boom"),
-        ("exits", "making it raised SystemExit: 3"),
-        ("imports", "making it raised ModuleNotFoundError: No module named 'a_package_that_nobody_has'"),
-        ("pair", "for 1 of the images it gives tuple; allowed: a tensor of images × classes"),
-        ("maps", "for 1 of the images it gives a tensor of shape (1, 16, 30, 30); "
+        ("raises", "building it raised ZeroDivisionError: boom"),
+        ("exits", "building it raised SystemExit: 3"),
+        ("imports", "building it raised ModuleNotFoundError: No module named 'a_package_that_nobody_has'"),
+        ("pair", "for 1 of the images it returns tuple; allowed: a tensor of images × classes"),
+        ("maps", "for 1 of the images it returns a tensor of shape (1, 16, 30, 30); "
                  "allowed: a tensor of images × classes"),
-        ("five", "it has 5 classes, and the labels are of 10; allowed: at least 10"),
+        ("five", "it has 5 classes, but the labels have 10; allowed: at least 10"),
         ("crashes", "its forward pass raised RuntimeError: shape '[5, 7]' is invalid for input of size 3072"),
         ("crashes_in_training",
          "a training step raised RuntimeError: shape '[5, 7]' is invalid for input of size 24576"),

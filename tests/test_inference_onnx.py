@@ -144,7 +144,7 @@ def test_openvino_runs_both_files(tmp_path):
     onnx.quantize_onnx(model, x, tmp_path / "int8.onnx")
     with torch.no_grad():
         exact = model(x).numpy()
-    whole = openvino.session(model, x, 1, "fp32")(x)
+    whole = openvino.openvino_session(model, x, 1, "fp32")(x)
     numpy.testing.assert_allclose(whole, exact, atol=1e-3 * numpy.abs(exact).max())
     told = onnx.logit_agreement(openvino.openvino_file_session(tmp_path / "int8.onnx", x, 1)(x), exact)
     assert told.logit_error < 0.15

@@ -1,4 +1,4 @@
-"""Who takes part: a network of ours in a variant, one of a package's, or one from a file."""
+"""What is compared: one of our networks in a variant, a package's network, or one from a file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kilolayer.training.memory_budget import MEMORY_CHOICES, parse_memory
 
 PACKAGES = ("timm", "torchvision", "pytorchcv")
 QUANTISED_VARIANTS = {"onnxruntime-int8": "onnxruntime", "openvino-int8": "openvino"}
-"""Variants of which weights and activations are whole numbers of 8 bits, and what runs them."""
+"""Variants with 8-bit integer weights and activations, and the engine that runs each."""
 ENGINES = ("onnxruntime", "openvino", *QUANTISED_VARIANTS)
 INFERENCE_VARIANTS = ("folded", *ENGINES)
 VARIANTS = {
-    "plain": "fp32, channels first, PyTorch's own layers and memory: what one gets without asking",
+    "plain": "fp32, channels first, PyTorch's own layers and memory: the default of PyTorch",
     "eager": "bf16 where the hardware has it, channels last, PyTorch's own layers and memory",
-    "fast": "the best there is here: eager with the native kernels and the memory pool; folded for inference",
+    "fast": "the fastest here: eager with the native kernels and the memory pool; folded for inference",
     "folded": "eager, with BN folded into the convolutions (inference)",
     "onnxruntime": "exported, run by ONNX Runtime in fp32 (inference)",
     "openvino": "exported, run by OpenVINO in bf16 where the hardware has it (inference)",
-    "onnxruntime-int8": "quantised on the images of the race, run by ONNX Runtime (inference)",
+    "onnxruntime-int8": "quantised on the benchmark's images, run by ONNX Runtime (inference)",
     "openvino-int8": "the same quantised file, run by OpenVINO (inference)",
 }
 KILOLAYER_VARIANTS = ("fast", "folded")
@@ -30,7 +30,10 @@ KILOLAYER_VARIANTS = ("fast", "folded")
 
 @dataclass(frozen=True)
 class Candidate:
-    """`name` as written; `source` "kilolayer", a package or a file; `model` there; how it is run."""
+    """A network to compare: `source` is "kilolayer", a package or a file; `model` is its name there.
+
+    `name` is the candidate as written; `variant` and `memory` say how it is run.
+    """
 
     name: str
     source: str
@@ -40,15 +43,23 @@ class Candidate:
 
     @property
     def is_ours(self) -> bool:
+        """Whether it is one of our networks, given by its name."""
         return self.source == "kilolayer"
 
 
 def parse_candidate(name: str) -> Candidate:
-    """The contestant called `preact_resnet110_cifar`, `…@plain`, `…@2GB`, `timm:NAME` or `FILE.py:CALLABLE`.
+    """The candidate called `preact_resnet110_cifar`, `…@plain`, `…@2GB`, `timm:NAME` or `FILE.py:FUNCTION`.
 
-    After @ stand a variant, a choice of memory, or both joined by +. Without it ours is `fast`, and others
-    are `plain`; a file's may be `fast` where its function gives a network of ours. Raises `InputError` for
-    what cannot be understood; a file is looked for, a package is not.
+    After @ stands a variant, a choice of memory, or both joined by +. The default is `fast` for our networks
+    and `plain` for others; a file's candidate may be `fast` if its function returns one of our networks.
+
+    Raises `InputError` if the name cannot be understood or the file does not exist; packages are not looked
+    up.
+
+    >>> parse_candidate("preact_resnet110_cifar@plain").variant
+    'plain'
+    >>> parse_candidate("timm:resnet50").source
+    'timm'
     """
     head, mark, tail = name.partition("@")
     source, _, model = head.rpartition(":")
@@ -65,7 +76,7 @@ def parse_candidate(name: str) -> Candidate:
 
 
 def check_candidate(candidate: Candidate, *, infer: bool) -> None:
-    """Raises `InputError` where its variant is none of this work."""
+    """Raises `InputError` if the candidate's variant is for training and this is inference, or vice versa."""
     if candidate.variant in INFERENCE_VARIANTS and not infer:
         allowed = ", ".join(f"@{name}" for name in VARIANTS if name not in INFERENCE_VARIANTS)
         raise InputError(
@@ -73,7 +84,8 @@ def check_candidate(candidate: Candidate, *, infer: bool) -> None:
         )
     if candidate.memory != "fastest" and infer:
         raise InputError(
-            f"{candidate.name!r}: {candidate.memory} is a choice of memory for training; leave it out with --infer"
+            f"{candidate.name!r}: {candidate.memory} is a choice of memory for training; "
+            "leave it out with --infer"
         )
 
 
@@ -90,23 +102,27 @@ def _parse_suffix(name: str, words: list[str], ours: bool, package: bool) -> tup
     if package and (variant in KILOLAYER_VARIANTS or memory != "fastest"):
         raise InputError(f"{name!r} is not ours; allowed for others: @plain, @eager, @{', @'.join(ENGINES)}")
     if extra_variants or extra_memories or (memory != "fastest" and variant != "fast"):
-        raise InputError(
-            f"{name!r}: allowed is one variant, and a choice of memory beside fast alone: @fast+{memory}"
-        )
+        raise InputError(f"{name!r}: allowed: one variant; a choice of memory only with fast: @fast+{memory}")
     return variant, memory
 
 
 def _check_file(name: str, file: str, function: str) -> None:
     if not file.endswith(".py"):
         sources = ", ".join(f"{package}:NAME" for package in PACKAGES)
-        raise InputError(f"{name!r} is no contestant; allowed: a network's name, {sources}, FILE.py:CALLABLE")
+        raise InputError(
+            f"{name!r} is not a candidate; allowed: a network's name, {sources}, FILE.py:CALLABLE"
+        )
     if not Path(file).is_file():
         raise missing_path_error(file)
     if not function.isidentifier():
-        raise InputError(f"{name!r}: {function!r} is no name of a function; allowed: FILE.py:CALLABLE")
+        raise InputError(f"{name!r}: {function!r} is not a function's name; allowed: FILE.py:CALLABLE")
 
 
 def candidate_at_depth(name: str, depth: int) -> str:
-    """The same kind of network at another depth: its name with the number replaced."""
+    """The same kind of network at another depth: the name with its number replaced.
+
+    >>> candidate_at_depth("preact_resnet110_cifar@plain", 1001)
+    'preact_resnet1001_cifar@plain'
+    """
     head, mark, tail = name.partition("@")
     return re.sub(r"(?<=[a-z])\d+", str(depth), head, count=1) + mark + tail

@@ -1,4 +1,4 @@
-"""A contestant's module, ready to run."""
+"""Building a candidate's module, ready to run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from kilolayer.training.memory_plan import MemoryPlan, segment_model
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The first contestant's name, images and number of classes: the others are given the same batch."""
+    """The first candidate's name, image size, channels and classes: every other candidate gets the same
+    batch.
+    """
 
     name: str
     image_side: int
@@ -35,7 +37,7 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class CandidateModule:
-    """The module as it stands in its memory format, how to call it, and in which precision."""
+    """The module in its memory format and precision, and the images that it reads."""
 
     module: nn.Module
     precision: Precision
@@ -55,9 +57,9 @@ def build_candidate(
     image_size: int | None = None,
     first: BatchShape | None = None,
 ) -> CandidateModule:
-    """Builds it, for images of `image_size` where that is asked for.
+    """Builds the candidate's module, for images of `image_size` if that is given.
 
-    Raises `InputError` where a package is missing, does not know the model, or a file's code fails.
+    Raises `InputError` if a package is missing or does not know the model, or if a file's code fails.
     """
     torch.manual_seed(0)
     is_plain = candidate.variant == "plain"
@@ -66,13 +68,14 @@ def build_candidate(
     module = _build_ours(candidate) if candidate.is_ours else _build_foreign(candidate)
     if candidate.variant in KILOLAYER_VARIANTS and not isinstance(module, ResidualNetwork):
         raise InputError(
-            f"{candidate.name}: {candidate.model} gives {type(module).__name__}, which is not ours; "
+            f"{candidate.name}: {candidate.model} returns {type(module).__name__}, "
+            "which is not one of our networks; "
             f"allowed for others: @plain, @eager, @{', @'.join(ENGINES)}"
         )
     side = _image_side(candidate, module, image_size, first)
     channels = _image_channels(candidate, module, first)
     if isinstance(module, ResidualNetwork):
-        # What is counted and planned is for the images that it is given.
+        # Counts and memory plans are for the images of the batch.
         module.description = replace(module.description, image_size=side)
     fusable = (
         module.description
@@ -109,19 +112,19 @@ def _build_ours(candidate: Candidate) -> nn.Module:
 
 def _build_foreign(candidate: Candidate) -> nn.Module:
     factory = _model_factory(candidate)
-    with attribute_errors(candidate.name, "making it"), redirect_stdout(StringIO()):  # some of them talk
+    with attribute_errors(candidate.name, "building it"), redirect_stdout(StringIO()):  # some of them print
         module = factory()
     if not isinstance(module, nn.Module):
         raise InputError(
-            f"{candidate.name} gives {type(module).__name__}; allowed: a function that returns an nn.Module"
+            f"{candidate.name} returns {type(module).__name__}; allowed: a function that returns an nn.Module"
         )
     return module
 
 
 @contextmanager
 def attribute_errors(name: str, stage: str, *, ours: bool = False) -> Iterator[None]:
-    """Within, the code of a contestant runs: an `InputError` gets its name, and so does whatever else the
-    code of others raises. A fault of `ours` stays what it is.
+    """Within, a candidate's code runs: an `InputError` is prefixed with the candidate's name, and other
+    exceptions become one. With `ours` other exceptions pass unchanged, since they are faults of ours.
     """
     try:
         yield
@@ -153,7 +156,7 @@ def _model_factory(candidate: Candidate) -> Callable[[], Any]:
         by = "" if missing == candidate.source else f", which {candidate.source} imports"
         raise InputError(f"{candidate.name} needs {missing}{by}: pip install {missing}") from None
     except RuntimeError as error:
-        # torchvision raises this beside a PyTorch that it was not built for, and timm imports torchvision.
+        # torchvision raises this with a PyTorch that it was not built for; timm imports torchvision.
         raise InputError(
             f"{candidate.name}: {candidate.source} cannot be imported ({str(error).splitlines()[0]}); "
             f"install the torchvision that was built for PyTorch {torch.__version__}"
@@ -175,27 +178,27 @@ def _factory_from_file(candidate: Candidate) -> Callable[[], Any]:
 def _image_side(
     candidate: Candidate, module: nn.Module, requested: int | None, first: BatchShape | None
 ) -> int:
-    """Of the square images: as asked for, else the first contestant's own."""
+    """The side of the square images: as requested, or else the first candidate's own."""
     native_side = _native_side(candidate, module)
     if requested:
         return requested
     if first is None:
         if native_side is None:
             raise InputError(
-                f"{candidate.name} comes first, and the side of its images is not known; add --image-size N, "
-                "or name a network of ours before it"
+                f"{candidate.name} comes first, and the size of its images is unknown; add --image-size N, "
+                "or name one of our networks before it"
             )
         return native_side
     if native_side not in (None, first.image_side):
         raise InputError(
-            f"{candidate.name} is for images of {native_side} pixels a side, {first.name} for {first.image_side}; "
-            "all have the same batch: add --image-size N"
+            f"{candidate.name} is for images of {native_side} pixels a side, "
+            f"{first.name} for {first.image_side}; all get the same batch: add --image-size N"
         )
     return first.image_side
 
 
 def _native_side(candidate: Candidate, module: nn.Module) -> int | None:
-    """That of its description; of a package's by its name; a file does not say."""
+    """The side that a description states or a package's name implies; unknown for a file."""
     if isinstance(module, ResidualNetwork):
         return module.description.image_size
     if candidate.source.endswith(".py"):
@@ -210,8 +213,8 @@ def _image_channels(candidate: Candidate, module: nn.Module, first: BatchShape |
         return native_channels or next(conv_channels, 3)
     if native_channels not in (None, first.channels):
         raise InputError(
-            f"{candidate.name} is for images of {native_channels} channels, {first.name} for {first.channels}; "
-            "all have the same batch"
+            f"{candidate.name} is for images of {native_channels} channels, "
+            f"{first.name} for {first.channels}; all get the same batch"
         )
     return first.channels
 

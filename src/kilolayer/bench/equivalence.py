@@ -1,4 +1,4 @@
-"""Whether contestants do the same work: with equal weights they must come to the same loss."""
+"""Whether candidates do the same work: with equal weights they must reach the same loss."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from kilolayer.bench.parameter_pairing import pairing_order
 from kilolayer.errors import InputError
 
 TOLERANCE = 1e-3
-"""Relative, of losses computed in fp32 in other orders of addition."""
+"""Relative, for losses in fp32 whose sums are added in different orders."""
 TIMED_TOLERANCE = 0.1
-"""Relative, of a loss in the precision that is timed: bf16 through a deep network at its start."""
+"""Relative, for a loss in the timed precision: bf16 through a deep, untrained network."""
 IMAGES = 8
 
 
 def share_weights(module: nn.Module, path: str, x: Tensor) -> bool:
-    """Takes over the weights at `path` where they fit, or leaves its own there where there are none yet.
+    """Loads the weights at `path` if they fit, or saves the module's own if there are none yet.
 
-    They are paired in the order of the computation. Returns whether it has the first one's weights now.
-    With an empty path there is nobody to share with.
+    Tensors are paired in the order of the computation. Returns whether the module now has the first
+    candidate's weights. An empty path means that there is only one candidate.
     """
     if not path:
         return True
@@ -58,7 +58,7 @@ def _write_weights(tensors: list[nn.Parameter], path: str) -> None:
 
 
 def _shape_key(tensor: Tensor) -> tuple[int, ...]:
-    """Without the ones at the end: a 1×1 convolution of a pooled map is a classifier."""
+    """The shape without trailing ones: a 1×1 convolution of a pooled map equals a linear classifier."""
     sizes = list(tensor.shape)
     while sizes and sizes[-1] == 1:
         sizes.pop()
@@ -66,7 +66,7 @@ def _shape_key(tensor: Tensor) -> tuple[int, ...]:
 
 
 def compute_logits(module: nn.Module, x: Tensor) -> Tensor:
-    """Of the images `x`. Raises `InputError` where what comes out is no row of logits for each."""
+    """The logits of the images `x`. Raises `InputError` unless the output is one row of logits per image."""
     output = module(x)
     if isinstance(output, Tensor) and output.ndim == 2 and len(output) == len(x):
         return output
@@ -74,15 +74,15 @@ def compute_logits(module: nn.Module, x: Tensor) -> Tensor:
         f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
     )
     raise InputError(
-        f"for {len(x)} of the images it gives {description}; allowed: a tensor of images × classes"
+        f"for {len(x)} of the images it returns {description}; allowed: a tensor of images × classes"
     )
 
 
 def reference_loss(module: nn.Module, x: Tensor, labels: Tensor, *, training: bool) -> float:
-    """In fp32, of the first few images; with `training` by the batch's statistics.
+    """The loss of the first few images in fp32; with `training` by the statistics of the batch.
 
-    Else with BN's running statistics, which are those of the same images then: the untouched ones of a fresh
-    network normalise nothing, and its signal would grow from unit to unit.
+    Otherwise by BN's running statistics, which are set to those of the same images: a fresh network's own do
+    not normalise, and its signal would grow from unit to unit.
     """
     x, labels = x[:IMAGES].contiguous(), labels[:IMAGES]
     was_training = module.training
@@ -96,14 +96,16 @@ def reference_loss(module: nn.Module, x: Tensor, labels: Tensor, *, training: bo
 
 
 def mean_cross_entropy(outputs: Any, labels: Tensor) -> float:
-    """The mean over the images that both have. Raises `InputError` where it is not finite."""
+    """The mean cross-entropy over the images that outputs and labels share. Raises `InputError` if it is not
+    finite.
+    """
     logits = torch.as_tensor(outputs).float()
     loss = functional.cross_entropy(logits[: len(labels)], labels[: len(logits)].to(logits.device))
     return finite_loss(loss)
 
 
 def finite_loss(loss: Tensor) -> float:
-    """Its value. Raises `InputError` where that is no number to compare or to go on with."""
+    """The value of a loss. Raises `InputError` if it is not finite."""
     value = loss.item()
     if not math.isfinite(value):
         raise InputError(f"its loss is {value}, not finite")
@@ -112,7 +114,7 @@ def finite_loss(loss: Tensor) -> float:
 
 @contextmanager
 def _running_statistics_of_batch(module: nn.Module) -> Iterator[None]:
-    """Within, BN's running statistics become those of a batch."""
+    """Within, BN's running statistics become those of the batch."""
     norms = [(part, part.momentum) for part in module.modules() if isinstance(part, _BatchNorm)]
     for norm, _ in norms:
         norm.momentum = 1.0
@@ -125,7 +127,9 @@ def _running_statistics_of_batch(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _channels_first(module: nn.Module) -> Iterator[None]:
-    """Within, all convolutions add in one order: over a thousand layers another moves the loss by 0.1 %."""
+    """Within, all convolutions add in one order: over a thousand layers another order moves the loss by 0.1
+    %.
+    """
     maps = [p for p in module.parameters() if p.ndim == 4]
     last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in maps)
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -137,7 +141,7 @@ def _channels_first(module: nn.Module) -> Iterator[None]:
 
 
 def work_differences(rows: list[dict[str, Any]]) -> list[str]:
-    """In words, where contestants do other work than the first, or where it could not be checked."""
+    """Sentences that say where a candidate does other work than the first, or could not be checked."""
     return [
         line
         for row in rows[1:]
@@ -162,4 +166,5 @@ def _loss_differences(row: dict[str, Any], first: dict[str, Any]) -> Iterator[st
     ):
         reference, loss = first["loss_with_equal_weights"], row[key]
         if abs(reference - loss) > tolerance * abs(reference):
-            yield f"{row['name']}: {condition} the loss is {loss:.5f}, of {first['name']} {reference:.5f}"
+            compared = f"that of {first['name']} is {reference:.5f}"
+            yield f"{row['name']}: {condition} the loss is {loss:.5f}, {compared}"

@@ -1,4 +1,4 @@
-"""What this machine can do at the most: multiplying in bf16, fp16, fp32 and int8, and moving memory."""
+"""The limits of this machine: multiplying in bf16, fp16, fp32 and int8, and copying memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from kilolayer.kernels.compute_dtype import mul_dtype, peak_multiply_adds
-from kilolayer.kernels.native_build import NativeUnavailable
+from kilolayer.kernels import fp16_peak_flops
 from kilolayer.runs.start_environment import processor_name
 
 MATRIX_SIZES = (512, 1024, 2048)
 SECONDS_PER_SIZE = 0.4
-"""For each size: long enough for a best of many."""
+"""Long enough for the best of many repeats."""
 
 
 FLOAT_DTYPES = ("bf16", "fp16", "fp32")
@@ -34,33 +33,36 @@ INSTRUCTIONS = (
 
 
 def measure_ceilings(device: torch.device) -> dict[str, float]:
-    """FLOP/s of the fastest matrix product in each arithmetic, and bytes/s read plus written by a copy.
+    """FLOP/s of the fastest matrix product in each dtype, and bytes/s (read plus written) of a copy.
 
-    int8 is left out where this PyTorch cannot multiply it. fp16 is there where the kernels for CPUs multiply
-    in it: what the instruction can do, for PyTorch's own product takes fp32 ones.
+    int8 is left out if this PyTorch cannot multiply it. fp16 is listed if our native kernels multiply in it:
+    it is the rate of the instruction, since PyTorch's own fp16 product uses fp32 instructions.
     """
     ceilings = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         ceilings[f"{name}_flops"] = max(_matmul_flops(size, dtype, device) for size in MATRIX_SIZES)
-    with suppress(NativeUnavailable):
-        if device.type == "cpu" and mul_dtype() == "fp16":
-            ceilings["fp16_flops"] = 2 * peak_multiply_adds("fp16", torch.get_num_threads())
+    fp16_flops = fp16_peak_flops(torch.get_num_threads()) if device.type == "cpu" else None
+    if fp16_flops is not None:
+        ceilings["fp16_flops"] = fp16_flops
     with suppress(RuntimeError, AttributeError):
         ceilings["int8_flops"] = max(_int8_flops(size, device) for size in MATRIX_SIZES)
     return ceilings | {"copy_bytes": _copy_bandwidth(device)}
 
 
 def fastest_dtype(ceilings: dict[str, float], *, int8: bool = False) -> tuple[str, float]:
-    """The fastest arithmetic and its FLOP/s. Which that is differs among processors.
+    """The fastest dtype of these ceilings and its FLOP/s.
 
-    int8 counts for those alone who compute in it.
+    int8 counts only with `int8`, for candidates that compute in it.
+
+    >>> fastest_dtype({"fp32_flops": 1e11, "bf16_flops": 3e11, "copy_bytes": 1e10})
+    ('bf16', 300000000000.0)
     """
     names = [name for name in (*FLOAT_DTYPES, *(["int8"] if int8 else [])) if f"{name}_flops" in ceilings]
     return max(((name, ceilings[f"{name}_flops"]) for name in names), key=lambda pair: pair[1])
 
 
 def describe_machine() -> dict[str, Any]:
-    """The processor: its name, family and model where the system tells, and which products it knows."""
+    """The processor: name, family and model if the system tells them, and its vector instructions."""
     fields: dict[str, str] = {}
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
@@ -92,7 +94,7 @@ def _copy_bandwidth(device: torch.device) -> float:
 
 
 def _min_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The seconds of the fastest repeat; on one thread of a CPU its own processor seconds."""
+    """The seconds of the fastest repeat; on one CPU thread, the process's own CPU seconds."""
     single_thread = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if single_thread else time.perf_counter
     best, start = float("inf"), time.perf_counter()

@@ -9,17 +9,22 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 Node = Any
-"""Of the graph that autograd builds; PyTorch gives it no type."""
+"""A node of autograd's graph; PyTorch has no type for it."""
 
 
 def pairing_order(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
-    """Names of the parameters of `module`, in the order in which an image of `shape` meets them.
+    """The names of the module's parameters in the order in which an image of `shape` meets them.
 
-    The order of registration is a matter of taste: a projection stands before the branch in one class and
-    behind it in another. What counts here is how many layers with weights lie before a layer on the longest
-    way from the input, then how many behind it on the longest way to the output; then weight before bias.
-    It is read off autograd's graph on the meta device, where nothing is computed. The same network gets
-    the same order, whatever its tensors are called. Raises `RuntimeError` where it cannot be run so.
+    Registration order is arbitrary: a projection stands before the branch in one class and after it in
+    another. Here a layer is ordered by the number of layers with weights before it on the longest path from
+    the input, then by the number after it on the longest path to the output; weight comes before bias. The
+    order is read off autograd's graph on the meta device, where nothing is computed, and does not depend on
+    names.
+
+    Raises `RuntimeError` if the module cannot be run that way.
+
+    >>> pairing_order(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2)), (1, 3, 3, 3))
+    ['0.weight', '0.bias', '2.weight', '2.bias']
     """
     logits, names = _run_on_meta(module, shape)
     sizes = {name: p.ndim for name, p in module.named_parameters()}
@@ -42,7 +47,7 @@ def pairing_order(module: nn.Module, shape: tuple[int, ...]) -> list[str]:
 
 
 def _run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, dict[int, str]]:
-    """The output, and the names of the leaves of its graph by identity; the image's is empty."""
+    """The output, and the names of its graph's leaves by identity; the image's name is empty."""
     modes = [(part, part.training) for part in module.modules()]
     state = {name: p.detach().to("meta").requires_grad_() for name, p in module.named_parameters()}
     image = torch.empty(shape, device="meta", requires_grad=True)
@@ -50,12 +55,12 @@ def _run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, dic
     try:
         with torch.enable_grad():
             logits = functional_call(module.eval(), state | buffers, (image,))
-    except Exception as error:  # the code of others fails in its own ways
+    except Exception as error:  # other people's code may raise anything
         raise RuntimeError(f"cannot be run without computing: {error}") from error
     finally:
         for part, training in modes:
             part.training = training
-    # The leaves live as long as the graph does, so that no identity is given twice.
+    # The graph keeps its leaves alive, so no identity is used twice.
     return logits, {id(tensor): name for name, tensor in state.items()} | {id(image): ""}
 
 
@@ -68,7 +73,7 @@ def _leaf_name(node: Node, names: dict[int, str]) -> str | None:
 
 
 def _topological_order(root: Node) -> list[Node]:
-    """All nodes below `root`, each behind its sources; without recursion, for the graph is deep."""
+    """All nodes below `root`, each after its inputs; without recursion, since the graph is deep."""
     ordered: dict[Node, None] = {}
     stack = [root]
     while stack:

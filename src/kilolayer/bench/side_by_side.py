@@ -1,4 +1,4 @@
-"""The contest: everyone is built in a process of its own, and then they step in turns."""
+"""The comparison: every candidate is built in a process of its own, and then they step in turns."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ from kilolayer.errors import InputError
 from kilolayer.training.device import check_threads
 
 FLOPS_PER_MULTIPLY_ADD = {"inference": 2, "training": 6}
-"""Training computes, besides the forward pass, the gradients of every layer's input and of its weights."""
+"""Training computes the forward pass, and the gradients of every layer's input and weights."""
 
 BATCH_KEYS = ("image_side", "channels", "classes")
-"""What the first contestant says of the batch that all are given."""
+"""What the first candidate determines about the batch that all receive."""
 
 
 @dataclass(frozen=True)
 class BenchConfiguration:
-    """The same for all: images per step, threads, device, training or inference, and how many repeats.
+    """What is the same for all candidates: batch size, threads, device, training or inference, repeats.
 
-    `image_size` is the side of the images; without it they are those that the first contestant is for.
+    `image_size` is the side of the images; without it they have the size that the first candidate is for. The
+    first `warm_up` steps of every candidate are not counted.
+
+    Raises `InputError` for numbers out of range.
+
+    >>> BenchConfiguration(batch_size=8, infer=True).work
+    'inference'
     """
 
     batch_size: int = 64
@@ -56,7 +62,7 @@ class BenchConfiguration:
 
     @property
     def clock(self) -> str:
-        """Which seconds count. On one thread of a CPU others cannot take the process's own."""
+        """Which seconds count: CPU seconds on one CPU thread, which other processes cannot inflate."""
         return "cpu_seconds" if self.threads == 1 and self.device == "cpu" else "seconds"
 
 
@@ -65,9 +71,13 @@ def compare_candidates(
     configuration: BenchConfiguration,
     report_progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Everyone's figures, the machine's ceilings, and where the work differs, as JSON can hold it.
+    """Runs all candidates in turns and returns their figures, the machine's ceilings and the differences in
+    their work.
 
-    Raises `InputError` where a contestant does not do this work, cannot be built, or its process dies.
+    The result can be written as JSON. Speeds are images per second, memory is in bytes, energy in joules per
+    image.
+
+    Raises `InputError` if a candidate does not support this work, cannot be built, or its process dies.
     """
     for candidate in candidates:
         check_candidate(candidate, infer=configuration.infer)
@@ -125,7 +135,7 @@ def _build_in_process(
 ) -> dict[str, Any]:
     return process.ask(
         "build",
-        contestant=asdict(candidate),
+        candidate=asdict(candidate),
         batch_size=configuration.batch_size,
         threads=configuration.threads,
         device=configuration.device,
@@ -164,7 +174,7 @@ def _row(
     ceilings: dict[str, float],
 ) -> dict[str, Any]:
     undisturbed = [sample for sample in samples if not sample["disturbed"]]
-    # On its own processor seconds a disturbed repeat is as good as another.
+    # CPU seconds do not suffer from other processes, so disturbed repeats count too.
     counted = samples if configuration.clock == "cpu_seconds" or not undisturbed else undisturbed
     seconds = [sample[configuration.clock] for sample in counted]
     median = statistics.median(seconds)
@@ -191,7 +201,7 @@ def _row(
 
 
 class _CandidateProcess:
-    """A worker at the other end of a pipe; it ends when the pipe does."""
+    """A worker process at the other end of a pipe; it ends when the pipe does."""
 
     def __init__(self, configuration: BenchConfiguration, name: str) -> None:
         from kilolayer.sweep.processes import block_sigint
@@ -200,7 +210,7 @@ class _CandidateProcess:
         threads = str(configuration.threads)
         with block_sigint():
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kilolayer.bench.worker"],
+                [sys.executable, "-m", "kilolayer.bench.candidate_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
@@ -215,7 +225,7 @@ class _CandidateProcess:
         self.process.communicate()
 
     def ask(self, do: str, **words: Any) -> dict[str, Any]:
-        """Its answer. Raises `InputError` where it refuses or is no more."""
+        """The worker's answer. Raises `InputError` if it refuses or its process has ended."""
         assert self.process.stdin is not None and self.process.stdout is not None  # noqa: S101, PT018
         try:
             print(json.dumps({"do": do, **words}), file=self.process.stdin, flush=True)
@@ -223,7 +233,9 @@ class _CandidateProcess:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise InputError(f"{self.name}: its process ended with status {self.process.wait()} in {do!r}")
+            raise InputError(
+                f"{self.name}: its process ended with status {self.process.wait()} during {do!r}"
+            )
         answer: dict[str, Any] = json.loads(line)
         if "refused" in answer:
             raise InputError(answer["refused"])

@@ -1,4 +1,4 @@
-"""What a piece of work took: wall and processor seconds, what others used meanwhile, and energy."""
+"""The cost of a piece of work: wall and CPU seconds, load by other processes, and energy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 
 RAPL = Path("/sys/class/powercap")
 MAX_OTHER_CORES = 0.05
-"""Of the machine's cores' time, as a share of one core: beyond it a repeat counts as disturbed."""
+"""The load by other processes, in cores, above which a repeat counts as disturbed."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """`seconds` on the wall, `cpu_seconds` of this process, `others`: cores that other processes kept busy.
+    """`seconds` on the wall, `cpu_seconds` of this process, `other_cores` kept busy by other processes,
+    `joules`.
 
-    `others` and `joules` are None where the system does not tell.
+    `other_cores` and `joules` are None if the system does not report them.
     """
 
     seconds: float
@@ -27,11 +28,12 @@ class Timing:
 
     @property
     def is_disturbed(self) -> bool:
+        """Whether other processes used so much of the machine that wall seconds are not comparable."""
         return self.other_cores is not None and self.other_cores > MAX_OTHER_CORES
 
 
 def time_work(work: Callable[[], object]) -> Timing:
-    """Does `work` once and measures it."""
+    """Runs `work` once and measures it."""
     energy_start, busy_start = _energy_joules(), _busy_seconds()
     wall_start, cpu_start = time.perf_counter(), time.process_time()
     work()
@@ -49,7 +51,7 @@ def time_work(work: Callable[[], object]) -> Timing:
 
 
 def _busy_seconds() -> float | None:
-    """Processor seconds that this machine has been busy, in all processes."""
+    """CPU seconds that this machine has been busy, in all processes."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
             ticks = [int(word) for word in file.readline().split()[1:9]]
@@ -60,7 +62,7 @@ def _busy_seconds() -> float | None:
 
 
 def _energy_joules() -> float | None:
-    """Energy since some moment: of the GPU where one computes, else of the processors' packages (RAPL)."""
+    """The energy used by the processors' packages since some moment (RAPL), or None."""
     counters = []
     for zone in sorted(RAPL.glob("intel-rapl:[0-9]*")) if RAPL.is_dir() else ():
         if zone.name.count(":") == 1:

@@ -1,4 +1,4 @@
-"""The roofline plot: what each contestant attains, under what the machine could do at its traffic."""
+"""The roofline plot: the speed of every candidate below what the machine's arithmetic and memory allow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 IDEAL_MAPS = 3
-"""In training every unit reads its input and the gradient of its output, and writes that of its input."""
+"""In training every unit reads its input and the gradient of its output, and writes the gradient of its
+input.
+"""
 
 
 def arithmetic_intensity(network: Network, work: str, width: int) -> float:
-    """FLOPs per byte of the least traffic: a map of each unit's input three times in training, else twice.
+    """FLOPs per byte of the least memory traffic.
 
-    `width`: bytes of a number.
+    The traffic is a map of every unit's input, three times in training and twice in inference. `width`: bytes
+    per number.
     """
     maps = sum(saved.input for saved in network_activations(network)) + network.channels
     passes, flops = (IDEAL_MAPS, 6) if work == "training" else (2, 2)
@@ -28,9 +31,9 @@ def arithmetic_intensity(network: Network, work: str, width: int) -> float:
 
 
 def roofline_svg(comparison: dict[str, Any], title: str) -> str:
-    """SVG: both ceilings with the slope of the memory, and a point for each contestant.
+    """The plot as SVG: a ceiling per dtype with the slope of the memory, and a point for every candidate.
 
-    A peer stands at the intensity of the first network of ours.
+    A candidate of a package is drawn at the intensity of the first of our networks.
     """
     rows = comparison["contestants"]
     first = next(row["name"].partition("@")[0] for row in rows if row["source"] == "kilolayer")

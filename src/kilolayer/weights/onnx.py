@@ -1,4 +1,4 @@
-"""A network as an ONNX file, in fp32 or int8, checked against itself, and run by ONNX Runtime."""
+"""A network as an ONNX file, in fp32 or int8: exported, checked and run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.errors import InputError
-from kilolayer.kernels.folding import fold
+from kilolayer.kernels import fold
 from kilolayer.networks import ResidualNetwork
 from kilolayer.system import durable
 
 MISSING = "ONNX export and ONNX Runtime are not installed: pip install 'kilolayer[export]'"
 LogitsFunction = Callable[[Tensor], numpy.ndarray[Any, Any]]
-"""From images to logits."""
+"""A function from images to logits."""
 CHUNK_IMAGES = 64
-"""Images at a time."""
+"""Images that are run at a time."""
 TOLERANCE = 1e-3
-"""Of the largest logit: what different orders of addition may do."""
+"""Relative to the largest logit: what different orders of addition can cause."""
 
 
 def export_onnx(module: nn.Module, x: Tensor, path: Path) -> float:
-    """Writes `module` for inputs shaped as `x`, any batch size, and returns its error in ONNX Runtime.
+    """Writes `module` as an ONNX file for images shaped like `x`, in any batch size; returns ONNX Runtime's
+    error.
 
-    A network of ours is folded first (`kilolayer.kernels.folding.fold`). The error is relative to the largest
-    logit. Raises `InputError` where the packages are missing, `x` has no image, `path` cannot be written or
-    the exported network does not compute the same; then no file is left.
+    One of our networks is folded first (`kilolayer.kernels.fold`). The error is max |z' − z| / max |z| over
+    the logits.
+
+    Raises `InputError` if the packages are missing, `x` has no image, `path` cannot be written, or the
+    exported network computes something else; then no file is left.
     """
     _check_images("x", x)
     path = Path(path)
@@ -46,7 +49,7 @@ def export_onnx(module: nn.Module, x: Tensor, path: Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "network.onnx"
         with _silenced_exporter(), torch.no_grad():
-            # PyTorch's newer exporter traces three times in Python: 48 s for 164 layers, this one 1 s.
+            # PyTorch's newer exporter traces three times in Python: 48 s for 164 layers; this one takes 1 s.
             torch.onnx.export(
                 module,
                 (example,),
@@ -60,7 +63,7 @@ def export_onnx(module: nn.Module, x: Tensor, path: Path) -> float:
         computed = onnx_file_session(temporary, 1)(example)
         error = float(numpy.abs(computed - expected).max() / numpy.abs(expected).max())
         if not error < TOLERANCE:
-            raise InputError(f"the exported network differs from its own by {error:.1e}; nothing was written")
+            raise InputError(f"the exported network's logits differ by {error:.1e}; nothing was written")
         durable.write_file(path, temporary.read_bytes())
     return error
 
@@ -79,7 +82,7 @@ def _check_installed() -> None:
 
 
 def _inference_copy(module: nn.Module) -> nn.Module:
-    """In fp32 on the CPU; ours as a folded copy."""
+    """The module in fp32 on the CPU; one of our networks as a folded copy."""
     if isinstance(module, ResidualNetwork):
         return fold(module, torch.float32).cpu()
     return module.eval().float().cpu()
@@ -87,10 +90,10 @@ def _inference_copy(module: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class LogitAgreement:
-    """Two networks' logits on the same `images`.
+    """How two networks' logits agree on the same `images`.
 
-    `logit_error`: ‖z' − z‖ / ‖z‖ over all logits; `same_class`: percent of the images of which the largest
-    logit is the same one.
+    `logit_error`: ‖z' − z‖ / ‖z‖ over all logits. `same_class`: the percentage of images whose largest logit
+    is the same.
     """
 
     images: int
@@ -99,7 +102,11 @@ class LogitAgreement:
 
 
 def logit_agreement(logits: numpy.ndarray[Any, Any], expected: numpy.ndarray[Any, Any]) -> LogitAgreement:
-    """How `found` logits (images, classes) agree with those `expected`."""
+    """The agreement of `logits` (images, classes) with the `expected` ones.
+
+    >>> logit_agreement(numpy.array([[3.0, 0.0]]), numpy.array([[4.0, 0.0]]))
+    LogitAgreement(images=1, logit_error=0.25, same_class=100.0)
+    """
     error = float(numpy.linalg.norm(logits - expected) / numpy.linalg.norm(expected))
     same_class = float((logits.argmax(1) == expected.argmax(1)).mean())
     return LogitAgreement(len(expected), error, 100 * same_class)
@@ -108,16 +115,17 @@ def logit_agreement(logits: numpy.ndarray[Any, Any], expected: numpy.ndarray[Any
 def quantize_onnx(
     module: nn.Module, calibration: Tensor, path: Path, test_images: Tensor | None = None
 ) -> LogitAgreement:
-    """Writes `module` with whole numbers of 8 bits in place of its weights and activations.
+    """Writes `module` as an ONNX file with 8-bit integer weights and activations.
 
-    w ≈ s·q, q in −127 … 127, with a scale s for every output channel; an activation ≈ s·(q − z), q in
-    0 … 255, its range the least and largest value that the images of `calibration` give it. These are to be
-    images of the training set, normalised as the network reads them; a few hundred suffice. Returns how the
-    file's logits agree with fp32's on the images `check`, or else on those of the calibration. Weights of a
-    random initialisation give errors that mean nothing.
+    A weight w ≈ s·q, q in −127 … 127, with a scale s per output channel. An activation ≈ s·(q − z), q in 0 …
+    255, with the range that the images of `calibration` produce: a few hundred images of the training set,
+    normalised as the network reads them. Returns how the file's logits agree with those of fp32 on
+    `test_images`, or else on the calibration images. For untrained weights the result means nothing.
 
-    ONNX Runtime's static quantisation, in pairs of QuantizeLinear and DequantizeLinear, which OpenVINO
-    reads too. Raises `InputError` where packages are missing, there is no image or `path` cannot be written.
+    The method is ONNX Runtime's static quantisation with pairs of QuantizeLinear and DequantizeLinear, which
+    OpenVINO reads too.
+
+    Raises `InputError` if packages are missing, there is no image, or `path` cannot be written.
     """
     checked_images = calibration if test_images is None else test_images
     _check_images("calibration", calibration)
@@ -164,7 +172,7 @@ def _logits_in_chunks(run: LogitsFunction, images: Tensor) -> numpy.ndarray[Any,
 
 
 def onnx_file_session(path: Path, threads: int) -> LogitsFunction:
-    """A function from images to logits by the network in an ONNX file."""
+    """A function from images to logits, by the network in an ONNX file."""
     try:
         import onnxruntime
     except ImportError:
@@ -184,31 +192,17 @@ def onnx_file_session(path: Path, threads: int) -> LogitsFunction:
     return run
 
 
-def session(module: nn.Module, x: Tensor, threads: int) -> LogitsFunction:
-    """`module` exported and run: a function from images shaped as `x` to logits."""
+def onnx_session(module: nn.Module, x: Tensor, threads: int) -> LogitsFunction:
+    """`module` exported and run by ONNX Runtime: a function from images shaped like `x` to logits."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_onnx(module, x, path)
         return onnx_file_session(path, threads)
 
 
-def quantized_session(module: nn.Module, x: Tensor, threads: int, engine: str) -> LogitsFunction:
-    """`module` quantised on the images `x` themselves and run by "onnxruntime" or "openvino": for timing."""
-    from kilolayer.weights import openvino
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
-        quantize_onnx(module, x, path)
-        return (
-            onnx_file_session(path, threads)
-            if engine == "onnxruntime"
-            else openvino.openvino_file_session(path, x, threads)
-        )
-
-
 @contextmanager
 def _silenced_exporter() -> Any:
-    """The exporter tells much of its own ways."""
+    """Silences the exporter, which reports much about its own methods."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

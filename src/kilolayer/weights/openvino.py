@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.errors import InputError
+from kilolayer.weights.onnx import LogitsFunction
 
 MISSING = "OpenVINO is not installed: pip install 'kilolayer[export]'"
 
 
-LogitsFunction = Callable[[Tensor], numpy.ndarray[Any, Any]]
-"""From images to logits."""
+def openvino_session(module: nn.Module, x: Tensor, threads: int, precision: str = "auto") -> LogitsFunction:
+    """`module` run by OpenVINO: a function from images shaped like `x` to logits. `precision` "fp32" forbids
+    bf16.
 
-
-def session(module: nn.Module, x: Tensor, threads: int, precision: str = "auto") -> LogitsFunction:
-    """A function from images shaped as `x` to logits. `precision` "fp32" forbids bf16.
-
-    Raises `InputError` where OpenVINO is missing.
+    Raises `InputError` if OpenVINO is not installed.
     """
     openvino = _import_openvino()
     example = x.detach().float().cpu().contiguous()
@@ -34,7 +31,7 @@ def session(module: nn.Module, x: Tensor, threads: int, precision: str = "auto")
 
 
 def openvino_file_session(path: Path, x: Tensor, threads: int, precision: str = "auto") -> LogitsFunction:
-    """A function from images shaped as `x` to logits by the network in an ONNX file."""
+    """A function from images shaped like `x` to logits, by the network in an ONNX file."""
     converted = _import_openvino().convert_model(str(path), input=list(x.shape))
     return _compile_model(converted, threads, precision)
 
@@ -59,7 +56,7 @@ def _compile_model(converted: Any, threads: int, precision: str) -> LogitsFuncti
 
     def run(images: Tensor) -> numpy.ndarray[Any, Any]:
         outputs = request.infer([images.detach().float().contiguous().numpy()])
-        # The request writes its next answer into the same memory.
+        # The next request overwrites this memory.
         answer: numpy.ndarray[Any, Any] = next(iter(outputs.values())).copy()
         return answer
 

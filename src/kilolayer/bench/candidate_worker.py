@@ -1,6 +1,6 @@
-"""A contestant's own process: builds it, and takes a step whenever it is told to.
+"""The process of one candidate: it builds the network, and takes a step when asked to.
 
-Reads a JSON object per line, answers with one. `python -m kilolayer.bench.worker`
+It reads one JSON object per line and answers with one. `python -m kilolayer.bench.candidate_worker`
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ LABELS = 10
 
 
 class CandidateWorker:
-    """What the other side of the pipe can ask for, a method each."""
+    """The requests that a process answers, one method each."""
 
     def __init__(self) -> None:
         self.take: Callable[[], object] = lambda: None
 
     def ceilings(self, device: str, threads: int) -> dict[str, Any]:
-        """The machine's, before anybody competes."""
+        """The ceilings of the machine, measured before the candidates are built."""
         from kilolayer.bench.machine import measure_ceilings
 
         return measure_ceilings(_device(device, threads))
 
     def machine(self) -> dict[str, Any]:
-        """The processor that these figures are of."""
+        """The processor that the figures belong to."""
         from kilolayer.bench.machine import describe_machine
 
         return describe_machine()
 
     def build(
         self,
-        contestant: dict[str, Any],
+        candidate: dict[str, Any],
         batch_size: int,
         threads: int,
         device: str,
@@ -52,8 +52,8 @@ class CandidateWorker:
         image_size: int | None,
         first: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        """Builds it, on the weights at `weights` where they fit, and says what it is and what its loss."""
-        # Optimisers and counting need these: everyone's memory is looked at, and predicted, with them there.
+        """Builds the candidate, with the weights at `weights` if they fit; reports its size and loss."""
+        # Optimisers and the counter import these; their memory counts for every candidate.
         import torch._dynamo
         import torch.utils.flop_counter  # noqa: F401
 
@@ -62,7 +62,7 @@ class CandidateWorker:
         from kilolayer.bench.workload import inference_workload, random_batch, training_workload
         from kilolayer.networks import ResidualNetwork
 
-        parsed, torch_device = Candidate(**contestant), _device(device, threads)
+        parsed, torch_device = Candidate(**candidate), _device(device, threads)
         before = self.memory()["peak_memory_bytes"]
         batch_shape = BatchShape(**first) if first else None
         built = build_candidate(
@@ -106,7 +106,7 @@ class CandidateWorker:
         return {**asdict(sample), "disturbed": sample.is_disturbed}
 
     def memory(self) -> dict[str, Any]:
-        """The most it has held, imports and all: resident on a CPU, allocated on a GPU."""
+        """The peak memory of this process, imports included: resident on a CPU, allocated on a GPU."""
         import torch
 
         if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
@@ -124,11 +124,11 @@ class CandidateWorker:
 
 
 def _label_count(classes: int, first: BatchShape | None) -> int:
-    """Of how many classes the labels are: ten, or all that the first contestant has."""
+    """The number of classes in the labels: ten, or all that the first candidate has."""
     labels = min(LABELS, first.classes if first else classes)
     if classes < labels:
         raise InputError(
-            f"it has {classes} classes, and the labels are of {labels}; allowed: at least {labels}"
+            f"it has {classes} classes, but the labels have {labels}; allowed: at least {labels}"
         )
     return labels
 
@@ -143,9 +143,9 @@ def _device(name: str, threads: int) -> Any:
 
 
 def serve_requests() -> None:
-    """Answers until its standard input ends."""
+    """Answers requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a peer prints is no answer
+    os.dup2(2, 1)  # what a candidate prints must not mix with the answers
     worker = CandidateWorker()
     for line in sys.stdin:
         request = json.loads(line)
