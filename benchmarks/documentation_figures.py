@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kilolayer.report import canvas
-from kilolayer.report.depth_plots import DepthLine, error_against_depth
+from kilolayer.report.plots import DepthLine, error_against_depth
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, STATIC = ROOT / "results", ROOT / "docs" / "_static"

@@ -6,9 +6,11 @@ from xml.etree import ElementTree
 import pytest
 
 from kilolayer.networks import describe, list_models
+from kilolayer.networks.stage_table import stage_table
 from kilolayer.report.lens.sentences import unit_equation
 from kilolayer.report.unit_diagram import unit_diagram
-from kilolayer.report.unit_text import stage_table, unit_svg, unit_text
+from kilolayer.report.unit_svg import unit_svg
+from kilolayer.report.unit_text import unit_text
 from kilolayer.units import (
     AGGREGATED,
     ARRANGEMENTS,

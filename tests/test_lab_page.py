@@ -17,8 +17,8 @@ import pytest
 from kilolayer.chart import Chart, Series
 from kilolayer.errors import InputError, StorageError
 from kilolayer.report import lab, page_assets
+from kilolayer.report.lab import chart_header, chart_rows
 from kilolayer.report.lab_data import gather_lab, lab_json
-from kilolayer.report.lab_table import chart_header, chart_rows
 from test_report_page import HOSTILE, Markup
 
 UNITS = 6

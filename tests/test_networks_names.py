@@ -181,7 +181,9 @@ def test_describing_does_not_wait_for_pytorch():
     """`--help` and `models` answer in a fraction of the second that importing PyTorch takes."""
     code = """
 import sys, kilolayer
-from kilolayer.report.unit_text import stage_table, unit_svg, unit_text
+from kilolayer.networks.stage_table import stage_table
+from kilolayer.report.unit_svg import unit_svg
+from kilolayer.report.unit_text import unit_text
 for name in kilolayer.list_models():
     network = kilolayer.describe(name)
     network.parameters, network.multiply_adds

@@ -28,10 +28,9 @@ from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.networks import build
 from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.curves import Curve
-from kilolayer.report.depth_plots import DepthLine, Profile, error_against_depth, profile_by_unit
 from kilolayer.report.document import Figure, Listing, Page, Section, Table
 from kilolayer.report.page import write_page
-from kilolayer.report.plots import training_curves
+from kilolayer.report.plots import DepthLine, Profile, error_against_depth, profile_by_unit, training_curves
 from kilolayer.runs import Run
 from kilolayer.runs.start_environment import current_command
 from kilolayer.system.terminal import print_table, print_text

@@ -69,8 +69,8 @@ def _print(name: str, network: Network) -> None:
 
 
 def _stages(network: Network) -> Table:
+    from kilolayer.networks.stage_table import stage_table
     from kilolayer.report.document import Table
-    from kilolayer.report.unit_text import stage_table
 
     rows = (
         (row.stage, row.output, row.units, f"{row.parameters:,}", f"{row.multiply_adds:,}")
@@ -80,7 +80,7 @@ def _stages(network: Network) -> Table:
 
 
 def _draw(network: Network, name: str, path: Path) -> None:
-    from kilolayer.report.unit_text import unit_svg
+    from kilolayer.report.unit_svg import unit_svg
 
     try:
         path.write_text(unit_svg(network.unit, title=name), encoding="utf-8")

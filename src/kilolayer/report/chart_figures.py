@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kilolayer.chart import Chart, Series
-from kilolayer.report import canvas, marks
+from kilolayer.report import canvas
 from kilolayer.report.clean_text import shorten_line
 from kilolayer.report.lab_data import value_range
 
@@ -37,7 +37,7 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
             axes.set_title(network, loc="left", fontsize=9.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
             if log:
-                marks.set_log_axis(axes, values)
+                canvas.set_log_axis(axes, values)
             for stage in panel.stages:
                 canvas.mark_stage(axes, stage)
             for series in panel.series:
@@ -55,7 +55,7 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
 def _line(axes: Axes, chart: Chart, series: Series, number: int, log: bool) -> None:
     style: dict[str, Any] = {"ls": "--", "lw": 1.0} if series.kind == "predicted" else {}
     for points in chart.segments(series):
-        marks.draw_curve(axes, *marks.split_points(points), number, log, **style)
+        canvas.draw_curve(axes, *canvas.split_points(points), number, log, **style)
 
 
 def _x_caption(panels: Sequence[tuple[str, Chart]]) -> str:

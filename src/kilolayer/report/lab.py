@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kilolayer.chart import Analysis, Chart
 from kilolayer.errors import InputError
 from kilolayer.report import page_assets
+from kilolayer.report.canvas import format_tick
 from kilolayer.report.clean_text import one_line
 from kilolayer.report.extra import report_extra
-from kilolayer.report.lab_data import Time, gather_lab, lab_json
-from kilolayer.report.lab_table import chart_header, chart_rows
+from kilolayer.report.lab_data import Time, gather_lab, lab_json, round_value, series_label
 from kilolayer.report.page import template_environment
 from kilolayer.system import durable
 
@@ -86,3 +88,26 @@ def _alt(frames: Sequence[tuple[Time, Chart]], network: str) -> str:
 def _course(y: Sequence[float | None]) -> str:
     values = [value for value in y if value is not None]
     return f" from {values[0]:.3g} to {values[-1]:.3g}" if values else " without values"
+
+
+_FOUR = Context(prec=4, rounding=ROUND_HALF_UP)
+"""Four digits, rounded as a browser rounds."""
+
+
+def chart_header(chart: Chart) -> tuple[str, ...]:
+    """The label of the x axis and the labels of all series."""
+    return (one_line(chart.x_label), *(series_label(series.name, series.kind) for series in chart.series))
+
+
+def chart_rows(chart: Chart) -> list[tuple[str, ...]]:
+    """A row for each x of any series, from left to right, with the values there."""
+    columns = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
+    places = sorted({x for column in columns for x in column if math.isfinite(x)})
+    return [(_cell(x), *(_cell(column.get(x)) for column in columns)) for x in places]
+
+
+def _cell(value: float | None) -> str:
+    rounded = round_value(value)
+    if rounded is None:
+        return "–"
+    return format_tick(rounded if rounded.is_integer() else float(_FOUR.create_decimal(rounded)))

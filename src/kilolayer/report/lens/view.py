@@ -14,7 +14,7 @@ from kilolayer.report.lab_data import gather_lab, lab_json
 from kilolayer.report.lens.measurement import LensMeasurement
 from kilolayer.report.lens.sentences import explain_shortcuts, unit_equation
 from kilolayer.report.lens.settings import LensSettings
-from kilolayer.report.unit_text import unit_svg
+from kilolayer.report.unit_svg import unit_svg
 from kilolayer.theory.mean_field import MeanFieldPrediction, predict_propagation
 
 predicted = lru_cache(64)(predict_propagation)
