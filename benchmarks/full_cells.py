@@ -29,6 +29,7 @@ from kilolayer.runs import Run
 from kilolayer.sweep.reproduction import run_name
 from kilolayer.sweep.worker import execute_run
 from kilolayer.training import choose_device, choose_graph, choose_kernels, choose_precision
+from kilolayer.training.experiment import memory_format_for
 from kilolayer.units import Dropout
 from kilolayer.values import to_json
 
@@ -72,7 +73,7 @@ def main() -> None:
             data=Data(options.data),
             scale=scale,
             precision=precision,
-            channels_last=last,
+            memory_format=memory_format_for(precision),
         )
         made = replace(made, **ways)
         if isinstance(made.network.unit.h, Dropout):

@@ -62,7 +62,7 @@ from kilolayer.units import BASIC, FULL_PREACT
 from kilolayer.units.modules import ResidualUnit
 
 SMALL = replace(cifar(8, replace(BASIC, arrangement=FULL_PREACT)), image_size=8)
-FAST = {"precision": "bf16", "channels_last": True}
+FAST = {"precision": "bf16", "memory_format": "channels_last"}
 Row = dict[str, Any]
 
 

@@ -48,7 +48,9 @@ def experiment(model: str, steps: int, seed: int, *, fast: bool) -> Experiment:
     if not fast:
         return plain
     kernels = choose_kernels("auto", HERE.device, "bf16", channels_last=True)
-    return replace(plain, precision="bf16", channels_last=True, activation_memory="balanced", kernels=kernels)
+    return replace(
+        plain, precision="bf16", memory_format="channels_last", activation_memory="balanced", kernels=kernels
+    )
 
 
 def losses(one: Experiment) -> list[float]:

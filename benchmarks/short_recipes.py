@@ -135,7 +135,9 @@ def experiment(trial: Trial, data: Data, splits: Splits) -> Experiment:
         image_size=splits.image_size,
     )
     chosen = replace(made(trial, len(splits.train)), augmentation=Augmentation(pad=trial.pad))
-    return Experiment(network, data, chosen, trial.seed, "bf16", channels_last=True, kernels=kernels)
+    return Experiment(
+        network, data, chosen, trial.seed, "bf16", memory_format="channels_last", kernels=kernels
+    )
 
 
 def run(name: str, trial: Trial, data: Data, splits: Splits) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tiny_runs import HERE, PREACT, Poll, outcome, splits_of, tiny, train, train
 NETWORK = Network(
     Stem(16), (Stage(2, 16), Stage(2, 32, stride=2)), PREACT, in_chans=1, image_size=8
 )  # fmt: skip
-FUSED = replace(tiny(), network=NETWORK, precision="bf16", channels_last=True, kernels="fused")
+FUSED = replace(tiny(), network=NETWORK, precision="bf16", memory_format="channels_last", kernels="fused")
 
 
 @needs_kernels
@@ -103,7 +103,7 @@ def test_the_curve_is_that_of_plain_training(name):
     )
     network = replace(cifar(depth, unit), in_chans=1, image_size=8)
     plain = replace(base, network=network, recipe=made, data=replace(base.data, subset=1000))
-    bf16 = replace(plain, precision="bf16", channels_last=True)
+    bf16 = replace(plain, precision="bf16", memory_format="channels_last")
     exact, autocast, fused = map(curve, (plain, bf16, replace(bf16, kernels="fused")))
     gaps = [max(abs(a - b) for a, b in zip(exact, one, strict=True)) for one in (autocast, fused)]
     assert fused[-1] < 0.5 * fused[0]

@@ -68,7 +68,11 @@ SPARING = Recipe(
     augmentation=Augmentation(pad=1, flip=False),
 )
 STOPPED = Experiment(
-    NETWORK, Data(subset=50, validation=20), SPARING, channels_last=True, activation_memory="balanced"
+    NETWORK,
+    Data(subset=50, validation=20),
+    SPARING,
+    memory_format="channels_last",
+    activation_memory="balanced",
 )
 EVERY_FIELD = Experiment(
     NETWORK,
@@ -103,7 +107,7 @@ EVERY_FIELD = Experiment(
     ),
     seed=3,
     precision="bf16",
-    channels_last=True,
+    memory_format="channels_last",
     graph=True,
     kernels="fused",
     evaluation="folded",

@@ -175,7 +175,7 @@ def test_runs_are_computed_as_train_chooses_and_as_the_request_keeps() -> None:
     plain = request_from_options(
         ReproduceOptions(tables=("p2-table-1",), device="cpu", precision="bf16", kernels="plain")
     )
-    assert (plain.kernels, plain.evaluation, plain.channels_last) == ("plain", "plain", True)
+    assert (plain.kernels, plain.evaluation, plain.memory_format) == ("plain", "plain", "channels_last")
     # The command that repeats a sweep names its kernels; one stored before there were any has plain ones.
     assert request_from_options(parse(shlex.split(whole_command(plain))[1:])) == plain
     written = json.loads(to_json(plain))
@@ -186,7 +186,7 @@ def test_runs_are_computed_as_train_chooses_and_as_the_request_keeps() -> None:
 def test_a_cluster_s_gpus_are_not_asked_for_here() -> None:
     asked = request_from_options(ReproduceOptions(tables=("p2-table-1",), engine="ray", device="cuda"))
     assert asked.computing == {
-        "precision": "bf16", "channels_last": True, "kernels": "plain", "evaluation": "plain",
+        "precision": "bf16", "memory_format": "channels_last", "kernels": "plain", "evaluation": "plain",
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ POLLS = 7 + 3 + 1
 VARIANTS = {
     "plain": tiny(),
     "dropout": tiny(replace(PREACT, h=Dropout(0.5))),
-    "bf16, channels last": tiny(precision="bf16", channels_last=True),
+    "bf16, channels last": tiny(precision="bf16", memory_format="channels_last"),
     "validation": tiny(validation=20),
     "recomputed": tiny(replace(PREACT, h=Dropout(0.5)), activation_memory="balanced"),
     "seldom evaluated": tiny(evaluate_every=2),

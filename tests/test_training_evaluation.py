@@ -194,7 +194,7 @@ def test_a_training_evaluates_by_its_own_statistics_and_classes() -> None:
     assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, images.labels).item(), rel=1e-5)
 
 
-BF16: dict[str, Any] = {"precision": "bf16", "channels_last": True}
+BF16: dict[str, Any] = {"precision": "bf16", "memory_format": "channels_last"}
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
     )
 
 
-BF16 = tiny(precision="bf16", channels_last=True)
+BF16 = tiny(precision="bf16", memory_format="channels_last")
 
 
 @pytest.mark.parametrize("trunk", [1.0, 0.1, 0.0])

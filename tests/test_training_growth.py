@@ -169,7 +169,7 @@ def test_whole_units_of_the_kernels_begin_at_zero_too() -> None:
         in_chans=1,
         image_size=8,
     )
-    chosen = tiny(unit, network=wide, precision="bf16", channels_last=True, kernels="fused")
+    chosen = tiny(unit, network=wide, precision="bf16", memory_format="channels_last", kernels="fused")
     training = training_of(with_recipe(chosen, progressive_depth=HALF))
     assert training.kernels
     assert training.kernels.fused_units == 6

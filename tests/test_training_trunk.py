@@ -28,7 +28,7 @@ from kilolayer.training import (
     recipe_differences,
 )
 from kilolayer.training.decisions import explain_decisions
-from kilolayer.training.experiment import InitialWeights
+from kilolayer.training.experiment import InitialWeights, memory_format_for
 from kilolayer.training.memory_plan import plan_memory
 from kilolayer.units import Basic, Dropout
 from kilolayer.values import from_json, to_json
@@ -50,7 +50,9 @@ def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("optimizer", [SGD(), AdamW()], ids=["sgd", "adamw"])
 def test_of_a_frozen_trunk_nothing_changes(optimizer: Optimizer, precision: Any) -> None:
     experiment = with_trunk(0.0, optimizer=optimizer, weight_decay=0.1)
-    training = training_of(replace(experiment, precision=precision, channels_last=precision == "bf16"))
+    training = training_of(
+        replace(experiment, precision=precision, memory_format=memory_format_for(precision))
+    )
     before = copied(training.model.state_dict())
     for _ in range(3):
         training.take_step()
@@ -120,7 +122,7 @@ def test_what_cannot_be_with_a_frozen_trunk_is_refused() -> None:
     with pytest.raises(InputError, match="its weights are random; give weights"):
         with_recipe(tiny(), trunk_rate=0.0)
     with pytest.raises(InputError, match="use kernels plain"):
-        replace(with_trunk(0.0), precision="bf16", channels_last=True, kernels="fused")
+        replace(with_trunk(0.0), precision="bf16", memory_format="channels_last", kernels="fused")
     cpu = torch.device("cpu")
     assert choose_kernels("auto", cpu, "bf16", channels_last=True, trunk_frozen=True) == "plain"
     with pytest.raises(InputError, match="the trunk is frozen"):

@@ -78,6 +78,14 @@ def _name_compile_mode(experiment: Fields) -> Fields:
     return experiment | {"compile": "model" if mode else "off"} if isinstance(mode, bool) else experiment
 
 
+def _name_memory_format(value: Fields) -> Fields:
+    """`channels_last` was a yes or no."""
+    if not isinstance(value.get("channels_last"), bool) or "memory_format" in value:
+        return value
+    rest = {name: item for name, item in value.items() if name != "channels_last"}
+    return rest | {"memory_format": "channels_last" if value["channels_last"] else "channels_first"}
+
+
 def _add_appearance(data: Fields) -> Fields:
     """Pictures were read as they are stored, without orientation, and no field said so."""
     is_older = "appearance" not in data and data.get("source") not in DATASETS
@@ -86,8 +94,9 @@ def _add_appearance(data: Fields) -> Fields:
 
 UPGRADES: dict[str, tuple[Callable[[Fields], Fields], ...]] = {
     "Data": (_add_appearance,),
-    "Experiment": (_replace_grad_checkpointing, _name_compile_mode),
+    "Experiment": (_replace_grad_checkpointing, _name_compile_mode, _name_memory_format),
     "Recipe": (_move_momentum_to_optimizer, _end_schedule_with_run),
+    "Request": (_name_memory_format,),
 }
 """For each class, what else has changed: functions of the fields as an older release wrote them."""
 

@@ -81,16 +81,15 @@ def assemble_experiment(
     )
     precision = choose_precision(compute.precision, device, fusable)
     # PyTorch's CPU convolutions are faster with channels last, in fp32 too.
-    channels_last = (
-        precision == "bf16" or device.type == "cpu"
-        if compute.memory_format == "auto"
-        else compute.memory_format == "channels_last"
-    )
+    memory_format = compute.memory_format
+    if memory_format == "auto":
+        is_faster = precision == "bf16" or device.type == "cpu"
+        memory_format = "channels_last" if is_faster else "channels_first"
     kernels = choose_kernels(
         compute.kernels,
         device,
         precision,
-        channels_last=channels_last,
+        channels_last=memory_format == "channels_last",
         is_compiled=compute.compile != "off",
         trunk_frozen=frozen,
     )
@@ -109,7 +108,7 @@ def assemble_experiment(
         recipe=_recipe(options.recipe, data, len(splits.train)),
         seed=options.seed,
         precision=precision,
-        channels_last=channels_last,
+        memory_format=memory_format,
         compile=compute.compile,
         graph=graph,
         kernels=kernels,

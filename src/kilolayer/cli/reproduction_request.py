@@ -17,7 +17,7 @@ from kilolayer.papers import Plan, find_table, tables
 from kilolayer.sweep import Engine, ProcessPool
 from kilolayer.sweep.reproduction import SIZES, OwnRow, Request, Size
 from kilolayer.training import choose_device, computation_options, evaluation_mode_for
-from kilolayer.training.experiment import Kernels
+from kilolayer.training.experiment import Kernels, memory_format_for
 from kilolayer.units import extensions
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _computing(options: ReproduceOptions) -> dict[str, Any]:
     kernels: Kernels = "fused" if options.kernels == "fused" else "plain"
     return {
         "precision": precision,
-        "channels_last": precision == "bf16",
+        "memory_format": memory_format_for(precision),
         "kernels": kernels,
         "evaluation": evaluation_mode_for(kernels),
     }

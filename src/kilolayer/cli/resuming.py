@@ -122,7 +122,7 @@ def _base(recipe: Recipe) -> str:
 def _as_chosen(began: Experiment, experiment: Experiment, compute: ComputeOptions) -> Experiment:
     is_given = {
         "precision": compute.precision != "auto",
-        "channels_last": compute.memory_format != "auto",
+        "memory_format": compute.memory_format != "auto",
         "kernels": compute.kernels != "auto",
         "evaluation": compute.kernels != "auto",  # follows from the kernels
         "graph": compute.cuda_graph != "auto",

@@ -20,7 +20,7 @@ from kilolayer.networks import describe
 from kilolayer.runs import Run, train_run
 from kilolayer.runs.weights_file import read_tensors
 from kilolayer.training import DistributedContext, Experiment, Trainer, network_for_data, recipe_by_name
-from kilolayer.training.experiment import Precision
+from kilolayer.training.experiment import Precision, memory_format_for
 
 STEPS, HALF = 6, 3
 PROMISES = ("repeats", "resumes", "finite")
@@ -61,7 +61,7 @@ def _run(
     network = network_for_data(describe("preact_resnet8_cifar"), classes=10, in_chans=1, image_size=8)
     short_recipe = replace(recipe_by_name("smoke", 128), iterations=STEPS, batch_size=32)
     experiment = Experiment(
-        network, data, short_recipe, precision=precision, channels_last=precision == "bf16"
+        network, data, short_recipe, precision=precision, memory_format=memory_format_for(precision)
     )
     training = Trainer(experiment, splits, context)
     began = time.perf_counter()

@@ -23,6 +23,7 @@ from kilolayer.runs import Run
 from kilolayer.sweep.run_spec import RunSpec
 from kilolayer.system import durable
 from kilolayer.training import Experiment
+from kilolayer.training.experiment import MemoryFormat
 from kilolayer.units import Arrangement, Branch, Shortcut, Unit
 from kilolayer.values import from_json, to_json
 
@@ -275,7 +276,7 @@ class Request:
     size: Size = SIZES["full"]
     settings: Literal["all", "first"] = "all"
     precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = False
+    memory_format: MemoryFormat = "channels_first"
     kernels: Literal["plain", "fused"] = "plain"
     evaluation: Literal["plain", "folded"] = "plain"
     own_rows: tuple[OwnRow, ...] = ()
@@ -283,7 +284,7 @@ class Request:
     @property
     def computing(self) -> dict[str, Any]:
         """The fields of its experiments that say how they are computed."""
-        names = ("precision", "channels_last", "kernels", "evaluation")
+        names = ("precision", "memory_format", "kernels", "evaluation")
         return {name: getattr(self, name) for name in names}
 
 

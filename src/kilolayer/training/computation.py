@@ -10,7 +10,7 @@ from kilolayer.errors import InputError
 from kilolayer.kernels import fused_share, unavailable_reason
 from kilolayer.kernels.compute_dtype import multiplies_bf16_faster
 from kilolayer.networks import Network
-from kilolayer.training.experiment import EvaluationMode, Kernels, Precision
+from kilolayer.training.experiment import EvaluationMode, Kernels, Precision, memory_format_for
 
 
 def choose_precision(name: str, device: torch.device, network: Network | None = None) -> Precision:
@@ -83,11 +83,11 @@ def computation_options(
 ) -> dict[str, Any]:
     """The fields of an `Experiment` that say how it is computed, as `kilolayer train` chooses them."""
     chosen = choose_precision(precision, device)
-    channels_last = chosen == "bf16"
-    chosen_kernels = choose_kernels(kernels, device, chosen, channels_last=channels_last)
+    memory_format = memory_format_for(chosen)
+    chosen_kernels = choose_kernels(kernels, device, chosen, channels_last=memory_format == "channels_last")
     return {
         "precision": chosen,
-        "channels_last": channels_last,
+        "memory_format": memory_format,
         "kernels": chosen_kernels,
         "evaluation": evaluation_mode_for(chosen_kernels),
     }

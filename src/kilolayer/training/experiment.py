@@ -15,6 +15,7 @@ from kilolayer.training.memory_budget import parse_memory
 from kilolayer.training.recipes import Recipe
 
 Precision = Literal["fp32", "bf16"]
+MemoryFormat = Literal["channels_first", "channels_last"]
 Kernels = Literal["plain", "fused"]
 CompileMode = Literal["off", "units", "model"]
 EvaluationMode = Literal["plain", "folded"]
@@ -37,7 +38,7 @@ class InitialWeights:
 class Experiment:
     """Everything that decides a run's figures.
 
-    `precision` "bf16" computes in autocast bfloat16 over fp32 weights. `channels_last`, `compile` (each kind
+    `precision` "bf16" computes in autocast bfloat16 over fp32 weights. `memory_format`, `compile` (each kind
     of unit, or the whole model) and `graph` (on a GPU each step is one CUDA graph, with PyTorch's fused
     optimiser) change speed and memory, and rounding; so does `kernels` "fused", where `kilolayer.kernels`
     computes whole units at once in training, and `evaluation` "folded", where errors are those of the network
@@ -53,7 +54,7 @@ class Experiment:
     recipe: Recipe
     seed: int = 0
     precision: Precision = "fp32"
-    channels_last: bool = False
+    memory_format: MemoryFormat = "channels_first"
     compile: CompileMode = "off"
     graph: bool = False
     kernels: Kernels = "plain"
@@ -67,6 +68,10 @@ class Experiment:
             raise InputError(f"seed is {self.seed!r}; allowed: a whole number from 0 to {2**63 - 1}")
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"precision is {self.precision!r}; allowed: 'fp32', 'bf16'")
+        if self.memory_format not in ("channels_first", "channels_last"):
+            raise InputError(
+                f"memory_format is {self.memory_format!r}; allowed: 'channels_first', 'channels_last'"
+            )
         if self.kernels not in ("plain", "fused"):
             raise InputError(f"kernels is {self.kernels!r}; allowed: 'plain', 'fused'")
         if self.evaluation not in ("plain", "folded"):
@@ -110,6 +115,11 @@ class Experiment:
                 )
 
     @property
+    def channels_last(self) -> bool:
+        """Whether weights and images lie in memory with their channels last."""
+        return self.memory_format == "channels_last"
+
+    @property
     def multiply_adds(self) -> int:
         """Multiply-adds of one forward pass over all images of the run, each as its step computes it."""
         return self.multiply_adds_until(self.recipe.iterations)
@@ -126,6 +136,15 @@ class Experiment:
             )
             total += (end - first) * replace(network, image_size=side).multiply_adds
         return recipe.batch_size * total
+
+
+def memory_format_for(precision: Precision) -> MemoryFormat:
+    """The memory format in which convolutions in `precision` are fastest.
+
+    >>> memory_format_for("bf16")
+    'channels_last'
+    """
+    return "channels_last" if precision == "bf16" else "channels_first"
 
 
 def network_for_data(network: Network, *, classes: int, in_chans: int, image_size: int) -> Network:
