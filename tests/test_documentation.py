@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import kilolayer
 from documentation_blocks import PAGES, ROOT, SHELL, Block, Reader, blocks, commands
 from kilolayer.cli.command_table import COMMANDS
+from kilolayer.cli.old_flags import OLD_FLAGS
 
 ALL = [block for page in PAGES for block in blocks(page)]
+NAME = r"`(kilolayer(?:\.[A-Za-z_]\w*)+)"
 NOT_RUN = [block for block in ALL if block.reason]
 QUICK = [page for page in PAGES if any(block.runs and not block.slow for block in blocks(page))]
 SLOW = [page for page in PAGES if any(block.slow for block in blocks(page))]
@@ -62,6 +66,34 @@ def test_no_command_hides_in_plain_text() -> None:
         and re.search(rf"^(\$ )?kilolayer ({'|'.join(COMMANDS)})\b", block.text, re.MULTILINE)
     ]
     assert hidden == []
+
+
+def test_names_of_the_package_exist() -> None:
+    """Every `kilolayer.…` in the text can be imported; the log tells of names that were."""
+    pages = [page for page in PAGES if "log" not in page.parts]
+    named = {
+        (page.name, name) for page in pages for name in re.findall(NAME, page.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert [(page, name) for page, name in sorted(named) if not exists(name)] == []
+
+
+def exists(name: str) -> bool:
+    """Whether `name` can be imported, or is an attribute of what can."""
+    module, parts = kilolayer, name.split(".")[1:]
+    for number, part in enumerate(parts):
+        if not hasattr(module, part):
+            try:
+                import_module(".".join(["kilolayer", *parts[: number + 1]]))
+            except ImportError:
+                return False
+        module = getattr(module, part)
+    return True
+
+
+def test_no_command_has_a_flag_under_its_earlier_name() -> None:
+    old = re.compile(rf"\bkilolayer .*(?<!\S)({'|'.join(OLD_FLAGS)})(?=[\s=]|$)", re.MULTILINE)
+    assert [block.place for block in ALL if old.search(block.text)] == []
 
 
 def test_the_reader_sees_a_broken_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,11 @@
-"""The directive `command-line`: every command with its examples and options, read from the program itself."""
+"""What is read from the program itself: the directives `command-line` and `analyses`.
+
+`command-line` has every command with its examples and options, `analyses` a table of the analyses.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from docutils import nodes
@@ -16,6 +20,7 @@ from kilolayer.cli.command_table import (
     group_text,
     options_of,
 )
+from kilolayer.measure.registry import ANALYSES
 
 
 class CommandLine(Directive):
@@ -55,6 +60,29 @@ def _option_list(command: str, options: list[Option]) -> nodes.definition_list:
     return entries
 
 
+class Analyses(Directive):
+    """A table: the question that each analysis answers, its command, its source."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [
+            (nodes.Text(entry.question), nodes.literal("", f"analyse {name}"), nodes.Text(entry.source))
+            for name, entry in ANALYSES.items()
+        ]
+        return [_table([nodes.Text(text) for text in ("you ask", "command", "source")], rows)]
+
+
+def _table(head: Sequence[nodes.Node], rows: Iterable[Sequence[nodes.Node]]) -> nodes.table:
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
+    group += nodes.thead("", _row(head))
+    group += nodes.tbody("", *map(_row, rows))
+    return nodes.table("", group, classes=["docutils"])
+
+
+def _row(cells: Sequence[nodes.Node]) -> nodes.row:
+    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.add_directive("command-line", CommandLine)
+    app.add_directive("analyses", Analyses)
     return {"parallel_read_safe": True}
