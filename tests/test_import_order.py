@@ -81,3 +81,25 @@ def test_no_lazy_name_is_a_submodule_s(path):
     package = import_module(f"kilolayer.{path.parent.name}")
     modules = {each.stem for each in path.parent.glob("*.py")}
     assert not modules & set(getattr(package, "_HOMES", {}))
+
+
+def of_kernels(path):
+    """What a file imports from the kernels: a name of the package, or a dotted path into it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.ImportFrom(module="kilolayer.kernels", names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module="kilolayer", names=names):
+                yield from (f"kilolayer.{alias.name}" for alias in names if alias.name == "kernels")
+            case ast.ImportFrom(module=str(module)) if module.startswith("kilolayer.kernels."):
+                yield module
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names if alias.name.startswith("kilolayer.kernels"))
+
+
+def test_other_rooms_import_only_the_names_of_the_kernels_protocol():
+    protocol = set(import_module("kilolayer.kernels").__all__)
+    found = {path: set(of_kernels(path)) for path in FILES if home(path) != "kernels"}
+    used = set().union(*found.values())
+    assert {str(path): sorted(names - protocol) for path, names in found.items() if names - protocol} == {}
+    assert protocol - used <= {"FusionReport", "unfuse"}, "a name of the protocol that no other room needs"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kilolayer.errors import InputError
-from kilolayer.kernels import compute_dtype
+from kilolayer.kernels import compute_dtype, fusion
 from kilolayer.kernels.cpu_features import cpu_flags
 from kilolayer.kernels.native_build import NativeUnavailable
 from kilolayer.networks import describe
@@ -18,7 +18,6 @@ from kilolayer.training import (
     DistributedContext,
     choose_device,
     choose_precision,
-    computation,
     distributed_context,
 )
 from tiny_runs import HERE
@@ -111,8 +110,8 @@ def test_auto_is_bf16_only_where_the_processor_multiplies_it_faster(
 def test_for_what_the_kernels_compute_auto_is_bf16_whatever_the_processor_multiplies(
     network: str, refused: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(computation, "multiplies_bf16_faster", lambda: False)
-    monkeypatch.setattr(computation, "unavailable_reason", lambda place: refused)
+    monkeypatch.setattr(fusion, "multiplies_bf16_faster", lambda: False)
+    monkeypatch.setattr(fusion, "unavailable_reason", lambda place: refused)
     assert choose_precision("auto", HERE.device, describe(network)) == expected
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kilolayer.bench.candidate import ENGINES, KILOLAYER_VARIANTS, Candidate
 from kilolayer.bench.equivalence import compute_logits
 from kilolayer.errors import InputError, KilolayerError
-from kilolayer.kernels import cpu_pool, fuse
+from kilolayer.kernels import fuse, use_cpu_pool
 from kilolayer.networks import ResidualNetwork, build, describe
 from kilolayer.training.computation import choose_precision
 from kilolayer.training.experiment import Precision
@@ -64,7 +64,7 @@ def build_candidate(
     torch.manual_seed(0)
     is_plain = candidate.variant == "plain"
     uses_pool = candidate.variant in KILOLAYER_VARIANTS and device.type == "cpu"
-    allocation = (cpu_pool.install_pool(),) if uses_pool else ()
+    allocation = (use_cpu_pool(device),) if uses_pool else ()
     module = _build_ours(candidate) if candidate.is_ours else _build_foreign(candidate)
     if candidate.variant in KILOLAYER_VARIANTS and not isinstance(module, ResidualNetwork):
         raise InputError(

@@ -14,12 +14,18 @@ import torch
 from kilolayer.kernels.native_build import NativeUnavailable, compile_library, is_disabled
 
 
+def use_cpu_pool(device: torch.device) -> str:
+    """Serves CPU tensors of 1 KiB and more from the pool from now on, if `device` is the CPU.
+
+    Returns what was chosen, and why. KILOLAYER_POOL=0 in the environment keeps malloc. Call it before large
+    tensors are allocated.
+    """
+    return install_pool() if device.type == "cpu" else f"PyTorch's allocator for {device.type}"
+
+
 @cache
 def install_pool() -> str:
-    """Serves CPU tensors of 1 KiB and more from the pool from now on, and returns what was chosen and why.
-
-    KILOLAYER_POOL=0 in the environment keeps malloc. Call it before large tensors are allocated.
-    """
+    """Installs the pool for this process, once; returns what was chosen, and why."""
     if is_disabled("KILOLAYER_POOL"):
         return "malloc: KILOLAYER_POOL is 0"
     try:

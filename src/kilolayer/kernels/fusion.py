@@ -77,7 +77,7 @@ class FusionReport:
         return "; ".join(map(str, self.choices))
 
 
-def fuse(model: ResidualNetwork, backend: Backend | None = None, *, verify: bool = False) -> FusionReport:
+def fuse(model: ResidualNetwork, backend: Backend | None = None, *, verify: bool = True) -> FusionReport:
     """Fuses every unit of `model` that the kernels of its device support, and reports the choices.
 
     Of a unit that cannot be computed as a whole, and of the stem and the final activation, each BN is fused

@@ -16,8 +16,7 @@ import torch
 
 from kilolayer.data.memory_limit import available_memory
 from kilolayer.data.pictures import inspection_cache
-from kilolayer.kernels.backend import unavailable_reason
-from kilolayer.kernels.compute_dtype import mul_dtype
+from kilolayer.kernels import mul_dtype, unavailable_reason
 from kilolayer.runs.start_environment import environment_record
 from kilolayer.system.message_text import gigabytes
 from kilolayer.system.ranks import is_distributed

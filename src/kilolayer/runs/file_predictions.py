@@ -14,7 +14,7 @@ from kilolayer.data.config import Appearance
 from kilolayer.data.picture_files import PictureFile
 from kilolayer.data.pictures.decoding import EncodedPictures, PixelFormat, Unreadable, decode_readable
 from kilolayer.errors import InputError
-from kilolayer.kernels.folding import fold
+from kilolayer.kernels import fold
 from kilolayer.runs import SavedNetwork
 from kilolayer.runs.trained_network import check_image_shape
 from kilolayer.system.message_text import quote

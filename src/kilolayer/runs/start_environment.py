@@ -13,7 +13,7 @@ import numpy
 import torch
 
 import kilolayer
-from kilolayer.kernels.compute_dtype import mul_dtype
+from kilolayer.kernels import mul_dtype
 from kilolayer.runs.checkpoints import FORMAT
 from kilolayer.training.distributed import DistributedContext
 from kilolayer.training.experiment import Kernels, Precision

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from kilolayer.errors import InputError
-from kilolayer.kernels import fused_share, unavailable_reason
-from kilolayer.kernels.compute_dtype import multiplies_bf16_faster
+from kilolayer.kernels import fastest_precision, unavailable_reason
 from kilolayer.networks import Network
 from kilolayer.training.experiment import EvaluationMode, Kernels, Precision, memory_format_for
 
@@ -16,8 +15,8 @@ from kilolayer.training.experiment import EvaluationMode, Kernels, Precision, me
 def choose_precision(name: str, device: torch.device, network: Network | None = None) -> Precision:
     """The precision called `name`; "auto" is bf16 where that is faster than fp32, else fp32.
 
-    It is faster where the hardware multiplies bf16 faster, and for a `network` most of whose units the
-    kernels compute on this CPU. Raises `InputError` for an unknown name.
+    `kernels.fastest_precision` decides, for a `network` if that is given. Raises `InputError` for an unknown
+    name.
 
     >>> choose_precision("fp32", torch.device("cpu"))
     'fp32'
@@ -26,11 +25,7 @@ def choose_precision(name: str, device: torch.device, network: Network | None = 
         if name not in ("fp32", "bf16"):
             raise InputError(f"precision is {name!r}; allowed: auto, fp32, bf16")
         return "bf16" if name == "bf16" else "fp32"
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if network is not None and unavailable_reason(device) is None and fused_share(network) > 0.5:
-        return "bf16"
-    return "bf16" if multiplies_bf16_faster() else "fp32"
+    return fastest_precision(device, network)
 
 
 def choose_kernels(
@@ -52,25 +47,16 @@ def choose_kernels(
         return "plain"
     if name == "auto" and device.type == "cuda":
         return "plain"  # until Triton's kernels have been measured on a GPU
-    reason = kernels_unavailable_reason(device, precision, channels_last, is_compiled, trunk_frozen)
+    reason = unavailable_reason(
+        device,
+        precision=precision,
+        channels_last=channels_last,
+        is_compiled=is_compiled,
+        trunk_frozen=trunk_frozen,
+    )
     if reason and name == "fused":
         raise InputError(f"no fused kernels here: {reason}; use --kernels plain")
     return "plain" if reason else "fused"
-
-
-def kernels_unavailable_reason(
-    device: torch.device,
-    precision: Precision,
-    channels_last: bool,
-    is_compiled: bool,
-    trunk_frozen: bool = False,
-) -> str | None:
-    """Why no kernels can compute a training on `device`; None where they can."""
-    if trunk_frozen:
-        return "the trunk is frozen, and they compute units that learn"
-    if precision != "bf16" or not channels_last:
-        return "they compute in bf16 with channels last"
-    return "torch.compile makes its own" if is_compiled else unavailable_reason(device)
 
 
 def evaluation_mode_for(kernels: Kernels) -> EvaluationMode:

@@ -6,10 +6,8 @@ import os
 
 import torch
 
-from kilolayer.kernels import cpu_pool
-from kilolayer.kernels.backend import unavailable_reason
-from kilolayer.kernels.compute_dtype import mul_dtype
-from kilolayer.training.computation import choose_precision, kernels_unavailable_reason
+from kilolayer.kernels import unavailable_reason, use_cpu_pool
+from kilolayer.training.computation import choose_precision
 from kilolayer.training.experiment import CompileMode, EvaluationMode, Experiment
 from kilolayer.training.memory_budget import format_bytes
 from kilolayer.training.memory_plan import MemoryPlan
@@ -30,7 +28,7 @@ def explain_decisions(trainer: Trainer) -> dict[str, str]:
     if context.device.type == "cuda":
         rows |= {"kernels": _kernels(trainer), "step": _step(experiment.graph)}
     if context.device.type == "cpu":
-        rows |= {"threads": _threads(), "allocation": cpu_pool.install_pool()}
+        rows |= {"threads": _threads(), "allocation": use_cpu_pool(context.device)}
     return rows | {"memory": _memory(experiment, trainer.memory_plan), **_sizes(trainer.memory_plan)}
 
 
@@ -47,12 +45,12 @@ COMPILER_TEXTS: dict[CompileMode, str] = {
 
 def _why_plain(training: Trainer) -> str:
     device, experiment = training.context.device, training.experiment
-    why = unavailable_reason(device) or kernels_unavailable_reason(
+    why = unavailable_reason(device) or unavailable_reason(
         device,
-        experiment.precision,
-        experiment.channels_last,
-        experiment.compile != "off",
-        experiment.recipe.trunk_frozen,
+        precision=experiment.precision,
+        channels_last=experiment.channels_last,
+        is_compiled=experiment.compile != "off",
+        trunk_frozen=experiment.recipe.trunk_frozen,
     )
     return f"without kernels: {why}" if why else "as asked"
 
@@ -83,19 +81,14 @@ def _precision(training: Trainer) -> str:
     best = choose_precision("auto", training.context.device, fusable)
     match experiment.precision, best:
         case "bf16", "bf16":
-            return f"bf16 over fp32 weights, multiplied in {_products(training)}: faster here than fp32"
+            dtype = training.kernels.multiplies_in if training.kernels else "bf16"
+            return f"bf16 over fp32 weights, multiplied in {dtype}: faster here than fp32"
         case "bf16", _:
             return "bf16, as asked: fp32 is faster here"
         case _, "bf16":
             return "fp32, as asked: bf16 is faster here"
         case _:
             return "fp32: faster here than bf16"
-
-
-def _products(training: Trainer) -> str:
-    """What is multiplied: the kernels choose for themselves."""
-    on_cpu = training.context.device.type == "cpu"
-    return mul_dtype() if on_cpu and training.kernels and training.kernels.fused_units else "bf16"
 
 
 def _format(channels_last: bool, precision: str) -> str:

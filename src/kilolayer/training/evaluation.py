@@ -12,7 +12,7 @@ from torch.nn import functional
 from kilolayer.data.images import Images
 from kilolayer.data.normalization import InputStatistics
 from kilolayer.errors import InputError
-from kilolayer.kernels.folding import fold
+from kilolayer.kernels import fold
 from kilolayer.networks import ResidualNetwork
 from kilolayer.training.distributed import DistributedContext
 from kilolayer.training.experiment import EvaluationMode, Precision

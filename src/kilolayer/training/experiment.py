@@ -42,7 +42,7 @@ class Experiment:
     of unit, or the whole model) and `graph` (on a GPU each step is one CUDA graph, with PyTorch's fused
     optimiser) change speed and memory, and rounding; so does `kernels` "fused", where `kilolayer.kernels`
     computes whole units at once in training, and `evaluation` "folded", where errors are those of the network
-    with BN folded into its convolutions (`kilolayer.kernels.folding.fold`). `memory` is "fastest", "balanced",
+    with BN folded into its convolutions (`kilolayer.kernels.fold`). `memory` is "fastest", "balanced",
     "smallest" or bytes as "2GB" (see `kilolayer.training.memory_plan`), and changes no bit of the figures. Without
     a validation split the error of every `evaluate_every`-th epoch is the test error, as the papers' curves
     show it; with one it is the validation error, and the test set is read once, at the end. `init` says which

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from kilolayer import kernels
 from kilolayer.errors import InputError
-from kilolayer.kernels import cpu_pool
+from kilolayer.kernels import fused_saved_activations
 from kilolayer.networks.description import Network, PlacedUnit
 from kilolayer.networks.model import ResidualNetwork
 from kilolayer.networks.recompute import Segment, Segments
@@ -163,12 +162,6 @@ def _segments_by_stage(network: Network, division: Segments) -> dict[str, Segmen
     return segments
 
 
-def use_cpu_pool(device: torch.device) -> None:
-    """Before anything large is made: on a CPU the process's tensors come from a pool, where there is one."""
-    if device.type == "cpu":
-        cpu_pool.install_pool()
-
-
 def apply_memory_plan(
     model: ResidualNetwork, experiment: Experiment, context: DistributedContext
 ) -> MemoryPlan:
@@ -209,7 +202,7 @@ def segment_model(
         extra_copies=extra_copies,
         optimizer_values=optimizer_values,
         trunk_frozen=trunk_frozen,
-        saved_activations=lambda _: kernels.fused_saved_activations(model),
+        saved_activations=lambda _: fused_saved_activations(model),
     )
     model.segments = plan.segments if plan.recomputed_share else {}
     return plan

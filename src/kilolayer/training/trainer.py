@@ -36,7 +36,7 @@ from kilolayer.data import (
     resize_batch,
 )
 from kilolayer.errors import InputError
-from kilolayer.kernels import fuse
+from kilolayer.kernels import fuse, use_cpu_pool
 from kilolayer.networks import ResidualNetwork, build
 from kilolayer.training.compilation import compile_units
 from kilolayer.training.cuda_graph import CudaRecorder, GraphReplay, graph_unavailable_reason
@@ -45,7 +45,7 @@ from kilolayer.training.distributed import DistributedContext
 from kilolayer.training.evaluation import Evaluation, autocast, evaluate
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.feasibility import check_feasible
-from kilolayer.training.memory_plan import apply_memory_plan, use_cpu_pool
+from kilolayer.training.memory_plan import apply_memory_plan
 from kilolayer.training.torch_optimizer import freeze_trunk, optimizer_tensors, set_learning_rate
 from kilolayer.training.train_state import NonFinite, TrainState, with_prefix
 from kilolayer.units.modules import draws_random_numbers
@@ -120,10 +120,6 @@ class Trainer:
         # One tensor for all steps: a CUDA graph writes where it was captured.
         self.loss = torch.full((), torch.nan, device=device)
         self.kernels = fuse(self.model) if experiment.kernels == "fused" else None
-        if self.kernels and self.kernels.fused_units and device.type == "cuda":
-            from kilolayer.kernels.gpu.self_check import check_units  # Triton may be missing
-
-            check_units(self.model)
         self.memory_plan = apply_memory_plan(self.model, experiment, context)
         self.epoch_length = len(splits.train) // recipe.batch_size
         self.final: FinalMetrics | None = None
