@@ -37,7 +37,7 @@ def test_weights_are_read_without_a_network(tmp_path, capsys):
     assert main(["audit", str(path)]) == 1
     shown = capsys.readouterr().out
     assert "calls itself preact_resnet110, but has 56 layers" in shown
-    assert "not told: strides" in shown
+    assert "unknown: strides" in shown
 
 
 @pytest.mark.parametrize(

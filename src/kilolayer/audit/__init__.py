@@ -1,8 +1,10 @@
-"""The auditor: what any residual network is, and where it is not as the papers have it.
+"""The auditor: says what any residual network is, and where it differs from the papers.
 
-from kilolayer.audit import audit_model
-report = audit_model(torchvision.models.resnet50(), "resnet50")
-report.content.arrangement, report.nearest.identical, report.findings
+>>> from kilolayer.audit import audit_model
+>>> from kilolayer.networks import build, describe
+>>> report = audit_model(build(describe("preact_resnet20_cifar")), "preact_resnet20_cifar")
+>>> report.content.arrangement, report.nearest.identical, report.findings
+('full_preactivation', True, ())
 """
 
 from __future__ import annotations

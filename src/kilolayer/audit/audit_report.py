@@ -1,4 +1,4 @@
-"""What a network is, in plain values: the auditor's typed result."""
+"""The auditor's result in plain values: what a network is, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,84 +10,100 @@ Severity = Literal["fault", "deviation", "note"]
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """Something that is not as the papers have it.
-
-    A "fault" makes it another network than it says or than the papers describe; a "deviation" is a
-    choice that the papers did not make; a "note" is worth knowing. `paper`: what stands in the paper.
-    """
+    """One difference between a network and the papers."""
 
     severity: Severity
+    """A "fault" makes the network a different one from its name or from the papers' networks; a "deviation"
+    is a choice that the papers did not make; a "note" is worth knowing."""
     code: str
+    """The kind of finding, as "biased-convolutions"."""
     what: str
+    """The finding in words."""
     where: str = ""
+    """The units that it concerns."""
     paper: str = ""
+    """The papers' version."""
 
 
 @dataclass(frozen=True)
 class StageContent:
-    """Units of one width: `inner` and `channels` are those of F's middle and of its output."""
+    """One stage: consecutive units of one width."""
 
     units: int
+    """The number of units."""
     width: int | None
+    """The papers' width (16, 32, 64 …); None for units that are none of the papers'."""
     inner: int
+    """Channels between F's convolutions."""
     channels: int
+    """Channels of the stage's output."""
     stride: int | None
 
 
 @dataclass(frozen=True)
 class NearestNetwork:
-    """The nearest network of ours: `choices` as `describe` takes them; `identical` in function.
-
-    `differences`: where it differs, in words.
-    """
+    """The nearest of Kilolayer's networks."""
 
     name: str
     choices: dict[str, dict[str, str]]
+    """The choices beside the name, as `kilolayer.networks.describe` takes them."""
     parameters: int
+    """Its parameters, with as many classes and input channels as the audited network."""
     identical: bool
+    """Whether both compute the same function of input and weights."""
     differences: tuple[str, ...]
+    """The differences in words."""
 
 
 @dataclass(frozen=True)
 class NetworkContent:
-    """What a network is. None: it cannot be told, or there is none.
-
-    `depth` counts weight layers as the papers do. `arrangement`: one of `kilolayer.units.ARRANGEMENTS`, or
-    "other". `alternatives`: those that are the same function here (traced), or that shapes allow too.
-    `shortcut`: h where the shape is kept; `option`: "A", "B", "C" or None where no unit changes shape.
-    """
+    """What a network is. A value is None where it is unknown or does not apply."""
 
     parameters: int
     depth: int | None = None
+    """Weight layers, counted as the papers count them."""
     family: str | None = None
+    """"plain", "ResNeXt", "wide", "v2 (pre-activation)" or "v1"."""
     arrangement: str | None = None
+    """A name of `kilolayer.units.ARRANGEMENTS`, or "other"."""
     alternatives: tuple[str, ...] = ()
+    """Other arrangements that are the same function here (traced), or that the shapes allow too."""
     branch: str | None = None
+    """F: "basic", "bottleneck", "aggregated" or "onelayer"."""
     cardinality: int | None = None
+    """ResNeXt's number of paths."""
     d: int | None = None
+    """ResNeXt's width of a path in the first stage."""
     widen: int | None = None
+    """The widening factor of a wide network."""
     stride_on: str | None = None
+    """The convolution of a bottleneck that strides, "1x1" or "3x3"."""
     shortcut: str | None = None
+    """h of the units that keep their shape."""
     option: str | None = None
+    """P1's letter for the shortcuts that change the shape: "A", "B" or "C"."""
     stem: str | None = None
+    """The layers before the first unit, in words."""
     stages: tuple[StageContent, ...] = ()
     classes: int | None = None
     in_chans: int | None = None
+    """Channels of the input image."""
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The report: what a network is, which of ours is nearest, and what was found.
-
-    `source`: "traced" (a module) or "shapes" (a state dict). `unknown`: what could not be told and why.
-    """
+    """What a network is, which of Kilolayer's networks is nearest, and the findings."""
 
     label: str
+    """The name under which the network was given."""
     source: Literal["traced", "shapes"]
+    """"traced" for a module, "shapes" for a state dict."""
     content: NetworkContent
     nearest: NearestNetwork | None = None
     findings: tuple[AuditFinding, ...] = ()
+    """Faults first, then deviations, then notes."""
     unknown: tuple[str, ...] = field(default=())
+    """What the auditor cannot know, and why."""
 
     @property
     def clean(self) -> bool:

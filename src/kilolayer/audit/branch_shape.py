@@ -1,4 +1,4 @@
-"""The convolutions of F, told apart: basic, bottleneck, one-layer, aggregated."""
+"""Classifies the convolutions of F: basic, bottleneck, one-layer, aggregated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BRANCH_KINDS: dict[tuple[int, ...], BranchKind] = {
 
 @dataclass(frozen=True)
 class BranchShape:
-    """The convolutions of one unit: `channels` in, `inner` between, `out`; `paths` of them in parallel."""
+    """The convolutions of one unit: `channels` in, `inner` between, `out` behind, in `cardinality` paths."""
 
     kind: BranchKind
     layers: int
@@ -36,11 +36,12 @@ class BranchShape:
 
     @property
     def changes_shape(self) -> bool:
+        """Whether side or channels change."""
         return self.stride != 1 or self.channels != self.out
 
 
 def read_branch_shape(unit: CanonicalUnit) -> BranchShape | None:
-    """What F's convolutions are; None where there is none."""
+    """The shape of F's convolutions; None if it has none."""
     form, cardinality, chain = _chain(unit.F)
     if not chain:
         return None
@@ -49,7 +50,7 @@ def read_branch_shape(unit: CanonicalUnit) -> BranchShape | None:
     stride = 1
     for conv_stride in strides:
         stride *= conv_stride
-    dropouts = [step.p for step in unit.F if isinstance(step, op.DropoutOp)]
+    dropouts = [layer.p for layer in unit.F if isinstance(layer, op.DropoutOp)]
     return BranchShape(
         kind=kind,
         layers=len(chain),
@@ -65,18 +66,18 @@ def read_branch_shape(unit: CanonicalUnit) -> BranchShape | None:
 
 
 def _chain(F: AuditLayers) -> tuple[str, int, list[op.Conv]]:
-    """ResNeXt's form, the number of paths, and the convolutions of one path at their common width."""
-    paths = next((step for step in F if isinstance(step, op.ParallelPaths)), None)
+    """ResNeXt's form, the number of paths, and the convolutions of all paths as one chain."""
+    paths = next((layer for layer in F if isinstance(layer, op.ParallelPaths)), None)
     if paths is None:
         chain = list(convolutions(F))
         return "grouped", max((conv.groups for conv in chain), default=1), chain
     count = len(paths.paths)
     path = list(convolutions(paths.paths[0]))
-    after_join = [step for step in F if isinstance(step, op.Conv)]
+    after_join = [layer for layer in F if isinstance(layer, op.Conv)]
     widened = [_widened_conv(conv, count, first=i == 0) for i, conv in enumerate(path)]
     if paths.join == "concatenate":
         return "concatenated", count, widened + after_join
-    # The last convolution of each path has the unit's own output.
+    # The last convolution of each path already has the unit's output width.
     last = op.Conv(path[-1].in_channels * count, path[-1].out_channels, path[-1].kernel, path[-1].stride)
     return "split", count, [*widened[:-1], last]
 
@@ -87,7 +88,7 @@ def _widened_conv(conv: op.Conv, count: int, *, first: bool) -> op.Conv:
 
 
 def branch_and_widths(shapes: list[BranchShape], stem: int) -> tuple[Branch, list[int]] | None:
-    """The branch that all stages have in common, and each stage's width (the papers' 16, 32, 64 …)."""
+    """The stages' common branch, and each stage's width (the papers' 16, 32, 64); None for other branches."""
     kind = Counter(shape.kind for shape in shapes).most_common(1)[0][0]
     first = next(shape for shape in shapes if shape.kind == kind)
     strided = next((shape.stride_on for shape in shapes if shape.stride != 1), None)

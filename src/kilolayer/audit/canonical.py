@@ -1,4 +1,4 @@
-"""One form for what was found and for what is described, so that `==` says "the same function"."""
+"""The canonical form of traced and described networks, in which `==` means "the same function"."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kilolayer.units import ops as op
 
 @dataclass(frozen=True)
 class CanonicalUnit:
-    """A unit; `edge` is what stands between the addition before (or the image) and its split."""
+    """One unit as layers. `edge` stands between the previous addition (or the image) and the unit's split."""
 
     edge: AuditLayers
     h: AuditLayers
@@ -24,14 +24,14 @@ class CanonicalUnit:
 
 @dataclass(frozen=True)
 class CanonicalNetwork:
-    """All units, and what follows the last addition."""
+    """All units, and the layers behind the last addition."""
 
     units: tuple[CanonicalUnit, ...]
     tail: AuditLayers
 
 
 def canonical_description(network: Network) -> CanonicalNetwork:
-    """The form of a description."""
+    """The canonical form of a description."""
     units, edge = [], tuple(network.stem_ops)
     for placed in network.units():
         layout = placed.layout
@@ -47,7 +47,7 @@ def canonical_description(network: Network) -> CanonicalNetwork:
 
 
 def canonical_trace(network: TracedNetwork) -> CanonicalNetwork:
-    """The form of what a graph showed."""
+    """The canonical form of a traced network."""
     units = list(network.units)
     if units and _includes_stem(units[0]):
         units[0] = _without_stem(units)
@@ -55,41 +55,44 @@ def canonical_trace(network: TracedNetwork) -> CanonicalNetwork:
     return CanonicalNetwork(tuple(map(_canonical_unit, parts)), _with_linear(network.tail))
 
 
-def _with_linear(end: AuditLayers) -> AuditLayers:
-    """A 1×1 convolution behind the pooling, where one pixel is left, is a fully-connected layer."""
-    pooled = end.index(AVERAGE_POOLING) if AVERAGE_POOLING in end else len(end)
+def _with_linear(tail: AuditLayers) -> AuditLayers:
+    """`tail` with 1×1 convolutions behind the pooling, where one pixel is left, as fully-connected layers."""
+    pooled = tail.index(AVERAGE_POOLING) if AVERAGE_POOLING in tail else len(tail)
     head = (
-        LinearLayer(step.in_channels, step.out_channels, step.bias)
-        if isinstance(step, op.Conv) and step.kernel == step.groups == 1
-        else step
-        for step in end[pooled:]
+        LinearLayer(layer.in_channels, layer.out_channels, layer.bias)
+        if isinstance(layer, op.Conv) and layer.kernel == layer.groups == 1
+        else layer
+        for layer in tail[pooled:]
     )
-    return (*end[:pooled], *head)
+    return (*tail[:pooled], *head)
 
 
 def without_biases(canonical: CanonicalNetwork) -> CanonicalNetwork:
-    """The form with every convolution's bias left out, but the gates', whose equation has one."""
+    """The network without the biases of its convolutions, except for gates, whose equation has one."""
     units = (
-        replace(part, edge=_without_bias(part.edge), h=_without_bias(part.h), F=_without_bias(part.F))
-        for part in canonical.units
+        replace(unit, edge=_without_bias(unit.edge), h=_without_bias(unit.h), F=_without_bias(unit.F))
+        for unit in canonical.units
     )
     return CanonicalNetwork(tuple(units), _without_bias(canonical.tail))
 
 
 def _without_bias(layers: AuditLayers) -> AuditLayers:
-    return tuple(replace(step, bias=False) if isinstance(step, op.Conv) else step for step in layers)
+    return tuple(replace(layer, bias=False) if isinstance(layer, op.Conv) else layer for layer in layers)
 
 
 def _canonical_zero(h: AuditLayers) -> AuditLayers:
     return (op.ZeroOp(),) if op.ScaleOp(0.0) in h else h
 
 
-def _canonical_unit(part: CanonicalUnit) -> CanonicalUnit:
-    """Of a plain unit, whose paths never part, what precedes the first convolution belongs to the edge."""
-    if part.h != (op.ZeroOp(),):
-        return part
-    first = next((i for i, step in enumerate(part.F) if has_weights(step)), 0)
-    return replace(part, edge=(*part.edge, *part.F[:first]), F=part.F[first:])
+def _canonical_unit(unit: CanonicalUnit) -> CanonicalUnit:
+    """The unit, with the layers before the first convolution moved to the edge if it is a plain one.
+
+    A plain unit has no split that would say where it begins.
+    """
+    if unit.h != (op.ZeroOp(),):
+        return unit
+    first = next((i for i, layer in enumerate(unit.F) if has_weights(layer)), 0)
+    return replace(unit, edge=(*unit.edge, *unit.F[:first]), F=unit.F[first:])
 
 
 def has_weights(layer: AuditLayer) -> bool:
@@ -101,27 +104,27 @@ def _includes_stem(first: TracedUnit) -> bool:
 
 
 def _without_stem(units: list[TracedUnit]) -> TracedUnit:
-    """The first plain unit has as many layers as the second; the stem is what precedes them."""
+    """The first plain unit, cut to as many weight layers as the second has; the stem stands before them."""
     first = units[0]
-    places = [i for i, step in enumerate(first.F) if has_weights(step)]
-    layers = sum(map(has_weights, units[1].F)) if len(units) > 1 else len(places) - 1
-    start = places[-layers]
+    indices = [i for i, layer in enumerate(first.F) if has_weights(layer)]
+    layers = sum(map(has_weights, units[1].F)) if len(units) > 1 else len(indices) - 1
+    start = indices[-layers]
     return replace(first, edge=first.F[:start], F=first.F[start:])
 
 
 def convolutions(layers: Iterable[AuditLayer]) -> Iterator[op.Conv]:
-    """Every convolution, those of parallel paths among them."""
-    for step in layers:
-        if isinstance(step, op.Conv):
-            yield step
-        elif isinstance(step, op.ParallelPaths):
-            for path in step.paths:
+    """Every convolution, including those of parallel paths."""
+    for layer in layers:
+        if isinstance(layer, op.Conv):
+            yield layer
+        elif isinstance(layer, op.ParallelPaths):
+            for path in layer.paths:
                 yield from convolutions(path)
 
 
 def layer_pattern(layers: AuditLayers) -> str:
-    """The kinds in order, as "BRCBRC": convolutions, normalisations, activations; the rest left out."""
-    return "".join(_letter(step) for step in layers)
+    """The kinds of layers in order, as "BRCBRC": B normalises, R activates, C convolves, others no letter."""
+    return "".join(_letter(layer) for layer in layers)
 
 
 ACTIVATIONS = (

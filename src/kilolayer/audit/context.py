@@ -1,4 +1,4 @@
-"""All that is known of a network when its faults are looked for."""
+"""The audit context: everything that the rules read about a network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from kilolayer.units import ops as op
 
 @dataclass(frozen=True)
 class AuditContext:
-    """`fit` and `near` are None where the units are none of the papers'; `unused`: parameters' names."""
+    """A network as traced, as a canonical network, and beside the nearest description.
+
+    `branch_shapes`, `fit` and `nearest` are None where the units are none of the papers'.
+    """
 
     traced: TracedNetwork
     canonical: CanonicalNetwork
     parameters: int
     unused: tuple[str, ...] = ()
+    """The names of parameters that the output does not depend on."""
     branch_shapes: BranchShapes | None = None
     fit: DescriptionFit | None = None
     nearest: NearestCandidate | None = None
@@ -33,33 +37,35 @@ class AuditContext:
 
     @property
     def preactivation(self) -> str:
-        """The pre-activation's pattern, "BR"; empty where there is none."""
+        """The letters of the pre-activation, "BR"; empty without one."""
         layers = self.fit.network.unit.arrangement.before if self.fit else ()
         return "".join(str(layer)[0] for layer in layers)
 
     @cached_property
     def final_layers(self) -> AuditLayers:
-        """What stands between the last addition and the pooling."""
-        steps = self.canonical_without_biases.tail
+        """The layers between the last addition and the pooling."""
+        layers = self.canonical_without_biases.tail
         stops = [
-            i for i, step in enumerate(steps) if step == AVERAGE_POOLING or isinstance(step, LinearLayer)
+            i for i, layer in enumerate(layers) if layer == AVERAGE_POOLING or isinstance(layer, LinearLayer)
         ]
-        return steps[: stops[0]] if stops else steps
+        return layers[: stops[0]] if stops else layers
 
     def lacks_final_activation(self) -> bool:
+        """Whether a pre-activation network does not end in one more activation."""
         return bool(self.preactivation) and not layer_pattern(self.final_layers).endswith(self.preactivation)
 
     def raw_projections(self) -> tuple[int, ...]:
-        """Units of a pre-activation network whose projection reads what F activates for itself."""
+        """The pre-activation units whose projection reads the raw input, while F activates it for itself."""
         return tuple(
             i
-            for i, part in enumerate(self.canonical.units)
+            for i, unit in enumerate(self.canonical.units)
             if self.preactivation
-            and layer_pattern(part.F).startswith(self.preactivation)
-            and "C" in layer_pattern(part.h)
+            and layer_pattern(unit.F).startswith(self.preactivation)
+            and "C" in layer_pattern(unit.h)
         )
 
     def first_reads_raw_stem(self) -> bool:
+        """Whether the first shortcut starts from the stem's convolution without an activation."""
         first = self.canonical.units[0]
         starts_with_activation = bool(self.preactivation) and layer_pattern(first.F).startswith(
             self.preactivation
@@ -71,6 +77,7 @@ class AuditContext:
         )
 
     def activates_stem_twice(self) -> bool:
+        """Whether the stem ends in an activation and the first unit begins with one."""
         first = self.canonical.units[0]
         return (
             bool(self.preactivation)
@@ -79,13 +86,14 @@ class AuditContext:
         )
 
     def unit_names(self, indices: tuple[int, ...] | list[int]) -> str:
+        """The first three names of these units, and their number."""
         names = [self.traced.units[i].name for i in indices]
         return ", ".join(names[:3]) + (f" … ({len(names)} units)" if len(names) > 3 else "")
 
 
 def layers_text(layers: AuditLayers) -> str:
     """Layers in words: "3×3 conv 16→32 /2, BN, ReLU"."""
-    return ", ".join(_layer_text(step) for step in layers) or "nothing"
+    return ", ".join(_layer_text(layer) for layer in layers) or "nothing"
 
 
 def _layer_text(layer: object) -> str:

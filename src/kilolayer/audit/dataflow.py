@@ -1,4 +1,4 @@
-"""The recorded operators as a graph of what depends on the image, with dominators, and its replay."""
+"""The graph of the operators that depend on the image, with dominators, and its replay on other signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from kilolayer.audit.trace import Trace
 from kilolayer.errors import InputError
 
-# These take a tensor for its shape alone.
+# Operators that read nothing but the shape of their input.
 FACTORY_OPS = {
     "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like",
     "new_empty", "new_zeros", "new_ones", "new_full",
@@ -23,9 +23,10 @@ RANDOM_OPS = {"bernoulli", "rand", "randn", "rand_like", "randn_like", "native_d
 
 @dataclass(eq=False)
 class GraphNode:
-    """An operator whose output depends on the image. `inputs`: those of its inputs that do so too.
+    """An operator whose output depends on the image; `inputs` are its inputs that depend on the image too.
 
-    `dominator`: the last node before it that every way from the image passes.
+    `dominator` is the last node that every path from the image to this node passes, and `level` its depth in
+    the dominator tree.
     """
 
     index: int
@@ -39,7 +40,7 @@ class GraphNode:
 
 
 class DataflowGraph:
-    """Nodes in the order of their execution; `trunk`: those that every way from image to logits passes."""
+    """Nodes in execution order; `trunk` are the nodes that every path from image to logits passes."""
 
     def __init__(self, trace: Trace) -> None:
         self.constants = trace.constants
@@ -83,11 +84,11 @@ class DataflowGraph:
         return trunk[::-1]
 
     def constant(self, fx_node: Any) -> Any:
-        """The value of a node that does not depend on the image, or a literal as it is."""
+        """The value of a node that does not depend on the image; a literal is returned as it is."""
         return self._evaluate(fx_node, {}) if isinstance(fx_node, fx.Node) else fx_node
 
     def parameter_name(self, fx_node: Any) -> str | None:
-        """The name of the parameter that a weight is, or is made of."""
+        """The name of the parameter that a weight is, or is computed from."""
         waiting = [fx_node] if isinstance(fx_node, fx.Node) else []
         while waiting:
             at = waiting.pop()
@@ -98,10 +99,11 @@ class DataflowGraph:
         return None
 
     def used_parameters(self) -> set[str]:
+        """The names of the parameters that the pass has read."""
         return {self.parameters.get(id(value), "") for value in self.constants.values()}
 
     def is_random(self, fx_node: Any) -> bool:
-        """Whether a constant was drawn, as dropout's mask is."""
+        """Whether a constant was drawn at random, as dropout's mask is."""
         waiting = [fx_node] if isinstance(fx_node, fx.Node) and fx_node not in self.nodes else []
         while waiting:
             at = waiting.pop()
@@ -111,7 +113,7 @@ class DataflowGraph:
         return False
 
     def replay(self, target: GraphNode, overrides: Mapping[GraphNode, Tensor]) -> Tensor:
-        """`target`'s output where the nodes in `given` put out these tensors instead of their own."""
+        """The output of `target` if the nodes in `overrides` put out these tensors instead of their own."""
         output: Tensor = self._evaluate(target.fx, {node.fx: value for node, value in overrides.items()})
         return output
 
@@ -134,7 +136,7 @@ class DataflowGraph:
         return values[target]
 
     def _required_inputs(self, fx_node: fx.Node) -> list[fx.Node]:
-        """Its inputs, but for a constant those that it takes for their shape."""
+        """Its inputs; for a constant, without those of which it reads the shape only."""
         inputs = fx_node.all_input_nodes
         return (
             inputs
@@ -145,7 +147,7 @@ class DataflowGraph:
     def _run(self, fx_node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if fx_node.op == "get_attr":
             return self.constants[fx_node]
-        if fx_node.op == "placeholder":  # something beside the path that was asked for
+        if fx_node.op == "placeholder":  # an operator beside the path reads the image itself
             return torch.randn(_shape(fx_node), generator=torch.Generator().manual_seed(0))
 
         def value(input_node: fx.Node) -> Any:
@@ -174,7 +176,7 @@ def _shape(fx_node: fx.Node) -> tuple[int, ...]:
 
 
 def _common_dominator(nodes: Iterable[GraphNode]) -> GraphNode:
-    """The nearest node that dominates all of `nodes`."""
+    """The last node that dominates all of `nodes`."""
     meeting, *remaining = nodes
     for node in remaining:
         while meeting is not node:

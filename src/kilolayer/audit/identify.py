@@ -1,4 +1,4 @@
-"""The description that fits what was found, by trying the papers' choices and comparing."""
+"""Finds the description that fits a canonical network, by trying the papers' choices."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from kilolayer.units.shortcut import (
 )
 from kilolayer.units.unit import Unit
 
-# Where two arrangements are the same function, as in a plain net, the report names the first of these.
+# Where two arrangements are the same function, as in a plain network, the report names the first of these.
 ARRANGEMENT_PREFERENCE = tuple(dict.fromkeys(("original", "full_preactivation", *ARRANGEMENTS)))
 LAYERS_BY_LETTER: dict[str, Layers] = {"B": ("BN",), "R": ("ReLU",)}
 
 
 @dataclass(frozen=True)
 class DescriptionFit:
-    """The nearest description. `exact`: it is the same function but for biases; `form` is its form.
+    """The description nearest to a network, and its canonical form.
 
-    `arrangement`: its name, or None where it is none of the five. `equals`: other arrangements that
-    would be the same function here.
+    `arrangement` is its name, None if it is none of the five. `equivalents` are other arrangements that are
+    the same function here. `exact`: network and description are the same function, up to biases.
     """
 
     network: Network
@@ -57,7 +57,7 @@ class DescriptionFit:
 
 @dataclass(frozen=True)
 class BranchShapes:
-    """The units' convolutions and where a stage begins."""
+    """The branch shapes of all units, and the units at which stages begin."""
 
     units: tuple[BranchShape, ...]
     stage_starts: tuple[int, ...]
@@ -72,8 +72,8 @@ class BranchShapes:
 
 
 def read_branch_shapes(canonical: CanonicalNetwork) -> BranchShapes | None:
-    """None where a unit has no convolution."""
-    readings = [read_branch_shape(part) for part in canonical.units]
+    """The branch shape of every unit; None if a unit has no convolution."""
+    readings = [read_branch_shape(unit) for unit in canonical.units]
     shapes = [shape for shape in readings if shape]
     if not shapes or len(shapes) != len(readings):
         return None
@@ -84,7 +84,7 @@ def read_branch_shapes(canonical: CanonicalNetwork) -> BranchShapes | None:
 
 
 def fit_description(canonical: CanonicalNetwork, gate_bias: float = 0.0) -> DescriptionFit | None:
-    """The description nearest to `form`; None where F is none of the papers'."""
+    """The description nearest to a network; None if its F is none of the papers'."""
     canonical = without_biases(canonical)
     shapes = read_branch_shapes(canonical)
     stem = _stem(canonical)
@@ -98,8 +98,8 @@ def fit_description(canonical: CanonicalNetwork, gate_bias: float = 0.0) -> Desc
         Stage(count, width, first.stride)
         for count, width, first in zip(shapes.counts, widths, shapes.first_of_stages, strict=True)
     )
-    linear = next((step for step in canonical.tail if isinstance(step, LinearLayer)), None)
-    channels = next(step for step in canonical.units[0].edge if isinstance(step, op.Conv)).in_channels
+    linear = next((layer for layer in canonical.tail if isinstance(layer, LinearLayer)), None)
+    channels = next(layer for layer in canonical.units[0].edge if isinstance(layer, op.Conv)).in_channels
     unit = Unit(branch, downsample=Projection())
     classes = linear.out_features if linear else 1
     try:
@@ -146,9 +146,9 @@ def _candidates(
 
 
 def _score(canonical: CanonicalNetwork, candidate: CanonicalNetwork) -> tuple[int, int]:
-    """How many units have the candidate's activations, then how many are the same altogether."""
+    """The number of units with the candidate's activations, then the number of identical units."""
     pairs = list(zip(canonical.units, candidate.units, strict=True))
-    # The edge behind the last addition is checked for itself: where it is missing, it is a fault.
+    # The layers behind the last addition do not count: a missing final activation is a fault of its own.
     same_activations = sum(layer_pattern(a.F) == layer_pattern(b.F) for a, b in pairs)
     same_edges = sum(layer_pattern(a.edge) == layer_pattern(b.edge) for a, b in pairs)
     return same_activations + same_edges, sum(a == b for a, b in pairs) + (canonical.tail == candidate.tail)
@@ -156,7 +156,7 @@ def _score(canonical: CanonicalNetwork, candidate: CanonicalNetwork) -> tuple[in
 
 def _stem(canonical: CanonicalNetwork) -> Stem | None:
     edge = canonical.units[0].edge
-    convs = [step for step in edge if isinstance(step, op.Conv)]
+    convs = [layer for layer in edge if isinstance(layer, op.Conv)]
     if not convs:
         return None
     pooled = op.MaxPool() in edge
@@ -164,27 +164,29 @@ def _stem(canonical: CanonicalNetwork) -> Stem | None:
 
 
 def _shortcut(canonical: CanonicalNetwork, shapes: BranchShapes, gate_bias: float) -> Shortcut:
-    """h where a unit keeps its shape; with units that all change it, what can be told from those."""
+    """h of the units that keep their shape; if all change it, as much of h as those show."""
     pairs = list(zip(canonical.units, shapes.units, strict=True))
     keeping_shape = [unit for unit, shape in pairs if not shape.changes_shape]
     unit = Counter(keeping_shape or canonical.units).most_common(1)[0][0]
     if unit.g:
-        normalised = any(isinstance(step, op.BatchNorm) for step in unit.g)
+        normalised = any(isinstance(layer, op.BatchNorm) for layer in unit.g)
         gate = ExclusiveGate if unit.gates_branch else ShortcutGate
         return gate(gate_bias, batch_norm=normalised)
     if unit.h == (op.ZeroOp(),):
         return Zero()
-    scale, branch = (_factor(steps) for steps in (unit.h, unit.F))
+    scale, branch = (_factor(layers) for layers in (unit.h, unit.F))
     if (scale, branch) != (1.0, 1.0):
         return Scaled(scale, branch)
-    dropouts = [step.p for step in unit.h if isinstance(step, op.DropoutOp)]
+    dropouts = [layer.p for layer in unit.h if isinstance(layer, op.DropoutOp)]
     if dropouts:
         return Dropout(dropouts[0])
-    return Projection() if keeping_shape and any(isinstance(step, op.Conv) for step in unit.h) else Identity()
+    return (
+        Projection() if keeping_shape and any(isinstance(layer, op.Conv) for layer in unit.h) else Identity()
+    )
 
 
 def _factor(layers: tuple[object, ...]) -> float:
-    return next((step.factor for step in layers if isinstance(step, op.ScaleOp)), 1.0)
+    return next((layer.factor for layer in layers if isinstance(layer, op.ScaleOp)), 1.0)
 
 
 def _change_variants(h: Shortcut) -> Iterator[Shortcut]:
@@ -194,18 +196,18 @@ def _change_variants(h: Shortcut) -> Iterator[Shortcut]:
 
 
 def _resizes(canonical: CanonicalNetwork, shapes: BranchShapes) -> tuple[Downsample, ...]:
-    """What the shape-changing shortcuts can be: projections, or zero-padding that reads either tensor."""
+    """The candidates for shape-changing shortcuts: a projection, or zero-padding that reads either tensor."""
     changing = [
-        part.h for part, shape in zip(canonical.units, shapes.units, strict=True) if shape.changes_shape
+        unit.h for unit, shape in zip(canonical.units, shapes.units, strict=True) if shape.changes_shape
     ]
-    projected = sum(any(isinstance(step, op.Conv) for step in h) for h in changing)
+    projected = sum(any(isinstance(layer, op.Conv) for layer in h) for h in changing)
     if changing and 2 * projected > len(changing):
         return (Projection(),)
     return ZeroPad(), ZeroPad("preactivated")
 
 
 def _observed_arrangement(canonical: CanonicalNetwork) -> Arrangement:
-    """The activations of the most usual unit, where they are none of the paper's."""
+    """The arrangement of the most frequent unit, one of the paper's or not."""
     middle = [unit for unit in canonical.units[1:] if _letters(unit)] or list(canonical.units)
     unit = Counter(middle).most_common(1)[0][0]
     letters = _letters(unit)

@@ -1,4 +1,7 @@
-"""What each operator does, in the words of `kilolayer.units.ops`: told by its arguments, or by feeding it."""
+"""Reads operators and paths of a graph as the layers of `kilolayer.units.ops`.
+
+An operator is read from its arguments, or else by feeding it a signal and looking at the response.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class LinearLayer:
 
 @dataclass(frozen=True)
 class OtherLayer:
-    """A layer that the papers' units do not have, in words."""
+    """A layer that the papers' networks do not have, in words."""
 
     text: str
 
@@ -37,19 +40,19 @@ AVERAGE_POOL_OPS = ("avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d",
 
 
 def probe_signal(shape: tuple[int, ...]) -> Tensor:
-    """A signal of both signs to feed; the same each time."""
+    """A random signal with both signs, the same at every call."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 class LayerReader:
-    """Reads single operators of one graph."""
+    """Reads the operators of one graph."""
 
     def __init__(self, graph: DataflowGraph) -> None:
         self.graph = graph
         self._probe_cache: dict[Any, AuditLayer | None] = {}
 
     def read_layer(self, node: GraphNode) -> AuditLayer | None:
-        """The layer that a node with one input is; None where it hands its input on."""
+        """The layer of a node with one input; None if it returns its input unchanged."""
         args = node.fx.args
         if node.op == "convolution":
             return self._convolution(node)
@@ -82,14 +85,14 @@ class LayerReader:
         return LinearLayer(node.inputs[0].shape[-1], out, node.op != "mm")
 
     def _dropout_probability(self, node: GraphNode) -> float:
-        """The share of zeros that the drawn mask has: 1 − the probability it was drawn with."""
+        """The probability p of dropout, from its mask: values 0 and 1/(1 − p), or the share of zeros."""
         mask = next(argument for argument in node.fx.args if self.graph.is_random(argument))
         values = self.graph.constant(mask)
         scale = float(values.max())
         return round(1 - 1 / scale, 6) if scale > 1 else float((values == 0).float().mean())
 
     def _read_by_probing(self, node: GraphNode) -> AuditLayer | None:
-        """By feeding a signal: handed on, rectified, scaled, or else something of its own name."""
+        """The layer by its response to a signal: identity, ReLU, a factor, or else an `OtherLayer`."""
         [source] = node.inputs
         constants = [argument for argument in node.fx.args if argument is not source.fx]
         key = (node.op, str(constants), str(node.fx.kwargs), source.shape)
@@ -103,7 +106,7 @@ class LayerReader:
 
 
 def layer_from_response(signal: Tensor, response: Tensor, name: str) -> AuditLayer | None:
-    """The layer that turns `signal` into `response`."""
+    """The layer that maps `signal` to `response`; None for the identity, else an `OtherLayer`."""
     if response.numel() != signal.numel():
         return OtherLayer(name.replace("_", " ").strip())
     before, after = signal.flatten(), response.flatten()
@@ -116,7 +119,11 @@ def layer_from_response(signal: Tensor, response: Tensor, name: str) -> AuditLay
 
 
 def factor_between(signal: Tensor, response: Tensor) -> float | None:
-    """λ where response = λ·signal, to six digits; None where there is no such λ."""
+    """λ with response = λ·signal, to six digits; None if there is no such λ.
+
+    >>> factor_between(torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0]))
+    0.5
+    """
     factor = float((signal * response).sum() / (signal * signal).sum())
     close = torch.allclose(response, factor * signal, rtol=1e-4, atol=1e-5)
     return float(f"{factor:.6g}") if close else None
@@ -134,7 +141,7 @@ def _single_value(value: Any) -> Any:
 
 
 def producer_args(node: GraphNode) -> tuple[Any, ...]:
-    """The arguments of an operator with several outputs, whose first the node stands for."""
+    """The arguments of an operator; of one with several outputs, whose first output is the node."""
     fx_node = node.fx
     if fx_node.op == "call_function" and getattr(fx_node.target, "__name__", "") == "getitem":
         producer = fx_node.args[0]
@@ -148,7 +155,7 @@ def _weight_shape(weight: Any) -> tuple[int, ...]:
 
 
 class PathReader:
-    """Reads whole paths of one graph."""
+    """Reads paths of one graph as layers, with parallel paths joined."""
 
     def __init__(self, graph: DataflowGraph) -> None:
         self.graph = graph
@@ -157,7 +164,7 @@ class PathReader:
 
     def layers(self, start: GraphNode, end: GraphNode) -> AuditLayers:
         """The layers from `start`, which dominates `end`, to `end`."""
-        # Densely connected layers would else be walked once for every way through them.
+        # Without the cache densely connected layers would be read once for every path through them.
         if (start, end) not in self._cache:
             self._cache[start, end] = self._read_path(start, end)
         return self._cache[start, end]
@@ -178,7 +185,7 @@ class PathReader:
         return tuple(reversed(layers))
 
     def _join_of(self, node: GraphNode) -> GraphNode | None:
-        """The node where paths meet in `node`: itself, or the stack that it sums."""
+        """The node at which paths meet in `node`: itself, or the stack that it sums; None if none meet."""
         if len(node.inputs) > 1:
             return node
         if node.op == "sum" and len(node.inputs[0].inputs) > 1:
@@ -186,15 +193,15 @@ class PathReader:
         return None
 
     def _parallel(self, end: GraphNode, join: GraphNode) -> tuple[GraphNode, AuditLayer]:
-        """Where the paths that meet in `join` part, and what they are together."""
-        part = join.dominator
-        assert part is not None  # noqa: S101 - only the image has none
-        paths = tuple(self.layers(part, input_node) for input_node in join.inputs)
-        are_all_ops = all(_is_op(step) for path in paths for step in path)
+        """The node at which the paths that meet in `join` split, and the layer that they are together."""
+        unit = join.dominator
+        assert unit is not None  # noqa: S101 - only the image has none
+        paths = tuple(self.layers(unit, input_node) for input_node in join.inputs)
+        are_all_ops = all(_is_op(layer) for path in paths for layer in path)
         join_kind = self._join_kind(end, join)
         if are_all_ops and join_kind and all(paths):
-            return part, op.ParallelPaths(paths, join_kind)  # type: ignore[arg-type]  # every step is an Op, as `known` says
-        return part, OtherLayer(_join_text(join, paths))
+            return unit, op.ParallelPaths(paths, join_kind)  # type: ignore[arg-type]  # every step is an Op, as `known` says
+        return unit, OtherLayer(_join_text(join, paths))
 
     def _join_kind(self, end: GraphNode, join: GraphNode) -> str | None:
         signals = {node: probe_signal(node.shape) + i for i, node in enumerate(join.inputs)}
@@ -209,14 +216,14 @@ class PathReader:
         return None
 
 
-def _is_op(step: AuditLayer) -> bool:
-    return isinstance(step, op.Op) and not isinstance(step, op.ParallelPaths)
+def _is_op(layer: AuditLayer) -> bool:
+    return isinstance(layer, op.Op) and not isinstance(layer, op.ParallelPaths)
 
 
 def _join_text(join: GraphNode, paths: tuple[AuditLayers, ...]) -> str:
     if join.op == "mul" and () in paths:
         layers = sum(
-            isinstance(step, op.Conv) or "Linear" in type(step).__name__ for path in paths for step in path
+            isinstance(layer, op.Conv) or "Linear" in type(layer).__name__ for path in paths for layer in path
         )
         return f"multiplication by a branch of {layers} weight layers (as squeeze-and-excitation)"
     names = {"cat": "concatenation", "mul": "multiplication", "add": "addition"}

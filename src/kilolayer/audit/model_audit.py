@@ -1,4 +1,4 @@
-"""A module audited: traced, split into units, compared with the papers'."""
+"""Audits a module: traces it, splits it into units, and compares them with the papers'."""
 
 from __future__ import annotations
 
@@ -24,11 +24,23 @@ from kilolayer.units.shortcut import Zero
 
 
 def audit_model(model: nn.Module, label: str | None = None, *, side: int | None = None) -> AuditReport:
-    """What a module is, found by tracing one image of `side` and by feeding its shortcuts signals.
+    """Says what a module is, by tracing one image through it and feeding signals to its shortcuts.
 
-    Nothing is read from the names of its classes but the `label` (default: the class's own name), which
-    is compared with the content. The module itself is not changed. Raises `InputError` where it takes no
-    image, or does nothing with it.
+    Class names say nothing here, except for the `label`, which is compared with the content. The module is
+    not changed.
+
+    Args:
+        model: any module that takes a batch of images, (1, C, side, side).
+        label: what the network calls itself; by default the class's name.
+        side: pixels a side of the traced image; by default the usual sizes are tried in turn.
+
+    Raises:
+        InputError: the module takes no image, or its output does not depend on it.
+
+    >>> from kilolayer.networks import build, describe
+    >>> report = audit_model(build(describe("resnet20_cifar")), "resnet32_cifar")
+    >>> [(finding.severity, finding.code) for finding in report.findings]
+    [('fault', 'label')]
     """
     label = type(model).__name__ if label is None else label
     traced = trace_model(model, side)
@@ -39,7 +51,7 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
     description_fit = fit_description(canonical, gate_bias) if canonical.units else None
     nearest = find_nearest(description_fit.network) if description_fit else None
     names = {name for name, _ in model.named_parameters()}
-    case = AuditContext(
+    context = AuditContext(
         traced=units,
         canonical=canonical,
         parameters=sum(tensor.numel() for tensor in model.parameters()),
@@ -49,11 +61,13 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
         nearest=nearest,
         label=read_label(label),
     )
-    return AuditReport(label, "traced", network_content(case), nearest_network(case), collect_findings(case))
+    return AuditReport(
+        label, "traced", network_content(context), nearest_network(context), collect_findings(context)
+    )
 
 
 def nearest_network(context: AuditContext) -> NearestNetwork | None:
-    """The nearest network with its classes and channels as found; identical where all is the same."""
+    """The nearest network with the classes and channels of the audited one; None for foreign units."""
     if context.fit is None or context.nearest is None:
         return None
     nearest, network = context.nearest, context.fit.network
@@ -68,14 +82,14 @@ def nearest_network(context: AuditContext) -> NearestNetwork | None:
     )
 
 
-def _parameters_as_given(near: NearestCandidate, network: Network) -> int:
-    """Its parameters for as many classes and channels as were found."""
-    return replace(near.network, num_classes=network.num_classes, in_chans=network.in_chans).parameters
+def _parameters_as_given(candidate: NearestCandidate, network: Network) -> int:
+    """The candidate's parameters with the classes and channels of `network`."""
+    return replace(candidate.network, num_classes=network.num_classes, in_chans=network.in_chans).parameters
 
 
 def network_content(context: AuditContext) -> NetworkContent:
-    """The plain values of a case."""
-    linear = next((step for step in context.canonical.tail if isinstance(step, LinearLayer)), None)
+    """What the network is, in plain values."""
+    linear = next((layer for layer in context.canonical.tail if isinstance(layer, LinearLayer)), None)
     first = next(
         iter(
             convolutions(
@@ -127,22 +141,22 @@ def family_name(network: Network) -> str:
 
 
 def _depth(canonical: CanonicalNetwork, fit: DescriptionFit | None) -> int:
-    """Weight layers, shortcuts left out."""
+    """The number of weight layers, without those of shortcuts."""
     stem = canonical.units[0].edge if canonical.units else ()
     if fit and len(list(convolutions(stem))) == 1:
         return fit.network.depth
-    units = sum(len(_main_convolutions(part.F)) for part in canonical.units)
-    linear = sum(isinstance(step, LinearLayer) for step in canonical.tail)
+    units = sum(len(_main_convolutions(unit.F)) for unit in canonical.units)
+    linear = sum(isinstance(layer, LinearLayer) for layer in canonical.tail)
     return len(_main_convolutions(stem)) + units + len(_main_convolutions(canonical.tail)) + linear
 
 
-def _main_convolutions(steps: tuple[object, ...]) -> list[object]:
+def _main_convolutions(layers: tuple[object, ...]) -> list[object]:
     main: list[object] = []
-    for step in steps:
-        if isinstance(step, op.Conv):
-            main.append(step)
-        elif isinstance(step, op.ParallelPaths):
-            main.extend(convolutions(step.paths[0]))
+    for layer in layers:
+        if isinstance(layer, op.Conv):
+            main.append(layer)
+        elif isinstance(layer, op.ParallelPaths):
+            main.extend(convolutions(layer.paths[0]))
     return main
 
 
@@ -156,5 +170,5 @@ def _stages(context: AuditContext) -> tuple[StageContent, ...]:
     )
     firsts = zip(widths, context.branch_shapes.counts, context.branch_shapes.first_of_stages, strict=True)
     return tuple(
-        StageContent(count, width, core.inner, core.out, core.stride) for width, count, core in firsts
+        StageContent(count, width, shape.inner, shape.out, shape.stride) for width, count, shape in firsts
     )

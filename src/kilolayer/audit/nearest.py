@@ -1,4 +1,4 @@
-"""The network of ours that is nearest to a description."""
+"""Finds Kilolayer's network that is nearest to a description."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kilolayer.units.shortcut import Projection, Shortcut, Zero, ZeroPad
 
 @dataclass(frozen=True)
 class Difference:
-    """How far apart two networks are in one respect, and in words what the first has and the second."""
+    """The weight of one difference between two networks, and the difference in words."""
 
     weight: float
     text: str
@@ -25,7 +25,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class NearestCandidate:
-    """One of ours, with the difference from what was found."""
+    """One of Kilolayer's networks, and its differences from the audited one."""
 
     name: str
     choices: dict[str, dict[str, str]]
@@ -34,18 +34,19 @@ class NearestCandidate:
 
     @property
     def distance(self) -> float:
+        """The sum of the differences' weights."""
         return sum(difference.weight for difference in self.differences)
 
 
 def find_nearest(network: Network) -> NearestCandidate:
-    """The nearest named network, or one of the same depth whose name is made by rule."""
+    """The nearest network with a listed name, or with a name built from the audited network's depth."""
     network = replace(network, unit=replace(network.unit, branch=by_first_stage(network)))
     names = [name for name in _candidate_names(network) if _describe_or_none(name, "", "")]
     return min((_candidate(name, network) for name in names), key=lambda candidate: candidate.distance)
 
 
 def by_first_stage(network: Network) -> Branch:
-    """The branch with d as it is in the first stage, which is what names say, however wide that stage is."""
+    """The branch with the d of the first stage, which is the d of names, however wide that stage is."""
     branch = network.unit.branch
     if not isinstance(branch, Aggregated):
         return branch
@@ -86,7 +87,7 @@ def _describe_or_none(name: str, stride_on: str, reads: str) -> Network | None:
 
 
 def _candidate(name: str, network: Network) -> NearestCandidate:
-    """The network of that name, with those choices that the papers leave open made as they were found."""
+    """The network of that name, with the choices that the papers leave open made as in the audited one."""
     ours = _describe_or_none(name, "", "")
     assert ours is not None  # noqa: S101 - `nearest` asked
     stride_on = getattr(network.unit.branch, "stride_on", "")
@@ -104,7 +105,7 @@ def _candidate(name: str, network: Network) -> NearestCandidate:
 
 
 def network_differences(network: Network, ours: Network) -> Iterator[Difference]:
-    """In which respects a network differs from one of ours, heaviest first."""
+    """The differences between an audited network and one of Kilolayer's."""
     a, b = network, ours
     if len(a.stages) != len(b.stages):
         yield Difference(8, f"{len(a.stages)} stages, not {len(b.stages)}")
@@ -139,13 +140,13 @@ def _plain_branch(branch: Branch) -> Branch:
 
 
 def same_shortcut(a: Shortcut, b: Shortcut) -> bool:
-    """Equal but for b_g, which training moves."""
+    """Whether two shortcuts are equal, up to the gate's bias b_g, which training changes."""
     blank = {"bias": 0.0}
     return replace(a, **blank) == replace(b, **blank) if hasattr(a, "bias") and type(a) is type(b) else a == b
 
 
 def shortcut_option(network: Network) -> str | None:
-    """The paper's letter for the shortcuts that change the shape; None in a plain net."""
+    """P1's letter for the shortcuts that change the shape; None in a plain network."""
     if isinstance(network.unit.h, Zero):
         return None
     if isinstance(network.unit.h, Projection):

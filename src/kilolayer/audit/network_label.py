@@ -1,4 +1,4 @@
-"""What a network calls itself, read from words as "PreActResNet18", "resnext29_8x64d", "wrn_28_10"."""
+"""Reads a network's label, such as "PreActResNet18", "resnext29_8x64d" or "wrn_28_10"."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BARE = re.compile(r"(?<!\d)(?P<depth>\d{2,4})(?!\d)")
 
 @dataclass(frozen=True)
 class NetworkLabel:
-    """The parts of a name; None where it does not say."""
+    """The parts of a label; None for a part that it does not mention."""
 
     text: str
     depth: int
@@ -29,7 +29,7 @@ class NetworkLabel:
     widen: int | None = None
 
     def network(self, stages: int, choice: str = "") -> Network | None:
-        """The network of ours that goes by that name, with so many stages: CIFAR's have three."""
+        """Kilolayer's network of that name with so many stages (CIFAR's have three); None without one."""
         for family in ("_cifar", ""):
             try:
                 ours = describe(self._name(choice) + family)
@@ -49,7 +49,12 @@ class NetworkLabel:
 
 
 def read_label(text: str) -> NetworkLabel | None:
-    """The label in a text; None where it names no network with a depth."""
+    """The label in a text; None if it names no network with a depth.
+
+    >>> label = read_label("wrn_28_10")
+    >>> label.depth, label.widen
+    (28, 10)
+    """
     words = re.sub(r"[^a-z0-9]+", "_", text.lower())
     preact = re.search(r"pre_?act|pre_?res|res_?net_?v2|identity", words) is not None
     if match := _WIDE.search(words):

@@ -1,4 +1,4 @@
-"""What is not as the papers have it: one function for each kind of finding."""
+"""The auditor's rules: one function for each kind of finding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kilolayer.units.branch import Aggregated, Basic
 
 
 def label_findings(context: AuditContext) -> Iterator[AuditFinding]:
-    """Where the name says otherwise than the network: depth, block, arrangement, cardinality, width."""
+    """Contradictions between name and network: depth, block, arrangement, cardinality, width."""
     label, fit = context.label, context.fit
     if label is None or fit is None:
         return
@@ -38,7 +38,7 @@ def label_findings(context: AuditContext) -> Iterator[AuditFinding]:
 
 
 def _contradictions(label: NetworkLabel, network: Network) -> Iterator[tuple[str, str]]:
-    """Pairs in words: what it has, what its name says."""
+    """Pairs in words: what the network has, and what its name says."""
     branch = by_first_stage(network)
     if label.depth != network.depth:
         yield f"has {network.depth} layers", f"{label.depth} layers"
@@ -55,7 +55,7 @@ def _contradictions(label: NetworkLabel, network: Network) -> Iterator[tuple[str
 
 
 def _named_variant(label: NetworkLabel, network: Network) -> bool:
-    """Whether another of the name's blocks, at the same depth, is what was found."""
+    """Whether the label asks for a variant, as "_bottleneck", that the network is."""
     words = ("_basic", "_bottleneck", "_onelayer")
     requested = [word for word in words if word.strip("_") in label.text.lower()]
     variants = [label.network(len(network.stages), word) for word in requested]
@@ -75,7 +75,7 @@ def _no_addition(context: AuditContext) -> Iterator[AuditFinding]:
             "note", "no-residual-addition", "no residual addition found on the way from image to logits"
         )
     elif context.fit is None:
-        kernels = [tuple(conv.kernel for conv in convolutions(part.F)) for part in context.canonical.units]
+        kernels = [tuple(conv.kernel for conv in convolutions(unit.F)) for unit in context.canonical.units]
         usual = Counter(kernels).most_common(1)[0][0]
         kernels_text = " ".join(f"{kernel}×{kernel}" for kernel in usual) or "none"
         yield AuditFinding(
@@ -86,12 +86,12 @@ def _no_addition(context: AuditContext) -> Iterator[AuditFinding]:
 
 def _biases(context: AuditContext) -> Iterator[AuditFinding]:
     num_convolutions, biased = 0, []
-    for i, part in enumerate(context.canonical.units):
-        unit_convolutions = list(convolutions((*part.edge, *part.h, *part.F)))
+    for i, unit in enumerate(context.canonical.units):
+        unit_convolutions = list(convolutions((*unit.edge, *unit.h, *unit.F)))
         num_convolutions += len(unit_convolutions)
         biased += [i] * sum(conv.bias for conv in unit_convolutions)
     if biased:
-        # Other families of networks, as ConvNeXt, are no faulty ResNets.
+        # Networks of other families, as ConvNeXt, are not faulty ResNets.
         severity: Severity = "fault" if context.fit else "deviation"
         yield AuditFinding(
             severity, "biased-convolutions", f"{len(biased)} of {num_convolutions} convolutions have a bias",
@@ -108,11 +108,12 @@ def _final(context: AuditContext) -> Iterator[AuditFinding]:
 
 
 def _raw_projections(context: AuditContext) -> Iterator[AuditFinding]:
-    places = context.raw_projections()
-    if places:
+    indices = context.raw_projections()
+    if indices:
         yield AuditFinding(
             "fault", "raw-projection", "projection shortcuts read the raw tensor",
-            context.unit_names(places), "the projection reads the pre-activated tensor (P2, Sec. 4, released code)",
+            context.unit_names(indices),
+            "the projection reads the pre-activated tensor (P2, Sec. 4, released code)",
         )  # fmt: skip
 
 
@@ -143,7 +144,8 @@ def _widths(context: AuditContext) -> Iterator[AuditFinding]:
     inner = [shape.inner for shape in context.branch_shapes.first_of_stages]
     outer = [shape.out for shape in context.branch_shapes.first_of_stages]
     text = (
-        f"stage widths {_comma_separated(widths)} (inner {_comma_separated(inner)}, output {_comma_separated(outer)}), "
+        f"stage widths {_comma_separated(widths)} "
+        f"(inner {_comma_separated(inner)}, output {_comma_separated(outer)}), "
         f"so {context.parameters:,} parameters"
     )
     wrong = [i for i, (a, b) in enumerate(zip(widths, papers, strict=True)) if a != b]
@@ -180,7 +182,7 @@ def _stem(context: AuditContext) -> Iterator[AuditFinding]:
     is_papers_stem = (papers.kernel, papers.stride, papers.pool) == (
         network.stem.kernel, network.stem.stride, network.stem.pool,
     )  # fmt: skip
-    convs = [step.kernel for step in convolutions(context.canonical.units[0].edge)]
+    convs = [layer.kernel for layer in convolutions(context.canonical.units[0].edge)]
     if not is_papers_stem or convs != [papers.kernel]:
         many = f" in {len(convs)} convolutions" if len(convs) > 1 else ""
         kind = "CIFAR" if cifar else "ImageNet"
@@ -193,18 +195,18 @@ def _stem(context: AuditContext) -> Iterator[AuditFinding]:
 def _unknown_layers(context: AuditContext) -> Iterator[AuditFinding]:
     counted: Counter[str] = Counter()
     where: dict[str, list[int]] = {}
-    for i, part in enumerate(context.canonical.units):
-        for step in (*part.edge, *part.h, *part.F, *part.g):
-            if isinstance(step, OtherLayer):
-                counted[step.text] += 1
-                where.setdefault(step.text, []).append(i)
+    for i, unit in enumerate(context.canonical.units):
+        for layer in (*unit.edge, *unit.h, *unit.F, *unit.g):
+            if isinstance(layer, OtherLayer):
+                counted[layer.text] += 1
+                where.setdefault(layer.text, []).append(i)
     for text, count in counted.items():
         names = context.unit_names(list(dict.fromkeys(where[text])))
         yield AuditFinding("deviation", "layer", f"{count} × {text}", names, "not in the papers' units")
-    for step in context.final_layers if context.canonical.units else ():
-        if isinstance(step, OtherLayer):
+    for layer in context.final_layers if context.canonical.units else ():
+        if isinstance(layer, OtherLayer):
             yield AuditFinding(
-                "deviation", "layer", step.text, "after the last addition", "not in the papers' networks"
+                "deviation", "layer", layer.text, "after the last addition", "not in the papers' networks"
             )
 
 
@@ -213,9 +215,9 @@ def _remarks(context: AuditContext) -> Iterator[AuditFinding]:
     for i, unit in enumerate(context.traced.units):
         for remark in unit.remarks:
             where.setdefault(remark, []).append(i)
-    for remark, places in where.items():
+    for remark, indices in where.items():
         severity: Severity = "note" if "zero channels" in remark else "deviation"
-        yield AuditFinding(severity, "shortcut", remark, context.unit_names(places))
+        yield AuditFinding(severity, "shortcut", remark, context.unit_names(indices))
 
 
 def _unused(context: AuditContext) -> Iterator[AuditFinding]:
@@ -225,7 +227,7 @@ def _unused(context: AuditContext) -> Iterator[AuditFinding]:
 
 
 def _unexplained_units(context: AuditContext) -> Iterator[AuditFinding]:
-    """Units that differ from the description in what no other rule names."""
+    """Differences between units and description that no other rule reports."""
     if context.fit is None:
         return
     explained = {*context.raw_projections()}
@@ -233,18 +235,18 @@ def _unexplained_units(context: AuditContext) -> Iterator[AuditFinding]:
         explained.add(0)
     different: dict[str, list[int]] = {}
     pairs = zip(context.canonical_without_biases.units, context.fit.canonical.units, strict=True)
-    for i, (part, expected) in enumerate(pairs):
-        if i in explained or any(isinstance(step, OtherLayer) for step in (*part.edge, *part.h, *part.F)):
+    for i, (unit, expected) in enumerate(pairs):
+        if i in explained or any(isinstance(layer, OtherLayer) for layer in (*unit.edge, *unit.h, *unit.F)):
             continue
         for letter in ("edge", "h", "F", "g"):
-            a, b = getattr(part, letter), getattr(expected, letter)
+            a, b = getattr(unit, letter), getattr(expected, letter)
             if a != b and not (
                 letter == "edge" and i == 0 and list(convolutions(a)) != list(convolutions(b))
             ):
                 subject = {"edge": "ahead of the split stands"}.get(letter, f"{letter} is")
                 different.setdefault(f"{subject} {layers_text(a)}; expected {layers_text(b)}", []).append(i)
-    for text, places in different.items():
-        yield AuditFinding("deviation", "unit", text, context.unit_names(places))
+    for text, indices in different.items():
+        yield AuditFinding("deviation", "unit", text, context.unit_names(indices))
     yield from _unexplained_end(context)
 
 
@@ -254,11 +256,12 @@ def _unexplained_end(context: AuditContext) -> Iterator[AuditFinding]:
     expected_tail = context.fit.canonical.tail
     expected = expected_tail[: expected_tail.index(AVERAGE_POOLING)]
     if context.final_layers != expected and not any(
-        isinstance(step, OtherLayer) for step in context.final_layers
+        isinstance(layer, OtherLayer) for layer in context.final_layers
     ):
-        text = f"after the last addition stands {layers_text(context.final_layers)}; expected {layers_text(expected)}"
+        actual = layers_text(context.final_layers)
+        text = f"after the last addition stands {actual}; expected {layers_text(expected)}"
         yield AuditFinding("deviation", "end", text)
-    if not any(isinstance(step, LinearLayer) for step in context.canonical.tail):
+    if not any(isinstance(layer, LinearLayer) for layer in context.canonical.tail):
         yield AuditFinding("note", "no-classifier", "there is no fully-connected layer behind the pooling")
 
 

@@ -1,4 +1,4 @@
-"""A state dict audited: what shapes and their order tell, and what they cannot."""
+"""Audits a state dict: chains its layers into units by their shapes, and says what shapes cannot show."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kilolayer.units.unit import Unit
 
 @dataclass(frozen=True)
 class StateLayer:
-    """Tensors with the same prefix: a convolution (4-D), a linear layer (2-D), a norm (vectors alone)."""
+    """The tensors of one prefix: a convolution (4-D), a linear layer (2-D), or a norm (vectors only)."""
 
     prefix: str
     kernel: tuple[int, ...]
@@ -51,7 +51,7 @@ class StateLayer:
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers: of a norm its scale and shift, not its running statistics."""
+        """Its trainable numbers; of a norm scale and shift, not the running statistics."""
         count = 1
         for size in self.kernel:
             count *= size
@@ -61,7 +61,7 @@ class StateLayer:
 
 @dataclass(frozen=True)
 class StateUnit:
-    """F's convolutions with what they are, its projection, and its gate."""
+    """The convolutions of F with their shape, the projection, and the gate."""
 
     shape: BranchShape
     convs: tuple[StateLayer, ...]
@@ -70,7 +70,7 @@ class StateUnit:
 
 
 def read_state_layers(state: Mapping[str, Tensor]) -> list[StateLayer]:
-    """The layers in the order of the file. Counters and other single numbers are no layers."""
+    """The layers in the order of the file."""
     kernels: dict[str, tuple[int, ...]] = {}
     vectors: dict[str, tuple[int, ...]] = {}
     for name, tensor in state.items():
@@ -84,9 +84,9 @@ def read_state_layers(state: Mapping[str, Tensor]) -> list[StateLayer]:
 
 
 def chain_state_units(layers: Sequence[StateLayer]) -> tuple[StateLayer, list[StateUnit]] | None:
-    """The stem and the units, in the file's order or else that of the names; None if they do not chain.
+    """The stem and the units, in the file's order or else in that of the names; None if they do not chain.
 
-    safetensors sorts its tensors, so the order of a file need not be that of the network.
+    safetensors sorts its tensors by name, so a file's order need not be the network's.
     """
     orders = list(layers), sorted(layers, key=lambda layer: _natural_key(layer.prefix))
     for order in orders:
@@ -102,11 +102,11 @@ def chain_state_units(layers: Sequence[StateLayer]) -> tuple[StateLayer, list[St
 
 
 def _natural_key(text: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+    return [(int(unit), "") if unit.isdigit() else (0, unit) for unit in re.split(r"(\d+)", text)]
 
 
 def _chain_units(convs: list[StateLayer], channels: int) -> list[StateUnit]:
-    """All of `convs` as units that follow each other; empty where they do not."""
+    """All of `convs` as a chain of units; empty if they do not chain."""
     units: list[StateUnit] = []
     while convs:
         unit, used = _read_unit(convs, channels, first=not units)
@@ -118,7 +118,7 @@ def _chain_units(convs: list[StateLayer], channels: int) -> list[StateUnit]:
 
 
 def _read_unit(convs: list[StateLayer], channels: int, *, first: bool) -> tuple[StateUnit | None, int]:
-    """The unit that `convs` begin with and how many of them are its; shortcuts may stand on either side."""
+    """The first unit of `convs`, and the number of its convolutions; shortcuts may stand on either side."""
     for lead in (0, 1, 2):
         for size in (3, 2):
             body = convs[lead : lead + size]
@@ -128,7 +128,7 @@ def _read_unit(convs: list[StateLayer], channels: int, *, first: bool) -> tuple[
             ahead = [layer for layer in convs[:lead] if _is_shortcut(layer, shape)]
             if len(ahead) != lead:
                 continue
-            # What follows shortcuts that stand ahead is the next unit's.
+            # If shortcuts stand ahead of F here, those that follow belong to the next unit.
             behind = [] if lead else _trailing_shortcuts(convs[lead + size :], shape)
             sides = ahead + behind
             gates = [layer for layer in sides if layer.bias and not body[0].bias]
@@ -141,7 +141,7 @@ def _read_unit(convs: list[StateLayer], channels: int, *, first: bool) -> tuple[
 
 
 def _trailing_shortcuts(convs: list[StateLayer], shape: BranchShape) -> list[StateLayer]:
-    """The shortcuts that follow F; a 1×1 ahead of a 3×3 is the next bottleneck's own."""
+    """The shortcuts that follow F; a 1×1 convolution before a 3×3 belongs to the next bottleneck."""
     shortcuts = []
     for layer, following in zip(convs[:2], [*convs[1:3], None, None], strict=False):
         reduces = shape.kind == "bottleneck" and following is not None and following.kernel[-1] > 1
@@ -167,7 +167,7 @@ def _read_shape(body: list[StateLayer], channels: int, *, first: bool) -> Branch
         if at % inside or (at != inside and layer.kernel[-1] == 1):
             return None
         groups, at = max(groups, at // inside), out
-    # Shapes hold no strides: the papers' stages halve the side where the channels change.
+    # Shapes say nothing about strides: as in the papers, the side halves where the channels change.
     stride = 2 if at != channels and not first else 1
     inner = body[-1].kernel[1]
     stride_on: StrideOn = "3x3" if groups > 1 else "1x1"
@@ -175,17 +175,29 @@ def _read_shape(body: list[StateLayer], channels: int, *, first: bool) -> Branch
 
 
 UNKNOWN = (
-    "strides, pooling and dropout: weights hold none, so the papers' are assumed",
-    "where ReLU stands, and what projections and the first shortcut read",
-    "whether a shortcut without weights is there at all, scaled, or zero-padded",
+    "strides, pooling and dropout: weights do not show them, so the papers' are assumed",
+    "where ReLU stands, and which tensor projections and the first shortcut read",
+    "whether a shortcut without weights exists, is scaled, or is zero-padded",
 )
 
 
 def audit_state(state: Mapping[str, Tensor], label: str = "state dict") -> AuditReport:
-    """What a state dict's shapes and their order say of its network; `unknown` lists what they do not.
+    """Says what the shapes of a state dict and their order show of its network; `unknown` lists the rest.
 
-    Names group tensors into layers and put a sorted file in order; what a layer is its shapes say.
-    Raises `InputError` for a state dict without tensors.
+    Names group tensors into layers and put a sorted file in order. The kind of a layer follows from its
+    shapes.
+
+    Args:
+        state: tensors by name.
+        label: what the network calls itself.
+
+    Raises:
+        InputError: the state dict holds no tensors.
+
+    >>> from kilolayer.networks import build, describe
+    >>> report = audit_state(build(describe("resnet20_cifar")).state_dict(), "resnet20_cifar")
+    >>> report.content.depth, report.content.arrangement, report.clean
+    (20, 'original', True)
     """
     if not state:
         raise InputError(f"{label} holds no tensors")
@@ -197,17 +209,17 @@ def audit_state(state: Mapping[str, Tensor], label: str = "state dict") -> Audit
         unchained = "its convolutions do not chain into the papers' basic or bottleneck units"
         return AuditReport(label, "shapes", NetworkContent(parameters), unknown=(unchained, *UNKNOWN))
     fit, lacking = reading
-    case = _audit_context(label, parameters, chain[1], fit, lacking=lacking, biased=chain[0].bias)
-    nearest = nearest_network(case)
+    context = _audit_context(label, parameters, chain[1], fit, lacking=lacking, biased=chain[0].bias)
+    nearest = nearest_network(context)
     nearest = replace(nearest, identical=False) if nearest else None
-    content = replace(network_content(case), stride_on=None)
-    return AuditReport(label, "shapes", content, nearest, collect_findings(case), UNKNOWN)
+    content = replace(network_content(context), stride_on=None)
+    return AuditReport(label, "shapes", content, nearest, collect_findings(context), UNKNOWN)
 
 
 def _audit_context(
     label: str, parameters: int, units: list[StateUnit], fit: DescriptionFit, *, lacking: bool, biased: bool
 ) -> AuditContext:
-    """The fit's own form, with the biases and without the final activation, as the weights have it."""
+    """The audit context of the fitted description, with the weights' biases and without the BN they lack."""
     canonical_units = []
     for i, (part, unit) in enumerate(zip(fit.canonical.units, units, strict=True)):
         edge = _with_bias(part.edge, biased and i == 0)
@@ -232,7 +244,7 @@ def _audit_context(
 
 
 def _with_bias(layers: AuditLayers, bias: bool) -> AuditLayers:
-    return tuple(replace(step, bias=bias) if isinstance(step, op.Conv) else step for step in layers)
+    return tuple(replace(layer, bias=bias) if isinstance(layer, op.Conv) else layer for layer in layers)
 
 
 def _unit_name(unit: StateUnit) -> str:
@@ -248,7 +260,7 @@ def _branch_shapes(units: list[StateUnit]) -> BranchShapes:
 def _fit_state(
     layers: list[StateLayer], stem: StateLayer, units: list[StateUnit]
 ) -> tuple[DescriptionFit, bool] | None:
-    """The arrangement whose BNs have the widths found, and whether its final one is lacking."""
+    """The arrangement whose BNs have the widths of the file's, and whether its final BN is lacking."""
     base = _base_description(layers, stem, units)
     if base is None:
         return None
@@ -276,14 +288,14 @@ def _fit_state(
 
 
 def _norm_widths(canonical: CanonicalNetwork) -> Counter[int]:
-    steps = [*canonical.tail]
-    for part in canonical.units:
-        steps.extend((*part.edge, *part.h, *part.F, *part.g))
-    return Counter(step.channels for step in steps if isinstance(step, op.BatchNorm))
+    layers = [*canonical.tail]
+    for unit in canonical.units:
+        layers.extend((*unit.edge, *unit.h, *unit.F, *unit.g))
+    return Counter(layer.channels for layer in layers if isinstance(layer, op.BatchNorm))
 
 
 def _base_description(layers: list[StateLayer], stem: StateLayer, units: list[StateUnit]) -> Network | None:
-    """The description but for its arrangement."""
+    """The description, without its arrangement."""
     shapes = _branch_shapes(units)
     branch_reading = branch_and_widths(shapes.first_of_stages, stem.kernel[0])
     if branch_reading is None:
@@ -317,7 +329,7 @@ def _read_shortcuts(units: list[StateUnit]) -> tuple[Shortcut, Downsample]:
 
 
 def _norm_outside_units(layers: list[StateLayer], units: list[StateUnit]) -> bool:
-    """Whether a BN as wide as the last unit stands apart from the units, as a final activation's does."""
+    """Whether a BN as wide as the last unit lies outside of all units, as a final activation's does."""
     parts = [layer.prefix.split(".") for layer in layers if layer.is_conv]
     shared = 0
     while all(len(parts) > shared + 1 for parts in parts) and len({parts[shared] for parts in parts}) == 1:

@@ -1,4 +1,4 @@
-"""One pass of a model, recorded operator by operator, whatever its classes are called."""
+"""Traces one pass of a model, operator by operator; its classes and their names do not matter."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ USUAL_SIDES = (32, 224, 64, 28, 299)
 
 @dataclass(frozen=True)
 class Trace:
-    """The operators of one pass on an input of (1, channels, side, side), with their constants.
+    """The operators of one pass on an image of (1, channels, side, side).
 
-    Every node's `meta["shape"]` is its output's. `constants`: what was there before the pass, by node.
-    `parameters`: the names of the trainable tensors, by identity.
+    Every node's `meta["shape"]` is the shape of its output. `constants` are the tensors that existed before
+    the pass, by node, and `parameters` the names of the trainable ones, by `id`.
     """
 
     graph: fx.Graph
@@ -34,11 +34,16 @@ class Trace:
 
 
 def trace_model(model: nn.Module, side: int | None = None) -> Trace:
-    """Records a copy of `model`, in float32 on the CPU; in-place writes become values (functionalised).
+    """Traces a copy of `model` in float32 on the CPU, with in-place writes functionalised.
 
-    BN uses its running statistics; whatever has no buffers of its own is in training mode, so that
-    dropout is seen. Tries images of `side`, or of the usual sizes in turn. Raises `InputError` with the
-    model's own words where no image fits.
+    BN uses its running statistics. Modules without buffers are in training mode, so that dropout shows.
+
+    Args:
+        model: any module that takes images.
+        side: pixels a side of the image; by default the usual sizes are tried in turn.
+
+    Raises:
+        InputError: no image fits; the message quotes the model's own error.
     """
     model = _copy_for_tracing(model)
     channels = _input_channels(model)
@@ -74,7 +79,7 @@ def _copy_for_tracing(model: nn.Module) -> nn.Module:
 def _input_channels(model: nn.Module) -> int:
     kernels = (tensor for tensor in model.parameters() if tensor.ndim == 4)
     channels = [kernel.shape[1] for kernel in kernels]
-    # A grouped or later convolution may be declared first; images have few channels.
+    # The first convolution declared need not be the first that runs; images have few channels.
     few = [count for count in channels if count <= 4]
     return channels[0] if channels and (channels[0] <= 4 or not few) else (3 if not few else max(few))
 
@@ -85,7 +90,7 @@ def _set_modes(model: nn.Module, *, dropout: bool) -> None:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own
-    """Writes down every operator below autograd, and which tensors it took and gave."""
+    """Records every operator below autograd, with its input and output tensors."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -119,9 +124,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
             fx_node.meta["shape"] = tuple(output.shape)
             self._nodes[output] = fx_node
         elif isinstance(output, (tuple, list)):
-            for i, part in enumerate(output):
-                if isinstance(part, Tensor):
-                    self._assign_node(part, self.graph.call_function(operator.getitem, (fx_node, i)))
+            for i, unit in enumerate(output):
+                if isinstance(unit, Tensor):
+                    self._assign_node(unit, self.graph.call_function(operator.getitem, (fx_node, i)))
 
 
 def _record(model: nn.Module, image: Tensor) -> _Recorder:
@@ -138,8 +143,8 @@ def _record(model: nn.Module, image: Tensor) -> _Recorder:
 
 
 def _first_tensor(output: Any) -> Tensor:
-    """The logits where a model gives several things: the first tensor in them."""
+    """The first tensor in a model's output, which is taken for the logits."""
     if isinstance(output, Tensor):
         return output
     inside = output.values() if isinstance(output, dict) else output
-    return next(_first_tensor(part) for part in inside)
+    return next(_first_tensor(unit) for unit in inside)

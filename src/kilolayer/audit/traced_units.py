@@ -1,4 +1,7 @@
-"""The residual units of a graph: its additions on the trunk, and the paths that meet in them."""
+"""Finds the residual units of a graph: additions on its trunk, and the paths that meet in them.
+
+A shortcut is measured: a signal is fed where the paths split, and read where they meet.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,11 @@ OPEN_GATE_LOGIT = 50.0
 
 @dataclass(frozen=True)
 class ShortcutReading:
-    """h, and g where it is gated; `branch`: where F ends, if it is not the other addend itself."""
+    """h, and the gate g if there is one.
+
+    `branch` is the node at which F ends, if that is not the other addend itself. `remarks` say in words how
+    the measured shortcut differs from the papers'.
+    """
 
     h: AuditLayers
     g: AuditLayers = ()
@@ -28,14 +35,14 @@ class ShortcutReading:
 
 
 class ShortcutReader:
-    """Reads the shortcuts of one graph."""
+    """Measures the shortcuts of one graph."""
 
     def __init__(self, paths: PathReader) -> None:
         self.paths = paths
         self.graph = paths.graph
 
     def read(self, split: GraphNode, addend: GraphNode, branch: GraphNode) -> ShortcutReading:
-        """The shortcut that ends in `addend`; `branch` is the addend beside it."""
+        """The shortcut that ends in `addend`; `branch` is the other addend."""
         gate = _gate_sigmoid(split, addend) if addend.op == "mul" and len(addend.inputs) == 2 else None
         if gate is not None:
             return self._read_gated(split, addend, branch, gate)
@@ -45,7 +52,7 @@ class ShortcutReader:
     def _read_gated(
         self, split: GraphNode, addend: GraphNode, branch: GraphNode, gate: GraphNode
     ) -> ShortcutReading:
-        """y = (1−g)·h + …: which factor is h, whether g multiplies F too, and which way it opens."""
+        """The shortcut of y = (1−g)·h + …: h, whether g multiplies F too, and whether the gate closes h."""
         value = next(
             (factor for factor in addend.inputs if gate not in _ancestors(split, factor)), addend.inputs[0]
         )
@@ -66,7 +73,7 @@ class ShortcutReader:
     def _closes_shortcut(
         self, split: GraphNode, addend: GraphNode, logits: GraphNode, value: GraphNode
     ) -> bool:
-        """Whether W_g x + b_g → ∞ shuts the shortcut, and → −∞ leaves it as it is."""
+        """Whether the shortcut vanishes as W_g x + b_g → ∞, and is unchanged as W_g x + b_g → −∞."""
         inputs, open_logits = {split: probe_signal(split.shape)}, torch.full(logits.shape, OPEN_GATE_LOGIT)
         closed_output = self.graph.replay(addend, inputs | {logits: open_logits})
         open_output = self.graph.replay(addend, inputs | {logits: -open_logits})
@@ -75,19 +82,23 @@ class ShortcutReader:
         )
 
     def _gate_bias(self, logits: GraphNode) -> float:
-        # Convolutions and BN alike take their bias third.
+        # The bias is the third argument of convolutions and of BN.
         bias = producer_args(logits)[2] if logits.op == "convolution" or "batch_norm" in logits.op else None
         return round(self.graph.constant(bias).detach().mean().item(), 4) if bias is not None else 0.0
 
     def _read_ungated(self, start: GraphNode, end: GraphNode, remarks: list[str]) -> AuditLayers:
-        nodes = [] if start is end else _nodes_on_path(start, end)
+        nodes = [] if start is end else nodes_between(start, end)
         if any(node.op == "convolution" for node in nodes):
             return self.paths.layers(start, end)
         for node in nodes:
-            if len(node.inputs) == 1 and isinstance(step := self.paths.reader.read_layer(node), op.DropoutOp):
+            if len(node.inputs) == 1 and isinstance(
+                layer := self.paths.reader.read_layer(node), op.DropoutOp
+            ):
                 [source] = node.inputs
                 return (
-                    *self._read_ungated(start, source, remarks), step, *self._read_ungated(node, end, remarks)
+                    *self._read_ungated(start, source, remarks),
+                    layer,
+                    *self._read_ungated(node, end, remarks),
                 )  # fmt: skip
         if not nodes:
             return ()
@@ -97,9 +108,9 @@ class ShortcutReader:
 
 
 def read_copy(signal: Tensor, response: Tensor, remarks: list[str]) -> AuditLayers | None:
-    """h where it copies x: whole, scaled, zero, or strided with zero channels added; None otherwise.
+    """h, if it copies x whole, scaled, as zero, or strided with zero channels added; None otherwise.
 
-    What the description does not hold is put into `remarks`.
+    Differences that a description cannot hold are appended to `remarks`.
     """
     if not torch.any(response):
         return (op.ZeroOp(),)
@@ -136,12 +147,8 @@ def _scale_layers(factor: float) -> AuditLayers:
     return () if factor == 1 else (op.ScaleOp(factor),)
 
 
-def _nodes_on_path(start: GraphNode, end: GraphNode) -> list[GraphNode]:
-    return sorted(_ancestors(start, end), key=lambda node: node.index)
-
-
 def _ancestors(start: GraphNode, end: GraphNode) -> set[GraphNode]:
-    """The nodes on the ways from `start` to `end`, `end` among them."""
+    """The nodes on the paths from `start` to `end`, with `end` and without `start`."""
     visited: set[GraphNode] = set()
     waiting = [end]
     while waiting:
@@ -152,22 +159,17 @@ def _ancestors(start: GraphNode, end: GraphNode) -> set[GraphNode]:
     return visited
 
 
-def _without(gate: GraphNode, split: GraphNode, product: GraphNode) -> GraphNode | None:
-    """The factor that the gate has no part in."""
-    return next((factor for factor in product.inputs if gate not in _ancestors(split, factor)), None)
-
-
 def _gate_sigmoid(split: GraphNode, addend: GraphNode) -> GraphNode | None:
-    """The sigmoid that multiplies the shortcut, reading a layer as large as the shortcut itself."""
+    """The sigmoid that multiplies the shortcut, if there is exactly one and it has the shortcut's shape."""
     sigmoids = [node for node in _ancestors(split, addend) if node.op == "sigmoid"]
     return sigmoids[0] if len(sigmoids) == 1 and sigmoids[0].shape == addend.shape else None
 
 
 @dataclass(frozen=True)
 class TracedUnit:
-    """y = h(x) + F(x) as found; `edge` is what stands between the addition before and the split.
+    """y = h(x) + F(x) as traced; `edge` are the layers between the previous addition and the split.
 
-    `name` is what its weights' names have in common. `remarks`: what measuring said besides.
+    `name` is the common prefix of its weights' names. `remarks` are the shortcut's (see `ShortcutReading`).
     """
 
     name: str
@@ -182,14 +184,14 @@ class TracedUnit:
 
 @dataclass(frozen=True)
 class TracedNetwork:
-    """Units in order; `end`: everything after the last addition."""
+    """Units in order, and all layers behind the last addition."""
 
     units: tuple[TracedUnit, ...]
     tail: AuditLayers
 
 
 def find_units(graph: DataflowGraph) -> TracedNetwork:
-    """Splits a graph at those additions that every way from image to logits passes."""
+    """Splits a graph at the additions that every path from image to logits passes."""
     finder = _UnitFinder(graph)
     additions = [node for node in graph.trunk if finder.is_residual(node)]
     units, at = [], graph.trunk[0]
@@ -211,7 +213,7 @@ class _UnitFinder:
         return len(self._addends(node)) > 1 or self._adds_constant_zero(node)
 
     def _addends(self, node: GraphNode) -> list[GraphNode]:
-        """What is summed, additions of additions taken apart where nothing else reads them."""
+        """The addends; an inner sum that nothing else reads is split into its own addends."""
         addends = []
         for addend in node.inputs:
             is_inner_sum = addend.op == "add" and len(addend.inputs) > 1 and len(addend.users) == 1
@@ -221,7 +223,7 @@ class _UnitFinder:
         return addends
 
     def _adds_constant_zero(self, node: GraphNode) -> bool:
-        """A plain net's unit: h(x) = 0 is made and added."""
+        """Whether the node adds a constant 0, as a plain network's unit does with h(x) = 0."""
         constants = [
             argument
             for argument in node.fx.args
@@ -254,7 +256,7 @@ class _UnitFinder:
         return paths[0] if len(paths) == 1 else (op.ParallelPaths(paths, "sum"),)  # type: ignore[arg-type]
 
     def _plain(self, before: GraphNode, branch: GraphNode) -> TracedUnit:
-        """Everything since the addition before; where the stem is in it, `identify` takes it out."""
+        """A plain unit: all layers since the previous addition; `canonical_trace` cuts off the stem."""
         F = self.paths.layers(before, branch)
         return TracedUnit(self._name(before, branch), (), (op.ZeroOp(),), F)
 
@@ -275,20 +277,12 @@ class _UnitFinder:
 
 
 def nodes_between(start: GraphNode, end: GraphNode) -> list[GraphNode]:
-    """The nodes on the ways from `start` to `end`, without `start`, in their order."""
-    visited: dict[GraphNode, None] = {}
-    waiting = [end]
-    while waiting:
-        at = waiting.pop()
-        if at is start or at in visited:
-            continue
-        visited[at] = None
-        waiting.extend(at.inputs)
-    return sorted(visited, key=lambda node: node.index)
+    """The nodes on the paths from `start` to `end`, with `end` and without `start`, in execution order."""
+    return sorted(_ancestors(start, end), key=lambda node: node.index)
 
 
 def _path_weight(split: GraphNode, end: GraphNode) -> tuple[int, int, int]:
-    """How much a path computes: the shortcut is the one with the least."""
+    """The computation on a path, for comparison: the shortcut is the addend with the least."""
     nodes = nodes_between(split, end)
     kernels = [node.fx.args[1].meta["shape"][-1] for node in nodes if node.op == "convolution"]  # type: ignore[union-attr]
     return len(kernels), sum(kernels), len(nodes)
