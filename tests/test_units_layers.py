@@ -16,7 +16,8 @@ from kilolayer.units import Dropout as DropoutShortcut
 from kilolayer.units import Zero as ZeroShortcut
 from kilolayer.units.branch import Aggregated, Basic, Bottleneck, OneLayer
 from kilolayer.units.measured_readings import measure_layer
-from kilolayer.units.ops import CustomLayer, NoReading, Op, Ops, ParallelPaths, SavedForBackward
+from kilolayer.units.ops import CustomLayer, Op, Ops, ParallelPaths
+from kilolayer.units.readings import NoReading, SavedForBackward
 
 BRANCHES = (Basic(dropout=0.3), OneLayer(), Bottleneck(), Aggregated(form="split"), Aggregated())
 SHORTCUTS = (Scaled(0.5), ZeroShortcut(), DropoutShortcut(0.5), ExclusiveGate(-1, batch_norm=True))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import BatchNorm2d
 
 from kilolayer.kernels.compute_dtype import multiplies_bf16_faster
-from kilolayer.units.modules import GatedUnit, PadChannelsModule, ResidualUnit
+from kilolayer.units.layer_modules import PadChannelsModule
+from kilolayer.units.modules import GatedUnit, ResidualUnit
 
 LANES = 16
 """Channels in one vector register; the kernels need multiples of it."""

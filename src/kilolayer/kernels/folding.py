@@ -23,7 +23,7 @@ from kilolayer.kernels.native_run import FoldableUnit, NativeUnitRun, foldable_u
 from kilolayer.kernels.upcast_conv import UpcastConv
 from kilolayer.networks import ResidualNetwork
 from kilolayer.units import GatedUnit, ResidualUnit
-from kilolayer.units.modules import ParallelPathsModule
+from kilolayer.units.layer_modules import ParallelPathsModule
 
 
 def fold(model: ResidualNetwork, dtype: torch.dtype | None = None) -> ResidualNetwork:

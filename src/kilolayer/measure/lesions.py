@@ -16,7 +16,7 @@ from kilolayer.measure.scalars import mean_present
 from kilolayer.measure.series import stage_starts
 from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.units import ResidualUnit
-from kilolayer.units.modules import ZeroModule
+from kilolayer.units.layer_modules import ZeroModule
 
 MAX_DELETIONS, LESION_COUNTS, REPEATS, BATCH_SIZE = 60, (1, 2, 4, 8, 16, 32, 64), 3, 256
 

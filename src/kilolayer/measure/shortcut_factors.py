@@ -18,7 +18,7 @@ from kilolayer.measure.series import stage_starts, unit_series
 from kilolayer.measure.unit_chain import UnitChain, UnitPass
 from kilolayer.theory.shortcut_products import ShortcutTheory
 from kilolayer.units import GatedUnit, ResidualUnit
-from kilolayer.units.modules import PadChannelsModule, ScaleModule, ZeroModule
+from kilolayer.units.layer_modules import PadChannelsModule, ScaleModule, ZeroModule
 
 OptionalValues = list[float | None]
 

@@ -12,8 +12,8 @@ from kilolayer.networks.description import Network
 from kilolayer.networks.progressive_depth import num_active_units
 from kilolayer.networks.recompute import Segment, Segments
 from kilolayer.networks.stage import ResidualStage
-from kilolayer.units import modules as units
-from kilolayer.units.modules import GatedUnit
+from kilolayer.units.layer_modules import sequence
+from kilolayer.units.modules import GatedUnit, build_unit
 
 
 class ResidualNetwork(nn.Module):
@@ -42,13 +42,13 @@ class ResidualNetwork(nn.Module):
     def __init__(self, description: Network) -> None:
         super().__init__()
         self.description = description
-        self.stem = units.sequence(description.stem_ops)
+        self.stem = sequence(description.stem_ops)
         self.stage_names = [f"stage{number}" for number, _ in enumerate(description.stages, 1)]
         layouts = iter(description.units())
         for name, stage in zip(self.stage_names, description.stages, strict=True):
-            built = (units.build_unit(next(layouts).layout) for _ in range(stage.units))
+            built = (build_unit(next(layouts).layout) for _ in range(stage.units))
             self.add_module(name, ResidualStage(*built))
-        self.final = units.sequence(description.final_ops)
+        self.final = sequence(description.final_ops)
         self.classifier: nn.Module = nn.Linear(description.channels, description.num_classes)
         self._initialise()
 

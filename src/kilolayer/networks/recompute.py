@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kilolayer.errors import InputError
 from kilolayer.units.batch_norm_module import preserve_running_statistics
-from kilolayer.units.modules import draws_random_numbers
+from kilolayer.units.layer_modules import draws_random_numbers
 
 
 @dataclass(frozen=True)

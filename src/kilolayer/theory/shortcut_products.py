@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.units import GatedUnit, ResidualUnit
-from kilolayer.units.modules import ScaleModule, ZeroModule
+from kilolayer.units.layer_modules import ScaleModule, ZeroModule
 
 LAYERS_WITH_GAIN = (ScaleModule, nn.Dropout, nn.ReLU, ZeroModule, nn.BatchNorm2d, nn.Conv2d)
 """The layers of a shortcut for which theory has a gain."""

@@ -48,7 +48,7 @@ from kilolayer.training.feasibility import check_feasible
 from kilolayer.training.memory_plan import apply_memory_plan
 from kilolayer.training.torch_optimizer import freeze_trunk, optimizer_tensors, set_learning_rate
 from kilolayer.training.train_state import NonFinite, TrainState, with_prefix
-from kilolayer.units.modules import draws_random_numbers
+from kilolayer.units.layer_modules import draws_random_numbers
 
 LOSS_CHECK_STEPS = 100
 """On a GPU, reading the loss waits for the step, so it is read once in so many; a NaN stays in the sum."""

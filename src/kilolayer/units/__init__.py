@@ -19,7 +19,8 @@ from kilolayer.units.arrangement import (
 )
 from kilolayer.units.branch import Aggregated, Basic, Bottleneck, Branch, OneLayer
 from kilolayer.units.extensions import load_unit_file
-from kilolayer.units.ops import CustomLayer, NoReading, Op
+from kilolayer.units.ops import CustomLayer, Op
+from kilolayer.units.readings import NoReading
 from kilolayer.units.shortcut import (
     Downsample,
     Dropout,

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from kilolayer.errors import InputError
 from kilolayer.units import ops as op
 from kilolayer.units.ops import Ops
+from kilolayer.units.readings import NoReading
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Activation:
 
     def layer(self, channels: int) -> op.Op:
         """The layer for an input of `channels`."""
-        raise op.NoReading(f"{self} does not define its layer: write the method layer(channels)")
+        raise NoReading(f"{self} does not define its layer: write the method layer(channels)")
 
     def __str__(self) -> str:
         return type(self).__name__

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from kilolayer.errors import InputError
 from kilolayer.units.arrangement import Arrangement, Layers, activation_ops
 from kilolayer.units.field_checks import check_choice, check_count, check_probability
-from kilolayer.units.ops import Conv, DropoutOp, NoReading, Ops, ParallelPaths
+from kilolayer.units.ops import Conv, DropoutOp, Ops, ParallelPaths
+from kilolayer.units.readings import NoReading
 
 StrideOn = Literal["1x1", "3x3"]
 

@@ -12,19 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from kilolayer.units.ops import NoReading, Op, SavedForBackward
+from kilolayer.units.readings import Layer, MeasuredReadings, NoReading, SavedForBackward
 
 IMAGES = (2, 4)
 """Two batch sizes: the difference of their saved numbers is the part that grows with the batch."""
-
-
-@dataclass(frozen=True)
-class MeasuredReadings:
-    """Channels and side of the output, multiply-adds of one image, and the tensors saved for one image."""
-
-    output: tuple[int, int]
-    multiply_adds: int
-    saved: SavedForBackward
 
 
 @dataclass
@@ -56,7 +47,7 @@ class _ForwardPass:
 
 
 @cache
-def measure_layer(layer: Op, channels: int, side: int) -> MeasuredReadings:
+def measure_layer(layer: Layer, channels: int, side: int) -> MeasuredReadings:
     """The readings of `layer` for an input of `channels` × `side` × `side`.
 
     Raises `NoReading` where the module fails on that input, or returns no feature map.
@@ -76,7 +67,7 @@ def measure_layer(layer: Op, channels: int, side: int) -> MeasuredReadings:
     return MeasuredReadings(shape, _multiply_adds(layer, small.x.detach()) // IMAGES[0], saved)
 
 
-def _run_layer(layer: Op, channels: int, side: int, images: int) -> _ForwardPass:
+def _run_layer(layer: Layer, channels: int, side: int, images: int) -> _ForwardPass:
     module = layer.module().train()
     parameter_addresses = {parameter.data_ptr() for parameter in module.parameters()}
     # Not a leaf: a module that returns its input must return another tensor than the parameter-like leaf.
@@ -97,7 +88,7 @@ def _run_layer(layer: Op, channels: int, side: int, images: int) -> _ForwardPass
     return _ForwardPass(x, y, list(saved.values()))
 
 
-def _multiply_adds(layer: Op, x: Tensor) -> int:
+def _multiply_adds(layer: Layer, x: Tensor) -> int:
     module: nn.Module = layer.module().eval()
     counter: Any = FlopCounterMode(display=False)
     with contextlib.ExitStack() as inside:

@@ -22,34 +22,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
-from kilolayer.errors import InputError
+from kilolayer.units.readings import MeasuredReadings, NoReading, SavedForBackward, Style
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from kilolayer.units.measured_readings import MeasuredReadings
-
-Style = Literal["conv", "norm", "activation", "other"]
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
-
-
-@dataclass(frozen=True)
-class SavedForBackward:
-    """What autograd saves for a layer: its input, its output, and `extra_numbers` for each image."""
-
-    input: bool = False
-    output: bool = False
-    extra_numbers: int = 0
-
-
-class NoReading(InputError):
-    """A reading that a kind of layer does not have; the message names the kind and the reading.
-
-    >>> Op().module()
-    Traceback (most recent call last):
-    kilolayer.units.ops.NoReading: a layer of kind Op does not define its module: write the method module()
-    """
 
 
 class PropagationRules(Protocol[S_contra]):
@@ -341,9 +320,9 @@ class ScaleOp(SameShape):
     name = "scale"
 
     def module(self) -> nn.Module:
-        from kilolayer.units import modules
+        from kilolayer.units import layer_modules
 
-        return modules.ScaleModule(self.factor)
+        return layer_modules.ScaleModule(self.factor)
 
     @property
     def label(self) -> str:
@@ -366,9 +345,9 @@ class PadChannels(SameShape):
     name = "pad"
 
     def module(self) -> nn.Module:
-        from kilolayer.units import modules
+        from kilolayer.units import layer_modules
 
-        return modules.PadChannelsModule(self.extra, self.stride)
+        return layer_modules.PadChannelsModule(self.extra, self.stride)
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
         return channels + self.extra, -(-side // self.stride)
@@ -391,9 +370,9 @@ class ZeroOp(SameShape):
     name = "zero"
 
     def module(self) -> nn.Module:
-        from kilolayer.units import modules
+        from kilolayer.units import layer_modules
 
-        return modules.ZeroModule()
+        return layer_modules.ZeroModule()
 
     @property
     def label(self) -> str:
@@ -423,9 +402,9 @@ class ParallelPaths(Op):
     name = "aggregated"
 
     def module(self) -> nn.Module:
-        from kilolayer.units import modules
+        from kilolayer.units import layer_modules
 
-        return modules.ParallelPathsModule(self)
+        return layer_modules.ParallelPathsModule(self.paths, self.join)
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
         ends = [output(path, channels, side) for path in self.paths]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kilolayer.errors import InputError
 from kilolayer.units import ops as op
-from kilolayer.units.modules import named_ops
+from kilolayer.units.layer_modules import named_ops
 from kilolayer.units.ops import Ops
 from kilolayer.units.unit import Layout
 

@@ -16,6 +16,7 @@ from kilolayer.units import ops as op
 from kilolayer.units.arrangement import Arrangement, activation_ops, normalises
 from kilolayer.units.field_checks import built_in_kinds, check_choice, check_number, check_probability
 from kilolayer.units.ops import Ops
+from kilolayer.units.readings import NoReading
 
 AtDownsample = Literal["apply", "skip"]
 
@@ -33,11 +34,11 @@ class Downsample:
     @property
     def reads(self) -> str:
         """The input in a pre-activation unit: the "raw" x, or the "preactivated" tensor."""
-        raise op.NoReading(f"{type(self).__name__} does not define its input: write the property reads")
+        raise NoReading(f"{type(self).__name__} does not define its input: write the property reads")
 
     def downsample(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
         """The layers. Raises `InputError` for widths that this kind cannot connect."""
-        raise op.NoReading(f"{type(self).__name__} has no layers: write the method downsample()")
+        raise NoReading(f"{type(self).__name__} has no layers: write the method downsample()")
 
 
 @dataclass(frozen=True)
