@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from playwright.sync_api import sync_playwright
 
-from kilolayer.report import lab
+from kilolayer.report import lab, page_assets
 from kilolayer.report.lens.measurement import measure_lens_network
 from kilolayer.report.lens.settings import LensSettings
 from kilolayer.report.lens.view import LensAnalysis
@@ -71,8 +71,8 @@ def page(folder: Path, times: int) -> dict[str, Any]:
     return {
         "bytes": len(html),
         "bytes_gzipped": len(gzip.compress(html)),
-        "plotly": lab.inline.plotly_version(),
-        "plotly_bytes": len(lab.inline.plotly_js().encode()),
+        "plotly": page_assets.plotly_version(),
+        "plotly_bytes": len(page_assets.plotly_js().encode()),
         "charts": html.count(b'class="chart"'),
         "snapshots": SNAPSHOTS,
         "load_and_draw_ms": round(statistics.median(loads), 1),

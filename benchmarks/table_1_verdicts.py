@@ -49,7 +49,7 @@ def main(folder: str, seeds: int = 1, side: int = 16) -> None:
     for name, changes, error in rows():
         network = replace(subject.description, unit=replace(subject.description.unit, **changes))
         for seed in range(seeds):
-            one = replace(subject, name=name, description=network, fresh=fresh(network), seeds=(seed,))
+            one = replace(subject, name=name, description=network, build_fresh=fresh(network), seeds=(seed,))
             found = measure_initialisation(one)
             judged = found.verdict
             fails = error is FAIL

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kilolayer.errors import InputError, StorageError
+from kilolayer.errors import StorageError
 from kilolayer.system import durable
 from tiny_runs import files_in
 
@@ -48,7 +48,7 @@ def test_where_the_system_refuses_the_older_file_is_whole(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path if call == "open" else os, call, refuse)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(StorageError) as refused:
         durable.write_file(path, b"newer")
     monkeypatch.undo()
     assert str(refused.value).startswith(f"cannot write {path} (5 bytes): {os.strerror(number)}")
@@ -64,7 +64,7 @@ def test_a_place_where_nothing_can_be_written_is_seen_before(place: str, number:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"")
     before = files_in(tmp_path)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(StorageError) as refused:
         durable.check_writable(tmp_path / place)
     assert str(refused.value) == f"cannot write {tmp_path / place}: {os.strerror(number)}"
     for good in ("file", "folder/new", "folder/deep/new"):
@@ -75,7 +75,7 @@ def test_a_place_where_nothing_can_be_written_is_seen_before(place: str, number:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_is_not_ours_is_seen_before(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match=os.strerror(errno.EACCES)):
+    with pytest.raises(StorageError, match=os.strerror(errno.EACCES)):
         durable.check_writable(tmp_path / "file")
 
 
@@ -99,13 +99,13 @@ def test_a_file_larger_than_allowed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     program = f"""
 import resource, pathlib
-from kilolayer import durable
+from kilolayer.system import durable
 path = pathlib.Path({str(path)!r})
-durable.write(path, b"older")
+durable.write_file(path, b"older")
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    durable.write(path, bytes(2000))
-except durable.InputError as error:
+    durable.write_file(path, bytes(2000))
+except durable.StorageError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
