@@ -23,10 +23,10 @@ EvaluationMode = Literal["plain", "folded"]
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """A file of weights to begin from, and the SHA-256 of its bytes, so that another one is noticed.
+    """A file of weights to begin with, and the SHA-256 of its bytes, so that a changed file is noticed.
 
-    normalization: whose mean and scale the input has: the "file"'s, which is one of ours and says how the
-    images were normalised that its weights were trained on, or the training "data"'s.
+    normalization: whose mean and scale normalise the input: those of the training "data", or those of the
+        "file", which is one of ours and says how the images of its training were normalised.
     """
 
     path: str
@@ -36,18 +36,23 @@ class InitialWeights:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a run's figures.
+    """Everything that decides the figures of a run.
 
-    `precision` "bf16" computes in autocast bfloat16 over fp32 weights. `memory_format`, `compile` (each kind
-    of unit, or the whole model) and `graph` (on a GPU each step is one CUDA graph, with PyTorch's fused
-    optimiser) change speed and memory, and rounding; so does `kernels` "fused", where `kilolayer.kernels`
-    computes whole units at once in training, and `evaluation` "folded", where errors are those of the network
-    with BN folded into its convolutions (`kilolayer.kernels.fold`). `memory` is "fastest", "balanced",
-    "smallest" or bytes as "2GB" (see `kilolayer.training.memory_plan`), and changes no bit of the figures. Without
-    a validation split the error of every `evaluate_every`-th epoch is the test error, as the papers' curves
-    show it; with one it is the validation error, and the test set is read once, at the end. `init` says which
-    weights stand in place of the random ones at the beginning; `kilolayer.weights.begin` puts them there.
-    """
+            seed: decides initial weights, order, augmentation and dropout.
+        precision: "fp32", or "bf16": bfloat16 autocast over fp32 weights.
+        memory_format, compile, graph, kernels, evaluation: change speed, memory and rounding. `compile` compiles
+            each kind of unit, or the whole model; `graph` replays each step as one CUDA graph; `kernels` "fused"
+            computes whole units at once in training (`kilolayer.kernels`); `evaluation` "folded" evaluates the
+            network with BN folded into its convolutions (`kilolayer.kernels.folding.fold`).
+        activation_memory: "fastest", "balanced", "smallest", or bytes as "2GB" (see
+            `kilolayer.training.memory_plan`); changes no bit of the figures.
+        evaluate_every: epochs between two evaluations. Without a validation split they are on the test set, as in
+            the papers' curves; with one they are on the validation set, and the test set is read once, at the end.
+        init: the weights to begin with in place of random ones; `kilolayer.weights.load_initial_weights` loads
+            them.
+
+        Raises `InputError` for values out of range and for combinations that are impossible.
+        """
 
     network: Network
     data: Data
@@ -121,11 +126,11 @@ class Experiment:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one forward pass over all images of the run, each as its step computes it."""
+        """Multiply-adds of one forward pass over all images of the run, at the size and depth of their steps."""
         return self.multiply_adds_until(self.recipe.iterations)
 
     def multiply_adds_until(self, iteration: int) -> int:
-        """Those of the steps before `iteration`."""
+        """Multiply-adds of one forward pass over the images of the steps before `iteration`."""
         recipe, total = self.recipe, 0
         schedules = recipe.progressive_resize, recipe.progressive_depth
         starts = {first for schedule in schedules for first, _ in schedule.phases(recipe.iterations)}
@@ -148,11 +153,11 @@ def memory_format_for(precision: Precision) -> MemoryFormat:
 
 
 def network_for_data(network: Network, *, classes: int, in_chans: int, image_size: int) -> Network:
-    """`network` for the classes, channels and size of a data set."""
+    """`network` with the classes, channels and image size of a data set."""
     return replace(network, num_classes=classes, in_chans=in_chans, image_size=image_size)
 
 
 def recipe_for_data(recipe: Recipe, data: Data) -> Recipe:
-    """`recipe`, with another augmentation where its own does not suit: a mirrored digit is no digit."""
+    """`recipe`, with the augmentation that suits `data`: a mirrored digit is no digit."""
     suited = default_augmentation(data)
     return recipe if suited == Augmentation() else replace(recipe, augmentation=suited)

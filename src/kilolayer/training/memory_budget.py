@@ -1,4 +1,4 @@
-"""The words for how much memory training may take."""
+"""The ways to say how much memory training may take."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 
 
 def parse_memory(text: str) -> int | None:
-    """The bytes that "2GB", "800 MiB" or "900000000" say; None for the three named choices.
+    """The bytes that `text` says; None for the three named choices. Raises `InputError` for anything else.
 
-    Raises `InputError` for anything else.
+    >>> parse_memory("2GB"), parse_memory("1.5 GiB"), parse_memory("balanced")
+    (2000000000, 1610612736, None)
     """
     if text in MEMORY_CHOICES:
         return None
@@ -25,5 +26,9 @@ def parse_memory(text: str) -> int | None:
 
 
 def format_bytes(size: int) -> str:
-    """Bytes as people read them: 840 MB, 2.29 GB."""
+    """Bytes as people read them.
+
+    >>> format_bytes(840_000_000), format_bytes(2_290_000_000)
+    ('840 MB', '2.29 GB')
+    """
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -1,7 +1,8 @@
-"""Memory as a choice: how much of the forward pass is kept for the backward pass, and what that comes to.
+"""Memory as a choice: how many activations the forward pass saves, and how much memory training then takes.
 
-`fastest` keeps everything. `balanced` needs the least memory in which no unit is computed forward more than
-twice, `smallest` no more than three times. A number of bytes takes the least recomputation that fits.
+"fastest" saves all of them. "balanced" takes the least memory in which no unit is computed forward more than
+twice, "smallest" the least in which none is computed more than three times. A number of bytes means the least
+recomputation that fits into them.
 """
 
 from __future__ import annotations
@@ -29,20 +30,21 @@ from kilolayer.training.rematerialisation import UnitCost, min_budget, peak_byte
 
 LEVELS_BY_CHOICE = dict(zip(MEMORY_CHOICES, range(3), strict=True))
 _WORKING_MAPS = 4
-"""Maps of the largest size that a unit's backward pass holds besides what was kept."""
+"""Feature maps of the largest size that a unit's backward pass holds besides the saved activations."""
 _BYTES_PER_LAYER = 40_000
-"""The autograd graph of a weight layer, and small tensors: measured."""
+"""Of the autograd graph of a weight layer and of small tensors; measured."""
 _LIBRARY_BYTES = 30_000_000
-"""What oneDNN and the interpreter take at the first step: measured."""
+"""What oneDNN and the interpreter allocate at the first step; measured."""
 
 
 @dataclass(frozen=True)
 class PeakMemory:
     """Predicted bytes at the fullest moment of a training step.
 
-    `process`: what is there before the network is, data and libraries; `state`: weights and the optimiser's
-    figures; `step`: activations and gradients at their worst together; `working`: what one unit needs on the
-    side.
+    process_bytes: before the network is built: data and libraries.
+    state_bytes: weights and the optimiser's values.
+    step_bytes: the largest sum of activations and gradients.
+    working_bytes: temporary tensors of one unit.
     """
 
     process_bytes: int
@@ -57,7 +59,11 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The segments of every stage, the peak, and how much more forward computation it takes, as a share."""
+    """How a network is divided for training, and what that takes.
+
+    segments: of every stage, by its name.
+    recomputed_share: additional forward computation, as a share of one forward pass.
+    """
 
     segments: dict[str, Segments]
     recomputed_share: float
@@ -79,64 +85,74 @@ def plan_memory(
     trunk_frozen: bool = False,
     saved_activations: SavedByUnits = network_activations,
 ) -> MemoryPlan:
-    """How to train `network` within `memory`.
+    """How to train `network` within `activation_memory`.
 
-    `process`: bytes in use before the network is built; `copies`: further copies of the gradients or the
-    weights, as DistributedDataParallel and a running mean each make one; `figures`: numbers that the
-    optimiser keeps of every weight that learns; `frozen`: only the classifier learns, so that nothing before
-    it is kept;
-    `kept`: what units keep, where they are not PyTorch's own layers.
-    Raises `InputError` for a number of bytes that no division keeps, naming the least that one does.
+    process_bytes: in use before the network is built.
+    extra_copies: of the weights or gradients; DistributedDataParallel and a moving average each make one.
+    optimizer_values: numbers that the optimiser keeps for every weight that learns.
+    trunk_frozen: only the classifier learns, so that no activation before it is saved.
+    saved_activations: what each unit saves, where the units are not PyTorch's own layers.
+
+    Raises `InputError` for a number of bytes that is too small, naming the smallest that is enough.
+
+    >>> from kilolayer.networks import describe
+    >>> network = describe("preact_resnet110_cifar")
+    >>> plans = [plan_memory(network, memory, 128, "fp32") for memory in ("fastest", "balanced", "smallest")]
+    >>> [round(plan.peak.total_bytes / 1e6) for plan in plans]  # MB
+    [1127, 198, 148]
+    >>> [round(plan.recomputed_share, 2) for plan in plans]
+    [0.0, 0.94, 1.74]
     """
     budget = parse_memory(activation_memory)
     width = 2 if precision == "bf16" else 4
     units = network.units()
     keeps = list(saved_activations(network))
-    chain = [_unit_cost(placed, saved, batch_size, width) for placed, saved in zip(units, keeps, strict=True)]
+    costs = [_unit_cost(placed, saved, batch_size, width) for placed, saved in zip(units, keeps, strict=True)]
     stem, end = stem_and_head_activations(network)
-    at_edges, learning = stem.total + end.total, network.parameters
+    edge_activations, learning = stem.total + end.total, network.parameters
     if trunk_frozen:
-        chain = [UnitCost(0, 0, starts_stage=link.starts_stage) for link in chain]
-        at_edges, learning = network.channels, (network.channels + 1) * network.num_classes
+        costs = [UnitCost(0, 0, starts_stage=cost.starts_stage) for cost in costs]
+        edge_activations, learning = network.channels, (network.channels + 1) * network.num_classes
     fixed = PeakMemory(
         process_bytes,
         4 * ((1 + extra_copies) * network.parameters + optimizer_values * learning)
         + _BYTES_PER_LAYER * network.depth,
-        batch_size * width * at_edges + 4 * learning - sum(link.gradient_bytes for link in chain),
+        batch_size * width * edge_activations + 4 * learning - sum(cost.gradient_bytes for cost in costs),
         batch_size * width * _WORKING_MAPS * max(saved.largest for saved in (stem, end, *keeps)),
     )
     levels = LEVELS_BY_CHOICE.get(activation_memory, max(LEVELS_BY_CHOICE.values()))
     room = (
-        _bytes_without_recomputation(chain) if activation_memory == "fastest" else min_budget(chain, levels)
+        _bytes_without_recomputation(costs) if activation_memory == "fastest" else min_budget(costs, levels)
     )
     if budget is not None:
         smallest = fixed.total_bytes + room
         if budget < smallest:
             raise InputError(
-                f"memory {activation_memory} is too little for {network.depth} layers at batch size {batch_size}: "
+                f"memory {activation_memory} is too little for {network.depth} layers at batch size "
+                f"{batch_size}: "
                 f"the smallest plan needs {-(-smallest // 10**6)}MB; take that, or a smaller batch"
             )
         room = budget - fixed.total_bytes
-    division = plan_segments(chain, room, levels)
-    assert division is not None  # noqa: S101 - `least` found that there is one
-    return _finish_plan(network, chain, division, fixed)
+    segments = plan_segments(costs, room, levels)
+    assert segments is not None  # noqa: S101 - `min_budget` found one
+    return _finish_plan(network, costs, segments, fixed)
 
 
 def _finish_plan(
-    network: Network, chain: list[UnitCost], division: Segments, fixed: PeakMemory
+    network: Network, costs: list[UnitCost], segments: Segments, fixed: PeakMemory
 ) -> MemoryPlan:
-    recomputed_units = sum(segment.recomputations for segment in division)
-    step = fixed.step_bytes + peak_bytes(chain, division)
+    recomputed_units = sum(segment.recomputations for segment in segments)
+    step = fixed.step_bytes + peak_bytes(costs, segments)
     return MemoryPlan(
-        _segments_by_stage(network, division),
-        recomputed_units / len(chain),
+        _segments_by_stage(network, segments),
+        recomputed_units / len(costs),
         PeakMemory(fixed.process_bytes, fixed.state_bytes, step, fixed.working_bytes),
     )
 
 
 def _unit_cost(placed: PlacedUnit, saved: SavedActivations, batch_size: int, width: int) -> UnitCost:
     weights = placed.layout.parameters
-    # Under autocast every convolution that is kept keeps its weights in bf16 too.
+    # Under autocast every convolution whose activations are saved saves its weights in bf16 too.
     casts = width * weights if width == 2 else 0
     return UnitCost(
         input_bytes=batch_size * width * saved.input,
@@ -147,25 +163,24 @@ def _unit_cost(placed: PlacedUnit, saved: SavedActivations, batch_size: int, wid
     )
 
 
-def _bytes_without_recomputation(chain: list[UnitCost]) -> int:
-    return sum(link.saved_bytes + link.gradient_bytes + link.input_bytes for link in chain)
+def _bytes_without_recomputation(costs: list[UnitCost]) -> int:
+    return sum(cost.saved_bytes + cost.gradient_bytes + cost.input_bytes for cost in costs)
 
 
-def _segments_by_stage(network: Network, division: Segments) -> dict[str, Segments]:
-    remaining = list(division)
-    segments = {}
+def _segments_by_stage(network: Network, segments: Segments) -> dict[str, Segments]:
+    remaining, by_stage = list(segments), {}
     for number, stage in enumerate(network.stages, 1):
         stage_segments: list[Segment] = []
         while sum(segment.units for segment in stage_segments) < stage.units:
             stage_segments.append(remaining.pop(0))
-        segments[f"stage{number}"] = tuple(stage_segments)
-    return segments
+        by_stage[f"stage{number}"] = tuple(stage_segments)
+    return by_stage
 
 
 def apply_memory_plan(
     model: ResidualNetwork, experiment: Experiment, context: DistributedContext
 ) -> MemoryPlan:
-    """`arranged` as the experiment asks, on this process's share of the batch."""
+    """Divides `model` into segments as the experiment asks, for this rank's share of the batch."""
     recipe = experiment.recipe
     share, copies = recipe.batch_size // context.world_size, (context.world_size > 1) + (recipe.ema > 0)
     return segment_model(
@@ -191,7 +206,10 @@ def segment_model(
     optimizer_values: int = 1,
     trunk_frozen: bool = False,
 ) -> MemoryPlan:
-    """Divides `model`, which lies on `device`, for training in so much memory, and says how."""
+    """Divides `model`, which is on `device`, into segments for training in so much memory.
+
+    Sets `model.segments` and returns the plan; the arguments are those of `plan_memory`.
+    """
     process = _bytes_without_weights(model, device)
     plan = plan_memory(
         model.description,
@@ -209,7 +227,7 @@ def segment_model(
 
 
 def _bytes_without_weights(model: ResidualNetwork, device: torch.device) -> int:
-    """Bytes in use without the weights."""
+    """Bytes in use, less those of the weights."""
     weights = sum(parameter.nbytes for parameter in model.parameters())
     if device.type == "cuda":
         return max(0, torch.cuda.memory_allocated(device) - weights)
@@ -217,7 +235,7 @@ def _bytes_without_weights(model: ResidualNetwork, device: torch.device) -> int:
 
 
 def resident_bytes() -> int:
-    """Bytes of this process in memory now; 0 where the system does not tell."""
+    """Bytes of this process in memory now; 0 where the system does not say."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

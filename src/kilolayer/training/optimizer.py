@@ -1,4 +1,4 @@
-"""Optimisers as values, with no torch behind them; `kilolayer.training.torch_optimizer` makes them PyTorch's."""
+"""Optimisers as values without torch; `kilolayer.training.torch_optimizer` builds PyTorch's from them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ def check_fraction(name: str, value: object, below: float = 1.0) -> None:
 
 @dataclass(frozen=True)
 class SGD:
-    """v ← momentum·v + ∇ + weight_decay·w;  w ← w − rate·v  (with Nesterov: w ← w − rate·(∇ + momentum·v)).
+    """Stochastic gradient descent with momentum; weight decay is a term of the gradient g = ∇ + weight_decay·w.
 
-    Weight decay is a term of the gradient.
+    v ← momentum·v + g;  w ← w − rate·v  (with Nesterov: w ← w − rate·(g + momentum·v)).
+
+    Raises `InputError` for a momentum outside 0 … 1, and for Nesterov without momentum.
     """
 
     momentum: float = 0.9
@@ -33,13 +35,13 @@ class SGD:
 
     @property
     def values_per_weight(self) -> int:
-        """How many running figures the optimiser keeps of every weight."""
+        """How many numbers the optimiser keeps for every weight."""
         return 1 if self.momentum else 0
 
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, Algorithm 2).
 
     w ← w − rate·weight_decay·w;  m ← β₁m + (1−β₁)∇;  v ← β₂v + (1−β₂)∇²;
     w ← w − rate·m̂/(√v̂ + ε), with m̂ = m/(1−β₁ᵗ) and v̂ = v/(1−β₂ᵗ).
@@ -59,14 +61,14 @@ class AdamW:
 
     @property
     def values_per_weight(self) -> int:
-        """How many running figures the optimiser keeps of every weight."""
+        """How many numbers the optimiser keeps for every weight."""
         return 2
 
 
 Optimizer = SGD | AdamW
 
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adamw": AdamW()}
-"""By their names on the command line."""
+"""Optimisers by their names on the command line."""
 
 ADAMW_RATE_FACTOR = 0.01
-"""AdamW's learning rate as a share of SGD's, where a recipe for one is used with the other: 0.001 for 0.1."""
+"""AdamW's learning rate as a share of SGD's where a recipe changes its optimiser: 0.001 for 0.1."""

@@ -1,7 +1,7 @@
-"""Recipes: everything about optimisation that a paper states, as values.
+"""Recipes: everything that a paper states about optimisation, as values.
 
 `RECIPES` maps a name to a function of the number of training images, since some recipes count in
-epochs. An epoch is ⌊images / batch size⌋ iterations, every batch full.
+epochs. An epoch is ⌊images / batch size⌋ iterations, so that every batch is full.
 """
 
 from __future__ import annotations
@@ -24,27 +24,33 @@ from kilolayer.training.schedule import (
 )
 
 MAX_ITERATIONS = 999_999_999
-"""The names of a run's states have nine digits for them: with more, the newest would not come last."""
+"""The names of saved states have nine digits for the iteration: with more, the newest would not sort last."""
 
 MAX_WEIGHT_DECAY = 1e6
-"""With any rate that trains, one step of a higher weight decay turns the weights over and overflows soon."""
+"""With any rate that trains, one step of a higher weight decay flips the sign of the weights and soon overflows."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`optimizer` on the softmax cross-entropy, for `iterations` steps of `batch_size` images.
+    """How a network is optimised: `iterations` steps of `batch_size` images on the softmax cross-entropy.
 
-    Step t has the learning rate `rate(t)`. `decay` says which parameters decay: "all" (the released code)
-    or "weights" (convolutions and classifier, not BN or biases). `batch_size` is the sum over all processes.
-    `trunk_rate`: the learning rate of all but the classifier, as a share of the classifier's; 0 freezes the
-    trunk: nothing in it has a gradient, and it computes as in evaluation, BN with its running figures and
-    without dropout.
+    rate: the learning rate, a function of the iteration.
+    batch_size: images per step, over all processes together.
+    decay: which parameters decay: "all" (the released code) or "weights" (convolutions and classifier, but
+        neither BN nor biases).
+    trunk_rate: the learning rate of all layers but the classifier, as a share of the classifier's. 0 freezes
+        the trunk: nothing in it has a gradient, and it computes as in evaluation (BN with its running
+        statistics, no dropout).
+    ema: 0, or the share of the run over which weights are averaged. Then the network that is evaluated, saved
+        and selected has the exponential moving average of the weights (BN's running statistics among them),
+        Σ β^(T−t)·w_t / Σ β^(T−t) over the steps t ≤ T with β = 1 − 1/(ema·iterations).
 
-    `averaged`: what is evaluated, saved and chosen are not the last weights but their running mean (BN's
-    running figures among them) over about this share of the run, Σ β^(T−t)·w_t / Σ β^(T−t) over the steps
-    t ≤ T with β = 1 − 1/(averaged·iterations); 0: the last weights.
+    Raises `InputError` where a value is out of range, or where length and schedule disagree:
+    `with_iterations` changes both, `dataclasses.replace` one.
 
-    Length and schedule agree, or are refused: `shortened` changes both, `dataclasses.replace` one.
+    >>> recipe = Recipe("mine", 64_000, Steps(0.1, ((32_000, 0.01),)))
+    >>> recipe.with_iterations(640).rate
+    Steps(start=0.1, drops=((320, 0.01),))
     """
 
     name: str
@@ -81,19 +87,19 @@ class Recipe:
 
     @property
     def trunk_frozen(self) -> bool:
-        """Whether the classifier alone learns."""
+        """Whether only the classifier learns."""
         return self.trunk_rate == 0
 
     @property
     def ema_beta(self) -> float:
-        """How much of the mean of the weights stays at every step; 0 is no mean at all."""
+        """β, the share of the averaged weights that stays at every step; 0 without an average."""
         return max(0.0, 1 - 1 / (self.ema * self.iterations)) if self.ema else 0.0
 
     def with_optimizer(self, optimizer: Optimizer) -> Recipe:
-        """The same recipe with another optimiser, its rates and weight decay in that optimiser's measure.
+        """The same recipe with another optimiser, its rates and weight decay converted.
 
-        Between SGD and AdamW rates change by the factor `ADAMW_RATE` and weight decay by its inverse, so
-        that a step shrinks weights by the same share, rate·weight_decay.
+        Between SGD and AdamW rates change by the factor `ADAMW_RATE_FACTOR` and weight decay by its inverse,
+        so that a step shrinks the weights by the same share, rate·weight_decay.
         """
         if type(optimizer) is type(self.optimizer):
             return replace(self, optimizer=optimizer)
@@ -106,7 +112,7 @@ class Recipe:
         )
 
     def with_iterations(self, iterations: int) -> Recipe:
-        """The same recipe squeezed or stretched to `iterations`, its schedule in proportion."""
+        """The same recipe with another length, and its schedule in proportion."""
         if iterations == self.iterations:
             return self
         rate = self.rate.scale_length(iterations / self.iterations)
@@ -129,7 +135,7 @@ def _paper(images: int) -> Recipe:
 def _in_epochs(
     name: str, images: int, epochs: int, drops: tuple[int, ...], batch_size: int, **options: Any
 ) -> Recipe:
-    """0.1, divided by 10 after as many epochs as each of `drops`."""
+    """0.1, divided by 10 after each number of epochs in `drops`."""
     epoch_length = max(1, images // batch_size)
     steps = tuple(
         (epoch * epoch_length, 0.1 / 10 ** (drop_index + 1)) for drop_index, epoch in enumerate(drops)
@@ -140,7 +146,8 @@ def _in_epochs(
 def _released(images: int) -> Recipe:
     """The code released with P2: batch 64, 200 epochs, drops at 81 and 122, Nesterov, no warm-up.
 
-    It counts epochs from 1 (`epoch >= 122 and 2 or epoch >= 81 and 1`): 80 and 121 are whole before a drop.
+    That code counts epochs from 1 (`epoch >= 122 and 2 or epoch >= 81 and 1`): 80 and 121 epochs are complete
+    before a drop.
     """
     return _in_epochs("released", images, 200, (80, 121), 64, optimizer=NESTEROV, normalization="channel")
 
@@ -184,7 +191,7 @@ def _short(images: int) -> Recipe:
 
 
 def _sprint(images: int) -> Recipe:
-    """Ours: 5 epochs of one cycle in small batches, on images that grow from half the side.
+    """Ours: 5 epochs of one cycle in small batches, on images whose side grows from half to full.
 
     Chosen on validation images of CIFAR-10 (docs/results, Short recipes); crops move by 2 pixels.
     """
@@ -204,7 +211,7 @@ def _sprint(images: int) -> Recipe:
 
 
 def _finetune(images: int) -> Recipe:
-    """Ours, for weights that are given (`--init`): 20 epochs of one cycle at a low rate, on photographs.
+    """Ours, to fine-tune given weights (`--init`): 20 epochs of one cycle at a low rate, on photographs.
 
     Chosen on validation images (docs/results, Fine-tuning).
     """
@@ -224,7 +231,7 @@ def _finetune(images: int) -> Recipe:
 
 
 def _smoke(images: int) -> Recipe:
-    """Ours: 8 iterations of batch 32, to see that everything works; its errors say nothing."""
+    """Ours: 8 iterations of batch 32, to see that everything works; its errors mean nothing."""
     return Recipe("smoke", 8, Steps(0.05), min(32, images))
 
 
@@ -242,14 +249,24 @@ RECIPES: dict[str, Callable[[int], Recipe]] = {
 
 
 def recipe_by_name(name: str, num_images: int) -> Recipe:
-    """The recipe called `name` for `images` training images. Raises `InputError` for an unknown name."""
+    """The recipe called `name` for `num_images` training images.
+
+    Raises `InputError` for an unknown name.
+
+    >>> recipe_by_name("released", 50_000).iterations  # 200 epochs of 781 full batches
+    156200
+    """
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; {suggest(name, list(RECIPES))}")
     return RECIPES[name](num_images)
 
 
 def recipe_differences(*recipes: Recipe) -> list[tuple[str, ...]]:
-    """Rows (field, value in each recipe) for the fields in which `recipes` differ."""
+    """The fields in which `recipes` differ: rows of the field's name and its value in each recipe.
+
+    >>> recipe_differences(recipe_by_name("short", 640), recipe_by_name("smoke", 640))[0]
+    ('name', 'short', 'smoke')
+    """
     rows = []
     for row_field in fields(Recipe):
         values = tuple(str(getattr(recipe, row_field.name)) for recipe in recipes)

@@ -1,8 +1,8 @@
-"""How to divide a chain of units so that its training fits into a given memory, at the least recomputation.
+"""Divides a chain of units so that its training fits into a given memory with the least recomputation.
 
-What is alive while segment s runs backward: everything kept before s, all that s keeps inside, and the
-gradients of the weights after s. A chain's early segments can therefore be longer than its late ones, and
-its last units need no recomputation at all: with equal units the least is √2 below that of equal segments.
+While segment s runs backward, memory holds the saved activations before s, all activations inside s, and the
+gradients of the weights after s. Early segments can therefore be longer than late ones, and the last units need
+no recomputation at all: with equal units the least memory is √2 below that of equal segments.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from itertools import accumulate
 from kilolayer.networks.recompute import Segment, Segments
 
 MAX_LEVELS = 2
-"""Segments within segments save little more beyond this, and each level costs another forward pass."""
+"""Deeper nesting of segments saves little more memory, and each level costs another forward pass."""
 
 
 @dataclass(frozen=True)
 class UnitCost:
-    """A unit of the chain: bytes of its input, of what it keeps besides, of its weights' gradients.
+    """A unit of the chain in bytes: its input, its other saved activations, the gradients of its weights.
 
-    `keeps_input`: its own gradients need the input. `first`: it begins a stage, where segments end.
+    keeps_input: its own gradients need the input.
+    starts_stage: it begins a stage; a segment ends where a stage ends.
     """
 
     input_bytes: int
@@ -36,10 +37,14 @@ class UnitCost:
 
 
 def plan_segments(costs: Sequence[UnitCost], budget: int, max_levels: int = MAX_LEVELS) -> Segments | None:
-    """The cheapest division of `chain` that never holds more than `budget` bytes; None where there is none.
+    """The cheapest division of a chain that never holds more than `budget` bytes; None if there is none.
 
-    The first units are recomputed, as few as will do, with as few levels of segments as will do; the last
-    ones are kept. A segment ends where a stage ends.
+    It recomputes as few units as possible, the first ones, with as few levels of segments as possible, and
+    saves the activations of the others.
+
+    >>> units = [UnitCost(input_bytes=1, inner_bytes=3)] * 6
+    >>> [(segment.units, segment.recomputed) for segment in plan_segments(units, budget=15)]
+    [(3, True), (3, False)]
     """
     for level in range(max_levels + 1):
         segments = _SegmentSearch(costs, budget).cheapest(level)
@@ -49,8 +54,8 @@ def plan_segments(costs: Sequence[UnitCost], budget: int, max_levels: int = MAX_
 
 
 def min_budget(costs: Sequence[UnitCost], levels: int) -> int:
-    """The least budget that can be kept with so many levels of segments, to the last byte."""
-    low, high = 0, sum(link.saved_bytes + link.input_bytes + link.gradient_bytes for link in costs)
+    """The smallest budget, to the byte, for which so many levels of segments have a division."""
+    low, high = 0, sum(cost.saved_bytes + cost.input_bytes + cost.gradient_bytes for cost in costs)
     while low < high:
         middle = (low + high) // 2
         if _SegmentSearch(costs, middle).cheapest(levels) is None:
@@ -61,36 +66,40 @@ def min_budget(costs: Sequence[UnitCost], levels: int) -> int:
 
 
 def peak_bytes(costs: Sequence[UnitCost], segments: Segments) -> int:
-    """The bytes that `chain` holds at the most when it is trained in these segments."""
-    gradients_after = [*accumulate((link.gradient_bytes for link in reversed(costs)), initial=0)][::-1]
+    """The most bytes that a chain holds while it is trained in these segments."""
+    gradients_after = [*accumulate((cost.gradient_bytes for cost in reversed(costs)), initial=0)][::-1]
     return max(gradients_after[0], _peak_from(costs, segments, 0, 0, gradients_after))
 
 
 def _peak_from(
     costs: Sequence[UnitCost], segments: Segments, start: int, held_bytes: int, gradients_after: Sequence[int]
 ) -> int:
-    """Of the segments from unit `start` on, with `held` bytes kept before them."""
+    """The peak of the segments from unit `start` on, with `held_bytes` saved before them."""
     highest, position = held_bytes, start
     begins = []
     for segment in segments:
         begins.append((segment, position, held_bytes))
-        links = costs[position : position + segment.units]
-        held_bytes += links[0].input_bytes if segment.recomputed else sum(link.saved_bytes for link in links)
+        segment_costs = costs[position : position + segment.units]
+        held_bytes += (
+            segment_costs[0].input_bytes
+            if segment.recomputed
+            else sum(cost.saved_bytes for cost in segment_costs)
+        )
         position += segment.units
-    # The gradients of everything behind the segment are there when it runs backward.
+    # When a segment runs backward, the gradients of all units after it exist.
     for segment, position, held_before in begins:
         end = position + segment.units
         if not segment.recomputed:
             highest = max(
                 highest,
-                held_before + sum(link.saved_bytes for link in costs[position:end]) + gradients_after[end],
+                held_before + sum(cost.saved_bytes for cost in costs[position:end]) + gradients_after[end],
             )
         elif segment.parts:
             *early, last = segment.parts
             parts = (*map(Segment, early), Segment(last, recomputed=False))
             highest = max(highest, _peak_from(costs, parts, position, held_before, gradients_after))
         else:
-            saved_bytes = sum(link.saved_bytes for link in costs[position:end])
+            saved_bytes = sum(cost.saved_bytes for cost in costs[position:end])
             highest = max(
                 highest, held_before + max(saved_bytes, costs[position].input_bytes) + gradients_after[end]
             )
@@ -98,18 +107,18 @@ def _peak_from(
 
 
 class _SegmentSearch:
-    """The search for one budget: from the front, every segment as long as fits."""
+    """The search for one budget: from the front, every segment is as long as fits."""
 
     def __init__(self, costs: Sequence[UnitCost], budget: int) -> None:
         self.costs, self.budget = costs, budget
-        self.saved_before = [0, *accumulate(link.saved_bytes for link in costs)]
-        self.gradients_after = [*accumulate((link.gradient_bytes for link in reversed(costs)), initial=0)][
+        self.saved_before = [0, *accumulate(cost.saved_bytes for cost in costs)]
+        self.gradients_after = [*accumulate((cost.gradient_bytes for cost in reversed(costs)), initial=0)][
             ::-1
         ]
         self.stage_ends = _stage_ends(costs)
 
     def cheapest(self, level: int) -> Segments | None:
-        """The least prefix recomputed at `level`, the rest kept."""
+        """The division that recomputes the shortest prefix at `level` and saves the rest."""
         if self.gradients_after[0] > self.budget:
             return None
         count = len(self.costs)
@@ -125,7 +134,7 @@ class _SegmentSearch:
         return self._recompute_prefix(low, level)
 
     def _recompute_prefix(self, num_recomputed: int, level: int) -> Segments | None:
-        """The first `recomputed` units in segments, the others kept; None where it does not fit."""
+        """The first `num_recomputed` units in segments, the others saved; None where that does not fit."""
         segments, held_bytes, position = [], 0, 0
         while position < num_recomputed:
             segment = self._longest_segment(position, num_recomputed, held_bytes, level)
@@ -139,7 +148,7 @@ class _SegmentSearch:
                 segments.append(Segment(end - position, recomputed=False))
                 position = end
         tail_bytes = self.saved_before[-1] - self.saved_before[num_recomputed]
-        # Behind the kept units there are no gradients yet.
+        # While the last units run forward, there are no gradients yet.
         return (
             tuple(segments)
             if held_bytes + tail_bytes <= self.budget and self._tail_fits(num_recomputed, held_bytes)
@@ -147,7 +156,7 @@ class _SegmentSearch:
         )
 
     def _tail_fits(self, start: int, held_bytes: int) -> bool:
-        """Whether gradients arrive no faster than the kept units go."""
+        """Whether the saved units fit at every moment of their backward pass, as their gradients appear."""
         return all(
             held_bytes + self.saved_before[end] - self.saved_before[start] + self.gradients_after[end]
             <= self.budget
@@ -155,7 +164,7 @@ class _SegmentSearch:
         )
 
     def _longest_segment(self, start: int, stop: int, held_bytes: int, level: int) -> Segment | None:
-        """The longest recomputed segment from `start` on, with `held` bytes kept before it."""
+        """The longest recomputed segment from `start` on, with `held_bytes` saved before it."""
         stop = min(stop, next(end for end in self.stage_ends if end > start))
         parts, position, inside = [], start, held_bytes
         while position < stop and (units := self._longest_run(position, stop, inside)):
@@ -167,7 +176,7 @@ class _SegmentSearch:
         return Segment(position - start, parts=tuple(parts) if len(parts) > 1 else ()) if parts else None
 
     def _longest_run(self, start: int, stop: int, held_bytes: int) -> int:
-        """How many units from `start` on can run backward together."""
+        """How many units from `start` on fit while they run backward together."""
         low, high = start, stop
         while low < high:
             middle = (low + high + 1) // 2
@@ -184,4 +193,4 @@ def _stage_ends(costs: Sequence[UnitCost]) -> list[int]:
 
 
 def _stage_starts(costs: Sequence[UnitCost]) -> Iterator[int]:
-    return (index for index, link in enumerate(costs) if link.starts_stage and index)
+    return (index for index, cost in enumerate(costs) if cost.starts_stage and index)

@@ -1,7 +1,13 @@
-"""Learning rates as values that can be called: `Steps(0.1, ((32_000, 0.01),))(t)`; sizes and depths too.
+"""Schedules as values: learning rates that you call with the iteration, image sizes and depths.
 
-Every rate has its highest value as `peak`, and as `changes_until` the iteration of its last change;
-`stretched(f)` is f times as long, `times(f)` f times as high.
+Every learning-rate schedule has `peak`, its highest rate, and `last_change`, the iteration of its last
+change. `scale_length(f)` makes it f times as long, `scale_rate(f)` f times as high.
+
+>>> rate = Steps(0.1, ((32_000, 0.01),))
+>>> rate(0), rate(31_999), rate(32_000)
+(0.1, 0.1, 0.01)
+>>> rate.scale_length(0.5).drops, rate.scale_rate(2).peak
+(((16000, 0.01),), 0.2)
 """
 
 from __future__ import annotations
@@ -30,7 +36,11 @@ def _check_iteration(name: str, iteration: int, minimum: int = 0) -> None:
 
 @dataclass(frozen=True)
 class Steps:
-    """Piecewise constant: `start`, then each `rate` from its iteration on (P1 and P2, Sec. 4)."""
+    """A piecewise constant rate: `start`, then the rate of each of `drops` from its iteration on.
+
+    drops: (iteration, rate) in the order of the iterations (P1 and P2, Sec. 4: 0.1, then 0.01 from 32,000
+        and 0.001 from 48,000). Raises `InputError` for negative rates or another order.
+    """
 
     start: float
     drops: tuple[tuple[int, float], ...] = ()
@@ -67,7 +77,11 @@ class Steps:
 
 @dataclass(frozen=True)
 class Warmup:
-    """`rate` for the first `until` iterations, then `then` (P1, Sec. 4.2: 0.01 for 400 iterations)."""
+    """`rate` for the first `until` iterations, then the schedule `then` (P1, Sec. 4.2: 0.01 for 400).
+
+    >>> Warmup(0.01, 400, Steps(0.1))(399), Warmup(0.01, 400, Steps(0.1))(400)
+    (0.01, 0.1)
+    """
 
     rate: float
     until: int
@@ -97,7 +111,13 @@ class Warmup:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Linear from 0 up to `peak` at the share `rise` of `iterations`, then linear down to 0."""
+    """One linear cycle: from 0 up to `peak` at the share `rise` of `iterations`, then down to 0.
+
+    rate(t) = peak · min(s/rise, (1−s)/(1−rise)) with s = (t+1)/(iterations+1).
+
+    >>> [round(OneCycle(0.1, 7, rise=0.5)(t), 3) for t in (0, 3, 6)]
+    [0.025, 0.1, 0.025]
+    """
 
     peak: float
     iterations: int
@@ -110,7 +130,7 @@ class OneCycle:
             raise InputError(f"OneCycle.rise is {self.rise!r}; allowed: between 0 and 1")
 
     def __call__(self, iteration: int) -> float:
-        # The first and the last step get a rate above 0.
+        # Counting from 1 gives the first and the last step a rate above 0.
         progress = (iteration + 1) / (self.iterations + 1)
         return self.peak * min(progress / self.rise, (1 - progress) / (1 - self.rise))
 
@@ -129,10 +149,10 @@ Schedule = Steps | Warmup | OneCycle
 
 
 def check_schedule_length(schedule: Schedule, iterations: int) -> None:
-    """Raises `InputError` where a run of so many iterations has no room for `schedule`, or ends elsewhere."""
+    """Raises `InputError` where `schedule` changes after the last iteration, or ends at another one."""
     last, name = schedule.last_change, type(schedule).__name__
     if isinstance(schedule, OneCycle) and last != iterations:
-        why = f"its {name} is of {last:,}; allowed: one length"
+        why = f"its {name} has {last:,}; allowed: one length"
     elif last > iterations:
         why = f"its {name} changes at {last:,}; allowed: changes up to the end"
     else:
@@ -145,7 +165,10 @@ def check_schedule_length(schedule: Schedule, iterations: int) -> None:
 
 @dataclass(frozen=True)
 class _ProgressiveShare:
-    """A share of something whole: `start`, then each of `changes` from its share of the steps on."""
+    """A share that changes during a run: `start`, then each of `changes` from its share of the steps on.
+
+    changes: (share of the steps in 0 … 1, new share), in order.
+    """
 
     start: float = 1.0
     changes: tuple[tuple[float, float], ...] = ()
@@ -162,7 +185,7 @@ class _ProgressiveShare:
             raise InputError(f"{name}.changes are not in the order of their shares")
 
     def phases(self, iterations: int) -> Iterator[tuple[int, float]]:
-        """(first iteration, share) of every part of a run."""
+        """The first iteration and the share of every phase of a run."""
         yield 0, self.start
         for share, scale in self.changes:
             yield round(share * iterations), scale
@@ -174,14 +197,17 @@ class _ProgressiveShare:
 
 @dataclass(frozen=True)
 class ProgressiveResize(_ProgressiveShare):
-    """The side of the training images as a share of their own.
+    """The side of the training images, as a share of their full side; evaluation is always at full size.
 
-    Resolution(0.5, ((0.4, 0.75), (0.7, 1.0))) trains images of 32 pixels at 16, from 40 % of the steps on at
-    24, and from 70 % on whole. Evaluation is always at full size. Sides are rounded to whole pixels.
+    Images of 32 pixels train at 16 pixels, at 24 from 40 % of the steps on, and at 32 from 70 % on:
+
+    >>> sizes = ProgressiveResize(0.5, ((0.4, 0.75), (0.7, 1.0)))
+    >>> list(sizes.phase_sides(full_side=32, iterations=1000))
+    [(0, 16), (400, 24), (700, 32)]
     """
 
     def phase_sides(self, full_side: int, iterations: int) -> Iterator[tuple[int, int]]:
-        """(first iteration, side in pixels) of every part of a run, for images of `full` pixels a side."""
+        """The first iteration and the side in pixels of every phase of a run."""
         for first, scale in self.phases(iterations):
             yield first, _side(scale, full_side)
 
@@ -192,12 +218,17 @@ class ProgressiveResize(_ProgressiveShare):
 
 @dataclass(frozen=True)
 class ProgressiveDepth(_ProgressiveShare):
-    """The share of every stage's units that are at work in training; the others rest, and are identities.
+    """The share of every stage's units that are active in training; inactive units are identities.
 
-    Growth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0))) trains the first third of every stage's units, from 40 % of the
-    steps on two thirds, and from 70 % on all. Unit counts are rounded, and are at least 1. A unit's F is 0
-    until it is at work, so the network computes the same function in the step before it and the step after.
-    Shares do not fall, for a unit does not unlearn.
+    A stage of 6 units trains its first 2, its first 4 from 40 % of the steps on, and all from 70 % on:
+
+    >>> depth = ProgressiveDepth(1 / 3, ((0.4, 2 / 3), (0.7, 1.0)))
+    >>> [(first, round(6 * share)) for first, share in depth.phases(iterations=1000)]
+    [(0, 2), (400, 4), (700, 6)]
+
+    Numbers of units are rounded, and are at least 1. F of a unit is 0 until the unit is active, so that the
+    network computes the same function in the step before and the step after. Raises `InputError` where shares
+    fall, since a unit does not unlearn, or do not end at 1.
     """
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How a recipe's optimiser changes a network's weights: groups of parameters, their rates, what is saved."""
+"""A recipe's optimiser as PyTorch's: parameter groups, learning rates, and its tensors in a saved state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATE_NAMES = {
     "exp_avg_sq": "exp_avg_sq",
     "step": "step",
 }
-"""PyTorch's names of what an optimiser keeps of a parameter, and ours in a saved state."""
+"""PyTorch's names for the tensors that an optimiser keeps for a parameter, and ours in a saved state."""
 RATE_SHARE = "share_of_rate"
 """A group's learning rate as a share of the recipe's."""
 
@@ -27,16 +27,17 @@ RATE_SHARE = "share_of_rate"
 def build_optimizer(
     model: ResidualNetwork, recipe: Recipe, graph_device: torch.device | None = None
 ) -> Optimizer:
-    """The recipe's optimiser on the parameters of `model` that have gradients.
+    """The recipe's optimiser for the parameters of `model` that have gradients.
 
-    captured: where a graph will replay it, with the learning rates in tensors that it reads.
+    graph_device: the device of a CUDA graph that will replay the optimiser; its learning rates are then
+        tensors, which the graph reads.
     """
     groups = list(_parameter_groups(model, recipe))
     for group in groups:
         group["lr"] = 0.1 if graph_device is None else torch.tensor(0.1, device=graph_device)
     choice = recipe.optimizer
     if not isinstance(choice, SGD):
-        # One pass over each weight: on a CPU five times as fast as tensor by tensor.
+        # The fused one passes once over each weight: on a CPU five times as fast as operation by operation.
         return torch.optim.AdamW(
             groups, betas=choice.betas, eps=choice.eps, fused=True, capturable=graph_device is not None
         )
@@ -47,14 +48,14 @@ def build_optimizer(
         fused=None if graph_device is None else True,
     )
     if graph_device is not None and recipe.progressive_depth.changes and choice.momentum:
-        # The fused one wants a buffer of every weight or of none; from 0 the first step is the same.
+        # The fused SGD wants a buffer for every weight or for none; from 0 the first step is the same.
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def _parameter_groups(model: ResidualNetwork, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """The parameters that learn, by whether they decay and at which share of the learning rate they learn."""
+    """The parameters that learn, grouped by weight decay and by their share of the learning rate."""
     classifier = set(map(id, model.classifier.parameters()))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -68,27 +69,27 @@ def _parameter_groups(model: ResidualNetwork, recipe: Recipe) -> Iterator[dict[s
 
 
 def freeze_trunk(model: ResidualNetwork) -> None:
-    """From now on only the classifier learns, and all before it computes as in evaluation."""
+    """Only the classifier learns from now on; the layers before it compute as in evaluation."""
     for name, part in model.named_children():
         if name != "classifier":
             part.eval().requires_grad_(False)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """The learning rate of the next step."""
+    """Sets the learning rate of the next step."""
     for group in optimizer.param_groups:
         group_rate = rate * group[RATE_SHARE]
-        # What a graph reads stays where it is.
+        # A CUDA graph reads the rate from this tensor.
         group["lr"] = group["lr"].fill_(group_rate) if isinstance(group["lr"], Tensor) else group_rate
 
 
 def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
-    """All that the optimiser keeps from step to step, where it lies."""
+    """The tensors that the optimiser keeps from step to step; not copies."""
     return [value for state in optimizer.state.values() for value in state.values() if value is not None]
 
 
 def named_optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """What the optimiser keeps of every parameter, as `momentum.NAME` or `exp_avg.NAME`."""
+    """The optimiser's tensors by the parameter's name, as `momentum.NAME` or `exp_avg.NAME`."""
     return {
         f"{STATE_NAMES[key]}.{name}": value
         for name, parameter in model.named_parameters()
@@ -98,7 +99,7 @@ def named_optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str,
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Takes up what `saved_figures` gave."""
+    """Loads what `named_optimizer_tensors` gave."""
     for name, parameter in model.named_parameters():
         for key, saved_name in STATE_NAMES.items():
             saved = tensors.get(f"{saved_name}.{name}")
@@ -107,8 +108,8 @@ def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: Mapp
 
 
 def _copy_like(parameter: Tensor, saved: Tensor) -> Tensor:
-    """A copy of `saved` that lies where the parameter does."""
+    """A copy of `saved` on the parameter's device, in its memory format."""
     if saved.shape != parameter.shape:
         return saved.to(parameter.device, copy=True)
-    # In its memory format too: the order of a sum is part of its rounding.
+    # The memory format decides the order of sums, and so their rounding.
     return torch.empty_like(parameter, requires_grad=False).copy_(saved)
