@@ -38,21 +38,21 @@ class InitialWeights:
 class Experiment:
     """Everything that decides the figures of a run.
 
-            seed: decides initial weights, order, augmentation and dropout.
-        precision: "fp32", or "bf16": bfloat16 autocast over fp32 weights.
-        memory_format, compile, graph, kernels, evaluation: change speed, memory and rounding. `compile` compiles
-            each kind of unit, or the whole model; `graph` replays each step as one CUDA graph; `kernels` "fused"
-            computes whole units at once in training (`kilolayer.kernels`); `evaluation` "folded" evaluates the
-            network with BN folded into its convolutions (`kilolayer.kernels.folding.fold`).
-        activation_memory: "fastest", "balanced", "smallest", or bytes as "2GB" (see
-            `kilolayer.training.memory_plan`); changes no bit of the figures.
-        evaluate_every: epochs between two evaluations. Without a validation split they are on the test set, as in
-            the papers' curves; with one they are on the validation set, and the test set is read once, at the end.
-        init: the weights to begin with in place of random ones; `kilolayer.weights.load_initial_weights` loads
-            them.
+    seed: decides initial weights, order, augmentation and dropout.
+    precision: "fp32", or "bf16": bfloat16 autocast over fp32 weights.
+    memory_format, compile, graph, kernels, evaluation: change speed, memory and rounding. `compile` compiles
+        each kind of unit, or the whole model; `graph` replays each step as one CUDA graph; `kernels` "fused"
+        computes whole units at once in training (`kilolayer.kernels`); `evaluation` "folded" evaluates the
+        network with BN folded into its convolutions (`kilolayer.kernels.fold`).
+    activation_memory: "fastest", "balanced", "smallest", or bytes as "2GB" (see
+        `kilolayer.training.memory_plan`); changes no bit of the figures.
+    evaluate_every: epochs between two evaluations. Without a validation split they are on the test set, as in
+        the papers' curves; with one they are on the validation set, and the test set is read once, at the end.
+    init: the weights to begin with in place of random ones; `kilolayer.weights.load_initial_weights` loads
+        them.
 
-        Raises `InputError` for values out of range and for combinations that are impossible.
-        """
+    Raises `InputError` for values out of range and for combinations that are impossible.
+    """
 
     network: Network
     data: Data
