@@ -83,10 +83,10 @@ def blocks(page: Path) -> list[Block]:
 
 
 def _blocks(page: Path, rows: list[str]) -> Iterator[Block]:
-    number = 0
+    number, ends = 0, set[int]()
     while number < len(rows):
         opened = _FENCE.match(rows[number])
-        if opened is None:
+        if opened is None or number in ends:
             number += 1
             continue
         end = next(
@@ -108,6 +108,7 @@ def _blocks(page: Path, rows: list[str]) -> Iterator[Block]:
             yield Block(page, number + 1, language, text, options.get("caption", ""), include, marks)
             number = end + 1
         else:
+            ends.add(end)
             number += 1
 
 
