@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kilolayer.__main__ import main
 from kilolayer.cli.command_line import parse
-from kilolayer.cli.demo import UNITS, DemoOptions, demo_resume_command, demo_runs, execute, worker_shares
+from kilolayer.cli.demo import DemoOptions, demo_resume_command, execute, worker_shares
 from kilolayer.errors import InputError
 from kilolayer.sweep import worker
+from kilolayer.sweep.demo import UNITS, demo_runs
 from kilolayer.training import choose_device, computation_options
 from kilolayer.values import to_json
 
@@ -22,7 +24,7 @@ def test_it_ends_with_a_table_and_a_report_and_goes_on_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = DemoOptions(depths=(8,), iterations=4, out=tmp_path / "demo")
-    cut = demo_runs(options, tmp_path / "demo")[8, "original"]
+    cut = demo_runs(tmp_path / "demo", options.depths, options.iterations, options.seed)[8, "original"]
     calls = iter(range(100))
     outcome = worker.execute_run(str(cut.path), to_json(cut.experiment), "cpu", 60.0, lambda: next(calls) > 1)
     assert outcome == "stopped"
@@ -70,7 +72,7 @@ def test_a_folder_that_holds_other_things_is_refused(
 
 
 def test_a_demo_of_other_options_is_refused(tmp_path: Path) -> None:
-    one = demo_runs(DemoOptions(depths=(8,), iterations=4), tmp_path)[8, "original"]
+    one = demo_runs(tmp_path, (8,), 4, 0)[8, "original"]
     assert worker.execute_run(str(one.path), to_json(one.experiment), "cpu", 60.0, lambda: False) == "done"
     with pytest.raises(InputError, match="another experiment"):
         execute(DemoOptions(depths=(8,), iterations=5, out=tmp_path))
@@ -89,12 +91,12 @@ def test_without_the_extra_it_says_so_before_it_trains(
 def test_the_command_that_goes_on_is_the_same_demo(tmp_path: Path) -> None:
     for options in (DemoOptions(), DemoOptions(depths=(8, 20), iterations=5, seed=3, workers=1)):
         said = parse(shlex.split(demo_resume_command(options, tmp_path))[1:])
-        assert demo_runs(said, tmp_path) == demo_runs(options, tmp_path)
+        assert said == replace(options, out=tmp_path)
 
 
 def test_its_runs_are_computed_as_train_chooses(tmp_path: Path) -> None:
     here = computation_options(choose_device("cpu"))
-    for one in demo_runs(DemoOptions(depths=(20,)), tmp_path).values():
+    for one in demo_runs(tmp_path, (20,), 176, 0).values():
         assert {name: getattr(one.experiment, name) for name in here} == here
 
 

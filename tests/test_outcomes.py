@@ -13,19 +13,20 @@ from kilolayer.__main__ import main
 from kilolayer.audit import audit_model
 from kilolayer.cli.analyse import AnalyseOptions
 from kilolayer.cli.analysis_inputs import load_analysis_inputs
-from kilolayer.cli.bench import _finding
 from kilolayer.cli.command_line import parse
-from kilolayer.cli.demo import UNITS, DemoOptions, check_demo_folder, demo_runs
-from kilolayer.cli.demo_finding import InitialState, demo_findings, next_commands
+from kilolayer.cli.demo import DemoOptions, check_demo_folder
 from kilolayer.cli.train import TrainOptions
 from kilolayer.errors import InputError
 from kilolayer.measure.gradient import Gradient, GradientTerms
 from kilolayer.networks import create_model
 from kilolayer.report.audit_text import print_audit
+from kilolayer.report.bench_text import bench_finding
+from kilolayer.report.demo_finding import InitialState, demo_findings, next_commands
 from kilolayer.report.reproduction_finding import finding_sentence
 from kilolayer.report.run_finding import run_findings
 from kilolayer.runs import Run
 from kilolayer.sweep.results import table_results as table_findings
+from kilolayer.sweep.demo import UNITS, demo_runs
 from kilolayer.sweep.run_spec import RunSpec
 from test_reproduce_findings import SMOKE, as_in_the_paper, only, pretend
 from tiny_runs import tiny
@@ -46,7 +47,7 @@ def ended(run: Path, **result: Any) -> Run:
 
 
 def demo_of(folder: Path, original: dict[str, Any], preactivation: dict[str, Any]) -> dict[Any, RunSpec]:
-    planned = demo_runs(DemoOptions(depths=(20,), iterations=4), folder)
+    planned = demo_runs(folder, (20,), 4, 0)
     for unit, result in ((ORIGINAL, original), (PREACTIVATION, preactivation)):
         if result:
             ended(planned[20, unit].path, **result)
@@ -97,7 +98,7 @@ def test_the_demo_says_whose_gradient_is_larger_and_whence(larger: bool, tmp_pat
 def test_the_demo_ends_with_three_commands_that_can_be_copied(tmp_path: Path) -> None:
     folder = tmp_path / "my demo"
     options = DemoOptions(depths=(8, 20), iterations=4, seed=3)
-    planned = demo_runs(options, folder)
+    planned = demo_runs(folder, options.depths, options.iterations, options.seed)
     commands = [parse(shlex.split(line)[1:]) for _, line in next_commands(planned, folder)]
     assert len(commands) == 3
     analyse, train, _ = commands
@@ -224,7 +225,7 @@ def row(name: str, speed: float, spread: float = 0.01) -> dict[str, Any]:
     ],
 )
 def test_a_benchmark_opens_with_the_fastest_and_whether_that_is_sure(rows: list[Any], said: str) -> None:
-    assert said in _finding({"contestants": rows, "work": "training"})
+    assert said in bench_finding({"contestants": rows, "work": "training"})
 
 
 def test_two_modules_of_one_name_are_told_apart_and_one_run_named_twice_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from kilolayer.__main__ import main
-from kilolayer.cli.runs_page import _runs
 from kilolayer.report.curve_figures import (
     MAX_CURVES,
     _parts,
@@ -23,6 +22,7 @@ from kilolayer.report.curve_figures import (
 )
 from kilolayer.report.curves import Curve
 from kilolayer.report.document import Figure
+from kilolayer.report.runs_page import _runs
 from kilolayer.runs import Run
 from kilolayer.sweep.reproduction import plan_reproduction, save_request
 from kilolayer.training import recipe_by_name

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from kernel_cases import needs_kernels
 from kilolayer.cli.assemble import assemble_experiment
 from kilolayer.cli.options import DataOptions, ExperimentOptions, RecipeOptions
-from kilolayer.cli.recipes import field_text
 from kilolayer.errors import InputError
 from kilolayer.kernels.folding import fold
 from kilolayer.networks import Network, build, cifar
 from kilolayer.networks.model import ResidualNetwork
 from kilolayer.networks.progressive_depth import active_network
+from kilolayer.report.recipe_text import field_text
 from kilolayer.training import Experiment, OneCycle, ProgressiveDepth, ProgressiveResize, Recipe, Trainer
 from kilolayer.training.experiment import InitialWeights
 from kilolayer.units import (

@@ -15,10 +15,10 @@ from torch import Tensor
 from kilolayer.__main__ import main
 from kilolayer.cli.assemble import assemble_experiment
 from kilolayer.cli.options import DataOptions, ExperimentOptions, RecipeOptions
-from kilolayer.cli.recipes import field_text
 from kilolayer.data import Augmentation, Data, resize_batch
 from kilolayer.errors import InputError
 from kilolayer.networks import cifar, describe
+from kilolayer.report.recipe_text import field_text
 from kilolayer.training import (
     Experiment,
     OneCycle,

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from kilolayer.cli.option_types import OptionalColumn, OptionalFolder, OptionalSplit, Switch
-
-if TYPE_CHECKING:
-    from kilolayer.data.defects import DataReport
-
-MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,7 @@ def execute(options: CheckDataOptions) -> int:
     """Reads the data and prints the faults. The status is 0 without faults, otherwise 1."""
     from kilolayer.data import Data
     from kilolayer.data.defects import find_defects
+    from kilolayer.report.data_check_text import data_check_json, print_data_check
 
     data = Data(
         options.data,
@@ -64,40 +59,7 @@ def execute(options: CheckDataOptions) -> int:
     )
     report = find_defects(data)
     if options.json:
-        print(_json(options.data, report))
+        print(data_check_json(options.data, report))
     else:
-        _print(options.data, report)
+        print_data_check(options.data, report)
     return 1 if report.findings else 0
-
-
-def _json(source: str, report: DataReport) -> str:
-    findings = [
-        {**asdict(finding), "count": len(finding.places), "refused": finding.refused}
-        for finding in report.findings
-    ]
-    looks = [
-        {**asdict(finding), "count": len(finding.places), "words": finding.words} for finding in report.looks
-    ]
-    # ASCII, because file names need not be valid text.
-    return json.dumps({"data": source, **asdict(report), "findings": findings, "looks": looks}, indent=2)
-
-
-def _print(source: str, report: DataReport) -> None:
-    from kilolayer.data.defects import DEFECTS
-    from kilolayer.system.terminal import print_text
-
-    counts = ", ".join(f"{count:,} {name} images" for name, count in report.images.items())
-    classes = "1 class" if report.classes == 1 else f"{report.classes:,} classes"
-    print_text(f"{source}: {counts or 'no images'}, {classes}")
-    for line in (*report.origin, *(look.words for look in report.looks)):
-        print_text(f"  {line}", hanging=2)
-    for finding in report.findings:
-        print_text(
-            f"\n{len(finding.places):,}: {DEFECTS[finding.kind]}"
-            f"{'; training rejects them' if finding.refused else ''}"
-        )
-        print_text("\n".join(f"  {location}" for location in finding.places[:MAX_SHOWN]), hanging=2)
-        if len(finding.places) > MAX_SHOWN:
-            print_text(f"  and {len(finding.places) - MAX_SHOWN:,} more (all with --json)")
-    if not report.findings:
-        print_text("no faults found")

@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from kilolayer.cli.option_types import Whole, Wholes
-from kilolayer.data.config import Data
 from kilolayer.errors import InputError
-from kilolayer.networks.families import cifar
-from kilolayer.sweep.run_spec import RunSpec, check_folders
-from kilolayer.training import Experiment, recipe_by_name, recipe_for_data
-from kilolayer.units import ARRANGEMENTS, BASIC
+from kilolayer.sweep.demo import UNITS, demo_runs
+from kilolayer.sweep.run_spec import check_folders
 
-UNITS = {"original": "original unit (v1)", "full_preactivation": "pre-activation unit (v2)"}
-TRAINING_IMAGES = 1437
 PAGES = ("report", "gradient")
 """The pages beside the runs: the report, and the page that the first of its suggested commands writes."""
 
@@ -47,50 +42,27 @@ class DemoOptions:
 
 def execute(options: DemoOptions) -> int:
     """Trains the networks while a table shows their progress, then writes the report."""
-    from kilolayer.cli.demo_report import measure_initial_state, print_demo_summary, write_demo_report
     from kilolayer.cli.sweeping import run_sweep
+    from kilolayer.report.demo_report import measure_initial_state, print_demo_summary, write_demo_report
     from kilolayer.report.extra import check_installed
     from kilolayer.report.live_table import LiveTable
     from kilolayer.sweep import ProcessPool
 
     check_installed()  # before minutes of training, not after them
     folder = options.out or Path("runs") / f"demo-{secrets.token_hex(2)}"
-    planned = demo_runs(options, folder)
+    runs = demo_runs(folder, options.depths, options.iterations, options.seed)
     check_demo_folder(folder)
-    check_folders(planned.values())
-    cells = {(f"{depth} layers", UNITS[name]): (run,) for (depth, name), run in planned.items()}
+    check_folders(runs.values())
+    cells = {(f"{depth} layers", UNITS[name]): (run,) for (depth, name), run in runs.items()}
     rows = [f"{depth} layers" for depth in options.depths]
-    board = LiveTable("Test error on handwritten digits", rows, list(UNITS.values()), cells)
+    live_table = LiveTable("Test error on handwritten digits", rows, list(UNITS.values()), cells)
     workers, threads = worker_shares(options.workers)
     pool = ProcessPool(workers, threads=threads, devices=("cpu",))
-    if status := run_sweep(list(planned.values()), pool, board, demo_resume_command(options, folder)):
+    if status := run_sweep(list(runs.values()), pool, live_table, demo_resume_command(options, folder)):
         return status
-    starts = {key: measure_initial_state(run.experiment) for key, run in planned.items()}
-    print_demo_summary(planned, starts, folder, write_demo_report(planned, starts, folder))
+    initial_states = {key: measure_initial_state(run.experiment) for key, run in runs.items()}
+    print_demo_summary(runs, initial_states, folder, write_demo_report(runs, initial_states, folder))
     return 0
-
-
-def demo_runs(options: DemoOptions, folder: Path) -> dict[tuple[int, str], RunSpec]:
-    """The demo's runs by depth and unit. Shallow networks come first, so the table fills from the top."""
-    if not options.depths:
-        raise InputError("--depths is empty; allowed: depths of the form 6n+2, as 20 56 110")
-    return {
-        (depth, name): RunSpec(folder / f"{name}-{depth}", demo_experiment(options, depth, name))
-        for depth in options.depths
-        for name in UNITS
-    }
-
-
-def demo_experiment(options: DemoOptions, depth: int, unit: str) -> Experiment:
-    """The experiment of one network. All networks have the same data, recipe and seed."""
-    from kilolayer.training import choose_device, computation_options
-
-    data = Data("digits")
-    network = cifar(depth, replace(BASIC, arrangement=ARRANGEMENTS[unit]), in_chans=1, image_size=8)
-    chosen = recipe_for_data(recipe_by_name("short", TRAINING_IMAGES), data).with_iterations(
-        options.iterations
-    )
-    return Experiment(network, data, chosen, seed=options.seed, **computation_options(choose_device("cpu")))
 
 
 def check_demo_folder(folder: Path) -> None:

@@ -44,7 +44,7 @@ def execute(options: ReportOptions) -> int:
         reproduction = open_sweep(folder)
         print_findings(reproduction, write_reproduction(reproduction), False)
     else:
-        from kilolayer.cli.runs_page import write_runs_page
+        from kilolayer.report.runs_page import write_runs_page
         from kilolayer.system.terminal import print_text
 
         path, sentences = write_runs_page(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
@@ -14,9 +13,6 @@ from kilolayer.cli.options import UnitOptions
 from kilolayer.errors import InputError
 from kilolayer.networks import Network
 from kilolayer.values import to_json
-
-if TYPE_CHECKING:
-    from kilolayer.report.document import Table
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,9 @@ def execute(options: ShowOptions) -> int:
     if options.json:
         print(to_json(network))
     else:
-        _print(options.name, network)
+        from kilolayer.report.network_text import print_network
+
+        print_network(options.name, network)
     return 0
 
 
@@ -54,29 +52,6 @@ def _network(options: ShowOptions) -> Network:
     from kilolayer.runs import Run, read_weights
 
     return Run.open(path).experiment().network if path.is_dir() else read_weights(path).model.description
-
-
-def _print(name: str, network: Network) -> None:
-    from kilolayer.report.unit_text import unit_text
-    from kilolayer.system.terminal import print_table, print_text
-
-    sizes = f"{network.parameters:,} parameters, {network.multiply_adds:,} multiply-adds"
-    print_text(f"{name}: {network.depth} layers, {sizes} at {network.image_size}×{network.image_size}\n")
-    print(unit_text(network.unit), flush=True)
-    print(flush=True)
-    print_table(_stages(network), drop=("output",))
-    print_text("\nthe description as JSON: --json")
-
-
-def _stages(network: Network) -> Table:
-    from kilolayer.networks.stage_table import stage_table
-    from kilolayer.report.document import Table
-
-    rows = (
-        (row.stage, row.output, row.units, f"{row.parameters:,}", f"{row.multiply_adds:,}")
-        for row in stage_table(network)
-    )
-    return Table("", ("stage", "output", "units", "parameters", "multiply-adds"), tuple(rows))
 
 
 def _draw(network: Network, name: str, path: Path) -> None:

@@ -8,17 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kilolayer.cli.demo import UNITS
-from kilolayer.cli.demo_finding import (
-    ORIGINAL,
-    DemoRuns,
-    InitialState,
-    InitialStates,
-    chance_error,
-    demo_errors,
-    demo_findings,
-    next_commands,
-)
 from kilolayer.data import load
 from kilolayer.data.augmentation import batch_at
 from kilolayer.data.normalization import measure_statistics
@@ -28,11 +17,22 @@ from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.networks import build
 from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.curves import Curve
+from kilolayer.report.demo_finding import (
+    ORIGINAL,
+    DemoRuns,
+    InitialState,
+    InitialStates,
+    chance_error,
+    demo_errors,
+    demo_findings,
+    next_commands,
+)
 from kilolayer.report.document import Figure, Listing, Page, Section, Table
 from kilolayer.report.page import write_page
 from kilolayer.report.plots import DepthLine, Profile, error_against_depth, profile_by_unit, training_curves
 from kilolayer.runs import Run
 from kilolayer.runs.start_environment import current_command
+from kilolayer.sweep.demo import UNITS
 from kilolayer.system.terminal import print_table, print_text
 from kilolayer.training import Experiment
 from kilolayer.values import to_json

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kilolayer.cli.demo import UNITS
 from kilolayer.measure.gradient import Gradient
 from kilolayer.measure.series import percent_text
 from kilolayer.report.run_finding import LEARNED_SHARE
 from kilolayer.runs import Run
+from kilolayer.sweep.demo import UNITS
 from kilolayer.sweep.run_spec import RunSpec
 from kilolayer.training import Experiment
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from kilolayer.cli.models import unit_kind
 from kilolayer.errors import InputError
 from kilolayer.networks import Network
 from kilolayer.report import curve_figures
 from kilolayer.report.curves import Curve, read_metrics
 from kilolayer.report.document import Figure, Listing, Page, Section, Table
+from kilolayer.report.network_text import unit_kind
 from kilolayer.report.page import write_page
 from kilolayer.report.run_finding import data_name, reached_iteration, run_findings
 from kilolayer.runs import Run
