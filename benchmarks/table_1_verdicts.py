@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from kilolayer.cli.analyse import AnalyseOptions
 from kilolayer.cli.analysis_inputs import load_analysis_inputs
+from kilolayer.cli.options import AnalysisInputOptions, UnitOptions
 from kilolayer.measure.initialisation import measure_initialisation
 from kilolayer.networks import Network, build
 from kilolayer.papers.p2 import TABLE_1
@@ -43,8 +43,8 @@ def rows() -> list[tuple[str, dict, object]]:
 
 def main(folder: str, seeds: int = 1, side: int = 16) -> None:
     torch.set_num_threads(1)
-    options = AnalyseOptions("initialisation", (LAYERS,), data=folder, image_size=side, batch_size=BATCH)
-    (subject,) = load_analysis_inputs(options)
+    options = AnalysisInputOptions(data=folder, image_size=side, batch_size=BATCH)
+    (subject,) = load_analysis_inputs((LAYERS,), options, UnitOptions())
     results = []
     for name, changes, error in rows():
         network = replace(subject.description, unit=replace(subject.description.unit, **changes))

@@ -37,7 +37,9 @@ def test_it_tells_what_matters_and_nothing_private(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kilolayer.cli.doctor._tried", lambda: [dict.fromkeys(tested.PROMISES, True)])
+    monkeypatch.setattr(
+        "kilolayer.cli.doctor._run_self_tests", lambda: [dict.fromkeys(tested.PROMISES, True)]
+    )
     found = json.loads(said(capsys, "--json"))
     assert found["versions and machine"]["torch"] == torch.__version__
     assert found["devices"][0]["native_bf16"] in (True, False)
@@ -90,5 +92,7 @@ def test_what_is_missing_is_told(capsys: pytest.CaptureFixture[str], monkeypatch
         return "1.0"
 
     monkeypatch.setattr("kilolayer.runs.environment_report.metadata.version", version)
-    monkeypatch.setattr("kilolayer.cli.doctor._tried", lambda: [dict.fromkeys(tested.PROMISES, True)])
+    monkeypatch.setattr(
+        "kilolayer.cli.doctor._run_self_tests", lambda: [dict.fromkeys(tested.PROMISES, True)]
+    )
     assert "pyarrow                  missing (parquet)" in said(capsys)

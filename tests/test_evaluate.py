@@ -470,9 +470,9 @@ def test_the_next_command_can_be_copied(
 
 
 def test_of_pictures_without_labels_predict_is_named(tmp_path: Path) -> None:
-    from kilolayer.cli.evaluate import EvaluateOptions
     from kilolayer.cli.evaluation_input import _new_images
+    from kilolayer.cli.options import EvaluationDataOptions
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="for images without labels: kilolayer predict runs/mine "):
-        _new_images(EvaluateOptions("runs/mine", data=str(tmp_path)), Data(str(tmp_path)), False)
+        _new_images("runs/mine", EvaluationDataOptions(data=str(tmp_path)), Data(str(tmp_path)), False)

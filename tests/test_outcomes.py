@@ -11,10 +11,10 @@ import pytest
 
 from kilolayer.__main__ import main
 from kilolayer.audit import audit_model
-from kilolayer.cli.analyse import AnalyseOptions
 from kilolayer.cli.analysis_inputs import load_analysis_inputs
 from kilolayer.cli.command_line import parse
 from kilolayer.cli.demo import DemoOptions, check_demo_folder
+from kilolayer.cli.options import AnalysisInputOptions, UnitOptions
 from kilolayer.cli.train import TrainOptions
 from kilolayer.errors import InputError
 from kilolayer.measure.gradient import Gradient, GradientTerms
@@ -235,8 +235,8 @@ def test_two_modules_of_one_name_are_told_apart_and_one_run_named_twice_is_refus
             "def net():\n    return create_model('resnet8_cifar', in_chans=1, num_classes=10)\n"
         )
     words = tuple(f"{tmp_path / name}.py:net" for name in ("one", "two"))
-    options = AnalyseOptions("gradient", words, batch_size=4, units=("stage?.*",))
-    assert [one.name for one in load_analysis_inputs(options)] == list(words)
+    options = AnalysisInputOptions(batch_size=4, units=("stage?.*",))
+    assert [one.name for one in load_analysis_inputs(words, options, UnitOptions())] == list(words)
     run = Run.create(tmp_path / "run", tiny()).path
     with pytest.raises(InputError, match="named twice"):
-        load_analysis_inputs(AnalyseOptions("gradient", (str(run), f"{run}/")))
+        load_analysis_inputs((str(run), f"{run}/"), AnalysisInputOptions(), UnitOptions())

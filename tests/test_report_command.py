@@ -67,7 +67,7 @@ def test_it_can_be_written_while_the_sweep_runs(tmp_path: Path) -> None:
 def test_of_a_sweep_that_has_not_begun(tmp_path: Path) -> None:
     save_request(plan_reproduction(SMOKE, tmp_path))
     assert main(["report", str(tmp_path)]) == 0
-    assert "none has begun" in (tmp_path / "report.html").read_text()
+    assert "no run has begun" in (tmp_path / "report.html").read_text()
 
 
 def test_of_a_run_and_of_a_folder_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,17 +8,13 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from kilolayer.cli.option_types import (
-    Device,
     OptionalFile,
     OptionalFolder,
-    OptionalText,
-    OptionalWhole,
     Switch,
-    Whole,
+    check_positive,
     choice_option,
 )
-from kilolayer.cli.options import UnitOptions
-from kilolayer.errors import InputError
+from kilolayer.cli.options import AnalysisInputOptions, UnitOptions
 from kilolayer.measure.registry import ANALYSES
 
 ANALYSIS_NAMES = tuple(ANALYSES)
@@ -39,39 +35,19 @@ class AnalyseOptions:
     ]
     networks: Annotated[Positional[tuple[str, ...]], arg(metavar="NETWORK_OR_RUN...")]
     """One network, or several side by side."""
-    data: OptionalText = None
-    """{DATASETS} or a PATH; otherwise the run's own data, and digits for all others."""
-    data_folder: OptionalFolder = None
-    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
-    download: Switch = False
-    """Fetch {DOWNLOAD} where it is missing."""
-    image_size: OptionalWhole = None
-    """Resize the images to this many pixels a side."""
-    batch_size: Whole = 32
-    """How many training images to send through the network."""
-    seed: Whole = 0
-    """Decides the initialisation and which images are used."""
-    seeds: Whole = 1
-    """How many initialisations to measure, counted from --seed, where an analysis measures several."""
-    units: tuple[str, ...] = ()
-    """Which modules of FILE.py:CALLABLE are its residual units: names or patterns, as 'layer?.*'."""
-    device: Device = "auto"
-    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
     out: OptionalFolder = None
     """Write every result as JSON and every chart as SVG into this folder."""
     html: OptionalFile = None
     """Write an interactive page with all charts."""
     json: Switch = False
     """Print JSON."""
+    inputs: OmitArgPrefixes[AnalysisInputOptions] = AnalysisInputOptions()  # noqa: RUF009 - frozen
     unit: OmitArgPrefixes[UnitOptions] = UnitOptions()  # noqa: RUF009 - frozen
 
 
 def execute(options: AnalyseOptions) -> int:
     """Runs the analyses, prints them, and writes the files that the options name."""
-    for name in ("batch_size", "seeds"):
-        if getattr(options, name) < 1:
-            flag, value = name.replace("_", "-"), getattr(options, name)
-            raise InputError(f"--{flag} is {value}; allowed: a whole number from 1")
+    check_positive(options.inputs, "batch_size", "seeds")
     if options.html is not None or options.out is not None:
         from kilolayer.report.extra import check_installed
 
@@ -80,7 +56,8 @@ def execute(options: AnalyseOptions) -> int:
     from kilolayer.measure.analysis_results import run_analyses
     from kilolayer.report import analysis_report as output
 
-    results = run_analyses(options.what, load_analysis_inputs(options))
+    inputs = load_analysis_inputs(options.networks, options.inputs, options.unit)
+    results = run_analyses(options.what, inputs)
     if options.json:
         output.print_analyses_json(results)
     else:

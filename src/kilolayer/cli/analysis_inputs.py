@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from kilolayer.cli.assemble import describe_with_options
+from kilolayer.cli.options import AnalysisInputOptions, UnitOptions
 from kilolayer.data import Data, Images, InputStatistics, Splits, load, measure_statistics
 from kilolayer.data.images import Source
 from kilolayer.data.loading import open_source
@@ -27,9 +27,6 @@ from kilolayer.runs.trained_network import open_trained
 from kilolayer.system.terminal import print_text
 from kilolayer.theory.mean_field import no_prediction_reason
 from kilolayer.training import choose_device, network_for_data
-
-if TYPE_CHECKING:
-    from kilolayer.cli.analyse import AnalyseOptions
 
 MAX_IMAGES = 2000
 """The most images from which an untrained network's input statistics are measured."""
@@ -49,16 +46,17 @@ class _NamedNetwork:
     noted: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_analysis_inputs(options: AnalyseOptions) -> list[AnalysisInput]:
+def load_analysis_inputs(
+    names: Sequence[str], options: AnalysisInputOptions, unit: UnitOptions
+) -> list[AnalysisInput]:
     """All named networks with their images. Raises `InputError` for one that is missing or does not fit."""
-    names = options.networks
     if not names:
         raise InputError("name a network, a run, a weights file, or FILE.py:CALLABLE")
     places = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
     if twice := [name for name, path in zip(names, places, strict=True) if places.count(path) > 1]:
         raise InputError(f"{twice[0]} is named twice")
     device = choose_device(options.device)
-    inputs = _make_names_distinct(names, [_subject(options, name, device) for name in names])
+    inputs = _make_names_distinct(names, [_load_input(options, unit, name, device) for name in names])
     for subject in inputs:
         if subject.description and (why := no_prediction_reason(subject.description)):
             print_text(f"no prediction for {subject.name}: {why}", stderr=True)
@@ -75,8 +73,10 @@ def _make_names_distinct(words: Sequence[str], subjects: list[AnalysisInput]) ->
     ]
 
 
-def _subject(options: AnalyseOptions, name: str, device: torch.device) -> AnalysisInput:
-    splits = load(*_data(options, named := _find_network(options, name)))
+def _load_input(
+    options: AnalysisInputOptions, unit: UnitOptions, name: str, device: torch.device
+) -> AnalysisInput:
+    splits = load(*_data(options, named := _find_network(name, unit)))
     noted = named.noted if options.data is None else {}
     if len(splits.train) < MAX_IMAGES:  # a subset has another fingerprint
         check_same_part(name, "train", splits.train, noted)
@@ -113,7 +113,7 @@ def _on(load: Callable[[], nn.Module], device: torch.device) -> nn.Module:
     return load().to(device)
 
 
-def _find_network(options: AnalyseOptions, name: str) -> _NamedNetwork:
+def _find_network(name: str, unit: UnitOptions) -> _NamedNetwork:
     if is_user_module(name):
         return _NamedNetwork(name.rpartition(":")[2], lambda seed: load_user_module(name, seed))
     if Path(name).exists() or name.endswith(".safetensors"):
@@ -130,7 +130,7 @@ def _find_network(options: AnalyseOptions, name: str) -> _NamedNetwork:
         return _NamedNetwork(
             name, _built(network), network, network_file.weights.model, data, statistics, moments, noted
         )
-    network = describe_with_options(name, options.unit)
+    network = describe_with_options(name, unit)
     return _NamedNetwork(name, _built(network), network)
 
 
@@ -169,7 +169,7 @@ def _check_fits(name: str, network: Network, splits: Splits) -> None:
         )
 
 
-def _data(options: AnalyseOptions, named: _NamedNetwork) -> tuple[Data, Source]:
+def _data(options: AnalysisInputOptions, named: _NamedNetwork) -> tuple[Data, Source]:
     """The options' data, or the run's own, opened, with no more images than an analysis needs."""
     run_data = named.data
     side = options.image_size or (named.network.image_size if named.model and named.network else None)

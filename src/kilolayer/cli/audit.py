@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from kilolayer.cli.option_types import OptionalWhole, Switch
+from kilolayer.cli.option_types import OptionalWhole, Switch, check_positive
 from kilolayer.errors import InputError, KilolayerError
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class AuditOptions:
 
 def execute(options: AuditOptions) -> int:
     """Audits the network and prints the report. The status is 1 where the audit finds faults."""
-    if options.image_size is not None and options.image_size < 1:
-        raise InputError(f"--image-size is {options.image_size}; allowed: a whole number from 1")
+    check_positive(options, "image_size")
     report = _run_audit(options)
     if options.json:
         print(json_text.dumps(asdict(report) | {"clean": report.clean}, indent=2, ensure_ascii=False))

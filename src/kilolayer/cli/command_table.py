@@ -64,7 +64,7 @@ kilolayer models --json
 kilolayer train
 # 110 layers on CIFAR-10 by the paper's recipe
 kilolayer train --model preact_resnet110_cifar --data cifar10 --download --recipe paper
-# go on after a stop
+# continue after a stop
 kilolayer train --resume runs/NAME
 """,
     "evaluate": """
@@ -120,7 +120,7 @@ kilolayer audit net.py:make --json
 kilolayer reproduce
 # a table, seconds a run, to check that it works
 kilolayer reproduce p2-table-2 --scale smoke --data digits
-# go on after a stop
+# continue after a stop
 kilolayer reproduce --resume runs/p2-table-2-3f2a
 """,
     "report": """

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from kilolayer.cli.option_types import Whole, Wholes
+from kilolayer.cli.option_types import Whole, Wholes, check_positive
 from kilolayer.errors import InputError
 from kilolayer.sweep.demo import UNITS, demo_runs
 from kilolayer.sweep.run_spec import check_folders
@@ -48,6 +48,7 @@ def execute(options: DemoOptions) -> int:
     from kilolayer.report.live_table import LiveTable
     from kilolayer.sweep import ProcessPool
 
+    check_positive(options, "workers")
     check_installed()  # before minutes of training, not after them
     folder = options.out or Path("runs") / f"demo-{secrets.token_hex(2)}"
     runs = demo_runs(folder, options.depths, options.iterations, options.seed)
@@ -82,8 +83,6 @@ def _ours(name: str) -> bool:
 
 def worker_shares(workers: int) -> tuple[int, int]:
     """The number of workers, at most one a core, and the cores of each."""
-    if workers < 1:
-        raise InputError(f"--workers is {workers}; allowed: a whole number from 1")
     cores = os.cpu_count() or 1
     number = min(workers, cores)
     return number, cores // number

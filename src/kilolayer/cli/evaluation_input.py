@@ -6,9 +6,10 @@ import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from kilolayer.cli.foreign_options import ForeignOptions
 from kilolayer.cli.foreign_weights import build_foreign_network, channel_statistics, check_class_names
+from kilolayer.cli.options import EvaluationDataOptions
 from kilolayer.data import Data, Images, LabelledImages, load_labelled, measure_statistics
 from kilolayer.data.evaluation_sample import (
     EvaluationSample,
@@ -29,29 +30,28 @@ from kilolayer.runs.trained_network import TrainedNetwork, open_trained
 from kilolayer.system.folders import expand_home
 from kilolayer.system.message_text import quote
 
-if TYPE_CHECKING:
-    from kilolayer.cli.evaluate import EvaluateOptions
-
 UNKNOWN_TRAINING = "a weights file does not name its training data: training images may be among these"
 NOT_NOTED = "the run has no record of its {}: we cannot tell whether it has changed since"
 SAME_CLASSES = "these have the run's classes: if its training images are among them, the error is too low"
 WITHIN_OWN = "these lie within the run's data: its training images may be among them"
 
 
-def network_and_sample(options: EvaluateOptions) -> tuple[TrainedNetwork, EvaluationSample]:
-    """The network and the images that the options name. Raises `InputError`."""
-    if options.foreign.model is not None:
-        return _read_foreign(options, options.foreign.model)
-    options.foreign.check_unused()
+def network_and_sample(
+    path: str, options: EvaluationDataOptions, foreign: ForeignOptions
+) -> tuple[TrainedNetwork, EvaluationSample]:
+    """The network at `path`, and the images that the options name. Raises `InputError`."""
+    if foreign.model is not None:
+        return _read_foreign(path, options, foreign, foreign.model)
+    foreign.check_unused()
     try:
-        network = open_trained(options.trained)
+        network = open_trained(path)
     except InputError as error:
-        hint = "; for weights from elsewhere add --model NAME" if Path(options.trained).is_file() else ""
+        hint = "; for weights from elsewhere add --model NAME" if Path(path).is_file() else ""
         raise InputError(f"{error}{hint}") from None
     return network, _sample(options, network)
 
 
-def _sample(options: EvaluateOptions, network: TrainedNetwork) -> EvaluationSample:
+def _sample(options: EvaluationDataOptions, network: TrainedNetwork) -> EvaluationSample:
     weights, run_data = network.weights, network.experiment.data if network.experiment else None
     if run_data is not None and options.data is None:
         _check_there(run_data, network.name)
@@ -64,7 +64,9 @@ def _sample(options: EvaluateOptions, network: TrainedNetwork) -> EvaluationSamp
         labelled = replace(labelled, origin=(*labelled.origin, note))
     else:
         size = options.image_size or weights.model.description.image_size
-        labelled, part = _new_images(options, _data(options, size, run_data), grey)
+        labelled, part = _new_images(
+            network.name, options, _data(network.name, options, size, run_data), grey
+        )
         if run_data is None and part == "all":
             labelled = replace(labelled, origin=(*labelled.origin, UNKNOWN_TRAINING))
         if run_data is not None and lies_within(str(options.data), run_data):
@@ -78,11 +80,13 @@ def _sample(options: EvaluateOptions, network: TrainedNetwork) -> EvaluationSamp
     return match_classes(labelled, part, weights.classes, skip_unknown=options.skip_unknown_classes)
 
 
-def _new_images(options: EvaluateOptions, data: Data, grey: bool) -> tuple[LabelledImages, str]:
+def _new_images(
+    path: str, options: EvaluationDataOptions, data: Data, grey: bool
+) -> tuple[LabelledImages, str]:
     try:
         return select_new_images(data, options.part, grey)
     except InputError as error:
-        words = shlex.join(["kilolayer", "predict", options.trained, data.source])
+        words = shlex.join(["kilolayer", "predict", path, data.source])
         hint = f"; for images without labels: {words}" if FOLDER_ADVICE in str(error) else ""
         raise InputError(f"{error}{hint}") from None
 
@@ -94,7 +98,7 @@ def _check_there(run_data: Data, name: str) -> None:
         )
 
 
-def _is_moved(options: EvaluateOptions, run_data: Data, network: TrainedNetwork) -> bool:
+def _is_moved(options: EvaluationDataOptions, run_data: Data, network: TrainedNetwork) -> bool:
     """Whether the run's data have moved to this path; the run was trained on most of these images."""
     test_set = network.fingerprints.get(PART_TITLES["test"])
     moved_data = _as_trained(_own_data(options, run_data), run_data)
@@ -114,7 +118,7 @@ def _format(data: Data, network: TrainedNetwork) -> PixelFormat:
 
 
 def _own_images(
-    options: EvaluateOptions, run_data: Data, network: TrainedNetwork
+    options: EvaluationDataOptions, run_data: Data, network: TrainedNetwork
 ) -> tuple[LabelledImages, str]:
     """A part of the run's data, which must not have changed since the run began; and the part's name."""
     data, noted = _own_data(options, run_data), network.fingerprints
@@ -136,7 +140,7 @@ def _as_trained(data: Data, run_data: Data) -> Data:
     return replace(data, image_size=run_data.image_size, appearance=run_data.appearance)
 
 
-def _own_data(options: EvaluateOptions, run_data: Data) -> Data:
+def _own_data(options: EvaluationDataOptions, run_data: Data) -> Data:
     return replace(
         run_data,
         source=options.data or run_data.source,
@@ -150,9 +154,9 @@ def _own_data(options: EvaluateOptions, run_data: Data) -> Data:
     )
 
 
-def _data(options: EvaluateOptions, size: int, run_data: Data | None = None) -> Data:
+def _data(path: str, options: EvaluationDataOptions, size: int, run_data: Data | None = None) -> Data:
     if options.data is None:
-        raise InputError(f"{options.trained} is a weights file, which names no data; add --data")
+        raise InputError(f"{path} is a weights file, which names no data; add --data")
     appearance = options.appearance or (run_data.appearance if run_data else "shown")
     return Data(
         options.data,
@@ -166,15 +170,17 @@ def _data(options: EvaluateOptions, size: int, run_data: Data | None = None) -> 
     )
 
 
-def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, EvaluationSample]:
+def _read_foreign(
+    path: str, options: EvaluationDataOptions, foreign: ForeignOptions, name: str
+) -> tuple[TrainedNetwork, EvaluationSample]:
     """The network of a weights file without metadata; missing options are filled in from the data."""
     if options.data is None:
         raise InputError("--model is for a weights file, which names no data; add --data")
-    pixel_statistics, names = options.foreign.pixel_statistics(), options.foreign.class_names()
-    model = build_foreign_network(options.trained, name, options.image_size)
+    pixel_statistics, names = foreign.pixel_statistics(), foreign.class_names()
+    model = build_foreign_network(path, name, options.image_size)
     grey = model.description.in_chans == 1
-    data = _data(options, model.description.image_size)
-    labelled, part = _new_images(options, data, grey)
+    data = _data(path, options, model.description.image_size)
+    labelled, part = _new_images(path, options, data, grey)
     notes = [] if names else ["we assume that the network has the data's classes, in their order (--classes)"]
     classes = check_class_names(model, names or labelled.classes, "--classes" if names else "the data")
     if pixel_statistics is not None:
@@ -189,7 +195,7 @@ def _read_foreign(options: EvaluateOptions, name: str) -> tuple[TrainedNetwork, 
     measured = replace(labelled, origin=(*labelled.origin, *notes))
     weights = SavedNetwork(model, classes, normalization)
     chosen = match_classes(measured, part, classes, skip_unknown=options.skip_unknown_classes)
-    return TrainedNetwork(options.trained, weights), chosen
+    return TrainedNetwork(path, weights), chosen
 
 
 def _training_images(data: Data, grey: bool) -> Images | None:

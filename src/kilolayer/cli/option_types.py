@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from kilolayer.errors import suggest
+from kilolayer.errors import InputError, suggest
 from kilolayer.system.folders import expand_home
 
 T = TypeVar("T")
@@ -115,3 +115,11 @@ def fill_bare_options(argv: Sequence[str]) -> Iterator[str]:
         default, is_its = BARE_OPTIONS.get(word, ("", None))
         if is_its and not ended and (following is None or not is_its(following)):
             yield default
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """Raises `InputError` for the first of these options that is given and below 1."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; allowed: a whole number from 1")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from kilolayer.cli.option_types import (
     NO_DEFAULT_SHOWN,
@@ -29,8 +30,11 @@ from kilolayer.cli.option_types import (
     Whole,
     choice_option,
 )
-from kilolayer.data.config import Appearance
+from kilolayer.data.config import Appearance, Normalization
 from kilolayer.units.arrangement import ARRANGEMENTS
+
+Patterns = Annotated[tuple[str, ...], arg(metavar="TEXT...", help_behavior_hint="")]
+OwnRows = Annotated[tuple[str, ...], arg(metavar="NAME=FILE.py:UNIT...", help_behavior_hint="")]
 
 RECIPE_NAMES = (
     "paper",
@@ -183,3 +187,135 @@ class ExperimentOptions:
     data: OmitArgPrefixes[DataOptions] = DataOptions()
     recipe: OmitArgPrefixes[RecipeOptions] = RecipeOptions()
     compute: OmitArgPrefixes[ComputeOptions] = ComputeOptions()
+
+
+@dataclass(frozen=True)
+class RunOptions(ExperimentOptions):
+    """The options of an experiment that is trained in a run's folder."""
+
+    out: OptionalFolder = None
+    """The run's folder, new or empty; otherwise runs/MODEL-DATA-sSEED-XXXX."""
+    resume: OptionalFolder = None
+    """Continue the run in this folder with its settings; --data PATH names the new place of its data. auto:
+    begin the run in --out, continue it there with the same settings, or do nothing if it is finished."""
+    snapshots: Whole = 0
+    """How many snapshots of the weights to keep, evenly spread over the epochs from the initialisation on
+    (see: kilolayer analyse)."""
+
+
+@dataclass(frozen=True)
+class EvaluationDataOptions:
+    """The labelled images to evaluate on."""
+
+    data: OptionalText = None
+    """{DATASETS} or a PATH with labelled images; otherwise the run's own test set."""
+    part: OptionalText = None
+    """test, validation, train, another SPLIT of the data, or all. Otherwise test for digits, CIFAR and the
+    run's own data, and all for other data."""
+    skip_unknown_classes: Switch = False
+    """Leave out images of classes that the network does not have; otherwise they are an error."""
+    skip_damaged: Switch = False
+    """Leave out images that cannot be read; otherwise they are an error."""
+    image_size: OptionalWhole = None
+    """Resize to this many pixels a side; otherwise the network's own size."""
+    appearance: Annotated[Appearance | None, choice_option("shown", "stored"), NO_DEFAULT_SHOWN] = None
+    """Read images as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
+    as shown for a weights file."""
+    image_column: OptionalColumn = None
+    """Parquet's column of images, where its name is unusual."""
+    label_column: OptionalColumn = None
+    """Parquet's column of labels, where its name is unusual."""
+    data_folder: OptionalFolder = None
+    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    download: Switch = False
+    """Fetch {DOWNLOAD} where it is missing."""
+    normalization: Annotated[Normalization, choice_option("channel", "per_pixel_mean")] = "channel"
+    """With --model and without --mean: how to normalise pixels by the statistics of the training images."""
+
+
+@dataclass(frozen=True)
+class AnalysisInputOptions:
+    """The images to analyse with, and how many."""
+
+    data: OptionalText = None
+    """{DATASETS} or a PATH; otherwise the run's own data, and digits for all others."""
+    data_folder: OptionalFolder = None
+    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    download: Switch = False
+    """Fetch {DOWNLOAD} where it is missing."""
+    image_size: OptionalWhole = None
+    """Resize the images to this many pixels a side."""
+    batch_size: Whole = 32
+    """How many training images to send through the network."""
+    seed: Whole = 0
+    """Decides the initialisation and which images are used."""
+    seeds: Whole = 1
+    """How many initialisations to measure, counted from --seed, where an analysis measures several."""
+    units: tuple[str, ...] = ()
+    """Which modules of FILE.py:CALLABLE are its residual units: names or patterns, as 'layer?.*'."""
+    device: Device = "auto"
+    """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
+class ReproductionOptions:
+    """The runs of a reproduction, and where they are computed."""
+
+    tables: Annotated[Positional[tuple[str, ...]], arg(metavar="[TABLE...]", help_behavior_hint="")] = ()
+    """Tables, such as p2-table-1."""
+    rows: Patterns = ()
+    """Only rows whose name contains one of these, or matches it as a shell pattern."""
+    columns: Patterns = ()
+    """Only columns whose name contains one of these, or matches it as a shell pattern."""
+    row: OwnRows = ()
+    """A row of your own beside the paper's: a unit, shortcut, branch or arrangement of yours in the table's
+    network, under this name. The file's code runs."""
+    seeds: OptionalText = None
+    """How many seeds (5: seeds 0 to 4), or which (0,3,7); otherwise as many as the paper ran."""
+    data: OptionalText = None
+    """The path of the images, or other images (see: kilolayer train --help); otherwise each table's own."""
+    data_folder: OptionalFolder = None
+    """Where {DOWNLOADS} lie; otherwise $KILOLAYER_DATA or ~/.cache/kilolayer."""
+    recipe: Annotated[str | None, choice_option(*RECIPE_NAMES), NO_DEFAULT_SHOWN] = None
+    """A recipe for all cells; otherwise each cell's own."""
+    scale: Annotated[Literal["full", "proxy", "smoke"], choice_option("full", "proxy", "smoke")] = "full"
+    """full: the paper's size. proxy: a size for a CPU, with 56 layers for 110, 16 × 16 pixels, 10,000 images
+    and 624 iterations. smoke: seconds a run, to check that it works."""
+    depths: OptionalText = None
+    """Depths that replace the paper's, such as 110=56,164=83."""
+    image_size: OptionalWhole = None
+    """Pixels a side."""
+    subset: OptionalWhole = None
+    """Training images."""
+    iterations: OptionalWhole = None
+    """Training iterations; the schedule keeps its proportions."""
+    batch_size: OptionalWhole = None
+    """Images per step."""
+    evaluate_every: OptionalWhole = None
+    """Epochs between two points of the curves."""
+    settings: Annotated[Literal["all", "first"], choice_option("all", "first")] = "all"
+    """For a cell that stands for several settings (b_g = 0 ... -5): run all, or the first."""
+    workers: OptionalWhole = None
+    """Runs at a time; otherwise one per GPU, or per core."""
+    cores: OptionalWhole = None
+    """Cores of each run; otherwise an equal share, and 1 on a cluster. Results' last digits depend on it."""
+    engine: Annotated[Literal["pool", "ray"], choice_option("pool", "ray")] = "pool"
+    """pool: processes on this machine. ray: a Ray cluster."""
+    address: OptionalText = None
+    """HOST:PORT of the Ray cluster; otherwise this machine's cluster, or a new one for the sweep."""
+    device: Device = "auto"
+    """auto, cpu, cuda."""
+    precision: PrecisionChoice = "auto"
+    """auto is bf16 where the hardware has it, else fp32."""
+    kernels: KernelsChoice = "auto"
+    """fused computes whole residual units at once in bf16; auto is chosen as in train."""
+
+
+def changed_flags(options: Any) -> Iterator[str]:
+    """The flags of the options that differ from their default, and the metavars of such arguments."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if is_dataclass(value):
+            yield from changed_flags(value)
+        elif value != field.default:
+            yield "TABLE" if field.name == "tables" else f"--{field.name.replace('_', '-')}"

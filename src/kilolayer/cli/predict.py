@@ -24,6 +24,7 @@ from kilolayer.cli.option_types import (
     RunOrWeights,
     Switch,
     Whole,
+    check_positive,
     choice_option,
 )
 from kilolayer.data.config import Appearance
@@ -107,8 +108,7 @@ def _check(options: PredictOptions) -> None:
 
     if not options.images:
         raise InputError("no image given: kilolayer predict RUN_OR_WEIGHTS IMAGE...")
-    if options.top < 1:
-        raise InputError(f"--top is {options.top}; allowed: a whole number from 1")
+    check_positive(options, "top")
     if options.image_size is not None and not 1 <= options.image_size <= MAX_PIXELS:
         raise InputError(
             f"--image-size is {options.image_size}; allowed: a whole number from 1 to {MAX_PIXELS:,}"

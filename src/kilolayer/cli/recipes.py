@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kilolayer.cli.option_types import OptionalNames, Switch, Whole
-from kilolayer.errors import InputError
+from kilolayer.cli.option_types import OptionalNames, Switch, Whole, check_positive
 from kilolayer.training import RECIPES, recipe_by_name
 from kilolayer.values import to_json
 
@@ -27,8 +26,7 @@ def execute(options: RecipesOptions) -> int:
     from kilolayer.report.recipe_text import print_recipes
     from kilolayer.system.terminal import print_text
 
-    if options.images < 1:
-        raise InputError(f"--images is {options.images}; allowed: a whole number from 1")
+    check_positive(options, "images")
     chosen = [recipe_by_name(name, options.images) for name in options.names or RECIPES]
     if options.json:
         print(to_json(chosen))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kilolayer.cli.reproduce import ReproduceOptions
+from kilolayer.cli.option_types import check_positive
+from kilolayer.cli.options import ReproductionOptions
 from kilolayer.data.config import Data
 from kilolayer.data.loading import open_source, split_indices
 from kilolayer.errors import InputError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SIZE_OPTIONS = ("image_size", "subset", "iterations", "batch_size", "evaluate_every")
 
 
-def request_from_options(options: ReproduceOptions) -> Request:
+def request_from_options(options: ReproductionOptions) -> Request:
     """The sweep's request. Raises `InputError` for an option that cannot be used."""
     runs = max(find_table(name).statistic.runs for name in options.tables)
     return Request(
@@ -61,7 +62,7 @@ def _own_rows(texts: tuple[str, ...]) -> tuple[OwnRow, ...]:
     return tuple(rows.values())
 
 
-def _computing(options: ReproduceOptions) -> dict[str, Any]:
+def _computing(options: ReproductionOptions) -> dict[str, Any]:
     """How the runs are computed. A cluster's GPUs are on other machines, so we cannot query them here."""
     if options.engine != "ray" or not options.device.startswith("cuda"):
         return computation_options(choose_device(options.device), options.precision, options.kernels)
@@ -75,7 +76,7 @@ def _computing(options: ReproduceOptions) -> dict[str, Any]:
     }
 
 
-def _data(options: ReproduceOptions) -> Data | None:
+def _data(options: ReproductionOptions) -> Data | None:
     if options.data is not None:
         return Data(options.data, folder=options.data_folder)
     if options.data_folder is None:
@@ -89,7 +90,7 @@ def _data(options: ReproduceOptions) -> Data | None:
     return Data(used.pop(), folder=options.data_folder)
 
 
-def _plans(options: ReproduceOptions) -> Iterator[Plan]:
+def _plans(options: ReproductionOptions) -> Iterator[Plan]:
     return (plan for name in options.tables for cell in find_table(name).cells for plan in cell.plans)
 
 
@@ -106,7 +107,7 @@ def _seeds(text: str | None, runs: int) -> tuple[int, ...]:
     return chosen
 
 
-def _size(options: ReproduceOptions) -> Size:
+def _size(options: ReproductionOptions) -> Size:
     size = SIZES[options.scale]
     overrides = {name: getattr(options, name) for name in SIZE_OPTIONS}
     changes = {name: value for name, value in overrides.items() if value is not None}
@@ -121,7 +122,7 @@ def _size(options: ReproduceOptions) -> Size:
     return changed
 
 
-def _depths(options: ReproduceOptions) -> tuple[tuple[int, int], ...]:
+def _depths(options: ReproductionOptions) -> tuple[tuple[int, int], ...]:
     text = str(options.depths)
     try:
         pairs = [tuple(int(part) for part in pair.split("=")) for pair in text.split(",")]
@@ -161,12 +162,9 @@ def _images(data: Data) -> int:
     return len(split_indices(source.count, data)[0])
 
 
-def engine_from_options(options: ReproduceOptions) -> Engine:
+def engine_from_options(options: ReproductionOptions) -> Engine:
     """The pool or the cluster that the options ask for."""
-    for name in ("workers", "cores"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}; allowed: a whole number from 1")
+    check_positive(options, "workers", "cores")
     if options.engine == "ray":
         if extensions.loaded_files():
             raise InputError(
@@ -182,7 +180,7 @@ def engine_from_options(options: ReproduceOptions) -> Engine:
     return _pool(options)
 
 
-def _pool(options: ReproduceOptions) -> ProcessPool:
+def _pool(options: ReproductionOptions) -> ProcessPool:
     device, cores = choose_device(options.device), os.cpu_count() or 1
     if device.type == "cuda":
         count = torch.cuda.device_count() if device.index is None else 1

@@ -6,17 +6,16 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kilolayer.cli.options import ComputeOptions, DataOptions, RunOptions, changed_flags
 from kilolayer.errors import InputError
 from kilolayer.system.folders import expand_home
 
 if TYPE_CHECKING:
-    from kilolayer.cli.options import ComputeOptions, DataOptions
-    from kilolayer.cli.train import TrainOptions
     from kilolayer.data import Data
     from kilolayer.runs import Run
     from kilolayer.training import DistributedContext, Experiment, Recipe
@@ -38,12 +37,12 @@ LOCATIONS = ("data.source", "data.folder", "data.download", "init.path")
 """Fields of an experiment that name places of files. The files' contents are compared by fingerprints."""
 
 
-def is_resume_auto(options: TrainOptions) -> bool:
+def is_resume_auto(options: RunOptions) -> bool:
     """Whether --resume is the word `auto`. Without --out a folder named `auto` is meant, if there is one."""
     return options.resume == AUTO and (options.out is not None or not os.path.isdir(AUTO))
 
 
-def run_to_continue(options: TrainOptions, context: DistributedContext) -> Run | None:
+def run_to_continue(options: RunOptions, context: DistributedContext) -> Run | None:
     """The run to continue; None where a run begins. The main rank decides, because it makes the folder.
 
     Raises `InputError`.
@@ -81,7 +80,7 @@ def data_of_run(run: Run, options: DataOptions) -> Data:
     return data
 
 
-def reject_other_settings(run: Run, requested: Experiment, options: TrainOptions) -> None:
+def reject_other_settings(run: Run, requested: Experiment, options: RunOptions) -> None:
     """Raises `InputError` naming each setting in which `requested` differs from the run's experiment.
 
     For settings left to the machine, the choice at the run's beginning counts.
@@ -173,7 +172,7 @@ def is_finished(run: Run) -> bool:
     return True
 
 
-def reject_changed_options(options: TrainOptions) -> None:
+def reject_changed_options(options: RunOptions) -> None:
     """Raises `InputError` naming the options that a resumed run cannot take."""
     if options.resume is None or is_resume_auto(options):
         if options.resume and options.out is None:
@@ -182,21 +181,11 @@ def reject_changed_options(options: TrainOptions) -> None:
                 "folder of a run: --resume DIR"
             )
         return
-    refused = [flag for flag in _changed(options) if flag not in ALLOWED_WITH_RESUME]
+    refused = [flag for flag in changed_flags(options) if flag not in ALLOWED_WITH_RESUME]
     if refused:
         raise InputError(
             f"--resume takes everything from the run's config.json; leave out {', '.join(refused)}"
         )
-
-
-def _changed(options: Any) -> Iterator[str]:
-    """The flags of the fields that differ from their default."""
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if is_dataclass(value):
-            yield from _changed(value)
-        elif value != field.default:
-            yield "--" + field.name.replace("_", "-")
 
 
 def previous_threads(run: Run) -> int | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilolayer.cli import resuming
-from kilolayer.cli.option_types import OptionalFile, OptionalFolder, Switch, Whole
-from kilolayer.cli.options import ExperimentOptions, UnitOptions
+from kilolayer.cli.option_types import OptionalFile, Switch, Whole
+from kilolayer.cli.options import RunOptions, UnitOptions
 from kilolayer.data.registry import DATASETS
 from kilolayer.errors import InputError
 from kilolayer.system.ranks import is_main_process
@@ -35,7 +35,7 @@ SLOW_CPU_SIDE = 224
 
 
 @dataclass(frozen=True)
-class TrainOptions(ExperimentOptions):
+class TrainOptions(RunOptions):
     """Train a network and record the run in a folder.
 
     Without options it trains 20 layers on the digits that come with the package.
@@ -44,22 +44,14 @@ class TrainOptions(ExperimentOptions):
     begins the run or continues it.
     """
 
-    out: OptionalFolder = None
-    """The run's folder, new or empty; otherwise runs/MODEL-DATA-sSEED-XXXX."""
     init: OptionalFile = None
     """Begin from the weights of this file or run; otherwise from random weights. The classifier is new if the
     classes differ, and the stem is adapted to another number of channels; every other tensor must fit.
     Without --model the network and the size of the images are the file's."""
     explain: Switch = False
     """Print the choices for speed and memory with their reasons, measure three steps, and write nothing."""
-    resume: OptionalFolder = None
-    """Continue the run in this folder with its settings; --data PATH names the new place of its data. auto:
-    begin the run in --out, continue it there with the same settings, or do nothing if it is finished."""
     save_every: Whole = 300
     """Seconds between two saves of the state; it is saved at the end of every epoch too."""
-    snapshots: Whole = 0
-    """How many snapshots of the weights to keep, evenly spread over the epochs from the initialisation on
-    (see: kilolayer analyse)."""
     tensorboard: bool = find_spec("tensorboard") is not None
     """Write DIR/tensorboard too (on if TensorBoard is installed)."""
 
