@@ -196,7 +196,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_the_command_and_its_status(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-data", str(photos)]) == 0
-    assert "nothing wrong" in capsys.readouterr().out
+    assert "no faults found" in capsys.readouterr().out
     for i in range(12):
         (photos / f"train/ant/bad{i:02}.png").write_bytes(b"x")
     assert main(["check-data", str(photos)]) == 1
