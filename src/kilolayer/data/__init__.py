@@ -1,6 +1,13 @@
-"""Digits, CIFAR-10 and CIFAR-100, folders of images, Hugging Face parquet; augmentation on whole batches.
+"""Data sets in memory, and the augmentation of whole batches.
 
-Descriptions (`Data`, `Augmentation`, `Normalization`) come without torch; the rest is imported on first use.
+Sources are digits, CIFAR-10 and CIFAR-100, folders of images, and parquet files as Hugging Face stores them.
+The descriptions (`Data`, `Augmentation`, `Normalization`) do not import torch; everything else is imported on
+first use.
+
+>>> from kilolayer.data import Data, load
+>>> digits = load(Data("digits"))
+>>> len(digits.train), len(digits.test), digits.num_classes
+(1437, 360, 10)
 """
 
 from __future__ import annotations

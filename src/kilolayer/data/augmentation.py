@@ -1,8 +1,9 @@
-"""Augmentation on whole batches, as a pure function of (seed, epoch, position).
+"""Augmentation of whole batches, as a pure function of (seed, epoch, position).
 
-Position p of an epoch is the p-th image trained on. Its crop and flip depend on nothing else, so any
-slice of positions (a batch, a rank's share of it, the rest after a resume) sees the images that the whole
-epoch would.
+Position p of an epoch is the p-th image trained on. Its random crop, flip and colours depend only on
+(seed, epoch, p). A batch, a rank's share of a batch and the rest of an epoch after a resume are therefore
+slices of one and the same epoch. The pixels of a picture depend only on its own parameters: no sum runs over
+pictures, and the sums over the pixels of one picture are exact.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from kilolayer.data.randomness import random_permutation, random_words
 
 @dataclass(frozen=True)
 class AugmentationParams:
-    """What chance decides for P images.
+    """The random parameters of P images.
 
-    top, left: int64 (P,), the crop's corner in the padded image, 0 … 2·pad; flip: bool (P,);
-    centre: int64 (P, 2), cutout's centre as (row, column), 0 … 2³²-1, still to be scaled to the image's size;
-    box: float32 (P, 4), the resized crop; factor: float32 (P, 3), contrast, brightness and saturation; each
-    (P, 0) where there is none (`kilolayer.data.augmentation`).
+    top, left: int64 (P,), the corner of the crop in the padded image, 0 … 2·pad.
+    flip: bool (P,), whether to mirror.
+    cutout_center: int64 (P, 2), row and column of the cutout's centre, 0 … 2³²−1, as a fraction of the
+        image's size.
+    crop_box: float32 (P, 4), top, left, height and width of the resized crop; (P, 0) without one.
+    color_factors: float32 (P, 3), factors of contrast, brightness and saturation; (P, 0) without colour
+        jitter.
     """
 
     top: Tensor
@@ -42,39 +46,58 @@ class AugmentationParams:
     color_factors: Tensor
 
     def fields(self) -> tuple[Tensor, ...]:
+        """All six tensors, in the order of the fields."""
         return self.top, self.left, self.flip, self.cutout_center, self.crop_box, self.color_factors
 
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """The images of a step: int64 (B,), which they are, and what chance decides for each; on one device."""
+    """The images of a step: their indices, int64 (B,), and their random parameters, on one device.
+
+    params: None without augmentation.
+    """
 
     indices: Tensor
     params: AugmentationParams | None
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors of the batch, in a fixed order."""
         return (self.indices, *(self.params.fields() if self.params else ()))
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> BatchSpec:
-        """`each` applied to every tensor."""
+        """The batch with `function` applied to every tensor."""
         params = AugmentationParams(*map(function, self.params.fields())) if self.params else None
         return BatchSpec(function(self.indices), params)
 
     def copy_(self, other: BatchSpec) -> None:
-        """Takes the content of another selection of the same size, in place."""
+        """Copies the tensors of another batch of the same size into this one."""
         for target, source in zip(self.tensors(), other.tensors(), strict=True):
             target.copy_(source)
 
 
 @lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
-    """int64 (n,), shared, not to be written to: which image stands at each position; each exactly once."""
+    """The index of the image at each of the n positions of an epoch: int64 (n,), each image exactly once.
+
+    The tensor is shared; do not write to it.
+
+    >>> sorted(epoch_order(seed=0, epoch=1, n=4).tolist())
+    [0, 1, 2, 3]
+    """
     return torch.from_numpy(random_permutation(n, "permutation", seed, epoch))
 
 
 @lru_cache(maxsize=4)
 def draw_augmentation(seed: int, epoch: int, n: int, augmentation: Augmentation) -> AugmentationParams:
-    """The draws for all n positions of an epoch, shared; without flips the crops stay what they were."""
+    """The random parameters of all n positions of an epoch. The tensors are shared; do not write to them.
+
+    Turning `flip` off does not change the crops.
+
+    >>> from kilolayer.data import Augmentation
+    >>> params = draw_augmentation(seed=0, epoch=0, n=100, augmentation=Augmentation(pad=4))
+    >>> params.top.shape, int(params.top.max()) <= 8
+    (torch.Size([100]), True)
+    """
     raw = torch.from_numpy((random_words(5 * n, "augmentation", seed, epoch) >> 32).astype("int64")).view(
         n, 5
     )
@@ -91,22 +114,22 @@ def draw_augmentation(seed: int, epoch: int, n: int, augmentation: Augmentation)
 
 
 def pad_and_crop(x: Tensor, top: Tensor, left: Tensor, pad: int) -> Tensor:
-    """Zero-pads x (B, C, H, W) by `pad` and takes from each image the H×W window at (top, left)."""
+    """Zero-pads x (B, C, H, W) by `pad` pixels and cuts the H×W window at (top, left) out of each image."""
     if pad == 0:
         return x
     height, width = x.shape[-2:]
     padded = functional.pad(x, (pad, pad, pad, pad))
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, 2·pad+1, 2·pad+1, H, W)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view, (B, C, 2·pad+1, 2·pad+1, H, W)
     return windows[torch.arange(len(x), device=x.device), :, top, left]
 
 
 def mirror(x: Tensor, flip: Tensor) -> Tensor:
-    """Mirrors left and right those images of x (B, C, H, W) where `flip` (B,) is true."""
+    """Mirrors the images of x (B, C, H, W) left and right where `flip` (B,) is true."""
     return torch.where(flip[:, None, None, None], x.flip(3), x)
 
 
 def cut_out(x: Tensor, centre: Tensor, side: int) -> Tensor:
-    """Zeros a square around each centre, cut at the border (DeVries and Taylor 2017)."""
+    """Sets a square around each centre to zero, cut off at the border (DeVries and Taylor 2017)."""
     if side == 0:
         return x
     height, width = x.shape[-2:]
@@ -116,7 +139,7 @@ def cut_out(x: Tensor, centre: Tensor, side: int) -> Tensor:
 
 
 def augment_batch(x: Tensor, params: AugmentationParams, augmentation: Augmentation) -> Tensor:
-    """Resized crop, crop, mirror, cut out: normalised x (B, C, H, W) to the same shape."""
+    """Resized crop, padded crop, mirror and cutout of normalised images x (B, C, H, W); the shape stays."""
     enlarged = resized_crop(x, params.crop_box) if augmentation.resized_crop else x
     cropped = pad_and_crop(enlarged, params.top, params.left, augmentation.pad)
     mirrored = mirror(cropped, params.flip) if augmentation.flip else cropped
@@ -124,7 +147,11 @@ def augment_batch(x: Tensor, params: AugmentationParams, augmentation: Augmentat
 
 
 def resize_batch(x: Tensor, side: int) -> Tensor:
-    """x (B, C, H, W) at `side` pixels a side, each a mean of what it covers, weighted by a triangle."""
+    """x (B, C, H, W) resized to (side, side), bilinear and antialiased.
+
+    >>> resize_batch(torch.ones(2, 3, 32, 32), 16).shape
+    torch.Size([2, 3, 16, 16])
+    """
     if x.shape[-2:] == (side, side):
         return x
     return functional.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
@@ -138,13 +165,19 @@ def batch_at(
     epoch: int,
     positions: Tensor | range,
 ) -> tuple[Tensor, Tensor]:
-    """The images at these positions of an epoch: float32 (B, C, H, W) and int64 (B,), where the pixels are.
+    """The augmented images at these positions of an epoch: float32 (B, C, H, W) and labels int64 (B,).
 
-    positions: a range, or int64 (B,), each within 0 … len(images)-1.
+    positions: a range, or int64 (B,), within 0 … len(images) − 1. The result is on the device of the pixels.
+
+    >>> from kilolayer.data import Augmentation, Data, load, measure_statistics
+    >>> digits = load(Data("digits")).train
+    >>> x, labels = batch_at(digits, measure_statistics(digits), Augmentation(pad=1), 0, 0, range(32))
+    >>> x.shape, labels.shape
+    (torch.Size([32, 1, 8, 8]), torch.Size([32]))
     """
     device = images.pixels.device
-    selection = batch_spec(len(images), augmentation, seed, epoch, positions, device)
-    return make_batch(images, statistics, augmentation, selection)
+    spec = batch_spec(len(images), augmentation, seed, epoch, positions, device)
+    return make_batch(images, statistics, augmentation, spec)
 
 
 def batch_spec(
@@ -155,7 +188,10 @@ def batch_spec(
     positions: Tensor | range,
     device: torch.device,
 ) -> BatchSpec:
-    """Which of n images stand at these positions of an epoch. Positions as a range wait for no device."""
+    """The indices and random parameters of these positions of an epoch of n images.
+
+    positions: a range, or int64 (B,). A range does not wait for the device.
+    """
     at = slice(positions.start, positions.stop, positions.step) if isinstance(positions, range) else positions
     return _epoch_spec(seed, epoch, n, augmentation, device).map_tensors(lambda field: field[at])
 
@@ -163,7 +199,10 @@ def batch_spec(
 def make_batch(
     images: Images, statistics: InputStatistics, augmentation: Augmentation, spec: BatchSpec
 ) -> tuple[Tensor, Tensor]:
-    """The selected images as `batch` gives them: a function of tensors on one device and of nothing else."""
+    """The images of a batch, augmented and normalised: float32 (B, C, H, W), and labels int64 (B,).
+
+    A function of tensors on one device only, so that a CUDA graph can record it.
+    """
     chosen, params = images[spec.indices], spec.params
     if params is None:
         return statistics.normalize(chosen.pixels), chosen.labels
@@ -175,7 +214,7 @@ def make_batch(
 
 @lru_cache(maxsize=4)
 def _epoch_spec(seed: int, epoch: int, n: int, augmentation: Augmentation, device: torch.device) -> BatchSpec:
-    """All positions of an epoch, not to be written to; sent to the device once, and nothing waits for it."""
+    """All positions of an epoch, copied to the device once, without waiting; do not write to them."""
     params = None if augmentation == NO_AUGMENTATION else draw_augmentation(seed, epoch, n, augmentation)
     spec = BatchSpec(epoch_order(seed, epoch, n), params)
     if device.type != "cuda":
@@ -189,16 +228,16 @@ def _between(start: Tensor, side: int, size: int) -> Tensor:
 
 
 LUMA_WEIGHTS = (299, 587, 114)
-"""Thousandths of red, green and blue in a pixel's brightness (ITU-R BT.601), as in PIL and torchvision."""
+"""The weights of red, green and blue in a pixel's brightness, in thousandths (ITU-R BT.601), as in Pillow."""
 
 
 def draw_uniform(n: int, columns: int, purpose: str, seed: int, epoch: int) -> NDArray[np.float64]:
-    """(n, columns) of numbers from 0 to below 1."""
+    """Uniform numbers in [0, 1), float64 (n, columns)."""
     return (random_words(columns * n, purpose, seed, epoch) >> np.uint64(11)).reshape(n, columns) / 2.0**53
 
 
 def draw_crop_boxes(crop: ResizedCrop | None, seed: int, epoch: int, n: int) -> Tensor:
-    """float32 (n, 4): top, left, height and width of each crop, as shares of the side; (n, 0) for None."""
+    """The resized crops, float32 (n, 4): top, left, height, width as shares of the side; (n, 0) for None."""
     if crop is None:
         return torch.empty(n, 0)
     uniform = draw_uniform(n, 4, "resized crop", seed, epoch)
@@ -212,7 +251,7 @@ def draw_crop_boxes(crop: ResizedCrop | None, seed: int, epoch: int, n: int) -> 
 
 
 def draw_color_factors(jitter: ColorJitter | None, seed: int, epoch: int, n: int) -> Tensor:
-    """float32 (n, 3): factors of contrast, brightness and saturation; (n, 0) for None."""
+    """The factors of contrast, brightness and saturation of each picture, float32 (n, 3); (n, 0) for None."""
     if jitter is None:
         return torch.empty(n, 0)
     spread = np.array([jitter.contrast, jitter.brightness, jitter.saturation])
@@ -221,7 +260,7 @@ def draw_color_factors(jitter: ColorJitter | None, seed: int, epoch: int, n: int
 
 
 def resized_crop(x: Tensor, box: Tensor) -> Tensor:
-    """Each picture of x (B, C, H, W) is what lies in its box (B, 4), enlarged to its size, bilinearly."""
+    """Cuts its box (B, 4) out of each picture of x (B, C, H, W) and enlarges it to H×W, bilinearly."""
     rows, columns = (_pixel_centers(box[:, axis], box[:, axis + 2], x.shape[axis + 2]) for axis in (0, 1))
     grid = torch.stack(
         [
@@ -234,16 +273,16 @@ def resized_crop(x: Tensor, box: Tensor) -> Tensor:
 
 
 def _pixel_centers(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """(B, size): where the pixels' centres lie along a side that goes from −1 to 1."""
+    """The centres of the pixels along one side, (B, size), in coordinates from −1 to 1."""
     centres = (torch.arange(size, device=start.device) + 0.5) / size
     return 2 * (start[:, None] + length[:, None] * centres) - 1
 
 
 def jitter_colors(pixels: Tensor, factors: Tensor) -> Tensor:
-    """uint8 pixels (B, C, H, W) as float32 from 0 to 255, in other light.
+    """Changes contrast, brightness and saturation of uint8 pixels (B, C, H, W); float32 from 0 to 255.
 
-    Contrast is about the picture's mean brightness, saturation about every pixel's own; then all is cut to
-    what a pixel can be. Pictures of one channel have no saturation.
+    factors: float32 (B, 3). Contrast changes around the mean brightness of the picture, saturation around the
+    brightness of each pixel. Values are clamped to 0 … 255. Pictures of one channel have no saturation.
     """
     contrast, brightness, saturation = (factor[:, None, None, None] for factor in factors.unbind(1))
     mean = _mean_brightness(pixels)
@@ -255,7 +294,7 @@ def jitter_colors(pixels: Tensor, factors: Tensor) -> Tensor:
 
 
 def _mean_brightness(pixels: Tensor) -> Tensor:
-    """float32 (B, 1, 1, 1), from sums of whole numbers: in every batch the same bits."""
+    """The mean brightness of each picture, float32 (B, 1, 1, 1); integer sums keep the bits in any batch."""
     channels, height, width = pixels.shape[1:]
     parts = LUMA_WEIGHTS if channels == len(LUMA_WEIGHTS) else (1,) * channels
     sums = pixels.sum((2, 3), dtype=torch.int64).unbind(1)

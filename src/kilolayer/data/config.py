@@ -1,4 +1,9 @@
-"""What to train on and how its images are varied: frozen values, with no torch behind them."""
+"""The description of a data set and of its augmentation, as frozen values. This module does not import torch.
+
+>>> from kilolayer.data import Data
+>>> Data("cifar10", validation=5_000)  # doctest: +ELLIPSIS
+Data(source='cifar10', folder=None, download=False, image_size=None, validation=5000, ...)
+"""
 
 from __future__ import annotations
 
@@ -10,21 +15,21 @@ from kilolayer.data.registry import DATASETS, names_text
 from kilolayer.errors import InputError
 
 Normalization = Literal["per_pixel_mean", "channel"]
-"""How pixels become the network's input, by figures taken from the training images only.
+"""How pixels become the network's input. Mean and scale are measured on the training images only.
 
-`per_pixel_mean` (P1, P2): subtract the mean image, then divide by *one* number, the standard deviation
-of what remains over all pixels. The papers name no divisor; this one keeps the input at unit variance
-and leaves the relation between pixels as the papers have it.
-`channel` (the code released with P2): subtract each channel's mean and divide by its standard deviation.
+`per_pixel_mean` (P1, P2): subtract the mean image, then divide by *one* number, the standard deviation of the
+difference over all pixels. The papers name no divisor. This one gives the input unit variance and keeps the
+relation between pixels.
+`channel` (the code released with P2): subtract the mean of each channel and divide by its standard deviation.
 """
 
 
 Appearance = Literal["shown", "stored"]
-"""Which pixels the pictures of folders and parquet stand for.
+"""How the pictures of folders and parquet files are read.
 
-`shown`: those that a viewer shows (see `kilolayer.data.pictures.rendering`).
-`stored`: those in the file, by Pillow's `convert`, without orientation, profile, transparency or depth, as
-torchvision and timm read them and as ImageNet's figures are made everywhere.
+`shown`: as a viewer shows them (see `kilolayer.data.pictures.rendering`).
+`stored`: as Pillow's `convert` gives the stored pixels, without orientation, profile, transparency or depth.
+torchvision and timm read pictures in this way, and published ImageNet figures are measured on them.
 """
 SELECTOR_FLAGS = {
     "train": "--train",
@@ -33,7 +38,7 @@ SELECTOR_FLAGS = {
     "image_column": "--image-column",
     "label_column": "--label-column",
 }
-"""The fields of `Data` that name something within the source, and their options."""
+"""The fields of `Data` that choose a split or a column within the source, and their options."""
 
 
 def _check_name(field: str, value: object) -> None:
@@ -48,24 +53,27 @@ def _check_integer(field: str, value: object, least: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on.
+    """A data set and how it is split.
 
-    source: `digits` (embedded), `cifar10`, `cifar100`, or a path: a CIFAR folder or archive, a folder with
-        one folder of images per class (optionally under `train/`, `val/`, `test/`), a parquet file, or a
-        folder of such. Without a test set of its own, a fifth of each class becomes the test set, drawn by
-        `split_seed`.
-    folder: where cifar10 and cifar100 lie or are downloaded to; None: $KILOLAYER_DATA or ~/.cache/kilolayer.
-    download: fetch a missing cifar10 or cifar100.
-    image_size: the side to resize to, in pixels (shorter side, then the centre). None: the native size where
-        all images are squares of one size, else 224.
-    validation: training images held out, drawn by `split_seed` without regard to class (P1: 5,000 of 50,000).
-    subset: train on only this many of the images left; a smaller subset is part of every larger one.
-    skip_damaged: leave out images of folders and parquet that cannot be used, instead of refusing them all.
-    appearance: which pixels the pictures of folders and parquet stand for, `shown` or `stored`.
-    train, test: the splits to train and to test on, by their names in the source, several joined by `+`.
-        None: those whose names say so (see `splits.WORDS`).
-    validation_split: the split that is the validation set; `validation` then holds out no training images.
-    image_column, label_column: the columns of parquet; None: those with a usual name.
+    source: a name of `kilolayer.data.registry.DATASETS`, or a path: a CIFAR folder or archive, a folder with
+        one folder of images for each class (optionally under `train/`, `val/`, `test/`), a parquet file, or a
+        folder of parquet files. Where the source has no test set, a fifth of each class becomes the test set.
+        `split_seed` draws it.
+    folder: the folder of downloaded data sets. None: $KILOLAYER_DATA, or ~/.cache/kilolayer.
+    download: fetch a named data set that is missing.
+    image_size: the side in pixels to resize to (the shorter side, then a centre crop). None: the images' own
+        size where all are squares of one size, and otherwise 224.
+    validation: the number of training images to hold out (P1: 5,000 of 50,000). `split_seed` draws them from
+        all classes together.
+    subset: train on only this many of the remaining images. A smaller subset is part of every larger one.
+    skip_damaged: leave out damaged images of folders and parquet files. Otherwise they are an error.
+    appearance: read the pictures of folders and parquet files as `shown` or as `stored` (`Appearance`).
+    train, test: the splits to train and to test on, by their names in the source; `+` joins several.
+        None: the splits whose names say so (see `splits.ROLE_WORDS`).
+    validation_split: the split to use as the validation set. `validation` must then be 0.
+    image_column, label_column: the columns of a parquet file. None: the columns with a usual name.
+
+    Raises `InputError` where a field has an impossible value.
     """
 
     source: str = "digits"
@@ -85,7 +93,7 @@ class Data:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source or "\0" in self.source:
-            raise InputError(f"data: {self.source!r} is no path and none of {names_text()}")
+            raise InputError(f"data: {self.source!r} is neither a path nor one of {names_text()}")
         if self.folder is not None and (not self.folder or "\0" in self.folder):
             raise InputError(f"folder: {self.folder!r} is not a path")
         _check_integer("validation", self.validation, 0, 10**9)
@@ -117,11 +125,11 @@ def _check_range(field: str, value: object, least: float, most: float) -> None:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A part of the picture, enlarged to its whole size (Szegedy et al. 2015).
+    """A random crop of the picture, enlarged to the size of the picture (Szegedy et al. 2015).
 
-    area: the part's share of the picture, drawn uniformly from this range.
-    ratio: its width over its height, drawn from this range, uniformly in its logarithm.
-    A side that would be longer than the picture's is the picture's.
+    area: the range of the crop's share of the picture; drawn uniformly.
+    ratio: the range of width over height; its logarithm is drawn uniformly.
+    A side of the crop is never longer than the picture's.
     """
 
     area: tuple[float, float] = (0.08, 1.0)
@@ -134,7 +142,7 @@ class ResizedCrop:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Factors of contrast, brightness and saturation, each drawn uniformly from 1 − field to 1 + field."""
+    """Random factors of contrast, brightness and saturation, each uniform in [1 − field, 1 + field]."""
 
     contrast: float = 0.4
     brightness: float = 0.4
@@ -149,13 +157,16 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images vary (P1, 4.2): zero-pad, crop at random, mirror every second one.
+    """The augmentation of training images (P1, section 4.2): zero-pad, crop at random, mirror every second.
 
-    pad: pixels of zeros on each side, after normalisation; the crop has the image's own size.
+    pad: the zeros on each side in pixels, added after normalisation. The crop has the size of the image.
     flip: mirror left and right with probability 1/2.
-    cutout: side of a square of zeros around a random centre; 0: none, as in the papers.
-    resized_crop, color_jitter: as photographs vary; None: not, as in the papers on CIFAR. Colour comes first,
-    before normalisation, then the resized crop, then the others.
+    cutout: the side in pixels of a square of zeros around a random centre; 0: none, as in the papers.
+    resized_crop, color_jitter: variation of photographs; None: none, as in the papers on CIFAR. Colour jitter
+        comes first, before normalisation, then the resized crop, then the others.
+
+    >>> Augmentation().pad, Augmentation().flip
+    (4, True)
     """
 
     pad: int = 4
@@ -173,10 +184,14 @@ NO_AUGMENTATION = Augmentation(pad=0, flip=False)
 PHOTO_AUGMENTATION = Augmentation(
     pad=0, resized_crop=ResizedCrop((0.6, 1.0)), color_jitter=ColorJitter(0.2, 0.2, 0.2)
 )
-"""For fine-tuning: milder than what is usual where a network learns from nothing."""
+"""For fine-tuning on photographs: milder than usual for a network that is trained from scratch."""
 
 
 def default_augmentation(data: Data) -> Augmentation:
-    """The augmentation of `DATASETS` for a named data set, and that of the papers for every other."""
+    """The augmentation in `DATASETS` for a named data set, and the papers' augmentation for any other.
+
+    >>> default_augmentation(Data("digits"))  # a mirrored digit is no digit
+    Augmentation(pad=1, flip=False, cutout=0, resized_crop=None, color_jitter=None)
+    """
     entry = DATASETS.get(data.source)
     return Augmentation(pad=entry.pad, flip=entry.flip) if entry else Augmentation()

@@ -1,4 +1,4 @@
-"""A whole data set read, and everything named that would spoil a training or its figures."""
+"""Reads a whole data set and names everything that would spoil a training or its figures (`check-data`)."""
 
 from __future__ import annotations
 
@@ -36,52 +36,52 @@ DEFECTS = {
     "damaged": "cannot be read",
     "empty": "empty",
     "too_large": "too large",
-    "no_file": "no file, but a folder, a pipe, or a link that leads nowhere or in a circle",
+    "no_file": "not a file, but a folder, a pipe, or a link that leads nowhere or in a circle",
     "label": "labels outside the classes",
-    "class": "classes without images in train or in test, or with names that are no text",
+    "class": "classes without images in train or in test, or with unprintable names",
     "few_classes": "fewer than 2 classes",
-    "beside": "cannot be read, and not used, since they lie beside the folders",
+    "beside": "unreadable, and not used because they lie beside the class folders",
     "train_and_test": "the same pixels in two of train, validation and test",
     "labels_differ": "the same pixels under different classes",
     "twice": "the same pixels more than once in one part",
     "name": "names with control characters, broken encodings or spaces at their ends",
 }
-"""What can be found. Training begins with the last five, and refuses the others."""
+"""Every kind of defect, in words. Training accepts the kinds in `TOLERATED` and refuses the others."""
 TOLERATED = ("beside", "train_and_test", "labels_differ", "twice", "name")
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One kind of what is wrong, and where, each place in words."""
+    """A kind of defect and its locations, in words."""
 
     kind: str
     places: tuple[str, ...]
 
     @property
     def refused(self) -> bool:
-        """Whether training refuses the data for it."""
+        """Whether training refuses the data because of it."""
         return self.kind not in TOLERATED
 
 
 @dataclass(frozen=True)
 class PictureTrait:
-    """What is done to show some pictures as their viewer does (see `LOOKS`), and where they are."""
+    """A conversion that shows pictures as their viewer does (see `TRAITS`), and their locations."""
 
     kind: str
     places: tuple[str, ...]
 
     @property
     def words(self) -> str:
-        """As `3 pictures are transparent: shown over white`."""
+        """A sentence, as `3 pictures are transparent: shown over white`."""
         count = len(self.places)
         return trait_sentence(self.kind, f"{count:,} {'picture' if count == 1 else 'pictures'}", count)
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """A data set that was read whole. `images`: how many there are in each part; `looks` are no faults.
+    """What was found in a data set. `images`: the number in each part. `looks` are conversions, not defects.
 
-    origin: which files or folders are used as what, what is not used and why, a line each.
+    origin: which files or folders are used for which part, and which are not used and why, one line each.
     """
 
     images: dict[str, int]
@@ -92,11 +92,11 @@ class DataReport:
 
 
 Defects = Iterator[tuple[str, str]]
-"""Kinds and places."""
+"""Pairs of a kind and a location."""
 
 
 def find_defects(data: Data) -> DataReport:
-    """Reads all of a data set and names everything that would spoil a training or its figures.
+    """Reads a whole data set and reports its defects.
 
     Raises `InputError` only where there is no such data set.
 
@@ -115,7 +115,7 @@ def _data_report(sets: list[PixelDigests], classes: int, entries: list[tuple[str
         for kind in (*DEFECTS, *TRAITS)
     }
     if len(by_kind["grey"]) == sum(name is not None for part in sets for name in part.digests):
-        del by_kind["grey"]  # all of them
+        del by_kind["grey"]  # Grey is worth a line only among colour pictures.
     return DataReport(
         {part.name: len(part.labels) for part in sets},
         classes,
@@ -139,7 +139,7 @@ def _classes_missing(sets: list[PixelDigests]) -> Defects:
 def _inspected_part(
     name: str, pictures: EncodedPictures, classes: tuple[str, ...], entries: list[tuple[str, str]]
 ) -> PixelDigests:
-    """A part whose pictures are decoded; what is wrong with them, and their looks, are added to `found`."""
+    """A part with all its pictures decoded; their defects and traits are added to `entries`."""
     results = inspect_pictures(pictures, f"reading the {name} images")
     for i, result in enumerate(results):
         if isinstance(result, Unreadable):
@@ -155,7 +155,7 @@ def _inspected_part(
 def _check_files(layout: SourceLayout, data: Data) -> DataReport:
     entries: list[tuple[str, str]] = []
     assigned = assign_splits(layout, data)
-    if assigned.available_validation:  # as `kilolayer train` does where nothing else is asked for
+    if assigned.available_validation:  # as `kilolayer train` does by default
         assigned = assign_splits(layout, replace(data, validation_split=assigned.available_validation))
     lots = {part: list(_readable_lots(splits, entries)) for part, splits in assigned.parts().items()}
     all_lots = [lot for part_lots in lots.values() for lot in part_lots]
@@ -177,7 +177,7 @@ def _check_files(layout: SourceLayout, data: Data) -> DataReport:
 
 
 def _unused_defects(paths: Sequence[Path]) -> Defects:
-    """Those of the pictures which are not used that could not be read either."""
+    """The unreadable pictures among those that are not used."""
     pictures = EncodedPictures(np.zeros(len(paths), np.int64), paths.__getitem__, lambda i: quote(paths[i]))
     for i, result in enumerate(
         inspect_pictures(pictures, "reading the images beside the folders") if paths else ()
@@ -187,7 +187,7 @@ def _unused_defects(paths: Sequence[Path]) -> Defects:
 
 
 def _readable_lots(splits: Sequence[Split], entries: list[tuple[str, str]]) -> Iterator[NamedPictures]:
-    """What can be read of these splits; the rest is added to `found`."""
+    """The readable pictures of these splits; defects are added to `entries`."""
     for split in splits:
         entries += [("no_file", location) for location in (*split.non_files, *split.broken_links)]
         entries += [("class", f"{location} is empty") for location in split.empty_folders]
@@ -231,7 +231,7 @@ def _check_arrays(sets: dict[str, Images], entries: list[tuple[str, str]], class
 
 @contextmanager
 def _collect_errors(entries: list[tuple[str, str]], kind: str = "damaged") -> Iterator[None]:
-    """What is wrong with a file within is one of the findings, and ends nothing else."""
+    """Adds an error raised within to `entries`, and goes on behind the block."""
     try:
         yield
     except KilolayerError as error:
@@ -243,10 +243,7 @@ Member = tuple["PixelDigests", int]
 
 @dataclass(frozen=True)
 class PixelDigests:
-    """The training or the test images: of each the number of its class and the name of its pixels.
-
-    An unreadable one has None for a name.
-    """
+    """The labels and pixel digests of one part; the digest of an unreadable picture is None."""
 
     name: str
     labels: tuple[int, ...]
@@ -256,7 +253,7 @@ class PixelDigests:
 
 
 def find_duplicates(parts: Sequence[PixelDigests]) -> Iterator[tuple[str, str]]:
-    """For every picture that is there more than once: what is wrong with that, and where it stands."""
+    """For every picture that occurs more than once: the kind of defect, and its locations."""
     for members in _groups(parts):
         places = listing([part.locate(i) for part, i in members], 5)
         names = {part.name for part, _ in members}

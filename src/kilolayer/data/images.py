@@ -1,4 +1,4 @@
-"""Images in memory, and the three parts of a data set, of which the test part is read last."""
+"""Images in memory, and data sets before and after they are read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ Locator = Callable[[str, int], str]
 
 
 def image_location(part: str, i: int) -> str:
-    """The place of an image that has no file of its own."""
+    """The location of an image that has no file of its own, as `train image 7`."""
     return f"{part} image {i}"
 
 
 @dataclass(frozen=True)
 class Images:
-    """N images of one size with their labels: `pixels` uint8 (N, C, H, W), `labels` int64 (N,)."""
+    """N images of one size with their labels: `pixels` uint8 (N, C, H, W), `labels` int64 (N,).
+
+    An index or a slice gives `Images` again.
+
+    >>> import torch
+    >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))
+    >>> len(images[1:3]), images[1:3].labels.tolist()
+    (2, [1, 2])
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -37,7 +45,7 @@ class Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def fingerprint(self) -> str:
-        """SHA-256 of shape, pixels and labels: whether a resumed run sees the data it began with."""
+        """SHA-256 of shape, pixels and labels. A resumed run compares it with that of its first start."""
         digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
         for tensor in (self.pixels, self.labels):
             digest.update(tensor.cpu().contiguous().numpy().data)
@@ -46,12 +54,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set. `name` is how figures name it; `test` is read when first asked for, and not before.
+    """A data set in memory: training, validation and test images. The test images are read on first use.
 
-    `skipped`: the damaged images that were left out, where that was asked for, and why each.
-    `looks`: what was done so that the pictures look as their viewer shows them, a sentence for each kind.
-    `origin`: which files or folders are used as what, what is not used and why, a line each.
-    `where`: the place of an image, in words, by the name of its part and its number there.
+    name: the name in figures and tables. classes: the class names, in the order of the labels.
+    skipped: the damaged images that were left out, with reasons (`Data.skip_damaged`).
+    looks: how pictures were converted for viewing, one sentence for each kind of conversion.
+    origin: which files or folders are used for which part, and which are not used and why, one line each.
+    locate: the location of an image in words, by the name of its part and its index there.
     """
 
     name: str
@@ -78,17 +87,19 @@ class Splits:
 
     @property
     def image_size(self) -> int:
-        """The side of the (square) images in pixels."""
+        """The side of the square images in pixels."""
         return self.train.pixels.shape[-1]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set not yet read: `read_train` takes the positions of the training images that are wanted.
+    """A data set that is open but not yet in memory.
 
-    `looks` says what was done to the pictures, of the training images to those that have been read.
-    read_validation: the validation split that `Data.validation_split` names; offered: the one that it could
-    name. skipped, origin: as in `Splits`; where: as there, of all training images.
+    count: the number of training images. read_train reads the training images at the given indices.
+    read_validation: reads the validation split that `Data.validation_split` names; None without one.
+    available_validation: the name of a validation split that the source has and `Data` does not use.
+    looks: the conversions of the pictures that have been read so far, one sentence for each kind.
+    name, classes, skipped, origin, locate: as in `Splits`.
     """
 
     name: str
@@ -106,10 +117,9 @@ class Source:
 
 @dataclass(frozen=True)
 class StoredDataset:
-    """A data set with a training file and a test file, which a reader of `DATASETS` returns.
+    """What the reader of a named data set returns: three functions that read its files when called.
 
-    name: its name in `DATASETS`. Each function reads its part when it is called, and raises `InputError` where
-    the files are damaged.
+    name: the key in `DATASETS`. Each function raises `InputError` where its files are damaged.
     """
 
     name: str

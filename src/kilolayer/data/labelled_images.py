@@ -1,4 +1,4 @@
-"""The labelled pictures of a source whatever its splits: for measuring a trained network on new pictures."""
+"""All labelled images of a source, whatever its splits, for evaluating a trained network on new images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from kilolayer.system.message_text import listing, quantity
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """N labelled pictures in memory.
+    """N labelled images in memory.
 
-    name: how figures name the source; classes: by label; images: pixels uint8 (N, C, H, W), labels (N,).
-    origin: which files or folders the pictures came from and which were not used, in words, one per line.
-    where: the place of picture i, in words.
+    name: the name in figures. classes: the class names, by label. images: pixels uint8 (N, C, H, W), labels
+        (N,).
+    origin: the files or folders that the images came from, and those not used, one line each.
+    locate: the location of image i in words.
     """
 
     name: str
@@ -42,10 +43,16 @@ class LabelledImages:
 
 
 def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> LabelledImages:
-    """The labelled pictures of a source: all of them, or one split (`train`, `validation`, `test`).
+    """The labelled images of a source: all of them, or one split (`train`, `validation`, `test`).
 
-    Training and test need not have the same classes, and one class is enough. Pictures are read as grey or
-    as colour where `grey` says so, otherwise as they are. Raises InputError.
+    Training and test sets need not have the same classes, and one class is enough. grey: read the images as
+    grey or as colour; None: as they are.
+
+    Raises `InputError` where the source has no such split, or has no labelled images.
+
+    >>> from kilolayer.data import Data, load_labelled
+    >>> len(load_labelled(Data("digits"))), len(load_labelled(Data("digits"), "test"))
+    (1797, 360)
     """
     stored = stored_dataset(data)
     if stored is not None:
@@ -65,7 +72,7 @@ def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> La
 
 
 def convert_channels(labelled: LabelledImages, grey: bool | None) -> LabelledImages:
-    """The same pictures as grey (by Pillow's weights of red, green and blue) or as colour."""
+    """The same images as grey (with Pillow's weights of red, green and blue) or as colour."""
     native = labelled.images.pixels.shape[1] == 1
     if grey is None or grey == native:
         return labelled
@@ -75,7 +82,7 @@ def convert_channels(labelled: LabelledImages, grey: bool | None) -> LabelledIma
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """RGB to luma (ITU-R 601-2) in the fixed-point arithmetic of Pillow's "L"."""
+    """RGB to luma (ITU-R BT.601) in the fixed-point arithmetic of Pillow's mode L."""
     red, green, blue = pixels.to(torch.int32).unbind(1)
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[:, None]
 
@@ -106,7 +113,7 @@ def _stored_images(source: Source, part: str) -> LabelledImages:
 def _pictures_in_files(
     data: Data, part: str
 ) -> tuple[str, tuple[str, ...], EncodedPictures, tuple[str, ...]]:
-    """Name, classes, pictures and origin of what folders or parquet files hold."""
+    """The name, the classes, the pictures and their origin in folders or parquet files."""
     is_all = part == "all"
     # A named part is looked for among all folders, as a training split would be.
     source = source_layout(data if is_all or data.train else replace(data, train=part))

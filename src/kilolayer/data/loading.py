@@ -32,12 +32,12 @@ from kilolayer.system.message_text import quote
 
 
 def load(data: Data, source: Source | None = None) -> Splits:
-    """Reads a data set into memory: the training images now, the test images when they are first asked for.
+    """Reads a data set into memory: the training images now, the test images when they are first used.
 
-    source: the data set that `open_source(data)` has opened already; None: it is opened here.
+    source: the data set that `open_source(data)` has opened already; None: opens it.
 
-    Raises `InputError` where the description, the files or their size do not fit. Damage in the test images is
-    found here too, before the training begins.
+    Raises `InputError` where the description, the files or their size do not fit. Damage in the test images
+    raises here too, before the training begins.
 
     >>> from kilolayer.data import Data, load
     >>> digits = load(Data("digits", validation=100))
@@ -70,7 +70,14 @@ def load(data: Data, source: Source | None = None) -> Splits:
 
 
 def split_indices(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of `count` training images are trained on and which are held out, each in rising order."""
+    """The indices of the images to train on and of those held out, both ascending.
+
+    count: the number of training images. Raises `InputError` where too few are left.
+
+    >>> train, held_out = split_indices(10, Data(validation=2))
+    >>> len(train), len(held_out)
+    (8, 2)
+    """
     limit = count - data.validation
     if limit < 1:
         raise InputError(f"validation: {data.validation:,} of {count:,} images leave none to train on")
@@ -82,12 +89,12 @@ def split_indices(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np
 
 
 def open_source(data: Data, format: PixelFormat | None = None) -> Source:
-    """Opens a data set: its files are found and checked, and the training images are not yet decoded.
+    """Opens a data set: finds and checks its files, but does not decode the training images.
 
-    format: the size and channels of the images, where they are known, as for a trained network. The training
-    images then stay unread. None: they follow from the headers of all images.
+    format: the size and channels of the images where they are known, as for a trained network; the training
+        images then stay unread. None: the format follows from the headers of all images.
 
-    Raises `InputError` where there is no such data set, or it is damaged.
+    Raises `InputError` where there is no such data set, or where it is damaged.
     """
     stored = stored_dataset(data)
     if stored is not None:
@@ -97,9 +104,9 @@ def open_source(data: Data, format: PixelFormat | None = None) -> Source:
 
 
 def open_with_validation(data: Data) -> tuple[Data, Source]:
-    """Opens a data set of which nothing says what to hold out, and returns the description completed.
+    """Opens a data set whose description does not say what to hold out, and completes the description.
 
-    The validation set is the data set's own beside a test set, and otherwise a tenth of the training images.
+    The validation set is the source's own beside a test set, and otherwise a tenth of the training images.
 
     >>> data, source = open_with_validation(Data("digits"))
     >>> data.validation, source.count
@@ -119,9 +126,10 @@ def open_with_validation(data: Data) -> tuple[Data, Source]:
 
 
 def stored_dataset(data: Data) -> StoredDataset | None:
-    """The data set of `DATASETS` that a description means; None for pictures in files.
+    """The named data set that a description means, by its name or its path; None for pictures in files.
 
-    Raises `InputError` where nothing is there, or where the description chooses a split or a column.
+    Raises `InputError` where the path does not exist, or where the description chooses a split or a column of
+    a named data set.
     """
     if data.source not in DATASETS:
         _check_exists(data.source)
@@ -145,9 +153,9 @@ def _check_exists(source: str) -> None:
 
 
 def stored_source(stored: StoredDataset, image_size: int | None) -> Source:
-    """The data set with every image resized to `image_size`, where one is given (bilinear, antialiased).
+    """The named data set with every image resized to `image_size`, where one is given (bilinear).
 
-    The test images are read once here: nothing else tells whether their file is whole.
+    The test images are read once here: only reading shows that their file is complete.
     """
     entry = DATASETS[stored.name]
     train = stored.read_train()
@@ -168,14 +176,14 @@ def stored_source(stored: StoredDataset, image_size: int | None) -> Source:
 
 
 def source_layout(data: Data) -> SourceLayout:
-    """The splits of a folder of images, or of parquet. Raises `InputError`."""
+    """The splits of a folder of images or of parquet files. Raises `InputError`."""
     path = Path(expand_home(data.source))
     if os.path.isfile(path) and is_parquet(path):
         return parquet_layout(path, [path], data)
     if not os.path.isdir(path):
         unpack = "; unpack it first" if path.suffix.casefold() in ARCHIVES else ""
         raise InputError(
-            f"data: {quote(path)} is no parquet file, no CIFAR archive (.tar.gz), no folder{unpack}"
+            f"data: {quote(path)} is neither a parquet file, a CIFAR archive (.tar.gz) nor a folder{unpack}"
         )
     scanned = scan_folder(path)
     tables = parquet_files(scanned)
@@ -194,11 +202,11 @@ def source_layout(data: Data) -> SourceLayout:
 
 
 def _refuse_pool(card: Path, layout: SourceLayout, tables: Sequence[Path]) -> None:
-    """Raises `InputError` where a card declares splits, and several files are one pool by their names."""
+    """Raises `InputError` where a dataset card declares splits that the file names do not show."""
     if len(tables) > 1 and len(layout.splits) == 1 and not layout.splits[0].roles:
         raise InputError(
-            f"{quote(card)} declares splits by file (data_files), which is not read, and the names of "
-            "the files do not tell them; rename them, as train-0.parquet and test-0.parquet, or pool them: "
+            f"{quote(card)} declares splits by file (data_files), which we do not read, and the file names "
+            "do not tell the splits; rename the files, as train-0.parquet and test-0.parquet, or pool them: "
             f"--train {shlex.quote(layout.splits[0].name)}"
         )
 

@@ -1,4 +1,4 @@
-"""Whether a data set fits into memory, asked before it is read."""
+"""Checks that a data set fits into memory before it is read."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def available_memory() -> int | None:
-    """Bytes this process may still take, as far as the system tells; None where it does not."""
+    """The bytes that this process may still allocate; None where the system does not say."""
     limits = [amount for amount in (_available_ram(), _cgroup_limit()) if amount is not None]
     return min(limits, default=None)
 
 
 def require_memory(needed: int, content: str) -> None:
-    """Raises InputError where `needed` bytes are more than half of the memory that is available."""
+    """Raises `InputError` where `needed` bytes exceed half of the available memory."""
     available = available_memory()
     if available is not None and needed > available // 2:
         raise InputError(
-            f"data: {content} need {gigabytes(needed)} in memory, more than half of the {gigabytes(available)} "
-            "available; choose a smaller --image-size or a --subset"
+            f"data: {content} need {gigabytes(needed)} in memory, more than half of the "
+            f"{gigabytes(available)} available; choose a smaller --image-size or a --subset"
         )
 
 
