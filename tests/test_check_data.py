@@ -201,7 +201,7 @@ def test_the_command_and_its_status(photos: Path, capsys: pytest.CaptureFixture[
         (photos / f"train/ant/bad{i:02}.png").write_bytes(b"x")
     assert main(["check-data", str(photos)]) == 1
     shown = capsys.readouterr().out
-    assert "12: cannot be read; training refuses them" in shown
+    assert "12: cannot be read; training rejects them" in shown
     assert "bad09.png" in shown
     assert "bad10.png" not in shown
     assert main(["check-data", str(photos), "--json"]) == 1
@@ -230,7 +230,7 @@ def test_training_refuses_damaged_data_or_counts_them(
 
 def test_what_is_no_file_can_be_skipped_too(photos: Path) -> None:
     (photos / "train/ant/loop").symlink_to(photos / "train/ant/loop")
-    with pytest.raises(InputError, match="no files"):
+    with pytest.raises(InputError, match="not files"):
         load(Data(str(photos)))
     splits = load(Data(str(photos), skip_damaged=True))
     assert (len(splits.train), len(splits.skipped)) == (12, 1)
@@ -247,6 +247,6 @@ def test_a_class_of_which_nothing_is_left(photos: Path) -> None:
 def test_a_class_that_no_report_could_name(name: str, photos: Path) -> None:
     for part in ("train", "test"):
         (photos / part / "ant").rename(photos / part / name)
-    with pytest.raises(InputError, match="1 class names are no text"):
+    with pytest.raises(InputError, match="1 class names are unprintable"):
         load(Data(str(photos)))
     assert len(kinds(find_defects(Data(str(photos))))["class"]) == 2

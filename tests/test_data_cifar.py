@@ -180,7 +180,7 @@ def test_label_outside_the_classes(tmp_path):
     raw = bytearray(files_of(TEN)[TEN.train[0]])
     raw[3073 * 7] = 10
     as_folder(TEN, tmp_path, **{TEN.train[0]: bytes(raw)})
-    assert "image 7 has label 10" in fails("allowed are 0 to 9", source="cifar10", folder=str(tmp_path))
+    assert "image 7 has label 10" in fails("allowed: 0 to 9", source="cifar10", folder=str(tmp_path))
 
 
 def test_damaged_archives(tmp_path):
@@ -319,4 +319,4 @@ def test_bombs_are_capped(tmp_path, monkeypatch):
 
     as_archive(TEN, tmp_path / TEN.archive)
     monkeypatch.setattr(archive, "MOST_BYTES", 100_000)
-    fails("no CIFAR", source="cifar10", folder=str(tmp_path))
+    fails("not CIFAR", source="cifar10", folder=str(tmp_path))

@@ -62,7 +62,7 @@ def refused(root: Path) -> str:
         ({"names": NAMES}, {}, "only numbers"),
         ({}, {"names": NAMES}, "only numbers"),
         ({}, {"values": ["cat", "dog"] * 3}, "only numbers"),
-        ({"names": ("cat", "cat")}, {"names": NAMES}, "twice"),
+        ({"names": ("cat", "cat")}, {"names": NAMES}, "duplicated"),
         ({"names": NAMES}, {"names": ("Cat", "dog")}, "differ only in case"),
         ({"names": NAMES}, {"names": ("cat ", "dog")}, "differ only in case or in blanks"),
         ({"names": ("Cat", "cat")}, {"names": ("Cat", "cat")}, "differ only in case"),

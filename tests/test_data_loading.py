@@ -87,7 +87,7 @@ def test_odd_paths(source):
 def test_neither_kind_of_file(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("hello")
-    fails("no parquet file", source=str(path))
+    fails("neither a parquet file", source=str(path))
 
 
 def test_too_large_for_memory(monkeypatch, tmp_path):

@@ -184,7 +184,7 @@ def test_entries_that_are_no_files(tmp_path):
 def test_empty_class(tmp_path):
     image_folder(tmp_path)
     (tmp_path / "train" / "cat").mkdir()
-    assert "train/cat" in fails("hold no image", tmp_path)
+    assert "train/cat" in fails("are empty", tmp_path)
 
 
 @pytest.mark.parametrize(("part", "where"), [("test", "training"), ("train", "test")])

@@ -48,7 +48,7 @@ class TestFoldersInFolders:
     ) -> None:
         folders(tmp_path, *(f"{above}{one}/{each}" for one in outer for each in inner), images=2)
         message = refused(tmp_path)
-        assert "cannot be told whether the outer or the inner folders are the classes" in message
+        assert "the outer or the inner folders could be the classes" in message
         assert f"--data D/{above}" in message
 
     def test_one_folder_alike_is_a_class_further_in(self, tmp_path: Path) -> None:
@@ -58,14 +58,14 @@ class TestFoldersInFolders:
     @pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "unsup", "unlabeled2017"])
     def test_pictures_without_labels_are_no_class(self, name: str, tmp_path: Path) -> None:
         folders(tmp_path, *CLASSES, name)
-        assert "pictures without labels" in refused(tmp_path)
+        assert "unlabelled pictures" in refused(tmp_path)
 
     @pytest.mark.parametrize(("first", "second"), [("ant", "cow"), ("train", "test")])
     def test_a_link_makes_no_second_folder(self, first: str, second: str, tmp_path: Path) -> None:
         places = [f"{first}/ant", f"{first}/bee"] if first == "train" else CLASSES
         folders(tmp_path, *places)
         (tmp_path / second).symlink_to(first)
-        assert "one and the same" in refused(tmp_path)
+        assert "identical" in refused(tmp_path)
 
 
 class TestLists:
@@ -195,7 +195,7 @@ class TestFiles:
     def test_a_link_to_the_training_file(self, tmp_path: Path) -> None:
         table(tmp_path / "train.parquet", [0, 1] * 5)
         (tmp_path / "test.parquet").symlink_to("train.parquet")
-        assert "one and the same" in refused(tmp_path)
+        assert "identical" in refused(tmp_path)
 
     def test_a_held_out_file_that_is_trained_on_is_said(self, tmp_path: Path) -> None:
         path = table(tmp_path / "test-00000-of-00001.parquet", [0, 1] * 5)

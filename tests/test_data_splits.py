@@ -252,7 +252,7 @@ def test_files_that_are_not_here_are_named(tmp_path: Path) -> None:
     said = "\n".join(load(Data(str(tmp_path))).origin)
     assert "files of train: 1 of 3 are here" in said
     assert "files of test" not in said
-    assert "passed over, no pictures: 1 ('.md' 1)" in said
+    assert "ignored, not pictures: 1 ('.md' 1)" in said
     (tmp_path / "train-00001-of-00003.parquet").write_text("version https://git-lfs\n")
     assert "git lfs pull" in refused(tmp_path)
 
@@ -300,7 +300,7 @@ class TestFolders:
 
     def test_splits_by_other_names(self, tmp_path: Path) -> None:
         folders(tmp_path, "photo/ant", "photo/bee", "sketch/ant", "sketch/bee")
-        assert "cannot be told whether" in refused(tmp_path)
+        assert "could be the classes" in refused(tmp_path)
         splits = load(Data(str(tmp_path), train="photo", test="sketch"))
         assert (splits.classes, len(splits.train), len(splits.test)) == (("ant", "bee"), 8, 8)
 
@@ -336,7 +336,7 @@ class TestFolders:
         splits = load(Data(str(tmp_path)))
         assert len(splits.train) + len(splits.test) == 8
         said = "\n".join(splits.origin)
-        assert "no pictures: 3 ('.txt' 1, '.json' 1, '.csv' 1)" in said
+        assert "not pictures: 3 ('.txt' 1, '.json' 1, '.csv' 1)" in said
         assert "left behind by systems: 6" in said
         assert not find_defects(Data(str(tmp_path))).findings
 
@@ -374,13 +374,13 @@ class TestFolders:
         if is_image:
             assert "1 of 9 images are unusable" in refused(tmp_path)
         else:
-            assert "passed over, no pictures: 1" in load(Data(str(tmp_path))).origin[-1]
+            assert "ignored, not pictures: 1" in load(Data(str(tmp_path))).origin[-1]
 
     def test_empty_class_folders_are_no_empty_split(self, tmp_path: Path) -> None:
         images(tmp_path, "train", train=True)
         for name in ("ant", "bee"):
             (tmp_path / "test" / name).mkdir(parents=True)
-        assert "2 class folders hold no image" in refused(tmp_path)
+        assert "2 class folders are empty" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("write", [parquet, images])

@@ -1,4 +1,4 @@
-"""From the colours that a picture's ICC profile or gamma describes to sRGB, which screens take."""
+"""Converts the colours of a picture to sRGB, from its ICC profile or its gamma."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageCms
 
-MOST_BYTES = 4_000_000  # those of printing presses have up to 3 million
-GAMMA_TOLERANCE = 0.05  # as programs take a gamma for sRGB's
-ROUNDING = 1  # of 255: two profiles of sRGB differ by no more
+MOST_BYTES = 4_000_000  # profiles of printing presses have up to 3 million
+GAMMA_TOLERANCE = 0.05  # the tolerance within which programs take a gamma for sRGB's
+ROUNDING = 1  # of 255; two profiles of sRGB differ by at most this
 
 
 class UnusableProfile(ValueError):
-    """A profile that is damaged, or one for other channels than the picture's."""
+    """A profile that is damaged, or is for other channels than the picture's."""
 
 
 Conversion = Callable[[Image.Image], Image.Image]
 
 
 def to_srgb(image: Image.Image, base: str) -> Conversion | None:
-    """What takes the channels of `image`, `base` ("L", "RGB", "CMYK", "LAB"), to sRGB; None: they are sRGB.
+    """The conversion of the channels of `image` ("L", "RGB", "CMYK", "LAB") to sRGB; None where they are
+    sRGB.
 
-    Raises `Misfit`.
+    Raises `UnusableProfile`.
     """
     profile = image.info.get("icc_profile")
     if base == "LAB":
@@ -38,7 +39,7 @@ def to_srgb(image: Image.Image, base: str) -> Conversion | None:
 
 
 def _from_gamma(image: Image.Image) -> Conversion | None:
-    """By a PNG's `gAMA`; None where there is none, or nearly sRGB's 1/2.2."""
+    """The conversion for a PNG's `gAMA`; None without one, or where it is nearly sRGB's 1/2.2."""
     gamma = image.info.get("gamma")
     if not gamma or "srgb" in image.info or abs(2.2 * gamma - 1) < GAMMA_TOLERANCE:
         return None
@@ -53,7 +54,7 @@ def _transform(profile: bytes, base: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         srgb = ImageCms.createProfile("sRGB")
-        # Otherwise a curve of grey becomes 33 straight pieces, too few for the dark ones.
+        # Otherwise a curve of grey becomes 33 straight pieces, too few in the dark.
         flags = ImageCms.Flags.NOOPTIMIZE if base == "L" else ImageCms.Flags.NONE
         transform = ImageCms.buildTransform(source, srgb, base, "RGB", flags=flags)
         return None if _is_srgb(transform, base) else transform
@@ -69,7 +70,7 @@ def _from_lab() -> ImageCms.ImageCmsTransform:
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, base: str) -> bool:
-    """Whether every colour of a grid stays what it is."""
+    """Whether the transform leaves every colour of a grid unchanged."""
     if base == "CMYK":
         return False
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)

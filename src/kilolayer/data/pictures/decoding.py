@@ -1,6 +1,7 @@
-"""Encoded pictures (JPEG, PNG …) from files or tables: checked first, then decoded once into memory.
+"""Decodes pictures (JPEG, PNG …) from files or tables into memory.
 
-What is wrong with any of them, in the test set too, is said before the training begins (`inspecting`).
+`kilolayer.data.pictures.inspection` checks them first, those of the test set too, so that errors come before
+the training.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ from kilolayer.errors import InputError
 from kilolayer.system.message_text import error_text, listing
 from kilolayer.system.progress_line import track
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # none that Pillow hands to another program
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""The formats that Pillow decodes itself. It passes others (EPS) to another program."""
 STORED_GREY = ("1", "L", "I;16", "I;16B", "I;16L")
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 MOST_PIXELS = 50_000_000
 LARGE = 10_000_000
-_ONE_LARGE = Lock()  # so many threads, each with a picture of 50 million pixels, would fill the memory
+_ONE_LARGE = Lock()  # a picture of 50 million pixels in every thread would exhaust the memory
 CHUNK = 64
 T = TypeVar("T")
 
@@ -50,9 +52,9 @@ UnreadableKind = Literal["damaged", "empty", "too_large"]
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """N encoded pictures: int64 labels (N,), the i-th one's file or bytes, and where that is, in words.
+    """N encoded pictures, with labels int64 (N,).
 
-    appearance: which pixels they stand for (see `Data`).
+    encoded: the file or the bytes of picture i. locate: its location in words. appearance: see `Data`.
     """
 
     labels: NDArray[np.int64]
@@ -64,6 +66,7 @@ class EncodedPictures:
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64]) -> EncodedPictures:
+        """The pictures at these indices."""
         chosen = index.tolist()
         return replace(
             self,
@@ -75,7 +78,10 @@ class EncodedPictures:
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture's first bytes say. `size` is as stored: what is square stays so when it is turned."""
+    """The format, the size and the channels of a picture, from its first bytes.
+
+    size: as stored. A square stays a square when it is turned.
+    """
 
     format: str
     size: tuple[int, int]
@@ -83,7 +89,7 @@ class Header:
 
     @classmethod
     def of(cls, image: Image.Image, appearance: Appearance) -> Header:
-        """Raises `Refused` for a picture that cannot be shown."""
+        """The header of an opened picture. Raises `UnusablePicture` where it cannot be shown."""
         if appearance == "shown":
             check_displayable(image)
         grey = is_grey(image) if appearance == "shown" else image.mode in STORED_GREY
@@ -92,7 +98,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that cannot be used, and why."""
+    """A picture that cannot be used, with the reason and its kind."""
 
     reason: str
     kind: UnreadableKind = "damaged"
@@ -100,7 +106,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """What every decoded picture looks like: `side` pixels square, grey or RGB."""
+    """The format of decoded pictures: squares of `side` pixels, grey or RGB."""
 
     side: int
     grey: bool
@@ -117,9 +123,11 @@ def decode(
     advice: str = "",
     traits: TraitCounts | None = None,
 ) -> Images:
-    """All pictures as uint8 (N, C, side, side): the centred square, resized. Raises InputError.
+    """Decodes all pictures to uint8 (N, C, side, side): the centre square, resized.
 
-    looks: what there is to say of these pictures is added to it.
+    title: the title of the progress line. advice: ends the error message. traits: collects the traits of the
+        pictures.
+    Raises `InputError` that names the unusable pictures.
     """
     images, outcomes = decode_readable(pictures, format, title, traits)
     refuse_unusable([pictures], [outcomes], advice)
@@ -129,9 +137,9 @@ def decode(
 def decode_readable(
     pictures: EncodedPictures, format: PixelFormat, title: str, traits: TraitCounts | None = None
 ) -> tuple[Images, list[Unreadable | None]]:
-    """As `decode`, with an `Unreadable` for each picture that cannot be read; its pixels mean nothing.
+    """As `decode`, but gives an `Unreadable` for each picture that cannot be read; its pixels are undefined.
 
-    what: the title of the progress bar; "" for none.
+    title: the title of the progress line; "" for none.
     """
     pixels = np.empty((len(pictures), format.side, format.side, format.channels), np.uint8)
 
@@ -164,7 +172,7 @@ def _center_square(
 def pixels_in_mode(
     image: Image.Image, mode: str, appearance: Appearance, side: int | None = None
 ) -> tuple[Image.Image, frozenset[str]]:
-    """An opened picture in `mode` and its looks, as `shown` gives them, or its stored pixels."""
+    """An opened picture in `mode`, as displayed or as stored, and its traits."""
     if appearance == "shown":
         return displayed_pixels(image, mode, side)
     if side is not None:
@@ -173,7 +181,7 @@ def pixels_in_mode(
 
 
 def _has_end_mark(raw: Path | bytes, format: str | None) -> bool:
-    """Whether the mark that ends this format stands near the end."""
+    """Whether the mark that ends a file of this format stands near the end."""
     mark = ENDS.get(format or "", b"")
     if isinstance(raw, bytes):
         return mark in raw[-4096:]
@@ -222,14 +230,14 @@ def _large_picture_lock(image: Image.Image) -> AbstractContextManager[object]:
 def map_pictures(
     pictures: EncodedPictures, function: Callable[[Image.Image, int], T], title: str
 ) -> list[T | Unreadable]:
-    """Applies `use` to every opened picture, in threads."""
+    """Applies `function` to every opened picture, in threads. A picture that fails gives an `Unreadable`."""
 
     def apply(i: int) -> T | Unreadable:
         try:
             return _use_picture(pictures, i, function)
         except UnusablePicture as unusable:
             return Unreadable(*unusable.args)
-        except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+        except Exception as error:  # Pillow's decoders raise almost any exception on damaged files
             return Unreadable(error_text(error, 60))
 
     def apply_chunk(start: int) -> tuple[int, list[T | Unreadable]]:
@@ -243,7 +251,7 @@ def map_pictures(
 
 @contextmanager
 def _silence_pillow() -> Iterator[None]:
-    """Pillow warns of sizes and logs damaged metadata: refused above, or harmless."""
+    """Silences Pillow's warnings of large sizes (we refuse them) and of damaged metadata (harmless)."""
     logger = logging.getLogger("PIL")
     level = logger.level
     with warnings.catch_warnings():
@@ -258,7 +266,7 @@ def _silence_pillow() -> Iterator[None]:
 def refuse_unusable(
     parts: Sequence[EncodedPictures], results: Sequence[Sequence[object]], advice: str = ""
 ) -> None:
-    """Raises `InputError` naming the first of those pictures, in all parts together, that cannot be used."""
+    """Raises `InputError` that names the first unusable pictures of all parts, and their number."""
     reasons = [
         text
         for part, part_results in zip(parts, results, strict=True)
@@ -272,7 +280,7 @@ def refuse_unusable(
 
 
 def unusable_pictures(pictures: EncodedPictures, results: Sequence[object]) -> list[str]:
-    """Where those pictures are that cannot be used, and why."""
+    """The locations of unusable pictures, with reasons."""
     return [
         f"{pictures.locate(i)} ({result.reason})"
         for i, result in enumerate(results)

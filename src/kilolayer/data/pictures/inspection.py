@@ -1,4 +1,4 @@
-"""Looking at pictures before they are needed: headers only, or every pixel decoded once and forgotten."""
+"""Checks pictures before they are used: their headers only, or all their pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kilolayer.data.pictures.decoding import (
 
 @dataclass(frozen=True)
 class InspectedPicture:
-    """A readable picture. `digest`, of its pixels, and `looks` are empty where only the header was read."""
+    """A readable picture. `digest` and `traits` are empty where only the header was read."""
 
     header: Header
     digest: str = ""
@@ -32,17 +32,20 @@ class InspectedPicture:
 
 
 InspectionResult = InspectedPicture | Unreadable
+"""What an inspection finds of one picture."""
 
 
 def read_headers(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
-    """Headers, and the mark that ends a file: quick, and blind to damage between them."""
+    """Reads the header of each picture, and looks for the mark that ends its file. Damage in between goes
+    unseen.
+    """
     return map_pictures(
         pictures, lambda image, i: InspectedPicture(Header.of(image, pictures.appearance)), title
     )
 
 
 def inspect_pictures(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
-    """Every picture decoded whole, or remembered from when it was."""
+    """Decodes each picture completely, or takes the result of an earlier inspection from the cache."""
     keys = [_key(pictures, i) for i in range(len(pictures))]
     results = [_from_text(text) if text else None for text in inspection_cache.lookup(keys)]
     unknown = [i for i, result in enumerate(results) if result is None]
@@ -58,14 +61,14 @@ def inspect_pictures(pictures: EncodedPictures, title: str) -> list[InspectionRe
 
 
 def pixel_digest(pixels: bytes, shape: tuple[int, ...]) -> str:
-    """The name of these pixels: equal for equal pictures, however they are stored."""
+    """A digest of pixels: equal for equal pictures, however they are stored."""
     return blake2b(repr(shape).encode() + pixels, digest_size=16).hexdigest()
 
 
 def _key(pictures: EncodedPictures, i: int) -> bytes | None:
     try:
         return inspection_cache.cache_key(pictures.encoded(i), pictures.appearance)
-    except Exception:  # a table's damaged cell; why is said where it is read
+    except Exception:  # a damaged cell of a table; whoever reads it reports the reason
         return None
 
 
@@ -73,7 +76,7 @@ def _inspect_picture(pictures: EncodedPictures, image: Image.Image, i: int) -> I
     header = Header.of(image, pictures.appearance)
     pixels, looks = pixels_in_mode(image, "L" if header.grey else "RGB", pictures.appearance)
     if image.format == "PNG":
-        # Decoding passes over checksums; a picture that was decoded cannot be verified any more.
+        # Decoding ignores checksums, and Pillow cannot verify a picture after decoding it. So open it again.
         raw = pictures.encoded(i)
         with Image.open(BytesIO(raw) if isinstance(raw, bytes) else raw, formats=FORMATS) as again:
             again.verify()

@@ -1,7 +1,9 @@
-"""What was found in images before, in the user's cache folder, so that a second look takes no decoding.
+"""The results of earlier inspections, in the user's cache folder, so that a second inspection decodes
+nothing.
 
-A key names an image's bytes: a file by path, size and time of its last change, bytes by their hash. The cache
-may be deleted at any time; where it cannot be read or written, all is looked at again.
+A key names the bytes of a picture: a file by its path, size and time of last change; other bytes by their
+    hash. You may delete the cache at any time. Where it cannot be read or written, every picture is inspected
+    again.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ import PIL
 from kilolayer.system import folders
 
 TABLE = "CREATE TABLE IF NOT EXISTS seen (key BLOB PRIMARY KEY, said TEXT) WITHOUT ROWID"
-# Another Pillow can see otherwise; the number changes when what is remembered does.
+# Another release of Pillow may decode differently. The number changes with the format of the results.
 VERSION = f"4 {PIL.__version__}".encode()
 
 
 def cache_path() -> Path:
-    """images.sqlite in the cache. Raises `OSError` where no cache can be written."""
+    """The path of images.sqlite. Raises `OSError` where no cache can be written."""
     return folders.writable_cache_folder() / "images.sqlite"
 
 
 def cache_key(raw: Path | bytes, appearance: str) -> bytes | None:
-    """What these bytes, read with this `appearance`, go by; None where the file cannot be looked up."""
+    """The key of these bytes, read with this `appearance`; None where the file cannot be looked up."""
     version = VERSION + b" " + appearance.encode()
     if isinstance(raw, bytes):
         return blake2b(version + raw, digest_size=16).digest()
@@ -41,7 +43,7 @@ def cache_key(raw: Path | bytes, appearance: str) -> bytes | None:
 
 
 def lookup(keys: Sequence[bytes | None]) -> list[str | None]:
-    """What was kept under each key; None where nothing was."""
+    """The cached result for each key; None where there is none."""
     try:
         with _open_cache() as connection:
             rows = (
@@ -53,7 +55,7 @@ def lookup(keys: Sequence[bytes | None]) -> list[str | None]:
 
 
 def store(results: Mapping[bytes, str]) -> None:
-    """Keeps what was found, as far as that is possible."""
+    """Stores results. Does nothing where the cache cannot be written."""
     try:
         with _open_cache() as connection, connection:
             connection.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", results.items())
@@ -68,8 +70,8 @@ def _open_cache() -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(path, timeout=10)) as connection:
             connection.execute(TABLE)
             yield connection
-    except sqlite3.OperationalError:  # busy, or not to be written
+    except sqlite3.OperationalError:  # the database is busy or read-only
         raise
     except sqlite3.DatabaseError:
-        path.unlink(missing_ok=True)  # damaged: the next one begins anew
+        path.unlink(missing_ok=True)  # damaged: delete it, so that the next access starts a new one
         raise

@@ -1,8 +1,9 @@
-"""How a stored picture becomes pixels: the one rule for training, evaluation, prediction and check-data.
+"""How a stored picture becomes pixels: one rule for training, evaluation, prediction and check-data.
 
-As a viewer shows it: turned by its orientation, its colours in sRGB by its profile, transparency over white,
-more than 8 bits scaled by what their type can hold, the first of several frames. Where a type does not say
-which value is white, nothing guesses: the picture is refused.
+The pixels are those that a viewer shows: turned by the orientation tag, colours converted to sRGB by the
+    profile, transparency over white, more than 8 bits scaled by the range of their type, the first of several
+    frames. Where a type
+does not say which value is white, we do not guess: the picture is refused.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ TRAITS = {
     "grey": "grey among colour pictures: read as RGB",
     "misfit": "with a colour profile that is damaged or for other channels: the profile is not used",
 }
-"""What can be said of a picture, in words that follow "is"."""
+"""The traits of a picture, in words that follow "is"."""
 UNCHANGED = ("line", "grey", "misfit")
-"""What changes no pixels by itself."""
+"""The traits that change no pixels by themselves."""
 
 ORIENTATION_TAG = 0x0112
 ORIENTATIONS = {
@@ -58,12 +59,12 @@ Bytes = NDArray[np.uint8]
 
 
 class UnusablePicture(ValueError):
-    """A picture that is not used: the reason, and its kind."""
+    """A picture that cannot be used: the reason, and its kind."""
 
 
 @dataclass
 class TraitCounts:
-    """How many pictures were seen, and of how many what is to be said."""
+    """The number of pictures, and the number with each trait."""
 
     pictures: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -74,7 +75,7 @@ class TraitCounts:
             self.counts.update(looks)
 
     def sentences(self) -> tuple[str, ...]:
-        """What changes pixels, as `3 of 800 pictures are transparent: shown over white`."""
+        """The traits that change pixels, as `3 of 800 pictures are transparent: shown over white`."""
         return tuple(
             trait_sentence(name, f"{self.counts[name]:,} of {self.pictures:,} pictures", self.counts[name])
             for name in TRAITS
@@ -83,7 +84,7 @@ class TraitCounts:
 
 
 def trait_sentence(name: str, subject: str, count: int) -> str:
-    """What is to be said of so many pictures."""
+    """A sentence that says of `count` pictures that they have a trait."""
     return f"{subject} is {TRAITS[name]}" if count == 1 else f"{subject} are {_plural(TRAITS[name])}"
 
 
@@ -92,16 +93,18 @@ def _plural(words: str) -> str:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether it has one channel beside transparency; a palette of greys is colour."""
+    """Whether a picture has one channel besides transparency. A palette of greys counts as colour."""
     return image.mode in ONE_CHANNEL or (image.format == "PNG" and _raw_mode(image).startswith("LA"))
 
 
 def displayed_pixels(
     image: Image.Image, mode: str, side: int | None = None
 ) -> tuple[Image.Image, frozenset[str]]:
-    """An opened, unread picture in `mode` ("L" or "RGB"), and its looks. Raises `Refused`.
+    """An opened, unread picture in `mode` ("L" or "RGB") as a viewer shows it, and its traits.
 
-    side: that of the square it is for; JPEG is decoded at 1/2, 1/4 or 1/8 where that is still large enough.
+    side: the side of the square that it is for; a JPEG is decoded at 1/2, 1/4 or 1/8 where that is large
+        enough.
+    Raises `UnusablePicture`.
     """
     check_displayable(image)
     base, looks = _color_mode(image.mode), _header_traits(image)
@@ -133,7 +136,9 @@ def displayed_pixels(
 
 
 def check_displayable(image: Image.Image) -> None:
-    """Raises `Refused` where the type does not say which value is white, or another picture is meant."""
+    """Raises `UnusablePicture` where the type does not say which value is white, or the file holds only a
+    preview.
+    """
     tags = getattr(image, "tag_v2", {})
     if DNG_VERSION in tags or any(value & 1 for value in _tag_integers(tags.get(REDUCED))):
         raise UnusablePicture(
@@ -141,21 +146,21 @@ def check_displayable(image: Image.Image) -> None:
         )
     if SIGNED in _tag_integers(tags.get(SAMPLES)):
         raise UnusablePicture(
-            "signed whole numbers, of which none is said to be white; save it with 8 or 16 bits"
+            "signed integers, and the file does not say which value is white; save it with 8 or 16 bits"
         )
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # theirs have 16 bits
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # PNG and PPM hold 16 bits in this mode
         raise UnusablePicture(
-            "32-bit whole numbers, of which none is said to be white; save it with 8 or 16 bits"
+            "32-bit integers, and the file does not say which value is white; save it with 8 or 16 bits"
         )
     if _raw_mode(image).startswith("RGB;16") and "transparency" in image.info:
         raise UnusablePicture("16 bits a value and a transparent colour; save it with an alpha channel")
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """By EXIF or XMP, as Pillow's `exif_transpose` reads them; None where they say nothing or are damaged."""
+    """The orientation by EXIF or XMP, as Pillow's `exif_transpose` reads them; None where absent or damaged."""
     try:
         return ORIENTATIONS.get(image.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # Pillow raises nearly everything on damaged EXIF, and the picture beside it is whole
+    except Exception:  # Pillow raises almost any exception on damaged EXIF; the pixels are intact
         return None
 
 
@@ -163,7 +168,7 @@ def _header_traits(image: Image.Image) -> set[str]:
     shorter, longer = sorted(image.size)
     looks = {"deep": _is_deep(image), "several": _has_several_frames(image), "line": shorter == 1 < longer}
     looks |= {"cmyk": image.mode in ("CMYK", "LAB"), "cropped": 2 * shorter < longer}
-    # Pillow turns TIFF itself when it is read.
+    # Pillow itself turns a TIFF when reading it.
     looks["turned"] = getattr(image, "tag_v2", {}).get(ORIENTATION_TAG, 1) in ORIENTATIONS
     return {name for name, holds in looks.items() if holds}
 
@@ -179,16 +184,16 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _has_several_frames(image: Image.Image) -> bool:
-    if image.format == "MPO":  # a phone's JPEG with a second picture behind it: a depth map, a brighter copy
+    if image.format == "MPO":  # a phone's JPEG, followed by a depth map or a brighter copy
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # damage behind the first frame, which is all that is used
+    except Exception:  # damage behind the first frame, the only frame that we use
         return False
 
 
 def _decoder_arguments(image: Image.Image) -> tuple[object, ...]:
-    """What Pillow's decoder is told of an unread picture, the raw mode first."""
+    """The arguments of Pillow's decoder for an unread picture; the raw mode comes first."""
     arguments = image.tile[0][3] if getattr(image, "tile", None) else ""  # type: ignore[attr-defined]
     return arguments if isinstance(arguments, tuple) else (arguments,)
 
@@ -202,19 +207,21 @@ def _tag_integers(value: object) -> tuple[int, ...]:
 
 
 def _color_mode(mode: str) -> str:
-    """Those of colour behind an image mode: where it has a palette or transparency, without them."""
+    """The mode of the colours behind an image mode, without palette and transparency."""
     if mode in ("CMYK", "LAB"):
         return mode
     return "L" if mode in ONE_CHANNEL else "RGB"
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """The greatest value of the type is white: 65,535, 4,095, or 1 of floating-point numbers."""
+    """The picture with 8 bits a value. White is the largest value of the type: 65,535, 4,095, or 1 for
+    floats.
+    """
     if image.mode not in (*SIXTEEN_BITS, "F"):
         return image
     values = np.asarray(image)
     pixels = _from_floats(values) if image.mode == "F" else _eight_bit_table(_bits_per_value(image))[values]
-    # Pillow heeds this up to 8 bits only.
+    # Pillow respects this tag only up to 8 bits.
     if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
         pixels = 255 - pixels
     grey = Image.fromarray(pixels)
@@ -225,7 +232,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _is_faint(image: Image.Image) -> bool:
-    """As 12 bits are in a file of 16."""
+    """Whether all values are far below white, as when 12 bits are stored in a file of 16."""
     if image.mode not in SIXTEEN_BITS:
         return False
     return bool(0 < np.asarray(image).max() < 2 ** (_bits_per_value(image) - 4))
@@ -237,31 +244,31 @@ def _bits_per_value(image: Image.Image) -> int:
 
 @cache
 def _eight_bit_table(bits: int) -> Bytes:
-    """The 8-bit value of each of 16 bits, rounded; v / 257 where all 16 are used."""
+    """The 8-bit value of each 16-bit value, rounded: v / 257 where all 16 bits are used."""
     values = np.arange(2**16) * 255 / (2**bits - 1)
     scaled: Bytes = (values.clip(0, 255) + 0.5).astype(np.uint8)
     return scaled
 
 
 def _from_floats(values: NDArray[np.float32]) -> Bytes:
-    least, most = float(values.min()), float(values.max())  # NaN where one of them is
+    least, most = float(values.min()), float(values.max())  # NaN where any value is NaN
     if not (least >= 0 and most <= 1):
         raise UnusablePicture(
-            f"floating-point values from {least:.4g} to {most:.4g}, of which none is said to be white; "
-            "scale all pictures alike to 0…1, or save them with 8 or 16 bits"
+            f"floating-point values from {least:.4g} to {most:.4g}, and the file does not say which is white; "
+            "scale all pictures by one factor to 0…1, or save them with 8 or 16 bits"
         )
     return (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
 def _scale_transparent_grey(image: Image.Image) -> None:
-    """Pillow scales greys of 2 and 4 bits to 8, but not the one that is transparent."""
+    """Pillow scales greys of 2 and 4 bits to 8 bits, but not the transparent grey. This scales it too."""
     steps = {"L;2": 85, "L;4": 17}.get(_raw_mode(image))
     if steps and image.format == "PNG" and isinstance(image.info.get("transparency"), int):
         image.info["transparency"] *= steps
 
 
 def _frame_alpha(image: Image.Image) -> Image.Image | None:
-    """How opaque each pixel is where a GIF's first frame is smaller than the picture."""
+    """The opacity of each pixel where a GIF's first frame is smaller than the picture."""
     box = image.tile[0][1] if image.format == "GIF" else None  # type: ignore[attr-defined]
     if box in (None, (0, 0, *image.size)) or "transparency" in image.info:
         return None
@@ -271,7 +278,7 @@ def _frame_alpha(image: Image.Image) -> Image.Image | None:
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Its colours without a palette or transparency, and how opaque each pixel is where not all are so."""
+    """The colours without palette and transparency, and the opacity of each pixel; None where all are opaque."""
     base = _color_mode(image.mode)
     alpha = None
     if image.has_transparency_data:

@@ -1,16 +1,15 @@
-"""What a file is by its first bytes where Pillow does not open it, so that an error names it and helps.
+"""Recognises a file by its first bytes where Pillow cannot open it, so that the error says what to do.
 
-A file's name can lie: phones and web sites store HEIC, AVIF or a page of HTML as photo.jpg.
+The name of a file is no guide: phones and web sites store HEIC, AVIF or a page of HTML as photo.jpg.
 """
 
 from __future__ import annotations
 
-SIGNATURE_BYTES = 1024  # bytes that tell what a file is
+SIGNATURE_BYTES = 1024  # enough bytes to recognise every format below
 CONVERT = "convert it to JPEG or PNG"
 CONVERT_DEEP = "convert it to 8- or 16-bit PNG"
 FETCH_AGAIN = "get it again"
 
-# (offset, bytes there, what the file is, what to do)
 SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture", CONVERT),
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture", CONVERT),
@@ -41,7 +40,7 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"qoif", "a QOI picture", CONVERT),
     (0, b"\x00\x00\x01\x00", "an icon file", CONVERT),
     (0, b"\xd7\xcd\xc6\x9a", "a Windows metafile", CONVERT),
-    (0, b"\x00\x05\x16\x07", "what macOS stores beside a file (AppleDouble)", "delete it"),
+    (0, b"\x00\x05\x16\x07", "a file of macOS metadata (AppleDouble)", "delete it"),
     (0, b"version https://git-lfs", "a Git LFS pointer in place of the picture", "run git lfs pull"),
     (0, b"version https://hawser", "a Git LFS pointer in place of the picture", "run git lfs pull"),
     (0, b"PK\x03\x04", "a ZIP archive", "unpack it"),
@@ -50,8 +49,8 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (0, b"\x1aE\xdf\xa3", "a video", "store its frames as pictures"),
 )
+"""Offset, bytes at that offset, kind of file, advice."""
 
-# The kind of file that stands behind "ftyp", ISO's container for pictures and videos
 BRANDS = {
     b"avif": "an AVIF picture",
     b"avis": "an AVIF picture",
@@ -59,6 +58,7 @@ BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm"), "a HEIC picture"),
     **dict.fromkeys((b"mif1", b"msf1", b"heif"), "a HEIF picture"),
 }
+"""The kind of file by the brand behind "ftyp", in ISO's container for pictures and videos."""
 
 TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
@@ -69,7 +69,7 @@ def is_canon_raw(head: bytes) -> bool:
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether a file with these first bytes is a picture, be it one that must be converted first."""
+    """Whether a file with these first bytes is a picture, including formats that must be converted first."""
     bmp = head[:2] == b"BM" and head[6:10] == bytes(4)
     netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and head[3:4].isdigit()
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
@@ -78,7 +78,7 @@ def is_picture(head: bytes) -> bool:
 
 
 def describe_signature(head: bytes) -> str:
-    """What a file with these first bytes is and what to do with it; "not an image" where nothing tells."""
+    """What a file with these first bytes is, and what to do with it; "not an image" where that is unknown."""
     kind, advice = _match_signature(head)
     return f"{kind}; {advice}" if kind else "not an image"
 
@@ -99,7 +99,7 @@ def _match_signature(head: bytes) -> tuple[str, str]:
 
 
 def _match_brand(head: bytes) -> tuple[str, str]:
-    # A file's main brand can be general (mif1); then the list of further ones says more.
+    # The main brand of a file can be general (mif1). The list of compatible brands then says more.
     size = int.from_bytes(head[:4], "big")
     brands = [head[8:12], *(head[i : i + 4] for i in range(16, min(size, len(head)), 4))]
     kinds = [BRANDS[brand] for brand in brands if brand in BRANDS]

@@ -1,6 +1,6 @@
-"""Named files from a folder or a tar archive. Archives are read in memory and never extracted.
+"""Named files from a folder or a tar archive. An archive is read in memory and never extracted.
 
-So nothing in an archive (`../`, absolute names, links, devices) can reach the disk.
+Nothing in an archive (`../`, absolute names, links, devices) can therefore reach the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, quote
 
-MOST_BYTES = 2**30  # all of CIFAR, unpacked, is 185 MB
+MOST_BYTES = 2**30  # CIFAR unpacked is 185 MB
 MOST_MEMBERS = 1000
 CHUNK = 1 << 20
 ENDINGS = (".tar.gz", ".tgz", ".tar")
@@ -25,9 +25,10 @@ def is_archive(path: Path) -> bool:
 
 
 def read_members(path: Path, names: tuple[str, ...], required: dict[str, int]) -> dict[str, bytes]:
-    """The bytes of those wanted files that exist.
+    """The bytes of the named files that exist.
 
-    Raises InputError where a required one does not, or is no multiple of as many bytes as given there.
+    required: files that must exist, with the bytes of one record; their size must be a multiple of it.
+    Raises `InputError` where a required file is missing or has another size, or where the archive is damaged.
     """
     contents, sizes = _from_folder(path, names) if path.is_dir() else _from_archive(path, names)
     missing = [name for name in required if name not in sizes]
@@ -43,7 +44,7 @@ def read_members(path: Path, names: tuple[str, ...], required: dict[str, int]) -
 
 
 def member_names(archive: Path) -> set[str]:
-    """The last parts of the names of the regular files in an archive."""
+    """The file names of the regular files in an archive, without folders."""
     return set(_from_archive(archive, ())[1])
 
 
@@ -59,7 +60,7 @@ def _from_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, bytes]
 
 def _read_capped(path: Path) -> bytes:
     if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{quote(path)}: larger than {MOST_BYTES:,} bytes, so it is no CIFAR file")
+        raise InputError(f"{quote(path)}: larger than {MOST_BYTES:,} bytes, so it is not a CIFAR file")
     return path.read_bytes()
 
 
@@ -69,7 +70,7 @@ def _from_archive(archive: Path, names: tuple[str, ...]) -> tuple[dict[str, byte
             stream = _CappedStream(plain, archive)
             with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
                 members = _read_tar(tar, names, archive)
-            while stream.read(CHUNK):  # only at its end does gzip compare the checksum
+            while stream.read(CHUNK):  # gzip compares the checksum only at the end
                 pass
             return members
     except KilolayerError:
@@ -87,7 +88,7 @@ def _read_tar(
     sizes: dict[str, int] = {}
     for number, member in enumerate(tar):
         if number >= MOST_MEMBERS:
-            raise InputError(f"{quote(archive)}: more than {MOST_MEMBERS:,} files, so no CIFAR")
+            raise InputError(f"{quote(archive)}: more than {MOST_MEMBERS:,} files, so it is not CIFAR")
         name = PurePosixPath(member.name).name
         if member.isreg():
             sizes[name] = member.size
@@ -103,7 +104,9 @@ def _decompressed(file: BinaryIO) -> gzip.GzipFile | BinaryIO:
 
 
 class _CappedStream:
-    """All that tarfile asks of a stream; an error after MOST_BYTES, so no archive can fill the memory."""
+    """The methods that tarfile needs of a stream. Raises after MOST_BYTES, so that no archive fills the
+    memory.
+    """
 
     def __init__(self, stream: gzip.GzipFile | BinaryIO, archive: Path) -> None:
         self.stream, self.archive, self.remaining = stream, archive, MOST_BYTES
@@ -112,5 +115,5 @@ class _CappedStream:
         data = self.stream.read(size)
         self.remaining -= len(data)
         if self.remaining < 0:
-            raise InputError(f"{quote(self.archive)}: more than {MOST_BYTES:,} bytes, so no CIFAR")
+            raise InputError(f"{quote(self.archive)}: more than {MOST_BYTES:,} bytes, so it is not CIFAR")
         return data

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the author's files or torchvision's folder."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the author's files or from torchvision's folder."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PIXELS = 3 * 32 * 32
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 Raw = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Pixels (N, 3072), red, green and blue planes by rows, and labels (N,)."""
+"""Pixels (N, 3072), the red, green and blue planes row by row, and labels (N,)."""
 
 
 def _parse_binary(raw: bytes, _: str, labels: int) -> Raw:
-    """Whole records of `labels` label bytes, the last of which counts, and 3,072 pixel bytes."""
+    """Records of `labels` label bytes, of which the last counts, and 3,072 pixel bytes."""
     record = labels + PIXELS
     table = np.frombuffer(raw, np.uint8).reshape(-1, record)
     return table[:, labels:], table[:, labels - 1].astype(np.int64)
@@ -42,7 +42,10 @@ def _parse_lines(raw: bytes, where: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class CifarFormat:
-    """One way in which a CIFAR comes: its files, how to read them, and the bytes of an image (1: no rule)."""
+    """One of the formats in which CIFAR is published: its files, and how to read them.
+
+    source: the name in `DATASETS`. record: the bytes of one image; 1 where the format has no fixed record.
+    """
 
     source: str
     classes: int
@@ -57,7 +60,7 @@ class CifarFormat:
 
     @property
     def required(self) -> dict[str, int]:
-        """The files without which there is no data set, and the unit of their sizes in bytes."""
+        """The files that must exist, with the bytes of one record."""
         return dict.fromkeys((*self.train, self.test), self.record)
 
 
@@ -89,9 +92,9 @@ CIFAR_FORMATS = (
 
 
 def data_folders(folder: str | None) -> list[Path]:
-    """Where the named data sets may lie, and into the first of which they are fetched.
+    """The folders that may hold downloaded data sets. A download goes into the first.
 
-    `folder`, else $KILOLAYER_DATA, else the caches. Raises `InputError` where there is none of them.
+    `folder`, else $KILOLAYER_DATA, else the caches. Raises `InputError` where there is none of these.
     """
     chosen = folder or os.environ.get("KILOLAYER_DATA")
     if chosen:
@@ -106,7 +109,7 @@ def data_folders(folder: str | None) -> list[Path]:
 
 
 def find_cifar(root: Path, source: str | None = None) -> tuple[CifarFormat, Path] | None:
-    """The CIFAR in or at this path (named `source`, where given) and the folder or archive that holds it."""
+    """The format and the folder or archive of the CIFAR at this path (of the name `source`, where given)."""
     formats = [format for format in CIFAR_FORMATS if source in (None, format.source)]
     if root.is_file():
         return _identify_archive(formats, root) if is_archive(root) else None
@@ -122,7 +125,7 @@ def find_cifar(root: Path, source: str | None = None) -> tuple[CifarFormat, Path
 def read_cifar(data: Data) -> StoredDataset | None:
     """The CIFAR that a description means, in a folder or an archive; None where the path holds no CIFAR.
 
-    Raises `InputError` where a CIFAR is named, is in none of the folders, and is not to be downloaded.
+    Raises `InputError` where a named CIFAR is in none of the folders and is not to be downloaded.
     """
     located = _locate(data) if data.source in DATASETS else find_cifar(Path(expand_home(data.source)))
     if located is None:
@@ -142,7 +145,7 @@ def read_cifar(data: Data) -> StoredDataset | None:
 
 
 def _locate(data: Data) -> tuple[CifarFormat, Path] | None:
-    """The files of the CIFAR that `data` names; None where it names another data set."""
+    """The format and path of the CIFAR that `data` names; None where it names another data set."""
     archive = DATASETS[data.source].archive
     binary = next((format for format in CIFAR_FORMATS if format.source == data.source), None)
     if binary is None or archive is None:
@@ -169,7 +172,7 @@ def _identify_archive(formats: list[CifarFormat], archive: Path) -> tuple[CifarF
 
 
 def parse_images(format: CifarFormat, files: dict[str, bytes], path: Path) -> Images:
-    """The images in the bytes of these files. Raises `InputError`."""
+    """The images in the bytes of these files. Raises `InputError` where they are damaged."""
     parts = []
     for name, raw in files.items():
         where = f"{quote(path)}, {name}"
@@ -177,7 +180,7 @@ def parse_images(format: CifarFormat, files: dict[str, bytes], path: Path) -> Im
         if labels.min() < 0 or labels.max() >= format.classes:
             wrong = int(np.flatnonzero((labels < 0) | (labels >= format.classes))[0])
             raise InputError(
-                f"{where}: image {wrong} has label {labels[wrong]}, allowed are 0 to {format.classes - 1}; "
+                f"{where}: image {wrong} has label {labels[wrong]}, allowed: 0 to {format.classes - 1}; "
                 "it is damaged"
             )
         parts.append((pixels, labels))
@@ -186,7 +189,7 @@ def parse_images(format: CifarFormat, files: dict[str, bytes], path: Path) -> Im
 
 
 def read_class_names(format: CifarFormat, meta: bytes | None, path: Path) -> tuple[str, ...]:
-    """The names in the file of names, or where it has none that will do, the usual ones."""
+    """The names in the file of names, or the usual names where that file has none that fit."""
     names = format.parse_names(meta, f"{quote(path)}, {format.meta}") if meta is not None else ()
     if len(names) == len(set(names)) == format.classes and all(map(is_text, names)):
         return names

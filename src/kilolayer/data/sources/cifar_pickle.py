@@ -1,9 +1,9 @@
-"""CIFAR's "python version" (what torchvision leaves on disk), read without ever unpickling it.
+"""CIFAR's "python version" (what torchvision leaves on disk), read without unpickling it.
 
-Unpickling runs whatever a file asks for. These files need none of that: they are a dictionary of strings,
-lists of numbers and one array. So `pickletools.genops`, which only *lists* a pickle's opcodes, is enough: the
-values that follow each known key are collected, nothing is built, imported or called, and a file that names
-any function but the three with which NumPy stores an array is refused.
+Unpickling runs whatever a file asks for. These files need nothing of the kind: each is a dictionary of
+strings, lists of numbers and one array. `pickletools.genops`, which only *lists* the opcodes of a pickle, is
+therefore enough. The values behind each known key are collected; nothing is built, imported or called. A file
+that names any function but the three with which NumPy stores an array is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEYS = ("batch_label", "labels", "fine_labels", "coarse_labels", "data", "filena
 ARRAY = ("numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype")
 OBJECT_OPCODES = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4",
            "PERSID", "BINPERSID")  # fmt: skip
-# of the opcodes with an argument, those that push it; the others number what is remembered (LONG_BINPUT …)
+# the opcodes that push their argument; other opcodes use it as the number of a memo (LONG_BINPUT …)
 VALUES = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4",
           "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
           "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")  # fmt: skip
@@ -31,10 +31,10 @@ Values = dict[str, list[str | int]]
 
 
 def parse_batch(raw: bytes, where: str, labels: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pixels uint8 (N, 3072) and labels int64 (N,) of one batch file. Raises InputError."""
+    """Pixels uint8 (N, 3072) and labels int64 (N,) of one batch file. Raises `InputError`."""
     values = _values(raw, where)
     numbers = [value for value in values.get(labels, []) if isinstance(value, int)]
-    # beside the pixels the array holds only its type's name and byte order
+    # the array's other strings are the name of its type and the byte order
     pixels = max((value for value in values.get("data", []) if isinstance(value, str)), key=len, default="")
     if not numbers or len(pixels) != len(numbers) * PIXELS or max(map(abs, numbers)) > 255:
         raise InputError(f"{where}: {len(pixels):,} bytes of pixels, {len(numbers):,} labels; it is damaged")
@@ -43,7 +43,7 @@ def parse_batch(raw: bytes, where: str, labels: str) -> tuple[NDArray[np.uint8],
 
 
 def parse_names(raw: bytes, where: str, key: str) -> tuple[str, ...]:
-    """The class names in the file of names. Raises InputError."""
+    """The class names in the file of names. Raises `InputError`."""
     return tuple(value for value in _values(raw, where).get(key, []) if isinstance(value, str))
 
 
@@ -52,12 +52,12 @@ def _values(raw: bytes, where: str) -> Values:
         return _collect_values(raw, where)
     except KilolayerError:
         raise
-    except Exception as error:  # genops names no errors of its own: bad bytes surface as any of a dozen
+    except Exception as error:  # genops has no errors of its own: bad bytes raise any of a dozen
         raise InputError(f"{where}: not a CIFAR file, or a damaged one ({error_text(error)})") from None
 
 
 def _collect_values(raw: bytes, where: str) -> Values:
-    """All strings and whole numbers, under the key that stands before them. Strings are bytes, as Latin-1."""
+    """All strings and integers, by the key in front of them. Byte strings are decoded as Latin-1."""
     values: Values = {}
     current: list[str | int] = []
     for opcode, argument, _ in pickletools.genops(raw):

@@ -1,4 +1,8 @@
-"""Folders of images: a folder per class, or such folders under each split (`train/`, `val/`, `test/` …)."""
+"""Folders of images: one folder for each class, directly or under each split (`train/`, `val/`, `test/` …).
+
+Text files beside the pictures may list labels or splits. They are not read for labels. Where such a list
+contradicts the folders, that is an error; where it may, a note says so.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ from kilolayer.errors import InputError
 from kilolayer.system.message_text import error_text, listing, quote
 
 CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "data")
-"""Folders so called, with no other beside them, are no class: `val/images/1.jpg` says nothing of a class."""
+"""A folder of such a name, alone at its level, is not a class: `val/images/1.jpg` names no class."""
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 ANNOTATIONS = "val_annotations.txt"
 UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised", "nolabel", "nolabels")
@@ -32,7 +36,7 @@ FOLDER_ADVICE = "put the pictures of each class into a folder with its name, as 
 
 
 def folder_layout(root: FolderTree, data: Data) -> SourceLayout:
-    """The splits in this folder; class names are folder names, sorted. Raises InputError."""
+    """The splits in this folder. The class names are the folder names, sorted. Raises `InputError`."""
     top = _innermost(root)
     chosen = data.train is not None or data.test is not None or data.validation_split is not None
     folders = _split_folders(top, chosen=chosen)
@@ -54,7 +58,7 @@ def folder_layout(root: FolderTree, data: Data) -> SourceLayout:
 
 
 def _innermost(at: FolderTree, *, split: bool = False) -> FolderTree:
-    """Further in as long as there is but one folder with pictures, and that no class: `dataset/dataset`."""
+    """The innermost folder of a chain of single folders, none of which is a class: `dataset/dataset`."""
     while len(at.filled) == 1 and not at.pictures and _annotations(at) is None:
         (inner,) = at.filled
         no_class = inner.name.casefold() in CONTAINERS
@@ -71,9 +75,9 @@ def _innermost(at: FolderTree, *, split: bool = False) -> FolderTree:
 
 
 def _split_folders(top: FolderTree, *, chosen: bool) -> tuple[FolderTree, ...]:
-    """The folders that are splits, and those beside them; none where the folders are classes.
+    """The folders that are splits, and those beside them; empty where the folders are classes.
 
-    A folder called `train` that holds pictures beside others that do is a class, of locomotives.
+    A folder `train` with pictures, beside other folders with pictures, is a class (of locomotives).
     """
     role_folders = [folder for folder in top.folders if name_roles(folder.name)]
     other_folders = [folder for folder in top.filled if not name_roles(folder.name)]
@@ -92,13 +96,13 @@ def _split_folders(top: FolderTree, *, chosen: bool) -> tuple[FolderTree, ...]:
 
 
 def _refuse_held_out(folders: Sequence[FolderTree]) -> None:
-    """Pictures in `test` beside class folders: as a class they would be trained on."""
+    """Refuses pictures in `test` beside class folders: as a class they would be trained on."""
     held_out = [
         quote(folder.path) for folder in folders if folder.count and name_roles(folder.name) - {"train"}
     ]
     if held_out:
         raise InputError(
-            f"{held_out[0]} has the name of a split among class folders; if it is a class, rename it, "
+            f"{held_out[0]} has the name of a split and lies among class folders; if it is a class, rename it, "
             f"if it is not, move it elsewhere ({FOLDER_ADVICE})"
         )
 
@@ -168,7 +172,7 @@ def _folder_split(name: str, at: FolderTree, lists: Sequence[Path]) -> Split:
 
 
 def _refuse_two_readings(top: FolderTree) -> None:
-    """Raises `InputError` where class folders hold the same folders, which may be the classes."""
+    """Raises `InputError` where class folders hold equal subfolders, which may be the classes."""
     shared = Counter(inner.name for folder in top.folders for inner in folder.filled)
     holders: dict[tuple[str, str], str] = {}
     for folder in top.folders:
@@ -181,8 +185,8 @@ def _refuse_two_readings(top: FolderTree) -> None:
 def _refuse_pair(top: FolderTree, outer: tuple[str, str], inner: tuple[str, str]) -> None:
     raise InputError(
         f"{quote(top.path)}: {quote(outer[0])} and {quote(outer[1])} both hold folders "
-        f"{quote(inner[0])} and {quote(inner[1])}, so it cannot be told whether the outer or the inner "
-        "folders are the classes; "
+        f"{quote(inner[0])} and {quote(inner[1])}, so the outer or the "
+        "inner folders could be the classes; "
         f"if the inner, name one folder, as --data {shlex.quote(str(top.path / outer[0]))}, choose with "
         "--train SPLIT --test SPLIT, or rename them to train and test; if the outer, put the pictures "
         "of each class right into its folder"
@@ -190,19 +194,19 @@ def _refuse_pair(top: FolderTree, outer: tuple[str, str], inner: tuple[str, str]
 
 
 def _refuse_unlabelled(top: FolderTree) -> None:
-    """Raises `InputError` for pictures without labels beside class folders: they are no class."""
+    """Raises `InputError` for a folder of unlabelled pictures beside class folders."""
     unlabelled = [
         folder for folder in top.filled if re.sub(r"[\W\d_]", "", folder.name).casefold() in UNLABELLED
     ]
     if unlabelled and len(top.filled) > 1:
         raise InputError(
-            f"{quote(unlabelled[0].path)} has the name of pictures without labels, among class folders; "
+            f"{quote(unlabelled[0].path)} is called like a folder of unlabelled pictures and lies among class folders; "
             "move it elsewhere, or rename it if it is a class"
         )
 
 
 def _class_pictures(top: FolderTree) -> dict[str, list[Path]] | str:
-    """The pictures of each class, those further in too; in words why there are none."""
+    """The pictures of each class at any depth, or the reason in words why there are none."""
     annotations = _annotations(top)
     if annotations is not None:
         return _annotated_pictures(annotations, top)
@@ -210,13 +214,13 @@ def _class_pictures(top: FolderTree) -> dict[str, list[Path]] | str:
         archives = [path.name for path in top.others if path.suffix.casefold() in ARCHIVES]
         packed = f" (unpack {listing(archives, 3)} first)" if archives else ""
         return (
-            f"{top.count:,} pictures lie in no class folders"
+            f"{top.count:,} pictures lie outside class folders"
             if top.pictures
             else f"has no class folders{packed}"
         )
     split = _split_within(top)
     if split is not None:
-        return f"{quote(split.path)} has the name of a split, and lies among class folders"
+        return f"{quote(split.path)} has the name of a split and lies among class folders"
     classes: dict[str, list[Path]] = {}
     for class_folder in top.folders:
         files = [path for folder in class_folder.walk() for path in folder.pictures]
@@ -229,7 +233,7 @@ def _annotations(at: FolderTree) -> Path | None:
 
 
 def _annotated_pictures(path: Path, top: FolderTree) -> dict[str, list[Path]]:
-    """Tiny-ImageNet's validation pictures: lines of a file's name and its class, parted by tabs."""
+    """Tiny-ImageNet's validation pictures: each line holds a file name and its class, separated by a tab."""
     try:
         lines = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -249,7 +253,7 @@ def _annotated_pictures(path: Path, top: FolderTree) -> dict[str, list[Path]]:
 
 
 def _split_within(top: FolderTree) -> FolderTree | None:
-    """A split in what would be a class folder: CLASS/train/IMAGE and CLASS/test/IMAGE."""
+    """A split inside a class folder: CLASS/train/IMAGE and CLASS/test/IMAGE."""
     deep = [
         class_folder for class_folder in top.folders if class_folder.filled and name_roles(class_folder.name)
     ]
@@ -271,7 +275,7 @@ def _unused_notes(top: FolderTree) -> tuple[str, ...]:
 
 
 def _nested_notes(top: FolderTree) -> tuple[str, ...]:
-    """Says so where pictures lie in folders within class folders."""
+    """A note on pictures in folders within class folders."""
     within = [
         (class_folder, inner) for class_folder in top.folders for inner in class_folder.folders if inner.count
     ]
@@ -292,7 +296,7 @@ _SPLIT_LIST = re.compile(r"split|^(?:train|test|val|valid)(?:list|_list)?\d*$", 
 
 
 def label_lists(root: FolderTree) -> tuple[Path, ...]:
-    """The files above the pictures that may list their labels: by their names, or tables of any name."""
+    """The files above the pictures that may list their labels: by their names, or any table."""
     files = [path for path in _files_above_pictures(root) if not _is_split_list(path)]
     return tuple(
         path
@@ -318,7 +322,7 @@ def _files_above_pictures(root: FolderTree) -> list[Path]:
 
 
 def refuse_other_labels(path: Path, classes: Mapping[str, Sequence[Path]]) -> None:
-    """Raises `InputError` where a table lists these pictures with other classes than their folders.
+    """Raises `InputError` where a table gives these pictures other classes than their folders do.
 
     Folders that differ only in a number are parts of one set, whatever the table calls its columns.
     """
@@ -349,9 +353,9 @@ def _column_agrees(column: int, lines: Sequence[tuple[list[str], str]]) -> bool:
 
 
 def _folders_by_name(classes: Mapping[str, Sequence[Path]]) -> dict[str, str | None]:
-    """The class folder of each picture by its name, its stem, and either with the folder above it.
+    """The class folder of each picture by its name, its stem, and both with the parent folder in front.
 
-    None for a name that stands in several: it says nothing.
+    None for a name in several folders: it decides nothing.
     """
     folders: dict[str, str | None] = {}
     for folder, path in ((folder, path) for folder, paths in classes.items() for path in paths):
@@ -371,7 +375,7 @@ def _folder_of(row: Sequence[str], folders: Mapping[str, str | None]) -> str | N
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The cells of a table or of lines of JSON, the names of columns first; none where it is no such text."""
+    """The cells of a table or of lines of JSON, with the column names first; empty where the text is neither."""
     if path.suffix.casefold() == ".jsonl":
         return _json_rows(path)
     if path.suffix.casefold() not in TABLES:
@@ -400,7 +404,7 @@ def _json_rows(path: Path) -> list[list[str]]:
 
 
 def unread_list_notes(labels: Sequence[Path], splits: Sequence[Path]) -> tuple[str, ...]:
-    """That these lists are not read, a line for each kind. splits: where a fifth is drawn."""
+    """Notes that these lists are not read, one line for each kind. splits: given where a fifth is drawn."""
     sentences = (
         "not read: {}: the folders' names are the classes",
         "not read: {}: splits are folders (train/, test/), else a random fifth is the test set",
@@ -425,5 +429,5 @@ def dataset_card(root: FolderTree) -> Path | None:
 
 
 def card_notes(path: Path | None) -> tuple[str, ...]:
-    note = "declares splits by file (data_files), which is not read: the names of files and folders decide"
+    note = "declares splits by file (data_files), which we do not read: the names of files and folders decide"
     return () if path is None else (f"{path.name} {note}; --train SPLIT --test SPLIT choose others",)

@@ -1,4 +1,6 @@
-"""Class names of several files or folders made one list: a label follows its name, never its number."""
+"""Merges the class names of several files or folders into one list. A label follows its name, never its
+number.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,13 @@ from kilolayer.system.message_text import is_text, listing, quote
 
 @dataclass(frozen=True)
 class NamedPictures:
-    """Pictures whose labels number the names of their own file or folder.
+    """Pictures whose labels index the class names of their own file or folder.
 
-    where: the file or folder, in words. given: how the names are given: as a list whose order counts, as text
-    beside each picture (a folder's name, a string), or not at all, so that the numbers are the names.
-    column: the labels' name in a table; files: the pictures' own, where they are files;
-    spoken: the numbers, and what a text column beside them calls them.
+    location: the file or folder in words. naming: how the names are given: as a list in order, as text beside
+        each picture (the name of a folder, a string), or only as numbers. column: the name of the label
+        column of a table.
+    files: the paths of the pictures, where they are files. number_names: the numbers with the names in a text
+        column.
     """
 
     pictures: EncodedPictures
@@ -37,15 +40,15 @@ class NamedPictures:
 
 
 def nfc(name: str) -> str:
-    """The name in Unicode's composed form: macOS writes é as two characters, other systems as one."""
+    """The name in Unicode's composed form (NFC). macOS writes é as two characters, other systems as one."""
     return unicodedata.normalize("NFC", name)
 
 
 def merged_class_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
-    """The classes of all lots together (see `union`). Raises `InputError`.
+    """The classes of all lots together (see `union_of_names`).
 
-    Refused: a name that no report could show or that stands twice in one list, names that differ only in case
-    or in blanks at their ends, and files with names beside files with numbers only.
+    Raises `InputError` for a name that cannot be printed or occurs twice in one list, for names that differ
+    only in case or in surrounding blanks, and for files with names beside files with numbers only.
     """
     for lot in lots:
         check_names(lot)
@@ -63,7 +66,9 @@ def check_names_agree(lots: Sequence[NamedPictures]) -> None:
 
 
 def union_of_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
-    """The first list of names in its order, then those that the others add; what no list orders is sorted."""
+    """The first list of names in its order, then the names that others add; names without an order are
+    sorted.
+    """
     lists = [lot.names for lot in lots if lot.naming == "list"]
     text = sorted({name for lot in lots if lot.naming == "text" for name in map(nfc, lot.names)})
     numbers = max((lot.names for lot in lots if lot.naming == "numbers"), key=len, default=())
@@ -71,7 +76,7 @@ def union_of_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
 
 
 def join_pictures(lots: Sequence[NamedPictures], classes: tuple[str, ...]) -> EncodedPictures:
-    """The pictures of all lots, one after the other, labelled by their places in `classes`."""
+    """The pictures of all lots in one sequence, labelled by their indices in `classes`."""
     class_index = {name: number for number, name in enumerate(classes)}
     tables = [np.array([class_index[nfc(name)] for name in lot.names], np.int64) for lot in lots]
     labels = [table[lot.pictures.labels] for table, lot in zip(tables, lots, strict=True)]
@@ -94,7 +99,7 @@ def join_pictures(lots: Sequence[NamedPictures], classes: tuple[str, ...]) -> En
 
 
 def name_notes(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
-    """What there is to say of the names: other numbers for them, or another way of writing them."""
+    """Notes on the names: other class numbers, or other Unicode forms."""
     lists = [(lot.location, tuple(map(nfc, lot.names))) for lot in lots if lot.naming == "list"]
     reordered = [where for where, names in lists if names != lists[0][1]]
     decomposed = sorted({name for lot in lots for name in lot.names if name != nfc(name)})
@@ -109,24 +114,24 @@ def name_notes(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
 
 
 def check_names(lot: NamedPictures) -> None:
-    """Raises `InputError` for names that no report could show, or that stand twice in one list."""
+    """Raises `InputError` for names that cannot be printed, or that occur twice in one list."""
     counts = Counter(map(nfc, lot.names))
     duplicates = {name for name, count in counts.items() if count > 1}
     unfit = [quote(name) for name in counts if name in duplicates or not is_text(name) or not name.strip()]
     if unfit:
         raise InputError(
-            f"{lot.location}: {len(unfit)} class names are no text, empty, or twice there: {listing(unfit)}"
+            f"{lot.location}: {len(unfit)} class names are unprintable, empty or duplicated: {listing(unfit)}"
         )
 
 
 def labels_out_of_range(lot: NamedPictures) -> NDArray[np.int64]:
-    """Which pictures have labels that number none of the lot's names."""
+    """The indices of pictures whose labels are not indices of the lot's names."""
     labels = lot.pictures.labels
     return np.flatnonzero((labels < 0) | (labels >= len(lot.names)))
 
 
 def drop_out_of_range(lot: NamedPictures) -> NamedPictures:
-    """The other pictures."""
+    """The lot without the pictures whose labels are out of range."""
     inside = np.setdiff1d(np.arange(len(lot.pictures)), labels_out_of_range(lot))
     return replace(lot, pictures=lot.pictures.take(inside))
 
@@ -160,8 +165,8 @@ def _check_columns(lots: Sequence[NamedPictures]) -> None:
     if len(columns) > 1:
         columns_text = " and ".join(f"{name!r} of {where}" for name, where in columns.items())
         raise InputError(
-            f"data: labels are numbers in column {columns_text}, which could mean other classes; "
-            "choose one that all files have, with --label-column NAME"
+            f"data: labels are numbers in column {columns_text}, which could mean different classes; "
+            "choose a column that all files have, with --label-column NAME"
         )
 
 
@@ -177,7 +182,7 @@ def _check_number_names(lots: Sequence[NamedPictures]) -> None:
             if (first_number, first_name) != (number, name):
                 raise InputError(
                     f"data: label {first_number} is {first_name!r} in {first_location}, and label {number} is {name!r} in "
-                    f"{location}; number the classes alike, or choose the names with --label-column NAME"
+                    f"{location}; give the classes one numbering, or choose the names with --label-column NAME"
                 )
 
 

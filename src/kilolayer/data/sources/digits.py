@@ -1,7 +1,7 @@
 """The digits that come with the package: 1,797 handwritten digits, 8×8 pixels, grey (see DIGITS-LICENSE.txt).
 
-The last 360 are the test set. The file keeps the order of its writers, 13 in all, so the test digits are
-mostly by people of whom the network has seen nothing: harder, and more honest, than a random fifth.
+The last 360 are the test set. The file keeps the order of its 13 writers, so most test digits are by people
+whose writing the network has not seen. This is harder, and more honest, than a random fifth.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _stored_digits() -> Images:
 
 
 def read_digits(data: Data) -> StoredDataset | None:
-    """1,437 training and 360 test images, uint8 (1, 8, 8); None for any other source."""
+    """1,437 training and 360 test images, uint8 (1, 8, 8). None for any other source."""
     if data.source != "digits":
         return None
     num_train = 1797 - NUM_TEST

@@ -1,4 +1,4 @@
-"""Fetching the archive of a data set: only when asked, checked before it is used, complete or absent."""
+"""Downloads the archive of a data set: only on request, checked before use, complete or not at all."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ CHUNK = 1 << 20
 def download_archive(
     archive: Archive, folder: Path, names: tuple[str, ...], required: dict[str, int]
 ) -> Path:
-    """Fetches an archive, unpacks it into `folder`, and returns the folder of its files.
+    """Downloads an archive, unpacks it into `folder`, and returns the folder of its files.
 
-    names: the files to unpack; required: those that must be there, with the bytes of one record
-    (`archive.read_members`). Processes that start together wait for one another and fetch once.
+    names: the files to unpack. required: the files that must exist, with the bytes of one record
+    (`archive.read_members`). Processes that start together wait for each other and download once.
 
-    Raises `InputError` where the download fails, or the file is another one than the author's.
+    Raises `InputError` where the download fails, or where the checksum differs from the author's.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

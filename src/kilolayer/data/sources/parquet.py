@@ -1,4 +1,4 @@
-"""Parquet as Hugging Face stores it: files or folders of shards, each split known by its name."""
+"""Parquet files as Hugging Face stores them: single files or folders of shards; names tell the splits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from kilolayer.system.message_text import listing, quote
 ENDING = ".parquet"
 MOST_CLASSES = 100_000
 _SHARD = re.compile(r"(^part[-_.]?\d.*|(?:^|[-_. ]+)\d+)?(?:[-_. ]of[-_. ]\d+)?(?:[-_.][0-9a-f]{16})?$")
-"""What numbers a file among others of its split: -00000-of-00002, _3, 0000, and the hash that hubs add."""
+"""The part of a name that numbers shards: -00000-of-00002, _3, 0000, and the hash that hubs append."""
 
 
 _COPY = re.compile(r"\s*(?:\(\d+\)|[-_ ]copy(?:[-_ ]?\d+)?)$", re.IGNORECASE)
-"""What browsers and systems add to the name of a second copy."""
+"""The ending that browsers and systems give the second copy of a file."""
 _TOTAL = re.compile(r"[-_. ]of[-_. ](\d+)")
 
 
@@ -39,12 +39,12 @@ def parquet_files(root: FolderTree) -> list[Path]:
 
 
 def holds_images(files: Sequence[Path]) -> bool:
-    """Whether any of these files has a column of images; one of names and numbers only is no data set."""
+    """Whether any of these files has a column of images. A file of names and numbers only is not a data set."""
     return any(ParquetTable(path).columns.holds_images() for path in files)
 
 
 def parquet_layout(root: Path, files: Sequence[Path], data: Data) -> SourceLayout:
-    """The splits in these files of `root`. Raises InputError."""
+    """The splits in these files of `root`. Raises `InputError`."""
     import_arrow()
     if root.is_file():
         split = replace(
@@ -71,7 +71,7 @@ def parquet_layout(root: Path, files: Sequence[Path], data: Data) -> SourceLayou
 
 
 def _held_out_notes(path: Path) -> tuple[str, ...]:
-    """Says so where a file that is trained on is held out by its name."""
+    """A note where a file that is trained on is held out by its name."""
     held_out = sorted(name_roles(path.stem) - {"train"})
     return (
         (f"{quote(path.name)} is {' or '.join(held_out)} by its name, and is trained on",) if held_out else ()
@@ -79,7 +79,7 @@ def _held_out_notes(path: Path) -> tuple[str, ...]:
 
 
 def _refuse_second_downloads(root: Path, files: Sequence[Path]) -> None:
-    """Pooled, the same rows would be trained on twice, and tested on."""
+    """Refuses two copies of a file. In a pool, rows would be trained on twice, or trained and tested on."""
     by_stem = {path.with_name(path.stem): path for path in files}
     for path in files:
         first = by_stem.get(path.with_name(re.sub(_COPY, "", path.stem)))
@@ -103,10 +103,10 @@ def _refuse_configurations(root: Path, configurations: Sequence[str], splits: Se
 
 
 def _split_name(path: Path) -> tuple[str, str]:
-    """The configuration and the split that a file belongs to, by its path.
+    """The configuration and the split of a file, by its path.
 
-    The innermost name that says what a split is for decides: `train-00000-of-00002.parquet` and
-    `CONFIGURATION/train/0000.parquet` are both of `train`.
+    The innermost name with a role decides: `train-00000-of-00002.parquet` and
+        `CONFIGURATION/train/0000.parquet` both belong to `train`.
     """
     names = [*path.parts[:-1], path.name[: -len(ENDING)]]
     at = next((i for i in range(len(names) - 1, -1, -1) if name_roles(names[i])), len(names) - 1)
@@ -153,7 +153,7 @@ def _inode(path: Path) -> tuple[tuple[int, int], str]:
 
 
 def _row_roles(tables: Sequence[ParquetTable]) -> dict[str, frozenset[str]]:
-    """What the columns of these files say of the parts that rows belong to; a flag says its name or "no"."""
+    """The columns that assign rows to splits, with their values. A flag's values are its name and "no"."""
     values_by_column: dict[str, frozenset[str]] = {}
     for table in tables:
         flags = table.flags(lambda name: bool(name_roles(name)))
@@ -164,7 +164,7 @@ def _row_roles(tables: Sequence[ParquetTable]) -> dict[str, frozenset[str]]:
 
 
 def _missing_shard_notes(name: str, paths: Sequence[Path]) -> tuple[str, ...]:
-    """Says so where names such as train-00000-of-00003 tell of more files than there are."""
+    """A note where names such as train-00000-of-00003 announce more files than exist."""
     totals = [int(match.group(1)) for path in paths if (match := _TOTAL.search(path.stem))]
     if not totals or len(paths) >= max(totals):
         return ()
@@ -182,7 +182,7 @@ def _refuse_splits_of_rows(table: ParquetTable) -> None:
 
 
 def _open_table(path: Path, data: Data) -> ParquetTable | InputError:
-    """A damaged file is named where it is used, and only there."""
+    """The table of a file, or the error of a damaged file. The error is raised where the file is used."""
     try:
         return ParquetTable(path, data.image_column, data.label_column)
     except InputError as error:

@@ -1,4 +1,7 @@
-"""One parquet file with a column of encoded images and a column of labels (pyarrow, an optional extra)."""
+"""One parquet file with a column of encoded images and a column of labels (needs pyarrow, an optional extra).
+
+The columns are found by their names, by their types, or as the description chooses them.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, listing, quote, truncate
 
 POINTER = b"version https://git-lfs"
-"""How a file begins that Git LFS has not fetched."""
+"""The first bytes of a file that Git LFS has not fetched."""
 MOST_DICTIONARY = 2**30
-"""Bytes of a row group up to which its images are read as a dictionary; pyarrow's ends at 2 GB."""
+"""The bytes of a row group up to which images are read as a dictionary; pyarrow's limit is 2 GB."""
 UNLABELLED = -1
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What one file holds: its class names, int64 labels (N,) that number them, and N encoded images.
+    """The content of one file: its class names, labels int64 (N,) that index them, and N encoded images.
 
-    given: whether the names are a list of the file's, the values of its text column, or only numbers;
-    column: the labels' name; spoken: numbers and what a text column calls them.
+    naming: whether the names are a list in the file, the values of its text column, or only numbers.
+    column: the name of the label column. number_names: the numbers, with the names in a text column.
     """
 
     path: Path
@@ -38,7 +41,7 @@ class Rows:
     number_names: tuple[tuple[int, str], ...] = ()
 
     def image(self, row: int) -> bytes:
-        """The image in this row, as stored. Raises ValueError where there is none."""
+        """The encoded image in this row. Raises `ValueError` where there is none."""
         stored = self.encoded[row].as_py()
         if stored is None:
             raise ValueError("null")
@@ -46,9 +49,9 @@ class Rows:
 
 
 class ParquetTable:
-    """One file, of which only the end has been read.
+    """One file, of which only the footer has been read.
 
-    count: rows; size: bytes of all columns once decompressed. Raises InputError.
+    count: the number of rows. size: the bytes of all columns after decompression. Raises `InputError`.
     """
 
     def __init__(self, path: Path, image: str | None = None, label: str | None = None) -> None:
@@ -59,7 +62,7 @@ class ParquetTable:
         self.count, self.size, self._largest_group = metadata.num_rows, sum(groups), max(groups, default=0)
 
     def unlabelled(self) -> str:
-        """Why no row has a label: no such column, only nulls, only −1; "" where any has."""
+        """Why no row has a label: no column, only nulls, only −1. "" where any row has one."""
         if not self.columns.holds_labels():
             return self.columns.missing_label_reason()
         labels = self._column(self.columns.label)
@@ -72,11 +75,11 @@ class ParquetTable:
         )
 
     def splits(self) -> dict[str, tuple[str, ...]]:
-        """The columns that can say which split a row is of, and what stands in them."""
+        """The columns that may assign rows to splits, with their values."""
         return {name: self._split_values(name) for name in self.columns.split}
 
     def flags(self, names: Callable[[str], bool]) -> dict[str, frozenset[int]]:
-        """The columns with such names that hold nothing but 0 and 1, and which of them."""
+        """The columns with accepted names that hold only 0 and 1, with their values."""
         columns = [name for name in self.columns.flags if names(name)]
         values_by_column = {
             name: frozenset(self._column(name).unique().drop_null().to_pylist()) for name in columns
@@ -91,7 +94,7 @@ class ParquetTable:
         return tuple(texts.get(value, value) for value in values)
 
     def read(self) -> Rows:
-        """The labels and the images, still encoded."""
+        """The labels, and the images still encoded."""
         name = self.columns.label
         column = self._column(name)
         if column.null_count:
@@ -101,13 +104,13 @@ class ParquetTable:
         return Rows(self.path, names, naming, labels, self._encoded(), name, spoken)
 
     def _spoken(self, labels: NDArray[np.int64]) -> tuple[tuple[int, str], ...]:
-        """The labels' numbers and what the text beside them calls them."""
+        """The numbers of the labels, with the names in the text column beside them."""
         texts = [self._texts(self._column(name)) for name in self.columns.label_texts[:1]]
         pairs = {pair for column in texts for pair in zip(labels.tolist(), column, strict=True)}
         return tuple(sorted((number, str(text)) for number, text in pairs if text is not None))
 
     def _labels(self, name: str, column: Any) -> tuple[tuple[str, ...], Any, NDArray[np.int64]]:
-        """Class names, how they are given, and the label of each row."""
+        """The class names, how they are given, and the label of each row."""
         if is_integer_type(column.type):
             names = self.columns.class_names(name)
             return names or (), "numbers" if names is None else "list", self._whole(name, column)
@@ -131,7 +134,7 @@ class ParquetTable:
         return texts
 
     def _encoded(self) -> Any:
-        """The column of images. What is stored once and used in many rows is held once, not in every row."""
+        """The column of images. An image that many rows share is held once."""
         name = self.columns.image
         kind = self.columns.column_type(name)
         if not is_image_type(kind):
@@ -161,7 +164,7 @@ class ParquetTable:
 
 
 def _read_footer(path: Path) -> tuple[Any, Any]:
-    """The schema and the metadata; the file is closed again, since there may be thousands."""
+    """The schema and the metadata. The file is closed again, since there may be thousands."""
     with path.open("rb") as start:
         if start.read(len(POINTER)) == POINTER:
             raise InputError(f"{quote(path)}: only a pointer to a file; fetch it with: git lfs pull")
@@ -189,6 +192,7 @@ IMAGE_NAMES = (
     ("jpg", "jpeg", "png", "webp"),
     ("picture", "photo", "pixels", "image_bytes"),
 )
+"""Usual names of columns, the most usual first. Two names of one tier in one file are ambiguous."""
 LABEL_NAMES = (("label", "labels"), ("fine_label",), ("class", "target", "category", "cls", "class_label"))
 """Names of columns, the more usual first; two of one row in one file are ambiguous."""
 COLUMN_CONTENT = {
@@ -199,7 +203,7 @@ SPLIT_NAMES = (
     "split", "splits", "data_split", "split_name", "subset", "partition", "phase", "set",
     "usage", "fold", "dataset",
 )  # fmt: skip
-"""Columns that can say which split a row is of."""
+"""Columns that may hold the split of each row."""
 LABEL_TEXT_NAMES = (
     "label_name", "label_text", "label_str", "labels_name", "class_name", "classname",
     "category_name", "target_name",
@@ -208,7 +212,7 @@ LABEL_TEXT_NAMES = (
 
 
 class ParquetColumns:
-    """The columns of one file. image, label: those that were chosen by name; None: found by their names."""
+    """The columns of one file. image, label: the chosen names; None: found by usual names."""
 
     def __init__(self, path: Path, schema: Any, image: str | None, label: str | None) -> None:
         self._path, self._schema = path, schema
@@ -216,17 +220,17 @@ class ParquetColumns:
 
     @property
     def image(self) -> str:
-        """The column of images. Raises `InputError` where it is not plain, as `label`."""
+        """The column of images. Raises `InputError` where the choice is unclear."""
         return self._single_column(self._image, self._image_tiers(), IMAGE_NAMES, "image")
 
     @property
     def label(self) -> str:
-        """The column of labels."""
+        """The column of labels. Raises `InputError` where the choice is unclear."""
         return self._single_column(self._label, self._label_tiers(), LABEL_NAMES, "label")
 
     @property
     def split(self) -> list[str]:
-        """The columns that can say which split a row is of."""
+        """The columns that may hold the split of each row."""
         return [
             field.name
             for field in self._schema
@@ -237,7 +241,7 @@ class ParquetColumns:
 
     @property
     def flags(self) -> list[str]:
-        """The columns of truth values, or of whole numbers that can stand for them."""
+        """The columns of booleans, or of integers that may stand for them."""
         return [
             field.name
             for field in self._schema
@@ -246,20 +250,20 @@ class ParquetColumns:
 
     @property
     def label_texts(self) -> list[str]:
-        """The columns of text that can say in words what the labels say in numbers."""
+        """The text columns that may name the numbers of the labels."""
         texts = {field.name.casefold(): field.name for field in self._schema if is_text_type(field.type)}
         return [texts[name] for name in LABEL_TEXT_NAMES if name in texts]
 
     def holds_images(self) -> bool:
-        """Whether there is a column that may hold encoded images."""
+        """Whether any column may hold encoded images."""
         return any(self._image_tiers())
 
     def holds_labels(self) -> bool:
-        """Whether there is a column that may hold the labels."""
+        """Whether any column may hold labels."""
         return any(self._label_tiers())
 
     def missing_label_reason(self) -> str:
-        """Why there is no column of labels; "" where there is one of such a name, whatever it holds."""
+        """Why there is no column of labels; "" where a column has a usual name, whatever it holds."""
         usual = [name for tier in LABEL_NAMES for name in tier]
         if not set(self._schema.names).isdisjoint([self._label] if self._label else usual):
             return ""
@@ -275,7 +279,7 @@ class ParquetColumns:
         return _feature_names(self._features().get(name))
 
     def content_error(self, name: str, content: str) -> InputError:
-        """The error that says what a column holds instead of images or labels."""
+        """The error for a column that does not hold images or labels."""
         kind = truncate(str(self.column_type(name)), 80)
         return InputError(
             f"{quote(self._path)}: column {name!r} holds {kind}; {content}s are {COLUMN_CONTENT[content]}; "
@@ -295,7 +299,7 @@ class ParquetColumns:
     def _single_column(
         self, chosen: str | None, tiers: list[list[str]], names: Sequence[Sequence[str]], content: str
     ) -> str:
-        """The column that was asked for, or the only one in the first tier with any."""
+        """The chosen column, or the only column of the first tier that has any."""
         advice = f"choose one with --{content}-column NAME; its columns are {self._column_list()}"
         if chosen is not None and chosen not in self._schema.names:
             raise InputError(f"{quote(self._path)}: has no column {chosen!r}; {advice}")
@@ -314,7 +318,7 @@ class ParquetColumns:
         return truncate(listing([f"{field.name} ({field.type})" for field in self._schema]), 300)
 
     def _features(self) -> dict[str, Any]:
-        """What Hugging Face's metadata say of the columns."""
+        """The features in Hugging Face's metadata."""
         try:
             features = json.loads((self._schema.metadata or {})[b"huggingface"])["info"]["features"]
         except (KeyError, TypeError, ValueError, RecursionError):
@@ -323,12 +327,12 @@ class ParquetColumns:
 
 
 def _tiers(rows: Sequence[Sequence[str]], fitting: list[str], rest: list[str]) -> list[list[str]]:
-    """The fitting columns with each row's names, then those that fit without such a name."""
+    """The fitting columns by tier of names, followed by those that fit without a usual name."""
     return [*([name for name in fitting if name in names] for names in rows), rest]
 
 
 def _feature_names(feature: object) -> tuple[str, ...] | None:
-    """The class names of a Hugging Face `ClassLabel`; None where it gives none."""
+    """The class names of a Hugging Face `ClassLabel`; None where it has none."""
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, dict):  # as in a dataset card: {"0": "cat", "1": "dog"}
         names = [names.get(str(number)) for number in range(len(names))]
@@ -371,7 +375,7 @@ def _is_bytes_type(kind: Any) -> bool:
 
 
 def import_arrow() -> Any:
-    """pyarrow. Raises `InputError` where it is missing."""
+    """pyarrow. Raises `InputError` where it is not installed."""
     try:
         import pyarrow.compute
         import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""From labelled pictures to a data set: what must hold of classes and sizes, wherever they come from."""
+"""Turns labelled pictures into a data set, and checks classes and sizes, wherever the pictures come from."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def picture_source(
 ) -> Source:
     """The data set in these splits, with everything checked but the training pixels.
 
-    Those are decoded before the training begins anyway. format: what the pictures are decoded to, where it is
-    known; the training pictures then are not looked at. None: it follows from all headers.
+    Training pictures are decoded before the training begins anyway. format: the format of decoded pictures
+    where it is known; the training pictures then stay unread. None: the format follows from all headers.
 
-    Raises `InputError` for damaged pictures, for classes that do not agree, and for too little memory.
+    Raises `InputError` for damaged pictures, for classes that do not agree, and where memory is too small.
     """
     encoded_bytes = sum(split.size for split in assignment.used)
     require_memory(encoded_bytes, f"the encoded images of {layout.path}")
@@ -93,11 +93,11 @@ def picture_source(
 def _usable_parts(
     name: str, classes: tuple[str, ...], parts: dict[str, EncodedPictures], assigned: Assignment, data: Data
 ) -> tuple[dict[str, EncodedPictures], tuple[str, ...]]:
-    """The parts without what is to be left out, a test set among them; and what is left out, in words."""
+    """The parts without the pictures to leave out, with a test set; and what is left out, in words."""
     _check_folders(assigned.used, skip_damaged=data.skip_damaged)
     _check_classes(name, classes, parts)
     skipped = tuple(f"{path} (no file)" for split in assigned.used for path in split.non_files)
-    # What is to be left out must be known before the images are numbered and the test set is drawn.
+    # Leave pictures out before numbering the images and drawing the test set.
     if data.skip_damaged:
         parts, damaged = _without_damaged(parts)
         skipped += damaged
@@ -108,21 +108,21 @@ def _usable_parts(
 
 
 def read_pictures(splits: Sequence[Split]) -> list[NamedPictures]:
-    """The pictures of these splits, each file's with its own class names. Raises `InputError`."""
+    """The pictures of these splits, with the class names of each file. Raises `InputError`."""
     return [lot() for split in splits for lot in split.readers]
 
 
 def _check_folders(splits: Sequence[Split], *, skip_damaged: bool) -> None:
-    """Raises `InputError` for what cannot be class folders and files, or for what cannot be passed over."""
+    """Raises `InputError` for empty class folders, broken links and entries that are not files."""
     astray = [location for split in splits for location in split.broken_links]
     if astray:
-        raise InputError(f"data: {len(astray)} links beside class folders lead nowhere: {listing(astray)}")
+        raise InputError(f"data: {len(astray)} links beside class folders are broken: {listing(astray)}")
     no_files = [location for split in splits for location in split.non_files]
     if no_files and not skip_damaged:
-        raise InputError(f"data: {len(no_files)} entries of class folders are no files: {listing(no_files)}")
+        raise InputError(f"data: {len(no_files)} entries of class folders are not files: {listing(no_files)}")
     empty = [location for split in splits for location in split.empty_folders]
     if empty:
-        raise InputError(f"data: {len(empty)} class folders hold no image: {listing(empty)}")
+        raise InputError(f"data: {len(empty)} class folders are empty: {listing(empty)}")
 
 
 def _without_damaged(
@@ -139,7 +139,7 @@ def _without_damaged(
 def usable_pictures(
     pictures: EncodedPictures, title: str = "checking the images"
 ) -> tuple[EncodedPictures, tuple[str, ...]]:
-    """The pictures that can be used, and in words which cannot."""
+    """The usable pictures, and the others in words."""
     results = inspect_pictures(pictures, title)
     usable = np.flatnonzero([isinstance(result, InspectedPicture) for result in results])
     return pictures.take(usable), tuple(unusable_pictures(pictures, results))
@@ -174,7 +174,13 @@ def _inspect_parts(
 
 
 def stratified_holdout(labels: NDArray[np.int64], classes: tuple[str, ...], seed: int) -> NDArray[np.bool_]:
-    """Which images become the test set where there is none: a fifth of each class, one or more, by `seed`."""
+    """Which images become the test set where there is none: a fifth of each class, at least one, drawn by
+    `seed`.
+
+    >>> labels = np.repeat([0, 1], 10)
+    >>> stratified_holdout(labels, ("cat", "dog"), seed=0).reshape(2, 10).sum(1).tolist()
+    [2, 2]
+    """
     test = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -189,7 +195,7 @@ def stratified_holdout(labels: NDArray[np.int64], classes: tuple[str, ...], seed
 
 
 def decoded_format(pictures: EncodedPictures, image_size: int | None) -> PixelFormat:
-    """What these pictures are decoded to. Raises `InputError` for those that cannot be used."""
+    """The format that these pictures are decoded to. Raises `InputError` for unusable pictures."""
     results = read_headers(pictures, "checking the images")
     refuse_unusable([pictures], [results], ADVICE)
     return _common_format(
@@ -205,7 +211,7 @@ def _common_format(headers: set[Header], image_size: int | None) -> PixelFormat:
 
 
 def _title(name: str, classes: tuple[str, ...], headers: set[Header], counts: tuple[int, int]) -> str:
-    # figures made with re-encoded pixels must say so, wherever the files lie
+    # Figures measured on re-encoded pixels must say so, wherever the files lie.
     lossy = {(header.format, header.size) for header in headers} == {("JPEG", (32, 32))}
     same = lossy and classes == CIFAR10_CLASSES and counts == (50_000, 10_000)
     return "CIFAR-10 (JPEG re-encode)" if same else name

@@ -1,7 +1,7 @@
-"""What lies in a folder and below it: pictures, other files, and what systems leave behind.
+"""Lists a folder and everything below it: pictures, other files, and files that systems leave behind.
 
-No link is followed in a circle. Only a file whose name does not end as a picture's is opened, for its first
-bytes.
+A link back to a parent folder is not followed. A file is opened only where its name does not end like a
+picture's, and then only for its first bytes.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ PICTURE_ENDINGS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl",
 })  # fmt: skip
-"""How names of pictures end, those that cannot be read among them: they are named, not passed over."""
+"""The endings of picture files. They include formats that we cannot read, so that these are reported, not
+ignored.
+"""
 SYSTEM_FILES = frozenset({
     "thumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__", "$recycle.bin", "#recycle", "lost+found",
 })  # fmt: skip
-"""What systems leave behind, beside hidden files (.DS_Store, ._x.jpg, .ipynb_checkpoints)."""
+"""Files and folders that systems leave behind, besides hidden files (.DS_Store, ._x.jpg, .ipynb_checkpoints).
+"""
 
 MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
 class FolderTree:
-    """One folder.
+    """A folder and the folders below it.
 
-    others: files that are no pictures; no_files: pipes, and links to nowhere or in a circle.
-    number: device and inode, the same wherever a link leads to it.
+    others: files that are not pictures. non_files: pipes, and links that lead nowhere or in a circle.
+    inode: device and inode, equal for every link to the same folder.
     """
 
     path: Path
@@ -48,7 +51,7 @@ class FolderTree:
 
     @cached_property
     def count(self) -> int:
-        """How many pictures there are, at any depth."""
+        """The number of pictures at any depth."""
         return len(self.pictures) + sum(folder.count for folder in self.folders)
 
     @property
@@ -57,27 +60,27 @@ class FolderTree:
 
     @property
     def filled(self) -> tuple[FolderTree, ...]:
-        """The folders within that hold pictures."""
+        """The subfolders that hold pictures."""
         return tuple(folder for folder in self.folders if folder.count)
 
     def walk(self) -> Iterator[FolderTree]:
-        """This folder and all below it."""
+        """This folder and all folders below it."""
         yield self
         for folder in self.folders:
             yield from folder.walk()
 
 
 def scan_folder(root: Path) -> FolderTree:
-    """The folder and all below it. Raises `InputError` where one cannot be read."""
+    """The tree of a folder. Raises `InputError` where a folder cannot be read."""
     return _scan(root, ())
 
 
 def ignored_file_notes(folder: FolderTree, used: Callable[[Path], bool]) -> tuple[str, ...]:
-    """How many files are no pictures and not `used`, and how many entries systems left behind."""
+    """Notes on files that are neither pictures nor `used`, and on files that systems left behind."""
     ignored = [path for subfolder in folder.walk() for path in subfolder.others if not used(path)]
     system_files = [path for subfolder in folder.walk() for path in subfolder.system_files]
     return (
-        *_count_notes(ignored, "no pictures"),
+        *_count_notes(ignored, "not pictures"),
         *_count_notes(system_files, "left behind by systems"),
     )
 
@@ -87,7 +90,7 @@ def _count_notes(paths: Sequence[Path], kind: str) -> tuple[str, ...]:
         return ()
     names = Counter(path.suffix or path.name for path in paths)
     endings = listing([f"{quote(name)} {count:,}" for name, count in names.most_common()], 4)
-    return (f"passed over, {kind}: {len(paths):,} ({endings})",)
+    return (f"ignored, {kind}: {len(paths):,} ({endings})",)
 
 
 def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> FolderTree:
@@ -104,7 +107,7 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> FolderTree:
     above = (*above, number)
     if len(above) > MAX_DEPTH:
         raise InputError(
-            f"{quote(path.name)}: folders more than {MAX_DEPTH} deep; name the one with the images"
+            f"{quote(path.name)}: folders more than {MAX_DEPTH} deep; name the folder with the images"
         )
 
     def of(kind: str) -> tuple[Path, ...]:
@@ -122,7 +125,7 @@ def _inode(path: Path) -> tuple[int, int]:
 
 
 def _entry_kind(entry: os.DirEntry[str]) -> str:
-    """folder, picture, other, litter; neither for what is neither a file nor a folder."""
+    """folder, picture, other, litter; or neither, for what is neither a file nor a folder."""
     if entry.name[0] == "." or entry.name.casefold() in SYSTEM_FILES or entry.name.startswith("~$"):
         return "litter"
     try:
@@ -130,7 +133,7 @@ def _entry_kind(entry: os.DirEntry[str]) -> str:
             return "folder"
         if not entry.is_file():
             return "neither"
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return "neither"
     has_ending = os.path.splitext(entry.name)[1].casefold() in PICTURE_ENDINGS
     return "picture" if has_ending or _begins_as_picture(entry) else "other"
@@ -138,9 +141,9 @@ def _entry_kind(entry: os.DirEntry[str]) -> str:
 
 def _begins_as_picture(entry: os.DirEntry[str]) -> bool:
     try:
-        if not entry.stat().st_size:  # as all files of /proc, of which some are never done with reading
+        if not entry.stat().st_size:  # files of /proc have size 0, and reading some of them never ends
             return False
         with open(entry.path, "rb") as file:
             return is_picture(file.read(SIGNATURE_BYTES))
     except OSError:
-        return True  # whoever decodes it says why it cannot be read
+        return True  # decoding it then reports why it cannot be read

@@ -1,13 +1,14 @@
 """Which files or folders are for training and which are held out, by the words in their names.
 
-One table of words and one rule, for parquet files and for folders of images alike:
+One table of words and one rule serve parquet files and folders of images:
 
-- what `--train`, `--test` and `--validation` name is taken; the rest follows from the words;
-- a test split whose pictures have no labels is not used;
-- without a test split the validation split is the test set; beside one it is held out as the validation set
-  where that is asked for (`kilolayer train` asks by default);
-- two splits of one kind, or a held-out split without a training split, are refused with the choice;
-- without any such word all pictures are one pool, of which a fifth of each class becomes the test set.
+- `--train`, `--test` and `--validation` come first; the words decide the rest;
+- a test split without labels is not used;
+- without a test split the validation split becomes the test set; beside a test split it becomes the
+validation set where
+  the description asks for it (`kilolayer train` does by default);
+- two splits for one role, or a held-out split without a training split, are an error that names the choice;
+- where no name has such a word, all pictures are one pool, and a fifth of each class becomes the test set.
 """
 
 from __future__ import annotations
@@ -38,27 +39,31 @@ _PIECES = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|[^\W\d_]+")
 
 
 def name_roles(name: str) -> frozenset[Role]:
-    """What a name says a split is for: `seg_train`, `TestSet` and `val2017` say one thing, `cats` nothing."""
+    """The roles that a name tells.
+
+    >>> [sorted(name_roles(name)) for name in ("seg_train", "TestSet", "val2017", "cats")]
+    [['train'], ['test'], ['validation'], []]
+    """
     text = f" {' '.join(_PIECES.findall(name)).casefold()} "
     return frozenset(role for role, words in ROLE_WORDS.items() if any(f" {word} " in text for word in words))
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some pictures that belong together.
+    """Pictures of a source that belong together.
 
-    name: what chooses it; roles: what its name says it is for; where: its files or folder, in words;
-    count: how many pictures; unlabelled: why its pictures have no labels, "" where they have;
-    lots: the pictures, each file's with its own class names, read when called;
-    size: bytes that they take in memory, encoded; damaged: whether a file cannot even be opened;
-    no_files: what is neither file nor folder, which `skip_damaged` passes over;
-    astray: links in place of class folders; empty: class folders without pictures;
-    beside: pictures beside its class folders, which are not used;
-    remedy: what to do where it has no labels; notes: what else there is to say;
-    trained: what there is to say where it is trained on;
-    check: raises `InputError` where its pictures can be read in two ways;
-    purposes: the columns that say which rows are held out, and what stands in them;
-    numbers: device and inode of its files or folders, and where each is.
+    name: chooses the split on the command line. roles: what its name says it is for. location: its files or
+        folder in words.
+    count: the number of pictures. unlabelled: why the pictures have no labels; "" where they have labels.
+    readers: each reads the pictures of one file, with that file's class names.
+    size: the bytes of the encoded pictures in memory. damaged: whether a file cannot be opened.
+    non_files: entries that are neither file nor folder (`skip_damaged` ignores them).
+    broken_links: links in place of class folders. empty_folders: class folders without pictures.
+    unused_pictures: pictures beside the class folders. advice: what to do where it has no labels.
+    notes: notes in any use. training_notes: notes where the split is trained on.
+    check: raises `InputError` where the pictures can be read in two ways.
+    row_roles: the columns that assign rows to splits, with their values.
+    inodes: device and inode of its files or folders, with their locations.
     """
 
     name: str
@@ -82,15 +87,16 @@ class Split:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is as good as not there; one of empty class folders is a copy that failed."""
+        """Whether it counts as absent. A split of empty class folders does not: it is a failed copy."""
         return not (self.count or self.empty_folders or self.damaged)
 
 
 @dataclass(frozen=True)
 class SourceLayout:
-    """All splits of a source, how figures name it, and what was passed over, a line each.
+    """All splits of a source, and its name in figures.
 
-    beside: pictures beside the folders of its splits, which are not used.
+    path: the path in messages. notes: what was ignored, one line each. unused_pictures: pictures beside the
+        split folders.
     """
 
     name: str
@@ -102,10 +108,10 @@ class SourceLayout:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What is trained on, what is held out, and what is not used and why.
+    """Which splits are trained on, which are held out, and which are not used and why.
 
     test: empty where a fifth of the training pictures becomes the test set.
-    offered: the validation split that `Data.validation_split` could name.
+    available_validation: the validation split that `Data.validation_split` could name.
     """
 
     train: tuple[Split, ...]
@@ -116,7 +122,7 @@ class Assignment:
     available_validation: str | None = None
 
     def parts(self) -> dict[str, tuple[Split, ...]]:
-        """The parts that there are, by name; `train` always."""
+        """The splits of each part that exists; `train` always exists."""
         splits_by_part = {"train": self.train, "validation": self.validation, "test": self.test}
         return {part: splits for part, splits in splits_by_part.items() if splits or part == "train"}
 
@@ -125,7 +131,7 @@ class Assignment:
         return (*self.train, *self.validation, *self.test)
 
     def lines(self, num_drawn: int | None = None) -> tuple[str, ...]:
-        """What is used as what, a line for each part. drawn: how many pictures became the test set."""
+        """One line for each part. num_drawn: the size of a test set drawn from the training pictures."""
         used = [f"{part}: {_described_splits(splits)}" for part, splits in self.parts().items()]
         if not self.test:
             count = f"{num_drawn:,} of these images, " if num_drawn is not None else ""
@@ -147,10 +153,10 @@ def _described_splits(splits: Sequence[Split]) -> str:
 
 
 def choose_splits(layout: SourceLayout, names: str, option: str) -> tuple[Split, ...]:
-    """The splits that `names` means, joined by `+`: as written, in another case, by a word within, or
-    by what they are for.
+    """The splits that `names` means; `+` joins several. A name matches exactly, in another case, by a word
+    within it, or by its role, in this order.
 
-    Raises `InputError` that lists the splits there are.
+    Raises `InputError` that lists the splits.
     """
     exact = [split for split in layout.splits if split.name == names]
     if exact:
@@ -177,7 +183,7 @@ def _choose_split(layout: SourceLayout, name: str, option: str) -> Split:
 
 
 def assign_splits(layout: SourceLayout, data: Data) -> Assignment:
-    """Decides what each split is for. Raises `InputError` with the choice where that is not plain."""
+    """Decides the role of each split. Raises `InputError` with the choices where the role is unclear."""
     chosen = _splits_by_option(layout, data)
     chosen_splits = {split for splits in chosen.values() for split in splits}
     remaining = [split for split in layout.splits if split not in chosen_splits and not split.is_empty]
@@ -203,7 +209,7 @@ def assign_splits(layout: SourceLayout, data: Data) -> Assignment:
 
 
 def _splits_by_option(layout: SourceLayout, data: Data) -> dict[Role, tuple[Split, ...]]:
-    """The splits that are chosen by name. Raises `InputError` where one is chosen twice."""
+    """The splits that the description names. Raises `InputError` where one is named twice."""
     chosen: dict[Role, tuple[Split, ...]] = {
         "train": choose_splits(layout, data.train, "--train") if data.train else (),
         "validation": choose_splits(layout, data.validation_split, "--validation")
@@ -241,19 +247,19 @@ def _check_labels(layout: SourceLayout, splits: Sequence[Split]) -> None:
 
 
 def _check_inodes(layout: SourceLayout, splits: Sequence[Split]) -> None:
-    """Raises `InputError` where a link makes two classes, or two parts, one and the same."""
+    """Raises `InputError` where links make two classes, or two parts, the same folder."""
     places: dict[tuple[int, int], str] = {}
     for number, where in (pair for split in splits for pair in split.inodes):
         first = places.setdefault(number, where)
         if first != where:
             raise InputError(
-                f"{layout.path}: {first} and {where} are one and the same, by a link; remove the link, "
+                f"{layout.path}: a link makes {first} and {where} identical; remove the link, "
                 "or choose other splits with --train SPLIT --test SPLIT"
             )
 
 
 SPLIT_COLUMNS = ("split", "splits", "data_split", "split_name", "usage", "phase", "fold")
-"""Columns that say which rows are held out whatever the words in them are."""
+"""Columns that hold the split of each row, whatever their words are."""
 MAX_PARTS = 20
 SEPARATE_FILES = "write a file for each, as train.parquet and test.parquet, or drop the column"
 
@@ -261,9 +267,9 @@ SEPARATE_FILES = "write a file for each, as train.parquet and test.parquet, or d
 def _check_row_roles(
     layout: SourceLayout, train: Sequence[Split], used: Sequence[Split], *, test_is_drawn: bool
 ) -> None:
-    """Raises `InputError` where a column says of rows that they are held out, and nothing reads it.
+    """Raises `InputError` where a column holds out rows that would be trained on.
 
-    drawn: whether a fifth of the training rows becomes the test set.
+    test_is_drawn: whether a fifth of the training rows becomes the test set.
     """
     for split in used:
         _refuse_contrary_rows(layout, split)
@@ -275,12 +281,12 @@ def _check_row_roles(
         if _parts_rows(column, values) and (test_is_drawn or column.casefold() != "fold"):
             raise InputError(
                 f"{layout.path}: column {column!r} says that rows are of "
-                f"{listing(sorted(map(quote, values)), 5)}, all of which would be trained on; {SEPARATE_FILES}"
+                f"{listing(sorted(map(quote, values)), 5)}, and training would use all of them; {SEPARATE_FILES}"
             )
 
 
 def _refuse_contrary_rows(layout: SourceLayout, split: Split) -> None:
-    """Raises `InputError` where rows of a training file are held out by a column, or the reverse."""
+    """Raises `InputError` where a column contradicts the role in the name of the file."""
     for column, values in split.row_roles().items():
         wrong = sorted(
             value
@@ -297,7 +303,9 @@ def _refuse_contrary_rows(layout: SourceLayout, split: Split) -> None:
 
 
 def _parts_rows(column: str, values: frozenset[str]) -> bool:
-    """Whether these values part the rows: `train` and `trainval` do not, nor do other words in `set`."""
+    """Whether these values divide the rows. `train` and `trainval` do not, nor do unknown words in a column
+    `set`.
+    """
     meanings = {name_roles(value) for value in values}
     if len(values) < 2 or (len(meanings) == 1 and meanings != {frozenset()}):
         return False
@@ -306,18 +314,18 @@ def _parts_rows(column: str, values: frozenset[str]) -> bool:
 
 
 def _single_split(layout: SourceLayout) -> tuple[Split, ...]:
-    """The only split. Raises `InputError` where there are several, since any of them may be held out."""
+    """The only split. Raises `InputError` where there are several, since any may be held out."""
     if len(layout.splits) > 1:
         pooled = "+".join(split.name for split in layout.splits)
         raise InputError(
-            f"{layout.path}: nothing says which of {_split_names(layout.splits)} are to be trained on; choose with "
+            f"{layout.path}: no name says which of {_split_names(layout.splits)} to train on; choose with "
             f"--train SPLIT --test SPLIT, or pool them: --train {shlex.quote(pooled)}"
         )
     return layout.splits
 
 
 def _labelled_splits(splits: Sequence[Split]) -> tuple[list[Split], dict[Split, str]]:
-    """Those splits that can be tested on, and why other held-out splits cannot."""
+    """The splits with labels, and for each other held-out split why it has none."""
     reasons = {split: split.unlabelled() for split in splits if split.roles - {"train"}}
     without = {split: why for split, why in reasons.items() if why}
     return [split for split in splits if split not in without], without
@@ -350,7 +358,7 @@ def _validation_candidate(
 
 def _unused_reason(split: Split, offered: str | None) -> str:
     if split.name == offered:
-        return f"--validation {shlex.quote(split.name)} holds it out"
+        return f"--validation {shlex.quote(split.name)} would hold it out"
     if split.damaged and not split.count:
         return "cannot be read"
     return "empty" if split.is_empty else "neither the train nor the test split"
