@@ -24,7 +24,7 @@ from torch.nn import functional
 from kilolayer.data import Data, load
 from kilolayer.data import measure_statistics as measure_statistics
 from kilolayer.data.loading import open_source
-from kilolayer.measure.registry import ANALYSES
+from kilolayer.measure.analyses import ANALYSES
 from kilolayer.networks import build, describe
 from kilolayer.runs import environment_record
 from kilolayer.training import DistributedContext, network_for_data

@@ -14,8 +14,8 @@ import pytest
 from kilolayer.__main__ import main
 from kilolayer.cli.analyse import AnalyseOptions
 from kilolayer.cli.analysis_inputs import load_analysis_inputs
+from kilolayer.measure.analyses import ANALYSES, AnalysisEntry
 from kilolayer.measure.analysis_results import run_analyses
-from kilolayer.measure.registry import ANALYSES, AnalysisEntry
 from kilolayer.report import analysis_report as report
 
 BLOCKS = Path(__file__).with_name("foreign_networks.py")
@@ -92,7 +92,7 @@ def test_an_analysis_of_ones_own_is_a_module_and_a_row(
 
 
 def test_the_registry_says_what_each_analysis_is_and_imports_none() -> None:
-    code = "import sys, kilolayer.measure.registry; assert 'torch' not in sys.modules"
+    code = "import sys, kilolayer.measure.analyses; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     for name, entry in ANALYSES.items():
         module, _, function = entry.function.partition(":")

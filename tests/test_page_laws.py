@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kilolayer.chart import Analysis, Chart, Series
+from kilolayer.measure.analyses import ANALYSES
 from kilolayer.measure.analysis_results import run_analyses
-from kilolayer.measure.registry import ANALYSES
 from kilolayer.measure.snapshot_trends import SnapshotTrends
 from kilolayer.networks import build
 from kilolayer.report import (

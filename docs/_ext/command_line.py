@@ -20,7 +20,7 @@ from kilolayer.cli.command_table import (
     group_text,
     options_of,
 )
-from kilolayer.measure.registry import ANALYSES
+from kilolayer.measure.analyses import ANALYSES
 
 
 class CommandLine(Directive):

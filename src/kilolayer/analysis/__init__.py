@@ -45,7 +45,7 @@ tangents         measure.jacobian_products      Tangents=JacobianProducts
 trainability     measure.trainability           Verdict=TrainabilityVerdict judge=judge_trainability
 undisturbed      measure.preservation           undisturbed=preserve_state
 units            measure.unit_selection         residual_units=find_residual_units
-wording          measure.series                 by_unit=unit_series percent=percent_text
+wording          measure.series                 by_unit=unit_series percent=share_text
 """  # noqa: E501 - a table
 _OWN = (
     "Pair=RowPair Published=PublishedResult Summary=RunSummary Verdict=Agreement compare=compare_with_paper "

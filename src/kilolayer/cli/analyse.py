@@ -15,7 +15,7 @@ from kilolayer.cli.option_types import (
     choice_option,
 )
 from kilolayer.cli.options import AnalysisInputOptions, UnitOptions
-from kilolayer.measure.registry import ANALYSES
+from kilolayer.measure.analyses import ANALYSES
 
 ANALYSIS_NAMES = tuple(ANALYSES)
 

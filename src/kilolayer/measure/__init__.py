@@ -1,7 +1,7 @@
 """Measurements of any network, each beside the theory that predicts it.
 
 An analysis runs a model, Kilolayer's or yours, on a batch, and returns a frozen value with a finding,
-figures and charts; the model is left as it was. `kilolayer.measure.registry.ANALYSES` lists the analyses.
+figures and charts; the model is left as it was. `kilolayer.measure.analyses.ANALYSES` lists the analyses.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kilolayer.lazy import lazy_attributes
-from kilolayer.measure.registry import ANALYSES, AnalysisEntry
+from kilolayer.measure.analyses import ANALYSES, AnalysisEntry
 
 if TYPE_CHECKING:
     from kilolayer.measure.analysis_input import AnalysisInput

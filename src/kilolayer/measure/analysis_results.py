@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from kilolayer.chart import Analysis
 from kilolayer.errors import InputError
+from kilolayer.measure.analyses import ANALYSES
 from kilolayer.measure.analysis_input import AnalysisInput
-from kilolayer.measure.registry import ANALYSES
 from kilolayer.measure.snapshot_trends import collect_trends
 from kilolayer.system.terminal import status_line
 
@@ -26,7 +26,7 @@ def run_analyses(name: str, inputs: Sequence[AnalysisInput]) -> list[AnalysisRes
     """Carries out the analysis called `name`, or "all", on every input.
 
     Args:
-        name: a name of `kilolayer.measure.registry.ANALYSES`, or "all".
+        name: a name of `kilolayer.measure.analyses.ANALYSES`, or "all".
         inputs: the networks with their images.
 
     Returns:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kilolayer.chart import Chart, Series
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.scalars import cosine, norm, ratio
-from kilolayer.measure.series import percent_text, stage_starts, unit_series
+from kilolayer.measure.series import share_text, stage_starts, unit_series
 from kilolayer.measure.unit_chain import UnitChain, UnitPass
 
 EXACT = 1e-4
@@ -79,8 +79,8 @@ class Decomposition:
         return (
             ("largest residual of Eq. 4, ‖x_L − x_1 − ΣF‖ / ‖x_L‖", f"{self.residual:.3g}"),
             ("largest rounding, without the parts of f and h", f"{self.rounding:.3g}"),
-            ("elements that f sets to 0, mean over units", percent_text(self.truncated)),
-            ("largest share of one unit in its x_L", percent_text(largest.norm * largest.cosine)),
+            ("elements that f sets to 0, mean over units", share_text(self.truncated)),
+            ("largest share of one unit in its x_L", share_text(largest.norm * largest.cosine)),
             ("… of unit", largest.name),
         )
 
@@ -90,13 +90,13 @@ class Decomposition:
                 f"Eq. 4 holds to {self.residual:.1g} of ‖x_L‖: between two units of a stage there are only "
                 "additions, as the paper proposes"
             )
-        missing = percent_text(self.residual)
+        missing = share_text(self.residual)
         return f"Eq. 4 misses x_L by {missing} in the worst stage, because {self._reason()}"
 
     def _reason(self) -> str:
         by_h, by_f = max(stage.from_h for stage in self.stages), max(stage.from_f for stage in self.stages)
         cut = (
-            f"f sets {percent_text(self.truncated)} of the elements to 0"
+            f"f sets {share_text(self.truncated)} of the elements to 0"
             if self.truncated
             else "f cuts nothing"
         )
@@ -127,7 +127,7 @@ class Decomposition:
 
     def _shares(self) -> Chart:
         units, name = self.units, "share ⟨F(x_l), x_L⟩ / ‖x_L‖²"
-        share = percent_text(sum(unit.norm * unit.cosine for unit in units) / len(self.stages))
+        share = share_text(sum(unit.norm * unit.cosine for unit in units) / len(self.stages))
         # Branches at right angles to one another say something of x_L only where x_L is their sum.
         holds = self.residual < EXACT
         predicted = (unit_series(name, [unit.norm**2 for unit in units], "predicted"),) if holds else ()
@@ -158,7 +158,7 @@ class Decomposition:
         text = (
             "f is the identity: nothing is cut"
             if identity
-            else f"{percent_text(first)} at the first unit, {percent_text(last)} at the last"
+            else f"{share_text(first)} at the first unit, {share_text(last)} at the last"
         )
         return Chart(
             "truncation",
@@ -167,7 +167,7 @@ class Decomposition:
             "residual unit, from the input",
             "share of y_l's elements",
             (unit_series("share of y_l", [unit.truncated for unit in self.units]), *predicted),
-            note=f"{text}; mean {percent_text(self.truncated)}",
+            note=f"{text}; mean {share_text(self.truncated)}",
             stages=self._stage_starts,
         )
 

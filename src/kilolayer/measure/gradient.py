@@ -12,7 +12,7 @@ from torch.nn import functional
 from kilolayer.chart import Chart
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.scalars import cosine, norm, ratio
-from kilolayer.measure.series import percent_text, stage_starts, unit_series
+from kilolayer.measure.series import share_text, stage_starts, unit_series
 from kilolayer.measure.unit_chain import Loss, UnitChain
 from kilolayer.measure.unit_vjp import UnitVJP
 from kilolayer.theory.shortcut_products import ShortcutFactor, ShortcutTheory
@@ -71,7 +71,7 @@ class Gradient:
         weakest = (
             "in every stage the whole gradient of the stage's end"
             if is_lossless
-            else f"in the weakest stage {percent_text(self.weakest)} of the gradient of the stage's end"
+            else f"in the weakest stage {share_text(self.weakest)} of the gradient of the stage's end"
         )
         arrival = "first unit that keeps its shape" if self._downsampling_units else "first unit"
         return (
@@ -85,7 +85,7 @@ class Gradient:
         if not self._downsampling_units:
             return ""
         shares = ", ".join(
-            f"{percent_text(ratio(unit.direct, self.ends[unit.stage - 1]))} in stage {unit.stage}"
+            f"{share_text(ratio(unit.direct, self.ends[unit.stage - 1]))} in stage {unit.stage}"
             for unit in self._downsampling_units
         )
         return f"; through the shortcut before it, which changes the shape, it is only {shares}"
@@ -152,7 +152,7 @@ class Gradient:
                 unit_series("through weights", [unit.weights for unit in self.units]),
             ),
             log_y=True,
-            note=f"{percent_text(self.weakest)} of ‖∂ε/∂x_L‖ arrives through the weakest stage's shortcuts",
+            note=f"{share_text(self.weakest)} of ‖∂ε/∂x_L‖ arrives through the weakest stage's shortcuts",
             stages=self._stage_starts,
         )
 
@@ -171,7 +171,7 @@ class Gradient:
             "share of ‖∂ε/∂x_L‖",
             (unit_series("direct term", measured), unit_series("direct term", predicted, "predicted")),
             log_y=True,
-            note=f"{percent_text(self.weakest)} arrives at the start of the weakest stage",
+            note=f"{share_text(self.weakest)} arrives at the start of the weakest stage",
             stages=self._stage_starts,
         )
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from kilolayer.chart import Chart, Series
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.preservation import preserve_state
-from kilolayer.measure.series import percent_text
+from kilolayer.measure.series import share_text
 
 Normalisation = Literal["batch", "running"]
 LINE, GRID, REACH, NEAR = 21, 9, 1.0, 0.02
@@ -88,7 +88,7 @@ class Landscape:
             ("curvature d²L/dα² there", f"{self.curvature:.4g}"),
             ("loss at α = −1 and 1", f"{_loss_text(self.line[0])}, {_loss_text(self.line[-1])}"),
             ("lowest and highest loss of the slice", extremes),
-            ("share of the slice not below the centre", percent_text(_share_above(losses, self.centre))),
+            ("share of the slice not below the centre", share_text(_share_above(losses, self.centre))),
             ("BN's statistics", self.mode),
         )
 

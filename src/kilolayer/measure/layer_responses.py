@@ -23,7 +23,7 @@ from kilolayer.errors import InputError
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.preservation import preserve_state
 from kilolayer.measure.scalars import mean_present, rms
-from kilolayer.measure.series import percent_text, stage_starts, unit_series
+from kilolayer.measure.series import share_text, stage_starts, unit_series
 from kilolayer.runs import Run
 from kilolayer.runs.data_record import locate_data
 
@@ -101,15 +101,15 @@ class LayerResponses:
             ("3×3 layers", str(len(self.spatial_layers()))),
             (
                 "elements that ReLUs set to 0, mean",
-                percent_text(mean_present([relu.zeros for relu in self.relus])),
+                share_text(mean_present([relu.zeros for relu in self.relus])),
             ),
-            ("dead channels", percent_text(self.dead)),
-            ("… in the worst ReLU", percent_text(dead)),
+            ("dead channels", share_text(self.dead)),
+            ("… in the worst ReLU", share_text(dead)),
             ("largest batch deviation at a BN's input", f"{max((n.std for n in self.norms), default=0):.3g}"),
         )
 
     def finding(self) -> str:
-        dead = f"{percent_text(self.dead)} of the channels are dead" if self.dead else "no channel is dead"
+        dead = f"{share_text(self.dead)} of the channels are dead" if self.dead else "no channel is dead"
         layers = self.spatial_layers()
         if not layers:
             return f"no layer is 3×3; {dead}"
@@ -188,7 +188,7 @@ class LayerResponses:
                 unit_series("elements that are 0", [relu.zeros for relu in self.relus]),
                 unit_series("dead channels", [relu.dead for relu in self.relus]),
             ),
-            note=f"{percent_text(self.dead)} of all channels are dead on this batch",
+            note=f"{share_text(self.dead)} of all channels are dead on this batch",
             stages=_stage_starts(self.relus),
         )
 

@@ -25,6 +25,6 @@ def stage_starts(shapes: Sequence[object], start: float = 1.0) -> tuple[float, .
     return tuple(start + index for index, (a, b) in enumerate(pairwise(shapes), 1) if a != b)
 
 
-def percent_text(share: float) -> str:
+def share_text(share: float) -> str:
     """A share as "12.3 %"."""
     return f"{100 * share:.3g} %"
