@@ -105,7 +105,7 @@ def kernels(place: Place) -> Iterator[tuple[str, int, int, Callable[[Maps], obje
         )
 
     yield "BN statistics", i, 0, lambda m: launch.channel_sums(m.t)
-    yield "BN-ReLU", 2 * i, 0, lambda m: launch.bn_relu(m.t, m.measured)
+    yield "BN-ReLU", 2 * i, 0, lambda m: launch.bn_relu_forward(m.t, m.measured)
     yield (
         "BN-ReLU backward, sums",
         2 * i,

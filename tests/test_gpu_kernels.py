@@ -124,8 +124,8 @@ def test_passes_over_memory(shape: tuple[int, ...]) -> None:
     measured = settled(t, norm)
     mean, _, scale, shift = (row[:, None, None].double() for row in measured)
     z, x = scale * t.double() + shift, other.double()
-    close(launch.bn_relu(t, measured), z.relu(), within=ROUNDED)
-    close(launch.bn_relu(t, measured, other), (x + z).relu(), within=ROUNDED)
+    close(launch.bn_relu_forward(t, measured), z.relu(), within=ROUNDED)
+    close(launch.bn_relu_forward(t, measured, other), (x + z).relu(), within=ROUNDED)
     for gate, opened in ((None, z > 0), (t, t.double() > 0)):
         g, partials = launch.relu_backward(other, t, measured, gate)
         exact = x * opened
@@ -156,7 +156,7 @@ def test_convolutions(shape: tuple[int, ...], outputs: int, side: int) -> None:
     weight = torch.randn(outputs, shape[1], side, side, generator=torch.Generator().manual_seed(3)).to(DEVICE)
     weight = weight.to(memory_format=torch.channels_last)
     near = weight.bfloat16().double()
-    a = launch.bn_relu(t, measured).double()
+    a = launch.bn_relu_forward(t, measured).double()
     out = conv2d(a, near, padding=side // 2)
     residual = drawn(shape[0], outputs, *shape[2:], seed=4)
     for read, wanted in ((launch.bn_relu_load(t, measured), out), (launch.identity_load(a.bfloat16()), out)):

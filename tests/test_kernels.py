@@ -22,7 +22,7 @@ from kernel_cases import (
     running,
 )
 from kilolayer.kernels import fusion, reference
-from kilolayer.kernels.conv_chain import ConvChain, unit_chain
+from kilolayer.kernels.conv_chain import ConvChain, chain_of_unit
 from kilolayer.kernels.native_unit import run_native_unit as whole_unit
 from kilolayer.units import (
     BASIC,
@@ -45,7 +45,7 @@ BRANCHES = {"basic": BASIC, "bottleneck": BOTTLENECK, "one layer": ONE_LAYER}
 
 
 def chain(module: nn.Module) -> ConvChain:
-    found = unit_chain(module)
+    found = chain_of_unit(module)
     assert isinstance(found, ConvChain), found
     return found
 

@@ -99,15 +99,15 @@ def test_what_stands_outside_of_units_is_computed_single_or_upcast(products, mon
     monkeypatch.setattr(UpcastConv, "is_faster", lambda conv: True)
     model = fresh(replace(PREACT, branch=Basic(dropout=0.5)))
     assert kernels.fuse(model).fused_units == 0
-    alone, widened = (
+    single, upcast = (
         [name for name, module in model.named_modules() if type(module) is kind]
         for kind in (NativeConv, UpcastConv)
     )
     units = [name for name, module in model.named_modules() if "F.conv" in name]
     own = units if products == "fp16" else []
     assert len(units) == 8
-    assert alone == own
-    assert sorted(widened) == sorted({"stem.conv1", *units} - set(own))
+    assert single == own
+    assert sorted(upcast) == sorted({"stem.conv1", *units} - set(own))
     trained(model)
     kernels.unfuse(model)
     assert not any(type(module) in (NativeConv, UpcastConv) for module in model.modules())

@@ -70,7 +70,7 @@ def _can_run(backend: Backend, norm: Any, relu: nn.Module, x: Tensor) -> bool:
 def _bn_relu_of(backend: Backend) -> Callable[[nn.Module, Tensor], Tensor]:
     if backend == "native":
         return native_bn_relu
-    from kilolayer.kernels.gpu import triton_bn_relu as gpu  # Triton need not be there
+    from kilolayer.kernels.gpu import triton_bn_relu as gpu  # Triton may be missing
 
     return gpu.triton_bn_relu
 

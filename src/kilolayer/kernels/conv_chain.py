@@ -188,7 +188,7 @@ def transition_chain(unit: nn.Module) -> ConvChain | str:
     return _unsupported_reason(chain) or chain
 
 
-def unit_chain(unit: nn.Module) -> ConvChain | str:
+def chain_of_unit(unit: nn.Module) -> ConvChain | str:
     """The chain of a unit, whether or not it changes shape, or the reason why the unit is none."""
     chain = same_shape_chain(unit)
     if isinstance(chain, ConvChain):

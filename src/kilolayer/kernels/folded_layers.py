@@ -39,7 +39,7 @@ class FoldedConv(nn.Module):
                 x, self.weight, self.bias, *self.sizes, self.groups, "relu" if self.relu else "none", [], ""
             )
             return output
-        y = self._convolved(x)
+        y = self._conv2d(x)
         return y.relu_() if self.relu else y
 
     def add(self, x: Tensor, summand: Tensor) -> Tensor:
@@ -59,10 +59,10 @@ class FoldedConv(nn.Module):
                 None,
             )
             return output
-        y = summand + self._convolved(x)
+        y = summand + self._conv2d(x)
         return y.relu_() if self.relu else y
 
-    def _convolved(self, x: Tensor) -> Tensor:
+    def _conv2d(self, x: Tensor) -> Tensor:
         padding, stride, dilation = self.sizes
         return functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
 

@@ -13,7 +13,7 @@ from torch import nn
 from kilolayer.kernels.backend import Backend, backend_for, unavailable_reason
 from kilolayer.kernels.bn_relu import FusedSequence, has_bn_relu
 from kilolayer.kernels.compute_dtype import mul_dtype, multiplies_bf16_faster
-from kilolayer.kernels.conv_chain import ConvChain, same_shape_chain, unit_chain
+from kilolayer.kernels.conv_chain import ConvChain, same_shape_chain, chain_of_unit
 from kilolayer.kernels.fused_unit import FusedUnit
 from kilolayer.kernels.im2col import Im2colConv
 from kilolayer.kernels.native_conv import NativeConv
@@ -168,7 +168,7 @@ def _saved_by_fused_unit(module: FusedUnit, plain: SavedActivations, side: int) 
 
 def _supported_chain(unit: nn.Module, backend: Backend) -> ConvChain | str:
     """The chain that the kernels of this backend compute as a whole, or the reason why there is none."""
-    return same_shape_chain(unit) if backend == "triton" else unit_chain(unit)
+    return same_shape_chain(unit) if backend == "triton" else chain_of_unit(unit)
 
 
 def unfuse(model: ResidualNetwork) -> None:

@@ -58,8 +58,11 @@ class _NativeConvFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         # A strided 1×1 convolution is subsampled here; a 3×3 one strides in the kernel.
-        ctx.size, ctx.skips, ctx.stride = x.shape, *((stride, 1) if weight.shape[2] == 1 else (1, stride))
-        x = subsample(ctx.skips, x)
+        ctx.size, ctx.input_stride, ctx.stride = (
+            x.shape,
+            *((stride, 1) if weight.shape[2] == 1 else (1, stride)),
+        )
+        x = subsample(ctx.input_stride, x)
         y = empty_map_like(x[:, :, :: ctx.stride, :: ctx.stride], len(weight))
         conv = ConvStruct(WeightsStruct.of(weight), None, None, x.data_ptr(), y.data_ptr(), ctx.stride)
         load_native_library().kilolayer_conv_forward(byref(batch_struct(x)), byref(conv))
@@ -76,4 +79,4 @@ class _NativeConvFunction(torch.autograd.Function):
         load_native_library().kilolayer_conv_backward(
             byref(batch_struct(x)), byref(conv), dy.data_ptr(), dx.data_ptr()
         )
-        return scatter_strided(ctx.skips, dx, ctx.size), dweight, None
+        return scatter_strided(ctx.input_stride, dx, ctx.size), dweight, None

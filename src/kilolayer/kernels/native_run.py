@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kilolayer.kernels.compute_dtype import MUL_DTYPES, mul_dtype
-from kilolayer.kernels.conv_chain import ConvChain, unit_chain
+from kilolayer.kernels.conv_chain import ConvChain, chain_of_unit
 from kilolayer.kernels.dispatch import batch_struct, empty_map_like
 from kilolayer.kernels.folded_layers import folded_weights, is_affine, scale_and_shift
 from kilolayer.kernels.native_library import (
@@ -37,7 +37,7 @@ class FoldableUnit:
 
 def foldable_unit(unit: nn.Module) -> FoldableUnit | None:
     """The unit as part of a run, or None if the kernels do not support it."""
-    chain = unit_chain(unit)
+    chain = chain_of_unit(unit)
     if isinstance(chain, ConvChain) and all(map(is_affine, chain.norms())):
         assert isinstance(unit, ResidualUnit)  # noqa: S101 - no other has a chain
         match list(unit.p):
@@ -59,18 +59,18 @@ class NativeUnitRun(nn.Module):
         super().__init__()
         first = units[0].chain
         # If the first convolution is a strided 1×1 one, nothing reads the pixels that it skips.
-        self.skips, self.stride = first.input_stride, first.shortcut_stride // first.input_stride
-        self.inputs, self.outputs = first.in_channels, first.out_channels
-        self.units = [_pack_unit(step) for step in units]
+        self.input_stride, self.stride = first.input_stride, first.shortcut_stride // first.input_stride
+        self.in_channels, self.out_channels = first.in_channels, first.out_channels
+        self.units = [_pack_unit(unit) for unit in units]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[1] != self.inputs or x.dtype is not torch.bfloat16 or not x.is_cpu:
+        if x.dim() != 4 or x.shape[1] != self.in_channels or x.dtype is not torch.bfloat16 or not x.is_cpu:
             raise RuntimeError(
-                f"a run of folded units expected (N, {self.inputs}, H, W) in {torch.bfloat16} on the CPU, "
+                f"a run of folded units expected (N, {self.in_channels}, H, W) in {torch.bfloat16} on the CPU, "
                 f"but got {tuple(x.shape)} in {x.dtype} on {x.device}"
             )
-        x = x[:, :, :: self.skips, :: self.skips].contiguous(memory_format=torch.channels_last)
-        y = empty_map_like(x[:, :, :: self.stride, :: self.stride], self.outputs)
+        x = x[:, :, :: self.input_stride, :: self.input_stride].contiguous(memory_format=torch.channels_last)
+        y = empty_map_like(x[:, :, :: self.stride, :: self.stride], self.out_channels)
         # Addresses do not survive a copy or a pickle, so they are collected at every call: microseconds per unit.
         structs = (FoldedUnitStruct * len(self.units))(*map(_unit_struct, self.units))
         load_native_library().kilolayer_infer(
@@ -82,9 +82,9 @@ class NativeUnitRun(nn.Module):
         return f"{len(self.units)} units"
 
 
-def _pack_unit(step: FoldableUnit) -> dict[str, Any]:
+def _pack_unit(unit: FoldableUnit) -> dict[str, Any]:
     """The tensors of a unit: packed weights, biases, and the scale and shift of its first BN."""
-    chain = step.chain
+    chain = unit.chain
     norms = [*(link.norm for link in chain.links[1:]), chain.final_norm]
     convs = zip(chain.links, norms, chain.conv_strides(), strict=True)
     return {
@@ -93,9 +93,9 @@ def _pack_unit(step: FoldableUnit) -> dict[str, Any]:
         if chain.projection is None
         else _pack_conv(chain.projection, chain.projection_norm),
         "before": None
-        if step.input_norm is None
-        else [part.float() for part in scale_and_shift(step.input_norm)],
-        "flags": (chain.final_norm is not None, step.preactivated_shortcut, chain.padding is not None),
+        if unit.input_norm is None
+        else [part.float() for part in scale_and_shift(unit.input_norm)],
+        "flags": (chain.final_norm is not None, unit.preactivated_shortcut, chain.padding is not None),
     }
 
 

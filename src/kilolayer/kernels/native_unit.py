@@ -131,7 +131,7 @@ class _UnitCall:
         remaining_norms = iter(self.norms)
         maps = [x, *outputs[: len(chain.saved_links)], y]
 
-        def next_norm(norm: nn.BatchNorm2d | None) -> Any:
+        def take_norm(norm: nn.BatchNorm2d | None) -> Any:
             return POINTER(NormStruct)() if norm is None else pointer(next(remaining_norms))
 
         def conv(
@@ -140,7 +140,7 @@ class _UnitCall:
             return ConvStruct(
                 WeightsStruct.of(parameters[i]),
                 gradients[i].data_ptr() if gradients else None,
-                next_norm(norm),
+                take_norm(norm),
                 source.data_ptr(),
                 target.data_ptr(),
                 stride,
@@ -149,7 +149,7 @@ class _UnitCall:
         convs = (ConvStruct * depth)()
         for i, (link, stride) in enumerate(zip(chain.links, chain.conv_strides(), strict=True)):
             convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
-        end, projection = next_norm(chain.final_norm), POINTER(ConvStruct)()
+        end, projection = take_norm(chain.final_norm), POINTER(ConvStruct)()
         # If h is not x, it lies in the memory of x', unless a BN follows it.
         h = x if chain.has_identity_shortcut else y
         if chain.projection is not None:

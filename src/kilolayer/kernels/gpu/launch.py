@@ -101,7 +101,7 @@ def bn_backward_finalize(
     return coefficients
 
 
-def bn_relu(t: Tensor, statistics: Tensor, residual: Tensor | None = None) -> Tensor:
+def bn_relu_forward(t: Tensor, statistics: Tensor, residual: Tensor | None = None) -> Tensor:
     """ReLU(BN(t)), or ReLU(residual + BN(t))."""
     out = torch.empty_like(t)
     grid, blocks = _pointwise_grid(t)
@@ -155,7 +155,7 @@ def materialize(load: MapLoad, residual: Tensor | None = None) -> Tensor:
     """What a convolution would load, as a map in memory; `residual` is added to a gradient."""
     first, second, coefficients = load.tensors()
     if load.mode == BN_RELU:
-        return bn_relu(first, coefficients)
+        return bn_relu_forward(first, coefficients)
     return bn_backward(first, second, coefficients, residual=residual) if load.mode == BN_BACKWARD else first
 
 

@@ -27,7 +27,7 @@ class _TritonBnRelu(torch.autograd.Function):
         sums = launch.channel_sums(x) if channel_sums is None else channel_sums
         statistics = launch.bn_finalize(norm, weight, bias, sums, x.numel() // x.shape[1])
         ctx.save_for_backward(x, statistics, weight, bias)
-        return launch.bn_relu(x, statistics)
+        return launch.bn_relu_forward(x, statistics)
 
     @staticmethod
     @once_differentiable

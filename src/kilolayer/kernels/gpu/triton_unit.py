@@ -65,7 +65,7 @@ class _TritonUnitFunction(torch.autograd.Function):
             y = outputs.pop()
         else:
             statistics.append(norms.finalize(chain.final_norm, t, sums))
-            y = launch.bn_relu(t, statistics[-1], x)
+            y = launch.bn_relu_forward(t, statistics[-1], x)
         ctx.chain = chain
         ctx.sizes = len(outputs), len(statistics)
         ctx.save_for_backward(*outputs, *statistics, *parameters, *(() if chain.final_norm is None else (y,)))
