@@ -25,9 +25,7 @@ from kilolayer.training.memory_plan import MemoryPlan, segment_model
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The first candidate's name, image size, channels and classes: every other candidate gets the same
-    batch.
-    """
+    """What the first candidate determines about the batch that all candidates receive."""
 
     name: str
     image_side: int
@@ -123,8 +121,9 @@ def _build_foreign(candidate: Candidate) -> nn.Module:
 
 @contextmanager
 def attribute_errors(name: str, stage: str, *, ours: bool = False) -> Iterator[None]:
-    """Within, a candidate's code runs: an `InputError` is prefixed with the candidate's name, and other
-    exceptions become one. With `ours` other exceptions pass unchanged, since they are faults of ours.
+    """Turns what a candidate's code raises within into an `InputError` with the candidate's name.
+
+    With `ours`, exceptions other than `InputError` pass unchanged: they are faults of Kilolayer.
     """
     try:
         yield

@@ -96,8 +96,9 @@ def reference_loss(module: nn.Module, x: Tensor, labels: Tensor, *, training: bo
 
 
 def mean_cross_entropy(outputs: Any, labels: Tensor) -> float:
-    """The mean cross-entropy over the images that outputs and labels share. Raises `InputError` if it is not
-    finite.
+    """The mean cross-entropy over the images that outputs and labels share.
+
+    Raises `InputError` if it is not finite.
     """
     logits = torch.as_tensor(outputs).float()
     loss = functional.cross_entropy(logits[: len(labels)], labels[: len(logits)].to(logits.device))
@@ -114,7 +115,7 @@ def finite_loss(loss: Tensor) -> float:
 
 @contextmanager
 def _running_statistics_of_batch(module: nn.Module) -> Iterator[None]:
-    """Within, BN's running statistics become those of the batch."""
+    """Replaces BN's running statistics by those of the batch that runs within."""
     norms = [(part, part.momentum) for part in module.modules() if isinstance(part, _BatchNorm)]
     for norm, _ in norms:
         norm.momentum = 1.0
@@ -127,8 +128,9 @@ def _running_statistics_of_batch(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _channels_first(module: nn.Module) -> Iterator[None]:
-    """Within, all convolutions add in one order: over a thousand layers another order moves the loss by 0.1
-    %.
+    """Makes all convolutions within add in one order.
+
+    Over a thousand layers another order moves the loss by 0.1 %.
     """
     maps = [p for p in module.parameters() if p.ndim == 4]
     last = any(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in maps)

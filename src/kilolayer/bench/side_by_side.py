@@ -71,8 +71,7 @@ def compare_candidates(
     configuration: BenchConfiguration,
     report_progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Runs all candidates in turns and returns their figures, the machine's ceilings and the differences in
-    their work.
+    """Runs all candidates in turns; returns their figures, the machine's ceilings and differences in work.
 
     The result can be written as JSON. Speeds are images per second, memory is in bytes, energy in joules per
     image.

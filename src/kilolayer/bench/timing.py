@@ -15,8 +15,9 @@ MAX_OTHER_CORES = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """`seconds` on the wall, `cpu_seconds` of this process, `other_cores` kept busy by other processes,
-    `joules`.
+    """What a piece of work took.
+
+    `seconds` are wall seconds, `cpu_seconds` those of this process; other processes kept `other_cores` busy.
 
     `other_cores` and `joules` are None if the system does not report them.
     """

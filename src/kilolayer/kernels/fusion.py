@@ -13,7 +13,7 @@ from torch import nn
 from kilolayer.kernels.backend import Backend, backend_for, unavailable_reason
 from kilolayer.kernels.bn_relu import FusedSequence, has_bn_relu
 from kilolayer.kernels.compute_dtype import mul_dtype, multiplies_bf16_faster
-from kilolayer.kernels.conv_chain import ConvChain, same_shape_chain, chain_of_unit
+from kilolayer.kernels.conv_chain import ConvChain, chain_of_unit, same_shape_chain
 from kilolayer.kernels.fused_unit import FusedUnit
 from kilolayer.kernels.im2col import Im2colConv
 from kilolayer.kernels.native_conv import NativeConv

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 IDEAL_MAPS = 3
-"""In training every unit reads its input and the gradient of its output, and writes the gradient of its
-input.
-"""
+"""A unit in training reads its input and its output's gradient, and writes its input's gradient."""
 
 
 def arithmetic_intensity(network: Network, work: str, width: int) -> float:

@@ -31,8 +31,7 @@ TOLERANCE = 1e-3
 
 
 def export_onnx(module: nn.Module, x: Tensor, path: Path) -> float:
-    """Writes `module` as an ONNX file for images shaped like `x`, in any batch size; returns ONNX Runtime's
-    error.
+    """Writes `module` as an ONNX file for images shaped like `x`, in any batch size; returns its error.
 
     One of our networks is folded first (`kilolayer.kernels.fold`). The error is max |z' − z| / max |z| over
     the logits.

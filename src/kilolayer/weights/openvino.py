@@ -16,8 +16,9 @@ MISSING = "OpenVINO is not installed: pip install 'kilolayer[export]'"
 
 
 def openvino_session(module: nn.Module, x: Tensor, threads: int, precision: str = "auto") -> LogitsFunction:
-    """`module` run by OpenVINO: a function from images shaped like `x` to logits. `precision` "fp32" forbids
-    bf16.
+    """`module` run by OpenVINO: a function from images shaped like `x` to logits.
+
+    `precision` "fp32" forbids bf16.
 
     Raises `InputError` if OpenVINO is not installed.
     """
