@@ -8,6 +8,7 @@ directly above a block (`% …` in MyST, `<!-- … -->` in the README) says what
     exits N             the command ends with this status
     prints              every line of this block of text stands in what the command before it printed;
                         … stands for any characters
+    prints alike        the same, and each number may be another one: another machine rounds differently
 
 `:caption: NAME` of a code block, and a literalinclude, put a file into the folder.
 """
@@ -138,7 +139,7 @@ class Reader:
             shutil.copy(source, self.folder / source.name)
         elif block.caption:
             (self.folder / block.caption).write_text(block.text, encoding="utf-8")
-        elif "prints" in block.marks:
+        elif {"prints", "prints alike"} & {*block.marks}:
             self._compare(block)
         elif block.reason or not block.runs:
             return
@@ -187,14 +188,16 @@ class Reader:
         return done.returncode, done.stdout
 
     def _compare(self, block: Block) -> None:
-        missing = [
-            row for row in block.text.splitlines() if row.strip() and not _stands_in(row, self.printed)
-        ]
+        alike = "prints alike" in block.marks
+        rows = [row for row in block.text.splitlines() if row.strip()]
+        missing = [row for row in rows if not _stands_in(row, self.printed, alike)]
         assert not missing, f"{block.place}: not printed:\n" + "\n".join(missing) + f"\nbut\n{self.printed}"
 
 
-def _stands_in(row: str, printed: str) -> bool:
+def _stands_in(row: str, printed: str, alike: bool) -> bool:
     words = r"\s+".join(re.escape(word).replace("…", r"\S*") for word in row.split())
+    if alike:
+        words = re.sub(r"\d[\d,]*(\\\.\d+)?", lambda number: r"[\d.,]+", words)
     return re.search(words, printed) is not None
 
 

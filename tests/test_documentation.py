@@ -68,6 +68,14 @@ def test_no_command_hides_in_plain_text() -> None:
     assert hidden == []
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_lead_to_files(name: str) -> None:
+    """Those of the pages in docs/ are followed when the site is built."""
+    links = re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_names_of_the_package_exist() -> None:
     """Every `kilolayer.…` in the text can be imported; the log tells of names that were."""
     pages = [page for page in PAGES if "log" not in page.parts]
@@ -110,4 +118,7 @@ def test_the_reader_sees_a_broken_page(tmp_path: Path, monkeypatch: pytest.Monke
     reader.follow(Block(page, 1, "text", "269,…  parameters\n", marks=("prints",)))
     with pytest.raises(AssertionError, match="not printed"):
         reader.follow(Block(page, 1, "text", "269,723 parameters\n", marks=("prints",)))
+    reader.follow(Block(page, 1, "text", "270,001  parameters\n", marks=("prints alike",)))
+    with pytest.raises(AssertionError, match="not printed"):
+        reader.follow(Block(page, 1, "text", "270,001 numbers\n", marks=("prints alike",)))
     assert commands(Block(page, 1, "console", "$ a \\\n  b\nprinted\n$ c\n")) == ["a    b", "c"]
