@@ -56,8 +56,8 @@ def test_layers_stand_where_the_paper_draws_them(branch, table):
         assert layers(built.h) == layers(built.p) == ""
 
 
-def test_the_five_arrangements_are_the_rows_of_fig_4():
-    assert list(ARRANGEMENTS) == list(FIG_4)
+def test_the_first_five_arrangements_are_the_rows_of_fig_4():
+    assert list(ARRANGEMENTS)[:5] == list(FIG_4)
 
 
 def normed(x, unit, name):

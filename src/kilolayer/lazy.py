@@ -1,6 +1,6 @@
-"""Names imported when first used, so that descriptions and `--help` need not wait for PyTorch.
+"""Names that a package imports when they are first used, so that `--help` does not wait for PyTorch (PEP 562).
 
-PEP 562 by hand: the lazy_loader package would be one more dependency for these few lines.
+The lazy_loader package does this too, but it is untyped and its `__dir__` leaves out what is imported at once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ from typing import Any
 def lazy_attributes(
     package: str, submodule_of: Mapping[str, str], submodules: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__` for the names in `homes`, each in the submodule given.
+    """`__getattr__` and `__dir__` for a package whose names lie in submodules.
 
-    `folders` are submodules to be had by themselves, as `package.folder` without an import of it.
+    `submodule_of` maps each name to its submodule. `submodules` are attributes of the package, too:
+    `package.submodule` works without an import statement. `__dir__` lists `__all__`, the submodules, and the
+    attributes that every module has.
+
+    >>> import kilolayer
+    >>> {"create_model", "units", "__file__"} <= set(dir(kilolayer))
+    True
     """
 
     def attribute(name: str) -> Any:
@@ -27,6 +33,8 @@ def lazy_attributes(
         return getattr(import_module(f"{package}.{submodule_of[name]}"), name)
 
     def names() -> list[str]:
-        return sorted([*sys.modules[package].__all__, *submodules])
+        module = sys.modules[package]
+        dunder = (name for name in vars(module) if name.startswith("__"))
+        return sorted({*module.__all__, *submodules, *dunder})
 
     return attribute, names
