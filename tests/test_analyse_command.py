@@ -12,11 +12,7 @@ from typing import Any
 import pytest
 
 from kilolayer.__main__ import main
-from kilolayer.cli.analyse import AnalyseOptions
-from kilolayer.cli.analysis_inputs import load_analysis_inputs
-from kilolayer.measure.analyses import ANALYSES, AnalysisEntry
-from kilolayer.measure.analysis_results import run_analyses
-from kilolayer.report import analysis_report as report
+from kilolayer.measure.analyses import ANALYSES
 
 BLOCKS = Path(__file__).with_name("foreign_networks.py")
 NETWORK = "preact_resnet8_cifar"
@@ -64,30 +60,32 @@ def loudness_of(given):
 """
 
 
-def test_an_analysis_of_ones_own_is_a_module_and_a_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Text, JSON, SVG and HTML follow from its values; its name and question stand in one row."""
+REGISTER = """
+import sys
+from kilolayer.measure import ANALYSES, AnalysisEntry
+
+ANALYSES["loudness"] = AnalysisEntry("How loud are the images?", "nowhere", "loudness_scratch:loudness_of")
+
+from kilolayer.__main__ import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_analysis_of_ones_own_is_a_module_and_a_row(tmp_path: Path) -> None:
+    """The command's words, text, JSON, SVG and HTML follow from its row and its values."""
     pytest.importorskip("matplotlib")
     (tmp_path / "loudness_scratch.py").write_text(SCRATCH)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    row = AnalysisEntry("How loud are the images?", "nowhere", "loudness_scratch:loudness_of")
-    monkeypatch.setitem(ANALYSES, "loudness", row)
-    results = run_analyses(
-        "loudness", load_analysis_inputs(AnalyseOptions("loudness", (NETWORK,), batch_size=8))
+    words = ["analyse", "loudness", NETWORK, *SMALL, "--out", "out", "--html", "page.html"]
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTER, *words], cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    report.print_analyses(results)
-    assert "the largest element is" in capsys.readouterr().out
-    report.print_analyses_json(results)
-    (record,) = json.loads(capsys.readouterr().out)
+    assert "the largest element is" in done.stdout
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["loudness-loudness.svg", "loudness.json"]
+    (record,) = json.loads((tmp_path / "out" / "loudness.json").read_text())["results"]
     assert record["analysis"] == "loudness"
     assert record["largest"] > 0
-    report.write_analyses(results, str(tmp_path / "out"))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "loudness-loudness.svg",
-        "loudness.json",
-    ]
-    report.write_analysis_page(results, str(tmp_path / "page.html"))
     assert "Loudness" in (tmp_path / "page.html").read_text()
 
 
