@@ -81,7 +81,7 @@ def test_a_description_survives_json_and_names_its_file(example: str) -> None:
 
 @pytest.mark.parametrize("example", NAMES)
 def test_theory_predicts_nothing_and_says_of_what(example: str) -> None:
-    assert "theory says nothing of the layer" in str(no_prediction_reason(network_of(example)))
+    assert "theory has no rule for the layer" in str(no_prediction_reason(network_of(example)))
 
 
 @pytest.mark.parametrize("example", NAMES)

@@ -200,7 +200,7 @@ class PathReader:
         are_all_ops = all(_is_op(layer) for path in paths for layer in path)
         join_kind = self._join_kind(end, join)
         if are_all_ops and join_kind and all(paths):
-            return unit, op.ParallelPaths(paths, join_kind)  # type: ignore[arg-type]  # every step is an Op, as `known` says
+            return unit, op.ParallelPaths(paths, join_kind)  # type: ignore[arg-type]  # every layer is an Op here
         return unit, OtherLayer(_join_text(join, paths))
 
     def _join_kind(self, end: GraphNode, join: GraphNode) -> str | None:

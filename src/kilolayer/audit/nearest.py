@@ -161,7 +161,7 @@ def option_words(network: Network) -> str:
 
 def arrangement_words(arrangement: Arrangement) -> str:
     names = [name for name, candidate in ARRANGEMENTS.items() if candidate == arrangement]
-    return names[0].replace("_", " ") if names else "an arrangement of its own"
+    return names[0].replace("_", " ") if names else "an arrangement that is none of the papers'"
 
 
 def branch_words(branch: Branch) -> str:

@@ -55,7 +55,7 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
                 recorded = _record(
                     model, torch.randn(1, channels, image_side, image_side, generator=_seeded_generator())
                 )
-            except Exception as error:  # whatever foreign code raises
+            except Exception as error:  # a foreign model may raise anything
                 error_text = error_text or f"{type(error).__name__}: {error}".partition("\n")[0]
                 continue
             parameter_names = {id(tensor): name for name, tensor in model.named_parameters()}

@@ -34,7 +34,7 @@ def run_analyses(name: str, inputs: Sequence[AnalysisInput]) -> list[AnalysisRes
         analysis tracks metrics, there is a result for every snapshot, and then one of the trends.
 
     Raises:
-        InputError: there is no such analysis, or it cannot be made of a network.
+        InputError: no analysis has that name, or a network does not allow it.
     """
     if name != "all" and name not in ANALYSES:
         raise InputError(f"no analysis {name!r}; allowed: {', '.join(ANALYSES)}, all")

@@ -128,7 +128,7 @@ class Decomposition:
     def _shares(self) -> Chart:
         units, name = self.units, "share ⟨F(x_l), x_L⟩ / ‖x_L‖²"
         share = share_text(sum(unit.norm * unit.cosine for unit in units) / len(self.stages))
-        # Branches at right angles to one another say something of x_L only where x_L is their sum.
+        # Branches at right angles to one another predict shares of x_L only where x_L is their sum.
         holds = self.residual < EXACT
         predicted = (unit_series(name, [unit.norm**2 for unit in units], "predicted"),) if holds else ()
         return Chart(

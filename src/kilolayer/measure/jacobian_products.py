@@ -86,7 +86,7 @@ class JacobianProducts:
     def _push_forward(self, index: int, signal: Tensor, tangents: Vectors) -> tuple[Tensor, list[Tensor]]:
         """x_{l+1} and Jv of one unit, by reverse mode alone.
 
-        u ↦ Jᵀu is linear, so the transpose of its own derivative is J. PyTorch's forward mode would do, but
+        u ↦ Jᵀu is linear, so the transpose of its own derivative is J. PyTorch's forward mode works too, but
         it decomposes BN in Python, which is several times slower.
         """
         leaf = signal.detach().requires_grad_()

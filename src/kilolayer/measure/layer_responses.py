@@ -1,4 +1,4 @@
-"""What is known of the layers of a network on a batch, and how it is shown."""
+"""Layer responses: deviations of convolutions' outputs, BN's statistics, dead channels (P1, Fig. 7)."""
 
 from __future__ import annotations
 

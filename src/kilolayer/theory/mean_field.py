@@ -105,7 +105,7 @@ def no_prediction_reason(network: Network) -> str | None:
     ):
         for layer in leaves(ops):
             if type(layer).carry is Op.carry:
-                return f"theory says nothing of the layer {layer.label}"
+                return f"theory has no rule for the layer {layer.label}"
     return None
 
 
