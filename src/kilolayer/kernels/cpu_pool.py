@@ -19,6 +19,9 @@ def use_cpu_pool(device: torch.device) -> str:
 
     Returns what was chosen, and why. KILOLAYER_POOL=0 in the environment keeps malloc. Call it before large
     tensors are allocated.
+
+    >>> use_cpu_pool(torch.device("cuda"))
+    "PyTorch's allocator for cuda"
     """
     return install_pool() if device.type == "cpu" else f"PyTorch's allocator for {device.type}"
 

@@ -112,6 +112,9 @@ def fastest_precision(device: torch.device, network: Network | None = None) -> L
 
     On a GPU it is bf16 if the hardware has it. On a CPU it is bf16 if the processor multiplies bf16 faster,
     and for a `network` most of which the native kernels compute, in whatever dtype they multiply.
+
+    >>> fastest_precision(torch.device("cpu")) in ("bf16", "fp32")
+    True
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -141,6 +144,11 @@ def fused_saved_activations(model: ResidualNetwork) -> Iterator[SavedActivations
 
     A fused unit saves x and the outputs of F's inner convolutions; a plain one what autograd saves for its
     layers. The sizes are numbers for one image.
+
+    >>> from kilolayer.networks import build, describe
+    >>> saved = list(fused_saved_activations(build(describe("resnet20_cifar"))))
+    >>> len(saved), saved[0].input
+    (9, 16384)
     """
     plain = saved_activations.network_activations(model.description)
     for placed, saved, (_, module) in zip(model.description.units(), plain, _units(model), strict=True):
