@@ -87,11 +87,11 @@ def test_the_file_may_go(state: State, tmp_path: Path) -> None:
         (torch.nn.Linear(2, 2), "asks to run torch.nn.modules.linear.Linear"),
         ({"w": torch.eye(3).to_sparse()}, "holds a sparse tensor"),
         ({"w": torch.zeros(3, device="meta")}, r"without data \(meta\)"),
-        ({"w": torch.zeros(3, dtype=torch.complex64)}, "ComplexFloatStorage, no plain tensor"),
+        ({"w": torch.zeros(3, dtype=torch.complex64)}, "ComplexFloatStorage, not a plain tensor"),
         ({"w": torch.zeros(1).expand(10**9)}, "declares 4,000,000,000 bytes of tensors"),
         ({"w": bytearray(5)}, "bytearray"),
         ({"w": 3, "v": torch.zeros(2)}, "'w' is a int, but weights are tensors"),
-        ({3: torch.zeros(2)}, "3 is a int, but tensors go by names"),
+        ({3: torch.zeros(2)}, "3 is a int, but tensors have names"),
         ({"epoch": 3, "arch": "resnet"}, "no weights under its keys 'epoch', 'arch'"),
         ({"module.w": torch.zeros(2), "module._orig_mod.w": torch.zeros(2)}, "names differ by"),
         ([torch.zeros(2)], "holds a list"),
@@ -128,8 +128,8 @@ def changed(state: State, **others: Tensor) -> State:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: {}, "of another network: matched 0 of"),
-        (lambda s: {f"x.{key}": value for key, value in s.items()}, "of another network: matched 0 of"),
+        (lambda s: {}, "another network: matched 0 of"),
+        (lambda s: {f"x.{key}": value for key, value in s.items()}, "another network: matched 0 of"),
         (lambda s: {key: value for key, value in s.items() if key != "classifier.bias"}, "1 missing"),
         (lambda s: changed(s, classifier__bias=torch.zeros(3)), r"1 wrong: classifier.bias \(3, not 10\)"),
         (lambda s: changed(s, classifier__bias=torch.zeros(10, dtype=torch.int64)), "int64, not float32"),
@@ -141,7 +141,7 @@ def changed(state: State, **others: Tensor) -> State:
         ),
         (
             lambda s: {key: torch.zeros_like(value) for key, value in s.items()},
-            "every value of the weights is 0",
+            "every weight is 0",
         ),
     ],
 )

@@ -290,10 +290,10 @@ def test_a_run_that_is_not_done_says_how_to_finish_it(
     ("given", "says"),
     [
         ("", "has an empty name"),
-        (".", "'.': is no run's folder; give that of a run, or a file of weights in it"),
+        (".", "'.': is not the folder of a run; name the folder of a run, or a file of weights"),
         ("none", "none: no such file or folder"),
-        ("run/config.json", "'run/config.json': no file of weights"),
-        ("run/checkpoints/000000002-000000.safetensors", "holds the state of a training under way"),
+        ("run/config.json", "'run/config.json': not a file of weights"),
+        ("run/checkpoints/000000002-000000.safetensors", "holds the state of an unfinished training"),
     ],
 )
 def test_what_is_no_file_of_weights_is_named(

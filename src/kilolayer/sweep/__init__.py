@@ -1,4 +1,11 @@
-"""Many runs in one folder: executed exactly once each, whatever is killed, by processes or a Ray cluster."""
+"""Many runs in one folder, each executed exactly once, by processes or a Ray cluster.
+
+The folders of the runs are the record: whatever is killed, a sweep goes on from them.
+
+>>> from kilolayer.sweep import ProcessPool, run_all
+>>> run_all([], ProcessPool(workers=2))
+{}
+"""
 
 from __future__ import annotations
 

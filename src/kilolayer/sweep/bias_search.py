@@ -1,4 +1,4 @@
-"""The search for b_g that P2 did before Table 1: every bias judged on held-out training images."""
+"""The search for b_g that P2 made before Table 1: every bias is judged on held-out training images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ ERROR = "validation_error"
 
 @dataclass(frozen=True)
 class BiasSearch:
-    """A cell whose bias is searched: runs by bias, a run for every seed."""
+    """A cell whose bias is searched: the runs of each bias, one run for every seed."""
 
     cell: Cell
     runs: Mapping[float, tuple[RunSpec, ...]]
 
     @property
     def papers_choice(self) -> float:
+        """The bias that the paper chose."""
         plan = self.cell.plan
         if plan is None or not isinstance(plan.unit.h, ExclusiveGate):
             raise TypeError(f"{self.cell.row}: only an exclusive gate's bias is searched")
@@ -35,7 +36,7 @@ class BiasSearch:
 
 
 def bias_searches(reproduction: Reproduction) -> tuple[BiasSearch, ...]:
-    """The searches of a sweep's cells. `InputError` where the paper selected nothing for any of them."""
+    """The searches for a sweep's cells. Raises `InputError` where the paper searched for none of them."""
     cells = [item.cell for item in reproduction.cells if item.cell.plan and item.cell.plan.select]
     if not cells:
         raise InputError(
@@ -64,14 +65,16 @@ def _runs(cell: Cell, reproduction: Reproduction) -> dict[float, tuple[RunSpec, 
 
 
 def num_held_out(cell: Cell, request: Request) -> int:
-    """A tenth of the images trained on, as the 5,000 of 50,000 that P1 held out."""
+    """A tenth of the images trained on; P1 held out 5,000 of 50,000."""
     plan = cell.plan
     data = request.data or Data(plan.data if plan else "cifar10")
     return max(1, (request.size.subset or data.subset or open_source(data).count) // 10)
 
 
 def search_result(search: BiasSearch) -> dict[str, Any]:
-    """The errors by bias, and the bias with the least median; of equal ones the first, which is nearest 0."""
+    """The errors by bias, and the bias with the least median error; of equal biases the first, which is
+    nearest 0.
+    """
     figures = {bias: [read_progress(run).figure(ERROR) for run in runs] for bias, runs in search.runs.items()}
     medians = {bias: float(median(error_rates(values))) for bias, values in figures.items()}
     chosen = min(medians, key=lambda bias: medians[bias])

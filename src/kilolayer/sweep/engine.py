@@ -1,4 +1,4 @@
-"""What engines have in common: a sweep is brought to its end, whatever is killed and whoever else works."""
+"""What all engines share: they bring a sweep to its end, whatever is killed and whoever else works on it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Tick = Callable[[], None]
 
 
 class SweepStopped(Exception):
-    """The sweep was asked to stop. Every run's state is saved."""
+    """The sweep was asked to stop. The state of every run is saved."""
 
 
 class Engine(Protocol):
-    """Executes runs; yields each with its outcome when an attempt ends."""
+    """Executes runs, and yields each with its outcome when an attempt ends."""
 
     def execute(self, specs: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
-        """`tick` is called a few times a second, and may raise; attempts end in any order."""
+        """`tick` is called a few times a second and may raise. Attempts end in any order."""
         ...
 
     def close(self) -> None:
-        """Lets what is under way save and end; leaves no process behind."""
+        """Lets running attempts save and end. Leaves no process behind."""
         ...
 
 
@@ -37,10 +37,12 @@ def run_all(
     tick: Tick = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Outcome]:
-    """Brings every run to its result, each exactly once; finished ones are kept as they are.
+    """Brings every run to its result, each exactly once, and returns the outcome by run.
 
-    A run that another process holds is tried again. Returns the outcome by run. Raises `Stopped` soon
-    after `stop()` turns true, and `InputError`, before anything is written, where a folder holds another run.
+    Finished runs are left as they are. A run that another process holds is tried again.
+
+    Raises `SweepStopped` soon after `stop()` turns true, and `InputError` where a folder holds another run,
+    before anything is written.
     """
     check_folders(specs)
     try:
@@ -78,13 +80,13 @@ def _pause(look: Tick) -> None:
 
 
 class AttemptCounter:
-    """Counts how often the workers of a run died since it last saved something."""
+    """Counts how often the workers of a run died since the run last saved something."""
 
     def __init__(self) -> None:
         self._deaths: Counter[tuple[str, str]] = Counter()
 
     def try_again(self, spec: RunSpec) -> bool:
-        """Counts a death; whether the run is to be tried once more."""
+        """Counts a death, and says whether to try the run once more."""
         mark = (spec.key, _progress(spec))
         self._deaths[mark] += 1
         return self._deaths[mark] < ATTEMPTS_WITHOUT_PROGRESS
@@ -97,7 +99,7 @@ def _progress(spec: RunSpec) -> str:
 
 
 def mark_failed(spec: RunSpec) -> Outcome:
-    """Records that a run's workers die again and again; the outcome that this is."""
+    """Records that the workers of a run die again and again, and returns the outcome."""
     from kilolayer.sweep.worker import record_failure
 
     times = ATTEMPTS_WITHOUT_PROGRESS

@@ -1,4 +1,4 @@
-"""The engine of one machine: a plain pool of processes."""
+"""The engine for one machine: a pool of processes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Running = dict[Future[Outcome], tuple[int, RunSpec]]
 
 
 class ProcessPool:
-    """`workers` processes on this machine, each with `threads` cores; they take turns on the `devices`.
+    """`workers` processes on this machine, each with `threads` cores. They take turns on the `devices`.
 
-    Every worker is an executor of its own, so that one killed takes only its own run with it, which
-    then goes on from its checkpoint; a run whose workers keep dying without progress is given up.
+    Every worker is an executor of its own. A killed worker therefore takes down only its own run, which then
+    continues from its checkpoint. A run whose workers keep dying without progress counts as failed.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class ProcessPool:
         self._attempts = AttemptCounter()
 
     def execute(self, specs: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
+        """Yields each run with its outcome; see `Engine.execute`."""
         waiting, running = deque(specs), Running()
         while waiting or running:
             self._fill(waiting, running)
@@ -57,7 +58,7 @@ class ProcessPool:
                     yield spec, outcome
 
     def close(self) -> None:
-        """Workers save and end: no process is left behind."""
+        """Lets workers save and end. Leaves no process behind."""
         for child in self._children & set(active_children()):
             child.terminate()
         for executor in self._executors.values():
@@ -74,7 +75,7 @@ class ProcessPool:
     def _submit(self, slot: int, spec: RunSpec) -> Future[Outcome]:
         try:
             return self._submit_to(self._executor(slot), slot, spec)
-        except BrokenProcessPool:  # its worker was killed while it had nothing to do
+        except BrokenProcessPool:  # its worker was killed while idle
             self._discard(slot)
             return self._submit_to(self._executor(slot), slot, spec)
 
@@ -106,14 +107,14 @@ class ProcessPool:
         self._executors.pop(slot).shutdown(wait=False)
 
     def _outcome(self, future: Future[Outcome], slot: int, spec: RunSpec) -> Outcome | None:
-        """The attempt's outcome, or None where its worker died and the run is to be tried again."""
+        """The outcome of the attempt; None where its worker died and the run is to be tried again."""
         try:
             outcome = future.result()
             if outcome != "stopped":
                 return outcome
         except BrokenProcessPool:
             pass
-        # A worker that stopped was terminated by somebody else, and would refuse every further run.
+        # Somebody else terminated a worker that stopped; it would refuse every further run.
         self._discard(slot)
         return None if self._attempts.try_again(spec) else mark_failed(spec)
 
@@ -127,9 +128,9 @@ def _worker_error(error: OSError) -> InputError:
 
 @contextmanager
 def _hide_main_module() -> Iterator[None]:
-    """A worker begun here does not run the caller's script again, of which it needs nothing.
+    """A worker started here does not run the caller's script again, of which it needs nothing.
 
-    That script may come from standard input, or have no guard around what it does.
+    That script may come from standard input, or have no guard around its code.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -141,7 +142,7 @@ def _hide_main_module() -> Iterator[None]:
 
 @contextmanager
 def block_sigint() -> Iterator[None]:
-    """A worker begun here inherits that Ctrl-C, which reaches the whole group, waits: the parent decides."""
+    """Blocks Ctrl-C in workers started here. It reaches the whole process group, but only the parent decides."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

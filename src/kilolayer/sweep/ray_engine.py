@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: one run a task, which goes on elsewhere when its node is lost."""
+"""The engine for a Ray cluster: one task for each run. A run goes on elsewhere when its node is lost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ SECONDS_TO_SAVE = 60.0
 class RayEngine:
     """Runs as tasks of a Ray cluster, each with `cpus` cores, and with a GPU where the cluster has any.
 
-    `address` is the cluster's; without one it is RAY_ADDRESS, or the cluster that this machine belongs to,
-    or one made here for the sweep. At most `workers` runs are under way at once; None: as many as fit. The
-    sweep's folder, the data and Kilolayer must be the same on every node. A run whose worker or node is
-    lost goes on from its last checkpoint, elsewhere.
+    address: the cluster's; None: RAY_ADDRESS, or the cluster of this machine, or a new one for the sweep.
+        workers: the most runs at once; None: as many as fit. The folder of the sweep, the data and Kilolayer
+            must be the same on every node. A run whose
+    worker or node is lost continues elsewhere from its last checkpoint.
 
-    Raises `InputError` where Ray is missing, the cluster does not answer, or no node is large enough.
+    Raises `InputError` where Ray is missing, where the cluster does not answer, or where no node is large
+    enough.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class RayEngine:
         self._check_size()
         self._running: dict[Any, RunSpec] = {}
         self._attempts = AttemptCounter()
-        # Tasks are retried here, where it is known whether a run has come further since.
+        # We retry tasks ourselves, because only we know whether a run has made progress.
         self._task = self._ray.remote(_task).options(
             num_cpus=cpus, num_gpus=self.gpus, max_retries=0, scheduling_strategy="SPREAD"
         )
@@ -60,6 +61,7 @@ class RayEngine:
             raise InputError(f"{self.cpus} cores for a run; allowed: up to {most}, the largest Ray node's")
 
     def execute(self, specs: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
+        """Yields each run with its outcome; see `Engine.execute`."""
         waiting = deque(specs)
         while waiting or self._running:
             while waiting and len(self._running) < (self.workers or len(specs)):
@@ -76,11 +78,11 @@ class RayEngine:
                     yield spec, outcome
 
     def close(self) -> None:
-        """Runs save and end; leaves the cluster, and ends one that was made for the sweep."""
+        """Lets runs save and end, leaves the cluster, and ends a cluster that was started for the sweep."""
         left = list(self._running)
         self._running.clear()
         for reference in left:
-            self._ray.cancel(reference)  # reaches the worker as Ctrl-C
+            self._ray.cancel(reference)  # the worker receives it as Ctrl-C
         if left:
             _, unsaved = self._ray.wait(left, num_returns=len(left), timeout=SECONDS_TO_SAVE)
             for reference in unsaved:
@@ -92,7 +94,9 @@ class RayEngine:
         return self._task.remote(_DriverContext.capture(self.cpus), *arguments)
 
     def _outcome(self, reference: Any, spec: RunSpec) -> Outcome | None:
-        """The attempt's outcome, or None where its worker or node was lost and it is to be tried again."""
+        """The outcome of the attempt; None where its worker or node was lost and the run is to be tried
+        again.
+        """
         errors = self._ray.exceptions
         try:
             outcome: Outcome = self._ray.get(reference)
@@ -109,7 +113,7 @@ class RayEngine:
 
 @dataclass(frozen=True)
 class _DriverContext:
-    """What a task takes over from where the sweep was begun, so that paths and records mean the same."""
+    """The folder, command and environment of the driver, so that paths and records mean the same in a task."""
 
     folder: str
     command: tuple[str, ...]
@@ -144,11 +148,11 @@ def _task(
 
 SECONDS_TO_ANSWER = 5.0
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "GLOG_minloglevel": "3"}
-"""Ray's settings without which it writes to the terminal, and to its makers."""
+"""Settings without which Ray writes to the terminal and reports its usage."""
 
 
 def connect(address: str | None) -> Any:
-    """Ray, connected to `address`, or to the cluster of this machine, or to one made here.
+    """Ray, connected to `address`, to the cluster of this machine, or to a new cluster.
 
     Raises `InputError` where Ray is missing or nothing answers.
     """
@@ -170,7 +174,7 @@ def connect(address: str | None) -> Any:
 
 
 def _check_answers(address: str | None) -> None:
-    """Ray itself tries for a minute, and ends the whole program where nothing answers."""
+    """Fails early: Ray itself tries for a minute, and ends the whole program where nothing answers."""
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit() or "/" in host:
         return
@@ -181,5 +185,5 @@ def _check_answers(address: str | None) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """An error's message without the explanations that Ray adds."""
+    """The message of an error without Ray's explanations."""
     return str(error).strip().partition("\n")[0]

@@ -1,8 +1,7 @@
-"""A reproduction: which cells of which tables, at which scale and seeds, and the runs that this means.
+"""A reproduction: the cells of the requested tables, at a scale and with seeds, and the runs that they need.
 
-The request is kept as sweep.json in the sweep's folder, so that continuing it and reporting on it need
-the folder alone. Runs that several cells share, as Tables 1 and 2 share the original ResNet-110, are
-made once.
+The request is stored as sweep.json in the sweep's folder. To continue the sweep or to report on it, the
+folder is enough. A run that several cells share (Tables 1 and 2 share the original ResNet-110) is made once.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from kilolayer.values import from_json, to_json
 
 REQUEST_FILE = "sweep.json"
 SELECTION = "selection"
-"""Folder of the search for b_g, which may come before the sweep."""
+"""The folder of the search for b_g, which may precede the sweep."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a cell: which of its settings, which seed."""
+    """A run of a cell: the index of its setting, its seed and its specification."""
 
     setting: int
     seed: int
@@ -43,7 +42,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class CellRuns:
-    """A cell with its runs; none where it is literature only or follows from counting."""
+    """A cell with its runs. It has none where its figure is from the literature, or follows from counting."""
 
     cell: Cell
     trials: tuple[Trial, ...]
@@ -56,7 +55,7 @@ class CellRuns:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A request with its runs, in `folder`."""
+    """A request with its tables, cells and runs, in `folder`."""
 
     folder: Path
     request: Request
@@ -65,29 +64,38 @@ class Reproduction:
 
     @property
     def runs(self) -> tuple[RunSpec, ...]:
-        """Every run once; seed by seed, so that a whole table with few seeds is there early."""
+        """Every run once, seed by seed, so that a whole table with few seeds is complete early."""
         trials = sorted((t for cell in self.cells for t in cell.trials), key=lambda trial: trial.seed)
         return tuple({trial.spec.key: trial.spec for trial in trials}.values())
 
     def of_table(self, name: str) -> tuple[CellRuns, ...]:
+        """The cells of one table."""
         return tuple(cell for cell in self.cells if cell.cell.table == name)
 
 
 def plan_reproduction(request: Request, folder: Path) -> Reproduction:
-    """Works a request out. Raises `InputError` for names that no table, row or column has."""
+    """Expands a request into cells and runs. Raises `InputError` for unknown names of tables, rows or
+    columns.
+
+    >>> from pathlib import Path
+    >>> request = Request(("p2-table-2",), seeds=(0,), size=SIZES["smoke"])
+    >>> reproduction = plan_reproduction(request, Path("sweep"))
+    >>> len(reproduction.cells) >= len(reproduction.runs) > 0
+    True
+    """
     tables = with_own_rows(map(find_table, dict.fromkeys(request.tables)), request)
     cells = tuple(_cell_runs(cell, request, folder) for cell in select_cells(tables, request))
     return Reproduction(folder, request, tables, cells)
 
 
 def open_sweep(folder: str | Path) -> Reproduction:
-    """The reproduction kept in `folder`; `InputError` where there is none."""
+    """The reproduction stored in `folder`. Raises `InputError` where there is none."""
     path = Path(folder) / REQUEST_FILE
     if not os.path.exists(folder):
         raise missing_path_error(folder)
     if not path.is_file():
         raise InputError(
-            f"{folder} holds no sweep: it has no {REQUEST_FILE}; kilolayer reproduce --out makes one"
+            f"{folder} holds no sweep: it has no {REQUEST_FILE}; kilolayer reproduce --out starts one"
         )
     return plan_reproduction(_read_request(path), Path(folder))
 
@@ -95,18 +103,20 @@ def open_sweep(folder: str | Path) -> Reproduction:
 def _read_request(path: Path) -> Request:
     try:
         return from_json(path.read_text(encoding="utf-8"), Request)
-    except ValueError as error:  # no JSON, no text, or an InputError that does not know the file
+    except ValueError as error:  # no JSON, no text, or an error that does not name the file
         raise InputError(f"{path}: {error}") from None
 
 
 def check_free(reproduction: Reproduction) -> None:
-    """Raises `InputError` where the folder holds other files, or another sweep; one may grow by seeds."""
+    """Raises `InputError` where the folder holds other files or another sweep. A stored sweep may grow by
+    seeds.
+    """
     folder, request = reproduction.folder, reproduction.request
     if (folder / REQUEST_FILE).is_file():
         stored = _read_request(folder / REQUEST_FILE)
         if replace(stored, seeds=request.seeds) != request or not set(stored.seeds) <= set(request.seeds):
             raise InputError(
-                f"{folder} holds another sweep; choose another --out, or go on with it: "
+                f"{folder} holds another sweep; choose another --out, or continue it: "
                 f"kilolayer reproduce --resume {folder}"
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -114,7 +124,7 @@ def check_free(reproduction: Reproduction) -> None:
 
 
 def save_request(reproduction: Reproduction) -> None:
-    """Writes the request to its folder, where a kept one may grow by seeds. `InputError` as `check_free`."""
+    """Writes the request to its folder. Raises `InputError` as `check_free`."""
     check_free(reproduction)
     path = reproduction.folder / REQUEST_FILE
     if not path.is_file() or _read_request(path) != reproduction.request:
@@ -134,7 +144,7 @@ def _cell_runs(cell: Cell, request: Request, folder: Path) -> CellRuns:
 
 
 def cell_run_spec(cell: Cell, setting: int, seed: int, request: Request, folder: Path) -> RunSpec:
-    """One run; its folder is named by its content, so that equal experiments share it."""
+    """A run of a cell. The content of the experiment names the folder, so that equal experiments share it."""
     size = request.size
     described = cell_experiment(
         cell,
@@ -149,10 +159,10 @@ def cell_run_spec(cell: Cell, setting: int, seed: int, request: Request, folder:
 
 
 def run_folder(runs: Path, experiment: Experiment) -> Path:
-    """Where the run of an experiment is, or is to be.
+    """The folder of an experiment's run, existing or new.
 
-    A release that describes experiments in more words gives them other names than an older one did, so a run
-    that is not under its name is looked for by what its folder says it is.
+    Another release may describe the same experiment in other words, and so name its folder differently. A run
+    that is not under its name is therefore looked up by the experiment in its folder.
     """
     path = runs / run_name(experiment)
     if path.exists():
@@ -169,7 +179,7 @@ def _holds_experiment(path: Path, experiment: Experiment) -> bool:
 
 
 def run_name(experiment: Experiment) -> str:
-    """ "d56-3f9a2c1b-s0": depth, a digest of all but the seed, the seed."""
+    """The name "d56-3f9a2c1b-s0": the depth, a digest of everything but the seed, and the seed."""
     text = to_json(replace(experiment, seed=0), indent=None)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"d{experiment.network.depth}-{digest}-s{experiment.seed}"
@@ -177,10 +187,10 @@ def run_name(experiment: Experiment) -> str:
 
 @dataclass(frozen=True)
 class Size:
-    """The scale of a reproduction; None leaves a thing as in the paper (see `kilolayer.papers.Scale`).
+    """The scale of a reproduction. None keeps the paper's value (see `kilolayer.papers.Scale`).
 
-    `depths`: pairs of the paper's depth and the one to run instead. `imagenet_size`: the `image_size` of
-    ImageNet's networks, which divide it by 32.
+    depths: pairs of the paper's depth and the depth to run instead. imagenet_size: the `image_size` of
+        ImageNet networks, which reduce it by a factor of 32.
     """
 
     name: str = "full"
@@ -201,6 +211,7 @@ class Size:
 
     @property
     def scale(self) -> Scale:
+        """The scale of every plan but ImageNet's."""
         return Scale(
             self.name,
             dict(self.depths) or None,
@@ -234,7 +245,9 @@ SIZES = {
         imagenet_size=32,
     ),
 }
-"""The paper's own size; one for an hour on a CPU that still shows the effect of depth; one for seconds."""
+"""The paper's own size; `proxy`, which shows the effect of depth in an hour on a CPU; `smoke`, which takes
+seconds.
+"""
 
 
 @dataclass(frozen=True)
@@ -260,11 +273,12 @@ class OwnRow:
 
 @dataclass(frozen=True)
 class Request:
-    """What to reproduce. `rows` and `columns` are names, parts of names or shell patterns; none means all.
+    """What to reproduce. `rows` and `columns` are names, parts of names or shell patterns; empty means all.
 
-    `settings`: a cell that stands for several settings (b_g = 0 … −5) runs "all" of them or the "first".
-    `recipe`: None is each cell's own. `seeds` are the seeds of every cell's runs. `own_rows` stand in every
-    table, whatever `rows` says.
+    settings: whether a cell that stands for several settings (b_g = 0 … −5) runs "all" of them or the
+        "first".
+    recipe: None is the recipe of each cell. seeds: the seeds of every cell's runs. own_rows: rows of your
+        own; they stand in every table, whatever `rows` says.
     """
 
     tables: tuple[str, ...]
@@ -283,7 +297,7 @@ class Request:
 
     @property
     def computing(self) -> dict[str, Any]:
-        """The fields of its experiments that say how they are computed."""
+        """The fields of the experiments that say how they are computed."""
         names = ("precision", "memory_format", "kernels", "evaluation")
         return {name: getattr(self, name) for name in names}
 
@@ -304,7 +318,7 @@ def with_own_rows(tables: Iterable[Table], request: Request) -> tuple[Table, ...
 
 
 def select_cells(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:
-    """The cells of the rows and columns that are asked for. `InputError` for a name that nothing has."""
+    """The cells of the requested rows and columns. Raises `InputError` for a name that no cell has."""
     cells = [cell for table in tables for cell in table.cells]
     rows = _matching({cell.row: None for cell in cells}, request.rows, "row")
     columns = _matching({cell.column: None for cell in cells}, request.columns, "column")
@@ -317,7 +331,7 @@ def select_cells(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:
 
 
 def _matching(names: Iterable[str], patterns: tuple[str, ...], kind: str) -> set[str]:
-    """A whole name means itself only: "ResNet-110" is not "ResNet-110 with a 1-layer skip" too."""
+    """A full name matches only itself: "ResNet-110" does not match "ResNet-110 with a 1-layer skip"."""
     candidates, matches = list(names), set[str]()
     for pattern in patterns:
         exact = [pattern] if pattern in candidates else []

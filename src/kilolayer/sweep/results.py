@@ -1,4 +1,6 @@
-"""What a reproduction has found so far: every cell's figures, and the rows of a table compared."""
+"""The results of a reproduction: the figures of each cell beside the paper's, and the rows of a table
+compared.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,14 @@ from kilolayer.sweep.run_spec import RunProgress, read_progress
 
 @dataclass(frozen=True)
 class TableResult:
-    """A table's findings, and its rows compared with one another, by column."""
+    """The results of a table's cells, and its rows compared with one another, by column."""
 
     table: Table
     cells: tuple[CellResult, ...]
 
     @property
     def proxy(self) -> str:
-        """What the figures of the table leave out, each thing once; empty at the paper's own size."""
+        """What the figures of the table leave out, each thing once. Empty at the paper's own size."""
         sentences = [cell.proxy.removeprefix(PROXY).split(", ") for cell in self.cells if cell.proxy]
         parts = dict.fromkeys(part for parts in sentences for part in parts)
         return (
@@ -41,7 +43,7 @@ class TableResult:
 
     @cached_property
     def groups(self) -> dict[str, dict[str, CellResult]]:
-        """What is compared: by column its rows; or by row its columns, where the baseline is a column."""
+        """The results to compare: by column its rows; or by row its columns, where the baseline is a column."""
         across_columns = self.table.baseline in self.table.columns
         groups: dict[str, dict[str, CellResult]] = {}
         for cell in self.cells:
@@ -53,7 +55,7 @@ class TableResult:
 
     @cached_property
     def same(self) -> dict[tuple[str, str], str]:
-        """Cells, by group and member, that this scale makes the same network as another member's."""
+        """Cells, by group and member, whose network equals another member's at this scale."""
         return {
             (group, name): duplicate
             for group, members in self.groups.items()
@@ -61,13 +63,13 @@ class TableResult:
         }
 
     def same_as(self, result: CellResult) -> str:
-        """The member whose network `one` has become at this scale; empty where it is its own."""
+        """The member whose network a cell shares at this scale; empty where the network is its own."""
         row, column = result.cell.row, result.cell.column
         return self.same.get((column, row), "") or self.same.get((row, column), "")
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
-        """Rows against the baseline row by column; or columns against the baseline column by row."""
+        """Rows compared with the baseline row by column; or columns with the baseline column by row."""
         by_group = {}
         for group, members in self.groups.items():
             comparable = {
@@ -105,7 +107,7 @@ def _duplicates(members: Mapping[str, CellResult], baseline: str) -> list[tuple[
 
 
 def _same(first: CellResult, second: CellResult) -> bool:
-    """Equal runs; or equal networks that in the paper are different ones."""
+    """Whether the runs are equal, or the networks are equal while the paper's are different."""
     if first.keys == second.keys:
         return True
     ours = [{trial.spec.experiment.network for trial, _ in result.states} for result in (first, second)]
@@ -114,7 +116,7 @@ def _same(first: CellResult, second: CellResult) -> bool:
 
 
 def table_results(reproduction: Reproduction) -> tuple[TableResult, ...]:
-    """Reads every run's folder as it is now."""
+    """Reads the folders of all runs as they are now."""
     states = {spec.key: read_progress(spec) for spec in reproduction.runs}
 
     def of(name: str) -> tuple[CellResult, ...]:
@@ -126,12 +128,13 @@ def table_results(reproduction: Reproduction) -> tuple[TableResult, ...]:
 RESULT_KEYS = {"top-1 error": "test_error", "training curve": "test_error", "top-5 error": "test_top5_error"}
 PROXY = "proxy: "
 PAPER_IMAGES = {name: DATASETS[name].title for name in ("cifar10", "cifar100")}
-"""What a run's result calls the papers' own images. ImageNet is a folder of the user's, of any name."""
+"""The names of the papers' own images in a run's result. ImageNet is a folder of the user's, under any name.
+"""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell with what its runs gave."""
+    """A cell with the results of its runs."""
 
     runs: CellRuns
     states: tuple[tuple[Trial, RunProgress], ...]
@@ -152,16 +155,16 @@ class CellResult:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why runs failed that did not diverge: this machine's doing, and no figure of the network's."""
+        """Why runs failed that did not diverge. Such failures are this machine's, not the network's."""
         results = [state.result for _, state in self.states if state.result]
         return tuple(result.get("reason", "") for result in results if result["status"] == "failed")
 
     @cached_property
     def by_seed(self) -> dict[int, float | None]:
-        """The final error by seed, None where the run diverged.
+        """The final error by seed; None where the run diverged.
 
-        Of a cell of several settings it is the best one's, the most favourable to the row, once all of
-        the seed's settings have ended. A run that failed for want of memory counts for nothing.
+        For a cell of several settings it is the error of the best, which favours the row most, once all
+        settings of the seed have ended. A run that failed for lack of memory does not count.
         """
         states_by_seed: dict[int, list[tuple[Trial, RunProgress]]] = {}
         for trial, state in self.states:
@@ -177,7 +180,7 @@ class CellResult:
         return {seed: _least(values) for seed, values in sorted(figures.items()) if values}
 
     def _figure(self, trial: Trial, state: RunProgress) -> float | None:
-        """The run's final error; for P1's Fig. 7 the mean deviation of its layers' responses."""
+        """The final error of a run; for P1's Fig. 7 the mean deviation of its layer responses."""
         if self.cell.metric == "layer responses":
             finished = state.result is not None and state.result["status"] == "done"
             return measure_run_responses(trial.spec.path).mean_std if finished else None
@@ -191,7 +194,7 @@ class CellResult:
 
     @cached_property
     def verdict(self) -> Agreement:
-        """At the paper's own size only; a proxy's absolute value is never judged."""
+        """The verdict on the figure, at the paper's own size only. A proxy's absolute value is never judged."""
         if not self.runs.trials:
             reason = "follows from the description" if self.cell.counted is not None else self.cell.reason
             return Agreement("no figure", reason)
@@ -229,7 +232,7 @@ def _proxy(runs: CellRuns, reproduction: Reproduction, states: tuple[tuple[Trial
         parts.append(proxy_sentence(plan, request.data, scale).removeprefix(PROXY))
     real = PAPER_IMAGES.get(plan.data, "")
     used = {str(state.result.get("data", real)) for _, state in states if state.result} - {real}
-    # A path can hold any images, and only the run knows which; a replacement by name is told already.
+    # A path can hold any images, and only the run knows which. A replacement by name is reported already.
     if real and used and f"instead of {plan.data}" not in "".join(parts):
         parts.append(f"images of {' and '.join(sorted(used))} instead of {real}")
     return PROXY + ", ".join(parts) if parts else ""

@@ -1,4 +1,4 @@
-"""The findings as JSON that explains itself: copied anywhere, it needs no run folder beside it."""
+"""The results as JSON that explains itself: it needs no run folder beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kilolayer.values import to_json
 
 
 def results_as_json(reproduction: Reproduction, results: tuple[TableResult, ...], command: str) -> str:
-    """What was asked, by which command, on what it ran, and every run's own result."""
+    """The request, the command, the environments of the runs, and the result of every run, as JSON text."""
     starts = read_provenance(reproduction.runs)
     recipes = dict.fromkeys(to_json(item.experiment.recipe) for item in reproduction.runs)
     value = {
@@ -67,7 +67,7 @@ def _cell(finding: CellResult, same_as: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: what was not measured is null."""
+    """JSON has no NaN and no infinity: a missing figure becomes null."""
     match value:
         case dict():
             return {key: _plain(item) for key, item in value.items()}
@@ -80,12 +80,14 @@ def _plain(value: Any) -> Any:
 
 
 OF_A_START = ("date", "command")
-"""What differs from start to start; the rest is the environment."""
+"""The fields that differ from start to start; the others describe the environment."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """`environments`: versions and machine, every combination once. Dates are of the first and last start."""
+    """Where the runs were computed. `environments`: every combination of versions and machine once. `first`,
+    `last`: dates.
+    """
 
     starts: int
     first: str
@@ -95,7 +97,7 @@ class Provenance:
 
 
 def read_provenance(runs: Iterable[RunSpec]) -> Provenance | None:
-    """What environment.json in the runs' folders says; None where no run has begun."""
+    """The provenance from environment.json in the folders of the runs; None where no run has begun."""
     starts = sorted((start for item in runs for start in _starts(item)), key=lambda start: str(start["date"]))
     if not starts:
         return None

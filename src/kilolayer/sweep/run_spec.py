@@ -1,4 +1,4 @@
-"""What a sweep consists of, and how far it is: the run folders themselves are the record."""
+"""The runs of a sweep, and how far each is. The run folders themselves are the record."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from kilolayer.training.experiment import Experiment
 from kilolayer.values import from_json
 
 Outcome = Literal["done", "diverged", "failed", "stopped", "busy"]
-"""How an attempt at a run ended. The first three are results; "stopped" and "busy" runs go on later."""
+"""How an attempt at a run ended. "done", "diverged" and "failed" are results; "stopped" and "busy" runs go on
+later.
+"""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run of a sweep: its experiment and its folder, which names it."""
+    """A run of a sweep: its experiment, and its folder, whose name identifies it."""
 
     path: Path
     experiment: Experiment
 
     @property
     def key(self) -> str:
+        """The name of the folder."""
         return self.path.name
 
 
@@ -52,7 +55,7 @@ class RunProgress:
 
 
 def read_progress(spec: RunSpec) -> RunProgress:
-    """Reads a run's folder, which another process may be writing."""
+    """Reads the folder of a run, which another process may be writing."""
     result = spec.path / "result.json"
     ended = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
     return RunProgress(ended, _last_line(spec.path / "metrics.jsonl"))
@@ -68,7 +71,7 @@ def _last_line(metrics: Path) -> dict[str, Any] | None:
 
 
 def check_folders(specs: Iterable[RunSpec]) -> None:
-    """Raises `InputError` where a run's folder holds anything but this run: nothing is written then."""
+    """Raises `InputError` where the folder of a run holds anything else, before anything is written."""
     for spec in specs:
         config = spec.path / "config.json"
         if config.is_file():
@@ -79,7 +82,7 @@ def check_folders(specs: Iterable[RunSpec]) -> None:
 
 
 def _holds_other_files(path: Path) -> bool:
-    # A run that was killed at its very beginning leaves its lock and perhaps an empty folder.
+    # A run that was killed at its start leaves its lock, and perhaps an empty folder.
     begun = {".lock", "checkpoints"}
     return path.exists() and (
         not path.is_dir() or any(_foreign(entry.name, begun) for entry in path.iterdir())

@@ -1,4 +1,4 @@
-"""One run executed in this process: begun, or continued from its checkpoint, to a result."""
+"""Executes one run in this process, from its beginning or its checkpoint to a result."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ stop_asked = threading.Event()
 
 
 def prepare_worker(threads: int | None, own_files: Sequence[str] = ()) -> None:
-    """Sets a worker process up: its share of the cores, and signals after which it saves before it ends.
+    """Sets up a worker process: its number of threads, and signals after which it saves and ends.
 
-    `own_files` define kinds of units that its runs have (`kilolayer.units.extensions`).
+    own_files: files that define kinds of units of the runs (`kilolayer.units.extensions`).
     """
     for file in own_files:
         extensions.load_unit_file(file)
@@ -50,7 +50,7 @@ def prepare_worker(threads: int | None, own_files: Sequence[str] = ()) -> None:
 
 
 def _exit_with_parent(sentinel: int) -> None:
-    """Saves and ends when the parent is gone, which a pool's worker would not notice."""
+    """Saves and ends when the parent is gone, which a worker of a pool would not notice."""
     wait([sentinel])
     stop_asked.set()
     with _working:
@@ -58,7 +58,7 @@ def _exit_with_parent(sentinel: int) -> None:
 
 
 def note_stop(number: int, frame: FrameType | None) -> None:
-    """A signal's handler: the run under way saves and ends after its step."""
+    """A signal handler: the current run saves and ends after its step."""
     stop_asked.set()
 
 
@@ -69,10 +69,10 @@ def execute_run(
     save_seconds: float = 60.0,
     stop: Callable[[], bool] = stop_asked.is_set,
 ) -> Outcome:
-    """Brings the run in `folder` to its end. Plain text arguments, so that any executor can send them.
+    """Brings the run in `folder` to its end. Arguments are plain text, so that any executor can send them.
 
     "done", "diverged" and "failed" (out of memory) leave a result; "stopped" leaves a checkpoint; "busy"
-    means that another process has the run. `InputError` where the folder holds another experiment.
+    means that another process has the run. Raises `InputError` where the folder holds another experiment.
     """
     if stop():
         return "stopped"
@@ -112,7 +112,7 @@ def _write_failure(run: Run, reason: str) -> Outcome:
 
 
 def record_failure(spec: RunSpec, reason: str) -> Outcome:
-    """Records that a run cannot be brought to an end, unless meanwhile another process has done so."""
+    """Records that a run cannot be brought to an end, unless another process has done so meanwhile."""
     try:
         with Run.open_or_create(spec.path, spec.experiment) as run:
             return _status(run) or _write_failure(run, reason)

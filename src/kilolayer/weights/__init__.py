@@ -1,7 +1,13 @@
-"""Weights from elsewhere: files of others read without running what is in them, and fitted to a network.
+"""Weights in from other programs, read without running any code in them, and out to ONNX and OpenVINO.
 
-state = read_state_dict("resnet20.pt")      # or .pth, .tar, .bin, .ckpt, .safetensors
-print(fit(model, state))                    # matched 101 of 101 tensors
+>>> import tempfile, torch
+>>> from kilolayer.networks import build, describe
+>>> from kilolayer.weights import load_weights, read_state_dict
+>>> model = build(describe("resnet8_cifar"))
+>>> with tempfile.TemporaryDirectory() as folder:
+...     torch.save(model.state_dict(), f"{folder}/weights.pt")
+...     print(load_weights(model, read_state_dict(f"{folder}/weights.pt")))
+matched 37 of 37 tensors
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A state dict for another number of classes or channels: what of it is carried over, and what is new."""
+"""Adapts a state dict to another number of classes or channels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSIFIER, STEM = "classifier.", "stem.conv1.weight"
 
 @dataclass(frozen=True)
 class AdaptedWeights:
-    """The state for the network, and in words what in it is not as the file has it."""
+    """The state for the network, and notes on what differs from the file."""
 
     state: dict[str, Tensor]
     notes: tuple[str, ...] = ()
@@ -31,11 +31,12 @@ def adapt_weights(
 ) -> AdaptedWeights:
     """`state` with a classifier for `classes` and a stem for the channels of `model`.
 
-    of_file: the classes of the file, where it names them. A class of that name then keeps its row of the
-    classifier. Where one of `classes` is not among them, or another number of classes is all that is known,
-    the classifier is the model's own, which is new. The stem's weights are summed over three channels for a
-    network of one, and repeated over three and divided by 3 for the opposite, so that a grey picture gives
-    the response that it gave. What fits in neither way stays as it is, to be refused.
+    file_classes: the classes of the file, where it names them. A class of the same name then keeps its row of
+        the classifier. The classifier is new (the model's own) where one of `classes` is not among them, or
+        where only their number
+    is known and it differs. For a network of one channel the weights of the stem are summed over three
+    channels; for a network of three they are repeated and divided by 3, so that a grey picture gives the
+    response that it gave. A tensor that fits in neither way stays as it is, and loading it is then an error.
     """
     model_state = model.state_dict()
     parts = (_classifier(state, model_state, classes, file_classes), _stem(state, model_state))
@@ -116,10 +117,10 @@ def _stem(state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]) -> Ada
 
 
 def adapt_statistics(statistics: InputStatistics, *, in_chans: int, side: int) -> InputStatistics:
-    """The same figures for images of `in_chans` channels and `side` pixels a side.
+    """The same statistics for images of `in_chans` channels and `side` pixels a side.
 
-    A mean image of another size becomes the mean of each channel. Several channels become one by the mean of
-    their figures; one becomes several that are equal.
+    A mean image of another size becomes the mean of each channel. Several channels become one by their mean;
+    one channel becomes several equal ones.
     """
     mean, scale = statistics.mean, statistics.scale
     if mean.shape[-1] not in (1, side):

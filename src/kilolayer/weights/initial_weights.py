@@ -1,4 +1,4 @@
-"""A training that begins from the weights of a file instead of a random initialisation."""
+"""Starts a training from the weights in a file instead of random weights."""
 
 from __future__ import annotations
 
@@ -27,35 +27,37 @@ def init_from_file(path: str) -> InitialWeights:
     Raises `InputError` where it cannot be read.
     """
     if not path:
-        raise InputError("the file of weights has an empty name; give a file or the folder of a run")
+        raise InputError("the file of weights has an empty name; name a file or the folder of a run")
     if (Path(path) / "config.json").is_file():
         path = str(Run.open(path).weights_file())
     elif Path(path).is_dir():
-        raise InputError(f"{quote(path)}: is no run's folder; give that of a run, or a file of weights in it")
+        raise InputError(
+            f"{quote(path)}: is not the folder of a run; name the folder of a run, or a file of weights"
+        )
     return InitialWeights(path, _sha256(path), "file" if read_described(path) else "data")
 
 
 def initial_network(init: InitialWeights) -> Network | None:
-    """The network that the file describes; None where it does not."""
+    """The network that the file describes; None where it describes none."""
     described = read_described(init.path)
     return described.model.description if described else None
 
 
 def load_initial_weights(training: Trainer) -> WeightMatch | None:
-    """Loads the weights that the training's experiment names; None where it names none.
+    """Loads the weights that the trainer's experiment names; returns None where it names none.
 
-    To be called before its first step. The classifier and the stem may be those of other classes and channels
-    (`kilolayer.weights.adaptation`); the notes of what is returned say what was done then. A file of ours gives
-    its mean and scale of the input too.
+    Call it before the first step. The classifier and the stem may be for other classes and channels
+    (`kilolayer.weights.adaptation`); the notes of the result say what was done then. A file of ours also
+    gives the mean and scale of the input.
 
-    Raises `InputError` where the file is gone, is another one than when the experiment was made, or does not
-    fit the network in every other tensor; the network then is as it was.
+    Raises `InputError` where the file is gone, has changed since the experiment was made, or does not fit the
+    network in any other tensor. The network is then unchanged.
     """
     init = training.experiment.init
     if init is None:
         return None
     if _sha256(init.path) != init.sha256:
-        raise InputError(f"{quote(init.path)}: has changed since the run began; bring the file back")
+        raise InputError(f"{quote(init.path)}: has changed since the run began; restore the file")
     try:
         return _load_state(training, init)
     except InputError as error:
@@ -68,7 +70,7 @@ def _load_state(training: Trainer, init: InitialWeights) -> WeightMatch:
     state = described.model.state_dict() if described else read_state_dict(init.path)
     if "sums" in state and any(name.startswith("model.") for name in state):
         raise InputError(
-            "holds the state of a training under way, no weights; give the run's folder when done"
+            "holds the state of an unfinished training, not weights; name the run's folder when it is done"
         )
     statistics = (
         _input_statistics(training, described) if described and init.normalization == "file" else None
@@ -87,13 +89,13 @@ def _load_adapted(
 ) -> tuple[WeightMatch, tuple[str, ...]]:
     model = training.model
     adapted = adapt_weights(state, model, classes=training.splits.classes, file_classes=classes)
-    # Where more than classes and channels differ, the file's own tensors are what is reported.
+    # Where more than classes and channels differ, report the file's own tensors.
     exact = match_weights(model, adapted.state).exact
     return load_weights(model, adapted.state if exact else state), adapted.notes
 
 
 def _input_statistics(training: Trainer, described: SavedNetwork) -> InputStatistics:
-    """Those that normalise the input as the file's network saw it, which its trunk was trained on."""
+    """The statistics that normalise the input as in the training of the file's network."""
     splits = training.splits
     _check_statistics(described)
     return adapt_statistics(described.statistics, in_chans=splits.in_chans, side=splits.image_size)
@@ -111,7 +113,7 @@ def _check_statistics(described: SavedNetwork) -> None:
 
 
 def _network_difference(file_network: Network, network: Network) -> tuple[str, ...]:
-    """Tensors can fit a network that computes something else with them."""
+    """A note where the tensors fit, but the network computes something else with them."""
     ignored = ("num_classes", "in_chans", "image_size", "initialisation")
     differing = [
         field.name

@@ -1,4 +1,4 @@
-"""Whether a state dict is a network's: what matches by name and shape, and what does not."""
+"""Compares a state dict with a network by name and shape, and loads it where it fits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from kilolayer.runs.weights_file import check_tensor_values
 from kilolayer.system.message_text import listing, truncate
 
 COUNTER = ".num_batches_tracked"
-"""BN's count of batches is no weight: our state dicts have none, nor have files from before PyTorch 0.4.1."""
+"""BN's count of batches is not a weight: our state dicts have none, nor have files from before PyTorch 0.4.1.
+"""
 
 
 @dataclass(frozen=True)
 class WeightMatch:
-    """A state dict beside a network: `matched` of `total` tensors, and the names of all others.
+    """How a state dict fits a network: `matched` of `total` tensors, and the names of all others.
 
-    wrong: what stands in both with another shape or an unfit type, in words; notes: in words, what of the
-    state was made to fit before.
+    mismatched: tensors of another shape or an unfit type, in words. notes: how the state was adapted before,
+        in words.
     """
 
     matched: int
@@ -33,6 +34,7 @@ class WeightMatch:
 
     @property
     def exact(self) -> bool:
+        """Whether every tensor matches and none is left over."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
@@ -46,7 +48,13 @@ class WeightMatch:
 
 
 def match_weights(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMatch:
-    """How `state` fits `model`, which stays as it is."""
+    """How `state` fits `model`. The model is unchanged.
+
+    >>> model = torch.nn.Linear(2, 3)
+    >>> match = match_weights(model, {"weight": torch.zeros(3, 2), "scale": torch.ones(1)})
+    >>> match.matched, match.missing, match.unexpected
+    (1, ('bias',), ('scale',))
+    """
     model_state = _needed_tensors(model, state)
     shared = [name for name in model_state if name in state]
     wrong = {name: reason for name in shared if (reason := _mismatch(model_state[name], state[name]))}
@@ -60,23 +68,28 @@ def match_weights(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMatch:
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> WeightMatch:
-    """Loads `state` into `model` and says how it fits.
+    """Loads `state` into `model`, and returns how it fits.
 
-    A tensor that is missing, of another shape or not finite is always an error, and so are variances below 0
-    and zeros throughout: nothing keeps its random initialisation. `strict=False` only passes over what the
-    network has no place for.
+    A tensor that is missing, has another shape or is not finite is always an error, and so are variances
+    below 0 and weights
+    that are all 0: no tensor keeps its random initialisation. `strict=False` only ignores tensors that the
+        network does not have.
 
-    Raises `InputError` with the counts and names, and leaves the model as it was.
+    Raises `InputError` with counts and names, and leaves the model unchanged.
+
+    >>> model = torch.nn.Linear(2, 3)
+    >>> print(load_weights(model, {"weight": torch.ones(3, 2), "bias": torch.zeros(3)}))
+    matched 2 of 2 tensors
     """
     match = match_weights(model, state)
     if not match.matched:
-        raise InputError(f"the weights are of another network: {match}")
+        raise InputError(f"the weights belong to another network: {match}")
     if match.missing or match.mismatched or (strict and match.unexpected):
         raise InputError(f"the weights do not fit the network: {match}")
     tensors = {name: state[name] for name in _needed_tensors(model, state)}
     check_tensor_values(tensors)
     if not any(bool(value.any()) for value in tensors.values()):
-        raise InputError("every value of the weights is 0: these are no trained weights")
+        raise InputError("every weight is 0: these are not trained weights")
     model.load_state_dict({name: state.get(name, value) for name, value in model.state_dict().items()})
     return match
 

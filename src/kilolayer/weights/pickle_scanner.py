@@ -1,8 +1,10 @@
-"""What a pickle would do, read from its opcodes without doing it: the wall before torch's own.
+"""Reads what a pickle would do from its opcodes, without doing it: a first check before that of torch.
 
-`torch.load(weights_only=True)` runs no code, but it calls some constructors with whatever the file gives them
-(`bytearray(10**12)`), and makes storages as large as the file says. So the opcodes are looked through first:
-only what plain tensors need may be named, and no more elements declared than the file has bytes.
+`torch.load(weights_only=True)` runs no code, but it calls some constructors with any arguments in the file
+(`bytearray(10**12)`), and allocates storages of any size that the file declares. The scanner therefore looks
+at the opcodes
+first: only names that plain tensors need are allowed, and the declared elements may not exceed the bytes of
+    the file.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from kilolayer.system.message_text import error_text, quote, truncate
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 ALLOWED = {
     "collections OrderedDict",
-    "collections Counter",  # the milestones of a scheduler, beside the weights
+    "collections Counter",  # the milestones of a scheduler, stored beside the weights
     "torch Size",
     "torch device",
     "torch._utils _rebuild_tensor",
@@ -40,15 +42,16 @@ ADVICE = "save only model.state_dict(), with safetensors or torch.save"
 
 
 def scan_pickle(file: IO[bytes], path: Path, size: int, *, legacy: bool = False) -> None:
-    """Goes through one pickle, to behind its end. Raises `InputError` unless it is made of plain tensors.
+    """Scans one pickle to its end. Raises `InputError` unless it holds only plain tensors.
 
-    size: the bytes of the file; legacy: in the format before PyTorch 1.6 a storage's name has one part more.
+    size: the bytes of the file. legacy: the format before PyTorch 1.6, where the name of a storage has one
+        more part.
     """
     try:
         _scan_opcodes(file, path, size, legacy)
     except KilolayerError:
         raise
-    except Exception as error:  # genops names no errors of its own: bad bytes surface as any of a dozen
+    except Exception as error:  # genops has no errors of its own: bad bytes raise any of a dozen
         raise InputError(f"{quote(path)}: damaged ({error_text(error)})") from None
 
 
@@ -65,19 +68,21 @@ def _scan_opcodes(file: IO[bytes], path: Path, size: int, legacy: bool) -> None:
             declared += _storage_length(previous, path, legacy)
             if declared > size:
                 raise InputError(
-                    f"{quote(path)}: declares {declared:,} numbers or more in a file of {size:,} bytes"
+                    f"{quote(path)}: declares at least {declared:,} numbers in a file of {size:,} bytes"
                 )
         if name not in MEMO_OPCODES:
             previous = [*previous[-2:], (name, argument)]
 
 
 def _storage_length(previous: list[tuple[str, object]], path: Path, legacy: bool) -> int:
-    """The length of a storage, which its name, a tuple, must end with: (…, length[, None])."""
+    """The length of a storage, which ends its name, a tuple: (…, length[, None])."""
     names = [name for name, _ in previous]
     _, length = previous[0] if legacy else previous[-2:][0]
     expected = ["NONE", "TUPLE"] if legacy else ["TUPLE"]
     if names[-len(expected) :] != expected or not isinstance(length, int) or length < 0:
-        raise InputError(f"{quote(path)}: names its tensors' storages as torch.save does not; it is damaged")
+        raise InputError(
+            f"{quote(path)}: names the storages of its tensors in another way than torch.save; it is damaged"
+        )
     return length
 
 
@@ -86,5 +91,5 @@ def _refusal(function: str) -> str:
     if name in OTHER_TENSORS:
         return f"holds {OTHER_TENSORS[name]}"
     if module in ("torch", "torch._utils"):
-        return f"holds something made by {truncate(f'{module}.{name}', 100)}, no plain tensor of numbers"
+        return f"holds something made by {truncate(f'{module}.{name}', 100)}, not a plain tensor"
     return f"asks to run {truncate(f'{module}.{name}', 100)}, which could be anything"

@@ -1,4 +1,4 @@
-"""A state dict from a file of anyone's: safetensors, or what `torch.save` wrote."""
+"""Reads a state dict from anyone's file: safetensors, or a file that `torch.save` wrote."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "state",
     "params", "weights", "params_ema", "state_dict_ema", "model_ema", "ema",
 )  # fmt: skip
-"""The keys under which training scripts put their weights, the first that is there being taken."""
+"""The keys under which training scripts put their weights; the first that exists is used."""
 PREFIXES = ("module.", "model.")
-"""What DataParallel and AveragedModel, and modules that hold a network as `model`, put before every name."""
+"""The prefixes that DataParallel and AveragedModel, and modules with a network called `model`, put before
+every name.
+"""
 COMPILED, AVERAGE_COUNT = "_orig_mod.", "n_averaged"
 MAX_DEPTH = 3
 TYPES = (
@@ -38,17 +40,17 @@ OTHER_FORMATS = {
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file, as dense tensors on the CPU by name; no code in the file is ever run.
+    """The weights in a file, as dense CPU tensors by name. No code in the file is ever run.
 
-    Read are safetensors and what `torch.save` writes (.pt, .pth, .tar, .bin, .ckpt; by content, whatever the
-    name), a state dict itself or one inside a checkpoint's dictionary (`WRAPPERS`). The prefixes of wrappers
-    are taken off: `module.` (DataParallel, AveragedModel), `_orig_mod.` (torch.compile) and `model.` (modules
-    that hold the network). Of our own files the input
-    statistics are left out, since they are no weights. The tensors are copies: the file may go.
+    Formats are safetensors and what `torch.save` writes (.pt, .pth, .tar, .bin, .ckpt; the content decides,
+    not the name): a state dict itself, or one in the dictionary of a checkpoint (`WRAPPERS`). The prefixes of
+    wrappers are removed: `module.` (DataParallel, AveragedModel), `_orig_mod.` (torch.compile) and `model.`
+        (modules that hold the network). Input statistics in our own files are left out, since they are not
+        weights. The tensors are copies; the file may be deleted.
 
-    Raises `InputError` in one line for a missing, damaged or foreign file; for one that asks for code (a
-    pickled object, a whole module, TorchScript); for sparse, quantised, complex or deviceless tensors; and
-    for one that declares more than it holds, before that is allocated.
+    Raises `InputError` in one line for a missing, damaged or unknown file; for a file that asks for code (a
+    pickled object, a whole module, TorchScript); for sparse, quantised, complex or meta tensors; and for a
+    file that declares more than it holds, before anything of that size is allocated.
     """
     path = Path(path)
     content = _content(path)
@@ -60,7 +62,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_described(path: str | Path) -> SavedNetwork | None:
-    """The network of a weights file of ours, with its classes and input statistics; None for another file.
+    """The network in a weights file of ours, with its classes and input statistics; None for any other file.
 
     Raises `InputError` where the file cannot be read, or is ours and damaged.
     """
@@ -83,9 +85,11 @@ def _content(path: Path) -> Any:
 
 
 def _first_bytes(path: Path) -> bytes:
-    # A pipe or a device would never end.
+    # Reading a pipe or a device would never end.
     if not os.path.isfile(path):
-        raise InputError(f"{quote(path)}: is no file") if os.path.exists(path) else missing_path_error(path)
+        raise (
+            InputError(f"{quote(path)}: is not a file") if os.path.exists(path) else missing_path_error(path)
+        )
     try:
         with path.open("rb") as file:
             return file.read(16)
@@ -95,13 +99,13 @@ def _first_bytes(path: Path) -> bytes:
 
 def _format_name(start: bytes) -> str:
     if start[:1] == b"\x80":
-        return "a pickle, which could run code, and none of torch.save's"
+        return "a pickle, which could run code, and not one of torch.save"
     names = [name for mark, name in OTHER_FORMATS.items() if mark and start.startswith(mark)]
-    return names[0] if names else "no file of weights" if start else OTHER_FORMATS[b""]
+    return names[0] if names else "not a file of weights" if start else OTHER_FORMATS[b""]
 
 
 def _find_tensors(path: Path, content: Any) -> dict[str, Any]:
-    """The dictionary of tensors in what the file holds. `dict.items`: a file can shadow the method."""
+    """The dictionary of tensors in the content. `dict.items`: a file can shadow the method."""
     for _ in range(MAX_DEPTH):
         if not isinstance(content, dict) or not content:
             break
@@ -115,7 +119,7 @@ def _find_tensors(path: Path, content: Any) -> dict[str, Any]:
     description = (
         "an empty dictionary" if isinstance(content, dict) and not content else f"a {type(content).__name__}"
     )
-    raise InputError(f"{quote(path)}: holds {description}, no dictionary of tensors by name")
+    raise InputError(f"{quote(path)}: holds {description}, not a dictionary of tensors by name")
 
 
 def _wrapper_key(content: dict[Any, Any]) -> str | None:
@@ -125,11 +129,11 @@ def _wrapper_key(content: dict[Any, Any]) -> str | None:
 def _check(path: Path, name: object, value: object) -> None:
     where = f"{quote(path)}: {truncate(repr(name), 120)}"
     if not isinstance(name, str):
-        raise InputError(f"{where} is a {type(name).__name__}, but tensors go by names")
+        raise InputError(f"{where} is a {type(name).__name__}, but tensors have names")
     if not isinstance(value, Tensor):
         raise InputError(f"{where} is a {type(value).__name__}, but weights are tensors")
     if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
-        raise InputError(f"{where} is a sparse, quantised or deviceless tensor; weights are plain ones")
+        raise InputError(f"{where} is a sparse, quantised or deviceless tensor; weights are plain tensors")
     if value.dtype not in TYPES:
         raise InputError(
             f"{where} is of type {_dtype_name(value.dtype)}; allowed: {', '.join(map(_dtype_name, TYPES))}"
@@ -137,7 +141,7 @@ def _check(path: Path, name: object, value: object) -> None:
 
 
 def _check_size(path: Path, state: dict[str, Tensor]) -> None:
-    """Strides of 0 make gigabytes of four bytes; twice the file leaves room for tensors that are shared."""
+    """Strides of 0 make gigabytes from four bytes. Twice the file's size leaves room for shared tensors."""
     declared = sum(math.prod(value.shape) * value.element_size() for value in state.values())
     if declared > 2 * os.path.getsize(path):
         raise InputError(
@@ -150,7 +154,7 @@ def _dtype_name(kind: torch.dtype) -> str:
 
 
 def _strip_prefixes(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under their own names. AveragedModel's count of models is none of its network's tensors."""
+    """The tensors by their own names. AveragedModel's count of models is not a tensor of its network."""
     inner = {name: value for name, value in state.items() if name != AVERAGE_COUNT}
     if AVERAGE_COUNT in state and inner and all(name.startswith("module.") for name in inner):
         state = inner
@@ -163,7 +167,7 @@ def _strip_prefixes(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _common_prefix(state: dict[str, Tensor]) -> str | None:
-    """A wrapper's part of the names: in front of all of them, or anywhere for torch.compile's."""
+    """A wrapper's part of the names: in front of all names, or anywhere for torch.compile's."""
     if any(COMPILED in name for name in state):
         return COMPILED
     return next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None)

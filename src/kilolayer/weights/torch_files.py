@@ -23,24 +23,24 @@ LEGACY_PICKLES = 5  # magic number, protocol, the system, the object, the keys o
 
 
 def load_zip(path: Path) -> Any:
-    """What the archive holds, its storages mapped from the file. Raises `InputError`."""
+    """The content of the archive; its storages are mapped from the file. Raises `InputError`."""
     _check(path)
-    # By this name torch would take it for safetensors, whatever it holds.
+    # torch takes a file of this name for safetensors, whatever it holds.
     return load_tensors(path, mmap=path.suffix != ".safetensors")
 
 
 def load_tensors(path: Path, *, mmap: bool) -> Any:
-    """`torch.load`, tensors and plain values only; whatever fails in it is the file's fault."""
+    """`torch.load`, for tensors and plain values only. Any failure is a fault of the file."""
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # of formats that torch no longer writes
+            warnings.simplefilter("ignore")  # warnings of formats that torch no longer writes
             return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # bad bytes surface as nearly anything
-        raise InputError(f"{quote(path)}: damaged, or no file of tensors ({error_text(error)})") from None
+    except Exception as error:  # bad bytes raise almost any exception
+        raise InputError(f"{quote(path)}: damaged, or not a file of tensors ({error_text(error)})") from None
 
 
 def _check(path: Path) -> None:
-    """Raises `InputError` unless nothing is compressed, nothing is code, and sizes add up to the file's."""
+    """Raises `InputError` unless nothing is compressed or code, and the sizes add up to the file's."""
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -50,7 +50,7 @@ def _check(path: Path) -> None:
             pickle_scanner.scan_pickle(BytesIO(archive.read(data)), path, size)
     except KilolayerError:
         raise
-    except Exception as error:  # zipfile, too, raises more than it says
+    except Exception as error:  # zipfile raises more than its documentation says
         raise InputError(f"{quote(path)}: damaged ({error_text(error)})") from None
 
 
@@ -59,21 +59,21 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> Non
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise InputError(f"{quote(path)}: is TorchScript, which is code; {pickle_scanner.ADVICE}")
     if names.count("data.pkl") != 1:
-        raise InputError(f"{quote(path)}: is a zip archive, but none of torch.save's (it has no data.pkl)")
+        raise InputError(f"{quote(path)}: is a zip archive, but not one of torch.save (it has no data.pkl)")
     if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
-        raise InputError(f"{quote(path)}: has compressed parts, as torch.save never writes them")
+        raise InputError(f"{quote(path)}: has compressed parts, which torch.save never writes")
     declared = sum(member.file_size for member in members)
     if declared > size:
         raise InputError(f"{quote(path)}: declares {declared:,} bytes in a file of {size:,}")
 
 
 def _member_name(member: zipfile.ZipInfo) -> str:
-    """The name without the folder that all members stand in."""
+    """The name without the folder that all members lie in."""
     return member.filename.partition("/")[2]
 
 
 def load_legacy(path: Path) -> Any:
-    """What the file holds. Raises `InputError`."""
+    """The content of the file. Raises `InputError`."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
