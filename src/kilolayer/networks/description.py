@@ -172,9 +172,9 @@ class Network:
 
     def units(self) -> tuple[PlacedUnit, ...]:
         """Every unit at its place, in order."""
-        return tuple(self._placed_units())
+        return tuple(self._place_units())
 
-    def _placed_units(self) -> Iterator[PlacedUnit]:
+    def _place_units(self) -> Iterator[PlacedUnit]:
         channels, side = self.stem.channels, op.output_side(self.stem_ops, self.image_size)
         activated = True
         for number, stage in enumerate(self.stages, 1):

@@ -137,7 +137,9 @@ def describe(
         raise InputError(f"unknown model {name!r}; nearest: {_nearest(name)}; names: {SYNTAX}")
     try:
         chosen = parsed.unit
-        chosen = _replaced(chosen, {"branch": _replaced(chosen.branch, branch or {})} | (unit or {}))
+        chosen = _replace_fields(
+            chosen, {"branch": _replace_fields(chosen.branch, branch or {})} | (unit or {})
+        )
         return (cifar if parsed.cifar else imagenet)(parsed.depth, chosen, **options)
     except InputError as error:
         raise InputError(f"{name}: {error}{_other_family(name, parsed)}") from None
@@ -154,7 +156,7 @@ def _other_family(name: str, parsed: _ParsedName) -> str:
     return f"; did you mean {candidate}?" if candidate in _NAMES else ""
 
 
-def _replaced(value: T, fields: dict[str, Any]) -> T:
+def _replace_fields(value: T, fields: dict[str, Any]) -> T:
     """`value` with some fields replaced. Raises `InputError` for a field that it does not have."""
     allowed = [field.name for field in dataclasses.fields(value)]
     for field in fields:

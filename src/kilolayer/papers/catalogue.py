@@ -121,13 +121,11 @@ def _source(owner: Table, plan: Plan) -> str:
 
 def _is_same_network(plan: Plan, network: Network) -> bool:
     # The depth is cheap to compare, and differs for most networks.
-    return plan.depth == network.depth and _planned_layers(plan.data, plan.depth, plan.unit) == _layers(
-        network
-    )
+    return plan.depth == network.depth and _plan_layers(plan.data, plan.depth, plan.unit) == _layers(network)
 
 
 @lru_cache(maxsize=256)
-def _planned_layers(data: DataSet, depth: int, unit: Unit) -> tuple[object, ...]:
+def _plan_layers(data: DataSet, depth: int, unit: Unit) -> tuple[object, ...]:
     return _layers(Plan(data, depth, unit).network)
 
 

@@ -30,7 +30,7 @@ TOP_1_AND_5 = {"top-1": Column("top-1 error"), "top-5": Column("top-5 error")}
 CURVES = {"training and test error": Column("training curve")}
 
 
-def _warmed(depth: int, **changes: object) -> dict[str, object]:
+def _with_warmup(depth: int, **changes: object) -> dict[str, object]:
     """From 110 layers, the learning rate is 0.01 for the first 400 iterations, as in P2's recipe."""
     return {"depth": depth, "recipe": "paper", **changes}
 
@@ -113,9 +113,9 @@ TABLE_6 = Table(
         "ResNet-32": (32, 7.51),
         "ResNet-44": (44, 7.17),
         "ResNet-56": (56, 6.97),
-        "ResNet-110": (_warmed(110), _BEST_OF_5),
-        "ResNet-1202": (_warmed(1202), 7.93),
-        "plain-110": (_warmed(110, h=Zero()), PublishedResult(above=60.0)),
+        "ResNet-110": (_with_warmup(110), _BEST_OF_5),
+        "ResNet-1202": (_with_warmup(1202), 7.93),
+        "plain-110": (_with_warmup(110, h=Zero()), PublishedResult(above=60.0)),
     },
     note="plain-110 stands in the caption of Fig. 6, not in the table",
 )
@@ -138,8 +138,8 @@ FIGURE_6 = Table(
         "ResNet-32": (32, CURVE),
         "ResNet-44": (44, CURVE),
         "ResNet-56": (56, CURVE),
-        "ResNet-110": (_warmed(110), CURVE),
-        "ResNet-1202": (_warmed(1202), CURVE),
+        "ResNet-110": (_with_warmup(110), CURVE),
+        "ResNet-1202": (_with_warmup(1202), CURVE),
     },
 )
 
@@ -156,7 +156,7 @@ FIGURE_7 = Table(
         "plain-56": ({"depth": 56, "unit": PLAIN}, CURVE),
         "ResNet-20": (20, CURVE),
         "ResNet-56": (56, CURVE),
-        "ResNet-110": (_warmed(110), CURVE),
+        "ResNet-110": (_with_warmup(110), CURVE),
     },
 )
 

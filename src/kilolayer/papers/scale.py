@@ -94,7 +94,7 @@ class Scale:
     def network(self, plan: Plan) -> Network:
         """The plan's network at this depth and width."""
         network = replace(plan, depth=self.depth(plan)).network
-        return network if self.width is None else _narrowed(network, self.width)
+        return network if self.width is None else _narrow_network(network, self.width)
 
 
 FULL = Scale("full")
@@ -116,7 +116,7 @@ def nearest_depth(plan: Plan, target: int) -> int:
     return min(below, below + step, key=lambda depth: (abs(depth - target), depth))
 
 
-def _narrowed(network: Network, width: int) -> Network:
+def _narrow_network(network: Network, width: int) -> Network:
     first = network.stages[0].width
     stages = tuple(replace(stage, width=stage.width * width // first) for stage in network.stages)
     stem = replace(network.stem, channels=max(1, network.stem.channels * width // first))

@@ -246,11 +246,11 @@ class Table:
     def baseline_of(self, cell: Cell) -> Cell | None:
         """The cell of the baseline that `cell` is compared with; None for a cell of the baseline itself."""
         for candidate in self.cells:
-            beside = (candidate.row, candidate.column) in (
+            shares_line = (candidate.row, candidate.column) in (
                 (self.baseline, cell.column),
                 (cell.row, self.baseline),
             )
-            if beside and candidate is not cell:
+            if shares_line and candidate is not cell:
                 return candidate
         return None
 
@@ -261,7 +261,7 @@ class Table:
             if figures[index] is None:
                 continue
             plans = tuple(plan.with_changes(**column.changes) for plan in self._plans(change))
-            published = self._published(figures[index], self._digits[index])
+            published = self._figure(figures[index], self._digits[index])
             in_paper = not isinstance(change, NotInPaper)
             yield Cell(self.name, label, name, column.metric, published, plans, reason, in_paper)
 
@@ -286,7 +286,7 @@ class Table:
     def _fields(self, change: Any) -> Mapping[str, Any]:
         return change if isinstance(change, Mapping) else {self.vary: change}
 
-    def _published(self, figure: float | PublishedResult, digits: int) -> PublishedResult:
+    def _figure(self, figure: float | PublishedResult, digits: int) -> PublishedResult:
         """A number, a failure or a curve has the table's statistic; other figures have their own."""
         if isinstance(figure, PublishedResult):
             return replace(figure, statistic=self.statistic) if figure in (FAIL, CURVE) else figure

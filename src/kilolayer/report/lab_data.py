@@ -215,12 +215,12 @@ def _frame(
 ) -> dict[str, Any]:
     curves = []
     for series in chart.series:
-        x, y = _sorted(series)
+        x, y = _points_in_order(series)
         curves.append([kinds.index((series.name, series.kind)), pool.setdefault(x, len(pool)), y])
     return {"at": at, "note": one_line(chart.note), "curves": curves, "stages": list(chart.stages)}
 
 
-def _sorted(series: Series) -> tuple[tuple[float, ...], list[float | None]]:
+def _points_in_order(series: Series) -> tuple[tuple[float, ...], list[float | None]]:
     """The points of a series from left to right, without those at a non-finite x."""
     points = sorted(
         ((x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x)), key=lambda at: at[0]

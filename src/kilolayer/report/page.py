@@ -27,7 +27,13 @@ _SHORT = 26
 """A cell of at most so many characters stands on one line."""
 
 
-_CALLED = {"Table": "Table", "Matrix": "Table", "Figure": "Figure", "Gallery": "Figure", "Listing": "Listing"}
+ITEM_WORDS = {
+    "Table": "Table",
+    "Matrix": "Table",
+    "Figure": "Figure",
+    "Gallery": "Figure",
+    "Listing": "Listing",
+}
 """The word for each kind of item, as in "Table 2"."""
 
 
@@ -41,12 +47,12 @@ class _Numbered:
     drawing: Markup | None = None
 
     @property
-    def called(self) -> str:
-        return _CALLED[self.kind]
+    def word(self) -> str:
+        return ITEM_WORDS[self.kind]
 
     @property
     def anchor(self) -> str:
-        return f"{self.called.lower()}-{self.number}"
+        return f"{self.word.lower()}-{self.number}"
 
 
 def render_page(page: Page) -> str:
@@ -60,15 +66,15 @@ def render_page(page: Page) -> str:
     """
     with report_extra():
         from markupsafe import Markup
-    counts = {label: count(1) for label in _CALLED.values()}
+    counts = {label: count(1) for label in ITEM_WORDS.values()}
 
-    def numbered(item: Item) -> _Numbered:
+    def number_item(item: Item) -> _Numbered:
         kind = type(item).__name__
         drawing = Markup(svg_markup.validate_svg(item.svg)) if isinstance(item, Figure) else None  # noqa: S704 (checked)
         content = item.without_empty_columns() if isinstance(item, Table) else item
-        return _Numbered(kind, next(counts[_CALLED[kind]]), content, drawing)
+        return _Numbered(kind, next(counts[ITEM_WORDS[kind]]), content, drawing)
 
-    sections = [(section, [numbered(item) for item in section.items]) for section in page.sections]
+    sections = [(section, [number_item(item) for item in section.items]) for section in page.sections]
     template = template_environment().from_string(_text("page.html.j2"))
     return template.render(page=page, sections=sections, css=Markup(_text("page.css")))  # noqa: S704 (ours)
 

@@ -82,8 +82,8 @@ def cell_commands(reproduction: Reproduction) -> dict[tuple[str, str, str], str]
 
 def cell_command(request: Request, table: str, row: str, column: str) -> str:
     """The command line that repeats one cell of a request."""
-    own = tuple(each for each in request.own_rows if each.name == row)
-    return _line(request, (table,), (row,), (column,), own)
+    own_rows = tuple(row_of_yours for row_of_yours in request.own_rows if row_of_yours.name == row)
+    return _line(request, (table,), (row,), (column,), own_rows)
 
 
 def whole_command(request: Request) -> str:

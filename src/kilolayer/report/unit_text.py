@@ -30,9 +30,9 @@ def unit_text(unit: Unit | Layout) -> str:
     diagram = unit_diagram(unit)
     centres = _centres(diagram)
     first, *_, last = centres
-    rows = [{first: "x"}, *_stacked(diagram.p, first), {first: "│"}]
+    rows = [{first: "x"}, *_stack_rows(diagram.p, first), {first: "│"}]
     rows += [_rule(centres, "├", "╮"), *_parallel(diagram.columns, centres), _rule((first, last), "⊕", "╯")]
-    rows += [*_stacked(diagram.f, first), {first: "│"}, {first: "x′"}]
+    rows += [*_stack_rows(diagram.f, first), {first: "│"}, {first: "x′"}]
     return "\n".join(map(_line, rows))
 
 
@@ -52,7 +52,7 @@ def _centres(diagram: Diagram) -> tuple[int, ...]:
     return tuple(centres)
 
 
-def _stacked(steps: DiagramSteps, centre: int) -> list[dict[int, str]]:
+def _stack_rows(steps: DiagramSteps, centre: int) -> list[dict[int, str]]:
     return [row for step in steps for row in ({centre: "│"}, {centre: _label(step)})]
 
 

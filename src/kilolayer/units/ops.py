@@ -96,7 +96,7 @@ class Op:
 
     def output(self, channels: int, side: int) -> tuple[int, int]:
         """Channels and side of the output for an input of `channels` × `side` × `side`."""
-        return _measured_readings(self, side).output
+        return _measure(self, side).output
 
     @property
     def parameters(self) -> int:
@@ -105,7 +105,7 @@ class Op:
 
     def multiply_adds(self, side: int) -> int:
         """Multiply-adds for one image whose feature map is `side` × `side`."""
-        return _measured_readings(self, side).multiply_adds
+        return _measure(self, side).multiply_adds
 
     @property
     def label(self) -> str:
@@ -115,7 +115,7 @@ class Op:
 
     def saved(self, channels: int, side: int) -> SavedForBackward:
         """The tensors that autograd saves for an input of `channels` × `side` × `side`."""
-        return _measured_readings(self, side).saved
+        return _measure(self, side).saved
 
     def carry(self, theory: PropagationRules[S], x: S) -> Any:
         """The signal after this layer, and the map of gradients back to its input, by rules of `theory`."""
@@ -124,7 +124,7 @@ class Op:
         )
 
 
-def _measured_readings(layer: Op, side: int) -> MeasuredReadings:
+def _measure(layer: Op, side: int) -> MeasuredReadings:
     from kilolayer.units.measured_readings import measure_layer
 
     channels = getattr(layer, "channels", None)

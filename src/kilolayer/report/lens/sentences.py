@@ -26,14 +26,14 @@ def unit_equation(unit: Unit) -> str:
     'y = x + F(x),  F(x) = BN(W_2·ReLU(BN(W_1·x))),  x′ = ReLU(y)'
     """
     arrangement = unit.arrangement
-    F = _applied(arrangement.before, "x")
+    F = _apply_layers(arrangement.before, "x")
     for number in range(1, unit.branch.layers + 1):
         F = f"W_{number}·{F}"
-        F = _applied(arrangement.between if number < unit.branch.layers else arrangement.after, F)
-    return f"y = {unit.h.equation},  F(x) = {F},  x′ = {_applied(arrangement.f, 'y')}"
+        F = _apply_layers(arrangement.between if number < unit.branch.layers else arrangement.after, F)
+    return f"y = {unit.h.equation},  F(x) = {F},  x′ = {_apply_layers(arrangement.f, 'y')}"
 
 
-def _applied(layers: Layers, inner: str) -> str:
+def _apply_layers(layers: Layers, inner: str) -> str:
     for layer in layers:
         inner = f"{layer}({inner})"
     return inner
@@ -58,7 +58,7 @@ def _shortcuts(h: Shortcut, units: int) -> str:
         case Scaled(factor):
             return _remaining_signal(factor, units, f"of the signal comes through the {units} shortcuts")
         case ExclusiveGate(bias):
-            return _gated(bias, units)
+            return _gate_sentence(bias, units)
         case Dropout(p):
             text = f"is the probability that a value passes all {units} shortcuts without being dropped"
             return _remaining_signal(1 - p, units, text)
@@ -78,9 +78,9 @@ def _shortcuts_alone(h: Shortcut, direct: float) -> str:
     return f"; through the shortcuts alone it is {_number(direct)} times, with f and the changes of shape"
 
 
-def _gated(bias: float, units: int) -> str:
+def _gate_sentence(bias: float, units: int) -> str:
     """The share that gated shortcuts pass at the start of training: the gate's convolution is at its mean, 0."""
-    b_g, opened = _signed(bias), 1 / (1 + math.exp(bias))
+    b_g, opened = _minus_sign(bias), 1 / (1 + math.exp(bias))
     text = f"With b_g = {b_g} a gate leaves about 1 − σ({b_g}) = {opened:.4g} of its shortcut: "
     return text + _remaining_signal(opened, units, f"of the signal comes through all {units}")
 
@@ -103,8 +103,8 @@ def _number(value: float) -> str:
     if value == 0 or 1e-4 <= abs(value) < 1e5:
         return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}·10^{{{_signed(int(exponent))}}}"
+    return f"{mantissa}·10^{{{_minus_sign(int(exponent))}}}"
 
 
-def _signed(value: float) -> str:
+def _minus_sign(value: float) -> str:
     return f"{value:g}".replace("-", "−")
