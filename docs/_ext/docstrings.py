@@ -42,7 +42,9 @@ def _markup(rows: list[str], what: str) -> list[str]:
         return head
     end = next((n for n, row in enumerate(below) if not row.startswith("  ")), len(below))
     block = (
-        [f"- {_escaped(row.strip())}" for row in below[:end]] if _is_section(text[-1]) else _code(below[:end])
+        [f"- {_escaped(entry)}" for entry in _entries(below[:end])]
+        if _is_section(text[-1])
+        else _code(below[:end])
     )
     return [*head, "", *block, "", *_markup(below[end:], what)]
 
@@ -54,6 +56,19 @@ def _is_new(row: str) -> bool:
 
 def _is_section(row: str) -> bool:
     return re.fullmatch(r"[A-Z]\w+:", row) is not None
+
+
+def _entries(rows: list[str]) -> list[str]:
+    """The entries of a section. A deeper row, or one without a name in front, continues the entry above it."""
+    indent = len(rows[0]) - len(rows[0].lstrip())
+    entries: list[str] = []
+    for row in rows:
+        deeper = len(row) - len(row.lstrip()) > indent
+        if entries and (deeper or not re.match(r"\s*[\w`, ]+: ", row)):
+            entries[-1] += f" {row.strip()}"
+        else:
+            entries.append(row.strip())
+    return entries
 
 
 def _code(rows: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The factor by which each shortcut scales the signal: λ, gates, 1×1 convolutions (P2, Sec. 3, Eq. 6 to 8)."""
+"""The factor by which each shortcut scales the signal: λ, gates, 1×1 convolutions (P2, Sec. 3, Eq. 6–8)."""
 
 from __future__ import annotations
 

@@ -28,13 +28,12 @@ LAYERS_WITH_GAIN = (ScaleModule, nn.Dropout, nn.ReLU, ZeroModule, nn.BatchNorm2d
 class ShortcutFactor:
     """h'(x_l) in the product of Eq. 8: a scalar gain and, for a gate, a factor 1−g for every element.
 
-    | layer of the shortcut          | gain                                                          |
-    |--------------------------------|---------------------------------------------------------------|
-    | constant λ                     | abs(λ)                                                        |
-    | 1×1 convolution W              | ‖W‖_F / √outputs, for a vector without a preferred direction  |
-    | BN                             | root mean square of γ/σ over channels                         |
-    | ReLU                           | √½                                                            |
-    | dropout with probability p     | (1−p)^−½, the root mean square over masks                     |
+        layer of the shortcut         its gain
+        constant λ                    abs(λ)
+        1×1 convolution W             ‖W‖_F / √outputs, for a vector without a preferred direction
+        BN                            root mean square of γ/σ over channels
+        ReLU                          √½
+        dropout with probability p    (1−p)^−½, the root mean square over masks
 
     >>> import torch
     >>> ShortcutFactor(gain=0.5).apply(torch.ones(2))
