@@ -174,7 +174,7 @@ REFUSED = {
     "--unit @MINE": "--unit is for --resume",
     "--row mine=@MINE:Doubled --engine ray": "not on a Ray cluster",
     "p2-table-2 --row mine=@MINE:RELU_FIRST --columns nothing": "no column matches 'nothing'",
-    "p2-table-2 --row mine=@MINE:DROPPED": "the columns of p2-table-2 set that part of the unit themselves: ResNet-164",
+    "p2-table-2 --row mine=@MINE:DROPPED": "set that part of the unit themselves: ResNet-164",
     "p2-table-3 --row mine=@MINE:WHOLE": "original, full pre-activation",
 }
 

@@ -1,6 +1,6 @@
-"""Names that a package imports when they are first used, so that `--help` does not wait for PyTorch (PEP 562).
+"""Names that a package imports at their first use, so that `--help` does not wait for PyTorch (PEP 562).
 
-The lazy_loader package does this too, but it is untyped and its `__dir__` leaves out what is imported at once.
+The lazy_loader package does this too, but it is untyped and its `__dir__` omits names imported at once.
 """
 
 from __future__ import annotations

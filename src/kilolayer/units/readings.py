@@ -37,9 +37,11 @@ class NoReading(InputError):
     """A reading that a kind of layer does not have; the message names the kind and the reading.
 
     >>> from kilolayer.units import Op
-    >>> Op().module()
-    Traceback (most recent call last):
-    kilolayer.units.readings.NoReading: a layer of kind Op does not define its module: write the method module()
+    >>> try:
+    ...     Op().module()
+    ... except NoReading as error:
+    ...     print(error)
+    a layer of kind Op does not define its module: write the method module()
     """
 
 

@@ -79,7 +79,7 @@ def _shortcuts_alone(h: Shortcut, direct: float) -> str:
 
 
 def _gate_sentence(bias: float, units: int) -> str:
-    """The share that gated shortcuts pass at the start of training: the gate's convolution is at its mean, 0."""
+    """The share that gated shortcuts pass at the start of training, with W_g at its mean, 0."""
     b_g, opened = _minus_sign(bias), 1 / (1 + math.exp(bias))
     text = f"With b_g = {b_g} a gate leaves about 1 − σ({b_g}) = {opened:.4g} of its shortcut: "
     return text + _remaining_signal(opened, units, f"of the signal comes through all {units}")
