@@ -320,3 +320,15 @@ def test_a_shortcut_of_ones_own_changes_only_h() -> None:
     plain, mine = layout(BASIC, 16, 16), layout(unit, 16, 16)
     assert replace(mine, h=plain.h) == plain
     assert mine.h != plain.h
+
+
+def test_weights_of_such_a_run_begin_another_one(tmp_path: Path) -> None:
+    """The run knows its unit, so the file without a name is enough."""
+    file = str(EXAMPLES["learned_scale"])
+    words = ("train", *TINY, "--iterations", "2")
+    unit = ("--model", "preact_resnet8_cifar", "--unit", f"{file}:LearnedScale")
+    assert run_command_line((*words, *unit, "--out", str(tmp_path / "first"))) == 0
+    init = ("--init", str(tmp_path / "first"), "--unit", file, "--out", str(tmp_path / "second"))
+    assert run_command_line((*words, *init)) == 0
+    first, second = ((tmp_path / name / "config.json").read_text() for name in ("first", "second"))
+    assert json.loads(second)["network"] == json.loads(first)["network"]

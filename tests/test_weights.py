@@ -216,21 +216,22 @@ def test_training_begins_from_the_weights(plain: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_without_a_state_begins_from_them_too(plain: Path, tmp_path: Path) -> None:
-    from kilolayer.cli.train import TrainOptions, _prepare_new_run, _prepare_resumed_run
+    from kilolayer.cli.preparation import prepare_new_run, prepare_resumed_run
+    from kilolayer.cli.train import TrainOptions
     from kilolayer.runs import Run
     from tiny_runs import HERE
 
     copy = tmp_path / "w.pt"
     copy.write_bytes(plain.read_bytes())
-    begun = _prepare_new_run(TrainOptions(init=str(copy), out=str(tmp_path / "run"), tensorboard=False), HERE)
-    run = Run.create(begun[1], begun[0].experiment)
-    resumed = _prepare_resumed_run(run, TrainOptions(resume=str(begun[1]), tensorboard=False), HERE)
+    begun = prepare_new_run(TrainOptions(init=str(copy), out=str(tmp_path / "run"), tensorboard=False), HERE)
+    run = Run.create(begun.folder, begun.trainer.experiment)
+    resumed = prepare_resumed_run(run, TrainOptions(resume=str(begun.folder), tensorboard=False), HERE)
     assert resumed is not None
     given = read_state_dict(copy)
-    assert all(torch.equal(value, given[key]) for key, value in resumed[0].model.state_dict().items())
+    assert all(torch.equal(value, given[key]) for key, value in resumed.trainer.model.state_dict().items())
     copy.write_bytes(b"another file")
     with pytest.raises(InputError, match="has changed since the run began"):
-        _prepare_resumed_run(run, TrainOptions(resume=str(begun[1]), tensorboard=False), HERE)
+        prepare_resumed_run(run, TrainOptions(resume=str(begun.folder), tensorboard=False), HERE)
 
 
 @pytest.mark.parametrize(

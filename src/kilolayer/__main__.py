@@ -47,11 +47,11 @@ def _one_of_many(argv: Sequence[str] | None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    leads = ranks.is_main_process()
+    is_main = ranks.is_main_process()
     streams.prepare_streams()
     try:
         with ExitStack() as silence:
-            if not leads:
+            if not is_main:
                 nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 silence.enter_context(redirect_stdout(nowhere))
             _check_working_folder()
@@ -64,23 +64,23 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         status = STOPPED_STATUS
     except KilolayerError as error:
-        status = _refuse(str(error), leads)
+        status = _print_error(str(error), is_main)
     except OSError as error:
-        status = _refuse(_told(error), leads)
+        status = _print_error(_message(error), is_main)
     except ValueError as error:
         if (refusal := single_value_error(error)) is None:
             raise
-        status = _refuse(str(refusal), leads)
+        status = _print_error(str(refusal), is_main)
     except (RuntimeError, MemoryError) as error:
         short = out_of_memory_error(error)
         if short is None:
             raise
         # Every rank prints this: only this one knows that its memory is exhausted.
-        status = _refuse(str(short), True)
+        status = _print_error(str(short), True)
     return status
 
 
-def _told(error: OSError) -> str:
+def _message(error: OSError) -> str:
     """The system's error as a message; raises `error` again where it is our bug."""
     if error.filename is not None and not _ours(error.filename):
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
@@ -124,10 +124,16 @@ def _run(words: list[str]) -> int:
     return run_command_line(words)
 
 
-def _refuse(text: str, leads: bool) -> int:
+def _print_error(text: str, is_main: bool) -> int:
+    """Prints the error as one line, which a terminal gets broken between words. Returns the exit status."""
+    line = f"kilolayer: {' '.join(text.split())}"
     with suppress(OSError):  # standard error may be closed too
-        if leads:
-            print(f"kilolayer: {' '.join(text.split())}", file=sys.stderr)
+        if is_main and sys.stderr.isatty():
+            from kilolayer.system.terminal import print_text
+
+            print_text(line, stderr=True)
+        elif is_main:
+            print(line, file=sys.stderr)
     return 2
 
 

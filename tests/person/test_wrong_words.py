@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
+from terminal import KILOLAYER, on_terminal
 
 from kilolayer.__main__ import main
 from kilolayer.cli.command_table import COMMANDS, options_of
@@ -83,3 +85,16 @@ def test_a_run_s_folder_is_shown_as_its_network(folder: Path, capsys: pytest.Cap
 def test_what_begins_alike_is_nearest() -> None:
     assert suggest("full", ("original", "full_preactivation")).startswith("nearest: full_preactivation")
     assert suggest("zzz", ("a", "b")) == "allowed: a, b"
+
+
+@pytest.mark.parametrize("width", [30, 50])
+def test_a_terminal_gets_a_long_error_between_words(width: int, tmp_path: Path) -> None:
+    words = ["train", "--ema", "0.1", "--frobnicate"]
+    shown = on_terminal(words, width=width, folder=tmp_path)
+    lines = shown.raw.decode().splitlines()
+    piped = subprocess.run([*KILOLAYER, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert shown.status == piped.returncode == 2
+    assert piped.stderr.count("\n") == 1
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= width
+    assert " ".join(line.strip() for line in lines) == piped.stderr.strip()

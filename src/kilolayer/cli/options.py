@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -17,6 +18,7 @@ from kilolayer.cli.option_types import (
     KernelsChoice,
     MemoryFormatChoice,
     OptionalColumn,
+    OptionalFile,
     OptionalFolder,
     OptionalName,
     OptionalNumber,
@@ -190,7 +192,7 @@ class ExperimentOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions(ExperimentOptions):
+class TrainingOptions(ExperimentOptions):
     """The options of an experiment that is trained in a run's folder."""
 
     out: OptionalFolder = None
@@ -201,6 +203,16 @@ class RunOptions(ExperimentOptions):
     snapshots: Whole = 0
     """How many snapshots of the weights to keep, evenly spread over the epochs from the initialisation on
     (see: kilolayer analyse)."""
+    init: OptionalFile = None
+    """Begin from the weights of this file or run; otherwise from random weights. The classifier is new if the
+    classes differ, and the stem is adapted to another number of channels; every other tensor must fit.
+    Without --model the network and the size of the images are the file's."""
+    explain: Switch = False
+    """Print the choices for speed and memory with their reasons, measure three steps, and write nothing."""
+    save_every: Whole = 300
+    """Seconds between two saves of the state; it is saved at the end of every epoch too."""
+    tensorboard: bool = find_spec("tensorboard") is not None
+    """Write DIR/tensorboard too (on if TensorBoard is installed)."""
 
 
 @dataclass(frozen=True)

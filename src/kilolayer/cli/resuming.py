@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kilolayer.cli.options import ComputeOptions, DataOptions, RunOptions, changed_flags
+from kilolayer.cli.options import ComputeOptions, DataOptions, TrainingOptions, changed_flags
 from kilolayer.errors import InputError
 from kilolayer.system.folders import expand_home
 
@@ -37,12 +37,12 @@ LOCATIONS = ("data.source", "data.folder", "data.download", "init.path")
 """Fields of an experiment that name places of files. The files' contents are compared by fingerprints."""
 
 
-def is_resume_auto(options: RunOptions) -> bool:
+def is_resume_auto(options: TrainingOptions) -> bool:
     """Whether --resume is the word `auto`. Without --out a folder named `auto` is meant, if there is one."""
     return options.resume == AUTO and (options.out is not None or not os.path.isdir(AUTO))
 
 
-def run_to_continue(options: RunOptions, context: DistributedContext) -> Run | None:
+def run_to_continue(options: TrainingOptions, context: DistributedContext) -> Run | None:
     """The run to continue; None where a run begins. The main rank decides, because it makes the folder.
 
     Raises `InputError`.
@@ -80,7 +80,7 @@ def data_of_run(run: Run, options: DataOptions) -> Data:
     return data
 
 
-def reject_other_settings(run: Run, requested: Experiment, options: RunOptions) -> None:
+def reject_other_settings(run: Run, requested: Experiment, options: TrainingOptions) -> None:
     """Raises `InputError` naming each setting in which `requested` differs from the run's experiment.
 
     For settings left to the machine, the choice at the run's beginning counts.
@@ -172,7 +172,7 @@ def is_finished(run: Run) -> bool:
     return True
 
 
-def reject_changed_options(options: RunOptions) -> None:
+def reject_changed_options(options: TrainingOptions) -> None:
     """Raises `InputError` naming the options that a resumed run cannot take."""
     if options.resume is None or is_resume_auto(options):
         if options.resume and options.out is None:
