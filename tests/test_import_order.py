@@ -1,6 +1,7 @@
-"""No folder imports from one further right."""
+"""No folder imports from one further right, and no modules import each other in a circle."""
 
 import ast
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -81,6 +82,25 @@ def test_no_lazy_name_is_a_submodule_s(path):
     package = import_module(f"kilolayer.{path.parent.name}")
     modules = {each.stem for each in path.parent.glob("*.py")}
     assert not modules & set(getattr(package, "_HOMES", {}))
+
+
+def module_name(path):
+    return ".".join(("kilolayer", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imported_modules(path, modules):
+    """The modules that a file imports, at its top or inside a function; of a package its `__init__`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kilolayer":
+            full = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in modules else node.module for name in full)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {module_name(path): path for path in FILES}
+    graph = {name: set(imported_modules(path, modules)) for name, path in modules.items()}
+    assert graph["kilolayer.units.unit"] >= {"kilolayer.units.ops", "kilolayer.units.shortcut"}
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
 
 
 def of_kernels(path):
