@@ -13,7 +13,19 @@ from kilolayer.networks import Network
 
 @dataclass(frozen=True)
 class AnalysisInput:
-    """A network with a normalised batch `x`, (N, C, H, W), and its `labels`, (N,), all on one device."""
+    """A network with a normalised batch `x`, (N, C, H, W), and its `labels`, (N,), all on one device.
+
+    >>> import torch
+    >>> from kilolayer.measure import ANALYSES
+    >>> from kilolayer.networks import build, describe
+    >>> network = describe("preact_resnet8_cifar")
+    >>> x, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    >>> given = AnalysisInput(
+    ...     "net", build(network), x, labels, lambda seed: build(network), lambda count: (x, labels), network
+    ... )
+    >>> ANALYSES["gradient"].run(given).network
+    'net'
+    """
 
     name: str
     model: nn.Module

@@ -111,6 +111,17 @@ def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_
 
     Raises:
         InputError: the model has no units (see `UnitChain`).
+
+    >>> import torch
+    >>> from kilolayer.networks import build, describe
+    >>> network = describe("preact_resnet8_cifar")
+    >>> x, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    >>> given = AnalysisInput(
+    ...     "net", build(network), x, labels, lambda seed: build(network), lambda count: (x, labels), network
+    ... )
+    >>> result = measure_initialisation(given, steps=3)
+    >>> result.theory_factor("signal") < 2  # prediction and measurement, at every unit
+    True
     """
     starts = tuple(
         measure_propagation(

@@ -110,6 +110,16 @@ def measure_jacobian(
 
     Raises:
         InputError: the model has no units (see `UnitChain`).
+
+    >>> from kilolayer.networks import build, describe
+    >>> network = describe("preact_resnet8_cifar")
+    >>> x, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    >>> given = AnalysisInput(
+    ...     "net", build(network), x, labels, lambda seed: build(network), lambda count: (x, labels), network
+    ... )
+    >>> result = measure_jacobian(given, images=1, probes=1, steps=2, points=1)
+    >>> len(result.growth), result.growth[-1]  # x_0 … x_L; at x_L the Jacobian is the identity
+    (4, 1.0)
     """
     chain = analysis_input.chain(training=not analysis_input.trained)
     products = JacobianProducts(chain, analysis_input.x[:images])

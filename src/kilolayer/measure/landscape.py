@@ -117,6 +117,16 @@ def measure_landscape(
             keeps the statistics of the unmoved weights, which do not fit the moved ones.
 
     Source: Li et al. 2018 (arXiv 1712.09913), Sec. 4.
+
+    >>> from kilolayer.networks import build, describe
+    >>> network = describe("preact_resnet8_cifar")
+    >>> x, labels = torch.randn(2, 3, 32, 32), torch.arange(2)
+    >>> given = AnalysisInput(
+    ...     "net", build(network), x, labels, lambda seed: build(network), lambda count: (x, labels), network
+    ... )
+    >>> result = measure_landscape(given, line=3, grid=1)
+    >>> result.steps, result.line[1] == result.centre
+    ((-1.0, 0.0, 1.0), True)
     """
     model = analysis_input.model
     first, second = (filter_normalised_directions(model, seed * 2 + i) for i in range(2))

@@ -91,6 +91,12 @@ def measure_lesions(
         deletions: at most so many units, evenly spread, are deleted one by one.
         repeats: random lesions for each count.
         seed: chooses the random lesions.
+
+    >>> from kilolayer.networks import build, describe
+    >>> chain = UnitChain(build(describe("preact_resnet8_cifar")), training=False)
+    >>> study = measure_lesions(chain, torch.randn(4, 3, 32, 32), torch.arange(4), repeats=1)
+    >>> [unit for unit, _, _ in study.single]  # every unit has a shortcut, so each can go
+    [0, 1, 2]
     """
     network, random = _LesionedNetwork(chain, x, labels), torch.Generator().manual_seed(seed)
     free, groups = network.removable, network.swap_groups

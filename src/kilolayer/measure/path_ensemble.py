@@ -84,6 +84,17 @@ def measure_paths(analysis_input: AnalysisInput, *, images: int = IMAGES, seed: 
 
     Raises:
         InputError: the model has no units (see `UnitChain`).
+
+    >>> import torch
+    >>> from kilolayer.networks import build, describe
+    >>> network = describe("preact_resnet8_cifar")
+    >>> x, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    >>> given = AnalysisInput(
+    ...     "net", build(network), x, labels, lambda seed: build(network), lambda count: (x, labels), network
+    ... )
+    >>> result = measure_paths(given)
+    >>> result.units, len(result.gradients.together), result.lesions
+    (3, 4, None)
     """
     chain = analysis_input.chain(training=not analysis_input.trained)
     network = analysis_input.description

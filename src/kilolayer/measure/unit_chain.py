@@ -67,7 +67,7 @@ class UnitChain:
     Args:
         model: any module; it is left as it was.
         units: the names of the modules that are its units, or patterns such as "layer?.*"; needed in a model
-            without Kilolayer's `ResidualUnit`s (see `find_residual_units`).
+            without Kilolayer's `ResidualUnit` modules (see `find_residual_units`).
         training: run in training mode, where BN uses the batch's statistics; off, BN uses its running ones.
 
     Raises:

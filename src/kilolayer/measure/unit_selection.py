@@ -20,7 +20,7 @@ def find_residual_units(model: nn.Module, names: Sequence[str] = ()) -> NamedMod
     Args:
         model: any module.
         names: dotted names of its units, or patterns that match part by part, as "layer?.*". Without names
-            the units are Kilolayer's `ResidualUnit`s.
+            the units are Kilolayer's `ResidualUnit` modules.
 
     Raises:
         InputError: the model has no `ResidualUnit`, or no module matches a name.
