@@ -139,8 +139,8 @@ def same_shape_chain(unit: nn.Module) -> ConvChain | str:
     match [*layers, *unit.f]:
         case []:
             chain = ConvChain(tuple(links))
-        case [BatchNorm2d() as end, nn.ReLU()] if links[0].norm is None and len(unit.f) == 1:
-            chain = ConvChain(tuple(links), end)
+        case [BatchNorm2d() as final_norm, nn.ReLU()] if links[0].norm is None and len(unit.f) == 1:
+            chain = ConvChain(tuple(links), final_norm)
         case _:
             return "the kernels do not support its arrangement"
     if any(link.conv.stride != (1, 1) for link in chain.links):
@@ -160,17 +160,17 @@ def transition_chain(unit: nn.Module) -> ConvChain | str:
     match [*unit.h], [*layers, *unit.f]:
         case [PadChannelsModule() as padding], []:
             chain = ConvChain(tuple(links), padding=padding)
-        case [PadChannelsModule() as padding], [BatchNorm2d() as end, nn.ReLU()] if (
+        case [PadChannelsModule() as padding], [BatchNorm2d() as final_norm, nn.ReLU()] if (
             reads_raw_input and len(unit.f) == 1
         ):
-            chain = ConvChain(tuple(links), end, padding=padding)
+            chain = ConvChain(tuple(links), final_norm, padding=padding)
         case [nn.Conv2d() as projection], [] if reads_raw_input:
             chain = ConvChain(tuple(links), None, projection)
-        case [nn.Conv2d() as projection, BatchNorm2d() as behind], [
-            BatchNorm2d() as end,
+        case [nn.Conv2d() as projection, BatchNorm2d() as projection_norm], [
+            BatchNorm2d() as final_norm,
             nn.ReLU(),
         ] if reads_raw_input and len(unit.f) == 1:
-            chain = ConvChain(tuple(links), end, projection, behind)
+            chain = ConvChain(tuple(links), final_norm, projection, projection_norm)
         case [PadChannelsModule()] | [nn.Conv2d(), *_], _:
             return "the kernels do not support its arrangement"
         case _:

@@ -64,12 +64,12 @@ def _is_finite(model: nn.Module) -> bool:
 
 def _native_runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, nn.Module]]:
     """The units of a stage by name; neighbours that the kernels can compute as one run are one module."""
-    run: list[tuple[str, FoldableUnit]] = []
+    run_units: list[tuple[str, FoldableUnit]] = []
 
     def flush() -> Iterator[tuple[str, nn.Module]]:
-        if run:
-            yield run[0][0], NativeUnitRun([step for _, step in run])
-        run.clear()
+        if run_units:
+            yield run_units[0][0], NativeUnitRun([step for _, step in run_units])
+        run_units.clear()
 
     for name, unit in stage.named_children():
         foldable = foldable_unit(unit) if native else None
@@ -77,13 +77,13 @@ def _native_runs(stage: nn.Sequential, *, native: bool) -> Iterator[tuple[str, n
         if (
             foldable is None
             or not foldable.chain.has_identity_shortcut
-            or (run and run[-1][1].chain.out_channels != foldable.chain.in_channels)
+            or (run_units and run_units[-1][1].chain.out_channels != foldable.chain.in_channels)
         ):
             yield from flush()
         if foldable is None:
             yield name, _fold_unit(cast(ResidualUnit, unit))
         else:
-            run.append((name, foldable))
+            run_units.append((name, foldable))
     yield from flush()
 
 

@@ -126,7 +126,7 @@ def fastest_precision(device: torch.device, network: Network | None = None) -> L
 def fused_share(network: Network) -> float:
     """The share of the multiply-adds in residual units that the native kernels compute as whole units."""
     is_fused: dict[Layout, bool] = {}
-    fused_count = total = 0
+    fused_count = total_count = 0
     for placed in network.units():
         if placed.layout not in is_fused:
             with torch.device("meta"):
@@ -134,9 +134,9 @@ def fused_share(network: Network) -> float:
                     _supported_chain(build_unit(placed.layout), "native"), ConvChain
                 )
         count = placed.layout.multiply_adds(placed.side)
-        total += count
+        total_count += count
         fused_count += count * is_fused[placed.layout]
-    return fused_count / total
+    return fused_count / total_count
 
 
 def fused_saved_activations(model: ResidualNetwork) -> Iterator[SavedActivations]:

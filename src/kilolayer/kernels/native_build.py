@@ -88,7 +88,7 @@ def _compile_into_first_folder(
                 if not _is_compiled(target):
                     _compile(command, sources, flags, target)
             return target
-        except OSError as error:  # a lock that is not had in time is one too
+        except OSError as error:  # a timeout of the lock is one too
             reason = f"{folder} cannot be written ({error})"
     _warn(f"native kernels cannot be compiled: {reason}; PyTorch's own layers compute instead")
     raise NativeUnavailable(reason)
@@ -129,7 +129,7 @@ def _version(compiler: list[str]) -> str:
 
 
 def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path) -> None:
-    if len(sources) > 1:  # nobody shall wait that long in silence
+    if len(sources) > 1:  # a minute without a word would look like a hang
         logger.warning("compiling native kernels for this processor, once; it takes up to a minute")
     else:
         logger.info("compiling %s, once", sources[0].name)
@@ -168,8 +168,10 @@ def _run(*commands: list[str]) -> None:
             except subprocess.TimeoutExpired:
                 raise NativeUnavailable(f"{compiler} did not finish within {TIMEOUT_SECONDS} s") from None
             if process.returncode:
-                first = next((line for line in errors.splitlines() if "error" in line), "no reason given")
-                raise NativeUnavailable(f"{compiler} cannot compile them: {first}")
+                first_error = next(
+                    (line for line in errors.splitlines() if "error" in line), "no reason given"
+                )
+                raise NativeUnavailable(f"{compiler} cannot compile them: {first_error}")
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -56,7 +56,7 @@ class UnitStruct(Structure):
     """
 
     _fields_ = (
-        ("depth", c_int32), ("convs", POINTER(ConvStruct)), ("end", POINTER(NormStruct)),
+        ("depth", c_int32), ("convs", POINTER(ConvStruct)), ("final_norm", POINTER(NormStruct)),
         ("h", c_void_p), ("y", c_void_p), ("projection", POINTER(ConvStruct)),
         ("dread", c_void_p), ("padded", c_int32),
     )  # fmt: skip
@@ -68,7 +68,7 @@ class FoldedConvStruct(Structure):
     _fields_ = (
         ("packed", c_void_p), ("bias", c_void_p),
         ("outputs", c_int32), ("inputs", c_int32), ("kernel", c_int32), ("stride", c_int32),
-        ("unscaled", c_float),
+        ("unscale", c_float),
     )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ class FoldedUnitStruct(Structure):
     _fields_ = (
         ("depth", c_int32), ("convs", POINTER(FoldedConvStruct)), ("projection", POINTER(FoldedConvStruct)),
         ("scale", c_void_p), ("shift", c_void_p),
-        ("rectified", c_int32), ("activated", c_int32), ("padded", c_int32),
+        ("has_relu", c_int32), ("activated", c_int32), ("padded", c_int32),
     )  # fmt: skip
 
 

@@ -43,8 +43,10 @@ def foldable_unit(unit: nn.Module) -> FoldableUnit | None:
         match list(unit.p):
             case []:
                 return FoldableUnit(chain, chain.links[0].norm)
-            case [nn.BatchNorm2d(num_features=chain.in_channels) as before, nn.ReLU()] if is_affine(before):
-                return FoldableUnit(chain, before, preactivated_shortcut=True)
+            case [nn.BatchNorm2d(num_features=chain.in_channels) as input_norm, nn.ReLU()] if is_affine(
+                input_norm
+            ):
+                return FoldableUnit(chain, input_norm, preactivated_shortcut=True)
     return None
 
 
@@ -103,11 +105,11 @@ def _pack_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, stride: int = 1) ->
     folded, shift = folded_weights(conv, norm)
     weight, bias = folded.float(), torch.zeros(conv.out_channels) if shift is None else shift.float()
     packed = torch.empty(weight.numel(), dtype=MUL_DTYPES[mul_dtype()])
-    unscaled = load_native_library().kilolayer_pack(byref(WeightsStruct.of(weight)), packed.data_ptr())
+    unscale = load_native_library().kilolayer_pack(byref(WeightsStruct.of(weight)), packed.data_ptr())
     return {
         "packed": packed,
         "bias": bias,
-        "sizes": (conv.out_channels, conv.in_channels, conv.kernel_size[0], stride, unscaled),
+        "sizes": (conv.out_channels, conv.in_channels, conv.kernel_size[0], stride, unscale),
     }
 
 

@@ -149,7 +149,7 @@ class _UnitCall:
         convs = (ConvStruct * depth)()
         for i, (link, stride) in enumerate(zip(chain.links, chain.conv_strides(), strict=True)):
             convs[i] = conv(i, link.norm, maps[i], maps[i + 1], stride)
-        end, projection = take_norm(chain.final_norm), POINTER(ConvStruct)()
+        final_norm, projection = take_norm(chain.final_norm), POINTER(ConvStruct)()
         # If h is not x, it lies in the memory of x', unless a BN follows it.
         h = x if chain.has_identity_shortcut else y
         if chain.projection is not None:
@@ -158,6 +158,6 @@ class _UnitCall:
         dread_address = None if dread is None else dread.data_ptr()
         padded = 0 if chain.padding is None else chain.shortcut_stride // chain.input_stride
         self.unit = UnitStruct(
-            depth, convs, end, h.data_ptr(), y.data_ptr(), projection, dread_address, padded
+            depth, convs, final_norm, h.data_ptr(), y.data_ptr(), projection, dread_address, padded
         )
         self.batch = batch_struct(x)
