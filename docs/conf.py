@@ -41,6 +41,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "off"  # tests/test_course.py runs the pages; their outputs are committed
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

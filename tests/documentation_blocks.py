@@ -33,7 +33,11 @@ from kilolayer.__main__ import main
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SHELL = {"sh", "bash", "shell", "console"}
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts),
+]
 
 _FENCE = re.compile(r"^(?P<fence>[`:]{3,})(?P<info>\S.*)?$")
 _MARK = re.compile(r"^(?:% ?(?P<myst>.*)|<!-- ?(?P<html>.*?) ?-->)$")

@@ -41,12 +41,24 @@ def _markup(rows: list[str], what: str) -> list[str]:
     if not below:
         return head
     end = next((n for n, row in enumerate(below) if not row.startswith("  ")), len(below))
-    block = (
-        [f"- {_escaped(entry)}" for entry in _entries(below[:end])]
-        if _is_section(text[-1])
-        else _code(below[:end])
-    )
+    block = _items(below[:end]) if _is_section(text[-1]) else _code(below[:end])
     return [*head, "", *block, "", *_markup(below[end:], what)]
+
+
+def _items(rows: list[str]) -> list[str]:
+    """A list of `name: text`; a row that is indented further continues the item above it."""
+    indent = min(len(row) - len(row.lstrip()) for row in rows)
+    items: list[str] = []
+    for row in rows:
+        if items and row[indent:].startswith(" "):
+            items[-1] += f" {row.strip()}"
+        else:
+            items.append(row.strip())
+    named = (re.fullmatch(r"(\*{0,2}\w+): (.*)", item) for item in items)
+    return [
+        f"- ``{match[1]}``: {_escaped(match[2])}" if match else f"- {_escaped(item)}"
+        for item, match in zip(items, named, strict=True)
+    ]
 
 
 def _is_new(row: str) -> bool:
@@ -56,19 +68,6 @@ def _is_new(row: str) -> bool:
 
 def _is_section(row: str) -> bool:
     return re.fullmatch(r"[A-Z]\w+:", row) is not None
-
-
-def _entries(rows: list[str]) -> list[str]:
-    """The entries of a section. A deeper row, or one without a name in front, continues the entry above it."""
-    indent = len(rows[0]) - len(rows[0].lstrip())
-    entries: list[str] = []
-    for row in rows:
-        deeper = len(row) - len(row.lstrip()) > indent
-        if entries and (deeper or not re.match(r"\s*[\w`, ]+: ", row)):
-            entries[-1] += f" {row.strip()}"
-        else:
-            entries.append(row.strip())
-    return entries
 
 
 def _code(rows: list[str]) -> list[str]:
