@@ -21,7 +21,7 @@ from kilolayer.cli.reproduction_request import (
     engine_from_options,
     request_from_options,
 )
-from kilolayer.cli.reproduction_run import live_table_of, warn_of_cost
+from kilolayer.cli.sweeping import live_table_of, warn_of_cost
 from kilolayer.data.config import Data
 from kilolayer.errors import InputError
 from kilolayer.papers import tables

@@ -54,7 +54,7 @@ ALLOWED_WITH_RESUME = (
 def execute(options: ReproduceOptions) -> int:
     """Lists tables or runs, or runs the sweep and reports it. Returns the exit status."""
     from kilolayer.cli.reproduction_request import check_reproduction_data, engine_from_options
-    from kilolayer.cli.reproduction_run import run_reproduction, warn_of_cost
+    from kilolayer.cli.sweeping import run_reproduction, warn_of_cost
     from kilolayer.report import reproduction_list
     from kilolayer.sweep.reproduction import check_free, save_request
 
@@ -66,7 +66,7 @@ def execute(options: ReproduceOptions) -> int:
     check_free(reproduction)
     check_reproduction_data(reproduction, options.download)
     if options.select:
-        from kilolayer.cli.select_bias import run_bias_search
+        from kilolayer.cli.sweeping import run_bias_search
         from kilolayer.sweep.bias_search import bias_searches
 
         bias_searches(reproduction)

@@ -1,54 +1,28 @@
-"""`kilolayer reproduce --select`: runs and shows the search for b_g on held-out training images."""
+"""The search for b_g on held-out training images: its record as JSON, and its tables on the terminal."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from kilolayer.cli.reproduction_run import reproduction_resume_command
 from kilolayer.report.document import Table
 from kilolayer.report.reproduction_report import whole_command
 from kilolayer.report.reproduction_text import print_captioned
 from kilolayer.statistics.agreement import error_rates
-from kilolayer.sweep import Engine
-from kilolayer.sweep.bias_search import ERROR, BiasSearch, bias_searches, search_result
+from kilolayer.sweep.bias_search import BiasSearch, bias_searches
 from kilolayer.sweep.reproduction import SELECTION, Reproduction
 from kilolayer.sweep.results_json import read_provenance
 from kilolayer.system import durable
-from kilolayer.system.terminal import Console, print_text
+from kilolayer.system.terminal import print_text
 
 FILE = "selection.json"
 HEADER = ("b_g", "runs", "median validation error %", "least", "most", "")
 
 
-def run_bias_search(reproduction: Reproduction, engine: Engine, as_json: bool) -> int:
-    """Runs the search in DIR/selection, and prints and records the chosen bias."""
-    from kilolayer.cli.sweeping import run_sweep
-    from kilolayer.report.live_table import LiveTable
-
-    all_searches = bias_searches(reproduction)
-    cells = {
-        (_label(search, bias, all_searches), "validation error"): runs
-        for search in all_searches
-        for bias, runs in search.runs.items()
-    }
-    board = LiveTable(
-        f"Search for b_g\n{reproduction.request.size.scale.describe()}",
-        [row for row, _ in cells],
-        ["validation error"],
-        cells,
-        Console(stderr=as_json),
-        ERROR,
-    )
-    planned = tuple({search.key: search for runs in cells.values() for search in runs}.values())
-    if status := run_sweep(planned, engine, board, f"{reproduction_resume_command(reproduction)} --select"):
-        return status
-    _report([search_result(search) for search in all_searches], reproduction, as_json)
-    return 0
-
-
-def _report(outcomes: list[dict[str, Any]], reproduction: Reproduction, as_json: bool) -> None:
+def report_bias_search(outcomes: Sequence[dict[str, Any]], reproduction: Reproduction, as_json: bool) -> None:
+    """Writes the record of the search, and prints it as JSON or as tables."""
     starts = read_provenance(
         run for search in bias_searches(reproduction) for runs in search.runs.values() for run in runs
     )
@@ -91,9 +65,10 @@ def _row(bias_result: dict[str, Any], outcome: dict[str, Any]) -> tuple[str, ...
     return (_bias(bias_result["b_g"]), str(len(values)), f"{bias_result['median']:.2f}", *spread, marks_text)
 
 
-def _label(search: BiasSearch, bias: float, bias_searches: tuple[BiasSearch, ...]) -> str:
+def bias_label(search: BiasSearch, bias: float, searches: Sequence[BiasSearch]) -> str:
+    """The label of a bias in the live table; it names the row where several rows are searched."""
     label = f"b_g = {_bias(bias)}"
-    return label if len(bias_searches) == 1 else f"{search.cell.row}: {label}"
+    return label if len(searches) == 1 else f"{search.cell.row}: {label}"
 
 
 def _bias(value: float) -> str:
