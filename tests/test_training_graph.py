@@ -180,7 +180,7 @@ def test_a_graph_that_holds_something_stale_is_found_out() -> None:
 
     recorder.capture = captured  # type: ignore[method-assign]
     with pytest.raises(
-        InputError, match=r"graph's first step changes a tensor otherwise .*use --cuda-graph off"
+        InputError, match=r"graph's first step changes a tensor differently .*use --cuda-graph off"
     ):
         list(steps_taken(training))
 
@@ -225,7 +225,7 @@ def test_a_range_of_positions_is_a_view_of_what_the_device_has() -> None:
 
 @pytest.mark.parametrize(
     ("dropout", "world", "why"),
-    [(True, 1, "dropout draws anew at every step"), (False, 2, "the processes exchange gradients")],
+    [(True, 1, "dropout draws new random numbers at every step"), (False, 2, "the ranks exchange gradients")],
 )
 def test_what_no_graph_can_hold_is_refused(dropout: bool, world: int, why: str) -> None:
     gpu = torch.device("cuda")

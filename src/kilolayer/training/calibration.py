@@ -1,4 +1,4 @@
-"""Whether a network's probabilities are right as often as they say."""
+"""Calibration: whether answers with probability p are right in a share p of the cases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ NUM_RESAMPLES = 200
 
 @dataclass(frozen=True)
 class ConfidenceBin:
-    """The images whose answer has a probability above `above`: their number and two means over them."""
+    """The images whose answer has a probability in one bin: their number, mean probability and accuracy.
+
+    lower_edge: the bin's probabilities are above it.
+    """
 
     lower_edge: float
     images: int
@@ -23,11 +26,11 @@ class ConfidenceBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The expected calibration error of the likeliest classes, in 0 … 1, and what it is made of.
+    """The expected calibration error of a network's answers, in 0 … 1, with its bins.
 
-    error = Σ (images of a bin / all) · |mean probability − share of right answers|, over 15 bins of equal
-    width (Guo et al. 2017). It is above 0 for every finite sample: `chance` is what 95 % of samples of this
-    size stay below if each answer is right with exactly its probability.
+    error = Σ_b (n_b / N) · |mean probability − accuracy| over 15 bins b of equal width (Guo et al. 2017, Eq. 3).
+    chance: the 95th percentile of the error of a perfectly calibrated network on a sample of this size, since
+        the error of a finite sample is above 0.
     """
 
     error: float
@@ -36,7 +39,13 @@ class Calibration:
 
 
 def measure_calibration(confidence: NDArray[np.float64], is_correct: NDArray[np.bool_]) -> Calibration:
-    """Of N probabilities of the likeliest class, and whether each was the image's class."""
+    """The calibration of N answers.
+
+    confidence: (N,), the probability of the likeliest class. is_correct: (N,), whether it was the image's class.
+
+    >>> measure_calibration(np.array([0.9, 0.9]), np.array([True, False])).error
+    0.4
+    """
     bin_index = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
     counts = np.bincount(bin_index, minlength=NUM_BINS)
     sums = np.bincount(bin_index, confidence, NUM_BINS)
@@ -44,7 +53,7 @@ def measure_calibration(confidence: NDArray[np.float64], is_correct: NDArray[np.
     def error(answers: NDArray[np.bool_]) -> float:
         return float(np.abs(sums - np.bincount(bin_index, answers, NUM_BINS)).sum() / len(answers))
 
-    # A perfectly calibrated network's answers, drawn with a fixed seed so that the figure repeats.
+    # Answers of a perfectly calibrated network; the fixed seed makes the figure repeat.
     draw = np.random.default_rng(0)
     errors = [error(draw.random(len(confidence)) < confidence) for _ in range(NUM_RESAMPLES)]
     hits = np.bincount(bin_index, is_correct, NUM_BINS)

@@ -12,10 +12,10 @@ from kilolayer.training.evaluation import Evaluation
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Figures of one class, in 0 … 1. A figure whose denominator is 0 is None.
+    """Precision, recall and F1 of one class, in 0 … 1; None where the denominator is 0.
 
-    support: images of the class. predicted: images taken for it, rightly or not.
-    precision = right / predicted, recall = right / support, F1 = 2·right / (support + predicted). A class
+    support: images of the class. predicted: images that the network took for it.
+    precision = correct / predicted, recall = correct / support, F1 = 2·correct / (support + predicted). A class
     without an image has neither recall nor F1.
     """
 
@@ -27,7 +27,12 @@ class ClassMetrics:
 
 
 def compute_class_metrics(evaluation: Evaluation) -> list[ClassMetrics]:
-    """The figures of every class, in the network's order."""
+    """The metrics of every class, in the network's order.
+
+    >>> evaluation = Evaluation(3, 0.7, 100 / 3, 0.0, (2, 1), ((1, 1), (0, 1)))
+    >>> [(metrics.precision, metrics.recall) for metrics in compute_class_metrics(evaluation)]
+    [(1.0, 0.5), (0.5, 1.0)]
+    """
     columns = map(sum, zip(*evaluation.confusion, strict=True))
     rows = zip(evaluation.confusion, evaluation.class_images, columns, strict=True)
     return [_metrics(row[i], support, predicted) for i, (row, support, predicted) in enumerate(rows)]
@@ -44,20 +49,28 @@ def _metrics(num_correct: int, support: int, predicted: int) -> ClassMetrics:
 
 
 def macro_mean(values: Sequence[float | None]) -> float | None:
-    """The mean over the classes that have the figure, each class with the same weight."""
+    """The mean over the classes that have a value, each with the same weight; None where none has.
+
+    >>> macro_mean([1.0, None, 0.5])
+    0.75
+    """
     defined = [value for value in values if value is not None]
     return fmean(defined) if defined else None
 
 
 def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Where the rate lies of which `count` in `total` trials is one sample: Wilson (1927), by the score test.
+    """The confidence interval of a rate of which `count` in `total` trials is a sample (Wilson 1927).
 
-    Unlike count/total ± 2 standard errors it stays within 0 … 1 and has a width where the count is 0.
+    It inverts the score test. Unlike count/total ± 2 standard errors it stays within 0 … 1, and it has a width
+    where the count is 0.
+
+    >>> [round(bound, 3) for bound in wilson_interval(0, 100)]
+    [0.0, 0.037]
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     rate, shrunk = count / total, z * z / total
     centre = rate + shrunk / 2
     half = math.sqrt(shrunk * (rate * (1 - rate) + shrunk / 4))
-    # At either end the formula gives 0 or 1 but for rounding.
+    # At both ends the formula gives 0 or 1, up to rounding.
     low = 0.0 if count == 0 else (centre - half) / (1 + shrunk)
     return low, 1.0 if count == total else (centre + half) / (1 + shrunk)

@@ -1,4 +1,4 @@
-"""torch.compile over the whole network, or over each kind of unit: then its cost does not grow with depth."""
+"""torch.compile on each kind of unit, so that the time to compile does not grow with depth."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from kilolayer.units.modules import GatedUnit, ResidualUnit
 
 MIN_RECOMPILE_LIMIT = 64
-"""More kinds of units than a network has (shapes, first units of stages); PyTorch gives up after 8."""
+"""More kinds of units than any network has (shapes, first units of stages); PyTorch's own limit is 8."""
 
 
 @cache
 def _compile_forward(forward: Any) -> Any:
-    # One function for all units, whose weights are its arguments: equal units share what was compiled.
+    # The weights are arguments of one function for all units, so that equal units share compiled code.
     return torch.compile(forward, dynamic=False)
 
 
 class CompiledUnit(ResidualUnit):
-    """A residual unit that is compiled in training. A class decides only what forward() does."""
+    """A residual unit whose forward pass is compiled in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or torch.compiler.is_compiling():
@@ -31,7 +31,7 @@ class CompiledUnit(ResidualUnit):
 
 
 class CompiledGatedUnit(GatedUnit):
-    """As `CompiledUnit`, with gated paths."""
+    """A gated unit whose forward pass is compiled in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or torch.compiler.is_compiling():
@@ -44,7 +44,7 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {ResidualUnit: CompiledUnit, 
 
 
 def compile_units(model: nn.Module) -> int:
-    """Compiles the units of `model`, each kind once, at the first step; says how many units there are."""
+    """Compiles the units of `model`, each kind once, at the first step; returns the number of units."""
     from torch import _dynamo
 
     _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, MIN_RECOMPILE_LIMIT)

@@ -1,10 +1,10 @@
 """A whole training step as one CUDA graph: captured once, then replayed with a single launch.
 
-A network of a thousand layers takes more than ten thousand kernels a step, and launching each of them takes
-the processor longer than most of them take the GPU. A graph holds them all, with the addresses of what they
-read and write. So what is captured has to be a function of tensors that stay where they are; what the host
-decides for each step is copied into such tensors before. The shapes and whatever else stays fixed in a graph
-are its key: where the key changes, a new graph is captured.
+A step of a thousand layers launches more than ten thousand kernels, and each launch takes the processor longer
+than most of the kernels take the GPU. A graph holds all of them, with the addresses that they read and write.
+The captured function must therefore work on tensors that keep their addresses; what the host decides for each
+step is copied into such tensors first. Shapes and other values that a graph holds fixed are its key: when the
+key changes, a new graph is captured.
 """
 
 from __future__ import annotations
@@ -21,33 +21,35 @@ from kilolayer.data import BatchSpec
 from kilolayer.errors import InputError
 
 WARM_UP_STEPS = 3
-"""Steps before a capture, in which libraries choose their algorithms and the optimiser makes its figures."""
+"""Steps before a capture, in which libraries choose their algorithms and the optimiser makes its tensors."""
 
 MAX_RELATIVE_DEVIATION = 0.1
-"""Of a tensor's change: equal kernels give equal bits; a graph that reads what is stale errs by about 1."""
+"""As a share of a tensor's change. Equal kernels give equal bits; a graph that reads stale data errs by about 1."""
 
 StepFunction = Callable[[], None]
 
 
 class GraphRecorder(Protocol):
-    """What captures and replays."""
+    """Captures a step as a graph."""
 
     def run_eagerly(self, step: StepFunction) -> None:
-        """Takes the step as it is, where nothing of it lingers in what is captured next."""
+        """Takes the step without a graph, and keeps it out of what is captured next."""
 
     def capture(self, step: StepFunction) -> StepFunction:
-        """Notes down the step without taking it. Calling what comes back takes it."""
+        """Records the step without taking it. The returned function takes it."""
 
 
 class GraphReplay:
-    """`step`, taken as it is at first and replayed from then on; every call is one step of the training."""
+    """A step that is taken eagerly at first and replayed as a graph from then on; every call is one step.
+
+    state_tensors: gives the tensors that a step changes and the next one reads.
+    """
 
     def __init__(
         self, step: StepFunction, recorder: GraphRecorder, state_tensors: Callable[[], list[Tensor]]
     ) -> None:
-        """`state`: the tensors that a step changes and the next one reads."""
-        self._step, self._recorder, self._state = step, recorder, state_tensors
-        self._selection: BatchSpec | None = None
+        self._step, self._recorder, self._state_tensors = step, recorder, state_tensors
+        self._batch_spec: BatchSpec | None = None
         self._key: Hashable = None
         self._graph: StepFunction | None = None
         self._warm_up_left = WARM_UP_STEPS
@@ -67,11 +69,11 @@ class GraphReplay:
             self._graph()
 
     def _check_against_eager(self, graph: StepFunction) -> None:
-        """Takes the step as it is, and as a graph from where it began, and compares what became of the state.
+        """Takes the step eagerly, then from the same state as a graph, and compares the two new states.
 
-        Raises `InputError` where the graph changes a tensor otherwise.
+        Raises `InputError` where they differ.
         """
-        state = [tensor.detach() for tensor in self._state()]
+        state = [tensor.detach() for tensor in self._state_tensors()]
         start_state = [tensor.clone() for tensor in state]
         self._recorder.run_eagerly(self._step)
         eager_state = [tensor.clone() for tensor in state]
@@ -84,25 +86,25 @@ class GraphReplay:
         worst = float(torch.stack(deviations).max())
         if not worst <= MAX_RELATIVE_DEVIATION:
             raise InputError(
-                f"the CUDA graph's first step changes a tensor otherwise than the step without it, by "
+                f"the CUDA graph's first step changes a tensor differently from the step without it, by "
                 f"{worst:.2g} of the change, where {MAX_RELATIVE_DEVIATION:g} is allowed; use --cuda-graph off"
             )
 
     def forget(self) -> None:
-        """Lets the graph go: what it reads or writes has been replaced."""
+        """Drops the graph, because tensors that it reads or writes have been replaced."""
         self._key, self._graph, self._warm_up_left = None, None, WARM_UP_STEPS
 
-    def copy_to_buffers(self, selection: BatchSpec) -> BatchSpec:
-        """The content of `selection` in tensors that stay where they are."""
-        if self._selection is None:
-            self._selection = selection.map_tensors(torch.clone)
+    def copy_to_buffers(self, spec: BatchSpec) -> BatchSpec:
+        """The content of `spec` in tensors that keep their addresses."""
+        if self._batch_spec is None:
+            self._batch_spec = spec.map_tensors(torch.clone)
         else:
-            self._selection.copy_(selection)
-        return self._selection
+            self._batch_spec.copy_(spec)
+        return self._batch_spec
 
 
 class CudaRecorder:
-    """CUDA graphs on a stream of their own, as PyTorch asks for it."""
+    """Captures CUDA graphs on a stream of their own, as PyTorch requires."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -121,7 +123,7 @@ class CudaRecorder:
                 step()
         except RuntimeError as error:
             torch.cuda.set_stream(outside)
-            # The end of a capture that failed raises an error of its own over the reason.
+            # The end of a failed capture raises an error of its own, which hides the reason.
             first = str(error.__context__ or error).partition("\n")[0]
             raise InputError(f"a CUDA graph cannot hold the step ({first}); use --cuda-graph off") from error
         return graph.replay
@@ -129,7 +131,7 @@ class CudaRecorder:
 
 @contextmanager
 def _garbage_collection_off() -> Iterator[None]:
-    """Within, no cycle of garbage is let go: an older graph among it cannot free its memory in a capture."""
+    """Stops garbage collection within the block: an older graph in it cannot free its memory during a capture."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -141,15 +143,18 @@ def _garbage_collection_off() -> Iterator[None]:
 
 
 def _relative_deviation(actual: Tensor, expected: Tensor, before: Tensor) -> Tensor:
-    """How far a change is from the wanted one, in its length; 0 where both are the same bits."""
+    """|actual − expected| / |expected − before|, and 0 where both are the same bits."""
     deviation = (actual - expected).double().norm()
     return torch.where(deviation == 0, deviation, deviation / (expected - before).double().norm())
 
 
 def choose_graph(name: str, device: torch.device) -> bool:
-    """Whether a training there replays a graph; "auto" is no, until it has been measured on a GPU.
+    """Whether a training on `device` replays a CUDA graph; "auto" is no, until it has been measured on a GPU.
 
-    Raises `InputError` where "on" cannot be.
+    Raises `InputError` for an unknown name, and for "on" without a GPU.
+
+    >>> choose_graph("auto", torch.device("cpu"))
+    False
     """
     if name not in ("auto", "off", "on"):
         raise InputError(f"graph is {name!r}; allowed: auto, off, on")
@@ -159,9 +164,9 @@ def choose_graph(name: str, device: torch.device) -> bool:
 
 
 def graph_unavailable_reason(device: torch.device, *, has_dropout: bool, world_size: int) -> str | None:
-    """Why a training cannot be a graph, or None where it can."""
+    """Why a step cannot be captured as a graph; None where it can."""
     if device.type != "cuda":
         return "the device is no GPU"
     if has_dropout:
-        return "dropout draws anew at every step, from a state that a graph would hold fixed"
-    return "the processes exchange gradients, which is not captured" if world_size > 1 else None
+        return "dropout draws new random numbers at every step, and a graph would repeat them"
+    return "the ranks exchange gradients, which is not captured" if world_size > 1 else None

@@ -1,4 +1,4 @@
-"""What was chosen for speed and memory, and why, in words."""
+"""The choices for speed and memory, each with its reason, in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kilolayer.training.trainer import Trainer
 
 
 def explain_decisions(trainer: Trainer) -> dict[str, str]:
-    """A line for every choice: device, precision, memory format, compiler, threads, allocation, memory."""
+    """A line for each choice: device, precision, memory format, kernels, compiler, threads, memory."""
     context, experiment = trainer.context, trainer.experiment
     rows = {
         "device": _device(trainer),
@@ -43,23 +43,23 @@ COMPILER_TEXTS: dict[CompileMode, str] = {
 }
 
 
-def _why_plain(training: Trainer) -> str:
-    device, experiment = training.context.device, training.experiment
-    why = unavailable_reason(device) or unavailable_reason(
+def _why_plain(trainer: Trainer) -> str:
+    device, experiment = trainer.context.device, trainer.experiment
+    reason = unavailable_reason(device) or unavailable_reason(
         device,
         precision=experiment.precision,
         channels_last=experiment.channels_last,
         is_compiled=experiment.compile != "off",
         trunk_frozen=experiment.recipe.trunk_frozen,
     )
-    return f"without kernels: {why}" if why else "as asked"
+    return f"without kernels: {reason}" if reason else "as asked"
 
 
-def _kernels(training: Trainer) -> str:
-    if training.kernels:
-        return str(training.kernels)
-    why = "as asked or by default: Triton's (--kernels fused) have not been measured on a GPU yet"
-    return f"PyTorch's layers, {why}"
+def _kernels(trainer: Trainer) -> str:
+    if trainer.kernels:
+        return str(trainer.kernels)
+    reason = "as asked or by default: Triton's (--kernels fused) have not been measured on a GPU yet"
+    return f"PyTorch's layers, {reason}"
 
 
 def _step(graph: bool) -> str:
@@ -68,20 +68,20 @@ def _step(graph: bool) -> str:
     return "kernel by kernel: a CUDA graph (--cuda-graph on) has not been measured on a GPU yet"
 
 
-def _device(training: Trainer) -> str:
-    context = training.context
+def _device(trainer: Trainer) -> str:
+    context = trainer.context
     if context.device.type == "cuda":
         return f"{context.device}, {torch.cuda.get_device_name(context.device)}"
     return "cpu, as asked" if torch.cuda.is_available() else "cpu: no GPU that PyTorch can use"
 
 
-def _precision(training: Trainer) -> str:
-    experiment = training.experiment
-    fusable = experiment.network if training.kernels and training.kernels.fused_units else None
-    best = choose_precision("auto", training.context.device, fusable)
+def _precision(trainer: Trainer) -> str:
+    experiment = trainer.experiment
+    fusable = experiment.network if trainer.kernels and trainer.kernels.fused_units else None
+    best = choose_precision("auto", trainer.context.device, fusable)
     match experiment.precision, best:
         case "bf16", "bf16":
-            dtype = training.kernels.multiplies_in if training.kernels else "bf16"
+            dtype = trainer.kernels.multiplies_in if trainer.kernels else "bf16"
             return f"bf16 over fp32 weights, multiplied in {dtype}: faster here than fp32"
         case "bf16", _:
             return "bf16, as asked: fp32 is faster here"
@@ -96,7 +96,7 @@ def _format(channels_last: bool, precision: str) -> str:
         return "channels first" + (
             ", as asked: channels last is faster in bf16" if precision == "bf16" else ""
         )
-    return "channels last: what bf16 convolutions are fastest in" if precision == "bf16" else "channels last"
+    return "channels last: bf16 convolutions are fastest in it" if precision == "bf16" else "channels last"
 
 
 def _threads() -> str:
