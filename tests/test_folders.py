@@ -91,7 +91,7 @@ def test_a_cache_that_takes_nothing_leads_to_a_folder_of_this_user_s_alone(aroun
         assert path == around / f"tmp/kilolayer-{os.getuid()}/native"
         assert path.parent.stat().st_mode & 0o777 == 0o700
     assert [one.getMessage() for one in caplog.records] == [
-        f"no cache folder can be written here; what is compiled is kept in {path.parent}"
+        f"no cache folder is writable here; compiled kernels are kept in {path.parent}"
     ]
 
 
@@ -108,7 +108,7 @@ def planted(kind: str, path: Path, elsewhere: Path) -> None:
 @pytest.mark.parametrize("kind", ["link", "file", "open to all"])
 def test_a_temporary_folder_that_somebody_planted_is_not_used(kind, around):
     planted(kind, around / f"tmp/kilolayer-{os.getuid()}", around / "home")
-    with pytest.raises(PermissionError, match="not a folder of this user's alone"):
+    with pytest.raises(PermissionError, match="not this user's private folder"):
         folders.private_temporary_folder()
     assert not list(folders.writable_folders("native"))
     assert not list((around / "home").iterdir())

@@ -145,7 +145,7 @@ class TestElsewhere:
         shutil.rmtree(run / "checkpoints")
         (project / "pics").rename(tmp_path / "new")
         said = train("--resume", "runs/a", "--data", str(tmp_path / "new"), "--no-tensorboard")[1]
-        assert "does not say what its data were" in said
+        assert "has no record of its data" in said
 
     def test_no_absolute_path_is_noted_that_nobody_wrote(self, run, project):
         assert str(project) not in (run / "environment.json").read_text()

@@ -199,7 +199,7 @@ def test_a_file_of_someone_else(tmp_path: Path) -> None:
 def test_a_torn_file(share: float, good: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(good.read_bytes()[: int(share * good.stat().st_size)])
-    with pytest.raises(InputError, match=r"no readable safetensors file") as refused:
+    with pytest.raises(InputError, match=r"not a readable safetensors file") as refused:
         read_weights(path)
     assert "\n" not in str(refused.value)
 
@@ -207,7 +207,7 @@ def test_a_torn_file(share: float, good: Path, tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path / 'none'}: no such file"):
         read_weights(tmp_path / "none")
-    with pytest.raises(InputError, match=f"^{tmp_path} is no readable safetensors file: "):
+    with pytest.raises(InputError, match=f"^{tmp_path} is not a readable safetensors file: "):
         read_weights(tmp_path)
 
 
@@ -244,7 +244,7 @@ def test_no_pickle_is_ever_opened(form: Callable[[Gadget], bytes], name: str, tm
     content = form(Gadget(tmp_path / "ran"))
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(InputError, match="no readable safetensors file"):
+    with pytest.raises(InputError, match="not a readable safetensors file"):
         read_weights(path)
     assert not (tmp_path / "ran").exists()
     if form is plain_pickle:

@@ -143,6 +143,7 @@ def test_a_size_that_the_network_cannot_take_is_named() -> None:
     with pytest.raises(InputError) as refused:
         Experiment(describe("resnet18"), tiny().data, small)
     assert str(refused.value) == (
-        "resolution: images of 11 of 224 pixels a side are too small for a network that divides them by 32; "
+        "progressive_resize: images of 11 of 224 pixels a side are too small for a network that "
+        "divides them by 32; "
         "allowed: scales from 0.143"
     )

@@ -68,7 +68,7 @@ def test_what_pytorch_would_refuse_is_refused_before(unit: Unit, side: int, imag
     try:
         build(described)(x)
     except ValueError:
-        wanted = f"one image a process at batch size {world}, .* take a --batch-size of {2 * world} or more"
+        wanted = f"one image per process at batch size {world}, .* take a --batch-size of {2 * world} or more"
         with pytest.raises(InputError, match=wanted):
             training_of(experiment, DistributedContext(torch.device("cpu"), rank=0, world_size=world))
     else:
@@ -87,7 +87,7 @@ def test_a_frozen_trunk_takes_one_image() -> None:
         replace(tiny(network=described), init=InitialWeights("weights", "0" * 64)), batch_size=1
     )
     experiment = replace(experiment, data=replace(experiment.data, image_size=2))
-    with pytest.raises(InputError, match="one value a channel"):
+    with pytest.raises(InputError, match="one value per channel"):
         training_of(experiment)
     step, *_ = training_of(with_recipe(experiment, trunk_rate=0.0)).steps()
     assert step.loss.isfinite()
@@ -113,7 +113,7 @@ def test_so_do_commands_that_train_without_a_run(
     monkeypatch.chdir(tmp_path)
     assert main([*words, "preact_resnet8_cifar", "--batch-size", "1", "--image-size", "4"]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert "one value a channel, in a batch of [1, 64, 1, 1]" in said
+    assert "one value per channel in a batch of [1, 64, 1, 1]" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -136,5 +136,5 @@ def test_two_processes_of_one_image_each_are_one_line(tmp_path: Path) -> None:
     )
     said = [line for line in done.stderr.splitlines() if line.startswith("kilolayer:")]
     assert len(said) == 1
-    assert "one image a process at batch size 2" in said[0]
+    assert "one image per process at batch size 2" in said[0]
     assert not (tmp_path / "run").exists()

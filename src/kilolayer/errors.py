@@ -59,11 +59,17 @@ def out_of_memory_error(error: BaseException) -> MemoryShortageError | None:
 
 
 MAX_LISTED = 12
-"""More allowed words than this are not listed where one of them is near."""
+"""With more allowed words than this, only the nearest is named."""
 
 
 def suggest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
-    """What to write in place of `word`: the nearest that is allowed, and what else is."""
+    """The nearest allowed word, and the other allowed ones, for a message about an unknown `word`.
+
+    >>> suggest("papr", ["paper", "short"])
+    'nearest: paper; allowed: paper, short'
+    >>> suggest("xyz", ["paper", "short"])
+    'allowed: paper, short'
+    """
     lower = {name.lower(): name for name in reversed(allowed)}
     longer = [name for name in lower if word and name.startswith(word.lower())]
     nearest = sorted(longer, key=len) or get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
@@ -74,7 +80,7 @@ def suggest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
 
 
 def missing_path_error(path: str | Path) -> InputError:
-    """For a file or folder that is missing, with the nearest that is there."""
+    """The error for a missing file or folder; it names the nearest path that exists."""
     nearest = _nearest_path(Path(os.path.expanduser(path)))
     return InputError(
         f"{_quoted(path)}: no such file or folder{f'; nearest: {_quoted(nearest)}' if nearest else ''}"
@@ -82,18 +88,22 @@ def missing_path_error(path: str | Path) -> InputError:
 
 
 def _quoted(path: str | Path) -> str:
-    """The path as it is, quoted where a terminal would not show it so."""
+    """The path, quoted if a terminal could not show it as it is."""
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
 def looks_like_path(word: str) -> bool:
-    """Whether a word can only mean a file or folder: it has a folder in it, or the ending of a file."""
+    """Whether a word can only mean a file or folder: it has a separator, or a file's ending.
+
+    >>> looks_like_path("runs/mine"), looks_like_path("paper")
+    (True, False)
+    """
     endings = (".py", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json", ".zip", ".tar", ".gz")
     return os.sep in word or word.startswith((".", "~")) or word.lower().endswith(endings)
 
 
 def _nearest_path(path: Path) -> Path | None:
-    """The path with every part that is missing replaced by the nearest that is there."""
+    """The path with every missing part replaced by the nearest one that exists; None if none is near."""
     existing = Path(path.anchor)
     for part in path.parts[1:] if path.anchor else path.parts:
         if not os.path.exists(existing / part):

@@ -1,4 +1,4 @@
-"""Descriptions as JSON: a frozen value becomes an object that names its type where there is a choice of types.
+"""Descriptions as JSON: a frozen value becomes an object, with its type where there is a choice of types.
 
 Files outlive the code's words for things. `RENAMED_FIELDS` and `UPGRADES` say how a description that an
 older release wrote is read; `to_json` writes today's names only.

@@ -1,10 +1,10 @@
-"""States of a training on disk: tensors, and beside them the JSON that seals them.
+"""Checkpoints on disk: a file of tensors, and beside it a manifest with their checksums.
 
-000000090-000001.safetensors    the tensors after 90 iterations, with 1 epoch closed
-000000090-000001.json           the seal: format, counters, checksums of the tensors, the metrics and itself
+000000090-000001.safetensors    the tensors after 90 iterations and 1 closed epoch
+000000090-000001.json           the manifest: format, counters, checksums of tensors, metrics and itself
 
-The seal is written last and is the commit mark: a state without its seal, or other than it says, was
-never saved.
+The manifest is written last and commits the checkpoint: tensors without a manifest, or other than it says,
+do not count as saved.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ from kilolayer.system import durable
 
 NUM_KEPT = 2
 FORMAT = 2
-"""Of a run's folder. 1 had clock readings in metrics.jsonl and no checksum of it; it is read still."""
+"""The format of a run's folder. Format 1, still read, had clock readings in metrics.jsonl and no checksum."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state that was saved whole: `counters` of the training, and how long metrics.jsonl was then."""
+    """A complete checkpoint.
+
+    tensors, counters: what `Trainer.restore` takes.
+    metrics_bytes: the length of metrics.jsonl when the checkpoint was saved.
+    """
 
     name: str
     tensors: dict[str, Tensor]
@@ -42,13 +46,16 @@ class Checkpoint:
 
 
 class DamagedCheckpoint(ValueError):
-    """A state that cannot be continued from: its text says which file, and why."""
+    """A checkpoint that cannot be used: the text says which file, and why."""
 
 
 def save_checkpoint(
     folder: Path, tensors: Mapping[str, Tensor], counters: dict[str, Any], metrics: bytes
 ) -> None:
-    """Saves a state; once this returns it is there, whatever happens. All but the last two are dropped."""
+    """Saves a checkpoint durably, and deletes all but the last two.
+
+    metrics: the content of metrics.jsonl, which the checkpoint belongs to.
+    """
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     manifest = {
         "format": FORMAT,
@@ -57,31 +64,31 @@ def save_checkpoint(
         "metrics": _sha256(metrics),
         "tensors": _sha256(content),
     }
-    seal = folder / f"{_name(counters)}.json"
-    # Who stops right after a save saves again: that must not put at risk what was saved.
-    if not _is_saved(seal, manifest, metrics):
-        seal.unlink(missing_ok=True)
-        durable.write_file(seal.with_suffix(".safetensors"), content)
-        durable.write_file(seal, _manifest_bytes(manifest))
-    sealed = sorted(path.stem for path in folder.glob("0*.json"))[-NUM_KEPT:]
-    _drop(folder, (name for name in _names(folder) if name not in sealed))
+    path = folder / f"{_name(counters)}.json"
+    # A run that stops right after a save saves again, and must not put the saved checkpoint at risk.
+    if not _is_saved(path, manifest, metrics):
+        path.unlink(missing_ok=True)
+        durable.write_file(path.with_suffix(".safetensors"), content)
+        durable.write_file(path, _manifest_bytes(manifest))
+    newest = sorted(path.stem for path in folder.glob("0*.json"))[-NUM_KEPT:]
+    _drop(folder, (name for name in _names(folder) if name not in newest))
 
 
 def latest_checkpoint(folder: Path, metrics: bytes) -> Checkpoint | None:
-    """The newest state that is whole, or None; a warning names each damaged one that is passed over.
+    """The newest complete checkpoint, or None; a warning names each damaged one that is skipped.
 
-    A state is damaged too where the metrics that belong to it are not the beginning of `metrics`.
+    A checkpoint is damaged too if `metrics` does not begin with the metrics that it belongs to.
     """
     for name in reversed(_names(folder)):
         try:
             return _read(folder / f"{name}.json", metrics)
         except DamagedCheckpoint as damage:
-            logger.warning("%s; taking the state before it", damage)
+            logger.warning("%s; using the checkpoint before it", damage)
     return None
 
 
 def drop_newer(folder: Path, checkpoint: Checkpoint | None) -> None:
-    """Removes what is newer than `checkpoint`, which `latest` found to be damaged, and what kills left."""
+    """Removes the damaged checkpoints after `checkpoint`, and temporary files of killed processes."""
     if folder.is_dir():
         _drop(folder, (name for name in _names(folder) if checkpoint is None or name > checkpoint.name))
         durable.remove_temporary_files(folder)
@@ -93,7 +100,7 @@ def _names(folder: Path) -> list[str]:
 
 def _drop(folder: Path, names: Iterable[str]) -> None:
     for name in names:
-        # The seal goes first: what is left when this is cut short is no state.
+        # The manifest goes first: if this is interrupted, the rest does not count as a checkpoint.
         (folder / f"{name}.json").unlink(missing_ok=True)
         (folder / f"{name}.safetensors").unlink(missing_ok=True)
 
@@ -103,7 +110,7 @@ def _read(path: Path, metrics: bytes) -> Checkpoint:
     _check_name(path, manifest)
     content = _read_content(state)
     if _sha256(content) != manifest["tensors"]:
-        raise DamagedCheckpoint(f"{state} is damaged: its checksum is not the one in its seal")
+        raise DamagedCheckpoint(f"{state} is damaged: its checksum is not the one in its manifest")
     metrics_then = metrics[: manifest["metrics_bytes"]]
     if len(metrics_then) < manifest["metrics_bytes"] or manifest.get(
         "metrics", _sha256(metrics_then)
@@ -121,11 +128,13 @@ def _name(counters: Mapping[str, Any]) -> str:
 
 def _check_name(path: Path, manifest: Mapping[str, Any]) -> None:
     if path.stem != _name(manifest["counters"]):
-        raise DamagedCheckpoint(f"{path} is the seal of another state, {_name(manifest['counters'])}")
+        raise DamagedCheckpoint(
+            f"{path} is the manifest of another checkpoint, {_name(manifest['counters'])}"
+        )
 
 
 def _is_saved(path: Path, manifest: dict[str, Any], metrics: bytes) -> bool:
-    """Whether this state is there already, whole; its counters can differ by the time spent only."""
+    """Whether this checkpoint is complete on disk; its counters may differ in the seconds spent."""
     try:
         checkpoint, saved_manifest = _read(path, metrics), _read_manifest(path)
     except DamagedCheckpoint:
@@ -151,15 +160,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if is_intact:
         check_format(manifest.get("format", 1), path)
         return manifest
-    raise DamagedCheckpoint(f"{path} is damaged: its checksum is not its own")
+    raise DamagedCheckpoint(f"{path} is damaged: its own checksum does not match")
 
 
 def check_format(format: int, path: Path) -> None:
-    """Raises `InputError` where a newer release wrote `where`."""
+    """Raises `InputError` where a newer release wrote `path`."""
     if format > FORMAT:
         raise InputError(
             f"{path} was written by a newer release of kilolayer (format {format}; this one reads up to "
-            f"{FORMAT}); nothing was changed; update kilolayer to go on"
+            f"{FORMAT}); nothing was changed; update kilolayer to continue"
         )
 
 

@@ -1,8 +1,8 @@
-"""A run's data: where they lie, and what they are, noted at every start and looked at when it goes on.
+"""A run's record of its data: their path and fingerprints, written at every start and checked on resuming.
 
-A path that was given relative to the working folder is noted relative to the run's own folder: the run then
-goes on from any working folder, and after both were moved together. No absolute path is noted that nobody
-wrote.
+A path relative to the working folder is recorded relative to the run's folder, so that the run resumes from
+any working folder, and after run and data were moved together. Absolute paths are recorded only if you gave
+them.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from kilolayer.training.trainer import Trainer
 
 DATA_KEY = "data"
-"""In a start of environment.json: {"path": …, "fingerprints": {"training set": …}}."""
+"""The record's key in environment.json; its value is {"path": …, "fingerprints": {"training set": …}}."""
 
 
 def record_data(run: Path, data: Data, fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What a start says of its data."""
+    """The record of a start's data, for environment.json."""
     path = getattr(data, _path_field(data))
-    beside = path is not None and not os.path.isabs(expand_home(path))
-    noted = os.path.relpath(os.path.realpath(path), os.path.realpath(run)) if beside else path
-    return {DATA_KEY: {"path": noted, "fingerprints": dict(fingerprints)}}
+    is_relative = path is not None and not os.path.isabs(expand_home(path))
+    recorded = os.path.relpath(os.path.realpath(path), os.path.realpath(run)) if is_relative else path
+    return {DATA_KEY: {"path": recorded, "fingerprints": dict(fingerprints)}}
 
 
 def data_fingerprints(trainer: Trainer) -> dict[str, str]:
-    """Of every part of the data by its name. The test set is read for it."""
+    """The fingerprint of every part of the data, by its name; reads the test set."""
     return {**trainer.fingerprints, "test set": trainer.splits.test.fingerprint()}
 
 
 def locate_data(run: Run) -> Data:
-    """The run's data with the path at which its last start found them, where that is another one now."""
+    """The run's data, with the path at which its last start read them if that differs from its config."""
     data = run.experiment().data
     configured, recorded = getattr(data, _path_field(data)), _last_data_record(run).get("path")
     if not isinstance(recorded, str):
@@ -51,20 +51,20 @@ def locate_data(run: Run) -> Data:
         configured and os.path.realpath(expand_home(configured)) == os.path.realpath(path)
     ):
         return data
-    # A CIFAR that was in its usual folder may have been read from a path since.
+    # CIFAR in its usual folder may have been read from a path since.
     return replace(data, folder=path) if data.source in DATASETS else replace(data, source=path)
 
 
 def check_same_data(run: Run, fingerprints: Mapping[str, str], *, path_given: bool) -> None:
-    """Raises `InputError` naming each part of the data that is not what the run began with.
+    """Raises `InputError` naming each part of the data that has changed since the run began.
 
-    `moved`: the data are said to lie elsewhere now; then they must be known, to be compared.
+    path_given: you gave a new path to the data; then the run must have a record to compare them with.
     """
     recorded = recorded_fingerprints(run)
     if not recorded and path_given:
         raise InputError(
-            f"{run.path} does not say what its data were, so those of --data cannot be compared with them; "
-            "go on with the path it was begun with, or begin a new run"
+            f"{run.path} has no record of its data to compare those of --data with; resume it with the path "
+            "it began with, or begin a new run"
         )
     changed = [
         name for name, fingerprint in fingerprints.items() if recorded.get(name, fingerprint) != fingerprint
@@ -72,27 +72,27 @@ def check_same_data(run: Run, fingerprints: Mapping[str, str], *, path_given: bo
     if changed:
         unchanged = [name for name in fingerprints if name in recorded and name not in changed]
         raise InputError(
-            f"the data are not those with which {run.path} began: other images or labels in the "
-            f"{' and the '.join(changed)}{'; the same ' + ' and '.join(unchanged) if unchanged else ''}; bring the data "
-            "back, or begin a new run"
+            f"the data are not those that {run.path} began with: other images or labels in the "
+            f"{' and the '.join(changed)}{'; the same ' + ' and '.join(unchanged) if unchanged else ''}; "
+            "bring the data back, or begin a new run"
         )
 
 
 PART_TITLES = {"train": "training set", "validation": "validation set", "test": "test set"}
-"""What the fingerprints are called, by the part."""
+"""The names of the fingerprints, by the part of the data."""
 
 
 def check_same_part(run: str, part: str, images: Images, recorded: Mapping[str, str]) -> None:
-    """Raises `InputError` where the run noted other images or labels for this part of its data.
+    """Raises `InputError` where the run recorded other images or labels for this part of its data.
 
-    A picture that is changed, added, deleted or damaged draws another test fifth, of pictures trained on.
+    If one picture has changed, another fifth is drawn as the test set, with pictures that were trained on.
     """
     title = PART_TITLES[part]
     if recorded.get(title, fingerprint := images.fingerprint()) != fingerprint:
         raise InputError(
             f"the {title} of the run's data is not that of {run}: pictures or labels were changed, added, "
-            "deleted or damaged since, and pictures that were trained on may count as test pictures; bring "
-            "the data back; for new pictures name them: --data PATH --part all"
+            "deleted or damaged since, so that the test set may hold pictures that were trained on; bring "
+            "the data back, or name new pictures: --data PATH --part all"
         )
 
 
@@ -106,7 +106,7 @@ def _last_data_record(run: Run) -> dict[str, Any]:
 
 
 def recorded_fingerprints(run: Run) -> Mapping[str, str]:
-    """The fingerprints of the run's data; in a run of an earlier release those of its state, if any."""
+    """The fingerprints of the run's data; those of its checkpoint in a run of an earlier release."""
     noted = _last_data_record(run).get("fingerprints")
     if isinstance(noted, dict):
         return noted

@@ -1,13 +1,13 @@
-"""A run's folder: complete and self-sufficient, `Run(path).weights()` needs nothing else.
+"""A run's folder. It is self-sufficient: `Run(path).weights()` needs nothing else.
 
 config.json            the experiment
 environment.json       versions, machine, command and date of every start
-metrics.jsonl          a line per epoch, of figures that repeat bit for bit
-timing.jsonl           a line per epoch, of clock readings
-checkpoints/           the last two states: tensors, and beside them the JSON that seals them
-snapshots/             weights over the training, where they were asked for (see `kilolayer.runs.snapshots`)
+metrics.jsonl          a line per epoch: figures that repeat bit for bit
+timing.jsonl           a line per epoch: clock readings
+checkpoints/           the last two checkpoints: tensors, each with a manifest (`kilolayer.runs.checkpoints`)
+snapshots/             weights over the training, if you asked for them (`kilolayer.runs.snapshots`)
 weights.safetensors    the trained network
-result.json            the final figures; written last, so a run that has it is done
+result.json            the final figures; written last, so that a run that has it is finished
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ _UNFINISHED = (".config.json.", ".environment.json.")
 
 
 JSON_ERRORS = "backslashreplace"
-"""A file name that is no text stands in JSON as \\udcff, which JSON reads back."""
+"""A file name that is not valid text is written to JSON as \\udcff, which JSON reads back."""
 
 
 class RunInUse(KilolayerError):
-    """Another process holds the run."""
+    """Another process holds the run's lock."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk."""
+    """A run on disk: an experiment, its metrics and checkpoints, and in the end its trained network."""
 
     path: Path
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """The run in the folder `path`; `InputError` where there is none, or a newer release's."""
+        """The run in the folder `path`. Raises `InputError` where there is none, or a newer release's."""
         run = cls(Path(path))
         if not os.path.exists(run.path):
             raise missing_path_error(path)
@@ -65,7 +65,7 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, experiment: Experiment) -> Run:
-        """A new run in `path`; `InputError` where the folder holds anything."""
+        """A new run in `path`. Raises `InputError` where the folder is not empty."""
         with cls.open_or_create(path, experiment, new=True) as run:
             return run
 
@@ -80,13 +80,15 @@ class Run:
         snapshots: int = 0,
         environment: dict[str, Any] | None = None,
     ) -> Iterator[Run]:
-        """The run of `experiment` in `path`, begun where there is none, held against other processes.
+        """The run of `experiment` in `path`, created if it is missing, locked against other processes.
 
-        Where it is begun, it is to keep as many `snapshots`, and `here`, its `environment_of`, is noted
-        before all else: who continues it must know with how many threads.
+        new: refuse to open a run that exists.
+        snapshots: how many snapshots a created run will have.
+        environment: the first start, which a created run records before its experiment: a process that
+            resumes it must know the number of threads.
 
-        Raises `Busy` where another process holds it, `InputError` where the folder holds anything else, or,
-        for a `new` one, a run at all; nothing is written then.
+        Raises `RunInUse` where another process holds it, and `InputError` where the folder holds anything
+        else; nothing is written then.
         """
         run = cls(Path(path))
         run._check_free_or_same(experiment, new)
@@ -95,7 +97,7 @@ class Run:
         except OSError as error:
             raise durable.storage_error(f"cannot make the folder {path}", error, run.path.parent) from error
         with run.lock():
-            # Another process may have begun it meanwhile.
+            # Another process may have created it in the meantime.
             run._check_free_or_same(experiment, new)
             if not run.file("config.json").exists():
                 plan_snapshots(run.path, snapshots)
@@ -108,7 +110,7 @@ class Run:
         names = self._names()
         if "config.json" in names:
             self._check_same(experiment, new)
-        # A run that was killed at its very beginning leaves no more than these.
+        # A run that was killed at its beginning leaves no other files.
         elif any(n not in _FILES_OF_A_START and not n.startswith(_UNFINISHED) for n in names):
             raise InputError(f"{self.path} holds other files; choose another --out")
 
@@ -123,14 +125,14 @@ class Run:
             raise InputError(f"{self.path} holds a run of another experiment; choose another --out")
 
     def _require_known_format(self) -> None:
-        # What is damaged there says no number; that is told when the file is needed.
+        # A damaged start has no number; the damage is reported when the file is needed.
         starts = read_json(self.file("environment.json"), list) or []
         numbers = (start.get("format") for start in starts if isinstance(start, dict))
         newest = max((number for number in numbers if isinstance(number, int)), default=1)
         checkpoints.check_format(newest, self.path)
 
     def _names(self) -> list[str]:
-        """The names in the folder; none where there is no folder yet."""
+        """The names of the files in the folder; none if the folder does not exist yet."""
         try:
             return [path.name for path in self.path.iterdir()] if self.path.exists() else []
         except NotADirectoryError:
@@ -143,7 +145,7 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """An exclusive hold on the folder, free at once when its process ends; `Busy` where it is taken."""
+        """An exclusive lock on the folder, which ends with the process. Raises `RunInUse` if it is taken."""
         lock = FileLock(self.file(".lock"))
         try:
             lock.acquire(blocking=False)
@@ -161,23 +163,23 @@ class Run:
     def experiment(self) -> Experiment:
         try:
             return from_json(self.file("config.json").read_text(encoding="utf-8"), Experiment)
-        except ValueError as error:  # no JSON, no text, or an InputError that does not know the file
+        except ValueError as error:  # not JSON, not text, or an InputError that does not name the file
             raise InputError(f"{self.file('config.json')}: {error}") from None
 
     def result(self) -> dict[str, Any] | None:
-        """The final figures, or None while the run is not done."""
+        """The final figures; None until the run is finished."""
         result: dict[str, Any] | None = self._json("result.json", dict)
         return result
 
     def environments(self) -> list[dict[str, Any]]:
-        """On what the run was computed, a record for every start."""
+        """The environments in which the run was computed, one for every start."""
         starts: list[dict[str, Any]] | None = self._json("environment.json", list)
         return starts or []
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The epochs' figures, each with its clock readings; a line torn by a crash is left out.
+        """The metrics of every epoch with its clock readings; a line cut short by a crash is left out.
 
-        Nothing depends on the clock, so what timing.jsonl has lost is left out too.
+        Clock readings that timing.jsonl has lost are left out, since nothing depends on them.
         """
         path = self.file("metrics.jsonl")
         rows = [
@@ -195,11 +197,11 @@ class Run:
         return _require_json(path.read_bytes(), kind, str(path)) if path.exists() else None
 
     def weights(self) -> SavedNetwork:
-        """The trained network. Raises `InputError` while the run is not done."""
+        """The trained network. Raises `InputError` until the run is finished."""
         return read_weights(self.weights_file())
 
     def weights_file(self) -> Path:
-        """Where the trained network lies. Raises `InputError` while the run is not done."""
+        """The file of the trained network. Raises `InputError` until the run is finished."""
         if not self.file("weights.safetensors").exists():
             raise InputError(
                 f"{self.path} has no weights yet; finish it: kilolayer train --resume {quote(str(self.path))}"
@@ -207,7 +209,7 @@ class Run:
         return self.file("weights.safetensors")
 
     def snapshots(self) -> tuple[tuple[int, Path], ...]:
-        """(iteration, weights file) of every snapshot that was kept, from the initialisation on."""
+        """The iteration and the weights file of every snapshot, from the initialisation on."""
         return list_snapshots(self.path)
 
     def write_json(self, name: str, value: Any) -> None:
@@ -216,30 +218,30 @@ class Run:
         )
 
     def append_environment(self, environment: dict[str, Any]) -> None:
-        """Adds a start to environment.json, unless it is the one that the run was begun with."""
+        """Appends a start to environment.json, unless it is the one with which the run was created."""
         starts = self.environments()
         if starts[-1:] != [environment]:
             self.write_json("environment.json", [*starts, environment])
 
     def append_metrics(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """An epoch's figures, and what the clock said of it."""
+        """Appends an epoch's metrics and its clock readings."""
         for name, line in (("metrics.jsonl", row), ("timing.jsonl", timing)):
             durable.append_file(self.file(name), (json.dumps(line) + "\n").encode())
 
     def save(self, tensors: Mapping[str, Tensor], counters: dict[str, Any]) -> None:
-        """Saves a state; once this returns, the run continues from it whatever happens."""
+        """Saves a checkpoint durably: once this returns, the run can resume from it."""
         checkpoints.save_checkpoint(
             self.file("checkpoints"), tensors, counters, _read_bytes(self.file("metrics.jsonl"))
         )
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest state that is whole, or None; a warning names a damaged one that is passed over."""
+        """The newest complete checkpoint, or None; a warning names a damaged one that is skipped."""
         return checkpoints.latest_checkpoint(
             self.file("checkpoints"), _read_bytes(self.file("metrics.jsonl"))
         )
 
     def truncate(self, checkpoint: Checkpoint | None) -> None:
-        """Takes the folder back to what it was when `checkpoint` was saved."""
+        """Cuts the folder back to what it was when `checkpoint` was saved."""
         durable.truncate_file(self.file("metrics.jsonl"), checkpoint.metrics_bytes if checkpoint else 0)
         self._truncate_timing(checkpoint.counters["epochs_closed"] if checkpoint else 0)
         checkpoints.drop_newer(self.file("checkpoints"), checkpoint)
@@ -253,7 +255,7 @@ class Run:
 
 
 def read_json(path: Path, kind: type) -> Any:
-    """The value of `kind` in a file, or None where it is not there or is damaged."""
+    """The JSON value of type `kind` in a file; None if the file is missing or damaged."""
     return _parse_json(path.read_bytes(), kind) if path.exists() else None
 
 
@@ -277,5 +279,5 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _complete_lines(path: Path) -> list[bytes]:
-    """The whole lines; what a crash tore off at the end is none."""
+    """The complete lines of a file: a crash may have cut the last one short."""
     return _read_bytes(path).split(b"\n")[:-1]

@@ -1,4 +1,4 @@
-"""Training recorded: every epoch's figures, checkpoints, and at the end the weights and the result."""
+"""Trains a run and records it: metrics of every epoch, checkpoints, and at the end weights and result."""
 
 from __future__ import annotations
 
@@ -27,32 +27,36 @@ def train_run(
     environment: dict[str, Any] | None = None,
     on_start: Callable[[], None] = lambda: None,
 ) -> Iterator[StepResult]:
-    """Trains into `run` from its last checkpoint, if it has one, to the end or until `stop()`.
+    """Trains `run` from its last checkpoint, if it has one, to the end or until `stop()`; yields every step.
 
-    Yields every step. State is saved at the end of every epoch, at least every `save_seconds` between,
-    and when stopped; `on_epoch` hears of an epoch once it is saved. With many processes only the leader
-    writes. A loss or a tensor that is not finite leaves a result that says so, and raises `NonFinite`; no
-    such state is saved. `on_start` hears once the state to
-    go on from is restored. `here` is the `environment_of` this start where it is known already.
+    Saves a checkpoint at the end of every epoch, at least every `save_seconds` in between, and when stopped.
+    With many ranks only the main one writes.
+
+    on_start: called when the state to continue from is restored.
+    on_epoch: called with an epoch's row of metrics, once it is saved.
+    environment: `trainer_environment(trainer)` with what else a start records, if you have it already.
+
+    Raises `NonFinite` where a loss or a tensor is not finite: the result then says so, and that state is not
+    saved.
     """
     if run.result() is not None:
         return
-    leads = trainer.context.is_main
+    is_main = trainer.context.is_main
     _resume(run, trainer, environment or trainer_environment(trainer))
     on_start()
-    if leads and trainer.state.iteration == 0:
+    if is_main and trainer.state.iteration == 0:
         write_due_snapshot(run.path, trainer)
     saved = time.monotonic()
     try:
         for step in trainer.steps(stop):
             row, clock = _metrics_row(step.epoch, trainer.monitor), _timing_row(step.epoch)
-            if row and leads:
+            if row and is_main:
                 run.append_metrics(row, clock)
                 write_due_snapshot(run.path, trainer)
             if row or _is_save_due(trainer, saved + save_seconds):
                 _save_state(run, trainer)
                 saved = time.monotonic()
-            if row and leads:
+            if row and is_main:
                 on_epoch(row | clock)
             yield step
         if trainer.steps_finished:
@@ -60,21 +64,21 @@ def train_run(
         else:
             _save_state(run, trainer)
     except NonFinite as error:
-        if leads:
+        if is_main:
             run.write_json("result.json", {"status": "diverged", "reason": str(error), **_progress(trainer)})
         raise
 
 
 def _resume(run: Run, trainer: Trainer, environment: dict[str, Any]) -> None:
-    checkpoint, leads = run.latest_checkpoint(), trainer.context.is_main
+    checkpoint, is_main = run.latest_checkpoint(), trainer.context.is_main
     if checkpoint is not None:
         trainer.restore(checkpoint.tensors, checkpoint.counters)
         logger.info("continuing %s at iteration %s", run.path, trainer.state.iteration)
-    if leads:
+    if is_main:
         differing = environment_differences(run.environments(), environment)
         if checkpoint is not None and differing:
             logger.warning(
-                "%s goes on elsewhere than it began, so its figures can differ in their last digits: %s",
+                "%s continues in another environment, so its figures can differ in their last digits: %s",
                 run.path,
                 ", ".join(differing),
             )
@@ -83,9 +87,9 @@ def _resume(run: Run, trainer: Trainer, environment: dict[str, Any]) -> None:
 
 
 def trainer_environment(trainer: Trainer) -> dict[str, Any]:
-    """On what `training` is computed: a start in environment.json."""
+    """The environment in which `trainer` computes, for environment.json."""
     experiment = trainer.experiment
-    # What runs here, which is not what was asked for where another machine goes on without the kernels.
+    # The kernels in use, which the experiment asks for but another machine may not have.
     return environment_record(
         trainer.context,
         experiment.precision,
@@ -107,7 +111,7 @@ def _save_state(run: Run, trainer: Trainer) -> None:
 
 
 def _metrics_row(epoch: EpochMetrics | None, monitor: str) -> dict[str, Any]:
-    """An epoch as a line of metrics.jsonl: the monitored figures carry their split's name."""
+    """An epoch's line of metrics.jsonl; the names of the monitored figures begin with their split."""
     if epoch is None:
         return {}
     row: dict[str, Any] = {
@@ -142,10 +146,10 @@ def _progress(trainer: Trainer) -> dict[str, Any]:
 
 
 def _write_result(run: Run, trainer: Trainer, final: FinalMetrics | None) -> None:
-    """Writes the final figures: of the last weights, and where a validation split chose them, of the best.
+    """Writes the final figures of the last weights, and of those with the least validation error.
 
-    The test error at the best validation error is "selected on validation". The least test error of
-    all epochs is recorded as "best" because others report it; it is no fair estimate.
+    The test error of the latter is "selected on validation". The least test error of all epochs is recorded
+    as "best", since others report it; it is biased, because the test set selected it.
     """
     if final is None or not trainer.context.is_main:
         return

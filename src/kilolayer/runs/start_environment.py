@@ -1,4 +1,4 @@
-"""What a figure was measured on: versions, machine, command, date."""
+"""The environment of a run's start: versions, machine, command, date."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BITWISE_RELEVANT = (
     "kilolayer", "torch", "torch build", "cudnn", "processor", "device", "gpu", "threads",
     "memory format", "precision", "kernels", "products", "processes",
 )  # fmt: skip
-"""Where these are the same, a resumed run repeats an uninterrupted one bit for bit."""
+"""If these are equal, a resumed run gives the same bits as an uninterrupted one."""
 
 
 def environment_record(
@@ -32,7 +32,7 @@ def environment_record(
     channels_last: bool = False,
     kernels: Kernels = "plain",
 ) -> dict[str, Any]:
-    """Versions, machine and command, as JSON can hold it. No user or host name: reports are shared."""
+    """Versions, machine and command, as JSON can hold them. Reports are shared: no user or host name."""
     on_gpu = context.device.type == "cuda"
     return {
         "format": FORMAT,
@@ -59,7 +59,12 @@ def environment_record(
 
 
 def environment_differences(starts: list[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
-    """In words, which of `MUST_AGREE` an earlier start had otherwise than this one has."""
+    """The entries of `BITWISE_RELEVANT` in which an earlier start differs from this one, in words.
+
+    >>> start = dict.fromkeys(BITWISE_RELEVANT) | {"threads": 1}
+    >>> environment_differences([start], start | {"threads": 2})
+    ['threads 2 (was 1)']
+    """
     differences = []
     for name in BITWISE_RELEVANT:
         earlier = [
@@ -74,24 +79,24 @@ def environment_differences(starts: list[dict[str, Any]], environment: dict[str,
 
 
 def _without_device_index(value: Any) -> Any:
-    """Of a device its type: equal GPUs compute alike."""
+    """A device's type without its index: GPUs of one machine give the same bits."""
     return value.split(":")[0] if isinstance(value, str) and value.startswith("cuda") else value
 
 
 def current_command() -> str:
-    """The command line, with the program by its name."""
+    """The command line of this process, with the program's name in place of its path."""
     program = os.path.basename(sys.argv[0])
     name = "kilolayer" if program == "__main__.py" else program
     return " ".join([name, *sys.argv[1:]])
 
 
 def _torch_build() -> str:
-    """PyTorch's commit, and the instructions that it uses on this processor."""
+    """PyTorch's commit, and the instruction set that it uses on this processor."""
     return f"{str(torch.version.git_version)[:12]} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def processor_name() -> str:
-    """The processor's name, as the system gives it."""
+    """The processor's name, as the system reports it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
@@ -104,7 +109,7 @@ def peak_memory_bytes(context: DistributedContext) -> int:
     """Bytes: the most that PyTorch held on the GPU, or the process's largest resident size."""
     if context.device.type == "cuda":
         return torch.cuda.max_memory_allocated(context.device)
-    # Where Linux tells it so: in getrusage a process begins with what its parent held.
+    # Linux; getrusage would begin with the peak of the parent process.
     with suppress(OSError, StopIteration), open("/proc/self/status", encoding="utf-8") as file:
         return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
     try:

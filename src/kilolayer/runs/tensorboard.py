@@ -30,10 +30,10 @@ def require_tensorboard() -> None:
 
 
 def tensorboard_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """A function that writes each line of metrics.jsonl to `folder`, by iteration.
+    """A function that writes each row of metrics.jsonl to `folder`, by iteration.
 
-    What a run that was stopped wrote after its last checkpoint is hidden once the run goes on. Raises
-    `InputError` where TensorBoard is missing, and the function where it cannot write.
+    When a stopped run continues, TensorBoard hides what it wrote after its last checkpoint. Raises
+    `InputError` where TensorBoard is missing; the function raises `StorageError` where it cannot write.
     """
     require_tensorboard()
     writers: list[Any] = []
@@ -53,7 +53,7 @@ def tensorboard_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def _writer(folder: Path, iteration: int) -> Any:
-    # Importing it takes a second; and the first line says from where on an earlier start is void.
+    # The import takes a second. The first row says from which iteration on an earlier start is void.
     from torch.utils.tensorboard import SummaryWriter
 
     threading.excepthook = _on_thread_error
@@ -61,6 +61,6 @@ def _writer(folder: Path, iteration: int) -> Any:
 
 
 def _on_thread_error(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread; what it cannot write is raised by the next `flush` too."""
+    """TensorBoard writes in a thread; the next `flush` raises the same `OSError`."""
     if not isinstance(failed.exc_value, OSError):
         threading.__excepthook__(failed)

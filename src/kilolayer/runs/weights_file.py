@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors that carry the network's description, classes and input statistics."""
+"""Weights on disk: safetensors with the network's description, classes and input statistics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIANCE_SUFFIX = "running_var"
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """What the header says of the tensors. `sha256` covers them and the rest of the header."""
+    """What the header says about the tensors. `sha256` covers the tensors and the rest of the header."""
 
     network: Network
     classes: tuple[str, ...]
@@ -41,7 +41,7 @@ class WeightsHeader:
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """A trained network: its module (in evaluation mode), its classes, and how its input is normalised."""
+    """A trained network: its module (in evaluation mode), its classes, and its input's normalisation."""
 
     model: ResidualNetwork
     classes: tuple[str, ...]
@@ -60,12 +60,15 @@ def write_weights(
     tensors |= {f"input.{name}": value.contiguous() for name, value in statistics.tensors().items()}
     description = WeightsHeader(network, classes)
     described = replace(description, sha256=_checksum(tensors, to_json(description, indent=None)))
-    # One entry: safetensors writes several in any order, and equal weights must be equal files.
+    # One entry: safetensors writes several in random order, and equal weights must be equal files.
     durable.write_file(path, save(tensors, {HEADER_KEY: to_json(described, indent=None)}))
 
 
 def read_weights(path: Path) -> SavedNetwork:
-    """The trained network in `path`; `InputError` where the file is damaged or is not one of ours."""
+    """The trained network in `path`. No code in the file is run.
+
+    Raises `InputError` where the file is damaged or is not one of ours.
+    """
     tensors, header = read_tensors(path)
     if HEADER_KEY not in header:
         raise InputError(f"{path} has no network description in its header; it was not written by kilolayer")
@@ -73,7 +76,7 @@ def read_weights(path: Path) -> SavedNetwork:
         description = from_json(header[HEADER_KEY], WeightsHeader)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    # Files of the first release have none.
+    # Files of the first release have no checksum.
     checksum_matches = description.sha256 in ("", _checksum(tensors, _unsigned(header[HEADER_KEY])))
     inputs = {name: tensors.pop(f"input.{name}", None) for name in ("mean", "scale")}
     if inputs["mean"] is None or inputs["scale"] is None:
@@ -92,7 +95,7 @@ def read_weights(path: Path) -> SavedNetwork:
 
 
 def _check_size(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A header of a few bytes can describe a network that fills the memory: that is never built."""
+    """A header of a few bytes can describe a network that would fill the memory; refuse to build it."""
     described, num_values = network.parameters, sum(value.numel() for value in tensors.values())
     if described > 10 * num_values + 10_000_000:
         raise InputError(
@@ -116,18 +119,18 @@ def _unsigned(header: str) -> str:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a safetensors file, read without running any code in it."""
+    """The tensors and the header of a safetensors file; runs no code in it."""
     try:
         with path.open("rb") as opened, safe_open(_utf8_name(path, opened), "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
         raise missing_path_error(path) from None
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no readable safetensors file: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path} is not a readable safetensors file: {str(error).splitlines()[0]}") from None
 
 
 def _utf8_name(path: Path, opened: BinaryIO) -> str:
-    """A name of the file that safetensors takes, which knows no other names than those in UTF-8."""
+    """A path to the open file that safetensors accepts: it takes only names in UTF-8."""
     try:
         return os.fsencode(path).decode()
     except UnicodeDecodeError:
@@ -135,9 +138,9 @@ def _utf8_name(path: Path, opened: BinaryIO) -> str:
 
 
 def check_tensor_values(state: Mapping[str, Tensor]) -> None:
-    """Raises `InputError` naming the tensors that no trained network has.
+    """Raises `InputError` naming the tensors that no trained network can have.
 
-    That is values that are not finite, and variances below 0, of which BN would take the root.
+    They hold values that are not finite, or variances below 0, of which BN would take the root.
     """
     bad = [name for name, value in state.items() if not bool(value.isfinite().all())]
     if bad:
@@ -152,7 +155,7 @@ def check_tensor_values(state: Mapping[str, Tensor]) -> None:
 
 
 def load_state(model: ResidualNetwork, tensors: dict[str, Tensor], path: Path) -> None:
-    """Loads strictly; `InputError` counts what fits where the weights are another network's."""
+    """Loads all tensors; `InputError` counts the matching ones where the weights are another network's."""
     expected: dict[str, Any] = model.state_dict()
     matched = sum(key in expected and expected[key].shape == value.shape for key, value in tensors.items())
     if matched != len(expected) or len(tensors) != len(expected):

@@ -1,4 +1,4 @@
-"""Writing so that a file is either the old one or the new one, whatever stops the machine."""
+"""Durable writes: after a crash at any moment, a file is either the old one or the new one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_file(path: Path, content: bytes) -> None:
     """Replaces `path` by `content` durably: temporary file, fsync, rename, fsync of the folder.
 
-    The folder is made where it is missing. Raises `StorageError` naming the path where the system
+    Creates the folder if it is missing. Raises `StorageError`, which names the path, where the system
     refuses, as on a full disk.
     """
     try:
@@ -32,7 +32,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises `StorageError` where it can be seen without writing that `write` would be refused `path`."""
+    """Raises `StorageError` where `write_file` would certainly be refused `path`; writes nothing."""
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     for wrong, number in (
         (path.is_dir(), errno.EISDIR),
@@ -44,7 +44,7 @@ def check_writable(path: Path) -> None:
 
 
 def append_file(path: Path, content: bytes) -> None:
-    """Adds `content` to the end of `path` durably, though a crash may leave only its beginning there."""
+    """Appends `content` to `path` durably; a crash may leave only its beginning there."""
     new = not path.exists()
     try:
         with path.open("ab") as file:
@@ -58,7 +58,7 @@ def append_file(path: Path, content: bytes) -> None:
 
 
 def truncate_file(path: Path, length: int) -> None:
-    """Shortens `path`, where it is there, to its first `length` bytes."""
+    """Cuts `path`, if it exists, to its first `length` bytes."""
     try:
         if path.exists():
             os.truncate(path, length)
@@ -67,7 +67,7 @@ def truncate_file(path: Path, length: int) -> None:
 
 
 def storage_error(attempt: str, error: OSError, folder: Path | None = None) -> StorageError:
-    """`what` could not be done, the system's reason, and how much room `folder` has, on one line."""
+    """An error with the attempt, the system's reason and, on a full disk, the free space at `folder`."""
     return StorageError(f"{attempt}: {error.strerror or error}{_free_space(error, folder) if folder else ''}")
 
 
@@ -79,7 +79,7 @@ def _free_space(error: OSError, folder: Path) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Makes `path` and what is missing above it, so that they last."""
+    """Creates `path` and its missing parents durably."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -87,7 +87,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes the temporary files in `folder` that a process killed while writing left there."""
+    """Removes the temporary files that a process killed while writing left in `folder`."""
     for path in folder.iterdir():
         if _TEMPORARY_NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 @contextmanager
 def file_writer(path: Path) -> Iterator[BinaryIO]:
-    """As `write`, for content written part by part; `path` stays as it was where anything is raised."""
+    """As `write_file`, for content written in parts; if the block raises, `path` stays as it was."""
     try:
         make_folder(path.parent)
         with _temporary_file(path) as file:
@@ -125,7 +125,7 @@ def _temporary_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames and removals in `folder` last."""
+    """Makes renames and removals in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

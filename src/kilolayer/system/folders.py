@@ -1,7 +1,7 @@
-"""Folders that nobody names: the home folder, the cache, and a private one where neither can be used.
+"""Default folders: the home folder, the cache, and a private temporary one if neither can be used.
 
-A container under a bare user id has no $HOME and no line in passwd; a batch node can have a home that is not
-there or cannot be written. Whatever lies in a cache may be lost, so all of that is no reason to fail.
+A container under a bare user id has neither $HOME nor a line in passwd; on a batch node the home folder can
+be missing or read-only. A cache may be lost at any time, so none of this is a reason to fail.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from kilolayer.errors import InputError
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLES = {"matplotlib": "MPLCONFIGDIR", "triton": "TRITON_CACHE_DIR"}
-"""Packages that keep a cache in the home folder, and the variable that names another one."""
+"""Packages with a cache in the home folder, and the environment variable that moves it."""
 
 
 POSIX = hasattr(os, "getuid")
 
 
 def home_folder() -> Path | None:
-    """The user's home folder; None where none is known, or where it is not there."""
+    """The user's home folder; None if it is unknown or missing."""
     path = os.environ.get("HOME") or _home_from_passwd()
     return Path(path) if os.path.isabs(path) and os.path.isdir(path) else None
 
@@ -44,9 +44,9 @@ def _home_from_passwd() -> str:
 
 
 def expand_home(path: str) -> str:
-    """`path` with the home folder in place of a ~ at its beginning, which shells leave in --out=~/run.
+    """`path` with the home folder in place of a leading ~, which shells leave in --out=~/run.
 
-    Raises `InputError` where no home folder is known: what is meant is never a folder called "~".
+    Raises `InputError` where the home folder is unknown: nobody means a folder called "~".
     """
     if path != "~" and not path.startswith("~/"):
         return os.path.expanduser(path)  # ~somebody, or a name that begins so
@@ -58,20 +58,20 @@ def expand_home(path: str) -> str:
 
 
 def cache_folder() -> Path | None:
-    """The cache, which need not be there yet: kilolayer/ in $XDG_CACHE_HOME or in ~/.cache."""
+    """The cache folder, which may not exist yet: kilolayer/ in $XDG_CACHE_HOME or in ~/.cache."""
     configured = os.environ.get("XDG_CACHE_HOME", "")
-    # A relative one is invalid by the XDG specification: it would be another in every working folder.
+    # The XDG specification forbids a relative path: it would be another folder in every working folder.
     return Path(configured) / "kilolayer" if os.path.isabs(configured) else home_cache_folder()
 
 
 def home_cache_folder() -> Path | None:
-    """The cache in the home folder, where earlier releases kept data whatever $XDG_CACHE_HOME said."""
+    """The cache in the home folder, where earlier releases kept data in spite of $XDG_CACHE_HOME."""
     folder = home_folder()
     return folder / ".cache" / "kilolayer" if folder else None
 
 
 def writable_cache_folder() -> Path:
-    """The cache, made where it is missing. Raises `OSError` where there is none that can be written."""
+    """The cache folder, created if it is missing. Raises `OSError` where it cannot be written."""
     path = cache_folder()
     if path is None:
         raise FileNotFoundError(errno.ENOENT, "there is no home folder")
@@ -79,7 +79,7 @@ def writable_cache_folder() -> Path:
 
 
 def writable_folders(name: str) -> Iterator[Path]:
-    """Every folder `name` that can be written: in the cache, and then in `temporary()`."""
+    """The folders called `name` that can be written: in the cache, then in `private_temporary_folder()`."""
     for folder in (writable_cache_folder, private_temporary_folder):
         try:
             path = _require_writable(folder() / name)
@@ -96,17 +96,17 @@ def _require_writable(path: Path) -> Path:
 
 
 def private_temporary_folder() -> Path:
-    """A folder in $TMPDIR or /tmp that only this user can read or write, the same for all of their processes.
+    """A folder in $TMPDIR or /tmp that only this user can read or write, the same for all their processes.
 
-    Raises `OSError` where it cannot be made, or where somebody else has made one of its name.
+    Raises `OSError` where it cannot be created, or where somebody else owns a folder of that name.
     """
     path = Path(tempfile.gettempdir()) / f"kilolayer-{os.getuid() if POSIX else os.getlogin()}"
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-        logger.warning("no cache folder can be written here; what is compiled is kept in %s", path)
+        logger.warning("no cache folder is writable here; compiled kernels are kept in %s", path)
     state = path.lstat()
     if not stat.S_ISDIR(state.st_mode) or (POSIX and not _is_private(state)):
-        raise PermissionError(errno.EPERM, "is not a folder of this user's alone", str(path))
+        raise PermissionError(errno.EPERM, "is not this user's private folder", str(path))
     return path
 
 
@@ -115,7 +115,10 @@ def _is_private(state: os.stat_result) -> bool:
 
 
 def redirect_cache(package: str) -> None:
-    """Has one of `LENT` keep its cache in `temporary()` where there is no home folder that can be written."""
+    """Moves a package's cache to `private_temporary_folder()` if there is no writable home folder.
+
+    package: a key of `CACHE_VARIABLES`.
+    """
     folder = home_folder()
     if CACHE_VARIABLES[package] in os.environ or (folder and os.access(folder, os.W_OK | os.X_OK)):
         return

@@ -1,4 +1,4 @@
-"""Which of one run's processes this one is, as torchrun, srun, mpirun or mpiexec say in the environment."""
+"""The rank of this process in its run, as torchrun, srun, mpirun or mpiexec set it in the environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kilolayer.errors import InputError
 
 
 class LauncherVariables(NamedTuple):
-    """What a launcher calls the rank among all processes, their number, and both on this machine."""
+    """A launcher's environment variables for rank and number of processes, in all and on this machine."""
 
     rank: str
     world_size: str
@@ -39,7 +39,7 @@ LAUNCH_ADVICE = (
 
 @dataclass(frozen=True)
 class Launch:
-    """This process's rank among `world`; the figures of this machine are None where nothing says them."""
+    """This process's rank among `world_size` processes; None for figures of this machine that are not set."""
 
     rank: int = 0
     world_size: int = 1
@@ -48,10 +48,10 @@ class Launch:
 
 
 def read_launch() -> Launch:
-    """What the environment says. Raises `InputError` where it says a part only, or contradicts itself.
+    """The launch that the environment describes. Raises `InputError` where it is incomplete or contradictory.
 
-    A launcher other than torchrun is followed only where it says the same number of processes as
-    WORLD_SIZE or, without WORLD_SIZE, where MASTER_ADDR says that the processes are to meet.
+    The variables of a launcher other than torchrun count only if it has the same number of processes as
+    WORLD_SIZE or, without WORLD_SIZE, if MASTER_ADDR and MASTER_PORT are set.
     """
     world = _read_number(TORCHRUN.world_size, minimum=1)
     if world is None and all(os.environ.get(name) for name in RENDEZVOUS_VARIABLES):
@@ -74,7 +74,7 @@ def read_launch() -> Launch:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that prints; it is where the environment makes no sense, to say so."""
+    """Whether this process is the one that prints. In a contradictory environment every process prints."""
     try:
         return read_launch().rank == 0
     except InputError:
@@ -82,7 +82,7 @@ def is_main_process() -> bool:
 
 
 def is_distributed() -> bool:
-    """Whether this process is one of many."""
+    """Whether this process is one of several."""
     try:
         return read_launch().world_size > 1
     except InputError:
@@ -90,18 +90,18 @@ def is_distributed() -> bool:
 
 
 def num_separate_processes() -> int | None:
-    """How many processes srun or mpirun started of which each trains a run of its own, where it is so."""
+    """How many processes srun or mpirun started that each train a run of their own; None if they do not."""
     sizes = [size for size in map(_launcher_world_size, LAUNCHERS) if size is not None and size > 1]
     return sizes[0] if sizes and read_launch().world_size == 1 and not os.environ.get("WORLD_SIZE") else None
 
 
 def _launcher_world_size(names: LauncherVariables) -> int | None:
-    """The number of processes by this launcher, where it says this one's rank too."""
+    """The number of processes of this launcher, if it has set this one's rank too."""
     return _read_number(names.world_size, minimum=1) if os.environ.get(names.rank) else None
 
 
 def _first_set(launchers: list[LauncherVariables], index: int) -> int | None:
-    """The first of the launchers' values that is set."""
+    """The first launcher's value that is set."""
     values = (_read_number(names[index]) for names in launchers)
     return next((value for value in values if value is not None), None)
 
@@ -127,7 +127,8 @@ def _check_rendezvous(world_size: int) -> None:
     missing = [name for name in RENDEZVOUS_VARIABLES if not os.environ.get(name)]
     if missing:
         raise InputError(
-            f"WORLD_SIZE is {world_size}, but not set: {', '.join(missing)}; set MASTER_ADDR to rank 0's machine "
-            "and MASTER_PORT to a free port there, the same for every process, or start them with torchrun"
+            f"WORLD_SIZE is {world_size}, but not set: {', '.join(missing)}; set MASTER_ADDR to rank 0's "
+            "machine and MASTER_PORT to a free port there, the same for every process, or start them with "
+            "torchrun"
         )
     _read_number("MASTER_PORT", minimum=1, maximum=65_535)

@@ -1,4 +1,4 @@
-"""The signals that ask a process to stop, after it has saved what it has."""
+"""The signals that ask a process to save its state and stop."""
 
 import signal
 
@@ -13,7 +13,7 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal,
 
 
 def handled_signals() -> tuple[signal.Signals, ...]:
-    """`SIGNALS`, without the closing of the terminal where this process is to outlive it, as under nohup."""
+    """`STOP_SIGNALS`, without SIGHUP where the process is to outlive its terminal, as under nohup."""
     return tuple(
         number
         for number in STOP_SIGNALS

@@ -1,4 +1,4 @@
-"""Standard input, output and error, fit for what happens to them: closed, no UTF-8, a terminal gone."""
+"""Standard input, output and error made robust: closed streams, no UTF-8, a terminal that is gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class DetachableTerminal(io.FileIO):
-    """A terminal that may be closed while the program goes on: what is written then is lost, nothing else."""
+    """A terminal that may be closed while the program continues; what is written then is lost."""
 
     def write(self, data: Any) -> int:
         try:
@@ -22,9 +22,9 @@ class DetachableTerminal(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Has output be written wherever that is possible.
+    """Makes writing to the standard streams succeed wherever that is possible.
 
-    A terminal without × or a file name that is no text gets a "?" and no traceback.
+    A terminal without ×, or a file name that is not valid text, gets a "?" and no traceback.
     """
     _reopen_closed_streams()
     for name in ("stdout", "stderr"):
@@ -36,18 +36,18 @@ def prepare_streams() -> None:
 
 
 def _reopen_closed_streams() -> None:
-    """Has streams that were closed, as by `>&-`, lead nowhere.
+    """Connects streams that were closed, as by `>&-`, to the null device.
 
-    Their numbers would be given to the next files that are opened, and a compiler's words written into those.
+    Otherwise the next opened files would get their numbers, and a compiler's output would go into them.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the program
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the end
 
 
 def _raw_stream(stream: io.TextIOWrapper) -> object:
@@ -55,7 +55,7 @@ def _raw_stream(stream: io.TextIOWrapper) -> object:
 
 
 def _detachable_stream(stream: io.TextIOWrapper) -> io.TextIOWrapper:
-    """The same stream, which does not end the program when its terminal is closed."""
+    """The same stream; the program continues when its terminal is closed."""
     stream.flush()
     raw = DetachableTerminal(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
@@ -64,5 +64,5 @@ def _detachable_stream(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def silence_stdout() -> None:
-    """Writes no more: without this the interpreter complains of its last words while it ends."""
+    """Stops writing: otherwise the interpreter reports the failed last write while it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What a person has before them: how wide it is, whether a line can be redrawn there, and what fits in it.
+"""The terminal: its width, whether a line in it can be redrawn, and what fits into it.
 
 Everything that a command shows goes through here. A pipe and a file have no width: nothing is cut or
 wrapped in them.
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_WIDTH = 100_000
-"""Columns of what is no terminal."""
+"""The columns of a stream that is no terminal."""
 DEFAULT_COLUMNS, DEFAULT_LINES = 80, 25
 COLUMN_GAP = 2
 RIGHT_MARGIN = 3
-"""Columns left free behind a line that is redrawn: a full one, and Ctrl-C's echo "^C", begin another."""
+"""Columns left free after a redrawn line: a full line, or the echo "^C" of Ctrl-C, would start another."""
 NO_BREAK_SPACE = "\ue000"
-"""Stands for a space at which a line is not broken."""
+"""Stands for a space at which no line is broken."""
 MIN_TEXT_WIDTH = 16
-"""A column of words is made no narrower than this, or than its longest word."""
+"""A column of words is never narrower than this, or than its longest word."""
 MAX_WORD_WIDTH = 40
-"""A longer word, such as a class's name or a path, may be broken."""
+"""A longer word, such as the name of a class or a path, may be broken."""
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 40
 
 
@@ -54,9 +54,9 @@ class TextTable(Protocol):
 
 
 def terminal_size(stream: IO[str]) -> tuple[int, int] | None:
-    """Columns and lines of the terminal that `stream` writes to; None where it is a pipe or a file.
+    """Columns and lines of the terminal that `stream` writes to; None if it is a pipe or a file.
 
-    $COLUMNS makes it narrower and never wider than it is, so that no line is ever wrapped.
+    $COLUMNS can make it narrower but not wider than it is, so that the terminal never wraps a line.
     """
     if not stream.isatty():
         return None
@@ -70,7 +70,7 @@ def terminal_size(stream: IO[str]) -> tuple[int, int] | None:
 
 
 def is_redrawable(stream: IO[str]) -> bool:
-    """Whether a line can be written over: on a terminal that is not a dumb one, in a run's first process."""
+    """Whether a line can be overwritten: on a terminal that is not dumb, in a run's main process."""
     return stream.isatty() and not _is_dumb_terminal() and is_main_process()
 
 
@@ -79,18 +79,18 @@ def _is_dumb_terminal() -> bool:
 
 
 def is_screen(stream: IO[str]) -> bool:
-    """Whether several lines can be: a notebook's `!command` is given a terminal that cannot go up."""
+    """Whether several lines can be overwritten: the terminal of a notebook's `!command` cannot move up."""
     return is_redrawable(stream) and "JPY_PARENT_PID" not in os.environ
 
 
 class Console(RichConsole):
-    """rich's console as wide as the terminal is at this moment, and without a width in a pipe."""
+    """rich's console, as wide as the terminal is now, and without a width in a pipe."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         stream = sys.stderr if stderr else sys.stdout
         super().__init__(
             stderr=stderr,
-            force_terminal=stream.isatty(),  # $FORCE_COLOR makes no terminal of a pipe
+            force_terminal=stream.isatty(),  # in spite of $FORCE_COLOR
             force_jupyter=False,
             color_system=None if _is_dumb_terminal() else "auto",
             highlight=False,
@@ -100,7 +100,7 @@ class Console(RichConsole):
 
     @property
     def size(self) -> ConsoleDimensions:
-        """The terminal's, asked for anew: a window can be resized."""
+        """The terminal's current size: a window can be resized."""
         return ConsoleDimensions(*(terminal_size(self.file) or (NO_WIDTH, DEFAULT_LINES)))
 
     @size.setter
@@ -111,7 +111,7 @@ class Console(RichConsole):
 def print_text(
     text: str, *, hanging: int = 0, style: str = "", stderr: bool = False, width: int | None = None
 ) -> None:
-    """Prints lines; a terminal gets them broken between words, what follows a break `hanging` further in.
+    """Prints text; in a terminal, lines are broken between words, and continue indented by `hanging` columns.
 
     A command to be copied goes on in the next line as a shell's does. `width` is another than the
     terminal's.
@@ -130,7 +130,7 @@ def _wrap_line(line: str, hanging: int, width: int, console: Console) -> list[st
         start = len(line) - len(line[hanging:].lstrip())
         return wrap_command(line[:start], line[start:], width)
     indent = len(line) - len(line.lstrip()) + hanging
-    # A figure and its unit stay together.
+    # A number and its % stay together.
     head, tail = line[:indent], Text(line[indent:].replace(" %", f"{NO_BREAK_SPACE}%"), overflow="ignore")
     wrapped = tail.wrap(console, max(20, width - indent))
     parts = [part.plain.rstrip().replace(NO_BREAK_SPACE, " ") for part in wrapped]
@@ -138,12 +138,17 @@ def _wrap_line(line: str, hanging: int, width: int, console: Console) -> list[st
 
 
 def is_command(line: str) -> bool:
-    """Whether a line is to be copied into a shell."""
+    """Whether a line is a command that you can copy into a shell."""
     return line.lstrip().startswith(("kilolayer ", 'eval "$(kilolayer '))
 
 
 def wrap_command(prefix: str, command: str, width: int) -> list[str]:
-    """A command on as many lines as it needs, all but the last ending as a shell's line that goes on."""
+    r"""A command on as many lines as it needs, each but the last ending in a backslash.
+
+    >>> print(*wrap_command("try: ", "kilolayer train --model resnet20_cifar", 32), sep="\n")
+    try: kilolayer train --model \
+             resnet20_cifar
+    """
     first, *words = re.findall(r"""(?:'[^']*'|"[^"]*"|\S)+""", command)
     parts = [prefix + first]
     for word in words:
@@ -156,16 +161,17 @@ def wrap_command(prefix: str, command: str, width: int) -> list[str]:
 
 
 def print_rows(rows: Mapping[str, str]) -> None:
-    """A line for each, its name in front."""
+    """Prints a line for each row, with its name in front."""
     for name, text in rows.items():
         print_text(f"{name:<11} {text}", hanging=12)
 
 
 def print_table(table: TextTable, *, drop: Sequence[str] = (), blocks: bool = False) -> None:
-    """A table as wide as the terminal has room for.
+    """Prints a table that fits the width of the terminal.
 
-    Words are broken first, then the columns in `drop` are left out, which is said, the first first; then
-    others from the last on. With `blocks` none is: what has no room stands below, as a table of its own.
+    To make it fit, words are broken first; then the columns in `drop` are left out in their order, and then
+    others from the last one on, with a line that names them. With `blocks` no column is left out: those that
+    do not fit follow below, as a table of their own.
     """
     console = Console()
     for part in fit_table(table, console.width, drop=drop, blocks=blocks):
@@ -175,15 +181,15 @@ def print_table(table: TextTable, *, drop: Sequence[str] = (), blocks: bool = Fa
 def fit_table(
     table: TextTable, width: int, *, drop: Sequence[str] = (), blocks: bool = False
 ) -> list[RenderableType]:
-    """What `show_table` prints."""
+    """The renderables that `print_table` prints."""
     min_widths = [_min_width(table, column) for column in range(len(table.header))]
     if blocks:
         parts: list[RenderableType] = []
-        for places in _column_blocks(min_widths, width):
-            parts += [*([Text("")] if parts else []), _render_columns(table, places, min_widths, width)]
+        for columns in _column_blocks(min_widths, width):
+            parts += [*([Text("")] if parts else []), _render_columns(table, columns, min_widths, width)]
         return parts
-    places, dropped = _select_columns(table, min_widths, width, drop)
-    rendered = _render_columns(table, places, min_widths, width)
+    columns, dropped = _select_columns(table, min_widths, width, drop)
+    rendered = _render_columns(table, columns, min_widths, width)
     if not dropped:
         return [rendered]
     names = ", ".join(table.header[column] or "the last column" for column in dropped)
@@ -193,7 +199,7 @@ def fit_table(
 def _select_columns(
     table: TextTable, min_widths: Sequence[int], width: int, drop: Sequence[str]
 ) -> tuple[list[int], list[int]]:
-    """The places of the columns that there is room for, and of those that are left out, in their order."""
+    """The indices of the columns that fit, and of those that are left out, in their order."""
     droppable = [table.header.index(name) for name in drop]
     remaining = [column for column in range(len(table.header) - 1, 0, -1) if column not in droppable]
     columns, dropped = list(range(len(table.header))), []
@@ -206,7 +212,7 @@ def _select_columns(
 
 
 def _column_blocks(min_widths: Sequence[int], width: int) -> Iterator[list[int]]:
-    """The places of the columns of each block; the first column stands in all of them."""
+    """The indices of the columns of each block; the first column is in all of them."""
     block = [0]
     for column in range(1, len(min_widths)):
         if len(block) > 1 and _total_width([min_widths[at] for at in (*block, column)]) > width:
@@ -233,11 +239,11 @@ def _render_columns(
 def _column_widths(
     table: TextTable, columns: Sequence[int], min_widths: Sequence[int], width: int
 ) -> list[int]:
-    """What the columns need, the widest made narrower until all have room."""
+    """The widths that the columns need; the widest is made narrower until all fit."""
     widths = [max(map(cell_len, _cells(table, column))) for column in columns]
     bounds = [min_widths[column] for column in columns]
     bodies = [max(map(cell_len, _cells(table, column)[1:]), default=0) for column in columns]
-    # Headings are broken before what stands below them.
+    # Headings are broken before the cells below them.
     for lowest in ([max(pair) for pair in zip(bounds, bodies, strict=True)], bounds):
         while _total_width(widths) > width:
             spare = [wide if wide > low else 0 for wide, low in zip(widths, lowest, strict=True)]
@@ -248,7 +254,7 @@ def _column_widths(
 
 
 def _min_width(table: TextTable, column: int) -> int:
-    """The width below which a column's figures or words would be broken."""
+    """The width below which numbers or words of a column would be broken."""
     cells = _cells(table, column)
     words = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
     longest_cell = max(map(cell_len, cells[1:]), default=0) if table.numeric[column] else MIN_TEXT_WIDTH
@@ -265,28 +271,32 @@ def _total_width(widths: Sequence[int]) -> int:
 
 
 def printable(text: str) -> str:
-    """The text with a "?" for what would move the cursor: names of files and classes are other people's."""
+    """The text with "?" for characters that would move the cursor: other people name files and classes."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def truncate_middle(text: str, max_length: int) -> str:
-    """The text in at most so many characters; what is cut is the middle, since names differ at their ends."""
+    """The text cut to `max_length` characters, in the middle, since names differ at their ends.
+
+    >>> truncate_middle("preact_resnet110_cifar", 12)
+    'preac…_cifar'
+    """
     if len(text) <= max_length:
         return text
     tail = text[len(text) - (max_length - 1) * 3 // 5 :]
-    # Half a word, or half a number, says something else: "5 on F" for "0.5 on F".
+    # Half a word or half a number would mislead: "5 on F" for "0.5 on F".
     tail = tail.partition(" ")[2] or tail
     return f"{text[: max_length - 1 - len(tail)].rstrip()}…{tail.lstrip()}"
 
 
 BAR = "━" * MIN_BAR_WIDTH
-"""Stands for the bar among the figures of a line."""
+"""Stands for the bar among the texts of a line."""
 
 
 def fit_progress_line(parts: Sequence[str], share: float, width: int) -> RichTable:
-    """Figures on one line, and a bar behind the first; `parts`, of which `BAR` is one, go by importance.
+    """Texts on one line, with a bar after the first; `parts`, among them `BAR`, go by importance.
 
-    What there is no room for is left out whole.
+    A text that does not fit is left out.
     """
     room = width - RIGHT_MARGIN
     texts: list[str] = []
@@ -306,7 +316,7 @@ def fit_progress_line(parts: Sequence[str], share: float, width: int) -> RichTab
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """Within, what is said stands on one line of standard error that goes away; nowhere if nobody watches."""
+    """A function that shows a text on a temporary line of standard error, if that is a terminal."""
     console = Console(stderr=True)
     if _active_lines or not is_redrawable(console.file):
         yield lambda text: None
@@ -322,18 +332,18 @@ def status_line() -> Iterator[Callable[[str], None]]:
 
 
 _active_lines: list[object] = []
-"""The line that is being redrawn: a second one, as of pictures read within training, would write into it."""
+"""The line that is being redrawn: a second one, as for pictures read during training, would overwrite it."""
 
 
 class ProgressLine(Progress):
-    """One line of a terminal that fills and goes away; what stands beside the bar is a subclass's."""
+    """A temporary line with a progress bar; a subclass says which texts are beside the bar."""
 
     def __init__(self, total: float | None, *, stderr: bool = False, disable: bool = False) -> None:
         super().__init__(
             console=Console(stderr=stderr),
             transient=True,
             refresh_per_second=5,
-            # What goes into a file must not be taken from it for the terminal.
+            # rich must not move output from a file to the terminal.
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
             disable=disable or bool(_active_lines),
@@ -351,7 +361,7 @@ class ProgressLine(Progress):
             _active_lines.remove(self)
 
     def figures(self, task: Task) -> Sequence[str]:
-        """What stands on the line, `BAR` among it, the most important first."""
+        """The texts of the line, `BAR` among them, the most important first."""
         raise NotImplementedError
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -359,13 +369,13 @@ class ProgressLine(Progress):
             yield self.line(self.console.width)
 
     def line(self, width: int) -> RenderableType:
-        """The line as it is now, in so many columns."""
+        """The current line, in `width` columns."""
         task = self.tasks[0]
         return fit_progress_line(self.figures(task), task.percentage / 100, width)
 
 
 class ReadingProgress(ProgressLine):
-    """How far the reading of something has come; begins nowhere if nobody watches."""
+    """The progress of reading files; shown only on a terminal."""
 
     def __init__(self, label: str, total: int | None) -> None:
         super().__init__(total, stderr=True, disable=not is_redrawable(sys.stderr))
@@ -378,14 +388,18 @@ class ReadingProgress(ProgressLine):
 
 
 def format_duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 0:07, 12:30, 5:00:00."""
+    """Hours, minutes and seconds.
+
+    >>> format_duration(7), format_duration(750), format_duration(18_000)
+    ('0:07', '12:30', '5:00:00')
+    """
     minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"
 
 
 def notebook_writer() -> Callable[[RenderableType], None] | None:
-    """Writes over one line of the output of a notebook's cell; None where this is no notebook's kernel."""
+    """A function that overwrites one line of a notebook cell's output; None outside a notebook."""
     if not type(sys.stdout).__module__.startswith("ipykernel."):
         return None
     from IPython.display import display

@@ -28,7 +28,7 @@ class ConfidenceBin:
 class Calibration:
     """The expected calibration error of a network's answers, in 0 … 1, with its bins.
 
-    error = Σ_b (n_b / N) · |mean probability − accuracy| over 15 bins b of equal width (Guo et al. 2017, Eq. 3).
+    error = Σ_b (n_b / N) · |mean probability − accuracy| over 15 bins b of equal width (Guo et al. 2017).
     chance: the 95th percentile of the error of a perfectly calibrated network on a sample of this size, since
         the error of a finite sample is above 0.
     """
@@ -41,7 +41,8 @@ class Calibration:
 def measure_calibration(confidence: NDArray[np.float64], is_correct: NDArray[np.bool_]) -> Calibration:
     """The calibration of N answers.
 
-    confidence: (N,), the probability of the likeliest class. is_correct: (N,), whether it was the image's class.
+    confidence: (N,), the probability of the likeliest class.
+    is_correct: (N,), whether it was the image's class.
 
     >>> measure_calibration(np.array([0.9, 0.9]), np.array([True, False])).error
     0.4

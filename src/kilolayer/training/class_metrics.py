@@ -15,8 +15,8 @@ class ClassMetrics:
     """Precision, recall and F1 of one class, in 0 … 1; None where the denominator is 0.
 
     support: images of the class. predicted: images that the network took for it.
-    precision = correct / predicted, recall = correct / support, F1 = 2·correct / (support + predicted). A class
-    without an image has neither recall nor F1.
+    precision = correct / predicted, recall = correct / support, F1 = 2·correct / (support + predicted). A
+    class without an image has neither recall nor F1.
     """
 
     support: int
@@ -61,7 +61,7 @@ def macro_mean(values: Sequence[float | None]) -> float | None:
 def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """The confidence interval of a rate of which `count` in `total` trials is a sample (Wilson 1927).
 
-    It inverts the score test. Unlike count/total ± 2 standard errors it stays within 0 … 1, and it has a width
+    It inverts the score test. Unlike count/total ± 2 standard errors it stays within 0 … 1, and has a width
     where the count is 0.
 
     >>> [round(bound, 3) for bound in wilson_interval(0, 100)]

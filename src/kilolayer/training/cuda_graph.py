@@ -1,8 +1,8 @@
 """A whole training step as one CUDA graph: captured once, then replayed with a single launch.
 
-A step of a thousand layers launches more than ten thousand kernels, and each launch takes the processor longer
-than most of the kernels take the GPU. A graph holds all of them, with the addresses that they read and write.
-The captured function must therefore work on tensors that keep their addresses; what the host decides for each
+A step of a thousand layers launches more than ten thousand kernels, and each launch takes the processor
+longer than most of the kernels take the GPU. A graph holds all of them, with the addresses that they read and
+write. The captured function must therefore work on tensors that keep their addresses; what the host decides for each
 step is copied into such tensors first. Shapes and other values that a graph holds fixed are its key: when the
 key changes, a new graph is captured.
 """
@@ -24,7 +24,7 @@ WARM_UP_STEPS = 3
 """Steps before a capture, in which libraries choose their algorithms and the optimiser makes its tensors."""
 
 MAX_RELATIVE_DEVIATION = 0.1
-"""As a share of a tensor's change. Equal kernels give equal bits; a graph that reads stale data errs by about 1."""
+"""As a share of a tensor's change. Equal kernels give equal bits; a graph with stale data errs by about 1."""
 
 StepFunction = Callable[[], None]
 
@@ -87,7 +87,8 @@ class GraphReplay:
         if not worst <= MAX_RELATIVE_DEVIATION:
             raise InputError(
                 f"the CUDA graph's first step changes a tensor differently from the step without it, by "
-                f"{worst:.2g} of the change, where {MAX_RELATIVE_DEVIATION:g} is allowed; use --cuda-graph off"
+                f"{worst:.2g} of the change, where {MAX_RELATIVE_DEVIATION:g} is allowed; "
+                "use --cuda-graph off"
             )
 
     def forget(self) -> None:
@@ -131,7 +132,7 @@ class CudaRecorder:
 
 @contextmanager
 def _garbage_collection_off() -> Iterator[None]:
-    """Stops garbage collection within the block: an older graph in it cannot free its memory during a capture."""
+    """Stops garbage collection within the block: a dead graph cannot free its memory during a capture."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

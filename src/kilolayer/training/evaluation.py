@@ -47,7 +47,7 @@ class Evaluation:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which a forward pass computes in `precision`: bf16 over fp32 weights, or fp32 as it is."""
+    """The context in which a forward pass computes in `precision`: fp32, or bf16 over fp32 weights."""
     # Every weight is used once, so that its bf16 copy need not be kept for another use.
     return torch.autocast(device.type, torch.bfloat16, precision == "bf16", cache_enabled=False)
 

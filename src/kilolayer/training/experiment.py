@@ -47,7 +47,7 @@ class Experiment:
     activation_memory: "fastest", "balanced", "smallest", or bytes as "2GB" (see
         `kilolayer.training.memory_plan`); changes no bit of the figures.
     evaluate_every: epochs between two evaluations. Without a validation split they are on the test set, as in
-        the papers' curves; with one they are on the validation set, and the test set is read once, at the end.
+        the papers' curves; with one they are on it, and the test set is read once, at the end.
     init: the weights to begin with in place of random ones; `kilolayer.weights.load_initial_weights` loads
         them.
 
@@ -114,9 +114,10 @@ class Experiment:
         full, total_stride = self.network.image_size, self.network.total_stride
         for _, side in self.recipe.progressive_resize.phase_sides(full, self.recipe.iterations):
             if side < total_stride:
+                least = math.ceil(1000 * total_stride / full) / 1000
                 raise InputError(
-                    f"resolution: images of {side} of {full} pixels a side are too small for a network that "
-                    f"divides them by {total_stride}; allowed: scales from {math.ceil(1000 * total_stride / full) / 1000:g}"
+                    f"progressive_resize: images of {side} of {full} pixels a side are too small for a network "
+                    f"that divides them by {total_stride}; allowed: scales from {least:g}"
                 )
 
     @property
@@ -126,7 +127,7 @@ class Experiment:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one forward pass over all images of the run, at the size and depth of their steps."""
+        """Multiply-adds of a forward pass over all images of the run, at each step's size and depth."""
         return self.multiply_adds_until(self.recipe.iterations)
 
     def multiply_adds_until(self, iteration: int) -> int:

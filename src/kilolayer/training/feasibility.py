@@ -51,7 +51,7 @@ def _check_variance(experiment: Experiment, image_size: int, world_size: int) ->
         if part is not None:
             larger = ", or a larger --progressive-resize" if side < image_size else ""
             raise InputError(
-                f"a BN in {part} would see one value per channel, which has no variance: one image per process "
-                f"at batch size {recipe.batch_size}, in a map of 1×1 pixels for images of {side}; take a "
-                f"--batch-size of {2 * world_size} or more{larger}"
+                f"a BN in {part} would see one value per channel, which has no variance: one image per "
+                f"process at batch size {recipe.batch_size}, in a map of 1×1 pixels for images of {side}; "
+                f"take a --batch-size of {2 * world_size} or more{larger}"
             )

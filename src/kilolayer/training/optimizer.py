@@ -18,7 +18,7 @@ def check_fraction(name: str, value: object, below: float = 1.0) -> None:
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with momentum; weight decay is a term of the gradient g = ∇ + weight_decay·w.
+    """Gradient descent with momentum; weight decay is a term of the gradient g = ∇ + weight_decay·w.
 
     v ← momentum·v + g;  w ← w − rate·v  (with Nesterov: w ← w − rate·(g + momentum·v)).
 

@@ -27,7 +27,7 @@ MAX_ITERATIONS = 999_999_999
 """The names of saved states have nine digits for the iteration: with more, the newest would not sort last."""
 
 MAX_WEIGHT_DECAY = 1e6
-"""With any rate that trains, one step of a higher weight decay flips the sign of the weights and soon overflows."""
+"""At any rate that trains, a higher weight decay flips the sign of the weights and soon overflows."""
 
 
 @dataclass(frozen=True)

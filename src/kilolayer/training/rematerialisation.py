@@ -1,8 +1,8 @@
 """Divides a chain of units so that its training fits into a given memory with the least recomputation.
 
 While segment s runs backward, memory holds the saved activations before s, all activations inside s, and the
-gradients of the weights after s. Early segments can therefore be longer than late ones, and the last units need
-no recomputation at all: with equal units the least memory is √2 below that of equal segments.
+gradients of the weights after s. Early segments can therefore be longer than late ones, and the last units
+need no recomputation at all: with equal units the least memory is √2 below that of equal segments.
 """
 
 from __future__ import annotations

@@ -383,7 +383,7 @@ class Trainer:
         return {name: images.fingerprint() for name, images in parts.items() if images is not None}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors to save, by name. Every rank must call it, for the sums are added up over all of them."""
+        """The tensors to save, by name. Every rank must call it: the sums are added up over all ranks."""
         init = self.experiment.init
         # Statistics of the data follow from the data; those of a file of weights are saved.
         statistics = self.statistics.tensors() if init and init.normalization == "file" else {}
@@ -430,7 +430,8 @@ class Trainer:
     def check_finite(self) -> None:
         """Raises `NonFinite`, with what to try, when the loss or a tensor of the state is not finite.
 
-        A step can make a weight or a running statistic infinite behind a finite loss. Every rank must call it.
+        A step can make a weight or a running statistic infinite behind a finite loss. Every rank must call
+        it.
         """
         self.check_loss()
         name = self.state.first_non_finite()
