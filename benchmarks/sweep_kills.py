@@ -64,7 +64,7 @@ class Killer:
         self.moments.append(
             {
                 "seconds": round(time.monotonic() - self._began, 2),
-                "finished": sum(state.finished for state in states),
+                "finished": sum(state.is_finished for state in states),
                 "under_way": sum(state.running for state in states),
             }
         )

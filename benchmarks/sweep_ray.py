@@ -38,7 +38,7 @@ class Executioner:
         if self.killed:
             return
         states = [read_progress(one) for one in self.planned]
-        ended = sum(state.finished for state in states)
+        ended = sum(state.is_finished for state in states)
         under_way = sum(state.running for state in states)
         workers = _descendants(self.raylet)
         # With a core each and two runs under way, one of them is the second node's.

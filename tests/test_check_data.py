@@ -111,7 +111,7 @@ def test_one_class_is_refused_and_broken_pictures_beside_it_are_named(tmp_path: 
     (tmp_path / "sound.png").write_bytes(noise(9))
     (tmp_path / "broken.jpg").write_bytes(b"words")
     report = find_defects(Data(str(tmp_path)))
-    assert {one.kind: one.refused for one in report.findings} == {"few_classes": True, "beside": False}
+    assert {one.kind: one.is_refused for one in report.findings} == {"few_classes": True, "beside": False}
     (place,) = kinds(report)["beside"]
     assert "broken.jpg" in place
     with pytest.raises(InputError, match="1 class, but at least 2"):

@@ -223,7 +223,7 @@ def test_what_cannot_be_shown_is_named(name: str, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words) as error:
             use()
         assert "\n" not in str(error.value)
-    (finding,) = (one for one in find_defects(Data(str(tmp_path))).findings if one.refused)
+    (finding,) = (one for one in find_defects(Data(str(tmp_path))).findings if one.is_refused)
     assert len(finding.places) == len(PLACES)
     assert all(words in place for place in finding.places)
 

@@ -16,7 +16,7 @@ import pytest
 
 from kilolayer.data import Data, load
 from kilolayer.data.registry import DATASETS
-from kilolayer.data.sources.cifar import CIFAR_FORMATS
+from kilolayer.data.sources.cifar_files import CIFAR_FORMATS
 from kilolayer.errors import InputError
 
 TEN, HUNDRED, TEN_PY, HUNDRED_PY = CIFAR_FORMATS
@@ -47,7 +47,7 @@ def table(name, classes, n=20):
 
 def binary_files(layout):
     files = {}
-    for name in layout.required:
+    for name in layout.record_sizes:
         pixels, labels = table(name, layout.classes)
         columns = [labels[:, None].astype(np.uint8)] * (layout.record - 3072)
         files[name] = np.hstack([*columns, pixels]).tobytes()
@@ -77,7 +77,7 @@ def python_file(name, classes, key):
 
 def python_files(layout):
     key = "labels" if layout.classes == 10 else "fine_labels"
-    files = {name: python_file(name, layout.classes, key) for name in layout.required}
+    files = {name: python_file(name, layout.classes, key) for name in layout.record_sizes}
     names = {
         "label_names" if layout.classes == 10 else "fine_label_names": [
             f"class{i}" for i in range(layout.classes)

@@ -19,7 +19,7 @@ from kilolayer.data import (
     draw_augmentation,
     measure_statistics,
 )
-from kilolayer.data.augmentation import LUMA_WEIGHTS, jitter_colors, resized_crop
+from kilolayer.data.augmentation import LUMA_WEIGHTS, crop_and_resize, jitter_colors
 from kilolayer.errors import InputError
 from kilolayer.values import from_json, to_json
 
@@ -92,7 +92,7 @@ def test_a_ramp_is_enlarged_along_each_side() -> None:
     ramp = torch.arange(size).float()
     x = torch.stack([ramp[:, None].expand(size, size), ramp.expand(size, size)])[None].repeat(2, 1, 1, 1)
     box = torch.tensor([[0.25, 0.125, 0.5, 0.5], [0.5, 0.0, 0.25, 1.0]])
-    out = resized_crop(x, box)
+    out = crop_and_resize(x, box)
     for image, (top, left, height, width) in enumerate(box.tolist()):
         for channel, (start, length) in enumerate([(top, height), (left, width)]):
             wanted = (size * (start + length * (ramp + 0.5) / size) - 0.5).clamp(0, size - 1)
@@ -102,7 +102,7 @@ def test_a_ramp_is_enlarged_along_each_side() -> None:
 
 def test_the_whole_picture_is_itself() -> None:
     x = torch.randn(3, 2, 9, 9)
-    torch.testing.assert_close(resized_crop(x, torch.tensor([[0.0, 0, 1, 1]]).repeat(3, 1)), x)
+    torch.testing.assert_close(crop_and_resize(x, torch.tensor([[0.0, 0, 1, 1]]).repeat(3, 1)), x)
 
 
 def test_factors_of_one_change_nothing() -> None:

@@ -324,7 +324,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 
 def test_re_encoded_cifar_says_so():
     from kilolayer.data.pictures.decoding import Header
-    from kilolayer.data.sources.cifar import CIFAR10_CLASSES as TEN
+    from kilolayer.data.sources.cifar_files import CIFAR10_CLASSES as TEN
     from kilolayer.data.sources.picture_source import _title
 
     small, full = {Header("JPEG", (32, 32), False)}, (50_000, 10_000)

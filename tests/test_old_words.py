@@ -180,7 +180,7 @@ def test_a_stopped_run_goes_on_to_the_end_it_would_have_had(tmp_path: Path) -> N
 def test_a_sweep_finds_its_runs() -> None:
     sweep = open_sweep(FIXTURES / "sweep")
     assert len(sweep.runs) == 2
-    assert all(read_progress(planned).finished for planned in sweep.runs)
+    assert all(read_progress(planned).is_finished for planned in sweep.runs)
     folders = {run_folder(FIXTURES / "sweep" / "runs", planned.experiment) for planned in sweep.runs}
     assert folders == set((FIXTURES / "sweep" / "runs").iterdir())
 

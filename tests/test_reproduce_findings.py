@@ -239,6 +239,6 @@ def test_the_runs_of_an_older_release_are_those_of_the_sweep(tmp_path: Path) -> 
         )
         run.path.rename(run.path.with_name(f"d{run.experiment.network.depth}-0ld-s{run.experiment.seed}"))
     (found,) = table_results(open_sweep(str(tmp_path)))
-    assert [one.finished for one in found.cells] == [3]
+    assert [one.num_finished for one in found.cells] == [3]
     other = replace(made.runs[0].experiment, precision="bf16")
     assert run_folder(tmp_path / "runs", other).name == run_name(other)

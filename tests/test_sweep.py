@@ -90,7 +90,7 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert execute(whole) == "done"
     calls = iter(range(100))
     assert execute(cut, stop=lambda: next(calls) > 3) == "stopped"
-    assert not read_progress(cut).finished
+    assert not read_progress(cut).is_finished
     assert list(cut.path.glob("checkpoints/*.json"))
     assert execute(cut) == "done"
     assert starts(cut) == 2
@@ -117,7 +117,7 @@ def test_a_busy_run_does_not_keep_others_waiting(tmp_path: Path, monkeypatch: py
     ours = Here()
     with Run.open_or_create(planned[0].path, planned[0].experiment), pytest.raises(SweepStopped):
         run_all(planned, ours, stop=lambda: ours.executed.count("run-0") == 3)
-    assert read_progress(planned[1]).finished
+    assert read_progress(planned[1]).is_finished
     assert ours.executed.count("run-1") == 1
     assert ours.closed == 1
 

@@ -19,7 +19,7 @@ from kilolayer.data import Data, load
 from kilolayer.data.registry import DATASETS
 from kilolayer.data.sources import archive as archives
 from kilolayer.data.sources import download
-from kilolayer.data.sources.cifar import CIFAR_FORMATS
+from kilolayer.data.sources.cifar_files import CIFAR_FORMATS
 from kilolayer.errors import InputError
 
 ROOM = 150_000_000
@@ -141,7 +141,7 @@ def by_download(path: Path, patch: pytest.MonkeyPatch) -> object:
     files = CIFAR_FORMATS[0]
     patch.setattr(download, "_save", lambda url, archive: archive.write_bytes(raw))
     home = path.parent / "home"
-    return download.download_archive(described, home, (*files.required, files.meta), files.required)
+    return download.download_archive(described, home, (*files.record_sizes, files.meta), files.record_sizes)
 
 
 ROUTES: tuple[Route, ...] = (by_load, by_check, by_download)

@@ -69,9 +69,9 @@ class BatchSpec:
         params = AugmentationParams(*map(function, self.params.fields())) if self.params else None
         return BatchSpec(function(self.indices), params)
 
-    def copy_(self, other: BatchSpec) -> None:
+    def copy_(self, source_spec: BatchSpec) -> None:
         """Copies the tensors of another batch of the same size into this one."""
-        for target, source in zip(self.tensors(), other.tensors(), strict=True):
+        for target, source in zip(self.tensors(), source_spec.tensors(), strict=True):
             target.copy_(source)
 
 
@@ -140,7 +140,7 @@ def cut_out(x: Tensor, centre: Tensor, side: int) -> Tensor:
 
 def augment_batch(x: Tensor, params: AugmentationParams, augmentation: Augmentation) -> Tensor:
     """Resized crop, padded crop, mirror and cutout of normalised images x (B, C, H, W); the shape stays."""
-    enlarged = resized_crop(x, params.crop_box) if augmentation.resized_crop else x
+    enlarged = crop_and_resize(x, params.crop_box) if augmentation.resized_crop else x
     cropped = pad_and_crop(enlarged, params.top, params.left, augmentation.pad)
     mirrored = mirror(cropped, params.flip) if augmentation.flip else cropped
     return cut_out(mirrored, params.cutout_center, augmentation.cutout)
@@ -259,7 +259,7 @@ def draw_color_factors(jitter: ColorJitter | None, seed: int, epoch: int, n: int
     return torch.from_numpy((1 + spread * (2 * uniform - 1)).astype(np.float32))
 
 
-def resized_crop(x: Tensor, box: Tensor) -> Tensor:
+def crop_and_resize(x: Tensor, box: Tensor) -> Tensor:
     """Cuts its box (B, 4) out of each picture of x (B, C, H, W) and enlarges it to H×W, bilinearly."""
     rows, columns = (_pixel_centers(box[:, axis], box[:, axis + 2], x.shape[axis + 2]) for axis in (0, 1))
     grid = torch.stack(

@@ -12,7 +12,7 @@ import numpy as np
 
 from kilolayer.data.config import Data
 from kilolayer.data.images import Images, StoredDataset
-from kilolayer.data.loading import source_layout, stored_dataset
+from kilolayer.data.loading import find_stored_dataset, source_layout
 from kilolayer.data.pictures.decoding import EncodedPictures, Unreadable
 from kilolayer.data.pictures.inspection import InspectedPicture, inspect_pictures, pixel_digest
 from kilolayer.data.pictures.rendering import TRAITS, trait_sentence
@@ -58,7 +58,7 @@ class Defect:
     places: tuple[str, ...]
 
     @property
-    def refused(self) -> bool:
+    def is_refused(self) -> bool:
         """Whether training refuses the data because of it."""
         return self.kind not in TOLERATED
 
@@ -104,7 +104,7 @@ def find_defects(data: Data) -> DataReport:
     >>> report.images, report.findings
     ({'train': 1437, 'test': 360}, ())
     """
-    stored = stored_dataset(data)
+    stored = find_stored_dataset(data)
     return _check_files(source_layout(data), data) if stored is None else _check_stored(stored)
 
 
@@ -136,7 +136,7 @@ def _classes_missing(sets: list[PixelDigests]) -> Defects:
     yield from (("class", f"{quote(name)} is missing from train") for name in missing)
 
 
-def _inspected_part(
+def _inspect_part(
     name: str, pictures: EncodedPictures, classes: tuple[str, ...], entries: list[tuple[str, str]]
 ) -> PixelDigests:
     """A part with all its pictures decoded; their defects and traits are added to `entries`."""
@@ -162,21 +162,21 @@ def _check_files(layout: SourceLayout, data: Data) -> DataReport:
     classes = union_of_names(all_lots)
     if len(classes) == 1:
         entries.append(("few_classes", f"{quote(classes[0])} is the only class"))
-    entries += _unused_defects(
+    entries += _check_unused(
         [*layout.unused_pictures, *(path for split in assigned.used for path in split.unused_pictures)]
     )
     with _collect_errors(entries, "class"):
         check_names_agree(all_lots)
     filled = {part: join_pictures(part_lots, classes) for part, part_lots in lots.items() if part_lots}
     sets = [
-        _inspected_part(part, replace(pictures, appearance=data.appearance), classes, entries)
+        _inspect_part(part, replace(pictures, appearance=data.appearance), classes, entries)
         for part, pictures in filled.items()
     ]
     origin = (*assigned.lines(), *name_notes(all_lots), *layout.notes)
     return replace(_data_report(sets, len(classes), entries), origin=origin)
 
 
-def _unused_defects(paths: Sequence[Path]) -> Defects:
+def _check_unused(paths: Sequence[Path]) -> Defects:
     """The unreadable pictures among those that are not used."""
     pictures = EncodedPictures(np.zeros(len(paths), np.int64), paths.__getitem__, lambda i: quote(paths[i]))
     for i, result in enumerate(

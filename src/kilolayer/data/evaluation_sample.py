@@ -11,7 +11,7 @@ import torch
 
 from kilolayer.data import Data, Images, load, load_labelled
 from kilolayer.data.labelled_images import LabelledImages, convert_channels
-from kilolayer.data.loading import open_source, stored_dataset
+from kilolayer.data.loading import find_stored_dataset, open_source
 from kilolayer.data.pictures.decoding import PixelFormat
 from kilolayer.data.registry import DATASETS
 from kilolayer.data.sources.classes import nfc
@@ -54,7 +54,7 @@ def _place(source: str) -> str:
 
 def select_new_images(data: Data, part: str | None, grey: bool) -> tuple[LabelledImages, str]:
     """A part of any data, and its name. The default is `test` for digits and CIFAR, otherwise all."""
-    part = part or ("all" if stored_dataset(data) is None else "test")
+    part = part or ("all" if find_stored_dataset(data) is None else "test")
     return load_labelled(data, part, grey), part
 
 

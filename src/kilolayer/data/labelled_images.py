@@ -11,12 +11,12 @@ from torch import Tensor
 
 from kilolayer.data.config import Data
 from kilolayer.data.images import Images, Source
-from kilolayer.data.loading import source_layout, stored_dataset, stored_source
+from kilolayer.data.loading import find_stored_dataset, open_stored_dataset, source_layout
 from kilolayer.data.memory_limit import require_memory
 from kilolayer.data.pictures.decoding import EncodedPictures, PixelFormat, decode
 from kilolayer.data.pictures.rendering import AS_STORED, TraitCounts
-from kilolayer.data.sources.classes import join_pictures, merged_class_names, name_notes
-from kilolayer.data.sources.picture_source import decoded_format, read_pictures, usable_pictures
+from kilolayer.data.sources.classes import join_pictures, merge_class_names, name_notes
+from kilolayer.data.sources.picture_source import inspect_format, read_pictures, usable_pictures
 from kilolayer.data.sources.splits import choose_splits
 from kilolayer.errors import InputError
 from kilolayer.system.message_text import listing, quantity
@@ -54,11 +54,11 @@ def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> La
     >>> len(load_labelled(Data("digits"))), len(load_labelled(Data("digits"), "test"))
     (1797, 360)
     """
-    stored = stored_dataset(data)
+    stored = find_stored_dataset(data)
     if stored is not None:
-        return convert_channels(_stored_images(stored_source(stored, data.image_size), part), grey)
+        return convert_channels(_images_of_parts(open_stored_dataset(stored, data.image_size), part), grey)
     name, classes, pictures, origin = _pictures_in_files(data, part)
-    native = decoded_format(pictures, data.image_size)
+    native = inspect_format(pictures, data.image_size)
     format = native if grey is None else PixelFormat(native.side, grey)
     require_memory(
         format.side**2 * format.channels * len(pictures), f"{len(pictures):,} images of {format.side}²"
@@ -93,7 +93,7 @@ def _channel_notes(native: bool, grey: bool) -> tuple[str, ...]:
     return ("colour pictures are read as grey",) if grey else ("grey pictures are read as colour",)
 
 
-def _stored_images(source: Source, part: str) -> LabelledImages:
+def _images_of_parts(source: Source, part: str) -> LabelledImages:
     readers = {
         "train": lambda: source.read_train(np.arange(source.count)),
         "test": source.read_test,
@@ -118,7 +118,7 @@ def _pictures_in_files(
     # A named part is looked for among all folders, as a training split would be.
     source = source_layout(data if is_all or data.train else replace(data, train=part))
     splits = source.splits if is_all else choose_splits(source, part, "--part")
-    reasons = {split: split.unlabelled() or ("empty" if split.is_empty else "") for split in splits}
+    reasons = {split: split.no_label_reason() or ("empty" if split.is_empty else "") for split in splits}
     used = [split for split in splits if not reasons[split]]
     unused = [
         f"not used: {quantity(split.count, 'image')} of {split.location}: {why}"
@@ -132,7 +132,7 @@ def _pictures_in_files(
     if not any(len(lot.pictures) for lot in lots):
         remedies = dict.fromkeys(split.advice for split in splits if split.advice)
         raise InputError("; ".join([f"{source.path}: has no labelled pictures", *unused, *remedies]))
-    classes = merged_class_names(lots)
+    classes = merge_class_names(lots)
     pictures = replace(join_pictures(lots, classes), appearance=data.appearance)
     pictures, damaged = usable_pictures(pictures) if data.skip_damaged else (pictures, ())
     no_files = [location for split in used for location in (*split.non_files, *split.broken_links)]

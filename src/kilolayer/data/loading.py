@@ -24,7 +24,7 @@ from kilolayer.data.registry import DATASETS, names_text
 from kilolayer.data.sources.class_folders import ARCHIVES, card_notes, dataset_card, folder_layout
 from kilolayer.data.sources.parquet import holds_images, is_parquet, parquet_files, parquet_layout
 from kilolayer.data.sources.picture_source import picture_source
-from kilolayer.data.sources.scan import ignored_file_notes, scan_folder
+from kilolayer.data.sources.scan import notes_on_ignored_files, scan_folder
 from kilolayer.data.sources.splits import SourceLayout, assign_splits
 from kilolayer.errors import InputError, missing_path_error, suggest
 from kilolayer.system.folders import expand_home
@@ -84,8 +84,8 @@ def split_indices(count: int, data: Data) -> tuple[NDArray[np.int64], NDArray[np
     if data.subset is not None and data.subset > limit:
         raise InputError(f"subset: {data.subset:,} is more than the {limit:,} training images there are")
     order = random_permutation(count, "validation", data.split_seed)
-    rest = order[data.validation :]
-    return np.sort(rest[: data.subset]), np.sort(order[: data.validation])
+    remaining = order[data.validation :]
+    return np.sort(remaining[: data.subset]), np.sort(order[: data.validation])
 
 
 def open_source(data: Data, format: PixelFormat | None = None) -> Source:
@@ -96,9 +96,9 @@ def open_source(data: Data, format: PixelFormat | None = None) -> Source:
 
     Raises `InputError` where there is no such data set, or where it is damaged.
     """
-    stored = stored_dataset(data)
+    stored = find_stored_dataset(data)
     if stored is not None:
-        return stored_source(stored, data.image_size)
+        return open_stored_dataset(stored, data.image_size)
     layout = source_layout(data)
     return picture_source(layout, assign_splits(layout, data), data, format)
 
@@ -112,9 +112,9 @@ def open_with_validation(data: Data) -> tuple[Data, Source]:
     >>> data.validation, source.count
     (143, 1437)
     """
-    stored = stored_dataset(data)
+    stored = find_stored_dataset(data)
     if stored is not None:
-        source = stored_source(stored, data.image_size)
+        source = open_stored_dataset(stored, data.image_size)
     else:
         layout = source_layout(data)
         assignment = assign_splits(layout, data)
@@ -125,7 +125,7 @@ def open_with_validation(data: Data) -> tuple[Data, Source]:
     return replace(data, validation=source.count // 10), source
 
 
-def stored_dataset(data: Data) -> StoredDataset | None:
+def find_stored_dataset(data: Data) -> StoredDataset | None:
     """The named data set that a description means, by its name or its path; None for pictures in files.
 
     Raises `InputError` where the path does not exist, or where the description chooses a split or a column of
@@ -152,7 +152,7 @@ def _check_exists(source: str) -> None:
     raise InputError(f"data: {missing_path_error(path)}; or one of {names_text()}")
 
 
-def stored_source(stored: StoredDataset, image_size: int | None) -> Source:
+def open_stored_dataset(stored: StoredDataset, image_size: int | None) -> Source:
     """The named data set with every image resized to `image_size`, where one is given (bilinear).
 
     The test images are read once here: only reading shows that their file is complete.
@@ -198,7 +198,7 @@ def source_layout(data: Data) -> SourceLayout:
     card = dataset_card(scanned)
     if card is not None and data.train is None:
         _refuse_pool(card, splits, tables)
-    return replace(splits, notes=(*ignored_file_notes(scanned, is_parquet), *card_notes(card)))
+    return replace(splits, notes=(*notes_on_ignored_files(scanned, is_parquet), *card_notes(card)))
 
 
 def _refuse_pool(card: Path, layout: SourceLayout, tables: Sequence[Path]) -> None:

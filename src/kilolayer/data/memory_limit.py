@@ -18,12 +18,12 @@ def available_memory() -> int | None:
     return min(limits, default=None)
 
 
-def require_memory(needed: int, content: str) -> None:
+def require_memory(num_bytes: int, content: str) -> None:
     """Raises `InputError` where `needed` bytes exceed half of the available memory."""
     available = available_memory()
-    if available is not None and needed > available // 2:
+    if available is not None and num_bytes > available // 2:
         raise InputError(
-            f"data: {content} need {gigabytes(needed)} in memory, more than half of the "
+            f"data: {content} need {gigabytes(num_bytes)} in memory, more than half of the "
             f"{gigabytes(available)} available; choose a smaller --image-size or a --subset"
         )
 
@@ -34,10 +34,10 @@ def _available_ram() -> int | None:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text("ascii").splitlines() if ":" in line)
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return _installed_ram()
+        return _total_ram()
 
 
-def _installed_ram() -> int | None:
+def _total_ram() -> int | None:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -46,13 +46,13 @@ def find_picture_files(words: Sequence[str]) -> list[PictureFile]:
 def _paths(word: str) -> list[str]:
     if os.path.lexists(word):
         return [word]
-    paths = sorted(_expanded(word)) if has_magic(word) else []
+    paths = sorted(_expand_pattern(word)) if has_magic(word) else []
     if not paths:
         raise InputError(f"{quote(word)}: no {'file fits this pattern' if has_magic(word) else 'such file'}")
     return paths
 
 
-def _expanded(pattern: str) -> Iterator[str]:
+def _expand_pattern(pattern: str) -> Iterator[str]:
     """The paths that match a pattern; with `**`, for folders at any depth, only files.
 
     We do not use Python's own `**`: it follows a link to a parent folder forty times.
@@ -65,7 +65,7 @@ def _expanded(pattern: str) -> Iterator[str]:
     head, tail = os.sep.join(parts[:at]), os.sep.join(parts[at + 1 :])
     for top in glob(head) if head else [os.sep if pattern.startswith(os.sep) else ""]:
         for folder in folders_below(top):
-            fitting = _expanded(os.path.join(escape(folder), tail or "*"))
+            fitting = _expand_pattern(os.path.join(escape(folder), tail or "*"))
             yield from (path for path in fitting if not os.path.isdir(path))
 
 

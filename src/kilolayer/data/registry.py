@@ -61,14 +61,14 @@ DATASETS: dict[str, NamedDataset] = {
         pad=1, flip=False,  # a mirrored digit is no digit
     ),
     "cifar10": NamedDataset(
-        "CIFAR-10", 10, 50_000, "kilolayer.data.sources.cifar:read_cifar",
+        "CIFAR-10", 10, 50_000, "kilolayer.data.sources.cifar_files:read_cifar",
         Archive(
             "cifar-10-binary.tar.gz", "cifar-10-batches-bin", "c32a1d4ab5d03f1284b67883e8d87530",
             _CIFAR_SITE, _CIFAR_MIRROR,
         ),
     ),
     "cifar100": NamedDataset(
-        "CIFAR-100", 100, 50_000, "kilolayer.data.sources.cifar:read_cifar",
+        "CIFAR-100", 100, 50_000, "kilolayer.data.sources.cifar_files:read_cifar",
         Archive(
             "cifar-100-binary.tar.gz", "cifar-100-binary", "03b5dce01913d631647c71ecec9e9cb8",
             _CIFAR_SITE, _CIFAR_MIRROR,

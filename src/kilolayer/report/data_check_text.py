@@ -15,7 +15,7 @@ MAX_SHOWN = 10
 def data_check_json(source: str, report: DataReport) -> str:
     """The faults with all their locations as JSON."""
     findings = [
-        {**asdict(finding), "count": len(finding.places), "refused": finding.refused}
+        {**asdict(finding), "count": len(finding.places), "refused": finding.is_refused}
         for finding in report.findings
     ]
     looks = [
@@ -35,7 +35,7 @@ def print_data_check(source: str, report: DataReport) -> None:
     for finding in report.findings:
         print_text(
             f"\n{len(finding.places):,}: {DEFECTS[finding.kind]}"
-            f"{'; training rejects them' if finding.refused else ''}"
+            f"{'; training rejects them' if finding.is_refused else ''}"
         )
         print_text("\n".join(f"  {location}" for location in finding.places[:MAX_SHOWN]), hanging=2)
         if len(finding.places) > MAX_SHOWN:

@@ -79,15 +79,15 @@ class LiveTable:
         self._read_at = time.monotonic()
         for key, run in self._runs.items():
             before = self._states.get(key)
-            if before and before.finished:
+            if before and before.is_finished:
                 continue
             self._states[key] = read_progress(run)
-            if before and self._states[key].finished and not self._watched:
+            if before and self._states[key].is_finished and not self._watched:
                 self._print_finished(key)
 
     @property
     def _finished(self) -> int:
-        return sum(state.finished for state in self._states.values())
+        return sum(state.is_finished for state in self._states.values())
 
     def _print_finished(self, key: str) -> None:
         text = run_text(self._runs[key], self._states[key], self.metric)
@@ -112,7 +112,7 @@ class LiveTable:
 
     def _cell(self, runs: Sequence[RunSpec]) -> str:
         states = [(run, self._states[run.key]) for run in runs]
-        finished = [state for _, state in states if state.finished]
+        finished = [state for _, state in states if state.is_finished]
         running = [(run, state) for run, state in states if state.running]
         if len(states) == 1 or (running and not finished):
             return run_text(*(running or states)[0], self.metric)
@@ -160,7 +160,7 @@ def median_text(states: Sequence[RunProgress], metric: str = "test_error") -> st
 
 
 def _share(run: RunSpec, state: RunProgress) -> float:
-    if state.finished:
+    if state.is_finished:
         return 1.0
     iteration = state.last_metrics["iteration"] if state.last_metrics else 0
     return min(1.0, iteration / run.experiment.recipe.iterations)

@@ -86,7 +86,7 @@ def print_reproduction_runs(reproduction: Reproduction, as_json: bool) -> int:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return 0
     total = sum(training_flop(run.experiment) for run in reproduction.runs)
-    num_finished = sum(state.finished for state in states.values())
+    num_finished = sum(state.is_finished for state in states.values())
     progress = (
         f"{len(reproduction.runs)} runs, {num_finished} of them finished; {flop_text(total)} of training"
     )

@@ -113,7 +113,7 @@ def _shown_run(finding: CellResult) -> tuple[str, Trial] | None:
     """The first finished run of the first setting, and its label."""
     for trial, state in finding.states:
         metrics = trial.spec.path / "metrics.jsonl"
-        if state.finished and metrics.exists():
+        if state.is_finished and metrics.exists():
             setting = finding.cell.plans[trial.setting].setting
             label = f"{finding.cell.row} ({setting})" if setting else finding.cell.row
             return label, trial

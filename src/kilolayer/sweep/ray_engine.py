@@ -79,12 +79,12 @@ class RayEngine:
 
     def close(self) -> None:
         """Lets runs save and end, leaves the cluster, and ends a cluster that was started for the sweep."""
-        left = list(self._running)
+        unfinished = list(self._running)
         self._running.clear()
-        for reference in left:
+        for reference in unfinished:
             self._ray.cancel(reference)  # the worker receives it as Ctrl-C
-        if left:
-            _, unsaved = self._ray.wait(left, num_returns=len(left), timeout=SECONDS_TO_SAVE)
+        if unfinished:
+            _, unsaved = self._ray.wait(unfinished, num_returns=len(unfinished), timeout=SECONDS_TO_SAVE)
             for reference in unsaved:
                 self._ray.cancel(reference, force=True)
         self._ray.shutdown()

@@ -100,9 +100,9 @@ def _duplicates(members: Mapping[str, CellResult], baseline: str) -> list[tuple[
     duplicates: dict[str, str] = {}
     for position, name in enumerate(names):
         before = (earlier for earlier in names[:position] if earlier not in duplicates)
-        same = next((earlier for earlier in before if _same(members[name], members[earlier])), None)
-        if same is not None:
-            duplicates[name] = same
+        earlier_name = next((earlier for earlier in before if _same(members[name], members[earlier])), None)
+        if earlier_name is not None:
+            duplicates[name] = earlier_name
     return list(duplicates.items())
 
 
@@ -146,8 +146,8 @@ class CellResult:
         return self.runs.cell
 
     @property
-    def finished(self) -> int:
-        return sum(state.finished for _, state in self.states)
+    def num_finished(self) -> int:
+        return sum(state.is_finished for _, state in self.states)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -172,7 +172,7 @@ class CellResult:
         ended = {
             seed: pairs
             for seed, pairs in states_by_seed.items()
-            if all(progress.finished for _, progress in pairs)
+            if all(progress.is_finished for _, progress in pairs)
         }
         figures = {
             seed: [self._figure(*pair) for pair in pairs if _counts(pair[1])] for seed, pairs in ended.items()

@@ -39,7 +39,7 @@ class RunProgress:
     last_metrics: dict[str, Any] | None
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return self.result is not None
 
     @property
@@ -83,11 +83,11 @@ def check_folders(specs: Iterable[RunSpec]) -> None:
 
 def _holds_other_files(path: Path) -> bool:
     # A run that was killed at its start leaves its lock, and perhaps an empty folder.
-    begun = {".lock", "checkpoints"}
+    allowed = {".lock", "checkpoints"}
     return path.exists() and (
-        not path.is_dir() or any(_foreign(entry.name, begun) for entry in path.iterdir())
+        not path.is_dir() or any(_is_foreign(entry.name, allowed) for entry in path.iterdir())
     )
 
 
-def _foreign(name: str, begun: set[str]) -> bool:
-    return name not in begun and not name.startswith(".config.json.")
+def _is_foreign(name: str, allowed: set[str]) -> bool:
+    return name not in allowed and not name.startswith(".config.json.")

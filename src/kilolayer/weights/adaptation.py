@@ -69,7 +69,7 @@ def _classifier(
         order = torch.tensor([file_classes.index(name) for name in classes])
         return AdaptedWeights(
             {name: value[order] for name, value in file_tensors.items()},
-            (_carried_note(file_classes, classes),),
+            (_note_on_rows(file_classes, classes),),
         )
     (count,) = rows
     if file_classes is None and count == len(classes):
@@ -77,7 +77,7 @@ def _classifier(
     return AdaptedWeights(new, (f"the classifier is new: {_change_note(count, file_classes, classes)}",))
 
 
-def _carried_note(file_classes: tuple[str, ...], classes: tuple[str, ...]) -> str:
+def _note_on_rows(file_classes: tuple[str, ...], classes: tuple[str, ...]) -> str:
     if len(file_classes) == len(classes):
         return "the classifier's rows were put in the order of the data's classes, by name"
     return f"the classifier keeps the rows of {len(classes):,} of its {len(file_classes):,} classes, by name"

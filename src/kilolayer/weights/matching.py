@@ -55,7 +55,7 @@ def match_weights(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMatch:
     >>> match.matched, match.missing, match.unexpected
     (1, ('bias',), ('scale',))
     """
-    model_state = _needed_tensors(model, state)
+    model_state = _tensors_to_load(model, state)
     shared = [name for name in model_state if name in state]
     wrong = {name: reason for name in shared if (reason := _mismatch(model_state[name], state[name]))}
     return WeightMatch(
@@ -86,7 +86,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool 
         raise InputError(f"the weights belong to another network: {match}")
     if match.missing or match.mismatched or (strict and match.unexpected):
         raise InputError(f"the weights do not fit the network: {match}")
-    tensors = {name: state[name] for name in _needed_tensors(model, state)}
+    tensors = {name: state[name] for name in _tensors_to_load(model, state)}
     check_tensor_values(tensors)
     if not any(bool(value.any()) for value in tensors.values()):
         raise InputError("every weight is 0: these are not trained weights")
@@ -94,7 +94,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, strict: bool 
     return match
 
 
-def _needed_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _tensors_to_load(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The model's tensors, without the counters that `state` lacks."""
     model_state: dict[str, Tensor] = model.state_dict()
     return {name: value for name, value in model_state.items() if name in state or not name.endswith(COUNTER)}

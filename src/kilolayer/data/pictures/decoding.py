@@ -28,8 +28,8 @@ from kilolayer.data.pictures.rendering import (
     TraitCounts,
     UnusablePicture,
     check_displayable,
-    displayed_pixels,
     is_grey,
+    viewer_pixels,
 )
 from kilolayer.data.pictures.signatures import SIGNATURE_BYTES, describe_signature, is_canon_raw
 from kilolayer.errors import InputError
@@ -174,7 +174,7 @@ def pixels_in_mode(
 ) -> tuple[Image.Image, frozenset[str]]:
     """An opened picture in `mode`, as displayed or as stored, and its traits."""
     if appearance == "shown":
-        return displayed_pixels(image, mode, side)
+        return viewer_pixels(image, mode, side)
     if side is not None:
         image.draft(mode, (side, side))
     return image.convert(mode), frozenset()

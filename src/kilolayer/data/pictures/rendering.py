@@ -97,7 +97,7 @@ def is_grey(image: Image.Image) -> bool:
     return image.mode in ONE_CHANNEL or (image.format == "PNG" and _raw_mode(image).startswith("LA"))
 
 
-def displayed_pixels(
+def viewer_pixels(
     image: Image.Image, mode: str, side: int | None = None
 ) -> tuple[Image.Image, frozenset[str]]:
     """An opened, unread picture in `mode` ("L" or "RGB") as a viewer shows it, and its traits.

@@ -66,7 +66,7 @@ def _read_capped(path: Path) -> bytes:
 
 def _from_archive(archive: Path, names: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, int]]:
     try:
-        with archive.open("rb") as file, _decompressed(file) as plain:
+        with archive.open("rb") as file, _open_gzip(file) as plain:
             stream = _CappedStream(plain, archive)
             with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
                 members = _read_tar(tar, names, archive)
@@ -97,7 +97,7 @@ def _read_tar(
     return contents, sizes
 
 
-def _decompressed(file: BinaryIO) -> gzip.GzipFile | BinaryIO:
+def _open_gzip(file: BinaryIO) -> gzip.GzipFile | BinaryIO:
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return gzip.GzipFile(fileobj=file) if zipped else file

@@ -22,7 +22,7 @@ from kilolayer.data.config import Data
 from kilolayer.data.pictures.decoding import EncodedPictures
 from kilolayer.data.sources.classes import NamedPictures
 from kilolayer.data.sources.parquet_table import LABEL_NAMES, LABEL_TEXT_NAMES
-from kilolayer.data.sources.scan import FolderTree, ignored_file_notes
+from kilolayer.data.sources.scan import FolderTree, notes_on_ignored_files
 from kilolayer.data.sources.splits import SourceLayout, Split, name_roles
 from kilolayer.errors import InputError
 from kilolayer.system.message_text import error_text, listing, quote
@@ -50,24 +50,24 @@ def folder_layout(root: FolderTree, data: Data) -> SourceLayout:
         *card_notes(dataset_card(root)),
     )
     read_from = (f"read from {quote(top.path)}",) if top is not root else ()
-    beside = _unused_notes(top) if folders else ()
+    unused = _notes_on_unused(top) if folders else ()
     name = root.path.resolve().name or "images"
-    ignored = ignored_file_notes(root, lambda path: path.name == ANNOTATIONS)
-    notes = (*read_from, *ignored, *beside, *not_read)
+    ignored = notes_on_ignored_files(root, lambda path: path.name == ANNOTATIONS)
+    notes = (*read_from, *ignored, *unused, *not_read)
     return SourceLayout(name, quote(root.path), splits, notes, top.pictures if folders else ())
 
 
 def _innermost(at: FolderTree, *, split: bool = False) -> FolderTree:
     """The innermost folder of a chain of single folders, none of which is a class: `dataset/dataset`."""
-    while len(at.filled) == 1 and not at.pictures and _annotations(at) is None:
-        (inner,) = at.filled
+    while len(at.nonempty_folders) == 1 and not at.pictures and _annotations(at) is None:
+        (inner,) = at.nonempty_folders
         no_class = inner.name.casefold() in CONTAINERS
         if split:  # seg_train/seg_train, seg_test/test
             no_class |= inner.name == at.name or bool(
                 name_roles(inner.name) and name_roles(inner.name) == name_roles(at.name)
             )
         else:
-            no_class = (no_class or bool(inner.filled)) and not name_roles(inner.name)
+            no_class = (no_class or bool(inner.nonempty_folders)) and not name_roles(inner.name)
         if not no_class:
             break
         at = inner
@@ -80,8 +80,10 @@ def _split_folders(top: FolderTree, *, chosen: bool) -> tuple[FolderTree, ...]:
     A folder `train` with pictures, beside other folders with pictures, is a class (of locomotives).
     """
     role_folders = [folder for folder in top.folders if name_roles(folder.name)]
-    other_folders = [folder for folder in top.filled if not name_roles(folder.name)]
-    deep = any(folder.filled for folder in (role_folders + other_folders if chosen else role_folders))
+    other_folders = [folder for folder in top.nonempty_folders if not name_roles(folder.name)]
+    deep = any(
+        folder.nonempty_folders for folder in (role_folders + other_folders if chosen else role_folders)
+    )
     if not deep and (other_folders or not role_folders):
         _refuse_held_out(role_folders)
         return ()
@@ -111,7 +113,7 @@ def _folder_split(name: str, at: FolderTree, lists: Sequence[Path]) -> Split:
     top, where = _innermost(at, split=name != "all"), quote(at.path)
     classes = cache(lambda: _class_pictures(top))
 
-    def unlabelled() -> str:
+    def no_label_reason() -> str:
         pictures = classes()
         return pictures if isinstance(pictures, str) else ""
 
@@ -152,7 +154,7 @@ def _folder_split(name: str, at: FolderTree, lists: Sequence[Path]) -> Split:
         name_roles(name),
         where,
         sum(class_folder.count for class_folder in top.folders) or top.count,
-        unlabelled,
+        no_label_reason,
         (read,),
         non_files=tuple(map(quote, within)),
         broken_links=tuple(quote(path) for path in top.non_files if path.is_symlink()),
@@ -161,7 +163,7 @@ def _folder_split(name: str, at: FolderTree, lists: Sequence[Path]) -> Split:
         else tuple(quote(class_folder.path) for class_folder in top.folders if not class_folder.count),
         unused_pictures=() if annotated or not top.folders else top.pictures,
         advice=FOLDER_ADVICE,
-        notes=() if annotated else (*_unused_notes(top), *_nested_notes(top)),
+        notes=() if annotated else (*_notes_on_unused(top), *_notes_on_nested(top)),
         check=check,
         inodes=tuple(
             (class_folder.inode, quote(class_folder.path))
@@ -173,10 +175,12 @@ def _folder_split(name: str, at: FolderTree, lists: Sequence[Path]) -> Split:
 
 def _refuse_two_readings(top: FolderTree) -> None:
     """Raises `InputError` where class folders hold equal subfolders, which may be the classes."""
-    shared = Counter(inner.name for folder in top.folders for inner in folder.filled)
+    shared = Counter(inner.name for folder in top.folders for inner in folder.nonempty_folders)
     holders: dict[tuple[str, str], str] = {}
     for folder in top.folders:
-        for pair in combinations([inner.name for inner in folder.filled if shared[inner.name] > 1], 2):
+        for pair in combinations(
+            [inner.name for inner in folder.nonempty_folders if shared[inner.name] > 1], 2
+        ):
             first = holders.setdefault(pair, folder.name)
             if first != folder.name:
                 _refuse_pair(top, (first, folder.name), pair)
@@ -196,9 +200,11 @@ def _refuse_pair(top: FolderTree, outer: tuple[str, str], inner: tuple[str, str]
 def _refuse_unlabelled(top: FolderTree) -> None:
     """Raises `InputError` for a folder of unlabelled pictures beside class folders."""
     unlabelled = [
-        folder for folder in top.filled if re.sub(r"[\W\d_]", "", folder.name).casefold() in UNLABELLED
+        folder
+        for folder in top.nonempty_folders
+        if re.sub(r"[\W\d_]", "", folder.name).casefold() in UNLABELLED
     ]
-    if unlabelled and len(top.filled) > 1:
+    if unlabelled and len(top.nonempty_folders) > 1:
         raise InputError(
             f"{quote(unlabelled[0].path)} is called like a folder of unlabelled pictures and lies among class folders; "
             "move it elsewhere, or rename it if it is a class"
@@ -209,9 +215,9 @@ def _class_pictures(top: FolderTree) -> dict[str, list[Path]] | str:
     """The pictures of each class at any depth, or the reason in words why there are none."""
     annotations = _annotations(top)
     if annotations is not None:
-        return _annotated_pictures(annotations, top)
+        return _pictures_by_annotations(annotations, top)
     if not top.folders:
-        archives = [path.name for path in top.others if path.suffix.casefold() in ARCHIVES]
+        archives = [path.name for path in top.other_files if path.suffix.casefold() in ARCHIVES]
         packed = f" (unpack {listing(archives, 3)} first)" if archives else ""
         return (
             f"{top.count:,} pictures lie outside class folders"
@@ -229,10 +235,10 @@ def _class_pictures(top: FolderTree) -> dict[str, list[Path]] | str:
 
 
 def _annotations(at: FolderTree) -> Path | None:
-    return next((path for path in at.others if path.name == ANNOTATIONS), None)
+    return next((path for path in at.other_files if path.name == ANNOTATIONS), None)
 
 
-def _annotated_pictures(path: Path, top: FolderTree) -> dict[str, list[Path]]:
+def _pictures_by_annotations(path: Path, top: FolderTree) -> dict[str, list[Path]]:
     """Tiny-ImageNet's validation pictures: each line holds a file name and its class, separated by a tab."""
     try:
         lines = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
@@ -255,7 +261,9 @@ def _annotated_pictures(path: Path, top: FolderTree) -> dict[str, list[Path]]:
 def _split_within(top: FolderTree) -> FolderTree | None:
     """A split inside a class folder: CLASS/train/IMAGE and CLASS/test/IMAGE."""
     deep = [
-        class_folder for class_folder in top.folders if class_folder.filled and name_roles(class_folder.name)
+        class_folder
+        for class_folder in top.folders
+        if class_folder.nonempty_folders and name_roles(class_folder.name)
     ]
     within = [
         inner for class_folder in top.folders for folder in class_folder.folders for inner in folder.walk()
@@ -268,13 +276,13 @@ def _split_within(top: FolderTree) -> FolderTree | None:
     return next(iter((*deep, *held_out)), None)
 
 
-def _unused_notes(top: FolderTree) -> tuple[str, ...]:
+def _notes_on_unused(top: FolderTree) -> tuple[str, ...]:
     if not top.pictures or not top.folders:
         return ()
     return (f"{len(top.pictures):,} pictures beside the folders of {quote(top.path)} are not used",)
 
 
-def _nested_notes(top: FolderTree) -> tuple[str, ...]:
+def _notes_on_nested(top: FolderTree) -> tuple[str, ...]:
     """A note on pictures in folders within class folders."""
     within = [
         (class_folder, inner) for class_folder in top.folders for inner in class_folder.folders if inner.count
@@ -318,7 +326,12 @@ def _is_split_list(path: Path) -> bool:
 
 def _files_above_pictures(root: FolderTree) -> list[Path]:
     """The files of folders that hold folders of pictures, or no pictures at all, as `meta/`."""
-    return [path for folder in root.walk() if folder.filled or not folder.count for path in folder.others]
+    return [
+        path
+        for folder in root.walk()
+        if folder.nonempty_folders or not folder.count
+        for path in folder.other_files
+    ]
 
 
 def refuse_other_labels(path: Path, classes: Mapping[str, Sequence[Path]]) -> None:
@@ -417,7 +430,7 @@ def unread_list_notes(labels: Sequence[Path], splits: Sequence[Path]) -> tuple[s
 
 def dataset_card(root: FolderTree) -> Path | None:
     """The README.md whose front matter declares splits by file."""
-    path = next((path for path in root.others if path.name.casefold() == "readme.md"), None)
+    path = next((path for path in root.other_files if path.name.casefold() == "readme.md"), None)
     if path is None:
         return None
     try:

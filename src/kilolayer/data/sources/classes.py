@@ -44,7 +44,7 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def merged_class_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
+def merge_class_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
     """The classes of all lots together (see `union_of_names`).
 
     Raises `InputError` for a name that cannot be printed or occurs twice in one list, for names that differ

@@ -21,7 +21,7 @@ NUM_TEST = 360
 
 
 @cache
-def _stored_digits() -> Images:
+def _all_digits() -> Images:
     raw = files("kilolayer.data").joinpath("digits.npz").read_bytes()
     with np.load(BytesIO(raw), allow_pickle=False) as stored:
         grey = (stored["images"].astype(np.int64) * 255 + 8) // 16  # 0 … 16 to 0 … 255, rounded
@@ -35,5 +35,5 @@ def read_digits(data: Data) -> StoredDataset | None:
         return None
     num_train = 1797 - NUM_TEST
     return StoredDataset(
-        "digits", lambda: CLASSES, lambda: _stored_digits()[:num_train], lambda: _stored_digits()[num_train:]
+        "digits", lambda: CLASSES, lambda: _all_digits()[:num_train], lambda: _all_digits()[num_train:]
     )

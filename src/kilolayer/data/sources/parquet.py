@@ -35,7 +35,7 @@ def is_parquet(path: Path) -> bool:
 
 def parquet_files(root: FolderTree) -> list[Path]:
     """The parquet files in a folder and below it."""
-    return sorted(path for folder in root.walk() for path in folder.others if is_parquet(path))
+    return sorted(path for folder in root.walk() for path in folder.other_files if is_parquet(path))
 
 
 def holds_images(files: Sequence[Path]) -> bool:
@@ -48,7 +48,7 @@ def parquet_layout(root: Path, files: Sequence[Path], data: Data) -> SourceLayou
     import_arrow()
     if root.is_file():
         split = replace(
-            _parquet_split("all", frozenset(), [root], data, root), training_notes=_held_out_notes(root)
+            _parquet_split("all", frozenset(), [root], data, root), training_notes=_role_notes(root)
         )
         return SourceLayout(root.resolve().stem, quote(root), (split,))
     if data.train is None:
@@ -70,7 +70,7 @@ def parquet_layout(root: Path, files: Sequence[Path], data: Data) -> SourceLayou
     return SourceLayout(root.resolve().name, quote(root), splits)
 
 
-def _held_out_notes(path: Path) -> tuple[str, ...]:
+def _role_notes(path: Path) -> tuple[str, ...]:
     """A note where a file that is trained on is held out by its name."""
     held_out = sorted(name_roles(path.stem) - {"train"})
     return (
@@ -94,9 +94,9 @@ def _refuse_configurations(root: Path, configurations: Sequence[str], splits: Se
     names = [name for name in configurations if name]
     train = next((split.name for split in splits if "train" in split.roles), splits[0].name)
     test = next((split.name for split in splits if "test" in split.roles), "SPLIT")
-    beside = ", and files beside them" if "" in configurations else ""
+    more_files = ", and files beside them" if "" in configurations else ""
     raise InputError(
-        f"{quote(root)}: holds several configurations: {listing([quote(name) for name in names])}{beside}; "
+        f"{quote(root)}: holds several configurations: {listing([quote(name) for name in names])}{more_files}; "
         f"name the folder of one, as {quote(root / names[0])}, or choose its splits: "
         f"--train {shlex.quote(train)} --test {shlex.quote(test)}"
     )
@@ -123,8 +123,8 @@ def _parquet_split(
     sound = [table for table in tables if isinstance(table, ParquetTable)]
 
     @cache
-    def unlabelled() -> str:
-        reasons = [table.unlabelled() for table in sound if table.count]
+    def no_label_reason() -> str:
+        reasons = [table.no_label_reason() for table in sound if table.count]
         return reasons[0] if reasons and all(reasons) else ""
 
     more = f" and {len(paths) - 1:,} more {'file' if len(paths) == 2 else 'files'}" if len(paths) > 1 else ""
@@ -133,7 +133,7 @@ def _parquet_split(
         purposes,
         f"{quote(paths[0].relative_to(root) if root.is_dir() else paths[0].name)}{more}",
         sum(table.count for table in sound),
-        unlabelled,
+        no_label_reason,
         tuple(
             partial(_read_pictures, table)
             for table in tables

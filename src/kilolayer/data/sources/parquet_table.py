@@ -61,7 +61,7 @@ class ParquetTable:
         groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
         self.count, self.size, self._largest_group = metadata.num_rows, sum(groups), max(groups, default=0)
 
-    def unlabelled(self) -> str:
+    def no_label_reason(self) -> str:
         """Why no row has a label: no column, only nulls, only −1. "" where any row has one."""
         if not self.columns.holds_labels():
             return self.columns.missing_label_reason()
@@ -100,10 +100,10 @@ class ParquetTable:
         if column.null_count:
             raise InputError(f"{quote(self.path)}: {column.null_count:,} of {len(column):,} labels are null")
         names, naming, labels = self._labels(name, column)
-        spoken = self._spoken(labels) if naming == "numbers" else ()
-        return Rows(self.path, names, naming, labels, self._encoded(), name, spoken)
+        spoken = self._number_names(labels) if naming == "numbers" else ()
+        return Rows(self.path, names, naming, labels, self._read_images(), name, spoken)
 
-    def _spoken(self, labels: NDArray[np.int64]) -> tuple[tuple[int, str], ...]:
+    def _number_names(self, labels: NDArray[np.int64]) -> tuple[tuple[int, str], ...]:
         """The numbers of the labels, with the names in the text column beside them."""
         texts = [self._texts(self._column(name)) for name in self.columns.label_texts[:1]]
         pairs = {pair for column in texts for pair in zip(labels.tolist(), column, strict=True)}
@@ -133,7 +133,7 @@ class ParquetTable:
         )
         return texts
 
-    def _encoded(self) -> Any:
+    def _read_images(self) -> Any:
         """The column of images. An image that many rows share is held once."""
         name = self.columns.image
         kind = self.columns.column_type(name)
@@ -267,8 +267,10 @@ class ParquetColumns:
         usual = [name for tier in LABEL_NAMES for name in tier]
         if not set(self._schema.names).isdisjoint([self._label] if self._label else usual):
             return ""
-        which = f"column {self._label!r}" if self._label else "label column with a usual name"
-        return f"no {which}; choose one with --label-column NAME; its columns are {self._column_list()}"
+        wanted_column = f"column {self._label!r}" if self._label else "label column with a usual name"
+        return (
+            f"no {wanted_column}; choose one with --label-column NAME; its columns are {self._column_list()}"
+        )
 
     def column_type(self, name: str) -> Any:
         """The type of a column."""
@@ -326,9 +328,9 @@ class ParquetColumns:
         return features if isinstance(features, dict) else {}
 
 
-def _tiers(rows: Sequence[Sequence[str]], fitting: list[str], rest: list[str]) -> list[list[str]]:
+def _tiers(rows: Sequence[Sequence[str]], fitting: list[str], unusual: list[str]) -> list[list[str]]:
     """The fitting columns by tier of names, followed by those that fit without a usual name."""
-    return [*([name for name in fitting if name in names] for names in rows), rest]
+    return [*([name for name in fitting if name in names] for names in rows), unusual]
 
 
 def _feature_names(feature: object) -> tuple[str, ...] | None:

@@ -28,8 +28,8 @@ from kilolayer.data.pictures.inspection import (
 )
 from kilolayer.data.pictures.rendering import AS_STORED, TraitCounts
 from kilolayer.data.randomness import random_permutation
-from kilolayer.data.sources.cifar import CIFAR10_CLASSES
-from kilolayer.data.sources.classes import NamedPictures, join_pictures, merged_class_names, name_notes
+from kilolayer.data.sources.cifar_files import CIFAR10_CLASSES
+from kilolayer.data.sources.classes import NamedPictures, join_pictures, merge_class_names, name_notes
 from kilolayer.data.sources.splits import Assignment, SourceLayout, Split
 from kilolayer.errors import InputError
 from kilolayer.system.message_text import listing, quote
@@ -53,7 +53,7 @@ def picture_source(
     require_memory(encoded_bytes, f"the encoded images of {layout.path}")
     lots = {part: read_pictures(splits) for part, splits in assignment.parts().items()}
     all_lots = [lot for part_lots in lots.values() for lot in part_lots]
-    classes = merged_class_names(all_lots)
+    classes = merge_class_names(all_lots)
     parts = {
         part: replace(join_pictures(part_lots, classes), appearance=data.appearance)
         for part, part_lots in lots.items()
@@ -163,13 +163,13 @@ def _inspect_parts(
         )
         for name in names
     }
-    if any(isinstance(result, Unreadable) for some in results.values() for result in some):
+    if any(isinstance(result, Unreadable) for part_results in results.values() for result in part_results):
         if "train" in results:
             results["train"] = inspect_pictures(parts["train"], "checking the training images")
         refuse_unusable([parts[name] for name in names], list(results.values()), ADVICE)
     return {
-        name: [result for result in some if isinstance(result, InspectedPicture)]
-        for name, some in results.items()
+        name: [result for result in part_results if isinstance(result, InspectedPicture)]
+        for name, part_results in results.items()
     }
 
 
@@ -194,7 +194,7 @@ def stratified_holdout(labels: NDArray[np.int64], classes: tuple[str, ...], seed
     return test
 
 
-def decoded_format(pictures: EncodedPictures, image_size: int | None) -> PixelFormat:
+def inspect_format(pictures: EncodedPictures, image_size: int | None) -> PixelFormat:
     """The format that these pictures are decoded to. Raises `InputError` for unusable pictures."""
     results = read_headers(pictures, "checking the images")
     refuse_unusable([pictures], [results], ADVICE)
@@ -213,8 +213,8 @@ def _common_format(headers: set[Header], image_size: int | None) -> PixelFormat:
 def _title(name: str, classes: tuple[str, ...], headers: set[Header], counts: tuple[int, int]) -> str:
     # Figures measured on re-encoded pixels must say so, wherever the files lie.
     lossy = {(header.format, header.size) for header in headers} == {("JPEG", (32, 32))}
-    same = lossy and classes == CIFAR10_CLASSES and counts == (50_000, 10_000)
-    return "CIFAR-10 (JPEG re-encode)" if same else name
+    is_cifar10 = lossy and classes == CIFAR10_CLASSES and counts == (50_000, 10_000)
+    return "CIFAR-10 (JPEG re-encode)" if is_cifar10 else name
 
 
 def _check_classes(name: str, classes: tuple[str, ...], parts: Mapping[str, EncodedPictures]) -> None:

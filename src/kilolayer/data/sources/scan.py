@@ -44,7 +44,7 @@ class FolderTree:
     path: Path
     folders: tuple[FolderTree, ...]
     pictures: tuple[Path, ...]
-    others: tuple[Path, ...]
+    other_files: tuple[Path, ...]
     system_files: tuple[Path, ...]
     non_files: tuple[Path, ...]
     inode: tuple[int, int]
@@ -59,7 +59,7 @@ class FolderTree:
         return self.path.name
 
     @property
-    def filled(self) -> tuple[FolderTree, ...]:
+    def nonempty_folders(self) -> tuple[FolderTree, ...]:
         """The subfolders that hold pictures."""
         return tuple(folder for folder in self.folders if folder.count)
 
@@ -75,9 +75,9 @@ def scan_folder(root: Path) -> FolderTree:
     return _scan(root, ())
 
 
-def ignored_file_notes(folder: FolderTree, used: Callable[[Path], bool]) -> tuple[str, ...]:
+def notes_on_ignored_files(folder: FolderTree, used: Callable[[Path], bool]) -> tuple[str, ...]:
     """Notes on files that are neither pictures nor `used`, and on files that systems left behind."""
-    ignored = [path for subfolder in folder.walk() for path in subfolder.others if not used(path)]
+    ignored = [path for subfolder in folder.walk() for path in subfolder.other_files if not used(path)]
     system_files = [path for subfolder in folder.walk() for path in subfolder.system_files]
     return (
         *_count_notes(ignored, "not pictures"),

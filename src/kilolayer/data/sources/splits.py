@@ -70,7 +70,7 @@ class Split:
     roles: frozenset[Role]
     location: str
     count: int
-    unlabelled: Callable[[], str]
+    no_label_reason: Callable[[], str]
     readers: tuple[Callable[[], NamedPictures], ...]
     size: int = 0
     damaged: bool = False
@@ -132,7 +132,7 @@ class Assignment:
 
     def lines(self, num_drawn: int | None = None) -> tuple[str, ...]:
         """One line for each part. num_drawn: the size of a test set drawn from the training pictures."""
-        used = [f"{part}: {_described_splits(splits)}" for part, splits in self.parts().items()]
+        used = [f"{part}: {_splits_text(splits)}" for part, splits in self.parts().items()]
         if not self.test:
             count = f"{num_drawn:,} of these images, " if num_drawn is not None else ""
             used.append(f"test: {count}a fifth of each class")
@@ -144,11 +144,11 @@ class Assignment:
             *used,
             *notes,
             *trained,
-            *(f"not used: {_described_splits([split])}: {why}" for split, why in self.unused),
+            *(f"not used: {_splits_text([split])}: {why}" for split, why in self.unused),
         )
 
 
-def _described_splits(splits: Sequence[Split]) -> str:
+def _splits_text(splits: Sequence[Split]) -> str:
     return " and ".join(f"{quantity(split.count, 'image')} of {split.location}" for split in splits)
 
 
@@ -189,7 +189,7 @@ def assign_splits(layout: SourceLayout, data: Data) -> Assignment:
     remaining = [split for split in layout.splits if split not in chosen_splits and not split.is_empty]
     is_pool = not chosen_splits and not any(split.roles for split in layout.splits)
     train = chosen["train"] or (_single_split(layout) if is_pool else _training_split(layout, remaining))
-    remaining, unused = _labelled_splits([split for split in remaining if split not in train])
+    remaining, unused = _splits_with_labels([split for split in remaining if split not in train])
     validation, test = chosen["validation"], chosen["test"] or _split_for_role(layout, remaining, "test")
     offered, reason = _validation_candidate(remaining, test, validation), ""
     if not test and not validation:
@@ -204,7 +204,7 @@ def assign_splits(layout: SourceLayout, data: Data) -> Assignment:
         split.check()
     for split in layout.splits:
         if split not in used and split not in unused:
-            unused[split] = _unused_reason(split, offered)
+            unused[split] = _reason_unused(split, offered)
     return Assignment(train, validation, test, tuple(unused.items()), reason, offered)
 
 
@@ -226,9 +226,9 @@ def _splits_by_option(layout: SourceLayout, data: Data) -> dict[Role, tuple[Spli
     return chosen
 
 
-def _training_split(layout: SourceLayout, rest: Sequence[Split]) -> tuple[Split, ...]:
+def _training_split(layout: SourceLayout, remaining: Sequence[Split]) -> tuple[Split, ...]:
     """The split whose name says that it is for training. Raises `InputError` where there is none."""
-    train = _split_for_role(layout, rest, "train")
+    train = _split_for_role(layout, remaining, "train")
     if not train:
         held_out = [split for split in layout.splits if split.roles] or layout.splits
         raise InputError(
@@ -240,7 +240,7 @@ def _training_split(layout: SourceLayout, rest: Sequence[Split]) -> tuple[Split,
 
 def _check_labels(layout: SourceLayout, splits: Sequence[Split]) -> None:
     for split in splits:
-        if why := split.unlabelled():
+        if why := split.no_label_reason():
             remedy = f"; {split.advice}" if split.advice else ""
             whose = "" if split.name == "all" else f"split {split.name!r} has no labels: "
             raise InputError(f"{layout.path}: {whose}{why}{remedy}")
@@ -324,9 +324,9 @@ def _single_split(layout: SourceLayout) -> tuple[Split, ...]:
     return layout.splits
 
 
-def _labelled_splits(splits: Sequence[Split]) -> tuple[list[Split], dict[Split, str]]:
+def _splits_with_labels(splits: Sequence[Split]) -> tuple[list[Split], dict[Split, str]]:
     """The splits with labels, and for each other held-out split why it has none."""
-    reasons = {split: split.unlabelled() for split in splits if split.roles - {"train"}}
+    reasons = {split: split.no_label_reason() for split in splits if split.roles - {"train"}}
     without = {split: why for split, why in reasons.items() if why}
     return [split for split in splits if split not in without], without
 
@@ -356,7 +356,7 @@ def _validation_candidate(
     return hits[0] if len(hits) == 1 and not validation else None
 
 
-def _unused_reason(split: Split, offered: str | None) -> str:
+def _reason_unused(split: Split, offered: str | None) -> str:
     if split.name == offered:
         return f"--validation {shlex.quote(split.name)} would hold it out"
     if split.damaged and not split.count:

@@ -59,7 +59,7 @@ class CifarFormat:
     parse_names: Callable[[bytes, str], tuple[str, ...]]
 
     @property
-    def required(self) -> dict[str, int]:
+    def record_sizes(self) -> dict[str, int]:
         """The files that must exist, with the bytes of one record."""
         return dict.fromkeys((*self.train, self.test), self.record)
 
@@ -134,7 +134,7 @@ def read_cifar(data: Data) -> StoredDataset | None:
 
     @cache
     def training() -> tuple[Images, tuple[str, ...]]:
-        files = read_members(path, (*format.train, format.meta), format.required)
+        files = read_members(path, (*format.train, format.meta), format.record_sizes)
         images = parse_images(format, {name: files[name] for name in format.train}, path)
         return images, read_class_names(format, files.get(format.meta), path)
 
@@ -153,7 +153,9 @@ def _locate(data: Data) -> tuple[CifarFormat, Path] | None:
     folders = data_folders(data.folder)
     located = next(filter(None, (find_cifar(folder, data.source) for folder in folders)), None)
     if located is None and data.download:
-        fetched = download_archive(archive, folders[0], (*binary.required, binary.meta), binary.required)
+        fetched = download_archive(
+            archive, folders[0], (*binary.record_sizes, binary.meta), binary.record_sizes
+        )
         located = find_cifar(fetched, data.source)
     if located is None:
         raise InputError(
