@@ -90,11 +90,11 @@ def test_the_equation_has_the_layers_that_the_unit_has(words: tuple[str, str, st
     [
         (
             LensSettings(shortcut="scaled", scale=0.9),
-            "0.9^54 = 0.0034 of the signal comes through the 54 shortcuts",
+            "0.9^54 = 0.0034 of the signal passes the 54 shortcuts",
         ),
         (
             LensSettings(shortcut="scaled", scale=1.1),
-            "1.1^54 = 172 of the signal comes through the 54 shortcuts: it",
+            "1.1^54 = 172 of the signal passes the 54 shortcuts: it",
         ),
         (LensSettings(shortcut="scaled", scale=0.5), "0.5^54 = 5.6·10^{−17} of"),
         (LensSettings(shortcut="identity"), "1^54 = 1: the whole signal"),
@@ -106,8 +106,8 @@ def test_the_equation_has_the_layers_that_the_unit_has(words: tuple[str, str, st
         (LensSettings(shortcut="dropout", p=0.5), "0.5^54 = 5.6·10^{−17} is the probability"),
         (LensSettings(shortcut="projection"), "the product of 54"),
         (LensSettings(shortcut="zero"), "There is no shortcut"),
-        (LensSettings("original", "identity"), "But f = ReLU stands after every addition"),
-        (LensSettings("bn_after_addition", "identity"), "But f = BN and ReLU stands after every addition"),
+        (LensSettings("original", "identity"), "But f = ReLU acts after every addition"),
+        (LensSettings("bn_after_addition", "identity"), "But f = BN and ReLU acts after every addition"),
     ],
 )
 def test_it_is_said_in_a_plain_sentence(choice: LensSettings, said: str) -> None:

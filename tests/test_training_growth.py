@@ -228,10 +228,10 @@ def test_growths_that_are_none(start: Any, changes: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("unit", "why"),
     [
-        (replace(PREACT, h=Zero()), "their shortcut is no identity"),
-        (replace(PREACT, h=Dropout(0.5)), "their shortcut is no identity"),
-        (replace(PREACT, h=Projection()), "their shortcut is no identity"),
-        (replace(PREACT, h=ExclusiveGate()), "their shortcut is no identity"),
+        (replace(PREACT, h=Zero()), "their shortcut is not the identity"),
+        (replace(PREACT, h=Dropout(0.5)), "their shortcut is not the identity"),
+        (replace(PREACT, h=Projection()), "their shortcut is not the identity"),
+        (replace(PREACT, h=ExclusiveGate()), "their shortcut is not the identity"),
         (Unit(arrangement=ARRANGEMENTS["bn_after_addition"]), "a BN stands behind their addition"),
         (
             Unit(arrangement=ARRANGEMENTS["relu_before_addition"]),
@@ -243,7 +243,9 @@ def test_growths_that_are_none(start: Any, changes: Any, said: str) -> None:
 def test_units_that_cannot_rest_are_refused(unit: Unit, why: str) -> None:
     with pytest.raises(InputError) as refused:
         growing(unit)
-    assert str(refused.value).startswith(f"growth: units of this network cannot rest, because {why}; allowed")
+    assert str(refused.value).startswith(
+        f"progressive depth: units of this network cannot be inactive, because {why}; allowed"
+    )
     assert growing(PREACT)
 
 

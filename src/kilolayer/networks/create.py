@@ -35,7 +35,9 @@ class FeatureNetwork(nn.Module):
         self.out_indices = tuple(range(count)) if out_indices is None else tuple(out_indices)
         for index in self.out_indices:
             if not 0 <= index < count:
-                raise InputError(f"out_indices holds {index}; allowed: 0 to {count - 1}, a stage each")
+                raise InputError(
+                    f"out_indices holds {index}; allowed: 0 to {count - 1}, the numbers of the stages"
+                )
         network.classifier = nn.Identity()
         self.network = network
 

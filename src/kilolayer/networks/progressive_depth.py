@@ -32,14 +32,14 @@ def check_progressive_depth(network: Network) -> None:
         why = None if placed.name.endswith(".0") else _obstacle(placed.layout)
         if why:
             raise InputError(
-                f"growth: units of this network cannot rest, because {why}; allowed: units with an identity "
-                f"shortcut, in the original arrangement or in full or ReLU-only pre-activation"
+                f"progressive depth: units of this network cannot be inactive, because {why}; allowed: units "
+                f"with an identity shortcut, in the original arrangement, full or ReLU-only pre-activation"
             )
 
 
 def _obstacle(layout: Layout) -> str | None:
     if layout.h or layout.g or layout.p:
-        return "their shortcut is no identity"
+        return "their shortcut is not the identity"
     if layout.f not in ((), (op.ReLU(),)):
         return "a BN stands behind their addition"
     ends_in_weights = isinstance(layout.F[-1], op.Conv | op.BatchNorm)

@@ -44,7 +44,10 @@ class Segment:
     def __post_init__(self) -> None:
         if self.units < 1 or (self.parts and sum(self.parts) != self.units):
             inside = sum(self.parts)
-            raise InputError(f"a segment of {self.units} units has parts of {inside}; allowed: equal, from 1")
+            raise InputError(
+                f"a segment of {self.units} units has parts of {inside} units; allowed: a segment of at least "
+                f"1 unit, and parts that add up to it"
+            )
 
     @property
     def recomputations(self) -> int:

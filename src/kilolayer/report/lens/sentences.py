@@ -45,7 +45,7 @@ def explain_shortcuts(unit: Unit, prediction: MeanFieldPrediction) -> str:
     sentences = (
         _shortcuts(unit.h, units),
         _between(unit),
-        f"By all paths together the first unit's gradient is in theory {_number(all_paths)} times the last"
+        f"In theory the gradient at the first unit, along all paths, is {_number(all_paths)} times the last"
         f"{_shortcuts_alone(unit.h, prediction.direct[0])}.",
     )
     return " ".join(filter(None, sentences))
@@ -54,19 +54,19 @@ def explain_shortcuts(unit: Unit, prediction: MeanFieldPrediction) -> str:
 def _shortcuts(h: Shortcut, units: int) -> str:
     match h:
         case Zero():
-            return "There is no shortcut: everything has to pass all the weight layers."
+            return "There is no shortcut: the signal passes through every weight layer."
         case Scaled(factor):
-            return _remaining_signal(factor, units, f"of the signal comes through the {units} shortcuts")
+            return _remaining_signal(factor, units, f"of the signal passes the {units} shortcuts")
         case ExclusiveGate(bias):
             return _gate_sentence(bias, units)
         case Dropout(p):
             text = f"is the probability that a value passes all {units} shortcuts without being dropped"
             return _remaining_signal(1 - p, units, text)
         case Projection():
-            text = f"Every shortcut is a matrix of its own: what comes through is the product of {units}, "
+            text = f"Every shortcut is a matrix: the signal passes the product of {units} matrices, "
             return text + "which mixes the channels and has no fixed factor."
         case Identity():
-            return f"1^{units} = 1: the whole signal comes through the {units} shortcuts."
+            return f"1^{units} = 1: the whole signal passes the {units} shortcuts."
         case _:
             return f"Theory has no factor for {type(h).__name__}: no prediction of the shortcuts alone."
 
@@ -75,20 +75,22 @@ def _shortcuts_alone(h: Shortcut, direct: float) -> str:
     """The gradient through the shortcuts alone, including f and the changes of shape."""
     if isinstance(h, Zero):
         return ""
-    return f"; through the shortcuts alone it is {_number(direct)} times, with f and the changes of shape"
+    return (
+        f"; through the shortcuts alone it is {_number(direct)} times, including f and the changes of shape"
+    )
 
 
 def _gate_sentence(bias: float, units: int) -> str:
     """The share that gated shortcuts pass at the start of training, with W_g at its mean, 0."""
     b_g, opened = _minus_sign(bias), 1 / (1 + math.exp(bias))
     text = f"With b_g = {b_g} a gate leaves about 1 − σ({b_g}) = {opened:.4g} of its shortcut: "
-    return text + _remaining_signal(opened, units, f"of the signal comes through all {units}")
+    return text + _remaining_signal(opened, units, f"of the signal passes all {units}")
 
 
 def _remaining_signal(factor: float, units: int, subject: str) -> str:
     """The factor of all units together, with a verdict."""
     remaining = factor**units
-    verdict = ": as good as nothing." if remaining < 0.01 else ": it explodes." if remaining > 100 else "."
+    verdict = ": almost nothing." if remaining < 0.01 else ": it explodes." if remaining > 100 else "."
     return f"{factor:.4g}^{units} = {_number(remaining)} {subject}{verdict}"
 
 
@@ -96,7 +98,7 @@ def _between(unit: Unit) -> str:
     f = " and ".join(map(str, unit.arrangement.f))
     if not f or isinstance(unit.h, Zero):
         return ""
-    return f"But f = {f} stands after every addition, so the way from unit to unit is not clear."
+    return f"But f = {f} acts after every addition, so the path from unit to unit is not clear."
 
 
 def _number(value: float) -> str:
