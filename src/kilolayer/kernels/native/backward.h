@@ -46,21 +46,21 @@ void conv_backward(const Batch& b, const Conv& conv, const Gradient& gradient, c
   parallel(b, [&](int thread, int from, int to) {
     WorkSums work_sums(thread_sums, thread, w.inputs);
     const auto out = store(work_sums.sums);
-    Buffers& own = buffers();
+    Buffers& buffers_of_thread = buffers();
     float* dw = wgrad.of(thread);
     Accumulate accumulate = Accumulate::OVERWRITE;
     ScaleRange gradients(GRADIENT_LIMIT), activations(ACTIVATION_LIMIT);
     if (w.kernel == 1) {
-      mul_t* buffer = own.g.take<mul_t>(int64_t{chunk_size(w)} * w.outputs);
-      mul_t* second = own.shifted.take<mul_t>(int64_t{chunk_size(w)} * w.outputs);
-      mul_t* a_groups = own.groups.take<mul_t>(int64_t{chunk_size(w)} * w.inputs);
+      mul_t* g_buffer = buffers_of_thread.g.take<mul_t>(int64_t{chunk_size(w)} * w.outputs);
+      mul_t* pair_buffer = buffers_of_thread.shifted.take<mul_t>(int64_t{chunk_size(w)} * w.outputs);
+      mul_t* a_groups = buffers_of_thread.groups.take<mul_t>(int64_t{chunk_size(w)} * w.inputs);
       const auto prefetch_next = [&](int64_t p, int count) {
         gradient.prefetch(p + CHUNK, count);
         input.prefetch(p + CHUNK, count);
       };
       for_chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
-        const mul_t* g = load_chunk(gradient, pixel, count, buffer, gradients);
-        const mul_t* g_groups = pair_all_pixels(g, w.outputs, count, second);
+        const mul_t* g = load_chunk(gradient, pixel, count, g_buffer, gradients);
+        const mul_t* g_groups = pair_all_pixels(g, w.outputs, count, pair_buffer);
         activations.fit([&](Scaling& scaled) { fill_grouped(input, pixel, count, a_groups, scaled); });
         work_sums.run([&] {
           conv_1x1(flipped, packed, weight_unscale * gradients.unscale(), g, count, out, pixel, prefetch_next);
@@ -76,9 +76,9 @@ void conv_backward(const Batch& b, const Conv& conv, const Gradient& gradient, c
       const FramedImages f{output.height, output.width, w.outputs};
       const ShiftedGradient s{output.height, output.width, w.outputs};
       const ColumnSplit split{b.width, w.inputs};
-      mul_t* g = framed_buffer(f, own.g);
-      mul_t* shifted = own.shifted.take<mul_t>(s.size());
-      mul_t* a = own.groups.take<mul_t>(2 * b.height * split.half());
+      mul_t* g = framed_buffer(f, buffers_of_thread.g);
+      mul_t* shifted = buffers_of_thread.shifted.take<mul_t>(s.size());
+      mul_t* a = buffers_of_thread.groups.take<mul_t>(2 * b.height * split.half());
       for (int n = from; n < to; ++n, accumulate = Accumulate::ADD) {
         const int64_t pixel = int64_t{n} * b.area();
         load_framed(gradient, f, int64_t{n} * output.area(), g, gradients);
@@ -94,10 +94,10 @@ void conv_backward(const Batch& b, const Conv& conv, const Gradient& gradient, c
         const FramedImages f{b.height, b.width, w.outputs, images};
         const ShiftedGradient s{b.height, b.width, w.outputs, images};
         const int64_t pixel = int64_t{n} * b.area();
-        mul_t* g = framed_buffer(f, own.g);
-        mul_t* shifted = own.shifted.take<mul_t>(s.size());
+        mul_t* g = framed_buffer(f, buffers_of_thread.g);
+        mul_t* shifted = buffers_of_thread.shifted.take<mul_t>(s.size());
         const int64_t row = int64_t{TERMS} * s.groups() * w.inputs;
-        mul_t* a_groups = own.groups.take<mul_t>(s.rows() * row);
+        mul_t* a_groups = buffers_of_thread.groups.take<mul_t>(s.rows() * row);
         load_framed(gradient, f, pixel, g, gradients);
         work_sums.run([&] { conv_3x3(flipped, packed, weight_unscale * gradients.unscale(), f, g, out, pixel); });
         shift_columns(f, g, s, shifted);
@@ -155,9 +155,9 @@ inline void padded_shortcut_backward(const Batch& b, const Batch& last, const Un
 inline void relu_backward(const Batch& b, const Unit& u, const bf16* dy, bf16* out, double* norm_sums,
                           double* projection_sums) {
   const int channels = u.last().weights.outputs;
-  ThreadSums thread_sums(b.threads, channels), second(b.threads, channels);
+  ThreadSums thread_sums(b.threads, channels), projection_thread_sums(b.threads, channels);
   parallel(b, [&](int thread, int from, int to) {
-    WorkSums work_sums(thread_sums, thread, channels), other(second, thread, channels);
+    WorkSums work_sums(thread_sums, thread, channels), projection_work(projection_thread_sums, thread, channels);
     for_chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
       work_sums.run([&] {
         correlate(work_sums.sums, channels, pixel, count, [&](int64_t at, int, vec& t) {
@@ -169,8 +169,8 @@ inline void relu_backward(const Batch& b, const Unit& u, const bf16* dy, bf16* o
         });
       });
       if (!u.projection) return;
-      other.run([&] {
-        correlate(other.sums, channels, pixel, count, [&](int64_t at, int, vec& t) {
+      projection_work.run([&] {
+        correlate(projection_work.sums, channels, pixel, count, [&](int64_t at, int, vec& t) {
           t = load(u.projection->out + at);
           return load(out + at);
         });
@@ -178,16 +178,16 @@ inline void relu_backward(const Batch& b, const Unit& u, const bf16* dy, bf16* o
     });
   });
   thread_sums.reduce(norm_sums);
-  second.reduce(projection_sums);
+  projection_thread_sums.reduce(projection_sums);
 }
 
 // Calls act with a load of the gradient of a convolution's output. Empty coefficients: `g` is that gradient. Otherwise `g` is
 // the gradient of the output of the BN behind the convolution.
 template <class Do>
-void with_gradient(const Conv& conv, const bf16* g, const Coefficients& coefficients, const Do& act) {
+void with_gradient(const Conv& conv, const bf16* g, const Coefficients& coefficients, const Do& run) {
   const int channels = conv.weights.outputs;
-  if (coefficients.first.empty()) act(IdentityLoad{g, channels});
-  else act(BnBackwardLoad{g, conv.out, channels, coefficients.first.data(), coefficients.second.data(),
+  if (coefficients.first.empty()) run(IdentityLoad{g, channels});
+  else run(BnBackwardLoad{g, conv.out, channels, coefficients.first.data(), coefficients.second.data(),
                           coefficients.third.data()});
 }
 
@@ -197,14 +197,17 @@ inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
   const Batch& last = at.back();
   Coefficients dnorm(0);  // the backward pass of the BN behind the current convolution
   Coefficients dprojection_norm(0);  // the backward pass of the BN behind the projection
-  std::vector<double> norm_sums, second;
+  std::vector<double> norm_sums, projection_sums;
   if (u.final_norm) {
     const int channels = u.last().weights.outputs;
     bf16* masked_dy = batch_scratch<4>().take<bf16>(int64_t(last.count()) * channels);
-    norm_sums.resize(2 * channels), second.resize(2 * channels);
-    relu_backward(last, u, dy, masked_dy, norm_sums.data(), second.data());
+    norm_sums.resize(2 * channels), projection_sums.resize(2 * channels);
+    relu_backward(last, u, dy, masked_dy, norm_sums.data(), projection_sums.data());
     dnorm = bn_backward_coefficients(*u.final_norm, channels, norm_sums.data(), last.count());
-    if (u.projection) dprojection_norm = bn_backward_coefficients(*u.projection->norm, channels, second.data(), last.count());
+    if (u.projection) {
+      const Norm& norm = *u.projection->norm;
+      dprojection_norm = bn_backward_coefficients(norm, channels, projection_sums.data(), last.count());
+    }
     dy = masked_dy;
   }
   const bf16* g = dy;
@@ -215,7 +218,7 @@ inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
     norm_sums.resize(2 * inputs);
     const int64_t size = int64_t(at[i].count()) * inputs;
     bf16* out = i == 0 ? dx : i % 2 ? batch_scratch<2>().take<bf16>(size) : batch_scratch<3>().take<bf16>(size);
-    const auto through = [&](const auto& gradient, const auto& input) {
+    const auto run_backward = [&](const auto& gradient, const auto& input) {
       const auto masked = [&](Sums s) {
         return ReluBackwardStore{conv.in, out, inputs, coefficients.first.data(), coefficients.second.data(), s};
       };
@@ -227,7 +230,7 @@ inline void backward(const Batch& b, const Unit& u, const bf16* dy, bf16* dx) {
       else conv_backward(at[i], conv, gradient, input, written, norm_sums.data());
     };
     with_input(conv, coefficients, [&](const auto& input) {
-      with_gradient(conv, g, dnorm, [&](const auto& gradient) { through(gradient, input); });
+      with_gradient(conv, g, dnorm, [&](const auto& gradient) { run_backward(gradient, input); });
     });
     if (conv.norm) dnorm = bn_backward_coefficients(*conv.norm, inputs, norm_sums.data(), at[i].count());
     g = out;

@@ -35,14 +35,14 @@ struct Buffers {  // one set per thread
 };
 
 inline Buffers& buffers() {
-  thread_local Buffers own;
-  return own;
+  thread_local Buffers buffers;
+  return buffers;
 }
 
 template <int Index>
 Scratch& batch_scratch() {  // of the calling thread, for data that spans the batch
-  thread_local Scratch own;
-  return own;
+  thread_local Scratch scratch;
+  return scratch;
 }
 
 // Fp32 sums of `channels` channels. Every call of run() starts from zero and adds its sums to the thread's fp64 sums.

@@ -38,8 +38,8 @@ class ThreadSums {
  public:
   ThreadSums(int threads, int channels) : channels_(channels), sums_(size_t(2) * threads * channels) {}
   void add(int thread, const Sums& part) {
-    double* own = &sums_[size_t(2) * thread * channels_];
-    for (int c = 0; c < channels_; ++c) own[c] += part.first[c], own[channels_ + c] += part.second[c];
+    double* thread_sums = &sums_[size_t(2) * thread * channels_];
+    for (int c = 0; c < channels_; ++c) thread_sums[c] += part.first[c], thread_sums[channels_ + c] += part.second[c];
   }
   // Adds the threads in their order, so that the same number of threads gives the same bits.
   void reduce(double* out) const {

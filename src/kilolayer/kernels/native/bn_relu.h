@@ -28,12 +28,12 @@ struct ReluBackwardLoad {  // g where ReLU(scale·t + shift) is open, else 0; an
     const bf16 *g, *t;
     int channels;
     vec scale, shift;
-    vec before(int64_t pixel) const { return load(t + pixel * channels); }
-    vec through(vec before, vec gradient) const {
-      const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(before, scale, shift), _mm512_setzero_ps(), _CMP_GT_OQ);
+    vec input(int64_t pixel) const { return load(t + pixel * channels); }
+    vec mask(vec t_value, vec gradient) const {
+      const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(t_value, scale, shift), _mm512_setzero_ps(), _CMP_GT_OQ);
       return _mm512_maskz_mov_ps(open, gradient);
     }
-    vec operator()(int64_t pixel) const { return through(before(pixel), load(g + pixel * channels)); }
+    vec operator()(int64_t pixel) const { return mask(input(pixel), load(g + pixel * channels)); }
   };
   Lane lane(int c) const { return {g + c, t + c, channels, _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c)}; }
 };
@@ -46,9 +46,9 @@ inline void bn_relu_backward(const Batch& b, const Norm& n, int channels, const 
     WorkSums work_sums(thread_sums, thread, channels);
     for_chunks(int64_t{from} * b.area(), int64_t{to} * b.area(), [&](int64_t pixel, int count) {
       work_sums.run([&] {
-        correlate(work_sums.sums, channels, pixel, count, [&](int64_t at, int c, vec& before) {
-          before = load(t + at);
-          return source.lane(c).through(before, load(da + at));
+        correlate(work_sums.sums, channels, pixel, count, [&](int64_t at, int c, vec& t_value) {
+          t_value = load(t + at);
+          return source.lane(c).mask(t_value, load(da + at));
         });
       });
     });
@@ -63,8 +63,8 @@ inline void bn_relu_backward(const Batch& b, const Norm& n, int channels, const 
           int at = c;
           for (auto& lane : lanes) {
             const vec alpha = _mm512_loadu_ps(&dnorm.first[at]), beta = _mm512_loadu_ps(&dnorm.second[at]);
-            const vec rest = _mm512_fmadd_ps(lane.before(p), beta, _mm512_loadu_ps(&dnorm.third[at]));
-            store(dt + p * channels + at, _mm512_fmadd_ps(lane(p), alpha, rest));
+            const vec constant = _mm512_fmadd_ps(lane.input(p), beta, _mm512_loadu_ps(&dnorm.third[at]));
+            store(dt + p * channels + at, _mm512_fmadd_ps(lane(p), alpha, constant));
             at += LANES;
           }
         }

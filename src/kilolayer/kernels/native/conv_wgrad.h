@@ -18,8 +18,8 @@ enum class Accumulate : __mmask16 { OVERWRITE = 0, ADD = 0xffff };
 
 // sums += unscale·sum, or sums = unscale·sum for OVERWRITE; then `sum` is reset to zero.
 [[gnu::always_inline]] inline void add_to(float* sums, acc_t& sum, vec unscale, Accumulate accumulate) {
-  const vec before = _mm512_maskz_loadu_ps(static_cast<__mmask16>(accumulate), sums);
-  _mm512_storeu_ps(sums, SCALED ? _mm512_fmadd_ps(to_fp32(sum), unscale, before) : _mm512_add_ps(to_fp32(sum), before));
+  const vec previous = _mm512_maskz_loadu_ps(static_cast<__mmask16>(accumulate), sums);
+  _mm512_storeu_ps(sums, SCALED ? _mm512_fmadd_ps(to_fp32(sum), unscale, previous) : _mm512_add_ps(to_fp32(sum), previous));
   sum = acc_t{};
 }
 

@@ -24,13 +24,13 @@ inline void accumulate(const Sums& sums, int c, const Pixel& pixel) {
     for (int k = 0; k < K; ++k) pixel(p, k, first[p % CHAINS][k], second[p % CHAINS][k]);
 #pragma GCC unroll 2
   for (int k = 0; k < K; ++k) {
-    float *one = sums.first + c + k * LANES, *two = sums.second + c + k * LANES;
+    float *first_total = sums.first + c + k * LANES, *second_total = sums.second + c + k * LANES;
     for (int i = 1; i < CHAINS; ++i) {
       first[0][k] = _mm512_add_ps(first[0][k], first[i][k]);
       second[0][k] = _mm512_add_ps(second[0][k], second[i][k]);
     }
-    _mm512_storeu_ps(one, _mm512_add_ps(_mm512_loadu_ps(one), first[0][k]));
-    _mm512_storeu_ps(two, _mm512_add_ps(_mm512_loadu_ps(two), second[0][k]));
+    _mm512_storeu_ps(first_total, _mm512_add_ps(_mm512_loadu_ps(first_total), first[0][k]));
+    _mm512_storeu_ps(second_total, _mm512_add_ps(_mm512_loadu_ps(second_total), second[0][k]));
   }
 }
 
@@ -118,10 +118,10 @@ struct ReluBackwardStore {  // the gradient g where ReLU(scale·t + shift) is op
     for (int k = 0; k < K; ++k) a[k] = _mm512_loadu_ps(scale + c + k * LANES), b[k] = _mm512_loadu_ps(shift + c + k * LANES);
     accumulate<P, K>(sums, c, [&](int p, int k, vec& sum, vec& products) {
       const int64_t index = (pixel + p) * channels + c + k * LANES;
-      const vec before = load(t + index);
-      const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(before, a[k], b[k]), _mm512_setzero_ps(), _CMP_GT_OQ);
+      const vec t_value = load(t + index);
+      const __mmask16 open = _mm512_cmp_ps_mask(_mm512_fmadd_ps(t_value, a[k], b[k]), _mm512_setzero_ps(), _CMP_GT_OQ);
       sum = _mm512_mask_add_ps(sum, open, sum, y[p][k]);
-      products = _mm512_mask3_fmadd_ps(y[p][k], before, products, open);
+      products = _mm512_mask3_fmadd_ps(y[p][k], t_value, products, open);
       y[p][k] = _mm512_maskz_mov_ps(open, y[p][k]);
     });
     store_block(out + pixel * channels + c, channels, y);

@@ -88,10 +88,10 @@ void conv_forward(const Batch& b, const Conv& conv, const Source& source, const 
 }
 
 template <class Do>
-void with_input(const Conv& conv, const Coefficients& coefficients, const Do& act) {
+void with_input(const Conv& conv, const Coefficients& coefficients, const Do& run) {
   const int channels = conv.weights.inputs;
-  if (conv.norm) act(BnReluLoad{{conv.in, channels, coefficients.first.data(), coefficients.second.data()}});
-  else act(IdentityLoad{conv.in, channels});
+  if (conv.norm) run(BnReluLoad{{conv.in, channels, coefficients.first.data(), coefficients.second.data()}});
+  else run(IdentityLoad{conv.in, channels});
 }
 
 // x' = ReLU(h + BN(t))

@@ -37,10 +37,10 @@ inline void load_image(const Images& of, int64_t n, mul_t* frame, Scaling& scale
     mul_t* to = frame + int64_t{y + of.padding} * of.row() + of.padding * of.channels;
     for (int i = 0; i < full; i += LANES) store(to + i, scaled(load(from + i), i / LANES));
     if (full == length) continue;
-    bf16 rest[LANES] = {};
-    std::memcpy(rest, from + full, (length - full) * sizeof(bf16));
+    bf16 tail[LANES] = {};
+    std::memcpy(tail, from + full, (length - full) * sizeof(bf16));
     mul_t last[LANES];
-    store(last, scaled(load(rest)));
+    store(last, scaled(load(tail)));
     std::memcpy(to + full, last, (length - full) * sizeof(mul_t));
   }
 }
@@ -89,7 +89,7 @@ void for_patches(const Batch& b, const Images& of, const Start& start, const Act
   });
 }
 
-// Calls run(state, through) for every chunk; through(store) multiplies the chunk. `b` is the batch of the output.
+// Calls run(state, multiply) for every chunk; multiply(store) computes it. `b` is the batch of the output.
 template <class Start, class Run>
 void conv_patches(const Batch& b, const Images& of, const Weights& w, const Start& start, const Run& run) {
   Im2colWeights im2col(of, w);
@@ -107,8 +107,8 @@ void conv_patches(const Batch& b, const Images& of, const Weights& w, const Star
 inline void im2col_forward(const Batch& b, const Images& of, const Weights& w, bf16* y, double* sums) {
   ThreadSums thread_sums(b.threads, w.outputs);
   conv_patches(b, of, w, [&](int thread) { return WorkSums(thread_sums, thread, w.outputs); },
-               [&](WorkSums& work_sums, const auto& through) {
-    work_sums.run([&] { through(StatisticsStore{y, w.outputs, work_sums.sums}); });
+               [&](WorkSums& work_sums, const auto& multiply) {
+    work_sums.run([&] { multiply(StatisticsStore{y, w.outputs, work_sums.sums}); });
   });
   thread_sums.reduce(sums);
 }
@@ -116,7 +116,7 @@ inline void im2col_forward(const Batch& b, const Images& of, const Weights& w, b
 // At inference: y + bias, or ReLU(y + bias).
 inline void im2col_infer(const Batch& b, const Images& of, const Weights& w, const float* bias, bool has_relu, bf16* y) {
   const BiasStore out{y, w.outputs, bias, relu_floor(has_relu)};
-  conv_patches(b, of, w, [](int) { return 0; }, [&](int, const auto& through) { through(out); });
+  conv_patches(b, of, w, [](int) { return 0; }, [&](int, const auto& multiply) { multiply(out); });
 }
 
 inline void im2col_backward(const Batch& b, const Images& of, const Weights& w, const bf16* dy, float* dweight) {

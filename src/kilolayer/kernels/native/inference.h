@@ -150,28 +150,28 @@ inline void infer_unit(const Geometry& b, const Geometry& output, const FoldedUn
   int64_t size = 0;
   for (int i = 0; i < u.depth; ++i) size = std::max(size, FramedImages{b.height, b.width, u.convs[i].inputs}.size());
   mul_t* rooms[2] = {buffers().a.take<mul_t>(size), buffers().g.take<mul_t>(size)};
-  const auto read = [&](bool activated, const auto& act) {
-    if (activated) act(BnReluLoad{{x, inputs, u.scale, u.shift}});
-    else act(IdentityLoad{x, inputs});
+  const auto with_load = [&](bool activated, const auto& run) {
+    if (activated) run(BnReluLoad{{x, inputs, u.scale, u.shift}});
+    else run(IdentityLoad{x, inputs});
   };
-  if (u.projection) read(u.activated, [&](const auto& source) { projection_shortcut(b, output, u, source, rooms[0], ranges[0],
+  if (u.projection) with_load(u.activated, [&](const auto& source) { projection_shortcut(b, output, u, source, rooms[0], ranges[0],
                                                                                     y); });
-  if (u.padded) read(u.activated, [&](const auto& source) { padded_shortcut(b, output, u, source, y); });
+  if (u.padded) with_load(u.activated, [&](const auto& source) { padded_shortcut(b, output, u, source, y); });
   const bf16* shortcut = u.projection || u.padded ? y : x;
   const Geometry* at = &b;  // the size that the current convolution reads
   for (int i = 0; i < u.depth; ++i) {
     const FoldedConv& conv = u.convs[i];
     const Geometry* next = conv.stride == 2 ? &output : at;
     mul_t *from = rooms[i % 2], *to = rooms[(i + 1) % 2];
-    const auto through = [&](const auto& out) {
+    const auto run_conv = [&](const auto& out) {
       if (i) conv_cached(*at, conv, from, ranges[i], out);
-      else read(u.scale, [&](const auto& source) { conv_first(*at, conv, source, rooms[0], ranges[0], out); });
+      else with_load(u.scale, [&](const auto& source) { conv_first(*at, conv, source, rooms[0], ranges[0], out); });
     };
     if (i < last)
       ranges[i + 1].fit([&](Scaling& scaled) {
-        through(CacheStore{to, next->offsets(u.convs[i + 1].kernel), conv.outputs, conv.bias, scaled});
+        run_conv(CacheStore{to, next->offsets(u.convs[i + 1].kernel), conv.outputs, conv.bias, scaled});
       });
-    else through(ResidualBiasStore{shortcut, y, channels, conv.bias, relu_floor(u.has_relu)});
+    else run_conv(ResidualBiasStore{shortcut, y, channels, conv.bias, relu_floor(u.has_relu)});
     at = next;
   }
 }

@@ -117,7 +117,8 @@ class ScaleRange {
     if constexpr (!SCALED) return;
     const float most = scaling.largest();
     if (!(most > 0) || !std::isfinite(most) || (most <= limit_ && most > limit_ / 1024)) return;
-    const int exponent = std::ilogb(scale_) + std::ilogb(limit_) - std::ilogb(most) - 1;  // the limit is a power of two; stay below it
+    // The limit is a power of two; stay below it.
+    const int exponent = std::ilogb(scale_) + std::ilogb(limit_) - std::ilogb(most) - 1;
     scale_ = std::ldexp(1.0f, std::max(-126, std::min(126, exponent)));
     Scaling other(scale_);
     write(other);

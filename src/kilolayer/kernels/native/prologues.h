@@ -64,8 +64,8 @@ struct BnBackwardLoad {  // alpha·g + beta·t + gamma, with coefficients of the
     int channels;
     vec alpha, beta, gamma;
     vec operator()(int64_t pixel) const {
-      const vec rest = _mm512_fmadd_ps(load(t + pixel * channels), beta, gamma);
-      return _mm512_fmadd_ps(load(g + pixel * channels), alpha, rest);
+      const vec constant = _mm512_fmadd_ps(load(t + pixel * channels), beta, gamma);
+      return _mm512_fmadd_ps(load(g + pixel * channels), alpha, constant);
     }
   };
   Lane lane(int c) const {
