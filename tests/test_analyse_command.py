@@ -46,7 +46,8 @@ class Loudness:
     largest: float
 
     def charts(self):
-        return (Chart("loudness", "Loudness", "max |x|", "unit", "largest", (Series("x", (1.0,), (self.largest,)),)),)
+        series = Series("x", (1.0,), (self.largest,))
+        return (Chart("loudness", "Loudness", "max |x|", "unit", "largest", (series,)),)
 
     def summary(self):
         return (("largest element", f"{self.largest:.3g}"),)

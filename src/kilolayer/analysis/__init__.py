@@ -1,4 +1,4 @@
-"""The old names of `kilolayer.theory`, `kilolayer.measure` and `kilolayer.statistics`: each warns and names the new."""
+"""The old names of `theory`, `measure` and `statistics`. Each one warns and names the new one."""
 
 from __future__ import annotations
 

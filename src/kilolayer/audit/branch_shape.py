@@ -74,7 +74,7 @@ def _chain(F: AuditLayers) -> tuple[str, int, list[op.Conv]]:
     count = len(paths.paths)
     path = list(convolutions(paths.paths[0]))
     after_join = [layer for layer in F if isinstance(layer, op.Conv)]
-    widened = [_widened_conv(conv, count, first=i == 0) for i, conv in enumerate(path)]
+    widened = [_widen_conv(conv, count, first=i == 0) for i, conv in enumerate(path)]
     if paths.join == "concatenate":
         return "concatenated", count, widened + after_join
     # The last convolution of each path already has the unit's output width.
@@ -82,7 +82,7 @@ def _chain(F: AuditLayers) -> tuple[str, int, list[op.Conv]]:
     return "split", count, [*widened[:-1], last]
 
 
-def _widened_conv(conv: op.Conv, count: int, *, first: bool) -> op.Conv:
+def _widen_conv(conv: op.Conv, count: int, *, first: bool) -> op.Conv:
     channels = conv.in_channels if first else conv.in_channels * count
     return op.Conv(channels, conv.out_channels * count, conv.kernel, conv.stride)
 
@@ -102,12 +102,12 @@ def branch_and_widths(shapes: list[BranchShape], stem: int) -> tuple[Branch, lis
         return None
     widths = [shape.out // 4 for shape in shapes]
     if first.cardinality > 1 or first.inner % widths[0]:  # 1×100d is a bottleneck of another width
-        return _aggregated(first, strided or "3x3", widths)
+        return _fit_aggregated(first, strided or "3x3", widths)
     widen = max(first.inner // widths[0], 1)
     return Bottleneck(widen, strided or "1x1"), widths
 
 
-def _aggregated(
+def _fit_aggregated(
     first: BranchShape, stride_on: StrideOn, widths: list[int]
 ) -> tuple[Branch, list[int]] | None:
     d, remainder = divmod(first.inner // first.cardinality * 64, widths[0])

@@ -125,7 +125,7 @@ class DataflowGraph:
                 missing = (
                     []
                     if at in values
-                    else [input_node for input_node in self._required_inputs(at) if input_node not in values]
+                    else [input_node for input_node in self._value_inputs(at) if input_node not in values]
                 )
                 if missing:
                     waiting.extend(missing)
@@ -135,7 +135,7 @@ class DataflowGraph:
                     values[at] = self._run(at, values)
         return values[target]
 
-    def _required_inputs(self, fx_node: fx.Node) -> list[fx.Node]:
+    def _value_inputs(self, fx_node: fx.Node) -> list[fx.Node]:
         """Its inputs; for a constant, without those of which it reads the shape only."""
         inputs = fx_node.all_input_nodes
         return (

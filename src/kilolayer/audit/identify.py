@@ -133,7 +133,7 @@ def _candidates(
     arrangements: dict[str | None, Arrangement] = {
         name: ARRANGEMENTS[name] for name in ARRANGEMENT_PREFERENCE
     }
-    observed = _observed_arrangement(canonical)
+    observed = _arrangement_of(canonical)
     if observed not in ARRANGEMENTS.values():
         arrangements[None] = observed
     for (name, arrangement), resize, shortcut in product(arrangements.items(), resizes, _change_variants(h)):
@@ -206,7 +206,7 @@ def _resizes(canonical: CanonicalNetwork, shapes: BranchShapes) -> tuple[Downsam
     return ZeroPad(), ZeroPad("preactivated")
 
 
-def _observed_arrangement(canonical: CanonicalNetwork) -> Arrangement:
+def _arrangement_of(canonical: CanonicalNetwork) -> Arrangement:
     """The arrangement of the most frequent unit, one of the paper's or not."""
     middle = [unit for unit in canonical.units[1:] if _letters(unit)] or list(canonical.units)
     unit = Counter(middle).most_common(1)[0][0]

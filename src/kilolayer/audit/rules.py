@@ -44,7 +44,7 @@ def _contradictions(label: NetworkLabel, network: Network) -> Iterator[tuple[str
         yield f"has {network.depth} layers", f"{label.depth} layers"
     named_network = label.network(len(network.stages))
     block = single_path(named_network.unit.branch) if named_network else branch
-    if named_network and type(block) is not type(branch) and not _named_variant(label, network):
+    if named_network and type(block) is not type(branch) and not _is_named_variant(label, network):
         yield f"is made of {branch_words(branch)}", f"{branch_words(named_network.unit.branch)} units"
     before = bool(network.unit.arrangement.before)
     if label.preact and not before and network.unit.arrangement.f[:1] != ("BN",):
@@ -54,7 +54,7 @@ def _contradictions(label: NetworkLabel, network: Network) -> Iterator[tuple[str
         yield f"is {paths_and_width[0]}×{paths_and_width[1]}d", f"{label.cardinality}×{label.d}d"
 
 
-def _named_variant(label: NetworkLabel, network: Network) -> bool:
+def _is_named_variant(label: NetworkLabel, network: Network) -> bool:
     """Whether the label asks for a variant, as "_bottleneck", that the network is."""
     words = ("_basic", "_bottleneck", "_onelayer")
     requested = [word for word in words if word.strip("_") in label.text.lower()]
@@ -220,13 +220,13 @@ def _remarks(context: AuditContext) -> Iterator[AuditFinding]:
         yield AuditFinding(severity, "shortcut", remark, context.unit_names(indices))
 
 
-def _unused(context: AuditContext) -> Iterator[AuditFinding]:
+def _idle_parameters(context: AuditContext) -> Iterator[AuditFinding]:
     if context.unused:
         names = ", ".join(context.unused[:3]) + (" …" if len(context.unused) > 3 else "")
         yield AuditFinding("note", "unused", f"{len(context.unused)} parameter tensors are never used", names)
 
 
-def _unexplained_units(context: AuditContext) -> Iterator[AuditFinding]:
+def _other_unit_differences(context: AuditContext) -> Iterator[AuditFinding]:
     """Differences between units and description that no other rule reports."""
     if context.fit is None:
         return
@@ -247,10 +247,10 @@ def _unexplained_units(context: AuditContext) -> Iterator[AuditFinding]:
                 different.setdefault(f"{subject} {layers_text(a)}; expected {layers_text(b)}", []).append(i)
     for text, indices in different.items():
         yield AuditFinding("deviation", "unit", text, context.unit_names(indices))
-    yield from _unexplained_end(context)
+    yield from _other_end_differences(context)
 
 
-def _unexplained_end(context: AuditContext) -> Iterator[AuditFinding]:
+def _other_end_differences(context: AuditContext) -> Iterator[AuditFinding]:
     if context.fit is None or context.lacks_final_activation():
         return
     expected_tail = context.fit.canonical.tail
@@ -271,5 +271,5 @@ def _comma_separated(numbers: list[int]) -> str:
 
 RULES: tuple[Callable[[AuditContext], Iterator[AuditFinding]], ...] = (
     label_findings, _no_addition, _biases, _final, _raw_projections, _stem_activation, _widths, _option,
-    _stem, _unknown_layers, _remarks, _unused, _unexplained_units,
+    _stem, _unknown_layers, _remarks, _idle_parameters, _other_unit_differences,
 )  # fmt: skip

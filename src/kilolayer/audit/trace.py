@@ -53,7 +53,7 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
             _set_modes(model, dropout=dropout)
             try:
                 recorded = _record(
-                    model, torch.randn(1, channels, image_side, image_side, generator=_seeded_generator())
+                    model, torch.randn(1, channels, image_side, image_side, generator=_new_generator())
                 )
             except Exception as error:  # a foreign model may raise anything
                 error_text = error_text or f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -64,7 +64,7 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
     raise InputError(f"the model takes no image of {channels} channels and side {sizes}: {error_text}")
 
 
-def _seeded_generator() -> torch.Generator:
+def _new_generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 

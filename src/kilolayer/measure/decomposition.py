@@ -72,7 +72,7 @@ class Decomposition:
     stages: tuple[StageSum, ...]
 
     def charts(self) -> tuple[Chart, ...]:
-        return (self._shares(), self._truncation(), self._residuals())
+        return (self._share_chart(), self._truncation_chart(), self._residual_chart())
 
     def summary(self) -> tuple[tuple[str, str], ...]:
         largest = max(self.units, key=lambda unit: unit.norm * unit.cosine)
@@ -125,7 +125,7 @@ class Decomposition:
     def _stage_starts(self) -> tuple[float, ...]:
         return stage_starts([unit.stage for unit in self.units])
 
-    def _shares(self) -> Chart:
+    def _share_chart(self) -> Chart:
         units, name = self.units, "share ⟨F(x_l), x_L⟩ / ‖x_L‖²"
         share = share_text(sum(unit.norm * unit.cosine for unit in units) / len(self.stages))
         # Branches at right angles to one another predict shares of x_L only where x_L is their sum.
@@ -151,7 +151,7 @@ class Decomposition:
             stages=self._stage_starts,
         )
 
-    def _truncation(self) -> Chart:
+    def _truncation_chart(self) -> Chart:
         first, last = self.units[0].truncated, self.units[-1].truncated
         identity = all(unit.truncation == 0 for unit in self.units)
         predicted = (unit_series("share of y_l", [0.0] * len(self.units), "predicted"),) if identity else ()
@@ -171,7 +171,7 @@ class Decomposition:
             stages=self._stage_starts,
         )
 
-    def _residuals(self) -> Chart:
+    def _residual_chart(self) -> Chart:
         x = tuple(float(number) for number, _ in enumerate(self.stages, 1))
         measured = tuple(stage.residual for stage in self.stages)
         from_f, from_h = (

@@ -92,7 +92,7 @@ class LayerResponses:
         return tuple(layer for layer in self.layers if layer.kernel == 3)
 
     def charts(self) -> tuple[Chart, ...]:
-        return (self._stds(), self._sorted(), self._norms(), self._dead())
+        return (self._std_chart(), self._descending_chart(), self._norm_chart(), self._dead_chart())
 
     def summary(self) -> tuple[tuple[str, str], ...]:
         dead = max((relu.dead for relu in self.relus), default=0.0)
@@ -132,7 +132,7 @@ class LayerResponses:
         channels = sum(relu.channels for relu in self.relus)
         return sum(relu.dead * relu.channels for relu in self.relus) / channels if channels else 0.0
 
-    def _stds(self) -> Chart:
+    def _std_chart(self) -> Chart:
         layers = self.spatial_layers()
         return Chart(
             "std",
@@ -149,7 +149,7 @@ class LayerResponses:
             stages=_stage_starts(layers),
         )
 
-    def _sorted(self) -> Chart:
+    def _descending_chart(self) -> Chart:
         stds = sorted((layer.std for layer in self.spatial_layers()), reverse=True)
         return Chart(
             "sorted",
@@ -160,7 +160,7 @@ class LayerResponses:
             (unit_series("response", stds),),
         )
 
-    def _norms(self) -> Chart:
+    def _norm_chart(self) -> Chart:
         return Chart(
             "norms",
             "BN's input statistics, scale and shift",
@@ -177,7 +177,7 @@ class LayerResponses:
             stages=_stage_starts(self.norms),
         )
 
-    def _dead(self) -> Chart:
+    def _dead_chart(self) -> Chart:
         return Chart(
             "dead",
             "Elements and channels that ReLUs set to zero",
@@ -284,7 +284,7 @@ def _record_convolution(record: _ResponseRecord, name: str) -> Callable[..., Non
                 int(module.kernel_size[0]),
                 False,
                 _std(out),
-                _predicted_without_norm(module, args[0]),
+                _predict_without_norm(module, args[0]),
                 out.shape[-1],
             )
         )
@@ -299,7 +299,7 @@ def _record_norm(record: _ResponseRecord, name: str) -> Callable[..., None]:
         if args[0] is record.last and args[0]._version == record.version:
             layer = record.layers.pop()
             record.layers.append(
-                replace(layer, normalised=True, std=_std(out), predicted=_predicted_after_norm(module))
+                replace(layer, normalised=True, std=_std(out), predicted=_predict_after_norm(module))
             )
         record.last = None
 
@@ -313,7 +313,7 @@ def _norm_statistics(name: str, module: _BatchNorm, z: Tensor) -> NormStatistics
     return NormStatistics(name, rms(mean), float(variance.mean().sqrt()), scale, shift, _side(z))
 
 
-def _predicted_after_norm(norm: _BatchNorm) -> float:
+def _predict_after_norm(norm: _BatchNorm) -> float:
     """std(γ ẑ + β) over all channels, where ẑ has mean 0 and variance 1 in each."""
     if not norm.affine:
         return 1.0
@@ -321,7 +321,7 @@ def _predicted_after_norm(norm: _BatchNorm) -> float:
     return float((scale.square().mean() + shift.var(unbiased=False)).sqrt())
 
 
-def _predicted_without_norm(convolution: nn.Conv2d, x: Tensor) -> float:
+def _predict_without_norm(convolution: nn.Conv2d, x: Tensor) -> float:
     """std(W x) for weights independent of x; the zeros of the padding count as pixels."""
     squares = x.double().square().sum(1, keepdim=True) / convolution.groups
     window = squares.new_ones(1, 1, *convolution.kernel_size)

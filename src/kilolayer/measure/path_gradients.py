@@ -97,7 +97,7 @@ def measure_path_gradients(
             unit.branch(gradient) if has_no_shortcut or unit.index in branches else unit.shortcut(gradient)
             for gradient, (_, branches) in zip(single_paths, paths, strict=True)
         ]
-        input_gradient = unit.whole(unit.output_gradient)
+        input_gradient = unit.total(unit.output_gradient)
     size, remainder = norm(input_gradient), norm(input_gradient - torch.stack(by_length).sum(0))
     return PathGradients(
         shortest=shortest,

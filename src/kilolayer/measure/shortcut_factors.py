@@ -63,11 +63,11 @@ class ShortcutFactors:
     units: tuple[UnitFactor, ...]
 
     def charts(self) -> tuple[Chart, ...]:
-        result = [self._products(), self._factors()]
+        result = [self._product_chart(), self._factor_chart()]
         if self._has_values("openness"):
-            result.insert(0, self._gates())
+            result.insert(0, self._gate_chart())
         if self._has_values("spectral"):
-            result.append(self._spectral())
+            result.append(self._spectral_chart())
         return tuple(result)
 
     def summary(self) -> tuple[tuple[str, str], ...]:
@@ -132,7 +132,7 @@ class ShortcutFactors:
     def _stage_starts(self) -> tuple[float, ...]:
         return stage_starts([unit.stage for unit in self.units])
 
-    def _products(self) -> Chart:
+    def _product_chart(self) -> Chart:
         series = [
             _running_product("product of the factors", self._values("factor")),
             _running_product("product of the factors", self._values("predicted"), "predicted"),
@@ -153,7 +153,7 @@ class ShortcutFactors:
             stages=self._stage_starts,
         )
 
-    def _factors(self) -> Chart:
+    def _factor_chart(self) -> Chart:
         return Chart(
             "factor",
             "The effective factor of every shortcut",
@@ -169,7 +169,7 @@ class ShortcutFactors:
             stages=self._stage_starts,
         )
 
-    def _gates(self) -> Chart:
+    def _gate_chart(self) -> Chart:
         return Chart(
             "openness",
             "How open the gates leave the shortcut",
@@ -185,7 +185,7 @@ class ShortcutFactors:
             stages=self._stage_starts,
         )
 
-    def _spectral(self) -> Chart:
+    def _spectral_chart(self) -> Chart:
         return Chart(
             "spectral",
             "The largest singular value of every 1×1 shortcut",
@@ -265,7 +265,7 @@ def _factor(unit: UnitPass, openness: Tensor | None) -> UnitFactor:
         openness=None if openness is None else openness.double().mean().item(),
         openness_std=None if openness is None else openness.double().std().item(),
         spectral=None if matrix is None else float(torch.linalg.matrix_norm(matrix, 2)),
-        predicted=_predicted_factor(unit) if unit.keeps_shape else None,
+        predicted=_predict_factor(unit) if unit.keeps_shape else None,
         predicted_spectral=None if matrix is None else _random_spectral(matrix),
     )
 
@@ -283,7 +283,7 @@ def _random_spectral(matrix: Tensor) -> float:
     return deviation * (math.sqrt(rows) + math.sqrt(columns))
 
 
-def _predicted_factor(unit: UnitPass) -> float | None:
+def _predict_factor(unit: UnitPass) -> float | None:
     """λ as the unit is described; None where h is not a multiple of x, or the unit is not Kilolayer's."""
     module = unit.module
     if unit.h_is_input:

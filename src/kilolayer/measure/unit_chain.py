@@ -4,7 +4,7 @@
     for unit in chain.forward(x):                   # from the first unit to the last
         unit.name, unit.x, unit.h, unit.F, unit.y, unit.out
     for unit in chain.backward(x, labels):          # from the last unit to the first
-        unit.output_gradient, unit.input_gradient, unit.whole(v), unit.shortcut(v), unit.branch(v)
+        unit.output_gradient, unit.input_gradient, unit.total(v), unit.shortcut(v), unit.branch(v)
 
 The model's own code runs, so whatever stands before, between and behind the units takes part. Memory:
 forward holds one unit's activations; backward keeps the input of every √L-th unit and recomputes the others,
@@ -93,7 +93,7 @@ class UnitChain:
     def execution_order(self, x: Tensor) -> ExecutionOrder:
         """The units in the order in which the model runs them on `x`."""
         if self._execution_order is None or self._execution_order.batch != x.shape:
-            with self._preserved(self.model, 0), torch.no_grad():
+            with self._preserve(self.model, 0), torch.no_grad():
                 self._execution_order = record_execution_order(self.model, self._named_units, x)
         return self._execution_order
 
@@ -157,16 +157,16 @@ class UnitChain:
     def run_unit(self, x: Tensor, index: int, signal: Tensor) -> Tensor:
         """The output of unit `index` on its input `signal`, with gradients if the caller has enabled them."""
         unit = self.execution_order(x).units[index]
-        with self._preserved(unit, index + 1):
+        with self._preserve(unit, index + 1):
             out: Tensor = unit(signal)
         return out
 
-    def _preserved(self, module: nn.Module, seed: int) -> AbstractContextManager[None]:
+    def _preserve(self, module: nn.Module, seed: int) -> AbstractContextManager[None]:
         return preserve_state(module, training=self.training, seed=seed)
 
     def _run_from(self, x: Tensor, index: int, out: Tensor) -> Tensor:
         order = self.execution_order(x)
-        with self._preserved(self.model, len(self) + 2 + index):
+        with self._preserve(self.model, len(self) + 2 + index):
             return run_from_unit(self.model, order, x, index, out)
 
     @torch.no_grad()
@@ -190,7 +190,7 @@ class UnitChain:
         unit = self._location(index)[3]
         unit_input = signal.clone()  # a unit may begin with an in-place operation
         tracer = ResidualTracer(unit_input)
-        with self._preserved(unit, index + 1), tracer:
+        with self._preserve(unit, index + 1), tracer:
             out: Tensor = unit(unit_input)
         return out, tracer.addition(out.shape)
 

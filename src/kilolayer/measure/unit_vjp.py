@@ -19,7 +19,7 @@ class UnitVJP:
 
     With J the Jacobian of a part at this input, and any v of the output's shape:
 
-        whole(v)    = (J_h + J_F)ᵀ J_fᵀ v
+        total(v)    = (J_h + J_F)ᵀ J_fᵀ v
         shortcut(v) =  J_hᵀ J_fᵀ v              the direct term: v itself where h and f are the identity
         branch(v)   =  J_Fᵀ J_fᵀ v              the term through the weights
 
@@ -66,14 +66,14 @@ class UnitVJP:
     @cached_property
     def input_gradient(self) -> Tensor:
         """∂ε/∂x, at the unit's input."""
-        return self.whole(self.output_gradient)
+        return self.total(self.output_gradient)
 
     @property
     def h_is_input(self) -> bool:
         """Whether h(x) is x itself."""
         return self._addition is not None and self._addition.shortcut.is_input
 
-    def whole(self, vector: Tensor) -> Tensor:
+    def total(self, vector: Tensor) -> Tensor:
         """(J_h + J_F)ᵀ J_fᵀ v."""
         return self._vjp(self._out, self._x, vector)
 
@@ -94,7 +94,7 @@ class UnitVJP:
     def branch(self, vector: Tensor) -> Tensor:
         """J_Fᵀ J_fᵀ v; everything in a unit without a shortcut."""
         if self._addition is None:
-            return self.whole(vector)
+            return self.total(vector)
         if self._addition.branch.edge is None:
             return torch.zeros_like(self._x)
         return self._vjp(self._addition.branch.edge, self._x, self.through_f(vector))

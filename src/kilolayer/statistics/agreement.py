@@ -171,7 +171,7 @@ def judge_agreement(
     >>> judge_agreement(PublishedResult(6.61), [8.1, 8.2, 8.3]).word
     'differs'
     """
-    value, kind = _compared_value(published)
+    value, kind = _comparable_value(published)
     summary = summarize_runs(runs, of="mean" if kind == "mean" else "median", chance=chance)
     if summary is None:
         return Agreement("not run", "no run yet")
@@ -194,7 +194,7 @@ def judge_agreement(
     )
 
 
-def _compared_value(published: PublishedResult) -> tuple[float | None, str]:
+def _comparable_value(published: PublishedResult) -> tuple[float | None, str]:
     """The figure to compare with, and its kind of statistic."""
     kind = published.statistic.kind
     if kind == "best" and published.mean is not None:

@@ -83,7 +83,7 @@ def predict_propagation(network: Network, *, seed: int = 0) -> MeanFieldPredicti
         units=tuple(unit.name for unit in network.units()),
         signal=tuple(x.second_moment for x in theory.signals),
         common=tuple(x.common / x.second_moment if x.second_moment else 0.0 for x in theory.signals),
-        gradient=theory.gradient_norms([unit.whole for unit in theory.unit_backwards]),
+        gradient=theory.gradient_norms([unit.total for unit in theory.unit_backwards]),
         direct=theory.gradient_norms([unit.shortcut for unit in theory.unit_backwards]),
     )
 
@@ -116,7 +116,7 @@ class UnitBackward:
     shortcut: BackwardMap
     branch: BackwardMap
 
-    def whole(self, gradient: Population) -> Population:
+    def total(self, gradient: Population) -> Population:
         """Both maps together; squares add, since branch and shortcut are uncorrelated."""
         return add_populations(self.shortcut(gradient), self.branch(gradient), are_squares=True)
 
@@ -181,8 +181,8 @@ def _run_unit(
         gate = _Gate(layout, x, h, F, dynamics)
         h, F = scale_population(h, gate.shortcut_factor), scale_population(F, gate.branch_factor)
         h_back, F_back = (
-            _scaled_backward(h_back, gate.shortcut_factor),
-            _summed_backward(_scaled_backward(F_back, gate.branch_factor), gate.back),
+            _scale_backward(h_back, gate.shortcut_factor),
+            _sum_backwards(_scale_backward(F_back, gate.branch_factor), gate.back),
         )
     out, f_back = dynamics.run(layout.f, add_populations(h, F))
     return out, UnitBackward(
@@ -208,11 +208,11 @@ class _Gate:
         return self._back(scale_population(gradient, np.square(self._slope)))
 
 
-def _scaled_backward(back: BackwardMap, factor: Array) -> BackwardMap:
+def _scale_backward(back: BackwardMap, factor: Array) -> BackwardMap:
     return lambda gradient: back(scale_population(gradient, np.square(factor)))
 
 
-def _summed_backward(first: BackwardMap, second: BackwardMap) -> BackwardMap:
+def _sum_backwards(first: BackwardMap, second: BackwardMap) -> BackwardMap:
     return lambda gradient: add_populations(first(gradient), second(gradient), are_squares=True)
 
 
