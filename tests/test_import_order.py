@@ -19,6 +19,7 @@ ORDER = (
     "data",
     "kernels",
     "training",
+    "values",  # descriptions as JSON: of units, networks, data, training
     "runs",
     "theory",
     "measure",
@@ -33,9 +34,8 @@ ORDER = (
     "analysis",
     "__main__",
 )
-# `values` writes descriptions from every folder as JSON and reads them lazily, so it may be imported
-# everywhere and imports what it likes; the package's own front door re-exports lazily as well.
-EXEMPT = ("values", "__init__")
+# The package's own front door re-exports lazily.
+EXEMPT = ("__init__",)
 
 FILES = sorted(SOURCE.rglob("*.py"))
 
