@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import kilolayer
+from kilolayer.report.analysis_report import short_names
 from kilolayer.report.document import Table
 from kilolayer.system.terminal import BAR, fit_progress_line, fit_table, print_text, printable, wrap_command
 
@@ -110,3 +111,16 @@ def test_only_one_module_makes_consoles_and_tables(path: Path) -> None:
         for alias in node.names
     }
     assert not imported & {"Console", "Table", "Progress", "track", "print"}
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["runs/net-digits-s0-3f2a"], ["net-digits-s0-3f2a"]),
+        (["runs/net-digits-s0-3f2a", "runs/net-digits-s1-07bc"], ["s0-3f2a", "s1-07bc"]),
+        (["resnet20_cifar", "resnet20_cifar-mine"], ["resnet20_cifar", "resnet20_cifar-mine"]),
+        (["a/run", "b/run"], ["a/run", "b/run"]),
+    ],
+)
+def test_headings_leave_out_what_all_names_share(names: list[str], shown: list[str]) -> None:
+    assert short_names(names) == shown

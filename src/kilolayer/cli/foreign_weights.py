@@ -43,7 +43,7 @@ def build_foreign_network(path: str, name: str, image_size: int | None = None) -
 
 def load_foreign_weights(path: str, options: ForeignOptions) -> SavedNetwork:
     """The network, with the classes and the normalisation of the options. Raises `InputError`."""
-    assert options.model is not None  # noqa: S101 - what the caller asks first
+    assert options.model is not None  # noqa: S101 - the caller checks it
     pixel_statistics, names = options.pixel_statistics(), options.class_names()
     if pixel_statistics is None:
         raise InputError("--model needs --mean and --std too, which normalised the network's input")

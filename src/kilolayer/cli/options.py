@@ -140,11 +140,11 @@ class RecipeOptions:
     """Evaluate and save the running mean of the weights over about this share of the run; 0: the last
     weights."""
     progressive_resize: OptionalText = None
-    """Sides of the training images as shares of the full one, each with the share of the run from which it
-    holds: 0.5,0.75@0.4,1@0.7. Evaluation is at full size."""
+    """Sides of the training images as shares of the full side; each later one follows with @ and the share of
+    the run from which it holds: 0.5,0.75@0.4,1@0.7. Evaluation uses the full size."""
     progressive_depth: OptionalText = None
-    """Shares of every stage's units that are at work, written alike, up to 1: 0.33,0.67@0.4,1@0.7. The others
-    rest, as identities, and cost nothing."""
+    """Shares of every stage's units that are active, up to 1, in the same form: 0.33,0.67@0.4,1@0.7. The other
+    units are identities and cost nothing."""
 
 
 @dataclass(frozen=True)

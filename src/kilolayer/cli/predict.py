@@ -64,8 +64,8 @@ class PredictOptions:
     image_size: OptionalWhole = None
     """Resize to this many pixels a side; otherwise the network's own size."""
     appearance: Annotated[Appearance | None, choice_option("shown", "stored"), NO_DEFAULT_SHOWN] = None
-    """Pictures as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
-    shown for a weights file."""
+    """Read images as a viewer shows them, or as the file stores them; otherwise as the run was trained, and
+    as shown for a weights file."""
     foreign: OmitArgPrefixes[ForeignOptions] = NO_FOREIGN
     device: Device = "auto"
     """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""

@@ -48,7 +48,9 @@ def _paths(word: str) -> list[str]:
         return [word]
     paths = sorted(_expand_pattern(word)) if has_magic(word) else []
     if not paths:
-        raise InputError(f"{quote(word)}: no {'file fits this pattern' if has_magic(word) else 'such file'}")
+        raise InputError(
+            f"{quote(word)}: no {'file matches this pattern' if has_magic(word) else 'such file'}"
+        )
     return paths
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from kilolayer.measure.analysis_results import AnalysisResult
 from kilolayer.measure.snapshot_trends import SnapshotTrends
 from kilolayer.report.document import Table
 from kilolayer.system import durable
-from kilolayer.system.terminal import print_rows, print_table, print_text
+from kilolayer.system.terminal import print_rows, print_table, print_text, terminal_size
 from kilolayer.values import to_json
 
 TERMINAL_ROWS = 7
@@ -59,7 +62,22 @@ def _figures(networks: dict[str, list[AnalysisResult]]) -> Table:
     ]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = tuple((name, *(column.get(name, "") for column in columns)) for name in names)
-    return Table("", ("", *networks), rows)
+    # A terminal has no room for folders and long common beginnings; the sentences give the names in full.
+    names_shown = short_names(list(networks)) if terminal_size(sys.stdout) else networks
+    return Table("", ("", *names_shown), rows)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names without the folder, and without the leading parts that all of several names share.
+
+    >>> short_names(["runs/resnet20_cifar-digits-s0-3f2a", "runs/resnet20_cifar-digits-s1-07bc"])
+    ['s0-3f2a', 's1-07bc']
+    """
+    if len(names) == 1:
+        return [names[0].rpartition("/")[2]]
+    parts = [re.split(r"(?<=[/-])", name) for name in names]
+    shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))))
+    return ["".join(name_parts[shared:]) for name_parts in parts]
 
 
 def sample_chart(chart: Chart) -> Table:

@@ -35,9 +35,9 @@ def colour_numbers(labels: Iterable[str], baseline: str | None = None) -> dict[s
 def training_figures(
     curves: list[Curve], title: str, numbers: Mapping[str, int], baseline: Curve | None = None
 ) -> Iterator[Figure]:
-    """Training loss and error, as few rows to a figure as can be told apart, each beside the baseline.
+    """Training loss and error: a few rows in each figure, always with the baseline.
 
-    Runs of one epoch, which have no course, are not drawn.
+    Runs of a single epoch have no curve and are left out.
     """
     parts = (part for part in _parts(curves, baseline) if any(map(_is_line, part)))
     return (_drawn(part, title, numbers) for part in parts)
@@ -53,9 +53,9 @@ def _drawn(curves: list[Curve], title: str, numbers: Mapping[str, int]) -> Figur
 
 
 def _parts(curves: list[Curve], baseline: Curve | None) -> Iterator[list[Curve]]:
-    """All of them where they are few; else a few at a time beside the baseline.
+    """The curves of each figure: all of them if they are few, otherwise a few at a time with the baseline.
 
-    Curves whose loss explodes are drawn apart, for beside them all others would be one flat line.
+    Curves whose loss explodes have figures of their own: beside them all others would look flat.
     """
     first = [baseline] if baseline else []
     other_curves = [curve for curve in curves if curve is not baseline]

@@ -107,7 +107,7 @@ def _pairs(measurement: EvaluationResult) -> Table:
     support = dict(zip(measurement.classes, (pair.support for pair in measurement.metrics), strict=True))
     return Table(
         f"The most frequent of {len(pairs):,} confusions." if len(pairs) > MAX_CONFUSIONS else "Confusions.",
-        ("class", "taken for", "images", "% of the class"),
+        ("class", "predicted as", "images", "% of the class"),
         tuple(
             (pair.label, pair.answer, f"{pair.count:,}", f"{100 * pair.count / support[pair.label]:.1f}")
             for pair in pairs[:MAX_CONFUSIONS]
@@ -130,7 +130,7 @@ def _picture(measurement: EvaluationResult, i: int) -> Picture:
     images, classes = measurement.sample.images, measurement.classes
     label, answer = classes[int(images.labels[i])], classes[int(measurement.answers[i])]
     chance = 100 * float(measurement.probability[i])
-    lines = (f"{label}, taken for {answer}", f"probability {chance:.1f} %", measurement.sample.location(i))
+    lines = (f"{label}, predicted as {answer}", f"probability {chance:.1f} %", measurement.sample.location(i))
     return Picture(png_bytes(images.pixels[i]), lines)
 
 

@@ -130,7 +130,7 @@ def evaluate_sample(
         evaluation=experiment.evaluation if experiment else "plain",
         observe=observe,
     )
-    assert evaluation is not None  # noqa: S101 - only a stop gives none
+    assert evaluation is not None  # noqa: S101 - None only after a stop
     probability, answers = (torch.cat(column) for column in zip(*rows, strict=True))
     if sum(map(sum, evaluation.confusion)) < evaluation.images:
         raise InputError(f"the output of {network.name} is not finite, so it cannot be evaluated")
