@@ -66,8 +66,8 @@ def select_own_images(
 ) -> LabelledImages:
     """A part of the data that a run was trained on, split as in its training. Raises `InputError`.
 
-    `format` is the network's: since it is known, no training image is read for the test set. `check` is called
-    with the part and its images, and raises where they have changed.
+    `format` is the network's; since it is known, no training image is read for the test set. `check` is
+    called with the part and its images, and raises where they have changed.
     """
     grey = format.grey
     if len(purposes := name_roles(part)) == 1:  # val is validation

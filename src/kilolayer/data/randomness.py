@@ -1,7 +1,7 @@
 """Random numbers as a pure function of named integers: equal on every machine and after every resume.
 
-We use only the *raw* words of NumPy's Philox generator. NumPy promises never to change them (NEP 19); it makes
-no such promise for its distributions, nor does PyTorch for `torch.randperm`.
+We use only the *raw* words of NumPy's Philox generator. NumPy promises never to change them (NEP 19). It
+makes no such promise for its distributions, nor does PyTorch for `torch.randperm`.
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ def num_held_out(cell: Cell, request: Request) -> int:
 
 
 def search_result(search: BiasSearch) -> dict[str, Any]:
-    """The errors by bias, and the bias with the least median error; of equal biases the first, which is
-    nearest 0.
-    """
+    """The errors by bias, and the bias with the least median error; of several, the nearest to 0."""
     figures = {bias: [read_progress(run).figure(ERROR) for run in runs] for bias, runs in search.runs.items()}
     medians = {bias: float(median(error_rates(values))) for bias, values in figures.items()}
     chosen = min(medians, key=lambda bias: medians[bias])

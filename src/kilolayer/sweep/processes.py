@@ -142,7 +142,7 @@ def _hide_main_module() -> Iterator[None]:
 
 @contextmanager
 def block_sigint() -> Iterator[None]:
-    """Blocks Ctrl-C in workers started here. It reaches the whole process group, but only the parent decides."""
+    """Blocks Ctrl-C in workers started here: it reaches the whole group, but only the parent decides."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -94,9 +94,7 @@ class RayEngine:
         return self._task.remote(_DriverContext.capture(self.cpus), *arguments)
 
     def _outcome(self, reference: Any, spec: RunSpec) -> Outcome | None:
-        """The outcome of the attempt; None where its worker or node was lost and the run is to be tried
-        again.
-        """
+        """The outcome of the attempt; None where its worker or node was lost, to try the run again."""
         errors = self._ray.exceptions
         try:
             outcome: Outcome = self._ray.get(reference)
@@ -113,7 +111,7 @@ class RayEngine:
 
 @dataclass(frozen=True)
 class _DriverContext:
-    """The folder, command and environment of the driver, so that paths and records mean the same in a task."""
+    """The driver's folder, command and environment, so that paths and records mean the same in a task."""
 
     folder: str
     command: tuple[str, ...]

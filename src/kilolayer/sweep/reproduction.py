@@ -74,8 +74,9 @@ class Reproduction:
 
 
 def plan_reproduction(request: Request, folder: Path) -> Reproduction:
-    """Expands a request into cells and runs. Raises `InputError` for unknown names of tables, rows or
-    columns.
+    """Expands a request into cells and runs.
+
+    Raises `InputError` for unknown names of tables, rows or columns.
 
     >>> from pathlib import Path
     >>> request = Request(("p2-table-2",), seeds=(0,), size=SIZES["smoke"])
@@ -108,9 +109,7 @@ def _read_request(path: Path) -> Request:
 
 
 def check_free(reproduction: Reproduction) -> None:
-    """Raises `InputError` where the folder holds other files or another sweep. A stored sweep may grow by
-    seeds.
-    """
+    """Raises `InputError` where the folder holds other files or another sweep, unless it only adds seeds."""
     folder, request = reproduction.folder, reproduction.request
     if (folder / REQUEST_FILE).is_file():
         stored = _read_request(folder / REQUEST_FILE)
@@ -245,9 +244,7 @@ SIZES = {
         imagenet_size=32,
     ),
 }
-"""The paper's own size; `proxy`, which shows the effect of depth in an hour on a CPU; `smoke`, which takes
-seconds.
-"""
+"""The paper's own size; `proxy`, an hour on a CPU, which shows the effect of depth; `smoke`, seconds."""
 
 
 @dataclass(frozen=True)

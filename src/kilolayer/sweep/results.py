@@ -1,6 +1,4 @@
-"""The results of a reproduction: the figures of each cell beside the paper's, and the rows of a table
-compared.
-"""
+"""The results of a reproduction: each cell beside the paper's figure, and the rows of a table compared."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ class TableResult:
 
     @cached_property
     def groups(self) -> dict[str, dict[str, CellResult]]:
-        """The results to compare: by column its rows; or by row its columns, where the baseline is a column."""
+        """The results to compare: by column its rows, or by row its columns where the baseline is one."""
         across_columns = self.table.baseline in self.table.columns
         groups: dict[str, dict[str, CellResult]] = {}
         for cell in self.cells:
@@ -194,7 +192,7 @@ class CellResult:
 
     @cached_property
     def verdict(self) -> Agreement:
-        """The verdict on the figure, at the paper's own size only. A proxy's absolute value is never judged."""
+        """The verdict on the figure, at the paper's own size only. A proxy's absolute value has none."""
         if not self.runs.trials:
             reason = "follows from the description" if self.cell.counted is not None else self.cell.reason
             return Agreement("no figure", reason)

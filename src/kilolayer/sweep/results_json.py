@@ -85,8 +85,9 @@ OF_A_START = ("date", "command")
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the runs were computed. `environments`: every combination of versions and machine once. `first`,
-    `last`: dates.
+    """Where and when the runs were computed.
+
+    environments: every combination of versions and machine once. first, last: the dates of the first and last start.
     """
 
     starts: int

@@ -13,9 +13,7 @@ from kilolayer.training.experiment import Experiment
 from kilolayer.values import from_json
 
 Outcome = Literal["done", "diverged", "failed", "stopped", "busy"]
-"""How an attempt at a run ended. "done", "diverged" and "failed" are results; "stopped" and "busy" runs go on
-later.
-"""
+"""How an attempt ended. The first three are results; "stopped" and "busy" runs go on later."""
 
 
 @dataclass(frozen=True)

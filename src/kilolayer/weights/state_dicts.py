@@ -21,9 +21,7 @@ WRAPPERS = (
 )  # fmt: skip
 """The keys under which training scripts put their weights; the first that exists is used."""
 PREFIXES = ("module.", "model.")
-"""The prefixes that DataParallel and AveragedModel, and modules with a network called `model`, put before
-every name.
-"""
+"""The prefixes of DataParallel and AveragedModel, and of modules with a network called `model`."""
 COMPILED, AVERAGE_COUNT = "_orig_mod.", "n_averaged"
 MAX_DEPTH = 3
 TYPES = (

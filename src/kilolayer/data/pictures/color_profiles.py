@@ -22,10 +22,9 @@ Conversion = Callable[[Image.Image], Image.Image]
 
 
 def to_srgb(image: Image.Image, base: str) -> Conversion | None:
-    """The conversion of the channels of `image` ("L", "RGB", "CMYK", "LAB") to sRGB; None where they are
-    sRGB.
+    """The conversion of `image` to sRGB; None where its channels are sRGB already.
 
-    Raises `UnusableProfile`.
+    base: the mode of the channels, "L", "RGB", "CMYK" or "LAB". Raises `UnusableProfile`.
     """
     profile = image.info.get("icc_profile")
     if base == "LAB":

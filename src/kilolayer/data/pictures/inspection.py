@@ -36,9 +36,7 @@ InspectionResult = InspectedPicture | Unreadable
 
 
 def read_headers(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
-    """Reads the header of each picture, and looks for the mark that ends its file. Damage in between goes
-    unseen.
-    """
+    """Reads each header, and looks for the mark that ends the file. Damage in between goes unseen."""
     return map_pictures(
         pictures, lambda image, i: InspectedPicture(Header.of(image, pictures.appearance)), title
     )

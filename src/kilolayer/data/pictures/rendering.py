@@ -136,9 +136,7 @@ def viewer_pixels(
 
 
 def check_displayable(image: Image.Image) -> None:
-    """Raises `UnusablePicture` where the type does not say which value is white, or the file holds only a
-    preview.
-    """
+    """Raises `UnusablePicture` where the value of white is unknown, or the file holds only a preview."""
     tags = getattr(image, "tag_v2", {})
     if DNG_VERSION in tags or any(value & 1 for value in _tag_integers(tags.get(REDUCED))):
         raise UnusablePicture(
@@ -157,7 +155,7 @@ def check_displayable(image: Image.Image) -> None:
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """The orientation by EXIF or XMP, as Pillow's `exif_transpose` reads them; None where absent or damaged."""
+    """The orientation by EXIF or XMP, as in Pillow's `exif_transpose`; None where absent or damaged."""
     try:
         return ORIENTATIONS.get(image.getexif().get(ORIENTATION_TAG, 1))
     except Exception:  # Pillow raises almost any exception on damaged EXIF; the pixels are intact
@@ -214,9 +212,7 @@ def _color_mode(mode: str) -> str:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with 8 bits a value. White is the largest value of the type: 65,535, 4,095, or 1 for
-    floats.
-    """
+    """The picture with 8 bits a value. White is the largest value of its type: 65,535, 4,095, or 1."""
     if image.mode not in (*SIXTEEN_BITS, "F"):
         return image
     values = np.asarray(image)
@@ -254,8 +250,8 @@ def _from_floats(values: NDArray[np.float32]) -> Bytes:
     least, most = float(values.min()), float(values.max())  # NaN where any value is NaN
     if not (least >= 0 and most <= 1):
         raise UnusablePicture(
-            f"floating-point values from {least:.4g} to {most:.4g}, and the file does not say which is white; "
-            "scale all pictures by one factor to 0…1, or save them with 8 or 16 bits"
+            f"floating-point values from {least:.4g} to {most:.4g}, and the file does not say which is "
+            "white; scale all pictures by one factor to 0…1, or save them with 8 or 16 bits"
         )
     return (values * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
@@ -278,7 +274,7 @@ def _frame_alpha(image: Image.Image) -> Image.Image | None:
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The colours without palette and transparency, and the opacity of each pixel; None where all are opaque."""
+    """The colours without palette and transparency, and the opacity of each pixel (None: all opaque)."""
     base = _color_mode(image.mode)
     alpha = None
     if image.has_transparency_data:

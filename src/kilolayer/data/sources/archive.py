@@ -104,9 +104,7 @@ def _open_gzip(file: BinaryIO) -> gzip.GzipFile | BinaryIO:
 
 
 class _CappedStream:
-    """The methods that tarfile needs of a stream. Raises after MOST_BYTES, so that no archive fills the
-    memory.
-    """
+    """A stream for tarfile that raises after MOST_BYTES, so that no archive fills the memory."""
 
     def __init__(self, stream: gzip.GzipFile | BinaryIO, archive: Path) -> None:
         self.stream, self.archive, self.remaining = stream, archive, MOST_BYTES

@@ -80,7 +80,8 @@ CIFAR_FORMATS = (
     CifarFormat(
         "cifar10", 10, "cifar-10-batches-py", "cifar-10-python.tar.gz",
         _FIVE, "test_batch", "batches.meta", 1,
-        partial(cifar_pickle.parse_batch, labels="labels"), partial(cifar_pickle.parse_names, key="label_names"),
+        partial(cifar_pickle.parse_batch, labels="labels"),
+        partial(cifar_pickle.parse_names, key="label_names"),
     ),
     CifarFormat(
         "cifar100", 100, "cifar-100-python", "cifar-100-python.tar.gz",

@@ -91,8 +91,8 @@ def _split_folders(top: FolderTree, *, chosen: bool) -> tuple[FolderTree, ...]:
     if other_folders and trained and len(trained) == len(role_folders) and not chosen:
         raise InputError(
             f"{quote(top.path)}: {quote(trained[0])} could be a split, or a class beside "
-            f"{listing([quote(folder.name) for folder in other_folders], 3)}; --train {shlex.quote(trained[0])} "
-            "takes it as the split"
+            f"{listing([quote(folder.name) for folder in other_folders], 3)}; "
+            f"--train {shlex.quote(trained[0])} takes it as the split"
         )
     return tuple(folder for folder in top.folders if folder.count or name_roles(folder.name))
 
@@ -104,8 +104,8 @@ def _refuse_held_out(folders: Sequence[FolderTree]) -> None:
     ]
     if held_out:
         raise InputError(
-            f"{held_out[0]} has the name of a split and lies among class folders; if it is a class, rename it, "
-            f"if it is not, move it elsewhere ({FOLDER_ADVICE})"
+            f"{held_out[0]} has the name of a split and lies among class folders; if it is a class, "
+            f"rename it; if it is not, move it elsewhere ({FOLDER_ADVICE})"
         )
 
 
@@ -206,8 +206,8 @@ def _refuse_unlabelled(top: FolderTree) -> None:
     ]
     if unlabelled and len(top.nonempty_folders) > 1:
         raise InputError(
-            f"{quote(unlabelled[0].path)} is called like a folder of unlabelled pictures and lies among class folders; "
-            "move it elsewhere, or rename it if it is a class"
+            f"{quote(unlabelled[0].path)} is called like a folder of unlabelled pictures and lies among "
+            "class folders; move it elsewhere, or rename it if it is a class"
         )
 
 
@@ -388,7 +388,7 @@ def _folder_of(row: Sequence[str], folders: Mapping[str, str | None]) -> str | N
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """The cells of a table or of lines of JSON, with the column names first; empty where the text is neither."""
+    """The rows of a table or of lines of JSON, with the column names first; empty for any other text."""
     if path.suffix.casefold() == ".jsonl":
         return _json_rows(path)
     if path.suffix.casefold() not in TABLES:

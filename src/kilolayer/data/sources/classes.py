@@ -1,6 +1,4 @@
-"""Merges the class names of several files or folders into one list. A label follows its name, never its
-number.
-"""
+"""Merges the class names of several sources into one list. A label follows its name, never its number."""
 
 from __future__ import annotations
 
@@ -66,9 +64,7 @@ def check_names_agree(lots: Sequence[NamedPictures]) -> None:
 
 
 def union_of_names(lots: Sequence[NamedPictures]) -> tuple[str, ...]:
-    """The first list of names in its order, then the names that others add; names without an order are
-    sorted.
-    """
+    """The first list of names in its order, then the names that others add; text and numbers are sorted."""
     lists = [lot.names for lot in lots if lot.naming == "list"]
     text = sorted({name for lot in lots if lot.naming == "text" for name in map(nfc, lot.names)})
     numbers = max((lot.names for lot in lots if lot.naming == "numbers"), key=len, default=())
@@ -155,8 +151,9 @@ def _check_numbers(lots: Sequence[NamedPictures]) -> None:
     plain = all(name == str(number) for lot in named_lots for number, name in enumerate(lot.names))
     if named_lots and numbered_lots and not plain:
         raise InputError(
-            f"{named_lots[0].location} names its classes ({listing([quote(n) for n in named_lots[0].names], 3)}), "
-            f"{numbered_lots[0].location} has only numbers, which could mean other classes; write the names into both"
+            f"{named_lots[0].location} names its classes "
+            f"({listing([quote(n) for n in named_lots[0].names], 3)}), {numbered_lots[0].location} has only "
+            "numbers, which could mean other classes; write the names into both"
         )
 
 
@@ -181,8 +178,9 @@ def _check_number_names(lots: Sequence[NamedPictures]) -> None:
             )
             if (first_number, first_name) != (number, name):
                 raise InputError(
-                    f"data: label {first_number} is {first_name!r} in {first_location}, and label {number} is {name!r} in "
-                    f"{location}; give the classes one numbering, or choose the names with --label-column NAME"
+                    f"data: label {first_number} is {first_name!r} in {first_location}, and label {number} is "
+                    f"{name!r} in {location}; number the classes in one way, or choose the names with "
+                    "--label-column NAME"
                 )
 
 

@@ -39,7 +39,7 @@ def parquet_files(root: FolderTree) -> list[Path]:
 
 
 def holds_images(files: Sequence[Path]) -> bool:
-    """Whether any of these files has a column of images. A file of names and numbers only is not a data set."""
+    """Whether any of these files has a column of images; names and numbers alone are not a data set."""
     return any(ParquetTable(path).columns.holds_images() for path in files)
 
 
@@ -96,8 +96,8 @@ def _refuse_configurations(root: Path, configurations: Sequence[str], splits: Se
     test = next((split.name for split in splits if "test" in split.roles), "SPLIT")
     more_files = ", and files beside them" if "" in configurations else ""
     raise InputError(
-        f"{quote(root)}: holds several configurations: {listing([quote(name) for name in names])}{more_files}; "
-        f"name the folder of one, as {quote(root / names[0])}, or choose its splits: "
+        f"{quote(root)}: holds several configurations: {listing([quote(name) for name in names])}"
+        f"{more_files}; name the folder of one, as {quote(root / names[0])}, or choose its splits: "
         f"--train {shlex.quote(train)} --test {shlex.quote(test)}"
     )
 

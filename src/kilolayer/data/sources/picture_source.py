@@ -174,8 +174,9 @@ def _inspect_parts(
 
 
 def stratified_holdout(labels: NDArray[np.int64], classes: tuple[str, ...], seed: int) -> NDArray[np.bool_]:
-    """Which images become the test set where there is none: a fifth of each class, at least one, drawn by
-    `seed`.
+    """A test set for data without one: a fifth of each class, at least one image, drawn by `seed`.
+
+    Returns bool (N,), true for the test images. Raises `InputError` where a class has only one image.
 
     >>> labels = np.repeat([0, 1], 10)
     >>> stratified_holdout(labels, ("cat", "dog"), seed=0).reshape(2, 10).sum(1).tolist()

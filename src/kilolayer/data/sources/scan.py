@@ -21,9 +21,7 @@ PICTURE_ENDINGS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl",
 })  # fmt: skip
-"""The endings of picture files. They include formats that we cannot read, so that these are reported, not
-ignored.
-"""
+"""The endings of picture files, also of formats that we cannot read: these are reported, not ignored."""
 SYSTEM_FILES = frozenset({
     "thumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__", "$recycle.bin", "#recycle", "lost+found",
 })  # fmt: skip

@@ -153,10 +153,10 @@ def _splits_text(splits: Sequence[Split]) -> str:
 
 
 def choose_splits(layout: SourceLayout, names: str, option: str) -> tuple[Split, ...]:
-    """The splits that `names` means; `+` joins several. A name matches exactly, in another case, by a word
-    within it, or by its role, in this order.
+    """The splits that `names` means; `+` joins several names.
 
-    Raises `InputError` that lists the splits.
+    A name matches exactly, in another case, by a word within it, or by its role, in this order. Raises `InputError`
+    that lists the splits.
     """
     exact = [split for split in layout.splits if split.name == names]
     if exact:
@@ -281,7 +281,8 @@ def _check_row_roles(
         if _parts_rows(column, values) and (test_is_drawn or column.casefold() != "fold"):
             raise InputError(
                 f"{layout.path}: column {column!r} says that rows are of "
-                f"{listing(sorted(map(quote, values)), 5)}, and training would use all of them; {SEPARATE_FILES}"
+                f"{listing(sorted(map(quote, values)), 5)}, and training would use all of them; "
+                f"{SEPARATE_FILES}"
             )
 
 
@@ -303,9 +304,7 @@ def _refuse_contrary_rows(layout: SourceLayout, split: Split) -> None:
 
 
 def _parts_rows(column: str, values: frozenset[str]) -> bool:
-    """Whether these values divide the rows. `train` and `trainval` do not, nor do unknown words in a column
-    `set`.
-    """
+    """Whether these values divide the rows: `train` and `trainval` do not, nor unknown words in `set`."""
     meanings = {name_roles(value) for value in values}
     if len(values) < 2 or (len(meanings) == 1 and meanings != {frozenset()}):
         return False
