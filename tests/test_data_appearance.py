@@ -290,7 +290,7 @@ def test_imagenet_is_read_as_stored_and_nothing_else_is() -> None:
                 assert data.appearance == ("stored" if cell.plan.data == "imagenet" else "shown")
 
 
-# What was found is said.
+# Findings is said.
 
 
 def test_what_changes_pixels_is_counted() -> None:

@@ -295,7 +295,7 @@ def test_every_analysis_says_what_it_has_found_and_the_page_opens_with_it(
         assert "nan" not in said
     monkeypatch.setattr(page_assets, "plotly_js", lambda: "'plotly'")
     html = render_lab([(None, one.analysis) for one in found])
-    assert html.index("What was found") < html.index("The figures that matter") < html.index('id="row-1"')
+    assert html.index("Findings") < html.index("The figures that matter") < html.index('id="row-1"')
 
 
 def test_a_column_without_a_value_is_not_drawn() -> None:

@@ -45,8 +45,8 @@ class Segment:
         if self.units < 1 or (self.parts and sum(self.parts) != self.units):
             inside = sum(self.parts)
             raise InputError(
-                f"a segment of {self.units} units has parts of {inside} units; allowed: a segment of at least "
-                f"1 unit, and parts that add up to it"
+                f"a segment of {self.units} units has parts of {inside} units; allowed: at least 1 unit, "
+                f"and parts that add up to it"
             )
 
     @property
