@@ -1,6 +1,6 @@
 "use strict";
 // Draws rows of charts (kilolayer.report.lab_data) with Plotly, for the page of analyses and for the lens.
-// Series are told apart by colour, marker and line: measured solid and filled, predicted dashed and hollow.
+// Colour, marker and line identify a series: measured is solid and filled, predicted is dashed and hollow.
 
 const MARKS = Object.entries({circle: "●○", square: "■□", "triangle-up": "▲△", diamond: "◆◇", "triangle-down": "▼▽", star: "★☆"});
 const COLOURS = 7;
@@ -12,13 +12,13 @@ const tint = series => `--curve-${series.number % COLOURS + 1}`;
 const mark = series => MARKS[series.number % MARKS.length];
 const predicted = series => series.kind === "predicted";
 
-/** Plotly reads a little HTML and %{templates} from its texts; a name has to stand there as it is. */
+/** Escapes the HTML and the %{templates} that Plotly reads from its texts. */
 const literal = text => text.replace(/[&<>%]/g, sign => `&#${sign.charCodeAt(0)};`);
 
-/** An index as in x_l or W_{i+1}: one letter below another, so that a name such as test_error stays one. */
+/** An index, as in x_l or W_{i+1}; a name such as test_error does not match. */
 const INDEX = /(?<![\p{L}\p{N}_])(\p{L}′?)_(\p{L}|\p{N}|\{[^{}]*\})(?![\p{L}_])/gu;
 
-/** The text with its indices below the line. */
+/** The text with indices as subscripts. */
 function typeset(text) {
   const part = made("span", ""), rest = text.split(INDEX);
   for (let i = 0; i < rest.length; i += 3) {
@@ -28,7 +28,7 @@ function typeset(text) {
   return part;
 }
 
-/** A number as `kilolayer.report.canvas.written` writes it: 0.02, 64, 10⁻⁷, 2.66·10⁻⁵. */
+/** A number as `kilolayer.report.canvas.format_tick` writes it: 0.02, 64, 10⁻⁷, 2.66·10⁻⁵. */
 function written(exact) {
   const value = Number.isInteger(exact) ? exact : Number(exact.toPrecision(4)), size = Math.abs(value);
   if (value === 0 || (size >= 1e-3 && size < 1e5)) return String(value).replace("-", "−");
@@ -38,7 +38,7 @@ function written(exact) {
   return number === "1" ? power : `${number}·${power}`;
 }
 
-/** A row of charts on common axes; `xs` are the x axes that its curves point at. */
+/** A row of charts on common axes; its curves refer to the x axes in `xs` by their index. */
 class Row {
   constructor(row, xs) {
     this.row = row;
@@ -61,14 +61,14 @@ class Row {
     Plotly.react(chart.div, frame.curves.flatMap(curve => this.traces(curve, frame.stages)), this.layout(frame.stages), CONFIG);
     if (first) {
       chart.div.on("plotly_hover", ({points}) => this.point(points[0].x, chart));
-      // What a touch comes as.
+      // A touch arrives as this event.
       chart.div.on("plotly_click", ({points}) => points.length && this.point(points[0].x));
       chart.div.on("plotly_unhover", () => this.point(null, chart));
     }
     if (chart.place !== null) this.tell(chart, chart.place);
   }
 
-  /** A curve is two traces: its line, which tells the values, and markers at a few of them. */
+  /** A curve is two traces: a line with all values, and markers at a few of them. */
   traces([number, at, values], stages) {
     const series = this.row.series[number], color = ink(tint(series)), [x, exact] = broken(this.xs[at], values, stages);
     const y = exact.map(value => this.row.log && value <= 0 ? null : value);
@@ -78,7 +78,7 @@ class Row {
     const common = {type: "scatter", visible: !this.hidden.has(number), cliponaxis: false};
     return [
       {...common, x, y, mode: "lines", line: {color, width: 1.8, dash: predicted(series) ? "6px,4px" : "solid"},
-       // On a phone labels would hide the curves; the line below the chart says the same.
+       // On a phone, labels would hide the curves; the line below the chart shows the values.
        hoverinfo: innerWidth > 560 ? "text" : "none",
        hovertext: y.map(value => value === null ? "" : `${literal(series.label)}: ${written(value)}`)},
       {...common, x: marked.map(i => x[i]), y: marked.map(i => y[i]), mode: "markers", hoverinfo: "skip",
@@ -104,7 +104,7 @@ class Row {
     };
   }
 
-  /** All charts of the row tell their values at x, or none at null; `source` is under the pointer. */
+  /** All charts of the row show their values at x, or none for null; `source` is the chart under the pointer. */
   point(x, source) {
     for (const chart of this.charts) {
       chart.place = x;
@@ -126,7 +126,7 @@ class Row {
     return chart.frame.curves.filter(([number]) => !this.hidden.has(number));
   }
 
-  /** The arrow keys, Home and End walk along the curves; Escape leaves them. */
+  /** The arrow keys, Home and End move along the curves; Escape leaves them. */
   step(chart, event) {
     const places = [...new Set(this.curves(chart).flatMap(([, at, y]) => this.xs[at].filter((_, i) => y[i] !== null)))].sort((a, b) => a - b);
     const last = places.length - 1, now = places.indexOf(chart.place);
@@ -158,7 +158,7 @@ class Row {
   }
 }
 
-/** A curve with a gap wherever the network's shape changes, for no line joins tensors of two shapes. */
+/** A curve with a gap at every change of the network's shape: no line joins tensors of two shapes. */
 function broken(x, y, stages) {
   const xs = [], ys = [];
   x.forEach((place, i) => {
@@ -169,7 +169,7 @@ function broken(x, y, stages) {
   return [xs, ys];
 }
 
-/** An axis with ticks at powers of ten, not too many, or at 1, 2 and 5 where there are few. */
+/** An axis with ticks at powers of ten or, over few decades, at 1, 2 and 5. */
 function logarithmic(low, high) {
   const range = [low, high].map(Math.log10), [from, to] = range, every = Math.ceil((to - from) / 7), ticks = [];
   for (let power = Math.ceil(Math.floor(from) / every) * every; power <= to; power += every)
@@ -178,7 +178,7 @@ function logarithmic(low, high) {
   return {type: "log", range, tickmode: "array", tickvals, ticktext: tickvals.map(written)};
 }
 
-/** The numbers of a frame as a table, where its fold is open. */
+/** The numbers of a frame as a table, if the table is open. */
 function fill(figure, row, {curves}) {
   if (!figure.querySelector("details").open) return;
   const columns = curves.map(([, at, y]) => new Map(row.xs[at].map((x, i) => [x, y[i]])));

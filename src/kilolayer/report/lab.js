@@ -5,7 +5,7 @@ const lab = JSON.parse(document.getElementById("lab-data").textContent);
 const slider = document.getElementById("time");
 const now = () => slider ? lab.iterations[slider.value] : Infinity;
 
-/** The latest of the snapshots up to now, or the first. */
+/** The latest snapshot up to the selected time, or the first. */
 const current = frames => frames.filter(frame => frame.at === null || frame.at <= now()).pop() ?? frames[0];
 const iteration = at => `iteration ${at.toLocaleString("en")}`;
 const panels = [];

@@ -1,5 +1,5 @@
 "use strict";
-// The lens' page: what is picked goes into the address; theory is drawn at once, the measurement when it comes.
+// The lens's page: the settings go into the address; theory is drawn at once, the measurement when it arrives.
 
 const form = document.getElementById("choice");
 const at = id => document.getElementById(id);
@@ -8,14 +8,14 @@ const figures = [...document.querySelectorAll(".charts figure")];
 const places = [];
 let asked = new AbortController(), waiting;
 
-/** What is picked, without what the shortcut has no use for. */
+/** The settings, without those that the shortcut does not use. */
 function picked() {
   const words = new URLSearchParams(new FormData(form));
   for (const field of form.querySelectorAll(".field[hidden] [name]")) words.delete(field.name);
   return words;
 }
 
-/** Only the fields that the shortcut has, and depths that the branch has. */
+/** Shows only the fields of the shortcut, and allows only the depths of the branch. */
 function fit() {
   for (const field of form.querySelectorAll("[data-for]:not([data-for=''])"))
     field.hidden = !field.dataset.for.split(" ").includes(form.shortcut.value);
@@ -32,7 +32,7 @@ async function ask(what, words) {
   return answer;
 }
 
-/** Asks for both; an answer to what is no longer picked is given up, here and where it is computed. */
+/** Requests both; a request for settings that have changed is cancelled, here and on the server. */
 async function look(words) {
   asked = new AbortController();
   const {signal} = asked;
