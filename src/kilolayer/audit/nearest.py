@@ -122,11 +122,11 @@ def network_differences(network: Network, ours: Network) -> Iterator[Difference]
         relative_depth = abs(a.depth - b.depth) / max(a.depth, b.depth)
         yield Difference(
             2 + 2 * relative_depth,
-            f"{_comma_separated(units[0])} units a stage, not {_comma_separated(units[1])}",
+            f"{comma_separated(units[0])} units a stage, not {comma_separated(units[1])}",
         )
     widths = [[stage.width for stage in side.stages] for side in (a, b)]
     if widths[0] != widths[1]:
-        yield Difference(2, f"widths {_comma_separated(widths[0])}, not {_comma_separated(widths[1])}")
+        yield Difference(2, f"widths {comma_separated(widths[0])}, not {comma_separated(widths[1])}")
     if not same_shortcut(a.unit.h, b.unit.h):
         yield Difference(2, f"shortcut {a.unit.h}, not {b.unit.h}")
     if shortcut_option(a) != shortcut_option(b):
@@ -186,5 +186,6 @@ def stem_words(network: Network) -> str:
     return f"{stem.kernel}×{stem.kernel} to {stem.channels} channels, stride {stem.stride}{pool}"
 
 
-def _comma_separated(numbers: list[int]) -> str:
+def comma_separated(numbers: list[int]) -> str:
+    """Numbers as "16, 32, 64"."""
     return ", ".join(map(str, numbers))

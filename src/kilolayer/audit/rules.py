@@ -9,7 +9,14 @@ from kilolayer.audit.audit_report import AuditFinding, Severity
 from kilolayer.audit.canonical import convolutions
 from kilolayer.audit.context import AuditContext, layers_text
 from kilolayer.audit.layer_reader import AVERAGE_POOLING, LinearLayer, OtherLayer
-from kilolayer.audit.nearest import branch_words, by_first_stage, shortcut_option, single_path, stem_words
+from kilolayer.audit.nearest import (
+    branch_words,
+    by_first_stage,
+    comma_separated,
+    shortcut_option,
+    single_path,
+    stem_words,
+)
 from kilolayer.audit.network_label import NetworkLabel
 from kilolayer.networks.description import Network, Stem
 from kilolayer.units.branch import Aggregated, Basic
@@ -95,7 +102,7 @@ def _biases(context: AuditContext) -> Iterator[AuditFinding]:
         severity: Severity = "fault" if context.fit else "deviation"
         yield AuditFinding(
             severity, "biased-convolutions", f"{len(biased)} of {num_convolutions} convolutions have a bias",
-            context.unit_names(list(dict.fromkeys(biased))), "no convolution has one: BN's β does its work",
+            context.unit_names(list(dict.fromkeys(biased))), "no convolution has a bias: BN's β replaces it",
         )  # fmt: skip
 
 
@@ -118,14 +125,14 @@ def _raw_projections(context: AuditContext) -> Iterator[AuditFinding]:
 
 
 def _stem_activation(context: AuditContext) -> Iterator[AuditFinding]:
-    paper = "the first activation stands behind the stem, before the split (P2, Sec. 4)"
+    paper = "the first activation follows the stem, before the split (P2, Sec. 4)"
     if not context.canonical.units:
         return
     if context.first_reads_raw_stem():
         text = "the first shortcut starts from the un-activated stem convolution"
         yield AuditFinding("fault", "raw-stem", text, context.unit_names([0]), paper)
     elif context.activates_stem_twice():
-        text = "the stem is activated, and the first unit activates once more"
+        text = "the stem is activated, and the first unit activates it again"
         yield AuditFinding("deviation", "activated-twice", text, context.unit_names([0]), paper)
 
 
@@ -144,8 +151,8 @@ def _widths(context: AuditContext) -> Iterator[AuditFinding]:
     inner = [shape.inner for shape in context.branch_shapes.first_of_stages]
     outer = [shape.out for shape in context.branch_shapes.first_of_stages]
     text = (
-        f"stage widths {_comma_separated(widths)} "
-        f"(inner {_comma_separated(inner)}, output {_comma_separated(outer)}), "
+        f"stage widths {comma_separated(widths)} "
+        f"(inner {comma_separated(inner)}, output {comma_separated(outer)}), "
         f"so {context.parameters:,} parameters"
     )
     wrong = [i for i, (a, b) in enumerate(zip(widths, papers, strict=True)) if a != b]
@@ -156,7 +163,7 @@ def _widths(context: AuditContext) -> Iterator[AuditFinding]:
         else ""
     )
     yield AuditFinding(
-        severity, "widths", text, where, f"{_comma_separated(papers)}, doubling from stage to stage{counted}"
+        severity, "widths", text, where, f"{comma_separated(papers)}, doubling from stage to stage{counted}"
     )
 
 
@@ -243,7 +250,7 @@ def _other_unit_differences(context: AuditContext) -> Iterator[AuditFinding]:
             if a != b and not (
                 letter == "edge" and i == 0 and list(convolutions(a)) != list(convolutions(b))
             ):
-                subject = {"edge": "ahead of the split stands"}.get(letter, f"{letter} is")
+                subject = {"edge": "before the split there is"}.get(letter, f"{letter} is")
                 different.setdefault(f"{subject} {layers_text(a)}; expected {layers_text(b)}", []).append(i)
     for text, indices in different.items():
         yield AuditFinding("deviation", "unit", text, context.unit_names(indices))
@@ -259,14 +266,10 @@ def _other_end_differences(context: AuditContext) -> Iterator[AuditFinding]:
         isinstance(layer, OtherLayer) for layer in context.final_layers
     ):
         actual = layers_text(context.final_layers)
-        text = f"after the last addition stands {actual}; expected {layers_text(expected)}"
+        text = f"after the last addition there is {actual}; expected {layers_text(expected)}"
         yield AuditFinding("deviation", "end", text)
     if not any(isinstance(layer, LinearLayer) for layer in context.canonical.tail):
         yield AuditFinding("note", "no-classifier", "there is no fully-connected layer behind the pooling")
-
-
-def _comma_separated(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
 
 
 RULES: tuple[Callable[[AuditContext], Iterator[AuditFinding]], ...] = (

@@ -136,9 +136,9 @@ def _read_padding(signal: Tensor, response: Tensor, remarks: list[str]) -> Audit
         if factor is None:
             continue
         if subsampling:
-            remarks.append("its shortcut averages pixels where option A takes every second")
+            remarks.append("its shortcut averages pixels, while option A takes every second one")
         if first:
-            remarks.append("its zero channels stand on both sides, not behind")
+            remarks.append("its zero channels are added on both sides, not behind")
         return (op.PadChannels(extra, stride), *_scale_layers(factor))
     return None
 
