@@ -87,7 +87,8 @@ OF_A_START = ("date", "command")
 class Provenance:
     """Where and when the runs were computed.
 
-    environments: every combination of versions and machine once. first, last: the dates of the first and last start.
+    environments: every combination of versions and machine once. first, last: the dates of the first and last
+        start.
     """
 
     starts: int

@@ -1,7 +1,8 @@
 """A cache of inspection results in the user's cache folder: a second inspection decodes nothing.
 
-A key names the bytes of a picture: a file by its path, size and time of last change; other bytes by their hash.
-You may delete the cache at any time. Where it cannot be read or written, every picture is inspected again.
+A key names the bytes of a picture: a file by its path, size and time of last change; other bytes by their
+    hash. You may delete the cache at any time. Where it cannot be read or written, every picture is inspected
+    again.
 """
 
 from __future__ import annotations

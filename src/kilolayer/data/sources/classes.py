@@ -178,8 +178,8 @@ def _check_number_names(lots: Sequence[NamedPictures]) -> None:
             )
             if (first_number, first_name) != (number, name):
                 raise InputError(
-                    f"data: label {first_number} is {first_name!r} in {first_location}, and label {number} is "
-                    f"{name!r} in {location}; number the classes in one way, or choose the names with "
+                    f"data: label {first_number} is {first_name!r} in {first_location}, and label {number} "
+                    f"is {name!r} in {location}; number the classes in one way, or choose the names with "
                     "--label-column NAME"
                 )
 

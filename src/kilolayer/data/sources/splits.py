@@ -155,8 +155,8 @@ def _splits_text(splits: Sequence[Split]) -> str:
 def choose_splits(layout: SourceLayout, names: str, option: str) -> tuple[Split, ...]:
     """The splits that `names` means; `+` joins several names.
 
-    A name matches exactly, in another case, by a word within it, or by its role, in this order. Raises `InputError`
-    that lists the splits.
+    A name matches exactly, in another case, by a word within it, or by its role, in this order. Raises
+    `InputError` that lists the splits.
     """
     exact = [split for split in layout.splits if split.name == names]
     if exact:
