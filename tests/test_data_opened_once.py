@@ -65,3 +65,15 @@ def test_a_drawn_test_set_and_a_drawn_validation_set_are_scanned_once(tmp_path, 
     assert main(["train", "--data", "photos/all", *WORDS, "--out", "run"]) == 0
     assert opened["scans"] == 1
     assert opened["all"] == 2 * 32 + 3 * 8
+
+
+def test_a_damaged_training_picture_does_not_stop_an_evaluation_on_the_test_set(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path / "photos", "train/a", "train/b", "test/a", "test/b", images=6)
+    assert main(["train", "--data", "photos", *WORDS, "--out", "run"]) == 0
+    (tmp_path / "photos/train/a/0.png").write_bytes(b"damaged")
+    assert main(["evaluate", "run"]) == 0
+    assert main(["evaluate", "run", "--part", "train"]) == 2
+    assert "1 of 24 images are unusable" in capsys.readouterr().err
