@@ -38,6 +38,18 @@ def train_run(
 
     Raises `NonFinite` where a loss or a tensor is not finite: the result then says so, and that state is not
     saved.
+
+    >>> import tempfile, torch
+    >>> from kilolayer.data import Data, load
+    >>> from kilolayer.networks import describe
+    >>> from kilolayer.training import DistributedContext, Experiment, network_for_data, recipe_by_name
+    >>> data, recipe = Data("digits", subset=64), recipe_by_name("smoke", 64).with_iterations(2)
+    >>> network = network_for_data(describe("preact_resnet8_cifar"), classes=10, in_chans=1, image_size=8)
+    >>> experiment, context = Experiment(network, data, recipe), DistributedContext(torch.device("cpu"))
+    >>> with tempfile.TemporaryDirectory() as folder, Run.open_or_create(f"{folder}/run", experiment) as run:
+    ...     iterations = [step.iteration for step in train_run(run, Trainer(experiment, load(data), context))]
+    ...     print(iterations, run.result()["status"], len(run.metrics()))
+    [1, 2] done 1
     """
     if run.result() is not None:
         return

@@ -55,7 +55,20 @@ def write_weights(
     classes: tuple[str, ...],
     statistics: InputStatistics,
 ) -> None:
-    """Writes the network's state under its own keys, the statistics as `input.mean` and `input.scale`."""
+    """Writes a network's state dict, its description, classes and input statistics to `path`, durably.
+
+    The tensors have the state dict's keys; the statistics are `input.mean` and `input.scale`.
+
+    >>> import tempfile
+    >>> from kilolayer.networks import describe
+    >>> network = describe("preact_resnet8_cifar", num_classes=2)
+    >>> statistics = InputStatistics(torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "weights.safetensors"
+    ...     write_weights(path, network, build(network).state_dict(), ("cat", "dog"), statistics)
+    ...     read_weights(path).classes
+    ('cat', 'dog')
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     tensors |= {f"input.{name}": value.contiguous() for name, value in statistics.tensors().items()}
     description = WeightsHeader(network, classes)

@@ -1,10 +1,5 @@
 """The training loop: a `Trainer` takes an experiment step by step and epoch by epoch to its final figures.
 
-    trainer = Trainer(experiment, load(experiment.data), DistributedContext(torch.device("cpu")))
-    for result in trainer.steps():
-        print(result.iteration, float(result.loss))
-    print(trainer.conclude())
-
 `Trainer._train_step` is one optimisation step: batch, forward pass, loss, backward pass, update.
 `Trainer._close_epoch` evaluates and records. `TrainState` is all that they change. Recording on disk
 (`kilolayer.runs`) and display stand in the caller's `for`.
@@ -96,6 +91,18 @@ def _never() -> bool:
 
 class Trainer:
     """Trains an experiment on this rank's device.
+
+    >>> from kilolayer.data import Data, load
+    >>> from kilolayer.networks import describe
+    >>> from kilolayer.training import network_for_data, recipe_by_name
+    >>> data, recipe = Data("digits", subset=64), recipe_by_name("smoke", 64).with_iterations(2)
+    >>> network = network_for_data(describe("preact_resnet8_cifar"), classes=10, in_chans=1, image_size=8)
+    >>> context = DistributedContext(torch.device("cpu"))
+    >>> trainer = Trainer(Experiment(network, data, recipe), load(data), context)
+    >>> [result.iteration for result in trainer.steps()]
+    [1, 2]
+    >>> trainer.conclude().last.images  # in the test set
+    360
 
     `steps()` trains, and `conclude()` measures the result. Between two steps the state is complete:
     `tensors()` and `counters()` give it, and `restore` continues from it bit for bit, since images,
