@@ -114,6 +114,7 @@ def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_
 
     >>> import torch
     >>> from kilolayer.networks import build, describe
+    >>> _ = torch.manual_seed(0)
     >>> network = describe("preact_resnet8_cifar")
     >>> x, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     >>> given = AnalysisInput(

@@ -25,11 +25,11 @@ class JacobianProducts:
         shapes: the shapes of x_0 … x_L.
 
     >>> from kilolayer.networks import build, describe
-    >>> chain = UnitChain(build(describe("preact_resnet8_cifar")))
-    >>> products = JacobianProducts(chain, torch.zeros(1, 3, 32, 32))
-    >>> v, u = torch.randn(products.shapes[0]), torch.randn(products.out.shape)
+    >>> chain = UnitChain(build(describe("preact_resnet8_cifar")).double())
+    >>> products = JacobianProducts(chain, torch.randn(2, 3, 32, 32).double())
+    >>> v, u = torch.randn(products.shapes[0]).double(), torch.randn(products.out.shape).double()
     >>> (Jv,), (Ju,) = products.jvp(0, [v]), products.vjp(0, [u])
-    >>> torch.allclose((Jv * u).sum(), (v * Ju).sum(), rtol=1e-3, atol=1e-3)  # ⟨Jv, u⟩ = ⟨v, Jᵀu⟩
+    >>> torch.allclose((Jv * u).sum(), (v * Ju).sum(), atol=1e-6)  # ⟨Jv, u⟩ = ⟨v, Jᵀu⟩
     True
     """
 
