@@ -28,8 +28,6 @@ class AnalysisEntry:
     `Analysis`."""
     at_snapshots: bool = False
     """Also measured at every snapshot of a run; its result then has `tracked_metrics`."""
-    options: tuple[str, ...] = ()
-    """The options of `kilolayer analyse` that only some analyses read, and this one does."""
 
     def run(self, analysis_input: AnalysisInput) -> Analysis:
         """Carries the analysis out."""
@@ -67,7 +65,6 @@ ANALYSES: dict[str, AnalysisEntry] = {
         "Will this network train? What does mean-field theory say before I spend an hour?",
         "Yang and Schoenholz 2017",
         "kilolayer.measure.initialisation:measure_initialisation",
-        options=("--seeds",),
     ),
     "paths": AnalysisEntry(
         "Through how many branches does the gradient pass? What happens when I delete a unit?",
