@@ -46,7 +46,7 @@ class Measuring(Reader):
             "processor_seconds": round(seconds, 1),
             "wall_seconds": round(time.monotonic() - began, 1),
             "status": status,
-            "output": text.splitlines()[-LINES:],
+            "output": text.replace(f"{self.folder}/", "").splitlines()[-LINES:],
         }
         return status, text
 
