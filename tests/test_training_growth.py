@@ -252,4 +252,6 @@ def test_units_that_cannot_rest_are_refused(unit: Unit, why: str) -> None:
 def test_weights_from_a_file_do_not_begin_at_zero() -> None:
     with pytest.raises(InputError) as refused:
         growing(init=InitialWeights("weights.safetensors", ""))
-    assert str(refused.value) == "growth begins with F = 0 where init gives weights; use one of them"
+    assert (
+        str(refused.value) == "progressive_depth begins with F = 0, and init gives weights; use one of them"
+    )

@@ -91,12 +91,14 @@ class Experiment:
         every = self.evaluate_every
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(f"evaluate_every is {self.evaluate_every!r}; allowed: a whole number from 1")
-        self._check_resolution()
+        self._check_progressive_resize()
         self._check_trunk()
         if self.recipe.progressive_depth.changes:
             check_progressive_depth(self.network)
             if self.init is not None:
-                raise InputError("growth begins with F = 0 where init gives weights; use one of them")
+                raise InputError(
+                    "progressive_depth begins with F = 0, and init gives weights; use one of them"
+                )
 
     def _check_trunk(self) -> None:
         if not self.recipe.trunk_frozen:
@@ -110,7 +112,7 @@ class Experiment:
                 "the trunk is frozen, and fused kernels are for units that learn; use kernels plain"
             )
 
-    def _check_resolution(self) -> None:
+    def _check_progressive_resize(self) -> None:
         full, total_stride = self.network.image_size, self.network.total_stride
         for _, side in self.recipe.progressive_resize.phase_sides(full, self.recipe.iterations):
             if side < total_stride:

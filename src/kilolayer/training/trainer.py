@@ -159,7 +159,7 @@ class Trainer:
             raise InputError(f"the step cannot be a CUDA graph: {reason}; use --cuda-graph off")
         return GraphReplay(self._train_step, CudaRecorder(device), self._step_tensors)
 
-    # ── one step ─────────────────────────────────────────────────────────────────────────────────────────
+    # One step
 
     def _train_step(self) -> None:
         """One step on the device: a function of tensors there, so that a CUDA graph can hold it.
@@ -239,7 +239,7 @@ class Trainer:
             state.epoch_sums,
         ]
 
-    # ── the loop over steps and epochs ───────────────────────────────────────────────────────────────────
+    # The loop over steps and epochs
 
     def steps(self, stop: Callable[[], bool] = _never) -> Iterator[StepResult]:
         """Trains to the end of the recipe, or until `stop()` turns true on any rank."""
@@ -346,7 +346,7 @@ class Trainer:
                 for tensor in (buffer, *([mean[name]] if name in mean else [])):
                     torch.distributed.broadcast(tensor, 0)
 
-    # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────
+    # Evaluation
 
     def evaluate(self, images: Images, stop: Callable[[], bool] = _never) -> Evaluation | None:
         """The network with the weights whose errors are reported, on `images`; None if stopped."""
@@ -381,7 +381,7 @@ class Trainer:
         finally:
             self.model.load_state_dict(last)
 
-    # ── saving and restoring ─────────────────────────────────────────────────────────────────────────────
+    # Saving and restoring
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -426,7 +426,7 @@ class Trainer:
                     f"bring the data back, or begin a new run"
                 )
 
-    # ── divergence ───────────────────────────────────────────────────────────────────────────────────────
+    # Divergence
 
     def check_loss(self) -> None:
         """Raises `NonFinite` when the running loss is not finite. On a GPU this waits for the step."""
