@@ -300,7 +300,7 @@ def test_units_compiled_by_kind_train_as_they_did(
 def test_experiments_say_what_is_compiled_and_read_what_older_ones_said() -> None:
     with pytest.raises(InputError, match="compile is 'all'; allowed: 'off', 'units', 'model'"):
         tiny(compile="all")
-    with pytest.raises(InputError, match="compile and memory 'balanced' exclude each other"):
+    with pytest.raises(InputError, match="compile and activation_memory 'balanced' exclude each other"):
         tiny(compile="units", activation_memory="balanced")
     text = to_json(tiny(compile="units", graph=True))
     assert from_json(text, Experiment) == tiny(compile="units", graph=True)

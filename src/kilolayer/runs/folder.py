@@ -141,6 +141,7 @@ class Run:
             raise durable.storage_error(f"cannot read the folder {self.path}", error) from error
 
     def file(self, name: str) -> Path:
+        """The path of a file in the folder."""
         return self.path / name
 
     @contextmanager
@@ -161,6 +162,7 @@ class Run:
             lock.release()
 
     def experiment(self) -> Experiment:
+        """The experiment in config.json. Raises `InputError` where it cannot be read."""
         try:
             return from_json(self.file("config.json").read_text(encoding="utf-8"), Experiment)
         except ValueError as error:  # not JSON, not text, or an InputError that does not name the file
@@ -213,6 +215,7 @@ class Run:
         return list_snapshots(self.path)
 
     def write_json(self, name: str, value: Any) -> None:
+        """Writes `value` as JSON to the file `name` of the folder, durably."""
         durable.write_file(
             self.file(name), json.dumps(value, indent=2, ensure_ascii=False).encode(errors=JSON_ERRORS)
         )

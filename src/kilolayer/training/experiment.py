@@ -86,7 +86,7 @@ class Experiment:
         parse_memory(self.activation_memory)
         if self.compile != "off" and self.activation_memory != "fastest":
             raise InputError(
-                f"compile and memory {self.activation_memory!r} exclude each other; use memory 'fastest'"
+                f"compile and activation_memory {self.activation_memory!r} exclude each other; use 'fastest'"
             )
         every = self.evaluate_every
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:

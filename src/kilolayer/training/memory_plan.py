@@ -54,6 +54,7 @@ class PeakMemory:
 
     @property
     def total_bytes(self) -> int:
+        """The sum of the four parts."""
         return self.process_bytes + self.state_bytes + self.step_bytes + self.working_bytes
 
 

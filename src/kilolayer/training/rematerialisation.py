@@ -33,6 +33,7 @@ class UnitCost:
 
     @property
     def saved_bytes(self) -> int:
+        """Bytes that the unit saves for its backward pass."""
         return self.inner_bytes + (self.input_bytes if self.keeps_input else 0)
 
 

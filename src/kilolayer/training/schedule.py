@@ -62,16 +62,20 @@ class Steps:
 
     @property
     def peak(self) -> float:
+        """The highest rate."""
         return max(self.start, *(rate for _, rate in self.drops), 0.0)
 
     @property
     def last_change(self) -> int:
+        """The iteration of the last change."""
         return self.drops[-1][0] if self.drops else 0
 
     def scale_length(self, factor: float) -> Steps:
+        """The same schedule, `factor` times as long."""
         return replace(self, drops=tuple((round(at * factor), rate) for at, rate in self.drops))
 
     def scale_rate(self, factor: float) -> Steps:
+        """The same schedule, with `factor` times the rates."""
         return Steps(self.start * factor, tuple((at, rate * factor) for at, rate in self.drops))
 
 
@@ -96,16 +100,20 @@ class Warmup:
 
     @property
     def peak(self) -> float:
+        """The highest rate."""
         return self.then.peak
 
     @property
     def last_change(self) -> int:
+        """The iteration of the last change."""
         return max(self.until, self.then.last_change)
 
     def scale_length(self, factor: float) -> Warmup:
+        """The same schedule, `factor` times as long."""
         return replace(self, until=round(self.until * factor), then=self.then.scale_length(factor))
 
     def scale_rate(self, factor: float) -> Warmup:
+        """The same schedule, with `factor` times the rates."""
         return replace(self, rate=self.rate * factor, then=self.then.scale_rate(factor))
 
 
@@ -136,12 +144,15 @@ class OneCycle:
 
     @property
     def last_change(self) -> int:
+        """The iteration of the last change."""
         return self.iterations
 
     def scale_length(self, factor: float) -> OneCycle:
+        """The same schedule, `factor` times as long."""
         return replace(self, iterations=max(1, round(self.iterations * factor)))
 
     def scale_rate(self, factor: float) -> OneCycle:
+        """The same schedule, with `factor` times the rates."""
         return replace(self, peak=self.peak * factor)
 
 
