@@ -60,6 +60,9 @@ class CellCounts:
     """Numbers of cells: all, those with an experiment, those cited from elsewhere, and the exact ones.
 
     A cell is `exact` if Kilolayer trains and tests its network as the paper did.
+
+    >>> CellCounts(cells=11, buildable=10, literature_only=1, exact=10).literature_only
+    1
     """
 
     cells: int
@@ -82,7 +85,11 @@ def count_cells(selected: Iterable[Cell] | None = None) -> CellCounts:
 
 
 class ReportedError(NamedTuple):
-    """A top-1 error in percent, the data set, and where the error is printed."""
+    """A top-1 error in percent, the data set, and where the error is printed.
+
+    >>> reported_errors("resnet20_cifar")[0].value
+    8.75
+    """
 
     value: float
     data: DataSet

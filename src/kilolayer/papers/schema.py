@@ -41,7 +41,12 @@ CURVE = PublishedResult()
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: its label here (P1, P2, PX), title, number on arXiv and year."""
+    """A paper: its label here (P1, P2, PX), title, number on arXiv and year.
+
+    >>> from kilolayer.papers import find_table
+    >>> find_table("p1-table-6").paper.label
+    'P1'
+    """
 
     label: str
     title: str
