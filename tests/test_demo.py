@@ -15,7 +15,7 @@ from kilolayer.cli.command_line import parse
 from kilolayer.cli.demo import DemoOptions, demo_resume_command, execute, worker_shares
 from kilolayer.errors import InputError
 from kilolayer.sweep import worker
-from kilolayer.sweep.demo import UNITS, demo_runs
+from kilolayer.sweep.demo_plan import UNITS, demo_runs
 from kilolayer.training import choose_device, computation_options
 from kilolayer.values import to_json
 

@@ -25,7 +25,7 @@ from kilolayer.report.demo_finding import InitialState, demo_findings, next_comm
 from kilolayer.report.reproduction_finding import finding_sentence
 from kilolayer.report.run_finding import run_findings
 from kilolayer.runs import Run
-from kilolayer.sweep.demo import UNITS, demo_runs
+from kilolayer.sweep.demo_plan import UNITS, demo_runs
 from kilolayer.sweep.results import table_results as table_findings
 from kilolayer.sweep.run_spec import RunSpec
 from test_reproduce_findings import SMOKE, as_in_the_paper, only, pretend

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kilolayer.cli.option_types import Whole, Wholes, check_positive
 from kilolayer.errors import InputError
-from kilolayer.sweep.demo import UNITS, demo_runs
+from kilolayer.sweep.demo_plan import UNITS, demo_runs
 from kilolayer.sweep.run_spec import check_folders
 
 PAGES = ("report", "gradient")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes
@@ -74,6 +73,7 @@ class PredictOptions:
 def execute(options: PredictOptions) -> int:
     """Classifies the images and writes the predictions. The status is 1 where a file cannot be read."""
     from kilolayer.data.picture_files import find_picture_files
+    from kilolayer.report.prediction_formats import UnpredictedFiles
     from kilolayer.runs.file_predictions import image_form, predict_files
     from kilolayer.system.progress_line import track
 
@@ -82,14 +82,14 @@ def execute(options: PredictOptions) -> int:
     form = image_form(weights, options.image_size)
     write = _writer(options, len(weights.classes))
     files = find_picture_files(options.images)
-    missed = _Missed()
+    unpredicted = UnpredictedFiles()
     title = "" if _prints_to_reader(options) else "predicting"
     answers = predict_files(
         weights, files, form, options.top, options.appearance or appearance, options.device
     )
-    write(missed.recorded(track(((1, prediction) for prediction in answers), len(files), title)))
-    missed.print_summary(len(files))
-    return 1 if missed.unreadable else 0
+    write(unpredicted.record(track(((1, prediction) for prediction in answers), len(files), title)))
+    unpredicted.print_summary(len(files))
+    return 1 if unpredicted.unreadable else 0
 
 
 def _prints_to_reader(options: PredictOptions) -> bool:
@@ -137,50 +137,3 @@ def _writer(options: PredictOptions, classes: int) -> Callable[[Iterable[FilePre
     if options.csv is not None:
         return partial(write_csv, name=options.csv, columns=min(options.top, classes))
     return write_json if options.json else write_text
-
-
-class _Missed:
-    """The names of the files without a prediction."""
-
-    def __init__(self) -> None:
-        self.unreadable: list[str] = []
-        self.passed_over: list[str] = []
-
-    def recorded(self, predictions: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
-        """The predictions, without files that are no images. Raises `InputError` where none is left."""
-        pictures = self._without_passed_over(predictions)
-        first: list[FilePrediction] = []
-        for prediction in pictures:
-            first.append(prediction)
-            if prediction.classes:
-                return chain(first, pictures)
-        raise InputError(self._reason())
-
-    def _without_passed_over(self, predictions: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
-        from kilolayer.system.message_text import quote
-
-        for prediction in predictions:
-            name, error = quote(prediction.file.path), prediction.error
-            if error and not prediction.file.is_picture:
-                self.passed_over.append(name)
-                continue
-            if error:
-                self.unreadable.append(f"{name} ({error})")
-            yield prediction
-
-    def _reason(self) -> str:
-        from kilolayer.system.message_text import listing
-
-        if self.unreadable:
-            return f"none of {len(self.unreadable):,} images can be read: {listing(self.unreadable)}"
-        return f"no image among {len(self.passed_over):,} files: {listing(self.passed_over)}"
-
-    def print_summary(self, files: int) -> None:
-        from kilolayer.system.message_text import listing
-
-        if self.passed_over:
-            count, names = len(self.passed_over), listing(self.passed_over, 3)
-            print(f"skipped {count:,} of {files:,} files, which are no images: {names}", file=sys.stderr)
-        if self.unreadable:
-            count, names = len(self.unreadable), listing(self.unreadable)
-            print(f"{count:,} of {files:,} images cannot be read: {names}", file=sys.stderr)

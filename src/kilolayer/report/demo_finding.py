@@ -12,7 +12,7 @@ from kilolayer.measure.gradient import Gradient
 from kilolayer.measure.series import share_text
 from kilolayer.report.run_finding import LEARNED_SHARE
 from kilolayer.runs import Run
-from kilolayer.sweep.demo import UNITS
+from kilolayer.sweep.demo_plan import UNITS
 from kilolayer.sweep.run_spec import RunSpec
 from kilolayer.training import Experiment
 

@@ -32,7 +32,7 @@ from kilolayer.report.page import write_page
 from kilolayer.report.plots import DepthLine, Profile, error_against_depth, profile_by_unit, training_curves
 from kilolayer.runs import Run
 from kilolayer.runs.start_environment import current_command
-from kilolayer.sweep.demo import UNITS
+from kilolayer.sweep.demo_plan import UNITS
 from kilolayer.system.terminal import print_table, print_text
 from kilolayer.training import Experiment
 from kilolayer.values import to_json

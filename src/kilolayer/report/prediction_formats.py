@@ -8,12 +8,14 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
 from kilolayer.errors import InputError
 from kilolayer.runs.file_predictions import FilePrediction
 from kilolayer.system import durable
+from kilolayer.system.message_text import listing, quote
 from kilolayer.system.terminal import printable
 
 BAR_WIDTH = 20
@@ -86,3 +88,45 @@ def write_text(predictions: Iterable[FilePrediction]) -> None:
         for name, value in prediction.classes:
             bar = f"{'█' * round(BAR_WIDTH * value):<{BAR_WIDTH}}  " if watched else ""
             out.write(f"  {100 * value:5.1f} %  {bar}{printable(name)}\n")
+
+
+class UnpredictedFiles:
+    """The names of the files without a prediction."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+        self.skipped: list[str] = []
+
+    def record(self, predictions: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
+        """The predictions, without files that are no images. Raises `InputError` where none is left."""
+        pictures = self._without_skipped(predictions)
+        first: list[FilePrediction] = []
+        for prediction in pictures:
+            first.append(prediction)
+            if prediction.classes:
+                return chain(first, pictures)
+        raise InputError(self._reason())
+
+    def _without_skipped(self, predictions: Iterable[FilePrediction]) -> Iterator[FilePrediction]:
+        for prediction in predictions:
+            name, error = quote(prediction.file.path), prediction.error
+            if error and not prediction.file.is_picture:
+                self.skipped.append(name)
+                continue
+            if error:
+                self.unreadable.append(f"{name} ({error})")
+            yield prediction
+
+    def _reason(self) -> str:
+        if self.unreadable:
+            return f"none of {len(self.unreadable):,} images can be read: {listing(self.unreadable)}"
+        return f"no image among {len(self.skipped):,} files: {listing(self.skipped)}"
+
+    def print_summary(self, files: int) -> None:
+        """Prints the names of the skipped and of the unreadable files on standard error."""
+        if self.skipped:
+            count, names = len(self.skipped), listing(self.skipped, 3)
+            print(f"skipped {count:,} of {files:,} files, which are no images: {names}", file=sys.stderr)
+        if self.unreadable:
+            count, names = len(self.unreadable), listing(self.unreadable)
+            print(f"{count:,} of {files:,} images cannot be read: {names}", file=sys.stderr)
