@@ -105,7 +105,7 @@ def picture(path: Path, mode: str = "RGB") -> Path:
         ("bench resnet18 --threads 1025", "--threads is 1025; allowed: a whole number from 1 to 1024"),
         (
             "bench resnet18 --activation-memory plain",
-            "memory is 'plain'; allowed: fastest, balanced, smallest",
+            "activation_memory is 'plain'; allowed: fastest, balanced, smallest",
         ),
         ("bench resnet18 --image-size 0", "--image-size is 0; allowed: a whole number from 1"),
         ("bench resnet18 --against own.py", "'own.py' names no function in the file"),

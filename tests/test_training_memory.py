@@ -194,7 +194,9 @@ def test_bytes_in_words(text, size):
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "2TB", "fast", "1e9", "2 gb", 5])
 def test_what_is_no_memory_is_refused(text):
-    with pytest.raises(InputError, match=r"memory is .*allowed: fastest, balanced, smallest, or bytes"):
+    with pytest.raises(
+        InputError, match=r"activation_memory is .*allowed: fastest, balanced, smallest, or bytes"
+    ):
         Experiment(network(BASIC), tiny().data, tiny().recipe, activation_memory=text)
 
 

@@ -129,7 +129,7 @@ def plan_memory(
         smallest = fixed.total_bytes + room
         if budget < smallest:
             raise InputError(
-                f"memory {activation_memory} is too little for {network.depth} layers at batch size "
+                f"activation_memory {activation_memory} is too small for {network.depth} layers at batch size "
                 f"{batch_size}: "
                 f"the smallest plan needs {-(-smallest // 10**6)}MB; take that, or a smaller batch"
             )
