@@ -210,9 +210,9 @@ def _compiled(unit: ResidualUnit) -> nn.Module:
 
 def _errors(module: Any, shape: tuple[int, ...], of: Callable[[ResidualUnit], Any]) -> Row:
     started = time.monotonic()
-    layers, others = gpu_check.relative_errors(module, shape, of)
+    layers, kernel_errors = gpu_check.relative_errors(module, shape, of)
     return {
-        "fine": not gpu_check.exceeds_tolerance(layers, others), "layers": layers, "errors": others,
+        "fine": not gpu_check.exceeds_tolerance(layers, kernel_errors), "layers": layers, "errors": kernel_errors,
         "seconds_with_compilation": time.monotonic() - started,
     }  # fmt: skip
 
@@ -226,8 +226,8 @@ def _graph_check(session: Session, way: Way, steps: int = 8) -> Row:
         for _ in range(steps):
             training.take_step()
         ends.append(training.tensors())
-    same = [all(torch.equal(one[key], ends[1][key]) for key in one) for one in ends]
-    return {"fine": same[0], "the same bits": same[0], "the same bits without a graph": same[2]}
+    equal = [all(torch.equal(one[key], ends[1][key]) for key in one) for one in ends]
+    return {"fine": equal[0], "the same bits": equal[0], "the same bits without a graph": equal[2]}
 
 
 def kernels(session: Session) -> Iterator[Row]:
@@ -319,10 +319,10 @@ def _profiled(session: Session, step: Callable[[], None]) -> Row:
         return {"kernels_per_step": "not run: needs a GPU"}
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         step()
         synchronize(session.device)
-    on_device = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_device = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     return {
         "kernels_per_step": len(on_device),
         "device_milliseconds": sum(event.device_time for event in on_device) / 1e3,
@@ -410,10 +410,12 @@ def train_by_recipe(session: Session) -> Iterator[Row]:
 
 
 def _recipe(session: Session, splits: Splits) -> Recipe:
-    whole = recipe_by_name("paper", len(splits.train))
+    paper_recipe = recipe_by_name("paper", len(splits.train))
     if session.rehearse:
-        whole = replace(recipe_for_data(whole, Data("digits")), batch_size=8).with_iterations(16)
-    return whole.with_iterations(session.options.iterations or whole.iterations)
+        paper_recipe = replace(recipe_for_data(paper_recipe, Data("digits")), batch_size=8).with_iterations(
+            16
+        )
+    return paper_recipe.with_iterations(session.options.iterations or paper_recipe.iterations)
 
 
 def trained_on_noise(session: Session, network: Network, way: Way) -> Trainer:

@@ -1,4 +1,6 @@
-"""Single Triton kernels of the residual unit against the bytes that they move; part of benchmarks/gpu.py."""
+"""Single Triton kernels of the residual unit, compared with the bytes that they move; part of
+benchmarks/gpu.py.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ Calls = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a bottleneck's or basic unit's convolution stands: `inputs` → `outputs` channels at `side`."""
+class ConvSite:
+    """A convolution of a basic unit or a bottleneck: `inputs` → `outputs` channels, on maps of `side`."""
 
     images: int
     inputs: int
@@ -48,16 +50,16 @@ SHAPES = [
 """Of preact 110, 164 and 1001: channels in and out, the convolution's side, the map's."""
 
 
-def places(rehearse: bool) -> list[Place]:
-    """Of preact 110, 164 and 1001 at batch 128."""
+def conv_sites(rehearse: bool) -> list[ConvSite]:
+    """The convolutions of preact 110, 164 and 1001 at batch 128."""
     if rehearse:
-        return [Place(2, 16, 16, kernel, 4) for kernel in (1, 3)]
-    return [Place(128, *shape) for shape in SHAPES]
+        return [ConvSite(2, 16, 16, kernel, 4) for kernel in (1, 3)]
+    return [ConvSite(128, *shape) for shape in SHAPES]
 
 
 @dataclass
 class Maps:
-    """Inputs of every kernel at a place, drawn at random; one set of several."""
+    """Random inputs of every kernel at a site; one set of several."""
 
     t: Tensor
     g: Tensor
@@ -68,14 +70,14 @@ class Maps:
     coefficients: Tensor
 
 
-def drawn(place: Place, device: torch.device) -> Maps:
-    t = _map(place.images, place.inputs, place.side, device)
-    g, u = (_map(place.images, place.outputs, place.side, device) for _ in range(2))
-    norm = BatchNorm(place.inputs).to(device)
-    weight = torch.randn(place.outputs, place.inputs, place.kernel, place.kernel, device=device)
-    measured = launch.bn_finalize(norm, norm.weight, norm.bias, launch.channel_sums(t), place.pixels)
+def random_maps(site: ConvSite, device: torch.device) -> Maps:
+    t = _map(site.images, site.inputs, site.side, device)
+    g, u = (_map(site.images, site.outputs, site.side, device) for _ in range(2))
+    norm = BatchNorm(site.inputs).to(device)
+    weight = torch.randn(site.outputs, site.inputs, site.kernel, site.kernel, device=device)
+    measured = launch.bn_finalize(norm, norm.weight, norm.bias, launch.channel_sums(t), site.pixels)
     last = weight.to(memory_format=torch.channels_last)
-    return Maps(t, g, u, last, norm, measured, torch.randn(3, place.outputs, device=device))
+    return Maps(t, g, u, last, norm, measured, torch.randn(3, site.outputs, device=device))
 
 
 def _map(images: int, channels: int, side: int, device: torch.device) -> Tensor:
@@ -83,11 +85,11 @@ def _map(images: int, channels: int, side: int, device: torch.device) -> Tensor:
     return x.bfloat16().to(memory_format=torch.channels_last)
 
 
-def kernels(place: Place) -> Iterator[tuple[str, int, int, Callable[[Maps], object]]]:
-    """Name, bytes that must move, floating-point operations, and the call."""
-    i, o = (2 * place.pixels * channels for channels in (place.inputs, place.outputs))
-    product = 2 * place.pixels * place.inputs * place.outputs * place.kernel**2
-    half = place.kernel // 2
+def kernels(site: ConvSite) -> Iterator[tuple[str, int, int, Callable[[Maps], object]]]:
+    """Of every kernel: its name, the bytes it must move, its floating-point operations, and the call."""
+    i, o = (2 * site.pixels * channels for channels in (site.inputs, site.outputs))
+    product = 2 * site.pixels * site.inputs * site.outputs * site.kernel**2
+    half = site.kernel // 2
 
     def read(m: Maps) -> MapLoad:
         return launch.bn_relu_load(m.t, m.measured)
@@ -99,9 +101,9 @@ def kernels(place: Place) -> Iterator[tuple[str, int, int, Callable[[Maps], obje
         return batch_norm(m.t, None, None, m.norm.weight.detach(), m.norm.bias.detach(), True).relu()
 
     def both(m: Maps) -> object:
-        weight, needed = m.weight.bfloat16(), [True, True, False]
+        weight, output_mask = m.weight.bfloat16(), [True, True, False]
         return torch.ops.aten.convolution_backward(
-            m.g, m.t, weight, None, [1, 1], [half] * 2, [1, 1], False, [0, 0], 1, needed
+            m.g, m.t, weight, None, [1, 1], [half] * 2, [1, 1], False, [0, 0], 1, output_mask
         )
 
     yield "BN statistics", i, 0, lambda m: launch.channel_sums(m.t)
@@ -138,20 +140,20 @@ def kernels(place: Place) -> Iterator[tuple[str, int, int, Callable[[Maps], obje
 
 
 def rows(device: torch.device, *, rehearse: bool, going_on: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-    """Every kernel at every place; then the convolutions with other blocks, stages and programs."""
-    for place in places(rehearse):
-        sets = [drawn(place, device) for _ in range(_sets(place, device))]
-        for name, size, operations, call in kernels(place):
-            yield _row(place, name, size, operations, call, sets, going_on)
-    for place in places(rehearse):
-        sets = [drawn(place, device) for _ in range(_sets(place, device))]
+    """Every kernel at every site; then the convolutions with other block sizes, stages and programs."""
+    for site in conv_sites(rehearse):
+        sets = [random_maps(site, device) for _ in range(_sets(site, device))]
+        for name, size, operations, call in kernels(site):
+            yield _row(site, name, size, operations, call, sets, going_on)
+    for site in conv_sites(rehearse):
+        sets = [random_maps(site, device) for _ in range(_sets(site, device))]
         for changes in variants(rehearse):
             before = {name: getattr(launch, name) for name in changes}
             vars(launch).update(changes)
             try:
-                for name, size, operations, call in kernels(place):
+                for name, size, operations, call in kernels(site):
                     if name.startswith("convolution"):
-                        row = _row(place, name, size, operations, call, sets, going_on)
+                        row = _row(site, name, size, operations, call, sets, going_on)
                         yield row | {"with": changes}
             finally:
                 vars(launch).update(before)
@@ -164,7 +166,7 @@ def variants(rehearse: bool) -> list[dict[str, int]]:
 
 
 def _row(
-    place: Place,
+    site: ConvSite,
     name: str,
     size: int,
     operations: int,
@@ -172,27 +174,27 @@ def _row(
     sets: list[Maps],
     going_on: Callable[[], bool],
 ) -> dict[str, Any]:
-    head = {"place": str(place), "kernel": name, "bytes": size}
+    head = {"place": str(site), "kernel": name, "bytes": size}
     if not going_on():
         return head | {"not run": "the minutes were over"}
     try:
         took = seconds(call, sets)
-    except Exception as error:  # one kernel that does not run does not end the others
+    except Exception as error:  # a kernel that fails must not end the others
         traceback.print_exc()
         return head | {"not run": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
     return head | {"microseconds": 1e6 * took, "bytes_per_second": size / took, "flops": operations / took}
 
 
-def _sets(place: Place, device: torch.device) -> int:
+def _sets(site: ConvSite, device: torch.device) -> int:
     if device.type == "cpu":
         return 1
-    return math.ceil(CACHE / (2 * place.pixels * min(place.inputs, place.outputs)))
+    return math.ceil(CACHE / (2 * site.pixels * min(site.inputs, site.outputs)))
 
 
 def seconds(call: Callable[[Maps], object], sets: list[Maps]) -> float:
-    """Of one call, the median of some repeats over all sets; on a GPU from a graph, so without launches."""
-    for each in sets:
-        call(each)
+    """The median seconds of one call over all sets; on a GPU inside a graph, so without launch times."""
+    for maps in sets:
+        call(maps)
     if sets[0].t.device.type == "cpu":
         started = time.perf_counter()
         call(sets[0])
@@ -200,8 +202,8 @@ def seconds(call: Callable[[Maps], object], sets: list[Maps]) -> float:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        # Held, or all of them would be written to one place, which stays in the cache.
-        written = [call(each) for each in sets]
+        # Keep the results: freed memory would be reused and stay in the cache.
+        results = [call(maps) for maps in sets]
     times = []
     for _ in range(12):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -210,12 +212,14 @@ def seconds(call: Callable[[Maps], object], sets: list[Maps]) -> float:
         end.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end) / 1e3 / len(sets))
-    del written
+    del results
     return median(times[2:])
 
 
 def ceilings(device: torch.device, *, rehearse: bool) -> dict[str, float]:
-    """Bytes a second of a large copy, read and written, and bf16 operations a second of a large product."""
+    """Bytes per second of a large copy (read plus written), and bf16 operations per second of a large
+    product.
+    """
     side, length = (64, 10_000) if rehearse else (8192, 2**30)
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.randint(255, (length,), dtype=torch.uint8, device=device)

@@ -132,8 +132,8 @@ def fastest(network: str, rows: Sequence[Row]) -> str:
         for row in rows
         if row.get("network") == network and "images_per_second" in row and row["way"] in WAYS
     }
-    right = {way: speed for way, speed in speeds.items() if is_right(way, network, rows)}
-    return max(right, key=lambda way: right[way], default=EAGER)
+    valid_speeds = {way: speed for way, speed in speeds.items() if is_right(way, network, rows)}
+    return max(valid_speeds, key=lambda way: valid_speeds[way], default=EAGER)
 
 
 def train(session: Session, runs: Path, trainings: Sequence[tuple[str, str, int]], seconds: float) -> None:
@@ -227,17 +227,19 @@ def bring_back(session: Session, run: Path, *, keep_momentum: bool) -> None:
     from safetensors.torch import load, save
 
     tensors = load(states[-1].read_bytes())
-    kept = {key: value for key, value in tensors.items() if keep_momentum or not key.startswith("momentum.")}
+    stored = {
+        key: value for key, value in tensors.items() if keep_momentum or not key.startswith("momentum.")
+    }
     seal = json.loads(states[-1].with_suffix(".json").read_text())
-    whole = {
+    state = {
         "counters": seal["counters"],
         "config": (run / "config.json").read_text(encoding="utf-8"),
         "metrics": (run / "metrics.jsonl").read_text(encoding="utf-8"),
         "timing": (run / "timing.jsonl").read_text(encoding="utf-8"),
         "environment": (run / "environment.json").read_text(encoding="utf-8"),
     }
-    (session.out / "state.json").write_text(json.dumps(whole), encoding="utf-8")
-    write_pieces(pack(save(kept)), session.out, "state")
+    (session.out / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    write_pieces(pack(save(stored)), session.out, "state")
     session.write(
         {
             "part": "state",
@@ -257,14 +259,14 @@ def take_along(run: Path) -> None:
 
     from kilolayer.runs import checkpoints
 
-    whole = json.loads((state / "state.json").read_text(encoding="utf-8"))
+    stored_state = json.loads((state / "state.json").read_text(encoding="utf-8"))
     pieces = unpack(read_pieces(state, "state"))
     (run / "checkpoints").mkdir(parents=True)
     for name, file in (("config", "config.json"), ("metrics", "metrics.jsonl"), ("timing", "timing.jsonl"),
                        ("environment", "environment.json")):  # fmt: skip
-        (run / file).write_text(whole[name], encoding="utf-8")
+        (run / file).write_text(stored_state[name], encoding="utf-8")
     checkpoints.save_checkpoint(
-        run / "checkpoints", load(pieces), whole["counters"], whole["metrics"].encode()
+        run / "checkpoints", load(pieces), stored_state["counters"], stored_state["metrics"].encode()
     )
 
 

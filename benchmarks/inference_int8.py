@@ -1,10 +1,10 @@
-"""What int8, folded bf16 and fp32 cost in test error, on a network that has been trained.
+"""What int8, folded bf16 and fp32 cost in test error, on a trained network.
 
     python benchmarks/inference_int8.py [--data NAME] [--model NAME] [--epochs N] [--subset N] [--out FILE]
 
-Trains the network (short recipe, one thread), folds it, exports it, quantises it on training images, and runs
-the whole test set through every path. Weights of a random initialisation would give int8 errors that mean
-nothing, so the training stands in the record. Writes results/inference-int8.json.
+It trains the network (short recipe, one thread), folds it, exports it, quantises it on training images, and
+runs the whole test set through every path. The int8 error of an untrained network means nothing, so the
+training is part of the record. Writes results/inference-int8.json.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ CALIBRATION = 512
 Logits = numpy.ndarray[Any, Any]
 
 
-def train(asked: argparse.Namespace, folder: str) -> None:
-    words = ["train", "--model", asked.model, "--data", asked.data, "--epochs", str(asked.epochs)]
-    if asked.subset:
-        words += ["--subset", str(asked.subset)]
+def train(options: argparse.Namespace, folder: str) -> None:
+    words = ["train", "--model", options.model, "--data", options.data, "--epochs", str(options.epochs)]
+    if options.subset:
+        words += ["--subset", str(options.subset)]
     if kilolayer([*words, "--threads", "1", "--no-tensorboard", "--out", folder]):
         sys.exit("the training failed")
 
@@ -48,36 +48,36 @@ def train(asked: argparse.Namespace, folder: str) -> None:
 def paths(
     network: TrainedNetwork, training: Tensor, test: Tensor, folder: Path
 ) -> tuple[dict[str, Callable[[Tensor], Logits]], dict[str, Any]]:
-    """Every way to compute the logits of normalised images, and what quantisation told of itself."""
+    """Every way to compute the logits of normalised images, and the agreement that quantisation reports."""
     model = network.weights.model.eval()
     exact, rough, file = fold(model, torch.float32), fold(model, torch.bfloat16), folder / "int8.onnx"
-    told = onnx.quantize_onnx(model, training[:CALIBRATION], file, test)
+    agreement = onnx.quantize_onnx(model, training[:CALIBRATION], file, test)
     onnx.export_onnx(model, test[:1], folder / "fp32.onnx")
-    one = test[: part(len(test))]
+    batch = test[: part(len(test))]
     return {
         "fp32, layer by layer": lambda x: model(x).numpy(),
         "fp32, folded": lambda x: exact(x).numpy(),
         "bf16, folded": lambda x: rough(x.bfloat16()).float().numpy(),
         "fp32, ONNX Runtime": onnx.onnx_file_session(folder / "fp32.onnx", 1),
-        "OpenVINO, its own choice": openvino.openvino_file_session(folder / "fp32.onnx", one, 1),
+        "OpenVINO, its own choice": openvino.openvino_file_session(folder / "fp32.onnx", batch, 1),
         "int8, ONNX Runtime": onnx.onnx_file_session(file, 1),
-        "int8, OpenVINO": openvino.openvino_file_session(file, one, 1),
-    }, {"calibration_images": CALIBRATION, **vars(told)}
+        "int8, OpenVINO": openvino.openvino_file_session(file, batch, 1),
+    }, {"calibration_images": CALIBRATION, **vars(agreement)}
 
 
 def part(images: int) -> int:
-    """How many at a time, so that all parts are equal: OpenVINO compiles for one batch size."""
+    """The number of images per part that makes all parts equal: OpenVINO compiles for one batch size."""
     return next(size for size in range(250, 0, -1) if images % size == 0)
 
 
 def figures(logits: Logits, labels: Tensor, exact: Logits) -> dict[str, float]:
-    found = torch.from_numpy(logits)
-    same = onnx.logit_agreement(logits, exact)
+    outputs = torch.from_numpy(logits)
+    agreement = onnx.logit_agreement(logits, exact)
     return {
-        "test_error": 100 * (found.argmax(1) != labels).double().mean().item(),
-        "test_loss": functional.cross_entropy(found.double(), labels).item(),
-        "logit_error": same.logit_error,
-        "same_class_as_fp32": same.same_class,
+        "test_error": 100 * (outputs.argmax(1) != labels).double().mean().item(),
+        "test_loss": functional.cross_entropy(outputs.double(), labels).item(),
+        "logit_error": agreement.logit_error,
+        "same_class_as_fp32": agreement.same_class,
     }
 
 
@@ -108,12 +108,12 @@ def measured(network: TrainedNetwork, folder: Path) -> dict[str, Any]:
         images.pixels
     )
     test, labels = normalised(splits.test), splits.test.labels
-    ways, told = paths(network, normalised(splits.train[:CALIBRATION]), test, folder)
+    ways, agreement = paths(network, normalised(splits.train[:CALIBRATION]), test, folder)
     parts = torch.split(test, part(len(test)))
     logits = {name: numpy.concatenate([way(part) for part in parts]) for name, way in ways.items()}
     exact = logits["fp32, layer by layer"]
-    found = {name: figures(each, labels, exact) for name, each in logits.items()}
-    for name, each in found.items():
+    figures_by_way = {name: figures(each, labels, exact) for name, each in logits.items()}
+    for name, each in figures_by_way.items():
         print(f"{name:26} error {each['test_error']:.2f} %, logits {100 * each['logit_error']:.2f} % off, "
               f"the same class for {each['same_class_as_fp32']:.2f} %")  # fmt: skip
     experiment = network.experiment
@@ -121,7 +121,7 @@ def measured(network: TrainedNetwork, folder: Path) -> dict[str, Any]:
         "network": f"{experiment.network.depth} layers on {splits.name}",
         "trained": {"recipe": experiment.recipe.name, "images": len(splits.train),
                     "precision": experiment.precision, "kernels": experiment.kernels},
-        "test_images": len(labels), "quantisation": told, "paths": found,
+        "test_images": len(labels), "quantisation": agreement, "paths": figures_by_way,
         "environment": environment_record(HERE, "fp32"), "machine": describe_machine(),
     }  # fmt: skip
 

@@ -1,10 +1,10 @@
-"""Time and memory of a training step over depth 20 … 10,001 and over the batch.
+"""Time and memory of a training step over depth 20 … 10,001 and over the batch size.
 
     python benchmarks/scaling.py [--most DEPTH] [--threads N] [--out FILE]
 
-One bottleneck network after another in a process of its own (`kilolayer.bench`), plainly, the fastest way
-and with the least memory at one recomputation. `--most 1001` leaves the deepest out, which take ten minutes
-on a quiet core. Writes results/scaling.json and beside it scaling.svg.
+Each bottleneck network runs in a process of its own (`kilolayer.bench`): plainly, the fastest way, and with
+the least memory at one recomputation. `--most 1001` leaves out the deepest, which take ten minutes on a quiet
+core. Writes results/scaling.json and scaling.svg.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VARIANTS = {"plain": 326, "fast": 1001, "balanced": 10_001}
 
 def name(depth: int, variant: str) -> str:
     block = "" if depth >= 164 else "_bottleneck"
-    # 9n + 2 weight layers are as near as a bottleneck network comes.
+    # A bottleneck network has 9n + 2 weight layers; these are the nearest depths.
     nearest = 9 * round((depth - 2) / 9) + 2
     return f"preact_resnet{nearest}{block}_cifar@{variant}"
 
@@ -36,8 +36,8 @@ def name(depth: int, variant: str) -> str:
 def step(depth: int, variant: str, batch: int, threads: int) -> dict[str, Any]:
     """One measured point."""
     conditions = BenchConfiguration(batch, threads, repeats=1 if depth > 1001 else 3, warm_up=1)
-    found = compare_candidates([parse_candidate(name(depth, variant))], conditions)
-    mine = found["contestants"][0]
+    figures = compare_candidates([parse_candidate(name(depth, variant))], conditions)
+    mine = figures["contestants"][0]
     keys = (
         "seconds",
         "images_per_second",
@@ -53,12 +53,12 @@ def step(depth: int, variant: str, batch: int, threads: int) -> dict[str, Any]:
     return (
         {"depth": depth, "variant": variant, "batch_size": batch}
         | {key: mine[key] for key in keys}
-        | {"environment": found["environment"]}
+        | {"environment": figures["environment"]}
     )
 
 
 def draw(rows: list[dict[str, Any]], along: str) -> str:
-    """Seconds (left) and memory (right) against depth or batch size, both logarithmic."""
+    """Seconds (left) and memory (right) against depth or batch size, on logarithmic axes."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
 
     def paint(figure: Any) -> None:

@@ -1,12 +1,12 @@
-"""What one waits for beside the steps: compiling, start, build, first step, data, checkpoint, evaluation.
+"""The waiting times beside the steps: compiling, start, build, first step, data, checkpoint, evaluation.
 
     python benchmarks/startup.py [--out FILE]
 
-Processor seconds of one thread, medians; the kernels are compiled once, on all cores. Augmentation is random
-crop, flip and normalisation of images of 32 pixels, a whole epoch of them, in batches of 128; beside it
-torchvision's, where it can be imported (it needs the build of PyTorch that it is for): as scripts have it,
-image by image through a DataLoader, and v2 on whole batches, which gives all images of a batch the same crop
-and flip. Writes results/startup.json.
+The figures are medians of CPU seconds on one thread; the kernels are compiled once, on all cores.
+Augmentation is random crop, flip and normalisation of 32-pixel images, a whole epoch in batches of 128. If
+torchvision can be imported (it needs the PyTorch build that it is for), it is measured too: as scripts use
+it, image by image through a DataLoader, and v2 on whole batches, which gives all images of a batch the same
+crop and flip. Writes results/startup.json.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ DEEP = "preact_resnet1001_cifar"
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    found = []
+    times = []
     for _ in range(repeats):
         began = time.process_time()
         work()
-        found.append(time.process_time() - began)
-    return statistics.median(found)
+        times.append(time.process_time() - began)
+    return statistics.median(times)
 
 
 def program(*words: str) -> float:
-    """Processor seconds of a whole `kilolayer …`."""
+    """CPU seconds of a whole `kilolayer …`."""
 
     return statistics.median(program_once(*words) for _ in range(3))
 
@@ -73,14 +73,14 @@ print(time.perf_counter() - wall, os.times().children_user - before.children_use
 
 
 def compiling() -> dict[str, float]:
-    """The kernels at their first use, on all cores."""
+    """Compiling the kernels at their first use, on all cores."""
     with tempfile.TemporaryDirectory() as cache:
-        told = subprocess.run(  # noqa: S603
+        process = subprocess.run(  # noqa: S603
             [sys.executable, "-c", COMPILE],
             env=os.environ | {"XDG_CACHE_HOME": cache},
             check=True, capture_output=True, text=True,
         )  # fmt: skip
-    wall, processor = map(float, told.stdout.split())
+    wall, processor = map(float, process.stdout.split())
     return {"wall_seconds": wall, "processor_seconds": processor}
 
 
@@ -91,7 +91,7 @@ def pictures(count: int = 10_000) -> Images:
 
 
 def augmentation(images: Images) -> dict[str, float | None]:
-    """Images a second, everything that chance decides included: each repeat is an epoch of its own."""
+    """Images per second, with all random decisions; every repeat is a new epoch."""
     statistic, epochs = measure_statistics(images, "channel"), iter(range(1_000))
     count = len(images) // 128 * 128
 
@@ -110,22 +110,25 @@ def _torchvision(images: Images, count: int) -> dict[str, float | None]:
         return dict.fromkeys(("torchvision_loader_images_per_second", "torchvision_batch_images_per_second"))
     chain = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
     floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))]
-    whole, each = v2.Compose([*chain, *floats]), v2.Compose([v2.PILToTensor(), *chain, *floats])
+    batch_chain, picture_chain = (
+        v2.Compose([*chain, *floats]),
+        v2.Compose([v2.PILToTensor(), *chain, *floats]),
+    )
     pictures = [(v2.functional.to_pil_image(image), 0) for image in images.pixels[:count]]
 
     class Pictures(torch.utils.data.Dataset):  # type: ignore[type-arg]
         def __len__(self) -> int:
             return len(pictures)
 
-        def __getitem__(self, place: int) -> tuple[Any, int]:
-            image, label = pictures[place]
-            return each(image), label
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            image, label = pictures[index]
+            return picture_chain(image), label
 
     loader = torch.utils.data.DataLoader(Pictures(), 128, shuffle=True)
     return {
         "torchvision_loader_images_per_second": count / seconds(lambda: list(loader), 3),
         "torchvision_batch_images_per_second": count
-        / seconds(lambda: [whole(part) for part in torch.split(images.pixels[:count], 128)], 3),
+        / seconds(lambda: [batch_chain(part) for part in torch.split(images.pixels[:count], 128)], 3),
     }
 
 
@@ -138,15 +141,15 @@ def checkpoint(folder: Path) -> dict[str, float]:
 
 
 def evaluation(images: Images) -> dict[str, float]:
-    """Images a second through 110 layers, and the seconds that folding takes, which are in them."""
+    """Images per second through 110 layers, and the seconds of folding, which they include."""
     model = build(describe("preact_resnet110_cifar")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     deep = build(describe(DEEP))
-    some, statistic = images[:1024], measure_statistics(images, "channel")
+    calibration, statistic = images[:1024], measure_statistics(images, "channel")
 
     def of(precision: Precision, way: EvaluationMode) -> float:
         return 1024 / seconds(
             lambda: evaluate(
-                model, some, statistic, context=HERE, num_classes=10, precision=precision,
+                model, calibration, statistic, context=HERE, num_classes=10, precision=precision,
                 channels_last=precision == "bf16", evaluation=way,
             ), 3)  # fmt: skip
 

@@ -1,18 +1,18 @@
-"""The table of targets, measured on this machine: target, figure, met or not.
+"""The table of speed targets, measured on this machine: target, figure, met or missed.
 
     python benchmarks/targets.py [--threads N] [--only PART …] [--rehearse] [--out FILE]
 
-About 15 minutes on one thread of a quiet machine with 16 GB; ResNet-1001 in PyTorch's default takes 12.5.
-Everything is a comparison by `kilolayer.bench`: same batch, in turns, each in its own process. Peers are taken
-where their packages can be imported, of torchvision and timm beside the build of PyTorch that torchvision is
-for; without them the reference is our own network run plainly (fp32, channels first, PyTorch's layers). Of
-several peers the fastest is the reference. Ours run with the peers' projections (110: option B) and with
-the stride where they have it (benchmarks/same_work.py). "Share" is of the fastest product that this
-processor has, be it in bf16 or in fp32; the targets were set on a processor whose bf16 product is twice as
-fast as its fp32 one. PyTorch's build with CUDA's libraries holds 0.3 GB more from the start than the one for
-CPUs, so memory is better judged with the latter, and `--only imagenet` run with the former.
-`--rehearse` takes one step of two images, to see that every part works: its figures say nothing.
-Writes results/targets.json after every part; parts that are not asked for stay there as they were.
+It takes about 15 minutes on one thread of a quiet machine, and 12.5 GB of its 16 GB: ResNet-1001 in PyTorch's
+default. Every comparison is by `kilolayer.bench`: the same batch, in turns, each candidate in its own
+process. A peer takes part if its package can be imported; torchvision and timm need the PyTorch build that
+torchvision is for. Without peers the reference is our own network run plainly (fp32, channels first,
+PyTorch's layers); with several, the fastest. Our networks have the projections (110: option B) and strides of
+the peers (benchmarks/same_work.py). The share is relative to the fastest product of this processor, in bf16
+or fp32; the targets were set on a processor whose bf16 product is twice as fast as its fp32 one. A PyTorch
+build with CUDA's libraries occupies 0.3 GB more than the build for CPUs, so judge memory with the latter and
+run `--only imagenet` with the former. `--rehearse` takes one step of two images, to see that every part runs:
+ignore its figures. Writes results/targets.json after every part; parts that are not run keep their old
+figures there.
 """
 
 from __future__ import annotations
@@ -39,73 +39,74 @@ FIGURES = ("images_per_second", "peak_memory_bytes", "memory_bytes_before", "roo
 
 
 @dataclass(frozen=True)
-class Race:
-    """What a comparison found, how many of its first candidates are ours, and why peers are missing."""
+class Comparison:
+    """The figures of a comparison, how many of its first candidates are ours, and why peers are missing."""
 
-    found: dict[str, Any]
+    figures: dict[str, Any]
     ours: int
     without: str | None = None
 
     def best_peer(self, key: str) -> float:
-        values = [float(row[key]) for row in self.found["contestants"][self.ours :]]
+        values = [float(row[key]) for row in self.figures["contestants"][self.ours :]]
         return min(values) if key == "peak_memory_bytes" else max(values)
 
-    def own(self, key: str, place: int = 0) -> float:
-        return float(self.found["contestants"][place][key])
+    def own(self, key: str, index: int = 0) -> float:
+        return float(self.figures["contestants"][index][key])
 
 
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
 
 
-def measured(ours: list[str], peers: list[str], conditions: BenchConfiguration) -> Race:
-    """Ours and the peers, or where these cannot be had our own network run plainly."""
+def measured(ours: list[str], peers: list[str], conditions: BenchConfiguration) -> Comparison:
+    """Our candidates and the peers; without peers our own network run plainly."""
     mine, without = [parse_candidate(name) for name in ours], None
     if peers:
         try:
-            return Race(compare_candidates([*mine, *map(parse_candidate, peers)], conditions, say), len(mine))
+            return Comparison(
+                compare_candidates([*mine, *map(parse_candidate, peers)], conditions, say), len(mine)
+            )
         except InputError as error:
             without = str(error)
             say(f"without the peers: {error}")
     plain = parse_candidate(f"{ours[0].partition('@')[0]}@plain")
-    return Race(compare_candidates([*mine, plain], conditions, say), len(mine), without)
+    return Comparison(compare_candidates([*mine, plain], conditions, say), len(mine), without)
 
 
 def row(
     target: str,
-    one: Race,
+    comparison: Comparison,
     value: float,
     *,
     at_least: float | None = None,
     at_most: float | None = None,
     **more: float,
 ) -> dict[str, Any]:
-    """One line of the table, with all that stands behind it."""
-    found = one.found
+    """One line of the table, with everything it is derived from."""
+    figures = comparison.figures
     met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
-    wanted = f"≥ {at_least:g}" if at_least is not None else f"≤ {at_most:g}"
-    share = (
-        f"{100 * one.own('roofline_share'):.0f} % of this processor's {found['fastest_arithmetic']} product"
-    )
-    print(f"{'met    ' if met else 'NOT MET'}  {target}: {value:.3g} (wanted {wanted}); {share}", flush=True)
+    bound = f"≥ {at_least:g}" if at_least is not None else f"≤ {at_most:g}"
+    percent, dtype = 100 * comparison.own("roofline_share"), figures["fastest_arithmetic"]
+    share = f"{percent:.0f} % of this processor's {dtype} product"
+    print(f"{'met    ' if met else 'NOT MET'}  {target}: {value:.3g} (wanted {bound}); {share}", flush=True)
     return {
-        "target": target, "wanted": wanted, "measured": round(value, 4), "met": met, **more,
-        "share_of_fastest_product": one.own("roofline_share"),
-        "fastest_arithmetic": found["fastest_arithmetic"], "machine": found["machine"]["name"],
-        "ceilings": found["ceilings"], "conditions": found["conditions"],
-        "contestants": {each["name"]: {key: each[key] for key in FIGURES} for each in found["contestants"]},
-        "not_the_same_work": found["differences"], "peers_missing": one.without,
+        "target": target, "wanted": bound, "measured": round(value, 4), "met": met, **more,
+        "share_of_fastest_product": comparison.own("roofline_share"),
+        "fastest_arithmetic": figures["fastest_arithmetic"], "machine": figures["machine"]["name"],
+        "ceilings": figures["ceilings"], "conditions": figures["conditions"],
+        "contestants": {each["name"]: {key: each[key] for key in FIGURES} for each in figures["contestants"]},
+        "not_the_same_work": figures["differences"], "peers_missing": comparison.without,
     }  # fmt: skip
 
 
-def times(one: Race, place: int = 0) -> float:
-    return one.own("images_per_second", place) / one.best_peer("images_per_second")
+def times(comparison: Comparison, index: int = 0) -> float:
+    return comparison.own("images_per_second", index) / comparison.best_peer("images_per_second")
 
 
-def memory(one: Race, place: int) -> tuple[float, float]:
-    """The peer's peak over ours, and the same of what lies above the process before it had a network."""
-    peer, ours = one.best_peer("peak_memory_bytes"), one.own("peak_memory_bytes", place)
-    before = one.own("memory_bytes_before", place)
+def memory(comparison: Comparison, index: int) -> tuple[float, float]:
+    """The peer's peak memory over ours; and the same above what a process holds before it builds a network."""
+    peer, ours = comparison.best_peer("peak_memory_bytes"), comparison.own("peak_memory_bytes", index)
+    before = comparison.own("memory_bytes_before", index)
     return peer / ours, (peer - before) / (ours - before)
 
 
@@ -121,36 +122,38 @@ def training(of: BenchConfiguration) -> list[dict[str, Any]]:
 
 def thousand(of: BenchConfiguration) -> list[dict[str, Any]]:
     deep = f"{OURS}:preact_resnet1001"
-    # Of two repeats the ratio was 4.70, of two others 5.56 (docs/internals/log/).
+    # Two repeats gave a ratio of 4.70, two others 5.56 (docs/internals/log/).
     few = replace(of, warm_up=min(of.warm_up, 1))
-    one = measured([f"{deep}@fast", f"{deep}@fast+balanced"], [f"{PEERS}:preresnet1001_cifar10"], few)
-    whole, above = memory(one, 1)
-    slower = one.own("images_per_second") / one.own("images_per_second", 1)
-    told = "training 1001 balanced, the peer's memory over ours"
+    comparison = measured([f"{deep}@fast", f"{deep}@fast+balanced"], [f"{PEERS}:preresnet1001_cifar10"], few)
+    peak_ratio, above = memory(comparison, 1)
+    slower = comparison.own("images_per_second") / comparison.own("images_per_second", 1)
+    target = "training 1001 balanced, the peer's memory over ours"
     return [
-        row("training 1001, times the peer", one, times(one), at_least=5.5),
-        row(told, one, whole, at_least=14, above_the_imports=above),
-        row("training 1001 balanced, time over our fastest", one, slower, at_most=1.4),
+        row("training 1001, times the peer", comparison, times(comparison), at_least=5.5),
+        row(target, comparison, peak_ratio, at_least=14, above_the_imports=above),
+        row("training 1001 balanced, time over our fastest", comparison, slower, at_most=1.4),
     ]
 
 
 def deepest(of: BenchConfiguration) -> list[dict[str, Any]]:
     once = replace(of, repeats=1, warm_up=min(of.warm_up, 1))
-    one = Race(compare_candidates([parse_candidate("preact_resnet10001_cifar@balanced")], once, say), 1)
-    size = one.own("peak_memory_bytes") / 1e9
-    above = size - one.own("memory_bytes_before") / 1e9
+    comparison = Comparison(
+        compare_candidates([parse_candidate("preact_resnet10001_cifar@balanced")], once, say), 1
+    )
+    size = comparison.own("peak_memory_bytes") / 1e9
+    above = size - comparison.own("memory_bytes_before") / 1e9
     target = f"training 10,001 layers at batch {of.batch_size}, GB"
-    return [row(target, one, size, at_most=3.0, above_the_imports=above)]
+    return [row(target, comparison, size, at_most=3.0, above_the_imports=above)]
 
 
 def inference(of: BenchConfiguration) -> list[dict[str, Any]]:
     name, engines = "preact_resnet164_cifar", ("openvino", "onnxruntime", "openvino-int8", "onnxruntime-int8")
-    asked = replace(of, infer=True, batch_size=min(of.batch_size, 32))
-    one = measured([name, *(f"{name}@{engine}" for engine in engines)], [], asked)
-    beside = one.own("images_per_second") / one.own("images_per_second", 1)
+    configuration = replace(of, infer=True, batch_size=min(of.batch_size, 32))
+    comparison = measured([name, *(f"{name}@{engine}" for engine in engines)], [], configuration)
+    beside = comparison.own("images_per_second") / comparison.own("images_per_second", 1)
     return [
-        row("inference 164, times eager fp32", one, times(one), at_least=3.5),
-        row("inference 164, times OpenVINO", one, beside, at_least=1.0),
+        row("inference 164, times eager fp32", comparison, times(comparison), at_least=3.5),
+        row("inference 164, times OpenVINO", comparison, beside, at_least=1.0),
     ]
 
 

@@ -1,12 +1,12 @@
-"""The fused units beside PyTorch's layers: single units, and whole training steps, on one thread.
+"""Fused units beside PyTorch's layers: single units and whole training steps, on one thread.
 
     python benchmarks/unit_kernels.py [--batch N] [--repeats N] [--networks NAME:BATCH …] [--out FILE]
 
-Every unit and network is computed in turn in fp32 with channels first (PyTorch's default), in bf16 autocast
-with channels last, and fused; the figures are medians of the process's own CPU seconds over interleaved
-repeats, so that other work on the machine counts little. All three have the memory pool that training uses.
-The share is of this thread's fastest matrix product, in bf16 or fp32. Memory is the resident size after two
-steps, each network in a process of its own. Writes results/unit-kernels.json.
+Every unit and network is computed in turns in fp32 with channels first (PyTorch's default), in bf16 autocast
+with channels last, and fused. The figures are medians of the process's own CPU seconds, so that other work on
+the machine counts little. All three use the memory pool of training. The share is relative to this thread's
+fastest matrix product, in bf16 or fp32. Memory is the resident size after two steps, each network in a
+process of its own. Writes results/unit-kernels.json.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Work = dict[str, Callable[[], object]]
 
 
 def seconds(work: Work, repeats: int) -> dict[str, float]:
-    """Median CPU seconds of each, in turn; the first time does not count."""
+    """The median CPU seconds of every way, measured in turns; the first turn is not counted."""
     taken: dict[str, list[float]] = {way: [] for way in work}
     for repeat in range(repeats + 1):
         for way, run in work.items():
@@ -74,13 +74,13 @@ def unit_work(unit: Unit, width: int, side: int, batch: int) -> Work:
         dtype, form = (
             (torch.bfloat16, torch.channels_last) if low else (torch.float32, torch.contiguous_format)
         )
-        own = x.to(dtype).to(memory_format=form).requires_grad_()
+        source = x.to(dtype).to(memory_format=form).requires_grad_()
         gradient = dy.to(dtype).to(memory_format=form)
 
         def run() -> None:
             with torch.autocast("cpu", torch.bfloat16, low, cache_enabled=False):
-                y = fused_unit(chain, own, chain.parameters()) if way == "fused" else module(own)
-            torch.autograd.grad(y, [own, *module.parameters()], gradient)
+                y = fused_unit(chain, source, chain.parameters()) if way == "fused" else module(source)
+            torch.autograd.grad(y, [source, *module.parameters()], gradient)
 
         return run
 
@@ -88,7 +88,7 @@ def unit_work(unit: Unit, width: int, side: int, batch: int) -> Work:
 
 
 def stepper(model: nn.Module, way: str, x: Tensor, labels: Tensor) -> Callable[[], object]:
-    """One step of SGD in one of the ways."""
+    """A function that runs one step of SGD in this way."""
     if way != "fp32":
         model, x = (value.to(memory_format=torch.channels_last) for value in (model, x))
     if way == "fused":
@@ -112,7 +112,7 @@ def network_step(name: str, way: str, batch: int) -> Callable[[], object]:
 
 
 def memory_of(name: str, way: str, batch: int) -> int:
-    """Resident bytes after two steps in a process of its own."""
+    """Resident bytes after two steps, in a process of its own."""
     command = [sys.executable, __file__, "--resident", way, "--networks", f"{name}:{batch}"]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
 
@@ -125,9 +125,9 @@ def resident_after_two_steps(name: str, way: str, batch: int) -> int:
 
 
 def row(name: str, flops: float, times: dict[str, float], ceiling: float, **more: Any) -> dict[str, Any]:
-    """One line of the table, printed too."""
+    """One line of the table; prints it too."""
     fused = times["fused"]
-    found = {
+    figures = {
         "name": name,
         "seconds": times,
         "gflops": {way: flops / taken / 1e9 for way, taken in times.items()},
@@ -136,10 +136,10 @@ def row(name: str, flops: float, times: dict[str, float], ceiling: float, **more
         "faster_than_bf16": times["bf16"] / fused,
         **more,
     }
-    ratios = f"fp32 ×{found['faster_than_fp32']:.2f}  bf16 ×{found['faster_than_bf16']:.2f}"
-    speed = f"{flops / fused / 1e9:5.0f} GFLOP/s {found['share_of_ceiling']:4.0%}"
+    ratios = f"fp32 ×{figures['faster_than_fp32']:.2f}  bf16 ×{figures['faster_than_bf16']:.2f}"
+    speed = f"{flops / fused / 1e9:5.0f} GFLOP/s {figures['share_of_ceiling']:4.0%}"
     print(f"{name:34} fused {1e3 * fused:8.1f} ms {speed}  {ratios}", flush=True)
-    return found
+    return figures
 
 
 def unit_rows(batch: int, repeats: int, ceiling: float) -> list[dict[str, Any]]:
@@ -147,8 +147,8 @@ def unit_rows(batch: int, repeats: int, ceiling: float) -> list[dict[str, Any]]:
     for name, unit in UNITS.items():
         for width, side in SHAPES:
             size = batch if width < 128 else batch // 4
-            made = layout(unit, unit.branch.out_channels(width), width)
-            flops = 6 * size * made.multiply_adds(side)
+            unit_layout = layout(unit, unit.branch.out_channels(width), width)
+            flops = 6 * size * unit_layout.multiply_adds(side)
             times = seconds(unit_work(unit, width, side, size), repeats)
             rows.append(row(f"{name} {width}, {side}×{side}", flops, times, ceiling))
     return rows
@@ -156,13 +156,13 @@ def unit_rows(batch: int, repeats: int, ceiling: float) -> list[dict[str, Any]]:
 
 def network_rows(networks: list[str], repeats: int, ceiling: float) -> list[dict[str, Any]]:
     rows = []
-    for one in networks:
-        name, batch = one.split(":")
+    for network_name in networks:
+        name, batch = network_name.split(":")
         size = int(batch)
         flops = 6 * size * describe(name).multiply_adds
         times = seconds({way: network_step(name, way, size) for way in WAYS}, repeats)
         memory = {way: memory_of(name, way, size) for way in WAYS}
-        rows.append(row(one, flops, times, ceiling, resident_bytes=memory))
+        rows.append(row(network_name, flops, times, ceiling, resident_bytes=memory))
     return rows
 
 
@@ -187,7 +187,7 @@ def main() -> None:
     if why := kernels.unavailable_reason():
         raise SystemExit(f"there are no kernels here: {why}")
     arithmetic, ceiling = fastest_dtype(measure_ceilings(CPU))
-    found = {
+    record = {
         "environment": environment_record(
             DistributedContext(CPU), "bf16", channels_last=True, kernels="fused"
         ),
@@ -197,7 +197,7 @@ def main() -> None:
         "units": unit_rows(options.batch, options.repeats, ceiling),
         "networks": network_rows(options.networks, options.repeats, ceiling),
     }
-    options.out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
