@@ -31,9 +31,10 @@ def add(app: Any, tree: nodes.document) -> None:
             continue
         taken = [seconds().get(line) for line in _commands(block.astext())]
         if taken and None not in taken:
-            text = ", ".join(_shown(number) for number in taken if number is not None)
+            text = "; ".join(_shown(number) for number in taken if number is not None)
             block.parent.insert(
-                block.parent.index(block) + 1, nodes.paragraph("", f"Takes {text}.", classes=["cost"])
+                block.parent.index(block) + 1,
+                nodes.paragraph("", f"Processor time: {text}.", classes=["cost"]),
             )
 
 
