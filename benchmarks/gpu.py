@@ -212,7 +212,8 @@ def _errors(module: Any, shape: tuple[int, ...], of: Callable[[ResidualUnit], An
     started = time.monotonic()
     layers, kernel_errors = gpu_check.relative_errors(module, shape, of)
     return {
-        "fine": not gpu_check.exceeds_tolerance(layers, kernel_errors), "layers": layers, "errors": kernel_errors,
+        "fine": not gpu_check.exceeds_tolerance(layers, kernel_errors),
+        "layers": layers, "errors": kernel_errors,
         "seconds_with_compilation": time.monotonic() - started,
     }  # fmt: skip
 
@@ -404,7 +405,8 @@ def train_by_recipe(session: Session) -> Iterator[Row]:
         synchronize(session.device)
         yield {
             "network": name, "way": way, "seed": options.seed, "data": splits.name,
-            "recipe": experiment.recipe.name, "iteration": training.state.iteration, "done": training.is_finished,
+            "recipe": experiment.recipe.name, "iteration": training.state.iteration,
+            "done": training.is_finished,
             "start_seconds": ready - started, "seconds": time.monotonic() - ready, "result": run.result(),
         }  # fmt: skip
 

@@ -104,7 +104,7 @@ def times(comparison: Comparison, index: int = 0) -> float:
 
 
 def memory(comparison: Comparison, index: int) -> tuple[float, float]:
-    """The peer's peak memory over ours; and the same above what a process holds before it builds a network."""
+    """The peer's peak memory over ours; and the same above what a process holds before building a network."""
     peer, ours = comparison.best_peer("peak_memory_bytes"), comparison.own("peak_memory_bytes", index)
     before = comparison.own("memory_bytes_before", index)
     return peer / ours, (peer - before) / (ours - before)

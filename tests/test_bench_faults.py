@@ -1,4 +1,4 @@
-"""What is wrong with a comparison: other images, other work, faults of a peer, nowhere to write, being stopped."""
+"""Faults in a comparison: other images, other work, faults of a peer, nowhere to write, being stopped."""
 
 import os
 import signal

@@ -82,7 +82,7 @@ def _int_list(sizes: object) -> list[int]:
 
 
 def _has_fused_kernel(x: Tensor, weight: Tensor) -> bool:
-    # An exporter does not know the call; a mismatch of dtypes is left for PyTorch's layer to refuse or convert.
+    # An exporter does not know the call; PyTorch's layer refuses or converts dtypes that do not match.
     return (
         _HAS_MKLDNN_POINTWISE
         and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]

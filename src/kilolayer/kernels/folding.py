@@ -116,7 +116,7 @@ class FoldedResidualUnit(nn.Module):
         return out
 
     def _branch_output(self, F: Tensor) -> Tensor:
-        # A plain net's h is the number 0, to which a convolution cannot add; `last_conv` has applied the ReLU.
+        # A plain net's h is the number 0, to which a convolution cannot add; `last_conv` applies the ReLU.
         return F if self.last_conv is None else cast(Tensor, self.last_conv(F))
 
 

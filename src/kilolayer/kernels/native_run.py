@@ -68,12 +68,13 @@ class NativeUnitRun(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.in_channels or x.dtype is not torch.bfloat16 or not x.is_cpu:
             raise RuntimeError(
-                f"a run of folded units expected (N, {self.in_channels}, H, W) in {torch.bfloat16} on the CPU, "
+                f"a run of folded units expected (N, {self.in_channels}, H, W) in {torch.bfloat16} "
+                "on the CPU, "
                 f"but got {tuple(x.shape)} in {x.dtype} on {x.device}"
             )
         x = x[:, :, :: self.input_stride, :: self.input_stride].contiguous(memory_format=torch.channels_last)
         y = empty_map_like(x[:, :, :: self.stride, :: self.stride], self.out_channels)
-        # Addresses do not survive a copy or a pickle, so they are collected at every call: microseconds per unit.
+        # Addresses do not survive a copy or a pickle, so every call collects them: microseconds per unit.
         structs = (FoldedUnitStruct * len(self.units))(*map(_unit_struct, self.units))
         load_native_library().kilolayer_infer(
             byref(batch_struct(x)), structs, len(structs), x.data_ptr(), y.data_ptr()

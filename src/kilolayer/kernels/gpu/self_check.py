@@ -52,7 +52,7 @@ def exceeds_tolerance(layers: list[float], kernels: list[float]) -> bool:
     pairs = zip(kernels, layers, strict=True)
     return not (
         sum(kernels) <= MEAN_ERROR_RATIO * sum(layers)
-        # A single tensor may deviate more: near zero, a ReLU can be open in one computation and not in the other.
+        # A single tensor may deviate more: near zero, a ReLU can be open in one of the computations only.
         and all(kernel_error <= MAX_ERROR_RATIO * layer_error + SLACK for kernel_error, layer_error in pairs)
     )
 
