@@ -143,8 +143,8 @@ class RecipeOptions:
     """Sides of the training images as shares of the full side; each later one follows with @ and the share of
     the run from which it holds: 0.5,0.75@0.4,1@0.7. Evaluation uses the full size."""
     progressive_depth: OptionalText = None
-    """Shares of every stage's units that are active, up to 1, in the same form: 0.33,0.67@0.4,1@0.7. The other
-    units are identities and cost nothing."""
+    """Shares of every stage's units that are active, up to 1, in the same form: 0.33,0.67@0.4,1@0.7. The
+    other units are identities and cost nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Prepares a training: reads and checks the options, the data and the weights, and writes nothing.
 
-Every rank of a distributed run prepares by itself. No rank waits for another one here, so the caller may compare
-the outcomes of all ranks once, at the end.
+Every rank of a distributed run prepares by itself. No rank waits for another one here, so the caller may
+compare the outcomes of all ranks once, at the end.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def prepare_resumed_run(
 
 
 def make_data_record(prepared: PreparedRun, run: Run | None) -> dict[str, Any]:
-    """The run's record of its data, from the main rank. Raises `InputError` where the data of `run` changed."""
+    """The run's record of its data, from the main rank. Raises `InputError` where the data changed."""
     if not prepared.trainer.context.is_main:
         return {}
     data, fingerprints = prepared.data, data_record.data_fingerprints(prepared.trainer)

@@ -168,7 +168,7 @@ def engine_from_options(options: ReproductionOptions) -> Engine:
     if options.engine == "ray":
         if extensions.loaded_files():
             raise InputError(
-                "a row of your own runs in this machine's processes, not on a Ray cluster; leave out --engine ray"
+                "a row of your own runs on this machine, not on a Ray cluster; leave out --engine ray"
             )
         from kilolayer.sweep.ray_engine import RayEngine
 

@@ -1,4 +1,4 @@
-"""Runs a sweep under a live table: a reproduction, or its search for b_g. A stop saves the state of every run."""
+"""Runs a sweep under a live table: the demo, a reproduction, or its search for b_g."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def warn_of_cost(reproduction: Reproduction) -> None:
     flop = sum(training_flop(run.experiment) for run in reproduction.runs)
     if reproduction.request.size.scale.is_full and flop > COSTLY and not torch.cuda.is_available():
         print(
-            f"kilolayer: warning: {flop_text(flop)} take about {duration_text(flop / CPU_SPEED)} without a GPU; "
-            f"--scale proxy shows the order of the rows in hours, --scale smoke checks in seconds",
+            f"kilolayer: warning: {flop_text(flop)} take about {duration_text(flop / CPU_SPEED)} without a "
+            f"GPU; --scale proxy shows the order of the rows in hours, --scale smoke checks in seconds",
             file=sys.stderr,
         )

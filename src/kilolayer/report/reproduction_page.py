@@ -44,8 +44,8 @@ def _section(table_findings: TableResult) -> Section:
     table, text = table_findings.table, []
     if table_findings.proxy:
         text.append(
-            f"This is a {table_findings.proxy}. Its absolute figures cannot be compared with the paper's; the "
-            f"ranking of the rows and the gaps between them can."
+            f"This is a {table_findings.proxy}. Its absolute figures cannot be compared with the paper's; "
+            f"the ranking of the rows and the gaps between them can."
         )
     text += [f"{table.paper.title} (arXiv {table.paper.arxiv}), {table.source}: {table.title}."]
     text += [f"In the paper: {table.note}."] if table.note else []
