@@ -2,9 +2,9 @@
 
 A step of a thousand layers launches more than ten thousand kernels, and each launch takes the processor
 longer than most of the kernels take the GPU. A graph holds all of them, with the addresses that they read and
-write. The captured function must therefore work on tensors that keep their addresses; what the host decides for each
-step is copied into such tensors first. Shapes and other values that a graph holds fixed are its key: when the
-key changes, a new graph is captured.
+write. The captured function must therefore work on tensors that keep their addresses; what the host decides
+for each step is copied into such tensors first. Shapes and other values that a graph holds fixed are its key:
+when the key changes, a new graph is captured.
 """
 
 from __future__ import annotations

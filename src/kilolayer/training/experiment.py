@@ -118,8 +118,8 @@ class Experiment:
             if side < total_stride:
                 least = math.ceil(1000 * total_stride / full) / 1000
                 raise InputError(
-                    f"progressive_resize: images of {side} of {full} pixels a side are too small for a network "
-                    f"that divides them by {total_stride}; allowed: scales from {least:g}"
+                    f"progressive_resize: images of {side} of {full} pixels a side are too small for a "
+                    f"network that divides them by {total_stride}; allowed: scales from {least:g}"
                 )
 
     @property

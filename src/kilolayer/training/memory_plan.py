@@ -129,8 +129,8 @@ def plan_memory(
         smallest = fixed.total_bytes + room
         if budget < smallest:
             raise InputError(
-                f"activation_memory {activation_memory} is too small for {network.depth} layers at batch size "
-                f"{batch_size}: "
+                f"activation_memory {activation_memory} is too small for {network.depth} layers at batch "
+                f"size {batch_size}: "
                 f"the smallest plan needs {-(-smallest // 10**6)}MB; take that, or a smaller batch"
             )
         room = budget - fixed.total_bytes
