@@ -139,7 +139,8 @@ def _direct(original: InitialState, preactivation: InitialState) -> str:
         "the 1 passes through the shortcuts, whatever the weights are. In the pre-activation network "
         f"{share_text(preactivation.direct_share)} of the gradient at the end of the first stage reaches the "
         f"first unit this way. In the original network it is {share_text(original.direct_share)}, because "
-        "the ReLU after every addition cuts it. The rest passes through the weights and changes with every step."
+        "the ReLU after every addition cuts it. The rest passes through the weights and changes with every "
+        "step."
     )
 
 
