@@ -2,11 +2,12 @@
 
     python benchmarks/walk.py cli/train.py:execute:options [--word batch_size] [--json FILE]
 
-The walk is read from the source; nothing is run. It enters a function when the parameter, or a value made from it, is
-an argument or the object of a call, in the order of the lines, each function once. A *stay* is a visit to one module
-without a break, a *room* a module, and a *climb* a step to a module that stands higher: one that imports, directly or
-not, the module left. A call whose function the source does not name (a callback, a method of an object without an
-annotated class) is not followed. With `--word` only the functions count that name this word: the walk of one option.
+The walk is read from the source; nothing is run. It enters a function when the parameter, or a value made
+from it, is an argument or the object of a call, in the order of the lines, each function once. A *stay* is
+a visit to one module without a break, a *room* a module, and a *climb* a step to a module on a higher
+floor; a module stands one floor above the highest that it imports. A call whose function the source does
+not name (a callback, a method of an object without an annotated class) is not followed. With `--word` only
+the functions count that name this word: the walk of one option.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Package:
             self.modules[name] = Module(name, ast.parse(path.read_text(encoding="utf-8")))
 
     def resolve(self, module: Module, name: str) -> tuple[Module, Function | ast.ClassDef] | Module | None:
-        """What a name means in a module: a definition with its module, a module, or nothing of the package."""
+        """What a name means in a module: a definition with its module, a module, or None."""
         if name in module.definitions:
             return module, module.definitions[name]
         target = module.imported.get(name)

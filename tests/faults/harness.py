@@ -31,9 +31,19 @@ OPTIONS = (
 )  # fmt: skip
 """Three epochs of 3, 3 and 2 steps, with dropout: chance in the order, the crops and the masks."""
 
-PRELOADED = ["pytest", "torch", "torch._dynamo", "kilolayer.cli.command_line", "kilolayer.report.training_summary",
-             "kilolayer.cli.assemble", "kilolayer.report.training_progress", "kilolayer.weights",
-             "kilolayer.training.trainer", "kilolayer.runs", "kilolayer.sweep"]  # fmt: skip
+PRELOADED = [
+    "pytest",
+    "torch",
+    "torch._dynamo",
+    "kilolayer.cli.command_line",
+    "kilolayer.report.training_summary",
+    "kilolayer.cli.assemble",
+    "kilolayer.report.training_progress",
+    "kilolayer.weights",
+    "kilolayer.training.trainer",
+    "kilolayer.runs",
+    "kilolayer.sweep",
+]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def relu_backward_kernel(
         valid = (rows < M)[:, None] & valid_channels[None, :]
         offset = rows.to(tl.int64)[:, None] * C + channels[None, :]
         value = tl.load(t + offset, valid, 0.0).to(tl.float32)
-        if GATED:  # noqa: SIM108 - compiled by Triton
+        if GATED:
             z = tl.load(gate + offset, valid, 0.0).to(tl.float32)
         else:
             z = value * scale[None, :] + shift[None, :]
