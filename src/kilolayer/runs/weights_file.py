@@ -77,11 +77,12 @@ def write_weights(
     durable.write_file(path, save(tensors, {HEADER_KEY: to_json(described, indent=None)}))
 
 
-def read_weights(path: Path) -> SavedNetwork:
+def read_weights(path: str | Path) -> SavedNetwork:
     """The trained network in `path`. No code in the file is run.
 
     Raises `InputError` where the file is damaged or is not one of ours.
     """
+    path = Path(path)
     tensors, header = read_tensors(path)
     if HEADER_KEY not in header:
         raise InputError(f"{path} has no network description in its header; it was not written by kilolayer")
