@@ -38,7 +38,7 @@ class Pool {
     auto& free = free_[size];
     void* block = nullptr;
     if (!free.empty()) {
-      block = free.unscale();
+      block = free.back();
       free.pop_back();
       if (size >= LARGE) free_bytes_ -= size;
     } else if (size < LARGE) {
@@ -92,7 +92,7 @@ class Pool {
   void shrink(size_t allowed) {
     for (auto bucket = free_.rbegin(); bucket != free_.rend() && bucket->first >= LARGE; ++bucket)
       while (free_bytes_ > allowed && !bucket->second.empty()) {
-        munmap(bucket->second.unscale(), bucket->first);
+        munmap(bucket->second.back(), bucket->first);
         bucket->second.pop_back();
         free_bytes_ -= bucket->first;
       }
