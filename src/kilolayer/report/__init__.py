@@ -9,11 +9,35 @@ All functions are pure functions of plain values. matplotlib and jinja2 are impo
 needed.
 """
 
-from kilolayer.report import plots, table_formats
-from kilolayer.report.curves import Curve, read_metrics
-from kilolayer.report.document import Figure, Item, Listing, Page, Section, Table
-from kilolayer.report.page import render_page, write_page
-from kilolayer.report.plots import DepthLine, Profile
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kilolayer.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from kilolayer.report import plots, table_formats
+    from kilolayer.report.curves import Curve, read_metrics
+    from kilolayer.report.document import Figure, Item, Listing, Page, Section, Table
+    from kilolayer.report.page import render_page, write_page
+    from kilolayer.report.plots import DepthLine, Profile
+
+_HOMES = {
+    "Curve": "curves",
+    "read_metrics": "curves",
+    "Figure": "document",
+    "Item": "document",
+    "Listing": "document",
+    "Page": "document",
+    "Section": "document",
+    "Table": "document",
+    "render_page": "page",
+    "write_page": "page",
+    "DepthLine": "plots",
+    "Profile": "plots",
+}
+
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES, ("plots", "table_formats"))
 
 __all__ = [
     "Curve",

@@ -7,7 +7,6 @@ from typing import Any
 
 from kilolayer.networks import Network, describe
 from kilolayer.networks.stage_table import stage_table
-from kilolayer.papers import reported_errors
 from kilolayer.report.document import Table
 from kilolayer.report.unit_text import unit_text
 from kilolayer.system.terminal import print_table, print_text
@@ -31,6 +30,8 @@ def model_facts(name: str) -> dict[str, Any]:
 
 def paper_error(name: str) -> dict[str, Any] | None:
     """The first top-1 error in percent that the papers report of this network, and where."""
+    from kilolayer.papers import reported_errors  # all tables; `show` needs none
+
     reported = reported_errors(name)
     return reported[0]._asdict() if reported else None
 
