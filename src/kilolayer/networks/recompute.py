@@ -5,6 +5,9 @@ reaches the segment, its units run forward once more (Chen et al., arXiv 1604.06
 into parts, which do the same within that second pass: first the input of every part is computed, then the
 parts are recomputed from the last to the first.
 
+A recomputed part begins with the buffers and the random state of its first pass, and leaves every buffer as
+the first pass left it (`kilolayer.networks.module_state`).
+
 `torch.utils.checkpoint` does this too. Unlike it, this code keeps the whole autograd graph, recomputes the
 parts of a segment one by one, keeps the attributes that kernels attach to a tensor, and saves only an integer
 for each saved tensor. A compiler cannot trace that, so compiled code uses PyTorch's checkpoint, without
@@ -26,6 +29,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from kilolayer.errors import InputError
+from kilolayer.networks.module_state import ModuleState, changing_modules, restored
 from kilolayer.units.batch_norm_module import preserve_running_statistics
 from kilolayer.units.layer_modules import draws_random_numbers
 
@@ -115,6 +119,9 @@ class _RecomputedSegment:
     def __init__(self, units: Sequence[nn.Module], parts: Sequence[int]) -> None:
         bounds = [0, *accumulate(parts)]
         self.parts = [units[start:end] for start, end in pairwise(bounds)]
+        self.changing = [changing_modules(*part) for part in self.parts]
+        self.states: list[list[ModuleState]] = []
+        """The state of each part's modules before its forward pass."""
         self.first_tensors: list[int] = []
         """The number of each part's first tensor."""
         self.count = 0
@@ -126,8 +133,9 @@ class _RecomputedSegment:
         modules = chain(*(unit.modules() for unit in chain(*self.parts)))
         self.inputs = [_PartInput.of(x, draws=any(map(draws_random_numbers, modules)))]
         with saved_tensors_hooks(self._number, self._tensor):
-            for units in self.parts:
+            for units, (to_copy, _) in zip(self.parts, self.changing, strict=True):
                 self.first_tensors.append(self.count)
+                self.states.append([ModuleState.of(module) for module in to_copy])
                 x = _run_units(units, x)
         return x
 
@@ -138,7 +146,8 @@ class _RecomputedSegment:
     def _tensor(self, number: int) -> Tensor:
         if number not in self.tensors:
             part = bisect_right(self.first_tensors, number) - 1
-            with self.inputs[0].conditions(), preserve_running_statistics(*chain(*self.parts)):
+            norms = chain(*(norms for _, norms in self.changing))
+            with self.inputs[0].conditions(), preserve_running_statistics(*dict.fromkeys(norms)):
                 self._find_input(part)
                 self._recompute(part)
         return self.tensors.pop(number)
@@ -149,8 +158,9 @@ class _RecomputedSegment:
         while len(self.inputs) <= part:
             last = self.inputs[-1]
             last.restore_random_state()
-            with torch.no_grad():
-                x = _run_units(self.parts[len(self.inputs) - 1], last.x)
+            previous = len(self.inputs) - 1
+            with torch.no_grad(), restored(self.states[previous]):
+                x = _run_units(self.parts[previous], last.x)
             self.inputs.append(_PartInput.of(x.requires_grad_(last.x.requires_grad), last.is_random))
 
     def _recompute(self, part: int) -> None:
@@ -167,7 +177,11 @@ class _RecomputedSegment:
 
         begin.restore_random_state()
         try:
-            with torch.enable_grad(), saved_tensors_hooks(take, _no_backward):
+            with (
+                torch.enable_grad(),
+                saved_tensors_hooks(take, _no_backward),
+                restored(self.states[part]),
+            ):
                 _run_units(self.parts[part], begin.x)
         except _AllTensorsComputed:
             return
