@@ -21,17 +21,45 @@ Edge = Tensor | GradientEdge
 
 
 @dataclass(frozen=True)
+class WeightUse:
+    """A weight, and the function of PyTorch that applied it to a tensor: "conv2d", "linear", "mul", …"""
+
+    weight: Tensor
+    function: str
+    groups: int = 1
+
+    @property
+    def kernel(self) -> int:
+        """The side of the kernel; 1 for a weight that is no kernel."""
+        return int(self.weight.shape[-1]) if self.function.startswith("conv") else 1
+
+    @property
+    def matrices(self) -> Tensor | None:
+        """The diagonal blocks of the matrix of a 1×1 convolution or a linear layer, (groups, out, in).
+
+        None for any other operation: a factor for every channel is no matrix, whatever its shape.
+
+        >>> WeightUse(torch.ones(16, 4, 1, 1), "conv2d", groups=2).matrices.shape
+        torch.Size([2, 8, 4])
+        >>> WeightUse(torch.ones(16, 1, 1), "mul").matrices is None
+        True
+        """
+        if self.function not in ("conv2d", "linear") or self.weight.shape[2:].numel() != 1:
+            return None
+        return self.weight.detach().reshape(self.groups, -1, self.weight.shape[1])
+
+
+@dataclass(frozen=True)
 class Lineage:
     """The way of a tensor from the unit's input: the weights and the number of operations on it."""
 
-    weights: tuple[nn.Parameter, ...] = ()
+    weights: tuple[WeightUse, ...] = ()
     operations: int = 0
 
     @property
     def length(self) -> tuple[int, int]:
         """(Σ kernel sides, number of operations): the shortcut is the operand with the shorter lineage."""
-        sides = (weight.shape[-1] if weight.ndim == 4 else 1 for weight in self.weights)
-        return sum(sides), self.operations
+        return sum(use.kernel for use in self.weights), self.operations
 
 
 @dataclass(frozen=True)
@@ -100,14 +128,17 @@ class ResidualTracer(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in _ADD_FUNCTIONS:
             return self._add(func, args, kwargs)
-        lineage = self._lineage_of(args, kwargs)
+        lineage = self._lineage_of(func, args, kwargs)
         out = func(*args, **kwargs)
         if lineage is not None:
             self._record(out, lineage)
         return out
 
     def _add(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        lineage, sides = self._lineage_of(args, kwargs), [arg for arg in args if isinstance(arg, Tensor)]
+        lineage, sides = (
+            self._lineage_of(func, args, kwargs),
+            [arg for arg in args if isinstance(arg, Tensor)],
+        )
         are_both_traced = len(sides) == 2 and not kwargs and all(side in self._lineages for side in sides)
         operands = [self._operand(side) for side in sides] if are_both_traced else []
         out = func(*args, **kwargs)
@@ -124,15 +155,31 @@ class ResidualTracer(TorchFunctionMode):
         is_input = side is self._x and side._version == self._version
         return Operand(value, edge, self._lineages[side], is_input)
 
-    def _lineage_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Lineage | None:
+    def _lineage_of(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Lineage | None:
         """The longest lineage among the arguments, extended by this operation and its weights."""
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         lineages = [self._lineages[tensor] for tensor in tensors if tensor in self._lineages]
         if not lineages:
             return None
         longest: Lineage = max(lineages, key=lambda way: way.length)
-        weights = (leaf for leaf in tensors if isinstance(leaf, nn.Parameter) and leaf.ndim >= 2)
-        return replace(longest, weights=(*longest.weights, *weights), operations=longest.operations + 1)
+        uses = self._weight_uses(getattr(func, "__name__", ""), args, kwargs, tensors)
+        return replace(longest, weights=(*longest.weights, *uses), operations=longest.operations + 1)
+
+    def _weight_uses(
+        self, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> list[WeightUse]:
+        """The weights of one operation; a convolution's may be computed from a parameter."""
+        if function in _WEIGHT_FUNCTIONS:
+            weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
+            if isinstance(weight, Tensor) and weight not in self._lineages:
+                position = _GROUPS_POSITION.get(function, len(args))
+                groups = kwargs.get("groups", args[position] if len(args) > position else 1)
+                return [WeightUse(weight, function, groups)]
+        return [
+            WeightUse(leaf, function) for leaf in tensors if isinstance(leaf, nn.Parameter) and leaf.ndim >= 2
+        ]
 
     def _record(self, out: Any, lineage: Lineage) -> None:
         for tensor in tree_leaves(out):
@@ -140,6 +187,8 @@ class ResidualTracer(TorchFunctionMode):
                 self._lineages[tensor] = lineage
 
 
+_GROUPS_POSITION = {"conv1d": 6, "conv2d": 6, "conv3d": 6}
+_WEIGHT_FUNCTIONS = (*_GROUPS_POSITION, "linear")
 _ADD_FUNCTIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 
 

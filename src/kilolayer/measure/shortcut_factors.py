@@ -18,7 +18,6 @@ from kilolayer.measure.series import stage_starts, unit_series
 from kilolayer.measure.unit_chain import UnitChain, UnitPass
 from kilolayer.theory.shortcut_products import ShortcutTheory
 from kilolayer.units import GatedUnit, ResidualUnit
-from kilolayer.units.layer_modules import PadChannelsModule, ScaleModule, ZeroModule
 
 OptionalValues = list[float | None]
 
@@ -42,12 +41,14 @@ class UnitFactor:
     openness_std: float | None
     """The standard deviation of 1−g over elements."""
     spectral: float | None
-    """‖W‖₂, the largest singular value of a 1×1 shortcut convolution; None without one."""
+    """‖W‖₂, the largest singular value of a 1×1 convolution or linear layer that is the shortcut's only
+    weight, the largest of its groups; None for any other shortcut."""
     predicted: float | None
     """`factor` from the description: λ, 1 for an identity, and σ(−b_g) for a gate, which holds for an input
     without a preferred direction. None where there is no prediction."""
     predicted_spectral: float | None
-    """s(√n + √m), the largest singular value of an m×n matrix of independent entries with W's deviation s."""
+    """s(√n + √m), the largest singular value of an m×n matrix of independent entries with W's deviation s;
+    None for a convolution with groups."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class ShortcutFactors:
         ]
         if self._has_values("spectral"):
             series.append(
-                _running_product("product of spectral norms (upper bound)", self._values("spectral"))
+                _running_product("product of the 1×1 convolutions' norms", self._values("spectral"))
             )
         return Chart(
             "product",
@@ -213,10 +214,6 @@ def _number_text(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4g}"
 
 
-SCALING_LAYERS = (ScaleModule, PadChannelsModule, ZeroModule, nn.Dropout)
-"""Layers of a shortcut on whose factor the description alone decides."""
-
-
 @torch.no_grad()
 def measure_shortcut_factors(
     model: nn.Module, x: Tensor, *, network: str = "", units: Sequence[str] = (), training: bool = True
@@ -256,7 +253,7 @@ def shortcut_factors_of(analysis_input: AnalysisInput) -> ShortcutFactors:
 
 
 def _factor(unit: UnitPass, openness: Tensor | None) -> UnitFactor:
-    matrix = _shortcut_matrix(unit) if openness is None else None
+    matrices = _shortcut_matrices(unit) if openness is None else None
     return UnitFactor(
         name=unit.name,
         stage=unit.stage,
@@ -264,17 +261,18 @@ def _factor(unit: UnitPass, openness: Tensor | None) -> UnitFactor:
         gain=0.0 if unit.h is None else ratio(norm(unit.h), norm(unit.x)),
         openness=None if openness is None else openness.double().mean().item(),
         openness_std=None if openness is None else openness.double().std().item(),
-        spectral=None if matrix is None else float(torch.linalg.matrix_norm(matrix, 2)),
+        spectral=None if matrices is None else float(torch.linalg.matrix_norm(matrices, 2).max()),
         predicted=_predict_factor(unit) if unit.keeps_shape else None,
-        predicted_spectral=None if matrix is None else _random_spectral(matrix),
+        predicted_spectral=_random_spectral(matrices[0])
+        if matrices is not None and len(matrices) == 1
+        else None,
     )
 
 
-def _shortcut_matrix(unit: UnitPass) -> Tensor | None:
-    """W of a shortcut with exactly one weight, a 1×1 convolution or linear layer; None for others."""
-    if len(unit.h_weights) != 1 or unit.h_weights[0].shape[2:].numel() != 1:
-        return None
-    return unit.h_weights[0].detach().flatten(1).double()
+def _shortcut_matrices(unit: UnitPass) -> Tensor | None:
+    """W, by groups, of a shortcut whose only weight is a 1×1 convolution's or linear layer's; else None."""
+    matrices = unit.h_weights[0].matrices if len(unit.h_weights) == 1 else None
+    return None if matrices is None else matrices.double()
 
 
 def _random_spectral(matrix: Tensor) -> float:
@@ -284,21 +282,16 @@ def _random_spectral(matrix: Tensor) -> float:
 
 
 def _predict_factor(unit: UnitPass) -> float | None:
-    """λ as the unit is described; None where h is not a multiple of x, or the unit is not Kilolayer's."""
+    """λ as the unit is described; None where the description states none, or the unit is not Kilolayer's."""
     module = unit.module
     if unit.h_is_input:
         return 1.0
-    if not isinstance(module, ResidualUnit) or unit.h is None:
+    if not isinstance(module, ResidualUnit) or unit.h is None or module.shortcut_factor is None:
         return None
-    if not all(isinstance(layer, SCALING_LAYERS) for layer in module.h):
-        return None
-    scales = math.prod(layer.factor for layer in module.h if isinstance(layer, ScaleModule))
-    if unit.h.ndim == 0:
-        return 0.0
     if isinstance(module, GatedUnit):
         bias = [*module.g.parameters()][-1].detach().double()
-        return scales * float(torch.sigmoid(-bias).mean())
-    return scales
+        return module.shortcut_factor * float(torch.sigmoid(-bias).mean())
+    return module.shortcut_factor
 
 
 def _projection_factor(h: Tensor | None, x: Tensor) -> float:

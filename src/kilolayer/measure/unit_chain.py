@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from kilolayer.measure.execution_order import ExecutionOrder, record_execution_order, run_from_unit
 from kilolayer.measure.preservation import preserve_state
-from kilolayer.measure.residual_tracer import Addition, ResidualTracer
+from kilolayer.measure.residual_tracer import Addition, ResidualTracer, WeightUse
 from kilolayer.measure.unit_selection import find_residual_units
 from kilolayer.measure.unit_vjp import UnitVJP
 
@@ -50,8 +50,8 @@ class UnitPass:
     F: Tensor
     y: Tensor
     out: Tensor
-    h_weights: tuple[nn.Parameter, ...] = ()
-    """The weights on the shortcut's way."""
+    h_weights: tuple[WeightUse, ...] = ()
+    """The weights on the shortcut's way, and the operations that applied them."""
     h_is_input: bool = False
     """Whether h(x) is x itself."""
 

@@ -53,6 +53,8 @@ class ShortcutFactor:
 class ShortcutTheory:
     """Predicts the factor of every `ResidualUnit` from its layers, and from its last run where it must.
 
+    For a layer outside `LAYERS_WITH_GAIN` the factor is the one that the shortcut's description states.
+
     >>> import torch
     >>> from kilolayer.networks import build, describe
     >>> from kilolayer.units import Scaled
@@ -69,11 +71,12 @@ class ShortcutTheory:
         self._gate_outputs: dict[nn.Module, Tensor] = {}
 
     def factor(self, unit: nn.Module) -> ShortcutFactor | None:
-        """h' of the unit; None for a foreign module, an unknown layer, or a change of shape."""
+        """h' of the unit; None for a foreign module, a factor that nobody states, or a change of shape."""
         if not isinstance(unit, ResidualUnit):
             return None
         if not all(isinstance(layer, LAYERS_WITH_GAIN) for layer in [*unit.p, *unit.h]):
-            return None
+            stated = unit.shortcut_factor
+            return None if stated is None else ShortcutFactor(abs(stated), self.openness(unit))
         if any(isinstance(layer, nn.Conv2d) and layer.stride != (1, 1) for layer in unit.h):
             return None
         gain = math.prod(self._gains([*unit.p])) * math.prod(self._gains([*unit.h]))

@@ -7,11 +7,12 @@
     label, style    text and colour in drawings
     saved           the tensors that autograd saves for the backward pass
     carry           the effect on signal and gradient in mean-field theory
+    expected_factor the λ of E[layer(x)] = λ·x
 
 One value is printed, stored and built. A layer of your own is `CustomLayer(MODULE, channels)`, or a frozen
 dataclass that extends `Op` with the method `module` and the field `channels`, the channels of its input:
 Kilolayer measures the other readings on that module. Theory cannot be measured, so a layer without `carry`
-has no prediction. This file imports PyTorch only when a reading needs it.
+or `expected_factor` has no prediction. This file imports PyTorch only when a reading needs it.
 
 An `Ops` is a tuple of layers, applied from left to right. `ParallelPaths` are several `Ops` side by side.
 """
@@ -116,6 +117,11 @@ class Op:
     def saved(self, channels: int, side: int) -> SavedForBackward:
         """The tensors that autograd saves for an input of `channels` × `side` × `side`."""
         return _measure(self, side).saved
+
+    @property
+    def expected_factor(self) -> float | None:
+        """λ if E[layer(x)] = λ·x at the start of training; None if no such number is known."""
+        return None
 
     def carry(self, theory: PropagationRules[S], x: S) -> Any:
         """The signal after this layer, and the map of gradients back to its input, by rules of `theory`."""
@@ -310,6 +316,10 @@ class DropoutOp(SameShape):
     def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.drop(x, self.p)
 
+    @property
+    def expected_factor(self) -> float:
+        return 1.0
+
 
 @dataclass(frozen=True)
 class ScaleOp(SameShape):
@@ -333,6 +343,10 @@ class ScaleOp(SameShape):
 
     def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.multiply(x, self.factor)
+
+    @property
+    def expected_factor(self) -> float:
+        return self.factor
 
 
 @dataclass(frozen=True)
@@ -386,6 +400,10 @@ class ZeroOp(SameShape):
 
     def carry(self, theory: PropagationRules[S], x: S) -> Any:
         return theory.nothing(x)
+
+    @property
+    def expected_factor(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True)

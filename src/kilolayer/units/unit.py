@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from kilolayer.units import ops as op
@@ -65,7 +66,8 @@ class Layout:
 
     `p` is the activation that h and F share, if any. A gate, if any, has the layers `g`:
     y = (1 − σ(g(x)))·h(x) + F(x), and σ(g(x)) multiplies F(x) too where `gates_branch` is set. `gate_bias` is
-    the initial bias of the gate's convolution.
+    the initial bias of the gate's convolution. `shortcut_factor` is λ if E[h(x)] = λ·x at the start of
+    training, without the gate; None if no such number is known, or the shape changes.
 
     >>> place = layout(BASIC, in_channels=16, width=32, stride=2)
     >>> place.parameters, place.multiply_adds(side=32), place.output_side(32)
@@ -79,6 +81,7 @@ class Layout:
     g: Ops = ()
     gates_branch: bool = False
     gate_bias: float = 0.0
+    shortcut_factor: float | None = None
 
     @property
     def parameters(self) -> int:
@@ -112,13 +115,30 @@ def layout(unit: Unit, in_channels: int, width: int, stride: int = 1, *, activat
     before = () if activated else activation_ops(arrangement.before, in_channels)
     shared = bool(before) and h.shares_activation(unit.downsample, changes=changes)
     acts = not changes or h.acts_at_downsample
+    shortcut = h.path(unit.downsample, arrangement, in_channels, out, stride) + (
+        h.layers(out) if acts else ()
+    )
+    gate = h.gate(in_channels, out, stride) if acts else ()
     return Layout(
         p=before if shared else (),
-        h=h.path(unit.downsample, arrangement, in_channels, out, stride) + (h.layers(out) if acts else ()),
+        h=shortcut,
         F=(*(() if shared else before), *branch.function(arrangement, in_channels, width, stride))
         + (h.branch_layers(out) if acts else ()),
         f=activation_ops(arrangement.f, out),
-        g=h.gate(in_channels, out, stride) if acts else (),
+        g=gate,
         gates_branch=h.gates_branch,
         gate_bias=h.gate_bias,
+        shortcut_factor=None if changes or shared else _shortcut_factor(h, shortcut, gate),
     )
+
+
+def _shortcut_factor(h: Shortcut, layers: Ops, gate: Ops) -> float | None:
+    """The factor that the shortcut's kind states, or else the product of those that its layers state.
+
+    A gated kind's own factor holds the gate, at its initial bias; then the layers alone count.
+    """
+    if not gate and h.factor is not None:
+        return h.factor
+    factors = [layer.expected_factor for layer in layers]
+    known = [factor for factor in factors if factor is not None]
+    return math.prod(known) if len(known) == len(factors) else None
