@@ -132,7 +132,7 @@ def unnamed_class(root: Path, rng: random.Random) -> list[str]:
     name = rng.choice(("a\nb", "\x1b[2J", os.fsdecode(b"\xff\xfe"), "a\x00b".replace("\0", "\x7f")))
     for part in ("train", "test"):
         (root / part / "ant").rename(root / part / name)
-    return ["names are no text"]
+    return ["class names are unprintable"]
 
 
 def lost_class(root: Path, rng: random.Random) -> list[str]:
@@ -234,6 +234,6 @@ def test_the_harness_sees_seeded_faults(fault: str, tmp_path: Path, monkeypatch:
     else:
         from kilolayer.data.sources import picture_source
 
-        monkeypatch.setattr(picture_source, "inspect", picture_source.read_headers)
+        monkeypatch.setattr(picture_source, "inspect_pictures", picture_source.read_headers)
         numbers = range(3, 300, len(FAULTS))
     assert not all(holds(number, tmp_path / str(number)) for number in numbers if number % 9)
