@@ -10,6 +10,7 @@ import pytest
 
 from kernel_cases import needs_kernels
 from kilolayer import kernels
+from kilolayer.__main__ import main
 from kilolayer.cli.assemble import assemble_experiment
 from kilolayer.cli.options import ComputeOptions, ExperimentOptions
 from kilolayer.errors import InputError
@@ -122,3 +123,89 @@ def test_the_command_line_takes_what_is_fastest():
         ExperimentOptions(compute=ComputeOptions(precision="bf16", kernels="plain"))
     )
     assert plain.kernels == "plain"
+
+
+def train_fused(model: str, *words: str, kernels: str = "fused") -> int:
+    """The exit status of a training of two iterations, explained and not recorded."""
+    small = ["--subset", "64", "--iterations", "2", "--batch-size", "8", "--threads", "1", "--explain"]
+    return main(
+        [
+            "train",
+            "--model",
+            model,
+            "--precision",
+            "bf16",
+            "--kernels",
+            kernels,
+            *small,
+            *words,
+            "--no-tensorboard",
+        ]
+    )
+
+
+@needs_kernels
+def test_fused_kernels_that_compute_no_part_of_a_network_are_refused(tmp_path, capsys):
+    """`auto` steps aside without a word."""
+    file = tmp_path / "mine.py"
+    file.write_text(NO_PART)
+    unit = ["--unit", f"{file}:UNIT"]
+    assert train_fused("preact_resnet8_cifar", *unit) == 2
+    assert capsys.readouterr().err == (
+        "kilolayer: no fused kernels for this network: of its units, its shortcut is not the identity; "
+        "use --kernels auto or plain\n"
+    )
+    assert train_fused("preact_resnet8_cifar", *unit, kernels="auto") == 0
+    assert "fused" not in capsys.readouterr().err
+
+
+@needs_kernels
+def test_a_network_that_is_fused_in_part_says_how_many_units(capsys):
+    """In the first network BN and ReLU are fused, and no unit as a whole; in the second all is fused."""
+    assert train_fused("preact_resnet8_cifar", "--shortcut", "dropout") == 0
+    assert capsys.readouterr().err == (
+        "kilolayer: 0 of 3 units are fused as a whole; of the others: its shortcut is not the identity; "
+        "--explain lists every unit\n"
+    )
+    assert train_fused("preact_resnet8_cifar") == 0
+    assert capsys.readouterr().err == ""
+
+
+NO_PART = """
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from kilolayer.units import BASIC, RELU, Activation, Arrangement, CustomLayer, Shortcut
+
+
+class Half(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, x):
+        return x / 2
+
+
+class Norm(nn.GroupNorm):
+    def __init__(self, channels):
+        super().__init__(1, channels)
+
+
+@dataclass(frozen=True)
+class HalfShortcut(Shortcut):
+    def layers(self, channels):
+        return (CustomLayer(Half, channels),)
+
+
+@dataclass(frozen=True)
+class GroupNorm(Activation):
+    normalises = True
+
+    def layer(self, channels):
+        return CustomLayer(Norm, channels)
+
+
+LAYERS = (GroupNorm(), RELU)
+UNIT = replace(BASIC, h=HalfShortcut(), arrangement=Arrangement(before=LAYERS, between=LAYERS))
+"""

@@ -20,6 +20,7 @@ from kilolayer.cli.init_advice import advise_on_init
 from kilolayer.cli.options import TrainingOptions, UnitOptions
 from kilolayer.data import Data, Splits, load
 from kilolayer.data.registry import DATASETS
+from kilolayer.errors import InputError
 from kilolayer.networks import Network
 from kilolayer.runs import Run, data_record, tensorboard
 from kilolayer.runs.snapshots import check_snapshot_count
@@ -58,6 +59,8 @@ def prepare_new_run(options: TrainingOptions, context: DistributedContext) -> Pr
     use_threads(options.compute.threads)
     experiment, splits, model = _assemble(options, context)
     trainer = Trainer(experiment, splits, context)
+    if options.compute.kernels == "fused":
+        _check_fusion(trainer)
     match = load_initial_weights(trainer)
     if match and match.notes:
         warn("; ".join(match.notes))
@@ -144,6 +147,25 @@ def _warn_of_size(experiment: Experiment, options: TrainingOptions, context: Dis
     chosen = options.data.image_size is not None or options.init is not None
     if context.device.type == "cpu" and size >= SLOW_CPU_SIDE and not chosen:
         warn(f"images of {size}×{size} pixels are slow on a CPU; --image-size 64 is faster")
+
+
+def _check_fusion(trainer: Trainer) -> None:
+    """Warns where fused kernels compute only some units. Raises `InputError` where nothing is fused."""
+    report = trainer.kernels
+    if report is None:
+        return
+    plain = [choice for choice in report.unit_choices if choice.reason]
+    reasons = "; ".join(dict.fromkeys(choice.reason for choice in plain))
+    if report.is_plain:
+        raise InputError(
+            f"no fused kernels for this network: of its units, {reasons}; use --kernels auto or plain"
+        )
+    if plain:
+        total = sum(choice.units for choice in report.unit_choices)
+        warn(
+            f"{report.fused_units} of {total} units are fused as a whole; of the others: {reasons}; "
+            f"--explain lists every unit"
+        )
 
 
 def use_threads(threads: int | None) -> None:

@@ -69,6 +69,16 @@ class FusionReport:
         return sum(choice.units for choice in self.choices if choice.implementation in whole_unit_names)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether no part of the network is fused."""
+        return all(choice.implementation == PLAIN_LAYERS for choice in self.choices)
+
+    @property
+    def unit_choices(self) -> tuple[KernelChoice, ...]:
+        """The choices for residual units, without those for the stem and the final activation."""
+        return tuple(choice for choice in self.choices if choice.first not in ("stem", "final"))
+
+    @property
     def multiplies_in(self) -> str:
         """The dtype in which whole units multiply."""
         return mul_dtype() if self.backend == "native" and self.fused_units else "bf16"
