@@ -169,7 +169,7 @@ def test_a_strangers_run_runs_no_code_until_its_file_is_named(tmp_path: Path) ->
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (
-        "this needs LearnedScale from theirs.py, code that runs only when you name it: add --unit theirs.py"
+        "this uses LearnedScale from theirs.py, whose code runs only when you name it: add --unit theirs.py"
         in done.stderr
     )
     assert not (tmp_path / "RAN").exists()
@@ -183,7 +183,7 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     changed["h"]["file"]["sha256"] = "0" * 64
     with pytest.raises(
         InputError,
-        match=r"LearnedScale from mine\.py as it was, .* changed since: bring it back",
+        match=r"this uses LearnedScale from mine\.py; mine\.py has changed since .*: bring the file back",
     ):
         from_json(json.dumps(changed), Unit)
 
@@ -191,7 +191,9 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--unit", "nothing.py:X"), "nothing.py is no Python file"),
+        (("--unit", "nothing.py:X"), r"nothing\.py: no such file or folder$"),
+        (("--unit", "learned_scal.py:X"), r"no such file or folder; nearest: learned_scale\.py"),
+        (("--unit", "learned_scale.txt:X"), "no Python file"),
         (("--unit", "learned_scale.py"), "allowed: FILE.py:NAME"),
         (("--unit", "learned_scale.py:LearnedSale"), "nearest: LearnedScale"),
         (("--unit", "broken.py:X"), "broken.py: ZeroDivisionError"),
@@ -253,6 +255,145 @@ def test_a_renamed_file_is_the_same_file(tmp_path: Path) -> None:
         del extensions._loaded_origins[name], sys.modules[name]
     extensions.load_unit_file(renamed)
     assert json.loads(to_json(from_json(text, Unit)))["h"]["file"] == origin
+
+
+HELPED = """
+from dataclasses import dataclass
+from kilolayer.units import CustomLayer, Shortcut, load_unit_file
+{load}
+@dataclass(frozen=True)
+class U(Shortcut):
+    def layers(self, channels): return (CustomLayer(H, channels),)
+"""
+HELPER = """
+from torch import nn
+class H(nn.Module):
+    def __init__(self, channels): super().__init__()
+    def forward(self, x): return {factor} * x
+"""
+
+
+def forget() -> None:
+    for name in list(extensions._loaded_origins):
+        del extensions._loaded_origins[name], sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "H = load_unit_file({path!r}).H",
+        "from helper_beside import H",
+        "import helper_beside; H = helper_beside.H",
+    ],
+)
+def test_a_file_that_the_unit_loads_is_checked_too(
+    load: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper, file = tmp_path / "helper_beside.py", tmp_path / "uses.py"
+    file.write_text(HELPED.format(load=load.format(path=str(helper))))
+    helper.write_text(HELPER.format(factor=2.0))
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("helper_beside", None)  # of another test's folder
+    unit = replace(BASIC, h=extensions.load_named(f"{file}:U", Shortcut))
+    text = to_json(unit)
+    for _ in range(2):  # the second time the helper has been imported before
+        forget()
+        again = replace(BASIC, h=extensions.load_named(f"{file}:U", Shortcut))
+        assert to_json(again) == text
+        assert from_json(text, Unit) == again
+        assert to_json(from_json(text, Unit)) == text
+    helper.write_text(HELPER.format(factor=-30.0))
+    with pytest.raises(InputError, match=r"has changed since .* loaded it: start Python anew"):
+        extensions.load_unit_file(file)
+    forget()
+    sys.modules.pop("helper_beside", None)
+    extensions.load_unit_file(file)
+    said = r"^runs/mine uses U from uses\.py; helper_beside\.py, which uses\.py loads, has changed since"
+    with pytest.raises(InputError, match=said):
+        from_json(text, Unit, "runs/mine")
+    older = json.loads(text)
+    del older["h"]["file"]["loads"]
+    assert isinstance(from_json(json.dumps(older), Unit), Unit)
+
+
+def test_a_file_loaded_by_a_loaded_file_is_checked_too(tmp_path: Path) -> None:
+    inner, middle, file = (tmp_path / name for name in ("inner.py", "middle.py", "uses.py"))
+    inner.write_text(HELPER.format(factor=2.0))
+    load = "from kilolayer.units import load_unit_file\nH = load_unit_file({!r}).H"
+    middle.write_text(load.format(str(inner)))
+    file.write_text(HELPED.format(load=load.format(str(middle))))
+    text = to_json(extensions.load_named(f"{file}:U", Shortcut))
+    assert [loaded["name"] for loaded in json.loads(text)["file"]["loads"]] == ["inner.py", "middle.py"]
+    forget()
+    inner.write_text(HELPER.format(factor=3.0))
+    extensions.load_unit_file(file)
+    with pytest.raises(InputError, match=r"which uses\.py loads, has changed since"):
+        from_json(text, Shortcut)
+
+
+def test_installed_and_standard_modules_are_no_files_of_the_unit(tmp_path: Path) -> None:
+    installed = tmp_path / "venv" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "theirs_installed.py").write_text("")
+    file = tmp_path / "mine.py"
+    head = f"import sys, wave\nsys.path.insert(0, {str(installed)!r})\nimport theirs_installed\n"
+    file.write_text(f"{head}sys.path.pop(0)\n" + EXAMPLES["learned_scale"].read_text())
+    assert "loads" not in json.loads(to_json(extensions.load_named(f"{file}:LearnedScale", Shortcut)))["file"]
+
+
+THREE = """
+from dataclasses import dataclass
+from torch import nn
+from kilolayer.units import BASIC, BN, RELU, Activation, Arrangement, Basic, CustomLayer, Shortcut, Unit
+@dataclass(frozen=True)
+class SE(Basic): pass
+@dataclass(frozen=True)
+class PerChannel(Shortcut): pass
+@dataclass(frozen=True)
+class LN(Activation):
+    def layer(self, channels): return CustomLayer(nn.BatchNorm2d, channels)
+ALL = Unit(SE(), PerChannel(), Arrangement(between=(LN(), RELU), after=(LN(),)))
+"""
+
+
+def test_one_sentence_names_all_kinds_that_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(THREE)
+    words = ("train", "--model", "preact_resnet8_cifar", *TINY, "--iterations", "1", "--out", "runs/ALL")
+    assert run_command_line((*words, "--unit", "mine.py:ALL")) == 0
+    forget()
+    kinds = "SE, PerChannel and LN from mine.py"
+    needed = f"runs/ALL uses {kinds}, whose code runs only when you name it: add --unit mine.py"
+    for words in (("evaluate", "runs/ALL"), ("analyse", "shortcut", "runs/ALL")):
+        with pytest.raises(InputError) as refused:
+            run_command_line(words)
+        assert str(refused.value) == needed
+    weights = "runs/ALL/weights.safetensors"
+    with pytest.raises(InputError) as refused:
+        run_command_line(("evaluate", weights, "--data", "digits"))
+    assert str(refused.value) == needed.replace("runs/ALL", weights)
+    Path("mine.py").write_text(THREE + "# changed\n")
+    with pytest.raises(InputError) as refused:
+        run_command_line(("evaluate", "runs/ALL", "--unit", "mine.py"))
+    assert str(refused.value).startswith(
+        f"runs/ALL uses {kinds}; mine.py has changed since (its SHA-256 was "
+    )
+
+
+def test_a_kind_of_the_package_is_not_a_kind_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(THREE)
+    extensions.load_unit_file(tmp_path / "mine.py")
+    text = to_json(extensions.load_named(f"{tmp_path / 'mine.py'}:SE", Branch))
+    with pytest.raises(InputError, match=r"uses Basic from mine\.py"):
+        from_json(text.replace('"SE"', '"Basic"'), Branch)
+    assert "file" not in json.loads(to_json(BASIC.branch))
+
+
+def test_a_wrong_field_is_one_of_the_class_that_you_wrote() -> None:
+    with pytest.raises(InputError, match=r"^StochasticDepth\.widen is 0\.5; allowed: a whole number from 1"):
+        type(unit_of("stochastic_depth").branch)(0.5)
 
 
 MINE = """

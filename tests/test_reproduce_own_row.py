@@ -155,6 +155,24 @@ def test_a_sweep_names_the_file_and_is_read_with_it_alone(
     assert open_sweep(sweep).request.own_rows[0].name == "mine"
 
 
+def test_a_sweep_is_refused_where_a_file_that_its_row_loads_has_changed(
+    mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    helper, sweep = tmp_path / "helper.py", tmp_path / "sweep"
+    helper.write_text("FACTOR = 2.0\n")
+    load = f"from kilolayer.units import load_unit_file\nload_unit_file({str(helper)!r})\n"
+    mine.write_text(MINE + load)
+    pretend(Request(**{**vars(with_row(mine)), "rows": ("original",)}), sweep, figure)
+    forget()
+    assert main(["report", str(sweep), "--unit", str(mine)]) == 0
+    forget()
+    helper.write_text("FACTOR = 3.0\n")
+    capsys.readouterr()
+    assert main(["report", str(sweep), "--unit", str(mine)]) == 2
+    said = f"{sweep} uses Doubled from mine.py; helper.py, which mine.py loads, has changed since"
+    assert said in capsys.readouterr().err
+
+
 def test_the_command_that_repeats_a_cell_has_the_row(mine: Path) -> None:
     request = with_row(mine)
     assert f"--row mine={mine}:Doubled" in whole_command(request)
@@ -167,7 +185,7 @@ REFUSED = {
     "--row mine=@MINE": "allowed: NAME=FILE.py:UNIT",
     "--row =@MINE:Doubled": "allowed: NAME=FILE.py:UNIT",
     "--row mine=@MINE:Dubled": "nearest: Doubled",
-    "--row mine=nowhere.py:Doubled": "nowhere.py is no Python file",
+    "--row mine=nowhere.py:Doubled": "nowhere.py: no such file or folder",
     "--row original=@MINE:Doubled": "p2-table-1 has a row 'original' already",
     "--row a=@MINE:Doubled a=@MINE:DROPPED": "two rows called 'a'",
     "--row a=@MINE:Doubled b=@OTHER:DROPPED": "names several files",

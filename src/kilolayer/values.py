@@ -128,10 +128,13 @@ def to_json(value: Any, indent: int | None = 2) -> str:
     return json.dumps(_converter().unstructure(value), indent=indent, ensure_ascii=False)
 
 
-def from_json(text: str, kind: type[T]) -> T:
+def from_json(text: str, kind: type[T], subject: str = "this") -> T:
     """The value of type `kind` that `text` describes, also where an older release wrote it.
 
-    Raises `InputError`, which says where the text does not fit.
+    subject: the run or file that the error names where a unit file is missing.
+
+    Raises `InputError`, which says where the text does not fit, and `UnitFileError`, whose text begins with
+    `subject`, where kinds in it need a unit file.
 
     >>> from kilolayer.training import Steps
     >>> from_json('{"start": 0.1, "drops": [[400, 0.01]]}', Steps)
@@ -143,12 +146,24 @@ def from_json(text: str, kind: type[T]) -> T:
         value: T = _converter().structure(json.loads(text), kind)
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error}") from None
-    except KilolayerError:
-        raise
     except Exception as error:
+        if unit_errors := _unit_file_errors(error):
+            first = unit_errors[0]
+            needed = extensions.UnitFileError(first.name, first.origin, first.changed)
+            needed.args = (extensions.refusal(subject, unit_errors),)
+            raise needed from None
+        if isinstance(error, KilolayerError):
+            raise
         reasons = transform_error(error, format_exception=_reason)
-        raise InputError(f"not a {kind.__name__}: {'; '.join(reasons)}") from None
+        raise InputError(f"not a valid {kind.__name__}: {'; '.join(reasons)}") from None
     return value
+
+
+def _unit_file_errors(error: BaseException) -> list[extensions.UnitFileError]:
+    """Every complaint about a unit file in `error`, which cattrs nests as the description is nested."""
+    if isinstance(error, BaseExceptionGroup):
+        return [unit_error for child in error.exceptions for unit_error in _unit_file_errors(child)]
+    return [error] if isinstance(error, extensions.UnitFileError) else []
 
 
 @cache
@@ -167,7 +182,7 @@ def _converter() -> Any:
         if isinstance(value, dict):
             return converter.structure(value, arrangement.Activation)
         if value not in (arrangement.BN, arrangement.RELU):
-            raise InputError(f"{value!r}; allowed: 'BN', 'ReLU'")
+            raise InputError(f"{value!r}; allowed: {arrangement.ALLOWED_LAYERS}")
         return value
 
     converter.register_structure_hook(arrangement.Layer, read_layer)
@@ -203,12 +218,17 @@ def _register_kinds(converter: Any, base: type) -> None:
 
     def unstructure(value: Any) -> Fields:
         origin = extensions.origin_of(type(value))
-        file = {"file": {"name": origin.name, "sha256": origin.sha256}} if origin else {}
+        file = {"file": _file_fields(origin)} if origin else {}
         own_fields: Fields = writer(type(value))(value)
         return own_fields | {"type": type(value).__name__} | file
 
     converter.register_structure_hook(base, structure)
     converter.register_unstructure_hook(base, unstructure)
+
+
+def _file_fields(origin: extensions.Origin) -> Fields:
+    loads = [{"name": file.name, "sha256": file.sha256} for file in origin.loads]
+    return {"name": origin.name, "sha256": origin.sha256} | ({"loads": loads} if loads else {})
 
 
 def _read_int(value: Any, _: type) -> int:

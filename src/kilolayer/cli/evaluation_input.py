@@ -29,6 +29,7 @@ from kilolayer.runs.data_record import PART_TITLES, check_same_part
 from kilolayer.runs.trained_network import TrainedNetwork, open_trained
 from kilolayer.system.folders import expand_home
 from kilolayer.system.message_text import quote
+from kilolayer.units.extensions import UnitFileError
 
 UNKNOWN_TRAINING = "a weights file does not name its training data: training images may be among these"
 NOT_NOTED = "the run has no record of its {}: we cannot tell whether it has changed since"
@@ -45,6 +46,8 @@ def network_and_sample(
     foreign.check_unused()
     try:
         network = open_trained(path)
+    except UnitFileError:
+        raise
     except InputError as error:
         hint = "; for weights from elsewhere add --model NAME" if Path(path).is_file() else ""
         raise InputError(f"{error}{hint}") from None

@@ -32,6 +32,7 @@ from kilolayer.runs.snapshots import plan_snapshots as plan_snapshots
 from kilolayer.runs.weights_file import SavedNetwork, read_weights
 from kilolayer.system import durable
 from kilolayer.training.experiment import Experiment
+from kilolayer.units.extensions import UnitFileError
 from kilolayer.values import from_json, to_json
 
 _FILES_OF_A_START = (".lock", "checkpoints", "snapshots", "environment.json")
@@ -164,7 +165,10 @@ class Run:
     def experiment(self) -> Experiment:
         """The experiment in config.json. Raises `InputError` where it cannot be read."""
         try:
-            return from_json(self.file("config.json").read_text(encoding="utf-8"), Experiment)
+            text = self.file("config.json").read_text(encoding="utf-8")
+            return from_json(text, Experiment, str(self.path))
+        except UnitFileError:
+            raise
         except ValueError as error:  # not JSON, not text, or an InputError that does not name the file
             raise InputError(f"{self.file('config.json')}: {error}") from None
 

@@ -20,6 +20,7 @@ from kilolayer.errors import InputError, missing_path_error
 from kilolayer.networks import Network, ResidualNetwork, build
 from kilolayer.system import durable
 from kilolayer.system.message_text import listing
+from kilolayer.units.extensions import UnitFileError
 from kilolayer.values import from_json, to_json
 
 HEADER_KEY = "kilolayer"
@@ -87,7 +88,9 @@ def read_weights(path: str | Path) -> SavedNetwork:
     if HEADER_KEY not in header:
         raise InputError(f"{path} has no network description in its header; it was not written by kilolayer")
     try:
-        description = from_json(header[HEADER_KEY], WeightsHeader)
+        description = from_json(header[HEADER_KEY], WeightsHeader, str(path))
+    except UnitFileError:
+        raise
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     # Files of the first release have no checksum.

@@ -24,6 +24,7 @@ from kilolayer.system import durable
 from kilolayer.training import Experiment
 from kilolayer.training.experiment import MemoryFormat
 from kilolayer.units import Arrangement, Branch, Shortcut, Unit
+from kilolayer.units.extensions import UnitFileError
 from kilolayer.values import from_json, to_json
 
 REQUEST_FILE = "sweep.json"
@@ -103,7 +104,9 @@ def open_sweep(folder: str | Path) -> Reproduction:
 
 def _read_request(path: Path) -> Request:
     try:
-        return from_json(path.read_text(encoding="utf-8"), Request)
+        return from_json(path.read_text(encoding="utf-8"), Request, str(path.parent))
+    except UnitFileError:
+        raise
     except ValueError as error:  # no JSON, no text, or an error that does not name the file
         raise InputError(f"{path}: {error}") from None
 

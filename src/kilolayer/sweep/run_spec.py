@@ -73,7 +73,8 @@ def check_folders(specs: Iterable[RunSpec]) -> None:
     for spec in specs:
         config = spec.path / "config.json"
         if config.is_file():
-            if from_json(config.read_text(encoding="utf-8"), Experiment) != spec.experiment:
+            stored = from_json(config.read_text(encoding="utf-8"), Experiment, str(spec.path))
+            if stored != spec.experiment:
                 raise InputError(f"{spec.path} holds a run of another experiment; choose another --out")
         elif _holds_other_files(spec.path):
             raise InputError(f"{spec.path} holds other files; choose another --out")

@@ -47,6 +47,7 @@ Layer = Literal["BN", "ReLU"] | Activation
 Layers = tuple[Layer, ...]
 BN: Layer = "BN"
 RELU: Layer = "ReLU"
+ALLOWED_LAYERS = "'BN', 'ReLU', or an instance of a class that extends Activation"
 
 
 def activation_ops(layers: Layers, channels: int) -> Ops:
@@ -93,7 +94,7 @@ class Arrangement:
         for field in fields(self):
             for layer in getattr(self, field.name):
                 if layer not in (BN, RELU) and not isinstance(layer, Activation):
-                    raise InputError(f"Arrangement.{field.name} holds {layer!r}; allowed: 'BN', 'ReLU'")
+                    raise InputError(f"Arrangement.{field.name} holds {layer!r}; allowed: {ALLOWED_LAYERS}")
 
     @property
     def normaliser(self) -> Layer:

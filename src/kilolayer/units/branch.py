@@ -75,8 +75,8 @@ class Basic(Branch):
     layers = 2
 
     def __post_init__(self) -> None:
-        check_count("Basic", widen=self.widen)
-        check_probability("Basic", dropout=self.dropout)
+        check_count(type(self).__name__, widen=self.widen)
+        check_probability(type(self).__name__, dropout=self.dropout)
 
     def out_channels(self, width: int) -> int:
         return self.widen * width
@@ -127,8 +127,8 @@ class Bottleneck(Branch):
     layers = 3
 
     def __post_init__(self) -> None:
-        check_count("Bottleneck", widen=self.widen)
-        check_choice("Bottleneck", "stride_on", self.stride_on, "1x1", "3x3")
+        check_count(type(self).__name__, widen=self.widen)
+        check_choice(type(self).__name__, "stride_on", self.stride_on, "1x1", "3x3")
 
     def out_channels(self, width: int) -> int:
         return 4 * width
@@ -164,9 +164,9 @@ class Aggregated(Branch):
     layers = 3
 
     def __post_init__(self) -> None:
-        check_count("Aggregated", cardinality=self.cardinality, d=self.d)
-        check_choice("Aggregated", "stride_on", self.stride_on, "1x1", "3x3")
-        check_choice("Aggregated", "form", self.form, "split", "concatenated", "grouped")
+        check_count(type(self).__name__, cardinality=self.cardinality, d=self.d)
+        check_choice(type(self).__name__, "stride_on", self.stride_on, "1x1", "3x3")
+        check_choice(type(self).__name__, "form", self.form, "split", "concatenated", "grouped")
 
     def out_channels(self, width: int) -> int:
         return 4 * width

@@ -1,7 +1,8 @@
 """Units of your own: a Python file outside of the package that defines shortcuts, branches or activations.
 
-A description with such a kind names the file that defines it. Reading the description never runs the file:
-its code runs only after you name it, with `--unit FILE.py` or `load_unit_file`.
+A description with such a kind names the file that defines it, and the files that this one loads. Reading
+the description never runs a file: its code runs only after you name it, with `--unit FILE.py` or
+`load_unit_file`.
 """
 
 from __future__ import annotations
@@ -9,28 +10,53 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
-from kilolayer.errors import InputError, suggest
+from kilolayer.errors import InputError, missing_path_error, suggest
 from kilolayer.units.field_checks import built_in_kinds
 
 T = TypeVar("T")
 PREFIX = "kilolayer_own_"
+STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The file that defines a kind: its name without its folder, and the SHA-256 of its content."""
+class FileContent:
+    """A file's name without its folder, and the SHA-256 of its content."""
 
     name: str
     sha256: str
 
 
+@dataclass(frozen=True)
+class Origin(FileContent):
+    """The file that defines a kind. `loads` are the other files whose code it used when it ran."""
+
+    loads: tuple[FileContent, ...] = ()
+
+
+class UnitFileError(InputError):
+    """A description needs the kind `name` of a file that did not run, or that is not as it was.
+
+    `changed` is the file that has changed, if any: `origin` itself, or a file that it loads.
+    """
+
+    def __init__(self, name: str, origin: Origin, changed: FileContent | None) -> None:
+        self.name, self.origin, self.changed = name, origin, changed
+        super().__init__(refusal("this", (self,)))
+
+
 _loaded_origins: dict[str, Origin] = {}
 """The origin of every file that ran, by the name of its module."""
+_paths: dict[str, Path] = {}
+"""The path of every file that ran or was loaded, by the SHA-256 of its content."""
+_running: list[dict[FileContent, None]] = []
+"""For each file that runs now, the outermost first: the files that it has loaded so far."""
 
 
 def load_unit_file(path: str | Path) -> ModuleType:
@@ -44,31 +70,98 @@ def load_unit_file(path: str | Path) -> ModuleType:
     '0.5·x + F(x)'
 
     Raises:
-        InputError: the file does not exist, or its code raises an exception.
+        InputError: the file does not exist, its code raises an exception, or a file that it loads has changed
+            since it ran.
     """
     file = Path(path)
+    if file.suffix == ".py" and not file.exists():
+        raise missing_path_error(path)
     if file.suffix != ".py" or not file.is_file():
         raise InputError(f"{path} is no Python file; name the file that defines your unit: FILE.py")
 
-    content = file.read_bytes()
-    origin = Origin(file.name, hashlib.sha256(content).hexdigest())
-    name = f"{PREFIX}{origin.sha256[:16]}"
+    content = _read(file)
+    name = f"{PREFIX}{content.sha256[:16]}"
     if name not in sys.modules:
-        _run(file, name, origin)
+        _run(file, name, content)
+    origin = _loaded_origins[name]
+    for loaded in origin.loads:
+        current = _paths[loaded.sha256]
+        if current.is_file() and _read(current).sha256 != loaded.sha256:
+            raise InputError(f"{current} has changed since {file} loaded it: start Python anew")
+    for loads in _running:
+        loads.update(dict.fromkeys((content, *origin.loads)))
     return sys.modules[name]
 
 
-def _run(file: Path, name: str, origin: Origin) -> None:
+def _read(file: Path) -> FileContent:
+    try:
+        return FileContent(file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _run(file: Path, name: str, content: FileContent) -> None:
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None  # noqa: S101 - a .py file has one
     assert spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name], _loaded_origins[name] = module, origin
+    loads: dict[FileContent, None] = {}
+    # Before its code runs: the first file in this table is the outermost one.
+    sys.modules[name], _loaded_origins[name] = module, Origin(content.name, content.sha256)
+    _paths[content.sha256] = file.resolve()
+    modules_before = set(sys.modules)
+    _running.append(loads)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name], _loaded_origins[name]
         raise InputError(f"{file}: {type(error).__name__}: {error}") from error
+    finally:
+        _running.pop()
+    for imported in _imported_neighbours(module, set(sys.modules) - modules_before):
+        loaded = _read(imported)
+        _paths[loaded.sha256] = imported
+        loads[loaded] = None
+    _loaded_origins[name] = Origin(content.name, content.sha256, tuple(loads))
+
+
+def _imported_neighbours(module: ModuleType, new: Iterable[str]) -> list[Path]:
+    """The files in the folder of `module`, or below, that it imported by `import`, as a script may.
+
+    These are the modules that are `new`, and those that stand behind the names in `module`.
+    """
+    folder = Path(str(module.__file__)).resolve().parent
+    files: dict[Path, None] = {}
+    visited = {module.__name__}
+    queue = [*_modules_behind_names(module), *(sys.modules[name] for name in new if name in sys.modules)]
+    while queue:
+        imported = queue.pop()
+        path = None if imported.__name__ in visited else _neighbour(imported, folder)
+        visited.add(imported.__name__)
+        if path is not None:
+            files[path] = None
+            queue.extend(_modules_behind_names(imported))
+    return sorted(files)
+
+
+def _modules_behind_names(module: ModuleType) -> Iterator[ModuleType]:
+    for value in list(vars(module).values()):
+        if isinstance(value, ModuleType):
+            yield value
+        elif isinstance(value, type | FunctionType) and value.__module__ in sys.modules:
+            yield sys.modules[value.__module__]
+
+
+def _neighbour(module: ModuleType, folder: Path) -> Path | None:
+    """The file of `module`, if it lies below `folder` and belongs to no installed package."""
+    if module.__name__.startswith((PREFIX, "kilolayer.")) or module.__name__ in ("kilolayer", "__main__"):
+        return None
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str):
+        return None
+    path = Path(file).resolve()
+    is_installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return path if path.is_relative_to(folder) and not (is_installed or path.is_relative_to(STDLIB)) else None
 
 
 def split_reference(text: str) -> tuple[str, str]:
@@ -139,22 +232,54 @@ def kind_of(base: type[T], name: str, origin: dict[str, Any] | None) -> type[T]:
         if name not in built_in:
             raise InputError(f"no type {name!r}, {suggest(str(name), list(built_in))}")
         return built_in[name]
-    file, sha256 = str(origin.get("name")), str(origin.get("sha256"))
-    module = sys.modules.get(f"{PREFIX}{sha256[:16]}")
+    loads = tuple(FileContent(str(file["name"]), str(file["sha256"])) for file in origin.get("loads", ()))
+    needed = Origin(str(origin.get("name")), str(origin.get("sha256")), loads)
+    module = sys.modules.get(f"{PREFIX}{needed.sha256[:16]}")
     kind = getattr(module, str(name), None)
-    if isinstance(kind, type) and issubclass(kind, base):
+    if module and isinstance(kind, type) and issubclass(kind, base) and kind.__module__ == module.__name__:
+        loaded = _loaded_origins[module.__name__].loads
+        same = {file.sha256 for file in loaded}
+        for file in needed.loads:
+            if file.sha256 not in same:
+                raise UnitFileError(name, needed, file)
         # A renamed file keeps the name that the description has, since checksums are taken of descriptions.
-        _loaded_origins[kind.__module__] = Origin(file, sha256)
+        _loaded_origins[module.__name__] = Origin(needed.name, needed.sha256, loaded)
         return kind
-    changed = any(loaded.name == file for loaded in _loaded_origins.values())
-    if changed:
-        raise InputError(
-            f"this needs {name} from {file} as it was, with the SHA-256 {sha256[:12]}…, but that file has "
-            "changed since: bring it back, or train anew"
-        )
-    raise InputError(
-        f"this needs {name} from {file}, code that runs only when you name it: add --unit {file}"
-    )
+    has_changed = any(loaded.name == needed.name for loaded in _loaded_origins.values())
+    raise UnitFileError(name, needed, needed if has_changed else None)
+
+
+def refusal(subject: str, errors: Sequence[UnitFileError]) -> str:
+    """The sentence that `subject`, a run or a file, cannot be read without its unit files.
+
+    >>> refusal("runs/mine", [UnitFileError(name, Origin("mine.py", "0"), None) for name in ("SE", "LN")])
+    'runs/mine uses SE and LN from mine.py, whose code runs only when you name it: add --unit mine.py'
+    """
+    names: dict[str, dict[str, None]] = {}
+    for error in errors:
+        names.setdefault(error.origin.name, {})[error.name] = None
+    parts = [f"{_listed(tuple(kinds))} from {file}" for file, kinds in names.items()]
+    uses = f"{subject} uses {_listed(parts)}"
+    for error in errors:
+        if error.changed is not None:
+            file, changed = error.origin.name, error.changed
+            loader = "" if changed.name == file else f", which {file} loads,"
+            return (
+                f"{uses}; {changed.name}{loader} has changed since (its SHA-256 was {changed.sha256[:12]}…): "
+                "bring the file back as it was, or train anew"
+            )
+    loaders = [
+        error.origin.name
+        for error in errors
+        if set(names) <= {error.origin.name, *(loaded.name for loaded in error.origin.loads)}
+    ]
+    if not loaders:
+        return f"{uses}, whose code runs only when you name it: add --unit with a file that loads them all"
+    return f"{uses}, whose code runs only when you name it: add --unit {loaders[0]}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def unit_option() -> list[str]:

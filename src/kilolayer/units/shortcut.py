@@ -189,8 +189,8 @@ class Scaled(Shortcut):
     numbers = ("shortcut", "branch")
 
     def __post_init__(self) -> None:
-        check_number("Scaled", shortcut=self.shortcut, branch=self.branch)
-        check_choice("Scaled", "at_downsample", self.at_downsample, "apply", "skip")
+        check_number(type(self).__name__, shortcut=self.shortcut, branch=self.branch)
+        check_choice(type(self).__name__, "at_downsample", self.at_downsample, "apply", "skip")
 
     def layers(self, channels: int) -> Ops:
         return _scale(self.shortcut)
@@ -292,8 +292,8 @@ class Dropout(Shortcut):
     numbers = ("p",)
 
     def __post_init__(self) -> None:
-        check_probability("Dropout", p=self.p)
-        check_choice("Dropout", "at_downsample", self.at_downsample, "apply", "skip")
+        check_probability(type(self).__name__, p=self.p)
+        check_choice(type(self).__name__, "at_downsample", self.at_downsample, "apply", "skip")
 
     def layers(self, channels: int) -> Ops:
         return (op.DropoutOp(self.p),)
@@ -362,7 +362,7 @@ downsample=Projection() (option B)
     reads: Literal["raw", "preactivated"] = "raw"
 
     def __post_init__(self) -> None:
-        check_choice("ZeroPad", "reads", self.reads, "raw", "preactivated")
+        check_choice(type(self).__name__, "reads", self.reads, "raw", "preactivated")
 
     def downsample(self, arrangement: Arrangement, in_channels: int, out_channels: int, stride: int) -> Ops:
         if in_channels > out_channels:
