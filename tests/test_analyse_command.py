@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from kilolayer.__main__ import main
 from kilolayer.measure.analyses import ANALYSES
+from kilolayer.measure.layer_responses import measure_layer_responses
+from kilolayer.units import extensions
 
 BLOCKS = Path(__file__).with_name("foreign_networks.py")
 NETWORK = "preact_resnet8_cifar"
@@ -111,6 +116,60 @@ def test_where_nothing_is_predicted_no_column_says_so(
     assert ("no prediction" in shown) != predicted
 
 
+@pytest.fixture
+def without_rules(tmp_path: Path) -> Iterator[str]:
+    """A unit without BN and ReLU, whose layer has no mean-field rule."""
+    before = dict(extensions._loaded_origins)
+    (tmp_path / "plain.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "from kilolayer.units import Activation, Arrangement, CustomLayer\n"
+        "def tanh(channels): return nn.Tanh()\n"
+        "@dataclass(frozen=True)\n"
+        "class T(Activation):\n"
+        "    normalises = True\n"
+        "    def layer(self, channels): return CustomLayer(tanh, channels)\n"
+        "TANH = Arrangement(before=(T(),), between=(T(),), f=())\n"
+    )
+    yield f"{tmp_path / 'plain.py'}:TANH"
+    for name in set(extensions._loaded_origins) - set(before):
+        del extensions._loaded_origins[name], sys.modules[name]
+
+
+def test_a_figure_of_a_layer_that_the_network_lacks_is_left_out(
+    without_rules: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyse", "responses", "resnet8_cifar", "--unit", without_rules, *SMALL]) == 0
+    shown = capsys.readouterr()
+    assert "BN's input" not in shown.out
+    assert "no mean-field prediction" not in shown.err  # nothing of it would be shown
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh())
+    found = measure_layer_responses(model, torch.randn(2, 3, 8, 8))
+    assert found.summary() == (("3×3 layers", "0"),)
+    assert found.finding() == "no layer is 3×3; the network has no ReLU"
+    assert found.tracked_metrics() == ()
+    assert "nan" not in " ".join(chart.note for chart in found.charts())
+
+
+def test_paths_without_a_rule_have_no_prediction_and_no_star(
+    without_rules: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The binomial distribution beside them is no prediction of theory."""
+    assert main(["analyse", "paths", "resnet8_cifar", "--unit", without_rules, *SMALL]) == 0
+    shown = capsys.readouterr()
+    assert "no mean-field prediction for resnet8_cifar: theory has no rule for the layer tanh" in shown.err
+    assert "share of paths, C(L, k) / 2^L" in shown.out
+    assert "*" not in shown.out
+    assert "no prediction" in shown.out
+
+
+def test_the_parabola_of_a_landscape_is_no_prediction(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", "landscape", NETWORK, *SMALL]) == 0
+    shown = capsys.readouterr().out
+    assert "parabola of slope and curvature at θ" in shown
+    assert "*" not in shown
+
+
 def test_a_foreign_network_has_no_predicted_column(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyse", "initialisation", f"{BLOCKS}:preactivation", "--units", "layer?.*", *SMALL]) == 0
     shown = capsys.readouterr().out
@@ -178,7 +237,10 @@ def test_results_and_figures_are_written(tmp_path: Path, capsys: pytest.CaptureF
     [
         (["nothing", NETWORK], "nothing"),
         (["gradient"], "name a network, a run, a weights file, or FILE.py:CALLABLE"),
-        (["gradient", NETWORK, NETWORK], "is named twice"),
+        (
+            ["gradient", NETWORK, NETWORK],
+            "is named twice, and --unit and the like hold for both; to see two units",
+        ),
         (["gradient", "resnet9_cifar"], "depth 9 is not"),
         (["gradient", NETWORK, "--batch-size", "0"], "--batch-size is 0"),
         (["gradient", NETWORK, "--batch-size", "5000"], "but there are 1,437 training images"),

@@ -6,12 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
+SeriesKind = Literal["measured", "predicted", "reference"]
+
 
 @dataclass(frozen=True)
 class Series:
     """A quantity along an axis; None marks a missing value.
 
-    A "predicted" series is the theory for the "measured" series of the same chart.
+    A "predicted" series is the theory for the "measured" series of the same chart. A "reference" series is
+    computed, too, but is no prediction of theory: the binomial distribution, say, or a parabola.
 
     >>> Series("signal", (0.0, 1.0), (1.0, None)).has_values
     True
@@ -20,7 +23,7 @@ class Series:
     name: str
     x: tuple[float, ...]
     y: tuple[float | None, ...]
-    kind: Literal["measured", "predicted"] = "measured"
+    kind: SeriesKind = "measured"
 
     @property
     def has_values(self) -> bool:

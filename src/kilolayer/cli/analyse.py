@@ -52,11 +52,12 @@ def execute(options: AnalyseOptions) -> int:
         from kilolayer.report.extra import check_installed
 
         check_installed()
-    from kilolayer.cli.analysis_inputs import load_analysis_inputs
+    from kilolayer.cli.analysis_inputs import load_analysis_inputs, print_missing_predictions
     from kilolayer.measure.analysis_results import run_analyses
     from kilolayer.report import analysis_report as output
 
     inputs = load_analysis_inputs(options.networks, options.inputs, options.unit)
+    print_missing_predictions(options.what, inputs)
     results = run_analyses(options.what, inputs)
     if options.json:
         output.print_analyses_json(results)

@@ -17,6 +17,7 @@ from kilolayer.data.images import Source
 from kilolayer.data.loading import open_source
 from kilolayer.data.randomness import random_permutation
 from kilolayer.errors import InputError
+from kilolayer.measure.analyses import ANALYSES
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.preservation import preserve_state
 from kilolayer.networks import Network, build
@@ -54,13 +55,22 @@ def load_analysis_inputs(
         raise InputError("name a network, a run, a weights file, or FILE.py:CALLABLE")
     places = [str(Path(name).resolve()) if Path(name).exists() else name for name in names]
     if twice := [name for name, path in zip(names, places, strict=True) if places.count(path) > 1]:
-        raise InputError(f"{twice[0]} is named twice")
+        raise InputError(
+            f"{twice[0]} is named twice, and --unit and the like hold for both; to see two units side by "
+            "side, train both and name the runs, or name FILE.py:CALLABLE, which returns one of the networks"
+        )
     device = choose_device(options.device)
-    inputs = _make_names_distinct(names, [_load_input(options, unit, name, device) for name in names])
+    return _make_names_distinct(names, [_load_input(options, unit, name, device) for name in names])
+
+
+def print_missing_predictions(what: str, inputs: Sequence[AnalysisInput]) -> None:
+    """Says once a network that mean-field theory has no prediction, where an analysis would show it."""
+    entries = ANALYSES.values() if what == "all" else [ANALYSES[what]]
+    if not any(entry.mean_field for entry in entries):
+        return
     for subject in inputs:
         if subject.description and (why := no_prediction_reason(subject.description)):
-            print_text(f"no prediction for {subject.name}: {why}", stderr=True)
-    return inputs
+            print_text(f"no mean-field prediction for {subject.name}: {why}", stderr=True)
 
 
 def _make_names_distinct(words: Sequence[str], subjects: list[AnalysisInput]) -> list[AnalysisInput]:

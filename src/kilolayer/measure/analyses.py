@@ -28,6 +28,8 @@ class AnalysisEntry:
     `Analysis`."""
     at_snapshots: bool = False
     """Also measured at every snapshot of a run; its result then has `tracked_metrics`."""
+    mean_field: bool = False
+    """Whether mean-field theory predicts a figure of it, for a network all of whose layers have a rule."""
 
     def run(self, analysis_input: AnalysisInput) -> Analysis:
         """Carries the analysis out."""
@@ -65,16 +67,19 @@ ANALYSES: dict[str, AnalysisEntry] = {
         "Will this network train? What does mean-field theory say before I spend an hour?",
         "Yang and Schoenholz 2017",
         "kilolayer.measure.initialisation:measure_initialisation",
+        mean_field=True,
     ),
     "paths": AnalysisEntry(
         "Through how many branches does the gradient pass? What happens when I delete a unit?",
         "Veit et al. 2016",
         "kilolayer.measure.path_ensemble:measure_paths",
+        mean_field=True,
     ),
     "jacobian": AnalysisEntry(
         "How do perturbations grow with depth?",
         "P2, Eq. 5",
         "kilolayer.measure.jacobian:measure_jacobian",
+        mean_field=True,
     ),
     "landscape": AnalysisEntry(
         "How does the loss look around the weights?",

@@ -64,7 +64,8 @@ class Initialisation:
             figures.append((f"{name}, measured", f"{self.geometric_mean(kind)[index]:.4g}"))
             if self.prediction:
                 figures.append((f"{name}, predicted", f"{getattr(self.prediction, kind)[index]:.4g}"))
-                figures.append((f"{name}, largest factor between them", f"{self.theory_factor(kind):.3g}"))
+                if not math.isnan(factor := self.theory_factor(kind)):
+                    figures.append((f"{name}, largest factor between them", f"{factor:.3g}"))
             else:
                 figures.append((f"{name}, predicted", "no prediction"))
         return (
@@ -86,7 +87,7 @@ class Initialisation:
         return tuple(_geometric_mean(row) for row in rows)
 
     def theory_factor(self, kind: str) -> float:
-        """The largest factor between prediction and measurement at any unit; NaN without a prediction."""
+        """The largest factor between prediction and measurement at any unit; NaN where no unit has both."""
         if self.prediction is None:
             return math.nan
         pairs = zip(self.geometric_mean(kind), getattr(self.prediction, kind), strict=True)
@@ -95,7 +96,7 @@ class Initialisation:
             for measured, predicted in pairs
             if measured > 0 and 0 < predicted < math.inf
         ]
-        return math.exp(max(logs, default=0.0))
+        return math.exp(max(logs, default=math.nan))
 
 
 def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_STEPS) -> Initialisation:
@@ -236,9 +237,8 @@ def _propagation_chart(result: Initialisation, kind: str) -> Chart:
     if result.prediction and kind == "gradient":
         direct = positive_or_none(result.prediction.direct)
         series.append(unit_series("by shortcuts alone", direct, "predicted"))
-    agreement = (
-        f", theory off by a factor of at most {result.theory_factor(kind):.3g}" if result.prediction else ""
-    )
+    factor = result.theory_factor(kind)
+    agreement = "" if math.isnan(factor) else f", theory off by a factor of at most {factor:.3g}"
     return Chart(
         kind,
         title,
@@ -263,7 +263,7 @@ def _probe_chart(result: Initialisation) -> Chart:
         "mean cross-entropy",
         (
             Series("loss", steps, tuple(x if math.isfinite(x) else None for x in result.first_steps.losses)),
-            Series("entropy of the labels", ends, (result.first_steps.entropy,) * 2, "predicted"),
+            Series("entropy of the labels", ends, (result.first_steps.entropy,) * 2, "reference"),
         ),
         note=f"{result.verdict.word}: {'; '.join(result.verdict.reasons)}",
     )

@@ -209,7 +209,7 @@ def _line_chart(result: Landscape) -> Chart:
         "mean cross-entropy",
         (
             Series("measured", result.steps, result.line),
-            Series("parabola of slope and curvature at θ", tuple(near), tuple(parabola), "predicted"),
+            Series("parabola of slope and curvature at θ", tuple(near), tuple(parabola), "reference"),
         ),
         note=f"{result.centre:.3g} at the weights, curvature {result.curvature:.3g}",
     )

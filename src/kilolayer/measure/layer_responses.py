@@ -95,21 +95,25 @@ class LayerResponses:
         return (self._std_chart(), self._descending_chart(), self._norm_chart(), self._dead_chart())
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        dead = max((relu.dead for relu in self.relus), default=0.0)
-        return (
-            ("mean std of the 3×3 layers' responses", f"{self.mean_std:.3g}"),
-            ("3×3 layers", str(len(self.spatial_layers()))),
-            (
-                "elements that ReLUs set to 0, mean",
-                share_text(mean_present([relu.zeros for relu in self.relus])),
-            ),
-            ("dead channels", share_text(self.dead)),
-            ("… in the worst ReLU", share_text(dead)),
-            ("largest batch deviation at a BN's input", f"{max((n.std for n in self.norms), default=0):.3g}"),
-        )
+        """The figures of 3×3 layers, ReLUs and BNs; a kind of layer that the network lacks has none."""
+        rows = [("3×3 layers", str(len(self.spatial_layers())))]
+        if self.spatial_layers():
+            rows.insert(0, ("mean std of the 3×3 layers' responses", f"{self.mean_std:.3g}"))
+        if self.relus:
+            zeros = mean_present([relu.zeros for relu in self.relus])
+            rows.append(("elements that ReLUs set to 0, mean", share_text(zeros)))
+            rows.append(("dead channels", share_text(self.dead)))
+            rows.append(("… in the worst ReLU", share_text(max(relu.dead for relu in self.relus))))
+        if self.norms:
+            largest = max(norm.std for norm in self.norms)
+            rows.append(("largest batch deviation at a BN's input", f"{largest:.3g}"))
+        return tuple(rows)
 
     def finding(self) -> str:
-        dead = f"{share_text(self.dead)} of the channels are dead" if self.dead else "no channel is dead"
+        if not self.relus:
+            dead = "the network has no ReLU"
+        else:
+            dead = f"{share_text(self.dead)} of the channels are dead" if self.dead else "no channel is dead"
         layers = self.spatial_layers()
         if not layers:
             return f"no layer is 3×3; {dead}"
@@ -118,8 +122,9 @@ class LayerResponses:
         return f"the 3×3 layers' responses have standard deviations of {spread}; {dead}"
 
     def tracked_metrics(self) -> tuple[tuple[str, float], ...]:
-        """The mean deviation of responses, and the share of dead channels."""
-        return (("mean std of responses", self.mean_std), ("dead channels", self.dead))
+        """The mean deviation of responses, and the share of dead channels, where there are such layers."""
+        responses = (("mean std of responses", self.mean_std),) if self.spatial_layers() else ()
+        return (*responses, *((("dead channels", self.dead),) if self.relus else ()))
 
     @property
     def mean_std(self) -> float:
@@ -144,7 +149,7 @@ class LayerResponses:
                 unit_series("response", [layer.std for layer in layers]),
                 unit_series("response", [layer.predicted for layer in layers], "predicted"),
             ),
-            note=f"mean {self.mean_std:.3g} over {len(layers)} layers"
+            note=(f"mean {self.mean_std:.3g} over {len(layers)} layers" if layers else "no layer is 3×3")
             + ("" if any(layer.normalised for layer in layers) else "; no BN normalises them"),
             stages=_stage_starts(layers),
         )
@@ -188,7 +193,9 @@ class LayerResponses:
                 unit_series("elements that are 0", [relu.zeros for relu in self.relus]),
                 unit_series("dead channels", [relu.dead for relu in self.relus]),
             ),
-            note=f"{share_text(self.dead)} of all channels are dead on this batch",
+            note=f"{share_text(self.dead)} of all channels are dead on this batch"
+            if self.relus
+            else "the network has no ReLU",
             stages=_stage_starts(self.relus),
         )
 

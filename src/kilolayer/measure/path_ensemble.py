@@ -17,6 +17,7 @@ from kilolayer.measure.path_gradients import (
     measure_path_gradients,
 )
 from kilolayer.measure.scalars import positive_or_none
+from kilolayer.theory.mean_field import no_prediction_reason
 from kilolayer.theory.path_statistics import Lengths, predict_path_norms
 
 IMAGES = 256
@@ -98,11 +99,12 @@ def measure_paths(analysis_input: AnalysisInput, *, images: int = IMAGES, seed: 
     """
     chain = analysis_input.chain(training=not analysis_input.trained)
     network = analysis_input.description
+    is_predicted = network and not analysis_input.trained and not no_prediction_reason(network)
     return PathEnsemble(
         network=analysis_input.name,
         units=len(chain),
         gradients=measure_path_gradients(chain, analysis_input.x, analysis_input.labels, seed=seed),
-        predicted=predict_path_norms(network) if network and not analysis_input.trained else None,
+        predicted=predict_path_norms(network) if network and is_predicted else None,
         lesions=(
             measure_lesions(analysis_input.chain(training=False), *analysis_input.held_out(images), seed=seed)
             if analysis_input.trained or network is None
@@ -117,7 +119,12 @@ def _length_chart(result: PathEnsemble) -> Chart:
     end = int(lengths[-1]) + 1
     series = [
         Series("gradient of all paths of this length", lengths, positive_or_none(measured.together)),
-        Series("share of paths", tuple(map(float, range(end))), positive_or_none(counts[:end]), "predicted"),
+        Series(
+            "share of paths, C(L, k) / 2^L",
+            tuple(map(float, range(end))),
+            positive_or_none(counts[:end]),
+            "reference",
+        ),
     ]
     if result.predicted:
         series.append(Series("mean-field theory", lengths, positive_or_none(result.predicted), "predicted"))

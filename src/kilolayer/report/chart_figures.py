@@ -53,16 +53,20 @@ def chart_figure(panels: Sequence[tuple[str, Chart]]) -> str:
 
 
 def _line(axes: Axes, chart: Chart, series: Series, number: int, log: bool) -> None:
-    style: dict[str, Any] = {"ls": "--", "lw": 1.0} if series.kind == "predicted" else {}
+    style: dict[str, Any] = {"ls": "--", "lw": 1.0} if series.kind != "measured" else {}
     for points in chart.segments(series):
         canvas.draw_curve(axes, *canvas.split_points(points), number, log, **style)
 
 
+_DASHED = {"predicted": "predicted", "reference": "for comparison"}
+
+
 def _x_caption(panels: Sequence[tuple[str, Chart]]) -> str:
     """The label of the x axis, with a second line that explains the lines."""
-    predicted = any(series.kind == "predicted" for _, chart in panels for series in chart.series)
+    kinds = {series.kind for _, chart in panels for series in chart.series}
+    dashed = [word for kind, word in _DASHED.items() if kind in kinds]
     remarks = [
-        *(["dashed: predicted"] if predicted else []),
+        *([f"dashed: {' or '.join(dashed)}"] if dashed else []),
         *(["upright: the shape changes"] if any(chart.stages for _, chart in panels) else []),
     ]
     return panels[0][1].x_label + (f"\n({'; '.join(remarks)})" if remarks else "")

@@ -1,6 +1,6 @@
 "use strict";
 // Draws rows of charts (kilolayer.report.lab_data) with Plotly, for the page of analyses and for the lens.
-// Colour, marker and line identify a series: measured is solid and filled, predicted is dashed and hollow.
+// Colour, marker and line identify a series: measured is solid and filled, predicted and reference are dashed and hollow.
 
 const MARKS = Object.entries({circle: "●○", square: "■□", "triangle-up": "▲△", diamond: "◆◇", "triangle-down": "▼▽", star: "★☆"});
 const COLOURS = 7;
@@ -10,7 +10,7 @@ const CONFIG = {responsive: true, displayModeBar: false, displaylogo: false, sho
 const ink = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const tint = series => `--curve-${series.number % COLOURS + 1}`;
 const mark = series => MARKS[series.number % MARKS.length];
-const predicted = series => series.kind === "predicted";
+const computed = series => series.kind !== "measured";
 
 /** Escapes the HTML and the %{templates} that Plotly reads from its texts. */
 const literal = text => text.replace(/[&<>%]/g, sign => `&#${sign.charCodeAt(0)};`);
@@ -77,12 +77,12 @@ class Row {
     const marked = [...x.keys()].filter(i => i % every === first || alone(i));
     const common = {type: "scatter", visible: !this.hidden.has(number), cliponaxis: false};
     return [
-      {...common, x, y, mode: "lines", line: {color, width: 1.8, dash: predicted(series) ? "6px,4px" : "solid"},
+      {...common, x, y, mode: "lines", line: {color, width: 1.8, dash: computed(series) ? "6px,4px" : "solid"},
        // On a phone, labels would hide the curves; the line below the chart shows the values.
        hoverinfo: innerWidth > 560 ? "text" : "none",
        hovertext: y.map(value => value === null ? "" : `${literal(series.label)}: ${written(value)}`)},
       {...common, x: marked.map(i => x[i]), y: marked.map(i => y[i]), mode: "markers", hoverinfo: "skip",
-       marker: {symbol: mark(series)[0], size: 7, color: predicted(series) ? ink("--paper") : color, line: {color, width: 1.5}}},
+       marker: {symbol: mark(series)[0], size: 7, color: computed(series) ? ink("--paper") : color, line: {color, width: 1.5}}},
     ];
   }
 
@@ -140,7 +140,7 @@ class Row {
   /** Buttons that explain the series and hide them. */
   legend(list) {
     list.replaceChildren(...this.row.series.map((series, number) => {
-      const item = made("li", ""), button = made("button", ""), sample = made("span", mark(series)[1][predicted(series) ? 1 : 0]);
+      const item = made("li", ""), button = made("button", ""), sample = made("span", mark(series)[1][computed(series) ? 1 : 0]);
       button.type = "button";
       button.setAttribute("aria-pressed", "true");
       sample.className = `sample ${series.kind}`;

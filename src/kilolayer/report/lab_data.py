@@ -151,7 +151,7 @@ def lab_json(lab: Lab) -> dict[str, Any]:
 
 def series_label(name: str, kind: str) -> str:
     """The label of a series, which says if it is a prediction."""
-    is_clear = kind == "measured" or re.search("predict|theor", name, re.IGNORECASE)
+    is_clear = kind != "predicted" or re.search("predict|theor", name, re.IGNORECASE)
     return shorten_line(name, _LONGEST) + ("" if is_clear else ", predicted")
 
 
