@@ -42,7 +42,10 @@ class WeightsHeader:
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """A trained network: its module (in evaluation mode), its classes, and its input's normalisation."""
+    """A trained network: its module (in evaluation mode), its classes, and its input's normalisation.
+
+    `model` reads `statistics.normalize(pixels)`, with pixels from 0 to 255.
+    """
 
     model: ResidualNetwork
     classes: tuple[str, ...]
