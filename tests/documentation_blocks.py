@@ -153,7 +153,8 @@ class Reader:
             self._shell(block)
 
     def _python(self, block: Block) -> None:
-        code = compile("\n" * block.line + block.text, block.place.rpartition(":")[0], "exec")
+        page = block.place.rpartition(":")[0]
+        code = compile("\n" * block.line + block.text, page, "exec", dont_inherit=True)
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             exec(code, self.namespace)  # noqa: S102
