@@ -70,13 +70,22 @@ def suggest(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str:
     >>> suggest("xyz", ["paper", "short"])
     'allowed: paper, short'
     """
+    nearest, every = nearest_word(word, allowed, cutoff), f"allowed: {', '.join(allowed)}"
+    if nearest is None:
+        return every
+    return f"nearest: {nearest}" + (f"; {every}" if len(allowed) <= MAX_LISTED else "")
+
+
+def nearest_word(word: str, allowed: Sequence[str], cutoff: float = 0.5) -> str | None:
+    """The word of `allowed` that begins with `word`, or else is most like it; None if none is like it.
+
+    >>> nearest_word("papr", ["paper", "short"]), nearest_word("xyz", ["paper", "short"])
+    ('paper', None)
+    """
     lower = {name.lower(): name for name in reversed(allowed)}
     longer = [name for name in lower if word and name.startswith(word.lower())]
     nearest = sorted(longer, key=len) or get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)
-    every = f"allowed: {', '.join(allowed)}"
-    if not nearest:
-        return every
-    return f"nearest: {lower[nearest[0]]}" + (f"; {every}" if len(allowed) <= MAX_LISTED else "")
+    return lower[nearest[0]] if nearest else None
 
 
 def missing_path_error(path: str | Path) -> InputError:

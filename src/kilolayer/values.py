@@ -111,7 +111,10 @@ def upgrade(kind: type, value: Fields) -> Fields:
     current = {field.name for field in fields(kind)}
     for base in kind.__mro__:  # a kind of your own has the fields of the one that it extends
         names = RENAMED_FIELDS.get(base.__name__, {})
-        outdated = {old: new for old, new in names.items() if old not in current and new not in value}
+        outdated = {old: new for old, new in names.items() if old not in current}
+        for old, new in outdated.items():
+            if old in value and new in value:
+                raise InputError(f"{old} and {new} are one field, and both are given; leave out {old}")
         value = {outdated.get(name, name): item for name, item in value.items()}
         for step in UPGRADES.get(base.__name__, ()):
             value = step(value)

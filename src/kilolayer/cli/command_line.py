@@ -19,7 +19,7 @@ import tyro
 
 from kilolayer.cli.command_table import COMMANDS, options_class, options_of
 from kilolayer.cli.help_text import print_help
-from kilolayer.cli.old_flags import replace_old_flags
+from kilolayer.cli.old_flags import replace_old_flags, suggest_flag
 from kilolayer.cli.option_types import fill_bare_options
 from kilolayer.errors import InputError, suggest
 
@@ -96,7 +96,7 @@ def check_words(argv: Sequence[str]) -> list[str]:
     for word in takewhile(lambda word: word != "--", words):
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in allowed:
-            raise InputError(f"kilolayer {command} has no option {flag}; {suggest(flag, allowed)}")
+            raise InputError(f"kilolayer {command} has no option {flag}; {suggest_flag(flag, allowed)}")
     return [command, *words]
 
 

@@ -174,7 +174,7 @@ def _calibration(measurement: EvaluationResult) -> Section:
     )
     rows = tuple(
         (
-            f"{100 * bin_.lower_edge:.1f} to {100 * (bin_.lower_edge + 1 / len(calibration.bins)):.1f} %",
+            f"{100 * bin_.above:.1f} to {100 * (bin_.above + 1 / len(calibration.bins)):.1f} %",
             f"{bin_.images:,}",
             percent_text(bin_.confidence),
             percent_text(bin_.accuracy),

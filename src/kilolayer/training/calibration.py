@@ -15,10 +15,10 @@ NUM_RESAMPLES = 200
 class ConfidenceBin:
     """The images whose answer has a probability in one bin: their number, mean probability and accuracy.
 
-    lower_edge: the bin's probabilities are above it.
+    above: the bin's probabilities are above it.
     """
 
-    lower_edge: float
+    above: float
     images: int
     confidence: float | None
     accuracy: float | None
