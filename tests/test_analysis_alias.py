@@ -41,6 +41,34 @@ def test_an_import_statement_works_and_names_the_new_place() -> None:
     assert compare is compare_with_paper
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("ensemble.quantiles", "ensemble.reads", "ensemble.window", "ensemble.add", "ensemble.times"),
+        *("order.model_from", "order.forward_is", "path_gradients.predicted_lengths"),
+        *("statistics.bootstrap", "statistics.resampled", "statistics.interval", "statistics.LEAST_RUNS"),
+        *("statistics.CHANCE", "statistics.Values", "statistics.Word", "gradient.WHOLE", "jacobian.LOST"),
+        *("shortcut.KNOWN", "shortcut_theory.KNOWN", "path_gradients.LONGEST", "ensemble.EVEN"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_functions_and_constants_are_there(path: str) -> None:
+    module, name = path.split(".")
+    assert getattr(importlib.import_module(f"kilolayer.analysis.{module}"), name) is not None
+
+
+def test_dir_shows_the_old_modules_and_names_only() -> None:
+    assert {"gradient", "compare", "verdict"} <= set(dir(kilolayer.analysis))
+    assert not {"Any", "Callable", "ModuleType", "import_module", "sys", "warnings"} & set(
+        dir(kilolayer.analysis)
+    )
+
+
+def test_the_old_inference_package_names_its_successors() -> None:
+    with pytest.raises(AttributeError, match=r"kilolayer\.kernels\.fold.*kilolayer\.weights\.onnx"):
+        _ = kilolayer.inference  # type: ignore[attr-defined]
+
+
 def test_a_name_that_never_was_is_an_error() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         _ = sys.modules["kilolayer.analysis.gradient"].nothing  # type: ignore[attr-defined]

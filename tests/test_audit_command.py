@@ -10,6 +10,7 @@ import torch
 
 from kilolayer.__main__ import main
 from kilolayer.networks import create_model
+from tiny_runs import tiny, train
 
 AUDITED = Path(__file__).parent / "audited"
 
@@ -38,6 +39,15 @@ def test_weights_are_read_without_a_network(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "calls itself preact_resnet110, but has 56 layers" in shown
     assert "unknown: strides" in shown
+
+
+def test_a_run_s_folder_stands_for_its_weights(tmp_path, capsys):
+    train(tmp_path / "mine", tiny())
+    assert main(["audit", str(tmp_path / "mine")]) in (0, 1)
+    of_run = capsys.readouterr().out
+    assert of_run.startswith("mine (from the shapes of its weights)")
+    main(["audit", str(tmp_path / "mine" / "weights.safetensors")])
+    assert capsys.readouterr().out.splitlines()[1:] == of_run.splitlines()[1:]
 
 
 @pytest.mark.parametrize(

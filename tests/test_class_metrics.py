@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -76,3 +77,8 @@ def test_one_image_at_the_ends_of_the_range(value: float) -> None:
     one = measure_calibration(np.array([value]), np.array([True]))
     assert one.error == pytest.approx(1 - value)
     assert sum(each.images for each in one.bins) == 1
+
+
+def test_the_keys_of_a_bin_stay_as_programs_read_them() -> None:
+    bins = measure_calibration(np.array([0.9]), np.array([True])).bins
+    assert list(asdict(bins[0])) == ["above", "images", "confidence", "accuracy"]

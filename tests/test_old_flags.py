@@ -59,8 +59,39 @@ def test_underscores_are_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("new_first", [False, True])
 def test_both_names_are_rejected(new_first: bool) -> None:
     old, new = ["--averaged", "0.1"], ["--ema", "0.2"]
-    with pytest.raises(InputError, match=r"^--averaged is an old name of --ema; give --ema once$"):
+    with pytest.raises(InputError, match=r"^--averaged is the old name of --ema, and both are given; leave"):
         parse(["train", *(new + old if new_first else old + new)])
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        (["--resize", "zero_pad", "--resize=projection"], ["--downsample", "projection"]),
+        (["--channels-last", "--no-channels-last"], ["--memory-format", "channels_first"]),
+        (["--no-channels-last", "--channels-last"], ["--memory-format", "channels_last"]),
+    ],
+)
+def test_an_old_flag_twice_counts_as_given_last(
+    given: list[str], same: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse(["train", *given]) == parse(["train", *same])
+    flags = {word.partition("=")[0] for word in given if word.startswith("--")}
+    assert capsys.readouterr().err.count("\n") == len(flags)
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--growt", "--progressive-depth"),
+        ("--averagd", "--ema"),
+        ("--at-change", "--downsample"),
+        ("--grad-checkpointing", "--activation-memory"),
+        ("--progresive-depth", "--progressive-depth"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_a_flag_of_today(flag: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=f"has no option {flag}; nearest: {nearest}$"):
+        parse(["train", flag, "1"])
 
 
 def test_words_after_the_end_of_options_stay() -> None:

@@ -242,8 +242,13 @@ def test_two_files_are_refused() -> None:
 
 
 def test_a_name_that_the_file_has_not_is_refused_for_a_run_too(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="defines no 'LearnedScal'; nearest: LearnedScale"):
+    with pytest.raises(InputError, match="called 'LearnedScal'; nearest: LearnedScale"):
         run_command_line(("evaluate", str(tmp_path), "--unit", f"{EXAMPLES['learned_scale']}:LearnedScal"))
+
+
+def test_only_units_and_their_parts_are_suggested(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"called 'Nope'; allowed: PREACT$"):
+        run_command_line(("evaluate", str(tmp_path), "--unit", f"{EXAMPLES['group_norm']}:Nope"))
 
 
 def test_a_renamed_file_is_the_same_file(tmp_path: Path) -> None:

@@ -84,6 +84,25 @@ def test_of_a_run_and_of_a_folder_of_runs(tmp_path: Path, capsys: pytest.Capture
     assert all(one.key in page for one in made.runs)
 
 
+def test_runs_that_cannot_be_read_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, built_in = pretend(replace(SMOKE, rows=("original",), seeds=(0, 1)), tmp_path, as_in_the_paper).runs
+    config = json.loads(own.path.joinpath("config.json").read_text())
+    config["network"]["unit"]["h"] = {"type": "Mine", "file": {"name": "mine.py", "sha256": "0" * 64}}
+    own.path.joinpath("config.json").write_text(json.dumps(config))
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"A run is left out. {own.path}" in shown.replace("- ", "-")
+    assert "add --unit mine.py" in shown
+    page = (tmp_path / "runs" / "report.html").read_text()
+    assert "add --unit mine.py" in page
+    assert "1 run" in page
+    assert built_in.path.name in page
+    built_in.path.joinpath("config.json").unlink()
+    assert main(["report", str(tmp_path / "runs")]) == 2
+
+
 def test_of_a_run_that_has_measured_nothing(tmp_path: Path) -> None:
     one = pretend(replace(SMOKE, rows=("original",), seeds=(0,)), tmp_path, as_in_the_paper).runs[0]
     for name in ("metrics.jsonl", "result.json", "environment.json"):
@@ -173,7 +192,7 @@ def test_runs_of_the_same_depth_stand_beside_each_other(tmp_path: Path) -> None:
         for units in depths:
             name = f"{'v2' if unit is PREACT else 'v1'}-{units}"
             Run.create(tmp_path / name, replace(tiny(), network=network(unit, units)))
-    assert list(_runs(tmp_path)) == ["v1-1", "v2-1", "v1-2", "v2-2"]
+    assert list(_runs(tmp_path)[0]) == ["v1-1", "v2-1", "v1-2", "v2-2"]
 
 
 def test_runs_of_different_data_are_not_compared(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ kilolayer.list_models("preact*")
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kilolayer.lazy import lazy_attributes
 
@@ -31,6 +31,16 @@ _FOLDERS = (
     "statistics", "sweep", "theory", "training", "units", "weights",
 )  # fmt: skip
 
-__getattr__, __dir__ = lazy_attributes(__name__, _HOMES, _FOLDERS)
+_attribute, __dir__ = lazy_attributes(__name__, _HOMES, _FOLDERS)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "inference":
+        raise AttributeError(
+            "kilolayer.inference is gone: fold is kilolayer.kernels.fold, and ONNX and OpenVINO are in "
+            "kilolayer.weights.onnx and kilolayer.weights.openvino"
+        )
+    return _attribute(name)
+
 
 __all__ = ["Experiment", "Run", "__version__", "create_model", "describe", "list_models"]

@@ -7,11 +7,13 @@ experiment, splits = assemble_experiment(
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kilolayer.cli.options import DataOptions, ExperimentOptions, RecipeOptions, UnitOptions
+from kilolayer.cli.options import DataOptions, ExperimentOptions, RecipeOptions, UnitOptions, changed_flags
 from kilolayer.data.config import Data
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, describe
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from kilolayer.data.images import Source
     from kilolayer.training.experiment import InitialWeights
 
+T = TypeVar("T")
+Changes = tuple[tuple[float, float], ...]
 DOWNSAMPLES = {"zero_pad": ZeroPad(), "projection": Projection()}
 SMALL_IMAGE_MODEL, LARGE_IMAGE_MODEL = "preact_resnet20_cifar", "preact_resnet18"
 
@@ -60,6 +64,34 @@ def assemble_experiment(
     Raises:
         InputError: an option cannot be used. Quick checks come before the data are read.
     """
+    with _flags_for_fields(options):
+        return _assemble_experiment(options, device, init, network)
+
+
+@contextmanager
+def _flags_for_fields(options: ExperimentOptions) -> Iterator[None]:
+    """An error about a field that an option gives names the option: `ema is 2.0` becomes `--ema is 2.0`."""
+    try:
+        yield
+    except InputError as error:
+        flags = {flag.removeprefix("--").replace("-", "_"): flag for flag in changed_flags(options)}
+        # A field of one word is an ordinary word too, except where a clause begins with it.
+        patterns = (
+            rf"\b{field}\b" if "_" in field else rf"(?:^|(?<=\band )){field}(?= (?:is|and|gives)\b)"
+            for field in flags
+        )
+        pattern = "|".join(patterns)
+        if not pattern:
+            raise
+        raise InputError(re.sub(pattern, lambda match: flags[match[0]], str(error))) from error
+
+
+def _assemble_experiment(
+    options: ExperimentOptions,
+    device: torch.device | None,
+    init: InitialWeights | None,
+    network: Network | None,
+) -> tuple[Experiment, Splits]:
     from kilolayer.data import load
     from kilolayer.training import (
         choose_device,
@@ -234,12 +266,12 @@ def _recipe(options: RecipeOptions, data: Data, images: int) -> Recipe:
     if options.progressive_resize is not None:
         changed = replace(
             changed,
-            progressive_resize=ProgressiveResize(*_shares("progressive-resize", options.progressive_resize)),
+            progressive_resize=_shares(ProgressiveResize, "--progressive-resize", options.progressive_resize),
         )
     if options.progressive_depth is not None:
         changed = replace(
             changed,
-            progressive_depth=ProgressiveDepth(*_shares("progressive-depth", options.progressive_depth)),
+            progressive_depth=_shares(ProgressiveDepth, "--progressive-depth", options.progressive_depth),
         )
     if options.lr is not None:
         changed = replace(changed, rate=changed.rate.scale_rate(_rate(options.lr) / changed.rate.peak))
@@ -262,7 +294,7 @@ def _with_optimizer(base: Recipe, name: str) -> Recipe:
     return base if type(optimizer) is type(base.optimizer) else base.with_optimizer(optimizer)
 
 
-def _shares(option: str, text: str) -> tuple[float, tuple[tuple[float, float], ...]]:
+def _shares(kind: Callable[[float, Changes], T], flag: str, text: str) -> T:
     """Reads 0.5,0.75@0.4,1@0.7: a first scale, then each SCALE@SHARE holds from that share of the run on."""
     try:
         first, *later = text.split(",")
@@ -270,9 +302,13 @@ def _shares(option: str, text: str) -> tuple[float, tuple[tuple[float, float], .
         changes = tuple((share, scale) for scale, share in pairs)
     except ValueError:
         raise InputError(
-            f"--{option} is {text!r}; allowed: SCALE, or SCALE,SCALE@SHARE,… as 0.5,0.75@0.4,1@0.7"
+            f"{flag} is {text!r}; allowed: SCALE, or SCALE,SCALE@SHARE,… as 0.5,0.75@0.4,1@0.7"
         ) from None
-    return start, changes
+    try:
+        return kind(start, changes)
+    except InputError as error:
+        reason = re.sub(r"( of)? ?Progressive[A-Za-z]+(\.changes)?", "", str(error)).strip()
+        raise InputError(f"{flag} is {text!r}: {reason}") from None
 
 
 def _iterations(options: RecipeOptions, base: Recipe, changed: Recipe, images: int) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kilolayer.audit import AuditReport as Report
 
-AuditTarget = Annotated[Positional[str], arg(metavar="WEIGHTS|FILE.py:CALLABLE")]
+AuditTarget = Annotated[Positional[str], arg(metavar="RUN_OR_WEIGHTS|FILE.py:CALLABLE")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class AuditOptions:
     """
 
     subject: AuditTarget
-    """Anyone's weights file, or a Python file and the callable in it that makes the network."""
+    """A run, anyone's weights file, or a Python file and the callable in it that makes the network."""
     image_size: OptionalWhole = None
     """Side of the image that the network is traced with; otherwise 32, 224, 64, 28 and 299 are tried."""
     json: Switch = False
@@ -61,7 +61,12 @@ def _run_audit(options: AuditOptions) -> Report:
         raise InputError(f"{options.subject} names no network in it; write {options.subject}:CALLABLE")
     from kilolayer.weights import read_state_dict
 
-    return audit_state(read_state_dict(options.subject), Path(options.subject).stem)
+    path = Path(options.subject)
+    if path.is_dir():
+        from kilolayer.runs import Run
+
+        return audit_state(read_state_dict(Run.open(path).weights_file()), path.resolve().name)
+    return audit_state(read_state_dict(path), path.stem)
 
 
 def _build_module(subject: str) -> nn.Module:

@@ -22,7 +22,7 @@ OLD_FLAGS: dict[str, tuple[str, ...]] = {
 """Each old flag with the words that replace it. An old switch becomes a flag and its value."""
 
 SYNONYMS = {"--at-change": "--downsample", "--grad-checkpointing": "--activation-memory"}
-"""Names of a setting that are no flags, but that you may try: fields of older releases. Each with its flag."""
+"""Fields of older releases, which were never flags but may be tried as such. Each with its flag."""
 
 
 def replace_old_flags(words: Sequence[str], flags: Collection[str]) -> list[str]:

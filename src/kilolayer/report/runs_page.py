@@ -37,8 +37,8 @@ def write_runs_page(folder: Path) -> tuple[Path, tuple[str, ...]]:
     Raises:
         InputError: there is no run.
     """
-    runs = _runs(folder)
-    sentences = run_findings(runs)
+    runs, omissions = _runs(folder)
+    sentences = (*run_findings(runs), *omissions)
     title = folder.resolve().name
     caption = "All runs, with their figures after the last epoch. Lower errors are better."
     table = _drop_constant_columns(Table(caption, HEADER, tuple(map(_row, runs.items()))))
@@ -67,15 +67,30 @@ def _rates(runs: dict[str, Run], title: str, numbers: Mapping[str, int]) -> tupl
     return (curve_figures.learning_rate_figure(recipes, title, numbers),)
 
 
-def _runs(folder: Path) -> dict[str, Run]:
-    """The runs by their path below the folder, sorted by data and depth."""
+def _runs(folder: Path) -> tuple[dict[str, Run], tuple[str, ...]]:
+    """The runs by their path below the folder, sorted by data and depth, and a sentence for each omitted run.
+
+    A run is omitted where its description cannot be read, as that of a unit whose file --unit does not name.
+    """
     if (folder / "config.json").is_file():
-        return {folder.resolve().name: Run.open(folder)}
+        return {folder.resolve().name: Run.open(folder)}, ()
     configs = sorted(folder.glob("**/config.json"))
     if not configs:
         raise InputError(f"{folder} holds neither a sweep nor a run")
-    runs = {str(config.parent.relative_to(folder)): Run.open(config.parent) for config in configs}
-    return dict(sorted(runs.items(), key=_sort_key))
+    runs: dict[str, Run] = {}
+    errors: list[InputError] = []
+    for config in configs:
+        try:
+            run = Run.open(config.parent)
+            run.experiment()
+        except InputError as error:
+            errors.append(error)
+        else:
+            runs[str(config.parent.relative_to(folder))] = run
+    if not runs:
+        raise errors[0]
+    omissions = tuple(f"A run is left out. {error}." for error in errors)
+    return dict(sorted(runs.items(), key=_sort_key)), omissions
 
 
 def _sort_key(item: tuple[str, Run]) -> tuple[str, int, int, str]:

@@ -20,7 +20,7 @@ def parse_memory(text: str) -> int | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(|[kMG]i?B|KiB)", text) if isinstance(text, str) else None
     if match is None or match[2] not in _UNITS:
-        sizes = "bytes as 800MB, 2GB, 1.5GiB"
+        sizes = "bytes in kB, MB, GB, KiB, MiB or GiB, such as 800MB or 1.5GiB"
         raise InputError(f"activation_memory is {text!r}; {suggest(str(text), MEMORY_CHOICES)}, or {sizes}")
     return int(float(match[1]) * _UNITS[match[2]])
 

@@ -72,10 +72,7 @@ class Recipe:
         for name in ("iterations", "batch_size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_ITERATIONS:
-                option = name.replace("_", " ")
-                raise InputError(
-                    f"{option} is {value!r}; allowed: a whole number from 1 to {MAX_ITERATIONS:,}"
-                )
+                raise InputError(f"{name} is {value!r}; allowed: a whole number from 1 to {MAX_ITERATIONS:,}")
         check_schedule_length(self.rate, self.iterations)
         check_fraction("label_smoothing", self.label_smoothing)
         check_fraction("ema", self.ema)
