@@ -153,7 +153,7 @@ def build_and_step(name, *, infer=False, image_size=None):
         ("crashes_in_training",
          "a training step raised RuntimeError: shape '[5, 7]' is invalid for input of size 24576"),
         ("nan", "its loss is nan, not finite"),
-        ("frozen", "no parameter of it requires a gradient, so it has nothing to train; add --infer"),
+        ("frozen", "no parameter of this model requires a gradient, so it has nothing to train; add --infer"),
     ],
 )  # fmt: skip
 def test_a_fault_in_a_file_of_others_is_one_line_that_names_it(peer, function, why):

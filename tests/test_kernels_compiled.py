@@ -100,7 +100,7 @@ class TestMissing:
         )
         broken.chmod(0o755)
         monkeypatch.setenv("CXX", f"env {broken}")
-        says(caplog, "cannot compile them: error: no such flag")
+        says(caplog, "cannot compile our kernels: error: no such flag")
         assert not list(tmp_path.rglob("*.so"))
 
     def test_cache_that_cannot_be_written(self, monkeypatch, caplog, tmp_path):
@@ -133,7 +133,7 @@ class TestMissing:
         compiler.write_bytes(b"#!/bin/sh\nprintf 'error: \\342\\200\\230x\\377' >&2\nexit 1\n")
         compiler.chmod(0o755)
         monkeypatch.setattr("locale.getencoding", lambda: "ascii", raising=False)
-        with pytest.raises(native_build.NativeUnavailable, match="cannot compile them: error: ‘x�"):
+        with pytest.raises(native_build.NativeUnavailable, match="cannot compile our kernels: error: ‘x�"):
             native_build._run([str(compiler)])
 
     def test_compiler_with_an_open_quote(self, monkeypatch, caplog):
@@ -219,7 +219,7 @@ def test_a_compiler_that_is_ended_takes_with_it_what_it_has_started(tmp_path):
     note = tmp_path / "child"
     driver = ["sh", "-c", f"sleep 100 & echo $! > {note}.new; mv {note}.new {note}; wait"]
     fails = ["sh", "-c", f"while [ ! -e {note} ]; do sleep 0.01; done; echo error: none >&2; exit 1"]
-    with pytest.raises(native_build.NativeUnavailable, match="sh cannot compile them: error: none"):
+    with pytest.raises(native_build.NativeUnavailable, match="sh cannot compile our kernels: error: none"):
         native_build._run(fails, driver)
     child = Path(f"/proc/{note.read_text().strip()}/stat")
     # Gone, or dead and not yet buried by whoever took it over.

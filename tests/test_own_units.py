@@ -197,7 +197,7 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
         (("--unit", "learned_scale.py"), "allowed: FILE.py:NAME"),
         (("--unit", "learned_scale.py:LearnedSale"), "nearest: LearnedScale"),
         (("--unit", "broken.py:X"), "broken.py: ZeroDivisionError"),
-        (("--unit", "empty.py:X"), "it defines nothing"),
+        (("--unit", "empty.py:X"), "it defines none"),
     ],
 )
 def test_what_cannot_be_a_unit_is_refused(

@@ -99,7 +99,7 @@ def _check_working_folder() -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends one of several ranks at once: gloo's threads sometimes abort an interpreter that ends slowly.
+    """Ends a rank without Python's clean-up: gloo's threads sometimes abort an interpreter that ends slowly.
 
     All output is written by then; a normal exit would only free memory.
     """

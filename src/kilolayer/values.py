@@ -65,7 +65,7 @@ def _drops_until(end: int, steps: Fields) -> Fields:
 
 
 def _replace_grad_checkpointing(experiment: Fields) -> Fields:
-    """`grad_checkpointing` was a yes or no, and changed no bit of the figures either."""
+    """`grad_checkpointing` was a Boolean. True becomes `balanced`, which gives the same results."""
     if "grad_checkpointing" not in experiment:
         return experiment
     rest = {name: value for name, value in experiment.items() if name != "grad_checkpointing"}
@@ -73,13 +73,13 @@ def _replace_grad_checkpointing(experiment: Fields) -> Fields:
 
 
 def _name_compile_mode(experiment: Fields) -> Fields:
-    """`compile` was a yes or no."""
+    """`compile` was a Boolean."""
     mode = experiment.get("compile")
     return experiment | {"compile": "model" if mode else "off"} if isinstance(mode, bool) else experiment
 
 
 def _name_memory_format(value: Fields) -> Fields:
-    """`channels_last` was a yes or no."""
+    """`channels_last` was a Boolean."""
     if not isinstance(value.get("channels_last"), bool) or "memory_format" in value:
         return value
     rest = {name: item for name, item in value.items() if name != "channels_last"}

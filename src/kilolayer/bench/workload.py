@@ -40,7 +40,9 @@ class Workload:
 def training_workload(candidate: Candidate, built: CandidateModule, x: Tensor, labels: Tensor) -> Workload:
     """Forward pass, mean cross-entropy, backward pass, SGD with momentum and weight decay, as in training."""
     if not any(parameter.requires_grad for parameter in built.module.parameters()):
-        raise InputError("no parameter of it requires a gradient, so it has nothing to train; add --infer")
+        raise InputError(
+            "no parameter of this model requires a gradient, so it has nothing to train; add --infer"
+        )
     optimizer = torch.optim.SGD(built.module.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def step() -> None:

@@ -77,7 +77,7 @@ def _flags_for_fields(options: ExperimentOptions) -> Iterator[None]:
         flags = {flag.removeprefix("--").replace("-", "_"): flag for flag in changed_flags(options)}
         # A field of one word is an ordinary word too, except where a clause begins with it.
         patterns = (
-            rf"\b{field}\b" if "_" in field else rf"(?:^|(?<=\band )){field}(?= (?:is|and|gives)\b)"
+            rf"(?<!')\b{field}\b" if "_" in field else rf"(?:^|(?<=\band )){field}(?= (?:is|and|gives)\b)"
             for field in flags
         )
         pattern = "|".join(patterns)

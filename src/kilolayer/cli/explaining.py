@@ -36,6 +36,8 @@ def explain_training(training: Trainer) -> int:
     if training.context.is_main:
         speed = training.experiment.recipe.batch_size / min(seconds)
         measured = format_bytes(peak_memory_bytes(training.context))
-        steps_taken = f"{len(seconds)} steps{'' if last == recipe else ' as in the last part'}"
+        steps_taken = (
+            f"{len(seconds)} steps{'' if last == recipe else ' at the full size and depth of the last phase'}"
+        )
         print_rows({"measured": f"{measured} at the peak of {steps_taken}, {speed:,.0f} images/s"})
     return 0

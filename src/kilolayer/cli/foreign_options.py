@@ -34,9 +34,9 @@ class ForeignOptions:
     classes: OptionalText = None
     """The classes in the order of the outputs: a,b,c, or a FILE with one name a line or a JSON list."""
     mean: OptionalText = None
-    """The mean that was subtracted from its input, a number a channel: 0.485,0.456,0.406."""
+    """The mean that was subtracted from its input, one number for each channel: 0.485,0.456,0.406."""
     std: OptionalText = None
-    """The deviation that its input was divided by, a number a channel: 0.229,0.224,0.225."""
+    """The deviation that its input was divided by, one number for each channel: 0.229,0.224,0.225."""
     pixel_range: Annotated[PixelRange, choice_option("auto", "0-1", "0-255")] = "auto"
     """The range of pixels that --mean and --std refer to; auto rejects numbers that fit both ranges."""
 
@@ -57,7 +57,8 @@ class ForeignOptions:
             return None
         if self.mean is None or self.std is None:
             raise InputError(
-                f"--{'mean' if self.mean is None else 'std'} is missing; give both, a number a channel"
+                f"--{'mean' if self.mean is None else 'std'} is missing. Give both --mean and --std, with one "
+                "number for each channel."
             )
         mean, std = _numbers("--mean", self.mean), _numbers("--std", self.std)
         if len(mean) != len(std):
@@ -73,7 +74,9 @@ def _numbers(flag: str, text: str) -> list[float]:
     try:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
-        raise InputError(f"{flag} is {text!r}; allowed: a number a channel, as 0.485,0.456,0.406") from None
+        raise InputError(
+            f"{flag} is {text!r}; allowed: one number for each channel, as 0.485,0.456,0.406"
+        ) from None
     least = "from 0" if flag == "--mean" else "above 0"
     if not all(math.isfinite(x) and (x > 0 or (x == 0 and flag == "--mean")) for x in numbers):
         raise InputError(f"{flag} is {text!r}; allowed: numbers {least}")

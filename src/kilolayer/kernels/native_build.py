@@ -171,7 +171,7 @@ def _run(*commands: list[str]) -> None:
                 first_error = next(
                     (line for line in errors.splitlines() if "error" in line), "no reason given"
                 )
-                raise NativeUnavailable(f"{compiler} cannot compile them: {first_error}")
+                raise NativeUnavailable(f"{compiler} cannot compile our kernels: {first_error}")
 
 
 def _end(process: subprocess.Popen[str]) -> None:

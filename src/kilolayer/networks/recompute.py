@@ -186,7 +186,7 @@ class _RecomputedSegment:
         except _AllTensorsComputed:
             return
         if index != end:
-            raise RuntimeError("a recomputed unit saved other tensors than in the forward pass")
+            raise RuntimeError("A recomputed unit saved tensors that differ from those of the forward pass.")
 
 
 def _no_backward(_: object) -> Tensor:

@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def not_yet(self) -> str:
-        """The difference between Kilolayer's run and the paper's; empty if there is none."""
+        """The differences between Kilolayer's run and the paper's, in words; empty if there are none."""
         reasons = (
             _VARIATIONS_NOT_YET.get(self.variation, ""),
             _PROTOCOLS_NOT_YET.get(self.protocol, ""),

@@ -33,7 +33,7 @@ def print_training_start(run: Run, training: Trainer) -> None:
         "run": str(run.path),
     }
     if training.state.iteration:
-        rows["goes on"] = f"after step {training.state.iteration:,} of {recipe.iterations:,}"
+        rows["continues"] = f"after step {training.state.iteration:,} of {recipe.iterations:,}"
     print_rows(rows)
 
 
@@ -92,7 +92,7 @@ def _validation(result: dict[str, Any]) -> dict[str, str]:
 
 def _sessions(run: Run) -> str:
     starts = len(run.environments())
-    return f" in all {starts} sessions together" if starts > 1 else ""
+    return f" over {starts} sessions" if starts > 1 else ""
 
 
 def _speed(run: Run) -> str:

@@ -134,7 +134,8 @@ def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
 
 
 def _unsigned(header: str) -> str:
-    """The header's text as it was when its checksum was taken: an older release has other words in it."""
+    """The header's text without its checksum, since the checksum covers the other fields. It is cut from the text,
+    because an older release's fields have other names."""
     return re.sub(r'"sha256": "[0-9a-f]{64}"\}$', '"sha256": ""}', header)
 
 

@@ -105,7 +105,8 @@ class Experiment:
             return
         if self.init is None:
             raise InputError(
-                "the trunk is frozen, but its weights are random; give weights (--init), or let it learn"
+                "the trunk is frozen, but its weights are random; give weights with --init, or leave out "
+                "--freeze-trunk"
             )
         if self.kernels == "fused":
             raise InputError(

@@ -1,4 +1,4 @@
-"""What is read of a layer, and what building and measuring it need."""
+"""The properties of a layer that the builder of networks and the analyses read."""
 
 from __future__ import annotations
 

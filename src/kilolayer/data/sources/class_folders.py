@@ -206,8 +206,8 @@ def _refuse_unlabelled(top: FolderTree) -> None:
     ]
     if unlabelled and len(top.nonempty_folders) > 1:
         raise InputError(
-            f"{quote(unlabelled[0].path)} is called like a folder of unlabelled pictures and lies among "
-            "class folders; move it elsewhere, or rename it if it is a class"
+            f"{quote(unlabelled[0].path)} has the name of a folder of unlabelled pictures, and lies "
+            "beside folders of classes; move it elsewhere, or rename it if it is a class"
         )
 
 

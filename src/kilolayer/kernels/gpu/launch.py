@@ -169,7 +169,7 @@ def add_with_sums(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def conv_forward(load: MapLoad, weight: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The convolution of what is loaded, plus `residual`, with its sums as `channel_sums` gives them."""
+    """The convolution of the map that `load` reads, plus `residual`, and the sums of `channel_sums`."""
     out, partials = _launch_conv(load, weight, weight.stride(1), weight.stride(0), weight.shape[0], residual)
     return out, partials
 

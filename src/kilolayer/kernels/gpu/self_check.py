@@ -99,7 +99,7 @@ def relative_errors(
 def _chain_or_error(module: ResidualUnit) -> ConvChain:
     chain = same_shape_chain(module)
     if isinstance(chain, str):
-        raise ValueError(f"a unit that kernels do not compute: {chain}")
+        raise ValueError(f"the kernels cannot compute this unit: {chain}")
     return chain
 
 
