@@ -57,8 +57,8 @@ class ForeignOptions:
             return None
         if self.mean is None or self.std is None:
             raise InputError(
-                f"--{'mean' if self.mean is None else 'std'} is missing. Give both --mean and --std, with one "
-                "number for each channel."
+                f"--{'mean' if self.mean is None else 'std'} is missing. Give both --mean and --std, with "
+                "one number for each channel."
             )
         mean, std = _numbers("--mean", self.mean), _numbers("--std", self.std)
         if len(mean) != len(std):

@@ -134,8 +134,10 @@ def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
 
 
 def _unsigned(header: str) -> str:
-    """The header's text without its checksum, since the checksum covers the other fields. It is cut from the text,
-    because an older release's fields have other names."""
+    """The header's text with an empty checksum, of which the checksum is taken.
+
+    We change the text and not the fields, because an older release's fields have other names.
+    """
     return re.sub(r'"sha256": "[0-9a-f]{64}"\}$', '"sha256": ""}', header)
 
 
