@@ -464,7 +464,7 @@ def test_a_class_that_no_file_defines_is_refused() -> None:
 def test_a_shortcut_of_ones_own_changes_only_h() -> None:
     unit = unit_of("learned_scale")
     plain, mine = layout(BASIC, 16, 16), layout(unit, 16, 16)
-    assert replace(mine, h=plain.h) == plain
+    assert replace(mine, h=plain.h, shortcut_factor=plain.shortcut_factor) == plain
     assert mine.h != plain.h
 
 

@@ -158,7 +158,8 @@ def from_json(text: str, kind: type[T], subject: str = "this") -> T:
         if isinstance(error, KilolayerError):
             raise
         reasons = transform_error(error, format_exception=_reason)
-        raise InputError(f"not a valid {kind.__name__}: {'; '.join(reasons)}") from None
+        article = "an" if kind.__name__[0] in "AEIO" else "a"  # "a Unit"
+        raise InputError(f"not {article} {kind.__name__}: {'; '.join(reasons)}") from None
     return value
 
 
