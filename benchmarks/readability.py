@@ -1,6 +1,6 @@
 """How the code reads to a stranger, in figures: words, names, lengths, comments, circles.
 
-    python benchmarks/readability.py [--json results/readability.json] [--words]
+    python benchmarks/readability.py [--before CHECKOUT] [--json results/readability.json] [--words]
 
 A figure judges no code; it shows where to look. What each row counts stands beside it in ROWS.
 """
@@ -13,7 +13,9 @@ import io
 import json
 import re
 import statistics
+import subprocess
 import sys
+import time
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -154,15 +156,17 @@ def docstring_lines(tree: ast.Module) -> int:
     return sum(len((ast.get_docstring(node) or "").splitlines()) for node in owners)
 
 
-def words_to_the_reader(folder: Path) -> float:
+def words_to_the_reader(checkout: Path) -> float:
     """How often "you" or "your" stands in 1,000 words of the documentation."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in [*folder.rglob("*.md"), ROOT / "README.md"])
+    pages = [*(checkout / "docs").rglob("*.md"), checkout / "README.md"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     words = re.findall(r"[A-Za-z']+", prose)
     return 1000 * sum(word.lower() in ("you", "your", "yours") for word in words) / max(len(words), 1)
 
 
-def table(root: Path = SOURCE) -> dict[str, float]:
+def table(checkout: Path = ROOT) -> dict[str, float]:
+    root = checkout / "src" / "kilolayer"
     trees = sources(root)
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in trees)
     lengths = sorted((node.end_lineno or 0) - node.lineno + 1 for node in functions(trees))
@@ -190,20 +194,27 @@ def table(root: Path = SOURCE) -> dict[str, float]:
         "comment lines per 100": 100 * sum(map(comment_lines, trees)) / lines,
         "docstring lines per 100": 100 * sum(map(docstring_lines, trees.values())) / lines,
         "circles of modules": len(circles(imports(trees, root))),
-        '"you" per 1,000 words of documentation': words_to_the_reader(ROOT / "docs"),
+        '"you" per 1,000 words of documentation': words_to_the_reader(checkout),
     }
+
+
+def commit_of(checkout: Path) -> str:
+    words = ("git", "-C", str(checkout), "rev-parse", "--short", "HEAD")
+    return subprocess.check_output(words, text=True).strip()  # noqa: S603
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--before", type=Path, help="a checkout of another version, to stand beside this one")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     parser.add_argument("--words", action="store_true", help="list fillers, homonyms, participles, circles")
     options = parser.parse_args()
-    figures = table()
-    for name, value in figures.items():
-        print(f"{name:45} {value:10.1f}")
+    checkouts = {"before": options.before, "after": ROOT} if options.before else {"after": ROOT}
+    figures = {version: table(checkout) for version, checkout in checkouts.items()}
+    for name in figures["after"]:
+        print(f"{name:45}", *(f"{row[name]:10.1f}" for row in figures.values()))
     if options.words:
         trees = sources()
         print("fillers:", ", ".join(f"{word} {count}" for word, count in fillers(trees).most_common()))
@@ -213,7 +224,16 @@ def main() -> int:
         for circle in circles(imports(trees)):
             print("circle:", " - ".join(circle))
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        record = {
+            "command": " ".join(sys.argv),
+            "date": time.strftime("%Y-%m-%d"),
+            "commits": {version: commit_of(checkout) for version, checkout in checkouts.items()},
+            "figures": {
+                version: {name: round(value, 2) for name, value in row.items()}
+                for version, row in figures.items()
+            },
+        }
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
