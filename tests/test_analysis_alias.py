@@ -48,7 +48,7 @@ def test_an_import_statement_works_and_names_the_new_place() -> None:
         *("order.model_from", "order.forward_is", "path_gradients.predicted_lengths"),
         *("statistics.bootstrap", "statistics.resampled", "statistics.interval", "statistics.LEAST_RUNS"),
         *("statistics.CHANCE", "statistics.Values", "statistics.Word", "gradient.WHOLE", "jacobian.LOST"),
-        *("shortcut.KNOWN", "shortcut_theory.KNOWN", "path_gradients.LONGEST", "ensemble.EVEN"),
+        *("shortcut_theory.KNOWN", "path_gradients.LONGEST", "ensemble.EVEN"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -11,6 +11,7 @@ import torch
 
 from kilolayer.data import Augmentation, Data
 from kilolayer.data.config import ColorJitter, ResizedCrop
+from kilolayer.errors import InputError
 from kilolayer.networks import Network, Stage, Stem
 from kilolayer.runs import Run, read_weights
 from kilolayer.runs.start_environment import environment_differences, environment_record
@@ -48,7 +49,7 @@ from kilolayer.units import (
     Zero,
     ZeroPad,
 )
-from kilolayer.values import from_json
+from kilolayer.values import from_json, to_json
 from tiny_runs import PREACT, outcome, train
 
 FIXTURES = Path(__file__).with_name("fixtures") / "old_words"
@@ -200,3 +201,9 @@ def test_a_changed_header_of_old_weights_is_seen(tmp_path: Path) -> None:
     changed.write_bytes(content.replace(rb"[\"a\", \"b\"]", rb"[\"a\", \"c\"]"))
     with pytest.raises(ValueError, match="is damaged"):
         read_weights(changed)
+
+
+def test_a_field_under_both_of_its_names_is_an_error_that_says_so() -> None:
+    text = to_json(Recipe("mine", 8, Steps(0.1)), indent=None).replace('"ema"', '"averaged": 0.1, "ema"')
+    with pytest.raises(InputError, match="averaged and ema are one field, and both are given"):
+        from_json(text, Recipe)

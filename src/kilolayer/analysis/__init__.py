@@ -36,7 +36,7 @@ permutation      statistics.permutation_tests   sign_flip=sign_flip_test relabel
 published        statistics.published           Published=PublishedResult
 responses        measure.layer_responses        responses=measure_layer_responses Responses=LayerResponses Activity=ReluActivity
 run_responses    measure.layer_responses        run_responses=measure_run_responses
-shortcut         measure.shortcut_factors       shortcut=measure_shortcut_factors Shortcut=ShortcutFactors KNOWN=SCALING_LAYERS
+shortcut         measure.shortcut_factors       shortcut=measure_shortcut_factors Shortcut=ShortcutFactors
 shortcut_factors measure.shortcut_factors       Shortcut=ShortcutFactors
 shortcut_theory  theory.shortcut_products       Factor=ShortcutFactor KNOWN=LAYERS_WITH_GAIN
 statistics       statistics.agreement           Summary=RunSummary summarize=summarize_runs Verdict=Agreement verdict=judge_agreement errors=error_rates bootstrap=bootstrap_interval resampled=bootstrap_samples interval=percentile_interval LEAST_RUNS=MIN_RUNS CHANCE=CHANCE_ERROR Values=FloatArray Word=AgreementWord
