@@ -346,6 +346,13 @@ def test_installed_and_standard_modules_are_no_files_of_the_unit(tmp_path: Path)
     assert "loads" not in json.loads(to_json(extensions.load_named(f"{file}:LearnedScale", Shortcut)))["file"]
 
 
+def test_a_unit_file_runs_in_the_folder_where_you_work(tmp_path: Path) -> None:
+    """`torch.classes` is a module whose file is "_classes.py", which is no file of yours."""
+    (tmp_path / "mine.py").write_text(EXAMPLES["learned_scale"].read_text())
+    done = command("show", "resnet20_cifar", "--unit", "mine.py:LearnedScale", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 THREE = """
 from dataclasses import dataclass
 from torch import nn

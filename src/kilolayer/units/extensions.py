@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
@@ -157,7 +158,8 @@ def _neighbour(module: ModuleType, folder: Path) -> Path | None:
     if module.__name__.startswith((PREFIX, "kilolayer.")) or module.__name__ in ("kilolayer", "__main__"):
         return None
     file = getattr(module, "__file__", None)
-    if not isinstance(file, str):
+    # A module that no import made, as torch.classes, may have any text: "_classes.py".
+    if not isinstance(file, str) or not os.path.isabs(file) or not os.path.isfile(file):
         return None
     path = Path(file).resolve()
     is_installed = {"site-packages", "dist-packages"} & set(path.parts)
