@@ -7,6 +7,7 @@ import socket
 import sys
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,10 +20,11 @@ from kilolayer.networks import build
 from kilolayer.report import page_assets
 from kilolayer.report.lens.measurement import measure_lens_network
 from kilolayer.report.lens.sentences import explain_shortcuts, unit_equation
-from kilolayer.report.lens.settings import BRANCHES, WORDS, LensSettings
+from kilolayer.report.lens.settings import BRANCHES, OWN, SHORTCUTS, WORDS, LensSettings
 from kilolayer.theory.mean_field import predict_propagation
-from kilolayer.units import layout
+from kilolayer.units import BASIC, ZeroPad, layout
 from kilolayer.units import ops as op
+from kilolayer.units.extensions import load_part
 from test_report_page import Markup
 
 if TYPE_CHECKING:
@@ -176,9 +178,49 @@ def test_the_page_offers_every_choice(client: TestClient) -> None:
     named = {
         found["name"] for tag, found in markup.elements if tag in ("select", "input") and "name" in found
     }
-    assert named == set(LensSettings.__dataclass_fields__)
+    assert named == set(LensSettings.__dataclass_fields__) - {"own"}
     labelled = {found["for"] for tag, found in markup.elements if tag == "label"}
     assert labelled == named
+
+
+OWN_UNITS = Path(__file__).parent.parent / "docs" / "how-to" / "own"
+
+
+@pytest.mark.parametrize(
+    ("reference", "setting"),
+    [
+        ("learned_scale.py:LearnedScale", "shortcut"),
+        ("squeeze_excite.py:SqueezeExcite", "branch"),
+        ("group_norm.py:PREACT", "arrangement"),
+        ("stochastic_depth.py:StochasticDepth", "branch"),
+    ],
+)
+def test_a_part_of_ones_own_is_offered_measured_and_not_predicted(reference: str, setting: str) -> None:
+    starlette = pytest.importorskip("starlette.testclient")
+    from kilolayer.report.lens.app import application
+
+    name = reference.rpartition(":")[2]
+    own = application(load_part(str(OWN_UNITS / reference))[1], name)
+    client = starlette.TestClient(own, base_url="http://127.0.0.1")
+    page = client.get("/").text
+    assert name in page
+    options = [found for tag, found in Markup(page).elements if tag == "option"]
+    assert ["selected" in found for found in options if found["value"] == OWN] == [True]
+    small = {"depth": 20, "width": 8}
+    answer = client.get("/predict", params=small).json()
+    assert "No prediction: theory has no rule" in answer["meaning"]
+    assert answer["lab"] is None
+    measured = client.get("/measure", params=small).json()
+    assert {s["kind"] for row in measured["lab"]["rows"] for s in row["series"]} == {"measured"}
+    # The package's own words for the same setting are predicted.
+    assert client.get("/predict", params={**small, setting: WORDS[setting][0]}).json()["lab"] is not None
+
+
+def test_a_whole_unit_keeps_its_change_of_shape() -> None:
+    own = replace(BASIC, downsample=ZeroPad())
+    settings = LensSettings.with_own(own)
+    assert settings.unit == own
+    assert replace(settings, shortcut="zero").unit == replace(own, h=SHORTCUTS["zero"]())
 
 
 def test_the_application_predicts_and_measures(client: TestClient) -> None:

@@ -7,8 +7,9 @@ import webbrowser
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kilolayer.cli.option_types import Switch, Whole
+from kilolayer.cli.option_types import OwnUnit, Switch, Whole
 from kilolayer.errors import InputError
+from kilolayer.units.extensions import load_part
 
 if TYPE_CHECKING:
     import uvicorn
@@ -27,11 +28,14 @@ class LensOptions:
     """The port to listen on; 0 takes a free one."""
     no_browser: Switch = False
     """Do not open the browser; only print the address."""
+    unit: OwnUnit = None
+    """A unit of your own, or a shortcut, branch or arrangement, that the page offers. The file's code
+    runs."""
 
 
 def execute(options: LensOptions) -> int:
     """Serves the page until Ctrl-C."""
-    server, listening = _server(), _listening(options.port)
+    server, listening = _server(options.unit), _listening(options.port)
     with listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
         print(f"lens: {address}  (Ctrl-C ends it)", flush=True)
@@ -41,7 +45,7 @@ def execute(options: LensOptions) -> int:
     return 0
 
 
-def _server() -> uvicorn.Server:
+def _server(unit: str | None) -> uvicorn.Server:
     try:
         import uvicorn
 
@@ -50,8 +54,12 @@ def _server() -> uvicorn.Server:
         if (error.name or "").startswith("kilolayer"):
             raise
         raise InputError("the lens needs starlette and uvicorn: pip install 'kilolayer[lens]'") from error
+    own = load_part(unit)[1] if unit else None
+    name = unit.rpartition(":")[2] if unit else ""
     return uvicorn.Server(
-        uvicorn.Config(application(), log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
+        uvicorn.Config(
+            application(own, name), log_level="warning", lifespan="off", timeout_graceful_shutdown=2
+        )
     )
 
 

@@ -18,7 +18,17 @@ from kilolayer.errors import InputError
 from kilolayer.report import page_assets
 from kilolayer.report.lab import equation_markup
 from kilolayer.report.lens.measurement import measure_lens_network
-from kilolayer.report.lens.settings import BRANCHES, RANGES, SHORTCUTS, SLIDERS, WORDS, LensSettings
+from kilolayer.report.lens.settings import (
+    BRANCHES,
+    OWN,
+    RANGES,
+    SHORTCUTS,
+    SLIDERS,
+    LensSettings,
+    Part,
+    own_parts,
+    words,
+)
 from kilolayer.report.lens.view import lens_response
 from kilolayer.report.page import template_environment
 
@@ -29,18 +39,21 @@ POLL = 0.05
 """Seconds between two checks whether the browser is still connected."""
 
 
-def application() -> Starlette:
-    """The application. It answers only to names of this machine, so that no other page can use it."""
+def application(own: Part | None = None, name: str = "") -> Starlette:
+    """The application. It answers only to names of this machine, so that no other page can use it.
+
+    `own` is a unit of your own, or a part of one, which the page offers under `name`.
+    """
     limiter = anyio.CapacityLimiter(1)
 
     async def predicted(request: Request) -> Response:
         return JSONResponse(
-            await anyio.to_thread.run_sync(lens_response, LensSettings.from_query(request.query_params))
+            await anyio.to_thread.run_sync(lens_response, LensSettings.from_query(request.query_params, own))
         )
 
     async def measured(request: Request) -> Response:
         """The prediction and the measurement, which stops as soon as the page requests another one."""
-        choice, cancelled = LensSettings.from_query(request.query_params), Event()
+        choice, cancelled = LensSettings.from_query(request.query_params, own), Event()
         answer: list[dict[str, Any] | None] = []
 
         async def watch() -> None:
@@ -59,7 +72,7 @@ def application() -> Starlette:
 
     script = f"/plotly-{page_assets.plotly_version()}.js"
     routes = [
-        Route("/", partial(_page, script)),
+        Route("/", partial(_page, render_lens(script, own, name))),
         Route(script, _script),
         Route("/predict", predicted),
         Route("/measure", measured),
@@ -76,8 +89,8 @@ def _measure_choice(choice: LensSettings, cancelled: Event) -> dict[str, Any] | 
     return lens_response(choice, propagation) if propagation else None
 
 
-async def _page(script: str, request: Request) -> Response:
-    return HTMLResponse(render_lens(script))
+async def _page(page: str, request: Request) -> Response:
+    return HTMLResponse(page)
 
 
 async def _script(request: Request) -> Response:
@@ -86,19 +99,23 @@ async def _script(request: Request) -> Response:
     return Response(page_assets.plotly_js(), media_type="text/javascript", headers=headers)
 
 
-def render_lens(script: str) -> str:
+def render_lens(script: str, own: Part | None = None, name: str = "") -> str:
     """The page as HTML. Plotly's script, at the address `script`, and the figures are requested later."""
     environment = template_environment()
     environment.filters["equation"] = equation_markup
     template = environment.from_string(page_assets.read_asset("page.html.j2", __package__))
-    steps = {name: 3 * unit.branch.layers for name, unit in BRANCHES.items()}
+    branches = {word: unit.branch for word, unit in BRANCHES.items()}
+    if (branch := own_parts(own).get("branch")) is not None:
+        branches[OWN] = branch
+    steps = {word: 3 * branch.layers for word, branch in branches.items()}
     sliders = {
-        slider: " ".join(name for name, kind in SHORTCUTS.items() if field in kind.numbers)
+        slider: " ".join(word for word, kind in SHORTCUTS.items() if field in kind.numbers)
         for field, slider in SLIDERS.items()
     }
     return template.render(
-        choice=LensSettings(),
-        words=WORDS,
+        choice=LensSettings.with_own(own),
+        words=words(own),
+        own_name=name,
         ranges=RANGES,
         steps=steps,
         sliders=sliders,

@@ -58,6 +58,7 @@ function draw(answer) {
   at("size").textContent = answer.size + ".";
   at("state").textContent = answer.measured;
   at("drawing").innerHTML = answer.drawing;
+  if (!answer.lab) return at("charts").classList.add("stale");  // no prediction: until the measurement arrives
   const {rows, xs} = answer.lab;
   figures.forEach((figure, number) => redraw(figure, rows[number], xs, number));
 }

@@ -6,6 +6,7 @@ import math
 
 from kilolayer.theory.mean_field import MeanFieldPrediction
 from kilolayer.units import (
+    Branch,
     Dropout,
     ExclusiveGate,
     Identity,
@@ -16,6 +17,7 @@ from kilolayer.units import (
     Zero,
 )
 from kilolayer.units.arrangement import Layers
+from kilolayer.units.field_checks import built_in_kinds
 
 
 def unit_equation(unit: Unit) -> str:
@@ -25,12 +27,15 @@ def unit_equation(unit: Unit) -> str:
     >>> unit_equation(BASIC)
     'y = x + F(x),  F(x) = BN(W_2·ReLU(BN(W_1·x))),  x′ = ReLU(y)'
     """
-    arrangement = unit.arrangement
+    arrangement, branch = unit.arrangement, unit.branch
+    f = _apply_layers(arrangement.f, "y")
+    if type(branch) not in built_in_kinds(Branch):
+        return f"y = {unit.h.equation},  F = {type(branch).__name__},  x′ = {f}"
     F = _apply_layers(arrangement.before, "x")
-    for number in range(1, unit.branch.layers + 1):
+    for number in range(1, branch.layers + 1):
         F = f"W_{number}·{F}"
-        F = _apply_layers(arrangement.between if number < unit.branch.layers else arrangement.after, F)
-    return f"y = {unit.h.equation},  F(x) = {F},  x′ = {_apply_layers(arrangement.f, 'y')}"
+        F = _apply_layers(arrangement.between if number < branch.layers else arrangement.after, F)
+    return f"y = {unit.h.equation},  F(x) = {F},  x′ = {f}"
 
 
 def _apply_layers(layers: Layers, inner: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, Stem, cifar
-from kilolayer.units import ARRANGEMENTS, BASIC, BOTTLENECK, ONE_LAYER, Shortcut, Unit
+from kilolayer.units import ARRANGEMENTS, BASIC, BOTTLENECK, ONE_LAYER, Arrangement, Branch, Shortcut, Unit
 from kilolayer.units.field_checks import built_in_kinds
 
 BRANCHES = {"basic": BASIC, "bottleneck": BOTTLENECK, "one_layer": ONE_LAYER}
@@ -23,8 +23,33 @@ WORDS = {
     "images": ("noise", "digits"),
 }
 RANGES = {"scale": (0, 2), "bias": (-10, 10), "p": (0, 0.95), "depth": (20, 1001), "width": (4, 16)}
+OWN = "own"
+"""The word for a part of your own, where the lens was started with one."""
 SIDE = 8
 """Side of the images in pixels; the measurement of a thousand layers takes about a second."""
+
+
+Part = Unit | Shortcut | Branch | Arrangement
+
+
+def own_parts(own: Part | None) -> dict[str, Any]:
+    """The settings that your own part answers, and its value for each."""
+    match own:
+        case Unit():
+            return {"arrangement": own.arrangement, "shortcut": own.h, "branch": own.branch}
+        case Shortcut():
+            return {"shortcut": own}
+        case Branch():
+            return {"branch": own}
+        case Arrangement():
+            return {"arrangement": own}
+    return {}
+
+
+def words(own: Part | None = None) -> dict[str, tuple[str, ...]]:
+    """The words allowed for each setting, those for your own part last."""
+    parts = own_parts(own)
+    return {name: (*allowed, OWN) if name in parts else allowed for name, allowed in WORDS.items()}
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,7 @@ class LensSettings:
 
     `scale` is λ, `bias` is b_g and `p` is the probability of dropout, for shortcuts with such a field.
     `width` is the number of channels of the first stage, `images` the kind of images in the measurement.
+    `own` is a unit of your own, or a part of one; the word "own" chooses it.
 
     >>> LensSettings(shortcut="scaled", scale=0.5).h.equation
     '0.5·x + F(x)'
@@ -50,9 +76,10 @@ class LensSettings:
     depth: int = 110
     width: int = 8
     images: str = "noise"
+    own: Part | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in WORDS.items():
+        for name, allowed in words(self.own).items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         for name, (low, high) in RANGES.items():
@@ -60,24 +87,40 @@ class LensSettings:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: {low} to {high}")
 
     @classmethod
-    def from_query(cls, words: Mapping[str, str]) -> LensSettings:
-        """The settings in the parameters of an address; missing parameters have their defaults."""
-        types = {field.name: type(field.default) for field in fields(cls)}
-        for name in words:
+    def with_own(cls, own: Part | None) -> LensSettings:
+        """The default settings, with your own part chosen where there is one."""
+        layers = own_parts(own).get("branch", BASIC.branch).layers
+        depth = 3 * layers * max(2, round((cls.depth - 2) / (3 * layers))) + 2
+        chosen: dict[str, Any] = dict.fromkeys(own_parts(own), OWN)
+        return cls(depth=depth, own=own, **chosen)
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str], own: Part | None = None) -> LensSettings:
+        """The settings in the parameters of an address; missing ones are those of `with_own`."""
+        types = {field.name: type(field.default) for field in fields(cls) if field.name != "own"}
+        for name in query:
             if name not in types:
                 raise InputError(f"no parameter {name!r}; there are: {', '.join(types)}")
-        return cls(**{name: _value(name, text, types[name]) for name, text in words.items()})
+        values = {name: _value(name, text, types[name]) for name, text in query.items()}
+        return replace(cls.with_own(own), **values)
 
     @property
     def h(self) -> Shortcut:
         """The shortcut, with the values of its sliders."""
+        if self.shortcut == OWN:
+            own: Shortcut = own_parts(self.own)["shortcut"]
+            return own
         kind = SHORTCUTS[self.shortcut]
         return kind(**{name: getattr(self, SLIDERS[name]) for name in kind.numbers if name in SLIDERS})
 
     @property
     def unit(self) -> Unit:
-        """The residual unit."""
-        return replace(BRANCHES[self.branch], h=self.h, arrangement=ARRANGEMENTS[self.arrangement])
+        """The residual unit. A whole unit of your own keeps its change of shape whatever else is chosen."""
+        parts = own_parts(self.own)
+        arrangement = parts["arrangement"] if self.arrangement == OWN else ARRANGEMENTS[self.arrangement]
+        branch = parts["branch"] if self.branch == OWN else BRANCHES[self.branch].branch
+        base = self.own if isinstance(self.own, Unit) else BRANCHES.get(self.branch, BASIC)
+        return replace(base, branch=branch, h=self.h, arrangement=arrangement)
 
     def network(self) -> Network:
         """The CIFAR network of this depth and width, for grey images of 8×8 pixels.

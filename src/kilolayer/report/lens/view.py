@@ -9,23 +9,28 @@ from typing import Any
 
 from kilolayer.chart import Chart, Series
 from kilolayer.measure.series import stage_starts
+from kilolayer.networks import Network
 from kilolayer.report import lab
 from kilolayer.report.lab_data import gather_lab, lab_json
 from kilolayer.report.lens.measurement import LensMeasurement
 from kilolayer.report.lens.sentences import explain_shortcuts, unit_equation
 from kilolayer.report.lens.settings import LensSettings
 from kilolayer.report.unit_svg import unit_svg
-from kilolayer.theory.mean_field import MeanFieldPrediction, predict_propagation
+from kilolayer.theory.mean_field import MeanFieldPrediction, no_prediction_reason, predict_propagation
 
-predicted = lru_cache(64)(predict_propagation)
+
+@lru_cache(64)
+def predicted(network: Network) -> MeanFieldPrediction | None:
+    """Theory's prediction, or None where a layer of your own has no rule."""
+    return None if no_prediction_reason(network) else predict_propagation(network)
 
 
 @dataclass(frozen=True)
 class LensAnalysis:
-    """Signal and gradient at x_0, …, x_L: predicted and, if there is a `propagation`, measured."""
+    """Signal and gradient at x_0, …, x_L: predicted where theory has rules, measured with a `propagation`."""
 
     choice: LensSettings
-    prediction: MeanFieldPrediction
+    prediction: MeanFieldPrediction | None
     propagation: LensMeasurement | None = None
 
     @property
@@ -41,7 +46,11 @@ class LensAnalysis:
                 "E[x_l^2]",
                 "unit l",
                 "mean square of xₗ",
-                self._series("signal", theory.signal, propagation.signal if propagation else None),
+                self._series(
+                    "signal",
+                    theory.signal if theory else None,
+                    propagation.signal if propagation else None,
+                ),
                 log_y=True,
                 stages=self._stages,
             ),
@@ -52,8 +61,12 @@ class LensAnalysis:
                 "unit l",
                 "gradient at xₗ over the last",
                 (
-                    *self._series("gradient", theory.gradient, propagation.gradient if propagation else None),
-                    _series("through the shortcuts alone", theory.direct, "predicted"),
+                    *self._series(
+                        "gradient",
+                        theory.gradient if theory else None,
+                        propagation.gradient if propagation else None,
+                    ),
+                    *self._series("through the shortcuts alone", theory.direct if theory else None, None),
                 ),
                 log_y=True,
                 stages=self._stages,
@@ -74,10 +87,10 @@ class LensAnalysis:
         return stage_starts([start, *zip(channels, sides, strict=True)], 0.0)
 
     def _series(
-        self, name: str, theory: Sequence[float], measured: Sequence[float] | None
+        self, name: str, theory: Sequence[float] | None, measured: Sequence[float] | None
     ) -> tuple[Series, ...]:
-        points = () if measured is None else (_series(name, measured, "measured"),)
-        return (*points, _series(name, theory, "predicted"))
+        curves = ((measured, "measured"), (theory, "predicted"))
+        return tuple(_series(name, values, kind) for values, kind in curves if values is not None)
 
 
 def _series(name: str, y: Sequence[float], kind: Any) -> Series:
@@ -85,7 +98,10 @@ def _series(name: str, y: Sequence[float], kind: Any) -> Series:
 
 
 def lens_response(choice: LensSettings, propagation: LensMeasurement | None = None) -> dict[str, Any]:
-    """The response for some settings, as JSON: the unit's drawing, equation and meaning, and the curves."""
+    """The response for some settings, as JSON: the unit's drawing, equation and meaning, and the curves.
+
+    "lab", the curves, is null where theory has no prediction and nothing is measured yet.
+    """
     network = choice.network()
     units = network.units()
     view = LensAnalysis(choice, predicted(network), propagation)
@@ -95,8 +111,14 @@ def lens_response(choice: LensSettings, propagation: LensMeasurement | None = No
     return {
         "drawing": unit_svg(units[1].layout),
         "equation": lab.equation_markup(unit_equation(network.unit)),
-        "meaning": lab.equation_markup(explain_shortcuts(network.unit, view.prediction)),
+        "meaning": lab.equation_markup(_meaning(network, view.prediction)),
         "size": f"{len(units)} units, {network.parameters:,} parameters",
         "measured": measured,
-        "lab": lab_json(gather_lab([(None, view)])),
+        "lab": lab_json(gather_lab([(None, view)])) if view.prediction or propagation else None,
     }
+
+
+def _meaning(network: Network, prediction: MeanFieldPrediction | None) -> str:
+    if prediction is None:
+        return f"No prediction: {no_prediction_reason(network)}. The curves are measured alone."
+    return explain_shortcuts(network.unit, prediction)
