@@ -193,7 +193,7 @@ def test_a_rate_that_is_given_is_the_optimisers_own() -> None:
         (["--trunk-lr", "2"], "--trunk-lr is 2; allowed: a share from 0 to 1"),
         (["--trunk-lr", "nan"], "--trunk-lr is nan"),
         (["--freeze-trunk", "--trunk-lr", "0.1"], "exclude each other"),
-        (["--freeze-trunk"], "give weights (--init)"),
+        (["--freeze-trunk"], "give weights with --init"),
         (["--optimizer", "adam"], "adam"),
     ],
 )

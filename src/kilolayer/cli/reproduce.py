@@ -70,7 +70,7 @@ def execute(options: ReproduceOptions) -> int:
         from kilolayer.sweep.bias_search import bias_searches
 
         bias_searches(reproduction)
-    chosen = engine_from_options(options)
+    chosen = engine_from_options(options, reproduction.request.own_rows)
     save_request(reproduction)
     if options.engine == "pool":
         warn_of_cost(reproduction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -162,11 +162,11 @@ def _images(data: Data) -> int:
     return len(split_indices(source.count, data)[0])
 
 
-def engine_from_options(options: ReproductionOptions) -> Engine:
-    """The pool or the cluster that the options ask for."""
+def engine_from_options(options: ReproductionOptions, own_rows: Sequence[OwnRow] = ()) -> Engine:
+    """The pool or the cluster that the options ask for. A cluster does not have the file of `own_rows`."""
     check_positive(options, "workers", "cores")
     if options.engine == "ray":
-        if extensions.loaded_files():
+        if own_rows:
             raise InputError(
                 "a row of your own runs on this machine, not on a Ray cluster; leave out --engine ray"
             )
