@@ -67,7 +67,7 @@ STOPPED = """
 import sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_sweep import starts, tiny
-from kilolayer.sweep import Stopped, run_all, state_of, worker
+from kilolayer.sweep import SweepStopped, read_progress, run_all, worker
 from kilolayer.sweep.ray_engine import RayEngine
 from kilolayer.values import to_json
 
@@ -81,13 +81,13 @@ def some():
 if __name__ == "__main__":
     one = tiny(Path({folder!r}), iterations=4000)
     try:
-        run_all([one], RayEngine(device="cpu", save_seconds=1e9), stop=lambda: state_of(one).running)
-    except Stopped:
+        run_all([one], RayEngine(device="cpu", save_seconds=1e9), stop=lambda: read_progress(one).running)
+    except SweepStopped:
         print("Stopped")
-    before = state_of(one).last["iteration"]
+    before = read_progress(one).last_metrics["iteration"]
     saved = iteration(one)
     print("saved" if saved >= before else "lost")
-    assert worker.execute(str(one.path), to_json(one.experiment), "cpu", 60.0, some()) == "stopped"
+    assert worker.execute_run(str(one.path), to_json(one.experiment), "cpu", 60.0, some()) == "stopped"
     last = iteration(one)
     print("continued" if saved < last < saved + 100 else "begun again", starts(one))
 """

@@ -46,15 +46,15 @@ def generators_not_restored() -> None:
     import numpy as np
     import torch
 
-    from kilolayer.training import step
+    from kilolayer.training import trainer
 
-    generator, keyed = np.random.default_rng(0), step.batch_spec
+    generator, keyed = np.random.default_rng(0), trainer.batch_spec
 
     def drawn(*args: Any) -> Any:
         n, *rest, positions, device = args
         return keyed(n, *rest, torch.from_numpy(generator.permutation(n)[: len(positions)]), device)
 
-    step.batch_spec = drawn
+    trainer.batch_spec = drawn
 
 
 def metrics_not_cut() -> None:
@@ -138,8 +138,7 @@ def poison(what: str, step: int, value: float) -> None:
     """One entry of a tensor; of the gradient of the first weight; of the logits or the images of a batch."""
     import torch
 
-    from kilolayer.training import evaluation
-    from kilolayer.training import step as one_step
+    from kilolayer.training import trainer
 
     def fill(tensor: torch.Tensor) -> None:
         with torch.no_grad():
@@ -149,29 +148,33 @@ def poison(what: str, step: int, value: float) -> None:
         weight = next(training.model.parameters())
         weight.register_hook(lambda found: found.index_fill(0, torch.tensor(0), value))
 
-    def first_of(module: Any, name: str) -> Callable[[Any], None]:
+    def pixel(training: Any) -> None:
+        real = trainer.make_batch
+
+        def poisoned_batch(*args: Any) -> Any:
+            trainer.make_batch = real
+            images, labels = real(*args)
+            fill(images)
+            return images, labels
+
+        trainer.make_batch = poisoned_batch
+
+    def first_logits(in_training: bool) -> Callable[[Any], None]:
         def change(training: Any) -> None:
-            real = getattr(module, name)
+            def hook(module: Any, args: Any, logits: torch.Tensor) -> None:
+                if module.training is in_training:
+                    handle.remove()
+                    fill(logits)
 
-            def changed(*args: Any) -> Any:
-                setattr(module, name, real)
-                found = real(*args)
-                fill(found[0] if isinstance(found, tuple) else found)
-                return found
-
-            setattr(module, name, changed)
+            handle = training.model.register_forward_hook(hook)
 
         return change
 
-    places = {
-        "gradient": gradient,
-        "logit": first_of(one_step, "forward"),
-        "pixel": first_of(one_step, "selected"),
-    }
+    places = {"gradient": gradient, "logit": first_logits(in_training=True), "pixel": pixel}
     if what in places:
         at_step(step, places[what], nothing)
     elif what == "evaluation":
-        at_step(step, nothing, first_of(evaluation, "forward"))
+        at_step(step, nothing, first_logits(in_training=False))
     else:
         at_step(step, nothing, lambda training: fill(training.tensors()[what]))
 
