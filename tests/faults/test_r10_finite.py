@@ -62,7 +62,7 @@ def test_what_is_no_number_ends_the_run(
         ended = lab.bring_back(run.path, "--save-every", every, POISON=f"{what}:{step}:{value}")
         again = lab.bring_back(run.path)
         wrong = wrong_with(ended, run, what, step, every)
-        if not wrong and not (again.status == 2 and "cannot go on" in again.err):
+        if not wrong and not (again.status == 2 and "cannot continue" in again.err):
             wrong = f"it goes on: {again.said}"
         if wrong:
             bad[what, step, value, every] = wrong
