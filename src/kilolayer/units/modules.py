@@ -24,11 +24,10 @@ class ResidualUnit(nn.Module):
     torch.Size([2, 32, 4, 4])
     """
 
-    shortcut_factor: float | None = None
-    """λ if E[h(x)] = λ·x at the start of training, without the gate, as the description states it."""
-
     def __init__(self, layout: Layout) -> None:
         super().__init__()
+        # λ where E[h(x)] = λ·x at the start of training, without the gate, as the description states it.
+        # It has no annotation in the class: TorchScript cannot read one.
         self.shortcut_factor = layout.shortcut_factor
         self.p = sequence(layout.p)
         self.h = sequence(layout.h)
