@@ -34,8 +34,8 @@ WHOLE = (
     "batch-size",
     "threads",
 )
-NUMBER = ("lr", "weight-decay", "dropout", "label-smoothing", "averaged")
-CHOICE = {"arrangement": "full_preactivation", "resize": "zero_pad", "recipe": "paper", "precision": "bf16"}
+NUMBER = ("lr", "weight-decay", "dropout", "label-smoothing", "ema")
+CHOICE = {"arrangement": "full_preactivation", "downsample": "zero_pad", "recipe": "paper", "precision": "bf16"}
 NO_NUMBERS = (
     "",
     " ",

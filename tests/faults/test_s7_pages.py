@@ -310,5 +310,5 @@ def test_the_harness_sees_seeded_faults(fault: str, monkeypatch: pytest.MonkeyPa
             made.autoescape = False
             return made
 
-        monkeypatch.setattr(lab, "environment", plain_json)
+        monkeypatch.setattr(lab, "template_environment", plain_json)
     assert not all(holds(*case) for case in list(cases())[:60])
