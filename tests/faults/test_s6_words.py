@@ -35,7 +35,12 @@ WHOLE = (
     "threads",
 )
 NUMBER = ("lr", "weight-decay", "dropout", "label-smoothing", "ema")
-CHOICE = {"arrangement": "full_preactivation", "downsample": "zero_pad", "recipe": "paper", "precision": "bf16"}
+CHOICE = {
+    "arrangement": "full_preactivation",
+    "downsample": "zero_pad",
+    "recipe": "paper",
+    "precision": "bf16",
+}
 NO_NUMBERS = (
     "",
     " ",
