@@ -323,6 +323,32 @@ class ReproductionOptions:
     """fused computes whole residual units at once in bf16; auto is chosen as in train."""
 
 
+TESTS = ("sign-flips", "paired-t")
+SPENDINGS = ("obrien-fleming", "pocock")
+RULE_FLAGS = ("--looks", "--test", "--spending", "--margin", "--fail-above")
+"""What --register fixes beside the runs, and --amend may change."""
+
+
+@dataclass(frozen=True)
+class RegistrationOptions(ReproductionOptions):
+    """A reproduction that may be registered before its first run."""
+
+    register: Switch = False
+    """Fix seeds, comparisons, test and stopping rule before the first run, in registration.json."""
+    looks: OptionalText = None
+    """With --register: the numbers of seeds after which undecided rows are looked at, such as 3,6,9."""
+    test: Annotated[str | None, choice_option(*TESTS), NO_DEFAULT_SHOWN] = None
+    """With --register: sign flips (the default), or the paired t test, which can decide after 3 seeds."""
+    spending: Annotated[str | None, choice_option(*SPENDINGS), NO_DEFAULT_SHOWN] = None
+    """With --register: obrien-fleming (the default) saves the 5 % for the last look, pocock shares it."""
+    margin: OptionalNumber = None
+    """With --register: rows that differ by less, in points of error, are equivalent; otherwise none are."""
+    fail_above: OptionalNumber = None
+    """With --register: a run with a higher test error, in percent, has failed. The paper's is 20."""
+    amend: OptionalText = None
+    """With --resume: change a registration, with the reason. It is recorded and shown."""
+
+
 def changed_flags(options: Any) -> Iterator[str]:
     """The flags of the options that differ from their default, and the metavars of such arguments."""
     for field in fields(options):

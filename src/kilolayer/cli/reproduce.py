@@ -12,7 +12,7 @@ from kilolayer.cli.option_types import (
     OwnUnit,
     Switch,
 )
-from kilolayer.cli.options import ReproductionOptions, changed_flags
+from kilolayer.cli.options import RULE_FLAGS, RegistrationOptions, changed_flags
 from kilolayer.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ReproduceOptions(ReproductionOptions):
+class ReproduceOptions(RegistrationOptions):
     """Reproduce tables of the papers, run by run, with statistics over seeds.
 
     Without a table's name it lists the tables. After a stop --resume DIR continues the
@@ -47,40 +47,53 @@ class ReproduceOptions(ReproductionOptions):
 
 ALLOWED_WITH_RESUME = (
     "--resume", "--list", "--json", "--dry-run", "--select", "--download", "--workers", "--cores", "--engine",
-    "--address", "--device", "--unit",
+    "--address", "--device", "--unit", "--amend",
 )  # fmt: skip
 
 
 def execute(options: ReproduceOptions) -> int:
     """Lists tables or runs, or runs the sweep and reports it. Returns the exit status."""
+    from kilolayer.cli.registering import (
+        registration_from_options,
+        save_registration,
+        with_registered_cores,
+    )
     from kilolayer.cli.reproduction_request import check_reproduction_data, engine_from_options
     from kilolayer.cli.sweeping import run_reproduction, warn_of_cost
     from kilolayer.report import reproduction_list
-    from kilolayer.sweep.reproduction import check_free, save_request
+    from kilolayer.sweep.registration import read_entries
+    from kilolayer.sweep.reproduction import check_free, write_request
 
     if options.resume is None and not options.tables and not (options.list and options.out):
         return reproduction_list.print_paper_tables(options.json)
     reproduction = _open_or_plan(options)
     if options.list or options.dry_run:
         return reproduction_list.print_reproduction_runs(reproduction, options.json)
-    check_free(reproduction)
+    entries = read_entries(reproduction.folder)
+    if not entries:  # else the differences from the registration are named
+        check_free(reproduction)
     check_reproduction_data(reproduction, options.download)
     if options.select:
         from kilolayer.cli.sweeping import run_bias_search
         from kilolayer.sweep.bias_search import bias_searches
 
         bias_searches(reproduction)
+    options = with_registered_cores(options, entries)
     chosen = engine_from_options(options, reproduction.request.own_rows)
-    save_request(reproduction)
+    reproduction, registration = registration_from_options(options, reproduction, entries)
+    write_request(reproduction)
+    if registration is not None:
+        save_registration(options, reproduction, registration, entries)
     if options.engine == "pool":
         warn_of_cost(reproduction)
     if options.select:
         return run_bias_search(reproduction, chosen, options.json)
-    return run_reproduction(reproduction, chosen, options.json)
+    return run_reproduction(reproduction, chosen, options.json, registration)
 
 
 def _open_or_plan(options: ReproduceOptions) -> Reproduction:
     """The sweep that the options continue, inspect, or begin."""
+    from kilolayer.cli.registering import looks_from_options
     from kilolayer.cli.reproduction_request import request_from_options
     from kilolayer.sweep.reproduction import open_sweep, plan_reproduction
 
@@ -89,15 +102,19 @@ def _open_or_plan(options: ReproduceOptions) -> Reproduction:
         return open_sweep(options.resume)
     if not options.tables:
         return open_sweep(str(options.out))
+    if options.amend is not None:
+        raise InputError("--amend changes the registration of a sweep that was begun; add --resume DIR")
     if options.unit is not None:
         raise InputError("--unit is for --resume; a row of your own is --row NAME=FILE.py:UNIT")
     return plan_reproduction(
-        request_from_options(options), Path(options.out or f"runs/{options.tables[0]}-{secrets.token_hex(2)}")
+        request_from_options(options, looks_from_options(options)),
+        Path(options.out or f"runs/{options.tables[0]}-{secrets.token_hex(2)}"),
     )
 
 
 def _reject_changes(options: ReproduceOptions) -> None:
-    refused = [flag for flag in changed_flags(options) if flag not in ALLOWED_WITH_RESUME]
+    allowed = ALLOWED_WITH_RESUME + (RULE_FLAGS if options.amend is not None else ())
+    refused = [flag for flag in changed_flags(options) if flag not in allowed]
     if refused:
         raise InputError(
             f"--resume takes everything from the sweep's sweep.json; leave out {', '.join(refused)}"

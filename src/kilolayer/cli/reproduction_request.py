@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 SIZE_OPTIONS = ("image_size", "subset", "iterations", "batch_size", "evaluate_every")
 
 
-def request_from_options(options: ReproductionOptions) -> Request:
-    """The sweep's request. Raises `InputError` for an option that cannot be used."""
+def request_from_options(options: ReproductionOptions, looks: tuple[int, ...] | None = None) -> Request:
+    """The sweep's request. Raises `InputError` for an option that cannot be used.
+
+    looks: the numbers of seeds of a registered sweep; without --seeds there are as many as at the last.
+    """
     runs = max(find_table(name).statistic.runs for name in options.tables)
     return Request(
         tables=options.tables,
         rows=options.rows,
         columns=options.columns,
-        seeds=_seeds(options.seeds, runs),
+        seeds=_seeds(options.seeds, runs if looks is None else looks[-1]),
         data=_data(options),
         recipe=options.recipe,
         size=_size(options),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -12,9 +12,12 @@ from kilolayer.papers import training_flop
 from kilolayer.report.amounts import duration_text, flop_text
 from kilolayer.report.bias_search_text import bias_label, report_bias_search
 from kilolayer.report.live_table import LiveTable
+from kilolayer.report.registration_text import print_registration
 from kilolayer.report.reproduction_report import print_findings, write_reproduction
-from kilolayer.sweep import Engine, RunSpec, SweepStopped, run_all
+from kilolayer.sweep import Engine, RunSpec, SweepStopped, run_batches
 from kilolayer.sweep.bias_search import ERROR, bias_searches, search_result
+from kilolayer.sweep.looks import next_runs
+from kilolayer.sweep.registration import Registration, mark_runs
 from kilolayer.sweep.reproduction import Reproduction
 from kilolayer.system.stopping import STOPPED_STATUS, stoppable
 from kilolayer.system.terminal import Console
@@ -26,10 +29,17 @@ COSTLY, CPU_SPEED = 1e15, 5e10
 
 def run_sweep(planned: Sequence[RunSpec], engine: Engine, live_table: LiveTable, resume_command: str) -> int:
     """Runs every run to its result. Returns 0; after a stop it prints `resume_command` and returns 143."""
+    batches = iter((planned,))
+    return _run_sweep(lambda: next(batches, ()), engine, live_table, resume_command)
+
+
+def _run_sweep(
+    next_batch: Callable[[], Sequence[RunSpec]], engine: Engine, live_table: LiveTable, resume_command: str
+) -> int:
     with stoppable() as stop:
         try:
             with live_table:
-                run_all(planned, engine, live_table.refresh, stop)
+                run_batches(next_batch, engine, live_table.refresh, stop)
         except SweepStopped:
             message = f"kilolayer: stopped, every run's state is saved; to continue:\n  {resume_command}"
             print(message, file=sys.stderr, flush=True)
@@ -37,14 +47,34 @@ def run_sweep(planned: Sequence[RunSpec], engine: Engine, live_table: LiveTable,
     return 0
 
 
-def run_reproduction(reproduction: Reproduction, engine: Engine, as_json: bool) -> int:
-    """Runs the sweep to its end, reports it, and returns the exit status."""
+def run_reproduction(
+    reproduction: Reproduction, engine: Engine, as_json: bool, registration: Registration | None = None
+) -> int:
+    """Runs the sweep to its end, reports it, and returns the exit status.
+
+    A registered sweep is run look by look: seeds of comparisons that are decided are not trained.
+    """
     # With --json standard output is for a program, so the live table goes to standard error.
     live_table = live_table_of(reproduction, Console(stderr=as_json))
-    if status := run_sweep(reproduction.runs, engine, live_table, reproduction_resume_command(reproduction)):
+    resume_command = reproduction_resume_command(reproduction)
+    if registration is None:
+        status = run_sweep(reproduction.runs, engine, live_table, resume_command)
+    else:
+        print_registration(reproduction.folder, stderr=as_json)
+        status = _run_sweep(
+            lambda: _next_look(reproduction, registration), engine, live_table, resume_command
+        )
+    if status:
         return status
     print_findings(reproduction, write_reproduction(reproduction), as_json)
     return 0
+
+
+def _next_look(reproduction: Reproduction, registration: Registration) -> Sequence[RunSpec]:
+    """The runs of the next look, each marked with the registration under which it will begin."""
+    runs = next_runs(reproduction, registration)
+    mark_runs(reproduction.folder, runs)
+    return runs
 
 
 def run_bias_search(reproduction: Reproduction, engine: Engine, as_json: bool) -> int:

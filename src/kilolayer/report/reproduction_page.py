@@ -11,8 +11,15 @@ from kilolayer.report import curve_figures
 from kilolayer.report import reproduction_tables as tables
 from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.curves import Curve, read_metrics
-from kilolayer.report.document import Figure, Item, Listing, Page, Section
+from kilolayer.report.document import Figure, Item, Listing, Page, Section, Table
+from kilolayer.report.registration_text import (
+    NOT_REGISTERED,
+    comparison_tables,
+    decision_counts,
+    registration_rows,
+)
 from kilolayer.report.reproduction_finding import finding_sentence
+from kilolayer.sweep.looks import RegisteredResult
 from kilolayer.sweep.reproduction import Reproduction, Trial
 from kilolayer.sweep.results import CellResult, TableResult
 from kilolayer.sweep.results_json import read_provenance
@@ -23,11 +30,20 @@ Commands = Mapping[tuple[str, str, str], str]
 
 
 def build_reproduction_page(
-    reproduction: Reproduction, findings: tuple[TableResult, ...], commands: Commands
+    reproduction: Reproduction,
+    findings: tuple[TableResult, ...],
+    commands: Commands,
+    registered: RegisteredResult | None = None,
 ) -> Page:
     """The page as a value. It reads the metrics of the runs whose curves it shows."""
-    sections = [Section("Findings", tuple(finding_sentence(table_findings) for table_findings in findings))]
-    sections += [_section(table_findings) for table_findings in findings]
+    sentences = [finding_sentence(table_findings) for table_findings in findings]
+    sentences.append(f"{decision_counts(registered)}." if registered else NOT_REGISTERED)
+    sections = [Section("Findings", tuple(sentences))]
+    sections += [_section(table_findings, registered) for table_findings in findings]
+    if registered:
+        rows = registration_rows(registered.entries)
+        table = Table("What was fixed before the first run.", ("", "registered"), rows)
+        sections.insert(1, Section("Registration", (), (table,)))
     sections.append(Section("How to repeat it", (), tuple(_how(reproduction, commands))))
     names = ", ".join(
         f"{table_findings.table.paper.label} {table_findings.table.source}" for table_findings in findings
@@ -40,7 +56,7 @@ def build_reproduction_page(
     )
 
 
-def _section(table_findings: TableResult) -> Section:
+def _section(table_findings: TableResult, registered: RegisteredResult | None) -> Section:
     table, text = table_findings.table, []
     if table_findings.proxy:
         text.append(
@@ -57,7 +73,7 @@ def _section(table_findings: TableResult) -> Section:
     )
     items: list[Item] = [
         *tables.figure_tables(table_findings),
-        *compared.gap_tables(table_findings),
+        *comparison_tables(table_findings, registered),
         *figures,
     ]
     return Section(tables.table_label(table_findings), tuple(text), tuple(items))

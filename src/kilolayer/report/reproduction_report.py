@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 
 from kilolayer.errors import KilolayerError
-from kilolayer.report import comparison_tables as compared
 from kilolayer.report import reproduction_page
 from kilolayer.report import reproduction_tables as tables
 from kilolayer.report import table_formats as formats
 from kilolayer.report.document import Table
 from kilolayer.report.page import write_page
+from kilolayer.report.registration_text import comparison_tables, registration_rows
+from kilolayer.sweep.looks import RegisteredResult, registered_result
+from kilolayer.sweep.registration import Registration
 from kilolayer.sweep.reproduction import SIZES, OwnRow, Reproduction, Request
 from kilolayer.sweep.results import TableResult, table_results
 from kilolayer.sweep.results_json import results_as_json
@@ -24,29 +26,41 @@ AllFindings = tuple[TableResult, ...]
 def write_reproduction(reproduction: Reproduction) -> AllFindings:
     """Writes findings.json, report.html, and every table as Markdown, LaTeX and CSV."""
     findings = table_results(reproduction)
-    folder = reproduction.folder
-    durable.write_file(
-        folder / "findings.json",
-        results_as_json(reproduction, findings, whole_command(reproduction.request)).encode(),
-    )
+    folder, registered = reproduction.folder, registered_result(reproduction, findings)
+    durable.write_file(folder / "findings.json", _as_json(reproduction, findings, registered).encode())
     for table_findings in findings:
-        _write_formats(table_findings, reproduction)
+        _write_formats(table_findings, reproduction, registered)
     try:
-        page = reproduction_page.build_reproduction_page(reproduction, findings, cell_commands(reproduction))
+        page = reproduction_page.build_reproduction_page(
+            reproduction, findings, cell_commands(reproduction), registered
+        )
         write_page(page, folder / "report.html")
     except KilolayerError as missing:  # the other files are complete without the page
         print(f"kilolayer: no report.html: {missing}", file=sys.stderr)
     return findings
 
 
-def _write_formats(table_findings: TableResult, reproduction: Reproduction) -> None:
-    narrow = (*tables.figure_tables(table_findings), *compared.gap_tables(table_findings))
+def _as_json(reproduction: Reproduction, findings: AllFindings, registered: RegisteredResult | None) -> str:
+    command = whole_command(reproduction.request, registered.registration if registered else None)
+    return results_as_json(reproduction, findings, command, registered)
+
+
+def _write_formats(
+    table_findings: TableResult, reproduction: Reproduction, registered: RegisteredResult | None
+) -> None:
+    decisions = comparison_tables(table_findings, registered)
+    narrow = (*tables.figure_tables(table_findings), *decisions)
     stem = reproduction.folder / table_findings.table.name
     heading = (
         f"# {tables.table_label(table_findings)}: {table_findings.table.title}\n\n{table_findings.proxy}\n\n"
         if table_findings.proxy
         else ""
     )
+    if registered is not None:
+        rows = registration_rows(registered.entries)
+        heading += "".join(f"- {name}: {text}\n" for name, text in rows) + "\n"
+        for table in decisions:
+            durable.write_file(stem.with_suffix(".decisions.csv"), formats.comma_separated(table).encode())
     durable.write_file(stem.with_suffix(".md"), (heading + _joined(formats.markdown, narrow)).encode())
     durable.write_file(stem.with_suffix(".tex"), _joined(formats.latex, narrow).encode())
     durable.write_file(
@@ -60,12 +74,13 @@ def _joined(form: Callable[[Table], str], tables: tuple[Table, ...]) -> str:
 
 def print_findings(reproduction: Reproduction, findings: AllFindings, json_wanted: bool) -> None:
     """Prints the findings and the path of the report."""
+    registered = registered_result(reproduction, findings)
     if json_wanted:
-        print(results_as_json(reproduction, findings, whole_command(reproduction.request)))
+        print(_as_json(reproduction, findings, registered))
         return
     from kilolayer.report.reproduction_text import print_reproduction
 
-    print_reproduction(findings)
+    print_reproduction(findings, registered)
     print(f"\nfindings: {reproduction.folder / 'findings.json'}")
     if (page := reproduction.folder / "report.html").exists():
         print(f"report: {page.resolve()}")
@@ -86,9 +101,19 @@ def cell_command(request: Request, table: str, row: str, column: str) -> str:
     return _line(request, (table,), (row,), (column,), own_rows)
 
 
-def whole_command(request: Request) -> str:
-    """The command line that repeats a request."""
-    return _line(request, request.tables, request.rows, request.columns, request.own_rows)
+def whole_command(request: Request, registration: Registration | None = None) -> str:
+    """The command line that repeats a request, and registers it where it was registered."""
+    words = _line(request, request.tables, request.rows, request.columns, request.own_rows)
+    return words if registration is None else f"{words} {shlex.join(_rule_words(registration))}"
+
+
+def _rule_words(registration: Registration) -> list[str]:
+    rule = registration.rule
+    words = ["--register", "--looks", ",".join(map(str, rule.looks))]
+    words += ["--test", rule.test.replace(" ", "-")]
+    words += ["--spending", rule.spending.replace("'", "").lower()]
+    words += ["--margin", f"{rule.margin:g}"] if rule.margin is not None else []
+    return [*words, "--fail-above", f"{registration.fail_above:g}"]
 
 
 def _line(

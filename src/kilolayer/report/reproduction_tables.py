@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from kilolayer.papers import Cell
 from kilolayer.report.document import Table
+from kilolayer.sweep.comparable import cell_label
 from kilolayer.sweep.results import CellResult, TableResult
 
 FIGURES = ("row", "paper", "runs", "median", "mean ± std", "95 % interval")
@@ -112,10 +113,6 @@ def verdict_lines(table_findings: TableResult) -> list[str]:
     for finding in table_findings.cells:
         if not finding.proxy and finding.runs.trials and finding.verdict.word != "not run":
             lines[_verdict(finding).removeprefix("no figure: ")].append(
-                _cell_label(table_findings, finding.cell)
+                cell_label(table_findings.table, finding.cell)
             )
     return [f"{', '.join(places)}: {text}." for text, places in lines.items()]
-
-
-def _cell_label(table_findings: TableResult, cell: Cell) -> str:
-    return cell.row if len(table_findings.table.columns) == 1 else f"{cell.row} ({cell.column})"

@@ -5,7 +5,14 @@ from __future__ import annotations
 from kilolayer.report import comparison_tables as compared
 from kilolayer.report import reproduction_tables as tables
 from kilolayer.report.document import Table
+from kilolayer.report.registration_text import (
+    NOT_REGISTERED,
+    comparison_tables,
+    decision_counts,
+    registration_rows,
+)
 from kilolayer.report.reproduction_finding import finding_sentence
+from kilolayer.sweep.looks import RegisteredResult
 from kilolayer.sweep.results import TableResult
 from kilolayer.system.terminal import print_table, print_text
 
@@ -13,14 +20,24 @@ DROPPABLE_COLUMNS = ("95 % interval", "mean ± std", "p", "runs")
 """The columns that a narrow terminal leaves out, in this order."""
 
 
-def print_reproduction(findings: tuple[TableResult, ...]) -> None:
-    """Prints every table's figures, gaps, rankings and verdicts."""
+def print_reproduction(findings: tuple[TableResult, ...], registered: RegisteredResult | None = None) -> None:
+    """Prints every table's figures, gaps or registered decisions, rankings and verdicts."""
+    print_text("")
+    if registered is None:
+        print_text(NOT_REGISTERED)
+    else:
+        for name, text in registration_rows(registered.entries):
+            print_text(f"{name:<12} {text}", hanging=13)
+        print_text(f"\n{decision_counts(registered)}.")
     for table_findings in findings:
         print_text(f"\n{tables.table_label(table_findings)}: {table_findings.table.title}", style="bold")
         print_text(finding_sentence(table_findings))
         if table_findings.proxy:
             print_text(f"{table_findings.proxy}. Only rankings and gaps can be compared with the paper's.")
-        shown_tables = (*tables.figure_tables(table_findings), *compared.gap_tables(table_findings))
+        shown_tables = (
+            *tables.figure_tables(table_findings),
+            *comparison_tables(table_findings, registered),
+        )
         for table in shown_tables:
             print_captioned(table)
         notes = dict.fromkeys(table.note for table in shown_tables if table.note)

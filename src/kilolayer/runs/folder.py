@@ -1,6 +1,7 @@
 """A run's folder. It is self-sufficient: `Run(path).weights()` needs nothing else.
 
 config.json            the experiment
+registration.json      in a registered sweep, the registration under which the run began
 environment.json       versions, machine, command and date of every start
 metrics.jsonl          a line per epoch: figures that repeat bit for bit
 timing.jsonl           a line per epoch: clock readings
@@ -35,8 +36,8 @@ from kilolayer.training.experiment import Experiment
 from kilolayer.units.extensions import UnitFileError
 from kilolayer.values import from_json, to_json
 
-_FILES_OF_A_START = (".lock", "checkpoints", "snapshots", "environment.json")
-_UNFINISHED = (".config.json.", ".environment.json.")
+_FILES_OF_A_START = (".lock", "checkpoints", "snapshots", "environment.json", "registration.json")
+_UNFINISHED = (".config.json.", ".environment.json.", ".registration.json.")
 
 
 JSON_ERRORS = "backslashreplace"

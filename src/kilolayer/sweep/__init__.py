@@ -9,8 +9,17 @@ The folders of the runs are the record: whatever is killed, a sweep goes on from
 
 from __future__ import annotations
 
-from kilolayer.sweep.engine import Engine, SweepStopped, run_all
+from kilolayer.sweep.engine import Engine, SweepStopped, run_all, run_batches
 from kilolayer.sweep.processes import ProcessPool
 from kilolayer.sweep.run_spec import Outcome, RunSpec, read_progress
 
-__all__ = ["Engine", "Outcome", "ProcessPool", "RunSpec", "SweepStopped", "read_progress", "run_all"]
+__all__ = [
+    "Engine",
+    "Outcome",
+    "ProcessPool",
+    "RunSpec",
+    "SweepStopped",
+    "read_progress",
+    "run_all",
+    "run_batches",
+]

@@ -44,9 +44,23 @@ def run_all(
     Raises `SweepStopped` soon after `stop()` turns true, and `InputError` where a folder holds another run,
     before anything is written.
     """
-    check_folders(specs)
+    batches = iter((specs,))
+    return run_batches(lambda: next(batches, ()), engine, tick, stop)
+
+
+def run_batches(
+    next_batch: Callable[[], Sequence[RunSpec]],
+    engine: Engine,
+    tick: Tick = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Outcome]:
+    """As `run_all`, batch by batch: `next_batch` is asked when a batch has ended, until it names no run."""
+    outcomes: dict[str, Outcome] = {}
     try:
-        return _run_all(specs, engine, lambda: _tick_or_stop(tick, stop))
+        while specs := next_batch():
+            check_folders(specs)
+            outcomes |= _run_all(specs, engine, lambda: _tick_or_stop(tick, stop))
+        return outcomes
     finally:
         engine.close()
 

@@ -128,6 +128,11 @@ def check_free(reproduction: Reproduction) -> None:
 def save_request(reproduction: Reproduction) -> None:
     """Writes the request to its folder. Raises `InputError` as `check_free`."""
     check_free(reproduction)
+    write_request(reproduction)
+
+
+def write_request(reproduction: Reproduction) -> None:
+    """Writes the request, over another one too."""
     path = reproduction.folder / REQUEST_FILE
     if not path.is_file() or _read_request(path) != reproduction.request:
         durable.write_file(path, to_json(reproduction.request).encode())

@@ -19,6 +19,7 @@ from kilolayer.statistics import (
     judge_agreement,
     summarize_runs,
 )
+from kilolayer.sweep.comparable import comparison_groups, repeated_networks
 from kilolayer.sweep.reproduction import CellRuns, Reproduction, Trial
 from kilolayer.sweep.run_spec import RunProgress, read_progress
 
@@ -42,14 +43,7 @@ class TableResult:
     @cached_property
     def groups(self) -> dict[str, dict[str, CellResult]]:
         """The results to compare: by column its rows, or by row its columns where the baseline is one."""
-        across_columns = self.table.baseline in self.table.columns
-        groups: dict[str, dict[str, CellResult]] = {}
-        for cell in self.cells:
-            group, member = cell.cell.column, cell.cell.row
-            if across_columns:
-                group, member = member, group
-            groups.setdefault(group, {})[member] = cell
-        return groups
+        return comparison_groups(self.table, self.cells)
 
     @cached_property
     def same(self) -> dict[tuple[str, str], str]:
@@ -57,7 +51,9 @@ class TableResult:
         return {
             (group, name): duplicate
             for group, members in self.groups.items()
-            for name, duplicate in _duplicates(members, self.table.baseline)
+            for name, duplicate in repeated_networks(
+                {name: result.runs for name, result in members.items()}, self.table.baseline
+            ).items()
         }
 
     def same_as(self, result: CellResult) -> str:
@@ -88,29 +84,6 @@ class TableResult:
             chance=next(iter(members.values())).chance,
             not_in_paper={name for name, result in members.items() if not result.cell.in_paper},
         )
-
-
-def _duplicates(members: Mapping[str, CellResult], baseline: str) -> list[tuple[str, str]]:
-    """Members that repeat an earlier one; the baseline comes first."""
-    names = sorted(
-        (name for name, result in members.items() if result.states), key=lambda name: name != baseline
-    )
-    duplicates: dict[str, str] = {}
-    for position, name in enumerate(names):
-        before = (earlier for earlier in names[:position] if earlier not in duplicates)
-        earlier_name = next((earlier for earlier in before if _same(members[name], members[earlier])), None)
-        if earlier_name is not None:
-            duplicates[name] = earlier_name
-    return list(duplicates.items())
-
-
-def _same(first: CellResult, second: CellResult) -> bool:
-    """Whether the runs are equal, or the networks are equal while the paper's are different."""
-    if first.keys == second.keys:
-        return True
-    ours = [{trial.spec.experiment.network for trial, _ in result.states} for result in (first, second)]
-    papers = [{plan.network for plan in result.cell.plans} for result in (first, second)]
-    return ours[0] == ours[1] and papers[0] != papers[1]
 
 
 def table_results(reproduction: Reproduction) -> tuple[TableResult, ...]:

@@ -8,25 +8,53 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kilolayer.sweep.looks import RegisteredResult
 from kilolayer.sweep.reproduction import Reproduction
 from kilolayer.sweep.results import CellResult, TableResult
 from kilolayer.sweep.run_spec import RunSpec
 from kilolayer.values import to_json
 
 
-def results_as_json(reproduction: Reproduction, results: tuple[TableResult, ...], command: str) -> str:
-    """The request, the command, the environments of the runs, and the result of every run, as JSON text."""
+def results_as_json(
+    reproduction: Reproduction,
+    results: tuple[TableResult, ...],
+    command: str,
+    registered: RegisteredResult | None = None,
+) -> str:
+    """The request, the command, the environments of the runs, and the result of every run, as JSON text.
+
+    registered: the registration, its amendments and its decisions; null where the sweep has none.
+    """
     starts = read_provenance(reproduction.runs)
     recipes = dict.fromkeys(to_json(item.experiment.recipe) for item in reproduction.runs)
     value = {
         "command": command,
         "scale": reproduction.request.size.scale.describe(),
         "request": json.loads(to_json(reproduction.request)),
+        "registered": _registered(registered) if registered else None,
         "recipes": [json.loads(text) for text in recipes],
         "measured": asdict(starts) if starts else None,
         "tables": [_table(item) for item in results],
     }
     return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _registered(registered: RegisteredResult) -> dict[str, Any]:
+    return {
+        "entries": [
+            {
+                "sha256": entry.sha256,
+                "reason": entry.reason,
+                "differences": [asdict(difference) for difference in entry.differences],
+                "registration": json.loads(to_json(entry.registration)),
+            }
+            for entry in registered.entries
+        ],
+        "decisions": {
+            family.table: [asdict(decision) for decision in family.decisions]
+            for family in registered.families
+        },
+    }
 
 
 def _table(table: TableResult) -> dict[str, Any]:

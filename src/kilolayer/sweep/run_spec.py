@@ -12,6 +12,9 @@ from kilolayer.errors import InputError
 from kilolayer.training.experiment import Experiment
 from kilolayer.values import from_json
 
+REGISTRATION_FILE = "registration.json"
+"""What was fixed before the first run of a sweep: in its folder, and a copy in that of each run."""
+
 Outcome = Literal["done", "diverged", "failed", "stopped", "busy"]
 """How an attempt ended. The first three are results; "stopped" and "busy" runs go on later."""
 
@@ -82,11 +85,11 @@ def check_folders(specs: Iterable[RunSpec]) -> None:
 
 def _holds_other_files(path: Path) -> bool:
     # A run that was killed at its start leaves its lock, and perhaps an empty folder.
-    allowed = {".lock", "checkpoints"}
+    allowed = {".lock", "checkpoints", REGISTRATION_FILE}
     return path.exists() and (
         not path.is_dir() or any(_is_foreign(entry.name, allowed) for entry in path.iterdir())
     )
 
 
 def _is_foreign(name: str, allowed: set[str]) -> bool:
-    return name not in allowed and not name.startswith(".config.json.")
+    return name not in allowed and not name.startswith((".config.json.", f".{REGISTRATION_FILE}."))

@@ -1,0 +1,190 @@
+"""A sweep's registration in words, and its decisions as tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kilolayer.papers import Table as PaperTable
+from kilolayer.report.comparison_tables import gap_tables
+from kilolayer.report.document import Table
+from kilolayer.report.reproduction_tables import table_label
+from kilolayer.statistics import Decision
+from kilolayer.sweep.comparable import cell_label
+from kilolayer.sweep.looks import RegisteredResult
+from kilolayer.sweep.registration import Entry, Registration, read_entries
+from kilolayer.sweep.results import TableResult
+from kilolayer.system.terminal import print_text
+
+NOT_REGISTERED = (
+    "This sweep was not registered: its comparisons, its test and its number of runs were not fixed before "
+    "its first run."
+)
+PAIRING = (
+    "a seed gives every row the same order of images, the same crops and flips, and the same initial weights "
+    "if its layers with weights have the same shapes in the same order; a gate or a convolution on the "
+    "shortcut moves all initial weights"
+)
+DECISION_HEADER = ("comparison", "paper", "here", "interval", "n", "failed", "p", "decision")
+
+
+def registration_rows(entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
+    """The registration as pairs of a heading and a text, its amendments last."""
+    now = entries[-1].registration
+    first = entries[0]
+    rows = [
+        ("registered", f"{first.registration.date}, before the first run; SHA-256 {first.sha256}"),
+        ("comparisons", "; ".join(_families(now))),
+        ("test", _test(now)),
+        ("looks", _looks(now)),
+        ("failure", f"a test error above {now.fail_above:g} %"),
+        ("left out", now.exclusions),
+        ("runs", _runs(now)),
+        ("pairing", PAIRING),
+        *(("data", text) for text in _data(now)),
+        ("code", _code(now)),
+    ]
+    rows += [("amended", _amendment(entry)) for entry in entries[1:]]
+    return tuple(rows)
+
+
+def _families(now: Registration) -> Iterator[str]:
+    for family in now.families:
+        baselines = {a for a, _ in family.pairs}
+        against = f", all with “{baselines.pop()}”" if len(baselines) == 1 else ""
+        yield f"{len(family.pairs)} in {family.table}{against}"
+
+
+def _test(now: Registration) -> str:
+    rule = now.rule
+    margin = (
+        f"equivalent within ± {rule.margin:g} points"
+        if rule.margin is not None
+        else "no margin, so none can be equivalent"
+    )
+    level = f"{100 * rule.alpha:g} % for all comparisons of a table together (Holm)"
+    return f"{rule.test}, two-sided; {level}; {margin}"
+
+
+def _looks(now: Registration) -> str:
+    looks, seeds = now.rule.looks, ", ".join(map(str, now.request.seeds))
+    if len(looks) == 1:
+        return f"one, after {looks[0]} seeds ({seeds})"
+    after = f"{', '.join(map(str, looks[:-1]))} and {looks[-1]}"
+    return f"after {after} seeds ({seeds}); spending: {now.rule.spending}; what is decided is not run further"
+
+
+def _runs(now: Registration) -> str:
+    request, recipes = now.request, _recipes(now)
+    threads = "" if now.threads is None else f", {now.threads} thread{'s' * (now.threads > 1)} a run"
+    return (
+        f"{request.size.scale.describe()}; recipe {', '.join(recipes)}; {request.precision}, "
+        f"{request.kernels} kernels{threads}; the figure is the test error after the last step"
+    )
+
+
+def _recipes(now: Registration) -> dict[str, None]:
+    return dict.fromkeys(
+        f"{experiment.recipe.name} ({experiment.recipe.iterations:,} steps of {experiment.recipe.batch_size})"
+        for cell in now.cells
+        for experiment in cell.experiments
+    )
+
+
+def _data(now: Registration) -> Iterator[str]:
+    for data in now.data:
+        yield (
+            f"{data.name}: {data.training_images:,} training images ({data.training_set[:12]}), "
+            f"{data.test_images:,} test images ({data.test_set[:12]})"
+        )
+
+
+def _code(now: Registration) -> str:
+    number, *changed = now.code.commit.split(" ", 1)
+    commit = f", commit {' '.join((number[:12], *changed))}" if number else ""
+    return f"kilolayer {now.code.release}{commit}, source {now.code.sha256[:12]}, PyTorch {now.torch}"
+
+
+def _amendment(entry: Entry) -> str:
+    changes = "; ".join(f"{d.field} from {d.before} to {d.after}" for d in entry.differences)
+    return f"{entry.registration.date}: {entry.reason} ({changes})"
+
+
+def print_registration(folder: Path, *, stderr: bool = False) -> None:
+    """Prints the registration of the sweep in `folder`, a line for each part."""
+    for name, text in registration_rows(read_entries(folder)):
+        print_text(f"{name:<12} {text}", hanging=13, stderr=stderr)
+    print_text("", stderr=stderr)
+
+
+def comparison_tables(result: TableResult, registered: RegisteredResult | None) -> tuple[Table, ...]:
+    """The registered decisions of a registered sweep; the gaps between rows of any other."""
+    if registered is None:
+        return gap_tables(result)
+    table = decision_table(registered, result.table, table_label(result))
+    return () if table is None else (table,)
+
+
+def decision_table(registered: RegisteredResult, paper_table: PaperTable, heading: str) -> Table | None:
+    """The decisions on a table's comparisons, each beside the paper's gap; None where there are none."""
+    decisions = registered.of_table(paper_table.name)
+    if not decisions:
+        return None
+    cells = {cell_label(paper_table, cell): cell for cell in paper_table.cells}
+    fails = {name: cell.failed for name, cell in cells.items()}
+    reported = {name: cell.reported for name, cell in cells.items()}
+    rows = tuple(
+        (
+            f"{decision.b} − {decision.a}",
+            _paper_gap(reported, fails, decision),
+            *_figures(decision),
+            decision.text,
+        )
+        for decision in decisions
+    )
+    intervals = dict.fromkeys(decision.interval for decision in decisions if decision.interval)
+    note = (
+        f"Registered decisions. Interval: {'; '.join(intervals)}." if intervals else "Registered decisions."
+    )
+    return Table(
+        f"{heading}: registered comparisons, in points of error; positive: the first has more errors.",
+        DECISION_HEADER,
+        rows,
+        note,
+    )
+
+
+def _paper_gap(reported: dict[str, float | None], fails: dict[str, bool], decision: Decision) -> str:
+    if fails.get(decision.a) or fails.get(decision.b):
+        return "fail"
+    a, b = reported.get(decision.a), reported.get(decision.b)
+    return "–" if a is None or b is None else _signed(b - a)
+
+
+def _figures(decision: Decision) -> tuple[str, str, str, str, str]:
+    if decision.word == "not enough runs":
+        return ("–", "–", str(decision.n), "–", "–")
+    failed = " and ".join(map(str, decision.failed)) if any(decision.failed) else "0"
+    interval = f"{_signed(decision.low)} to {_signed(decision.high)}"
+    return (_signed(decision.difference), interval, str(decision.n), failed, f"{decision.p:.2g}")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def decision_counts(registered: RegisteredResult) -> str:
+    """How many comparisons are decided, and how."""
+    decisions = [decision for family in registered.families for decision in family.decisions]
+    words = Counter(_kind(decision) for decision in decisions)
+    counts = ", ".join(f"{count} {word}" for word, count in words.items())
+    return f"{len(decisions)} registered comparisons: {counts}"
+
+
+def _kind(decision: Decision) -> str:
+    if decision.word in ("A is better", "B is better"):
+        return "decided (one is better)"
+    if decision.final or decision.word == "equivalent":
+        return decision.word
+    return "not decided yet"
