@@ -182,6 +182,11 @@ def decision_counts(registered: RegisteredResult) -> str:
     return f"{len(decisions)} registered comparisons: {counts}"
 
 
+def decision_state(decision: Decision) -> str:
+    """A decision in words, and whether more runs are to come."""
+    return decision.text if decision.final else f"{decision.text}; more seeds to come"
+
+
 def _kind(decision: Decision) -> str:
     if decision.word in ("A is better", "B is better"):
         return "decided (one is better)"

@@ -8,7 +8,10 @@ from typing import Any
 from kilolayer.papers import Cell, Table, cell_experiments, count_cells, find_table, tables, training_flop
 from kilolayer.report.amounts import flop_text
 from kilolayer.report.document import Table as Shown
+from kilolayer.report.registration_text import decision_counts, decision_state, registration_rows
+from kilolayer.sweep.looks import next_runs, registered_result
 from kilolayer.sweep.reproduction import Reproduction, Trial
+from kilolayer.sweep.results import table_results
 from kilolayer.sweep.run_spec import RunProgress, read_progress
 from kilolayer.system.terminal import print_table, print_text
 
@@ -91,11 +94,32 @@ def print_reproduction_runs(reproduction: Reproduction, as_json: bool) -> int:
         f"{len(reproduction.runs)} runs, {num_finished} of them finished; {flop_text(total)} of training"
     )
     print_text(f"{progress}\n{reproduction.request.size.scale.describe()}")
+    _print_looks(reproduction)
     for name in dict.fromkeys((row["table"], row["column"]) for row in rows):
         print_text(f"\n{', '.join(name)}", style="bold")
         table_rows = (row for row in rows if (row["table"], row["column"]) == name)
         print_table(Shown("", RUN_HEADER, tuple(map(_run_cells, table_rows))), drop=("run", "training"))
     return 0
+
+
+def _print_looks(reproduction: Reproduction) -> None:
+    """Prints the registration of a registered sweep, what is decided, and what the next look still needs."""
+    results = table_results(reproduction)
+    registered = registered_result(reproduction, results)
+    if registered is None:
+        return
+    print_text("")
+    for name, text in registration_rows(registered.entries):
+        print_text(f"{name:<12} {text}", hanging=13)
+    print_text(f"\n{decision_counts(registered)}.")
+    for family in registered.families:
+        for decision in family.decisions:
+            print_text(f"  {decision.b}: {decision_state(decision)}", hanging=4)
+    left = next_runs(reproduction, registered.registration)
+    flop = flop_text(sum(training_flop(run.experiment) for run in left))
+    print_text(
+        f"The next look needs {len(left)} more runs ({flop})." if left else "No further run is needed."
+    )
 
 
 def _run_cells(row: dict[str, Any]) -> tuple[str, ...]:

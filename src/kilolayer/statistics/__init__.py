@@ -1,8 +1,7 @@
-"""Statistics of runs beside the papers' figures: intervals, permutation tests, agreement, rankings.
+"""Statistics of runs: decisions between rows, agreement with the papers' figures, intervals, power.
 
-Permutation tests, Kendall's τ and the bootstrap are written by hand in about 150 lines. `scipy.stats` has
-them too, but SciPy would be one more large dependency for these alone, and it does not say how small a
-p-value so few runs can reach, which the verdicts need.
+`scipy.stats` computes what it has: t tests, permutation tests, Kendall's τ, binomial tests and intervals, the
+noncentral t. It is imported when a figure is wanted, and not before.
 """
 
 from __future__ import annotations
@@ -15,13 +14,17 @@ from kilolayer.statistics.published import PublishedResult, Statistic
 if TYPE_CHECKING:
     from kilolayer.statistics.agreement import Agreement, RunSummary, judge_agreement, summarize_runs
     from kilolayer.statistics.comparison import Comparison, Ranking, RowPair, compare_with_paper
+    from kilolayer.statistics.intervals import Interval, median_interval, sign_flip_interval, t_interval
+    from kilolayer.statistics.paired import PairedDifference, paired_difference
     from kilolayer.statistics.permutation_tests import (
         holm_adjust,
         kendall_tau,
         kendall_tau_test,
         label_exchange_test,
+        least_pairs,
         sign_flip_test,
     )
+    from kilolayer.statistics.sequential import Decision, DecisionRule, decide
 
 _HOMES = {
     "Comparison": "comparison",
@@ -31,8 +34,18 @@ _HOMES = {
     "holm_adjust": "permutation_tests",
     "kendall_tau": "permutation_tests",
     "label_exchange_test": "permutation_tests",
+    "least_pairs": "permutation_tests",
     "sign_flip_test": "permutation_tests",
     "kendall_tau_test": "permutation_tests",
+    "Interval": "intervals",
+    "median_interval": "intervals",
+    "sign_flip_interval": "intervals",
+    "t_interval": "intervals",
+    "PairedDifference": "paired",
+    "paired_difference": "paired",
+    "Decision": "sequential",
+    "DecisionRule": "sequential",
+    "decide": "sequential",
     "RunSummary": "agreement",
     "Agreement": "agreement",
     "summarize_runs": "agreement",
@@ -44,17 +57,27 @@ __getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
 __all__ = [
     "Agreement",
     "Comparison",
+    "Decision",
+    "DecisionRule",
+    "Interval",
+    "PairedDifference",
     "PublishedResult",
     "Ranking",
     "RowPair",
     "RunSummary",
     "Statistic",
     "compare_with_paper",
+    "decide",
     "holm_adjust",
     "judge_agreement",
     "kendall_tau",
     "kendall_tau_test",
     "label_exchange_test",
+    "least_pairs",
+    "median_interval",
+    "paired_difference",
+    "sign_flip_interval",
     "sign_flip_test",
     "summarize_runs",
+    "t_interval",
 ]

@@ -11,11 +11,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations, product
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kilolayer.errors import InputError
+
 FloatArray = NDArray[np.float64]
+Alternative = Literal["two-sided", "less", "greater"]
 
 _MAX_EXACT = 50_000
 _DRAWS = 99_999
@@ -40,13 +44,17 @@ def _p_value(statistics: FloatArray, observed: float, exact: bool) -> float:
     return extreme / len(statistics) if exact else (extreme + 1) / (len(statistics) + 1)
 
 
-def sign_flip_test(differences: Sequence[float]) -> PValue:
-    """Two-sided test of the hypothesis that paired differences d are symmetric about 0.
+def sign_flip_test(differences: Sequence[float], alternative: Alternative = "two-sided") -> PValue:
+    """Test of the hypothesis that paired differences d are symmetric about 0.
 
         p = share of sign vectors s with |Σ sᵢ dᵢ| ≥ |Σ dᵢ|
 
     All 2^n sign vectors are used up to n = 15, random ones above. The smallest p of n pairs is 2/2^n: 0.25
     for three, 0.0625 for five, 0.03125 for six.
+
+    Args:
+        differences: one for each pair.
+        alternative: "greater" or "less" for a centre above or below 0; the smallest p is then 1/2^n.
 
     Source: Fisher 1935; Good 2005.
 
@@ -60,8 +68,22 @@ def sign_flip_test(differences: Sequence[float]) -> PValue:
         signs = np.array(list(product((1.0, -1.0), repeat=n)))
     else:
         signs = np.random.default_rng(_SEED).choice([1.0, -1.0], (_DRAWS, n))
-    p = _p_value(np.abs(signs @ values), abs(values.sum()), exact)
-    return PValue(p, 2 / 2**n if exact else 1 / (_DRAWS + 1), "sign flips")
+    sums, observed = signs @ values, float(values.sum())
+    if alternative == "two-sided":
+        sums, observed = np.abs(sums), abs(observed)
+    elif alternative == "less":
+        sums, observed = -sums, -observed
+    p = _p_value(sums, observed, exact)
+    return PValue(p, sign_flip_step(n, 2 if alternative == "two-sided" else 1), "sign flips")
+
+
+def sign_flip_step(n: int, sides: int = 2) -> float:
+    """The step in which the sign-flip test's p comes, which is the smallest that n pairs can reach.
+
+    >>> sign_flip_step(9) == 2 / 2**9
+    True
+    """
+    return sides / 2**n if 2**n <= _MAX_EXACT else 1 / (_DRAWS + 1)
 
 
 def label_exchange_test(a: Sequence[float], b: Sequence[float]) -> PValue:
@@ -162,3 +184,21 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (m - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def least_pairs(comparisons: int = 1, alpha: float = 0.05) -> int:
+    """The least number of pairs with which the sign-flip test can decide one of `comparisons` under Holm.
+
+        2/2^n ≤ α/m
+
+    Six for a single comparison at 5 %, nine for ten of them. Raises `InputError` for numbers out of range.
+
+    >>> least_pairs(), least_pairs(10)
+    (6, 9)
+    """
+    if comparisons < 1 or not 0 < alpha < 1:
+        raise InputError(f"{comparisons} comparisons at α = {alpha:g}; at least 1, and α between 0 and 1")
+    n = 1
+    while 2 / 2**n > alpha / comparisons * (1 + 1e-9):
+        n += 1
+    return n

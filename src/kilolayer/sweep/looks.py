@@ -48,19 +48,21 @@ def _by_label(result: TableResult) -> Mapping[str, CellResult]:
 def next_runs(reproduction: Reproduction, registration: Registration) -> tuple[RunSpec, ...]:
     """The runs that have not ended and that the next look of an undecided comparison needs, seed by seed.
 
-    A cell that is compared with none has all of its seeds run. Nothing is left when every comparison is
-    decided, or at its last look.
+    A cell whose runs are compared with none has all of its seeds run. Nothing is left when every comparison
+    is decided, or at its last look.
     """
     results = table_results(reproduction)
     wanted = _seeds_by_cell(registration, results)
-    every = set(registration.request.seeds)
+    labelled = [
+        ((result.table.name, label), cell) for result in results for label, cell in _by_label(result).items()
+    ]
+    compared = frozenset[str]().union(*(cell.keys for name, cell in labelled if name in wanted))
     unfinished: dict[str, tuple[int, RunSpec]] = {}
-    for result in results:
-        for label, cell in _by_label(result).items():
-            seeds = wanted.get((result.table.name, label), every)
-            for trial, state in cell.states:
-                if trial.seed in seeds and not state.is_finished:
-                    unfinished[trial.spec.key] = (registration.request.seeds.index(trial.seed), trial.spec)
+    for name, cell in labelled:
+        for trial, state in cell.states:
+            is_wanted = trial.seed in wanted[name] if name in wanted else trial.spec.key not in compared
+            if is_wanted and not state.is_finished:
+                unfinished[trial.spec.key] = (registration.request.seeds.index(trial.seed), trial.spec)
     return tuple(spec for _, spec in sorted(unfinished.values(), key=lambda item: item[0]))
 
 
