@@ -122,7 +122,7 @@ def test_exchanged_labels_by_hand() -> None:
 def test_many_runs_are_sampled_and_reproducible() -> None:
     a, b = [float(i) for i in range(20)], [float(i) + 0.5 for i in range(20)]
     assert label_exchange_test(a, b) == label_exchange_test(a, b)
-    assert sign_flip_test([1.0] * 20).p == pytest.approx(1e-5)
+    assert sign_flip_test([1.0] * 20).p == pytest.approx(2e-5)
     assert label_exchange_test(a, b).p > 0.5
 
 
@@ -265,8 +265,11 @@ def test_shifting_all_errors_changes_no_gap(shift: int) -> None:
     assert after.ranking == before.ranking
 
 
-def test_the_sampled_test_of_tau_nears_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = [1, 2, 3, 4, 5, 6], [2, 1, 3, 5, 4, 6]
-    exact = kendall_tau_test(x, y).p
-    monkeypatch.setattr("kilolayer.statistics.permutation_tests._MAX_EXACT", 1)
-    assert kendall_tau_test(x, y).p == pytest.approx(exact, abs=0.003)
+def test_the_sampled_test_of_tau_nears_scipys_exact_one() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    x, y = [1, 2, 3, 4, 5, 6, 7, 8, 9], [2, 1, 3, 5, 4, 9, 7, 6, 8]
+    exact = stats.kendalltau(x, y, method="exact", alternative="greater").pvalue
+    assert kendall_tau_test(x, y).p == pytest.approx(exact, rel=0.2)
+    assert kendall_tau_test(x[:6], [2, 1, 3, 5, 4, 6]).p == pytest.approx(
+        stats.kendalltau(x[:6], [2, 1, 3, 5, 4, 6], method="exact", alternative="greater").pvalue
+    )

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-MAX_ENUMERATED = 15
-"""Up to so many values every pattern of signs is used, 2^15 = 32,768; above, `DRAWS` random ones."""
-DRAWS = 49_999
+MAX_ENUMERATED = 16
+"""Up to so many values every pattern of signs is used, 2^16 = 65,536; above, `DRAWS` random ones."""
+DRAWS = 99_999
 SEED = 0
 
 

@@ -1,8 +1,8 @@
-"""Exact permutation tests, which assume nothing about the distribution of errors.
+"""Exact permutation tests, which assume nothing about the distribution of errors, and Holm's adjustment.
 
 A p-value is the share of rearrangements whose statistic is at least as extreme as the observed one, which is
 one of them. So with few runs p cannot be small, whatever they show; `PValue.smallest` says how small it can
-get.
+get. `scipy.stats.permutation_test` and `scipy.stats.kendalltau` compute them.
 """
 
 from __future__ import annotations
@@ -10,21 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations, product
-from typing import Literal
+from itertools import combinations
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kilolayer.errors import InputError
+from kilolayer.statistics.intervals import DRAWS, MAX_ENUMERATED, SEED, FloatArray
 
-FloatArray = NDArray[np.float64]
 Alternative = Literal["two-sided", "less", "greater"]
-
-_MAX_EXACT = 50_000
-_DRAWS = 99_999
-_SEED = 0
-_TOLERANCE = 1e-9  # rearrangements that differ by rounding only are ties
 
 
 @dataclass(frozen=True)
@@ -38,18 +32,12 @@ class PValue:
     """The test, in words."""
 
 
-def _p_value(statistics: FloatArray, observed: float, exact: bool) -> float:
-    extreme = int(np.sum(statistics >= observed - _TOLERANCE))
-    # Random rearrangements do not include the observed one; counting it keeps the test valid.
-    return extreme / len(statistics) if exact else (extreme + 1) / (len(statistics) + 1)
-
-
 def sign_flip_test(differences: Sequence[float], alternative: Alternative = "two-sided") -> PValue:
     """Test of the hypothesis that paired differences d are symmetric about 0.
 
         p = share of sign vectors s with |Σ sᵢ dᵢ| ≥ |Σ dᵢ|
 
-    All 2^n sign vectors are used up to n = 15, random ones above. The smallest p of n pairs is 2/2^n: 0.25
+    All 2^n sign vectors are used up to n = 16, random ones above. The smallest p of n pairs is 2/2^n: 0.25
     for three, 0.0625 for five, 0.03125 for six.
 
     Args:
@@ -61,20 +49,11 @@ def sign_flip_test(differences: Sequence[float], alternative: Alternative = "two
     >>> sign_flip_test([1.0, 2.0, 3.0]).p
     0.25
     """
-    values = np.asarray(differences, np.float64)
-    n = len(values)
-    exact = 2**n <= _MAX_EXACT
-    if exact:
-        signs = np.array(list(product((1.0, -1.0), repeat=n)))
-    else:
-        signs = np.random.default_rng(_SEED).choice([1.0, -1.0], (_DRAWS, n))
-    sums, observed = signs @ values, float(values.sum())
-    if alternative == "two-sided":
-        sums, observed = np.abs(sums), abs(observed)
-    elif alternative == "less":
-        sums, observed = -sums, -observed
-    p = _p_value(sums, observed, exact)
-    return PValue(p, sign_flip_step(n, 2 if alternative == "two-sided" else 1), "sign flips")
+    # SciPy takes no single value; a zero beside it changes no share.
+    values = np.array([*differences, *([0.0] if len(differences) == 1 else [])], np.float64)
+    p = _permutation_p((values,), np.sum, "samples", alternative)
+    step = sign_flip_step(len(differences), 2 if alternative == "two-sided" else 1)
+    return PValue(p, min(1.0, step), "sign flips")
 
 
 def sign_flip_step(n: int, sides: int = 2) -> float:
@@ -83,7 +62,7 @@ def sign_flip_step(n: int, sides: int = 2) -> float:
     >>> sign_flip_step(9) == 2 / 2**9
     True
     """
-    return sides / 2**n if 2**n <= _MAX_EXACT else 1 / (_DRAWS + 1)
+    return sides / (2**n if n <= MAX_ENUMERATED else DRAWS + 1)
 
 
 def label_exchange_test(a: Sequence[float], b: Sequence[float]) -> PValue:
@@ -102,17 +81,17 @@ def label_exchange_test(a: Sequence[float], b: Sequence[float]) -> PValue:
     """
     values, n, m = np.array([*a, *b], np.float64), len(a), len(a) + len(b)
     ways = math.comb(m, n)
-    exact = ways <= _MAX_EXACT
+    exact = ways <= DRAWS
     if exact:
         chosen = np.array(list(combinations(range(m), n)))
     else:
-        chosen = np.argsort(np.random.default_rng(_SEED).random((_DRAWS, m)), axis=1)[:, :n]
+        chosen = np.argsort(np.random.default_rng(SEED).random((DRAWS, m)), axis=1)[:, :n]
     sums = values[chosen].sum(axis=1)
     gaps = np.abs(sums / n - (values.sum() - sums) / (m - n))
-    p = _p_value(gaps, abs(float(np.mean(a) - np.mean(b))), exact)
+    p = float(np.mean(gaps >= abs(float(np.mean(a) - np.mean(b))) - 1e-9))
     # With equal sizes every division has a mirror image that is equally extreme.
     least = (2 if len(a) == len(b) else 1) / ways
-    return PValue(p, least if exact else 1 / (_DRAWS + 1), "exchanged labels")
+    return PValue(p, least if exact else 1 / (DRAWS + 1), "exchanged labels")
 
 
 def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
@@ -120,14 +99,15 @@ def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
 
         τ_b = (concordant − discordant pairs) / √(pairs not tied in x · pairs not tied in y)
 
-    Infinities are allowed and tie with one another. Source: Kendall 1945.
+    Infinities are allowed and tie with one another. Source: Kendall 1945; `scipy.stats.kendalltau`.
 
-    >>> kendall_tau([1, 2, 3], [1, 3, 2])
-    0.3333333333333333
+    >>> round(kendall_tau([1, 2, 3], [1, 3, 2]), 4)
+    0.3333
     """
-    a, b = _pairwise_signs(x), _pairwise_signs(y)
-    scale = math.sqrt(float(np.sum(a * a)) * float(np.sum(b * b)))
-    return float(np.sum(a * b)) / scale if scale else 0.0
+    from scipy import stats
+
+    tau = float(stats.kendalltau(x, y).statistic)
+    return 0.0 if math.isnan(tau) else tau
 
 
 def kendall_tau_test(x: Sequence[float], y: Sequence[float]) -> PValue:
@@ -138,35 +118,22 @@ def kendall_tau_test(x: Sequence[float], y: Sequence[float]) -> PValue:
     One-sided, since only agreement counts. All permutations are used up to n = 8, random ones above. The
     smallest p of n rows without ties is 1/n!.
 
-    >>> kendall_tau_test([1, 2, 3], [10, 20, 30]).p
-    0.16666666666666666
+    >>> round(kendall_tau_test([1, 2, 3], [10, 20, 30]).p, 4)
+    0.1667
     """
-    n = len(x)
-    exact = math.factorial(n) <= _MAX_EXACT
-    a, b = _pairwise_signs(x), _pairwise_signs(y)
-    rows, columns = np.triu_indices(n, 1)
-    orders = (
-        np.array(list(permutations(range(n))))
-        if exact
-        else np.argsort(np.random.default_rng(_SEED).random((_DRAWS, n)), axis=1)
-    )
-    x_signs = a[rows, columns]
-    sums = sum(
-        (
-            x_signs[k] * b[orders[:, i], orders[:, j]]
-            for k, (i, j) in enumerate(zip(rows, columns, strict=True))
-        ),
-        start=np.zeros(len(orders)),
-    )
-    p = _p_value(sums, float(np.sum(x_signs * b[rows, columns])), exact)
+    from scipy import stats
+
+    n, x_signs = len(x), _pairwise_signs(np.asarray(x, np.float64))
+
+    def concordant(ranks: FloatArray, axis: int) -> FloatArray:
+        # τ_b's denominator is the same for every permutation.
+        return np.asarray((x_signs * _pairwise_signs(np.moveaxis(ranks, axis, -1))).sum(axis=(-2, -1)))
+
+    # Ranks in place of values: infinities have no difference.
+    p = _permutation_p((stats.rankdata(y),), concordant, "pairings", "greater")
     ties = math.prod(math.factorial(list(x).count(value)) for value in set(x))
-    return PValue(p, ties / math.factorial(n) if exact else 1 / (_DRAWS + 1), "τ of dealt-out rows")
-
-
-def _pairwise_signs(values: Sequence[float]) -> FloatArray:
-    """sign(v_i − v_j) for every pair; infinities tie with one another."""
-    column = np.asarray(values, np.float64)[:, None]
-    return (column > column.T).astype(np.float64) - (column < column.T)
+    exact = math.factorial(n) <= DRAWS
+    return PValue(p, ties / math.factorial(n) if exact else 1 / (DRAWS + 1), "τ of dealt-out rows")
 
 
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
@@ -202,3 +169,30 @@ def least_pairs(comparisons: int = 1, alpha: float = 0.05) -> int:
     while 2 / 2**n > alpha / comparisons * (1 + 1e-9):
         n += 1
     return n
+
+
+def _permutation_p(
+    samples: tuple[FloatArray, ...],
+    statistic: Any,
+    kind: Literal["samples", "pairings"],
+    alternative: Alternative = "two-sided",
+) -> float:
+    from scipy import stats
+
+    found = stats.permutation_test(
+        samples,
+        statistic,
+        permutation_type=kind,
+        n_resamples=DRAWS,
+        vectorized=True,
+        batch=10_000,
+        alternative=alternative,
+        rng=np.random.default_rng(SEED),
+    )
+    return float(found.pvalue)
+
+
+def _pairwise_signs(values: FloatArray) -> FloatArray:
+    """sign(v_i − v_j) for every pair on the last axis; infinities tie with one another."""
+    first, second = values[..., :, None], values[..., None, :]
+    return (first > second).astype(np.float64) - (first < second)

@@ -49,7 +49,7 @@ class DecisionRule:
     like Pocock's. The levels add up to α, so the overall error is at most α however the looks depend on each
     other, for normal differences and any others for which the test of one look holds. (Boundaries that
     reckon with the looks' correlation are a little wider: with three looks the last level would be 4.6 %, not
-    3.8 %. Their values are exact for many pairs only; with t tests of 3, 6 and 9 pairs they err in 5.4 % of
+    3.8 %. Their values are exact for many pairs only; with t tests of 3, 6 and 9 pairs they err in 5.3 % of
     cases instead of 5 %.) The sign-flip test has p in steps of 2/2^n; what it cannot spend at one look is
     left for the next.
 
@@ -78,9 +78,7 @@ class DecisionRule:
 
     def __post_init__(self) -> None:
         if any(later <= earlier for earlier, later in pairwise((MIN_PAIRS - 1, *self.looks))):
-            raise InputError(
-                f"looks are {self.looks}; allowed: increasing numbers of pairs from {MIN_PAIRS} on"
-            )
+            raise InputError(f"looks are {self.looks}; allowed: increasing numbers from {MIN_PAIRS} on")
         if self.margin is not None and not 0 < self.margin < math.inf:
             raise InputError(f"margin is {self.margin:g}; allowed: above 0, in percentage points")
         if not 0 < self.alpha < 0.5:
@@ -103,16 +101,19 @@ class DecisionRule:
     def check(self, comparisons: int) -> None:
         """Raises `InputError` where no look can decide the first of so many comparisons, whatever the runs.
 
-        >>> DecisionRule((9,)).check(10)  # nine pairs can: 2/2^9 ≤ 0.05/10
+        >>> DecisionRule((6,)).check(10)
+        Traceback (most recent call last):
+        ...
+        kilolayer.errors.InputError: 6 pairs cannot decide any of 10 comparisons at α = 0.05 by sign flips...
         """
         if self.test == "paired t" or not self.looks:
             return
         levels = zip(self.looks, self.look_levels(comparisons), strict=True)
         if not any(_reaches(sign_flip_step(n), level) for n, level in levels):
+            least = least_pairs(comparisons, self.alpha)
             raise InputError(
                 f"{self.looks[-1]} pairs cannot decide any of {comparisons} comparisons at α = "
-                f"{self.alpha:g} by sign flips; allowed: {least_pairs(comparisons, self.alpha)} pairs or "
-                "more, or the paired t test"
+                f"{self.alpha:g} by sign flips; allowed: {least} pairs or more, or the paired t test"
             )
 
 
