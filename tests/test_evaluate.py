@@ -397,7 +397,8 @@ def example(classes: tuple[str, ...], images: int = 60, where: str = "photo") ->
     )  # fmt: skip
     pixels = torch.arange(images * 3 * 64).remainder(251).to(torch.uint8).view(images, 3, 8, 8)
     sample = EvaluationSample(where, "all", Images(pixels, labels), lambda i: f"{where} {i}", (where,))
-    return EvaluationResult(sample, classes, evaluation, answers, torch.linspace(0.5, 0.99, images).double())
+    probability = torch.linspace(0.5, 0.99, images).double()
+    return EvaluationResult(sample, classes, evaluation, answers, probability, torch.zeros(images))
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6, 25, 26, 1000])
@@ -439,7 +440,9 @@ def test_nothing_wrong_is_a_page_too() -> None:
     measurement = example(("a", "b"))
     labels = measurement.sample.images.labels
     evaluation = replace(measurement.evaluation, error=0.0, confusion=((30, 0), (0, 30)))
-    right = EvaluationResult(measurement.sample, ("a", "b"), evaluation, labels, measurement.probability)
+    right = EvaluationResult(
+        measurement.sample, ("a", "b"), evaluation, labels, measurement.probability, measurement.losses
+    )
     html = render_page(evaluation_page.build_evaluation_page(right, "run"))
     assert "0 of 60 images are misclassified" in html
     assert "<img" not in html

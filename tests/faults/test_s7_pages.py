@@ -146,7 +146,7 @@ def evaluated(text: str) -> Page:
     evaluation = Evaluation(3, 0.5, 100 / 3, 0.0, (1, 2), ((1, 0), (1, 1)))
     probability = torch.full((3,), 0.9).double()
     return evaluation_page.build_evaluation_page(
-        EvaluationResult(sample, (text, "b"), evaluation, answers, probability), text
+        EvaluationResult(sample, (text, "b"), evaluation, answers, probability, probability), text
     )
 
 

@@ -19,7 +19,8 @@ from kilolayer.cli.option_types import (
     Whole,
     check_positive,
 )
-from kilolayer.cli.options import EvaluationDataOptions
+from kilolayer.cli.options import EvaluationDataOptions, changed_flags
+from kilolayer.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class EvaluateOptions:
     """A run's folder, or a weights file (which needs --data)."""
     html: OptionalFile = None
     """Write a page too: the confusion matrix, each class, and the most confident mistakes as images."""
+    predictions: Switch = False
+    """Keep the prediction for every image of the run's test set in its folder, as training does now."""
     json: Switch = False
     """Print JSON."""
     unit: OwnUnit = None
@@ -52,10 +55,12 @@ def execute(options: EvaluateOptions) -> int:
     _check(options)
     from kilolayer.cli.evaluation_input import network_and_sample
     from kilolayer.report.evaluation_text import evaluation_json, print_evaluation
-    from kilolayer.runs.evaluation_result import evaluate_sample
+    from kilolayer.runs.evaluation_result import evaluate_sample, keep_predictions
 
     network, sample = network_and_sample(options.trained, options.images, options.foreign)
     measurement = evaluate_sample(network, sample, options.device, options.precision, options.batch_size)
+    if options.predictions:
+        keep_predictions(options.trained, measurement)
     if options.html is not None:
         from kilolayer.report.evaluation_page import write_evaluation_page
 
@@ -69,6 +74,14 @@ def execute(options: EvaluateOptions) -> int:
 
 def _check(options: EvaluateOptions) -> None:
     check_positive(options, "batch_size")
+    if options.predictions and (
+        not (Path(options.trained) / "config.json").is_file()
+        or next(changed_flags(options.images), None) is not None
+    ):
+        raise InputError(
+            "--predictions keeps those of a run's own test set in the run's folder; give a run, and leave "
+            "out the options for other images"
+        )
     if options.html is not None:
         from kilolayer.report.extra import check_installed
         from kilolayer.system import durable

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from kilolayer.data.evaluation_sample import EvaluationSample
 from kilolayer.errors import InputError
+from kilolayer.runs.folder import Run
+from kilolayer.runs.predictions import Predictions, write_predictions
 from kilolayer.runs.trained_network import TrainedNetwork, check_image_shape
 from kilolayer.system.message_text import quote
 from kilolayer.training import DistributedContext, Evaluation, choose_device, choose_precision, evaluate
 from kilolayer.training.calibration import Calibration, measure_calibration
 from kilolayer.training.class_metrics import ClassMetrics, compute_class_metrics, wilson_interval
+from kilolayer.training.evaluation import AnswerCollector
 from kilolayer.training.experiment import Precision
 
 
@@ -32,7 +35,7 @@ class EvaluationResult:
     """The evaluation of a network on `sample`. `classes` are the network's.
 
     `answers` (int64, shape (N,)) holds the most probable class of every image, `probability` (float64, shape
-    (N,)) the probability of that class.
+    (N,)) the probability of that class, `losses` (float32, shape (N,)) the cross-entropy.
     """
 
     sample: EvaluationSample
@@ -40,6 +43,7 @@ class EvaluationResult:
     evaluation: Evaluation
     answers: Tensor
     probability: Tensor
+    losses: Tensor
 
     @cached_property
     def metrics(self) -> list[ClassMetrics]:
@@ -112,11 +116,12 @@ def evaluate_sample(
     context = DistributedContext(choose_device(device))
     experiment, weights = network.experiment, network.weights
     check_image_shape(weights, *sample.images.pixels.shape[1:3])
-    rows: list[tuple[Tensor, Tensor]] = []
+    collector = AnswerCollector(sample.images, context, batch_size)
+    probabilities: list[Tensor] = []
 
     def observe(logits: Tensor) -> None:
-        top = logits.double().softmax(1).max(1)
-        rows.append((top.values.cpu(), top.indices.cpu()))
+        collector.observe(logits)
+        probabilities.append(logits.double().softmax(1).amax(1).cpu())
 
     evaluation = evaluate(
         weights.model.to(context.device),
@@ -131,13 +136,31 @@ def evaluate_sample(
         observe=observe,
     )
     assert evaluation is not None  # noqa: S101 - None only after a stop
-    probability, answers = (torch.cat(column) for column in zip(*rows, strict=True))
+    answers, losses = collector.gather()
     if sum(map(sum, evaluation.confusion)) < evaluation.images:
         raise InputError(f"the output of {network.name} is not finite, so it cannot be evaluated")
-    return EvaluationResult(sample, weights.classes, evaluation, answers, probability)
+    return EvaluationResult(sample, weights.classes, evaluation, answers, torch.cat(probabilities), losses)
 
 
 def _precision(network: TrainedNetwork, requested: str, context: DistributedContext) -> Precision:
     if requested == "auto":
         return network.experiment.precision if network.experiment else "fp32"
     return choose_precision(requested, context.device)
+
+
+def keep_predictions(folder: str, result: EvaluationResult) -> None:
+    """Writes the predictions of `result` to the folder of the run whose test set was evaluated.
+
+    Raises `InputError` where they do not give the error that the run recorded: other hardware, another number
+    of threads or another precision can turn a prediction that hangs in the balance.
+    """
+    run = Run.open(folder)
+    labels, recorded = result.sample.images.labels, (run.result() or {}).get("test_error")
+    predictions = Predictions(result.answers, labels, result.losses)
+    if recorded is None or abs(predictions.error - recorded) > 1e-9:
+        raise InputError(
+            f"--predictions: the error here is {predictions.error:.4f} %, and the run recorded "
+            f"{'none' if recorded is None else f'{recorded:.4f} %'}; use the run's device, threads and "
+            "precision"
+        )
+    write_predictions(run.path, predictions, result.sample.images.fingerprint())

@@ -8,6 +8,7 @@ timing.jsonl           a line per epoch: clock readings
 checkpoints/           the last two checkpoints: tensors, each with a manifest (`kilolayer.runs.checkpoints`)
 snapshots/             weights over the training, if you asked for them (`kilolayer.runs.snapshots`)
 weights.safetensors    the trained network
+predictions.safetensors  its class and loss for every test image (`kilolayer.runs.predictions`)
 result.json            the final figures; written last, so that a run that has it is finished
 """
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kilolayer.runs.folder import Run
+from kilolayer.runs.predictions import Predictions, write_predictions
 from kilolayer.runs.snapshots import write_due_snapshot
 from kilolayer.runs.start_environment import environment_differences, environment_record, peak_memory_bytes
 from kilolayer.runs.weights_file import write_weights
@@ -171,6 +172,11 @@ def _write_result(run: Run, trainer: Trainer, final: FinalMetrics | None) -> Non
         trainer.state.reported_weights,
         trainer.splits.classes,
         trainer.statistics.to("cpu"),
+    )
+    write_predictions(
+        run.path,
+        Predictions(final.answers, trainer.splits.test.labels, final.losses),
+        trainer.splits.test.fingerprint(),
     )
     rows, selected = run.metrics(), final.selected
     run.write_json(

@@ -76,7 +76,7 @@ def write_weights(
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     tensors |= {f"input.{name}": value.contiguous() for name, value in statistics.tensors().items()}
     description = WeightsHeader(network, classes)
-    described = replace(description, sha256=_checksum(tensors, to_json(description, indent=None)))
+    described = replace(description, sha256=tensors_checksum(tensors, to_json(description, indent=None)))
     # One entry: safetensors writes several in random order, and equal weights must be equal files.
     durable.write_file(path, save(tensors, {HEADER_KEY: to_json(described, indent=None)}))
 
@@ -97,7 +97,7 @@ def read_weights(path: str | Path) -> SavedNetwork:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     # Files of the first release have no checksum.
-    checksum_matches = description.sha256 in ("", _checksum(tensors, _unsigned(header[HEADER_KEY])))
+    checksum_matches = description.sha256 in ("", tensors_checksum(tensors, _unsigned(header[HEADER_KEY])))
     inputs = {name: tensors.pop(f"input.{name}", None) for name in ("mean", "scale")}
     if inputs["mean"] is None or inputs["scale"] is None:
         raise InputError(f"{path} has no input statistics (input.mean, input.scale)")
@@ -124,7 +124,7 @@ def _check_size(network: Network, tensors: Mapping[str, Tensor], path: Path) -> 
         )
 
 
-def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
+def tensors_checksum(tensors: Mapping[str, Tensor], header: str) -> str:
     """SHA-256 over the header's text without its checksum, then names, types, shapes and bytes by name."""
     digest = hashlib.sha256(header.encode(errors="replace"))
     for name, tensor in sorted(tensors.items()):

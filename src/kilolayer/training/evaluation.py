@@ -46,6 +46,40 @@ class Evaluation:
         ]
 
 
+BATCH_SIZE = 256
+"""Images in one batch of an evaluation."""
+NO_CLASS = 2**16 - 1
+"""The class of an image with a logit that is not finite."""
+
+
+class AnswerCollector:
+    """Collects the class that a network gives each image, and its loss, over all ranks of an evaluation.
+
+    Give its `observe` to `evaluate`, with the same images, context and batch size.
+    """
+
+    def __init__(self, images: Images, context: DistributedContext, batch_size: int = BATCH_SIZE) -> None:
+        self._images, self._context, self._batch_size = images, context, batch_size
+        self._next = context.rank * batch_size
+        self._answers = torch.zeros(len(images), dtype=torch.int64, device=context.device)
+        self._losses = torch.zeros(len(images), dtype=torch.float32, device=context.device)
+
+    def observe(self, logits: Tensor) -> None:
+        """Takes the logits of the next batch of this rank, (N, classes)."""
+        part = slice(self._next, self._next + self._batch_size)
+        labels = self._images.labels[part].to(logits.device)
+        finite = logits.isfinite().all(1)
+        self._answers[part] = torch.where(finite, logits.argmax(1), NO_CLASS)
+        self._losses[part] = functional.cross_entropy(logits, labels, reduction="none").float()
+        self._next += self._context.world_size * self._batch_size
+
+    def gather(self) -> tuple[Tensor, Tensor]:
+        """The classes, int64 (N,), and the losses, float32 (N,). Every rank must call it."""
+        # Each image is of one rank, and 0 on all others.
+        answers, losses = map(self._context.all_reduce, (self._answers, self._losses))
+        return answers.cpu(), losses.cpu()
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context in which a forward pass computes in `precision`: fp32, or bf16 over fp32 weights."""
     # Every weight is used once, so that its bf16 copy need not be kept for another use.
@@ -60,7 +94,7 @@ def evaluate(
     *,
     context: DistributedContext,
     num_classes: int,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     precision: Precision = "fp32",
     channels_last: bool = False,
     evaluation: EvaluationMode = "plain",

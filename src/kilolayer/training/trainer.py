@@ -37,7 +37,7 @@ from kilolayer.training.compilation import compile_units
 from kilolayer.training.cuda_graph import CudaRecorder, GraphReplay, graph_unavailable_reason
 from kilolayer.training.device import make_deterministic
 from kilolayer.training.distributed import DistributedContext
-from kilolayer.training.evaluation import Evaluation, autocast, evaluate
+from kilolayer.training.evaluation import AnswerCollector, Evaluation, autocast, evaluate
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.feasibility import check_feasible
 from kilolayer.training.memory_plan import apply_memory_plan
@@ -79,10 +79,16 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class FinalMetrics:
-    """The figures on the test set: of the last weights, and of those with the least validation error."""
+    """The figures on the test set: of the last weights, and of those with the least validation error.
+
+    answers, losses: the class that the last weights give each test image, int64 (N,), and its loss, float32
+        (N,).
+    """
 
     last: Evaluation
     selected: Evaluation | None
+    answers: Tensor
+    losses: Tensor
 
 
 def _never() -> bool:
@@ -260,11 +266,12 @@ class Trainer:
 
     def conclude(self, stop: Callable[[], bool] = _never) -> FinalMetrics | None:
         """The figures on the test set, which is read here; None if `stop()` turned true on the way."""
-        last = self.evaluate(self.splits.test, stop)
+        collector = AnswerCollector(self.splits.test, self.context)
+        last = self.evaluate(self.splits.test, stop, collector.observe)
         self._check_loss_of(last, "test")
         selected = self._evaluate_best(stop) if last and self.state.best_weights else None
         if last and (selected or not self.state.best_weights):
-            self.final = FinalMetrics(last, selected)
+            self.final = FinalMetrics(last, selected, *collector.gather())
         return self.final
 
     @property
@@ -348,17 +355,30 @@ class Trainer:
 
     # Evaluation
 
-    def evaluate(self, images: Images, stop: Callable[[], bool] = _never) -> Evaluation | None:
-        """The network with the weights whose errors are reported, on `images`; None if stopped."""
+    def evaluate(
+        self,
+        images: Images,
+        stop: Callable[[], bool] = _never,
+        observe: Callable[[Tensor], object] = lambda logits: None,
+    ) -> Evaluation | None:
+        """The network with the weights whose errors are reported, on `images`; None if stopped.
+
+        observe: called with the logits of every batch (`kilolayer.training.evaluate`).
+        """
         ema = self.state.ema
         with self._weights(ema.state) if ema else nullcontext():
-            return self._evaluate(images, stop)
+            return self._evaluate(images, stop, observe)
 
     def _evaluate_best(self, stop: Callable[[], bool]) -> Evaluation | None:
         with self._weights(self.state.best_weights):
             return self._evaluate(self.splits.test, stop)
 
-    def _evaluate(self, images: Images, stop: Callable[[], bool]) -> Evaluation | None:
+    def _evaluate(
+        self,
+        images: Images,
+        stop: Callable[[], bool],
+        observe: Callable[[Tensor], object] = lambda logits: None,
+    ) -> Evaluation | None:
         return evaluate(
             self.model,
             images,
@@ -369,6 +389,7 @@ class Trainer:
             channels_last=self.experiment.channels_last,
             evaluation=self.experiment.evaluation,
             stop=stop,
+            observe=observe,
         )
 
     @contextmanager

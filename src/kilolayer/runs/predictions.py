@@ -1,0 +1,83 @@
+"""A run's prediction for every test image, in its folder: predictions.safetensors, 6 bytes an image.
+
+With them the rows of a table are compared image by image, and the spread between trainings is told apart from
+the spread between test sets. Runs of earlier releases have none; `kilolayer evaluate RUN --predictions` adds
+them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from kilolayer.errors import InputError
+from kilolayer.runs.weights_file import HEADER_KEY, read_tensors, tensors_checksum
+from kilolayer.system import durable
+
+PREDICTIONS_FILE = "predictions.safetensors"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The class that a network gives each test image, the true class, and the loss, each of shape (N,).
+
+    The images have the data set's order. An image whose output was not finite has the class 65535.
+    test_set: SHA-256 of the images and labels, where the predictions were read from a file.
+
+    >>> Predictions(torch.tensor([3, 1]), torch.tensor([3, 2]), torch.tensor([0.1, 2.5])).error
+    50.0
+    """
+
+    answers: Tensor
+    labels: Tensor
+    losses: Tensor
+    test_set: str = ""
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Which images are misclassified, (N,)."""
+        return np.asarray((self.answers != self.labels).numpy(), np.bool_)
+
+    @property
+    def error(self) -> float:
+        """The share of misclassified images, in percent."""
+        return float(100 * self.wrong.mean())
+
+
+def write_predictions(run: Path, predictions: Predictions, test_set: str) -> None:
+    """Writes predictions to the folder of a run: uint16 classes, float16 losses, and a checksum over all."""
+    most = torch.finfo(torch.float16).max
+    tensors = {
+        "answers": predictions.answers.to(torch.uint16),
+        "labels": predictions.labels.to(torch.uint16),
+        "losses": predictions.losses.nan_to_num(most).clamp(max=most).to(torch.float16),
+    }
+    header = {"test_set": test_set, "sha256": tensors_checksum(tensors, test_set)}
+    durable.write_file(run / PREDICTIONS_FILE, save(tensors, {HEADER_KEY: json.dumps(header)}))
+
+
+def read_predictions(run: str | Path) -> Predictions | None:
+    """The predictions in the folder of a run; None where it has none.
+
+    Raises `InputError` where the file is damaged.
+    """
+    path = Path(run) / PREDICTIONS_FILE
+    if not path.exists():
+        return None
+    tensors, metadata = read_tensors(path)
+    try:
+        header = json.loads(metadata[HEADER_KEY])
+        intact = header["sha256"] == tensors_checksum(tensors, header["test_set"])
+        answers, labels, losses = (tensors[name] for name in ("answers", "labels", "losses"))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise InputError(f"{path} is damaged, or was not written by kilolayer; remove it") from None
+    if not intact or not answers.shape == labels.shape == losses.shape:
+        raise InputError(f"{path} is damaged: its checksum is not the one in its header; remove it")
+    return Predictions(answers.long(), labels.long(), losses.float(), header["test_set"])
