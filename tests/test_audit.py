@@ -278,7 +278,7 @@ def test_a_network_without_additions_is_said_to_be_one():
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
     report = audit_model(nn.Sequential(clean.conv(3, 8, 3), nn.ReLU(), *head), "vgg")
     assert codes(report, "note") == {"no-residual-addition"}
-    assert (report.content.depth, report.clean) == (2, True)
+    assert (report.content.depth, report.outcome, report.clean) == (2, "nothing told", False)
 
 
 def test_a_model_that_wants_another_image_gets_it():

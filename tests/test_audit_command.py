@@ -69,7 +69,8 @@ def test_what_cannot_be_audited_is_refused_in_one_line(subject, said, tmp_path, 
         "from torch import nn\n"
         "number = 3\n"
         "def failing():\n    return 1 / 0\n"
-        "def texts():\n    return nn.Embedding(3, 4)\n"
+        "class Texts(nn.Module):\n    def forward(self, text):\n        return text.upper()\n"
+        "def texts():\n    return Texts()\n"
     )
     (tmp_path / "broken.py").write_text("def make(:\n")
     (tmp_path / "raising.py").write_text("raise KeyError('x')\n")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Severity = Literal["fault", "deviation", "note"]
+Outcome = Literal["clean", "faults", "nothing told"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class NearestNetwork:
     """The choices beside the name, as `kilolayer.networks.describe` takes them."""
     parameters: int
     """Its parameters, with as many classes and input channels as the audited network."""
-    identical: bool
-    """Whether both compute the same function of input and weights."""
+    identical: bool | None
+    """Whether both compute the same function of input and weights; None where weights alone cannot tell."""
     differences: tuple[str, ...]
     """The differences in words."""
 
@@ -61,7 +62,7 @@ class NetworkContent:
 
     parameters: int
     depth: int | None = None
-    """Weight layers, counted as the papers count them."""
+    """Weight layers on the longest path, as the papers count them; None where they cannot be counted."""
     family: str | None = None
     """"plain", "ResNeXt", "wide", "v2 (pre-activation)" or "v1"."""
     arrangement: str | None = None
@@ -86,8 +87,13 @@ class NetworkContent:
     """The layers before the first unit, in words."""
     stages: tuple[StageContent, ...] = ()
     classes: int | None = None
+    """The size of a lone output (N, classes) that a fully-connected layer puts out."""
     in_chans: int | None = None
     """Channels of the input image."""
+    outputs: tuple[str, ...] = ()
+    """The shapes of the outputs, with their names, if the network is no classifier with one output."""
+    structure: str | None = None
+    """What a network is that is none of the papers', by its structure, as "DenseNet: …" or "not known: …"."""
 
 
 @dataclass(frozen=True)
@@ -107,5 +113,12 @@ class AuditReport:
 
     @property
     def clean(self) -> bool:
-        """Whether no finding is a fault."""
-        return all(finding.severity != "fault" for finding in self.findings)
+        """Whether the network was compared with the papers', and no finding is a fault."""
+        return self.outcome == "clean"
+
+    @property
+    def outcome(self) -> Outcome:
+        """ "faults"; "nothing told" where the auditor compared nothing with the papers' networks; "clean"."""
+        if any(finding.severity == "fault" for finding in self.findings):
+            return "faults"
+        return "clean" if self.nearest else "nothing told"

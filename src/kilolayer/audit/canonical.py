@@ -132,14 +132,14 @@ ACTIVATIONS = (
     "gelu",
     "elu",
     "leaky relu",
-    "hardtanh",
+    "relu6",
     "hardswish",
     "prelu",
     "selu",
     "mish",
     "softplus",
 )
-NORMALISATIONS = ("native group norm", "native layer norm", "group norm", "layer norm")
+NORMALISATIONS = ("group norm", "layer norm", "instance norm", "frozen batch norm")
 
 
 def _letter(layer: AuditLayer) -> str:

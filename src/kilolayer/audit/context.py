@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from kilolayer.audit.audit_report import Severity
 from kilolayer.audit.canonical import CanonicalNetwork, layer_pattern, without_biases
 from kilolayer.audit.identify import BranchShapes, DescriptionFit
 from kilolayer.audit.layer_reader import AVERAGE_POOLING, AuditLayers, LinearLayer, OtherLayer
 from kilolayer.audit.nearest import NearestCandidate
-from kilolayer.audit.network_label import NetworkLabel
+from kilolayer.audit.network_label import NetworkLabel, label_base
 from kilolayer.audit.traced_units import TracedNetwork
 from kilolayer.units import ops as op
 
@@ -30,6 +31,11 @@ class AuditContext:
     fit: DescriptionFit | None = None
     nearest: NearestCandidate | None = None
     label: NetworkLabel | None = None
+    text: str = ""
+    """What the network calls itself."""
+    has_one_output: bool = True
+    additions: int = 0
+    """The additions of maps in the whole graph, in units or not."""
 
     @cached_property
     def canonical_without_biases(self) -> CanonicalNetwork:
@@ -49,6 +55,19 @@ class AuditContext:
             i for i, layer in enumerate(layers) if layer == AVERAGE_POOLING or isinstance(layer, LinearLayer)
         ]
         return layers[: stops[0]] if stops else layers
+
+    @cached_property
+    def fault_or_deviation(self) -> Severity:
+        """The severity of a departure from the papers' units.
+
+        A network whose units hold other layers, or whose name is a variant's, is none of the papers'.
+        """
+        units = self.canonical.units
+        foreign = any(
+            isinstance(layer, OtherLayer) for unit in units for layer in (*unit.h, *unit.F, *unit.g)
+        )
+        is_papers = self.fit is not None and self.fit.arrangement is not None
+        return "fault" if is_papers and not foreign and label_base(self.text) != "variant" else "deviation"
 
     def lacks_final_activation(self) -> bool:
         """Whether a pre-activation network does not end in one more activation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,11 @@ from kilolayer.errors import InputError
 FACTORY_OPS = {
     "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like",
     "new_empty", "new_zeros", "new_ones", "new_full",
+}  # fmt: skip
+# Operators that hand a tensor on as it is, in another layout or type.
+VIEW_OPS = {
+    "alias", "clone", "contiguous", "detach", "expand", "getitem", "lift_fresh", "lift_fresh_copy", "permute",
+    "reshape", "squeeze", "t", "_to_copy", "transpose", "unsqueeze", "view", "_unsafe_view", "_reshape_alias",
 }  # fmt: skip
 RANDOM_OPS = {"bernoulli", "rand", "randn", "rand_like", "randn_like", "native_dropout", "uniform"}
 
@@ -45,14 +50,31 @@ class DataflowGraph:
     def __init__(self, trace: Trace) -> None:
         self.constants = trace.constants
         self.parameters = trace.parameters
+        self.tensors = trace.tensors
         self.nodes: dict[fx.Node, GraphNode] = {}
         for fx_node in trace.graph.nodes:
             self._add(fx_node)
-        [output] = trace.graph.output_node().all_input_nodes
-        if output not in self.nodes:
+        self.outputs = self._outputs(trace)
+        if not self.outputs:
             raise InputError("the model's output does not depend on the image")
-        self.output = self.nodes[output]
+        self.output = self._end(trace.graph.output_node(), tuple(self.outputs.values()))
         self.trunk = self._trunk()
+
+    def _outputs(self, trace: Trace) -> dict[str, GraphNode]:
+        """The outputs that depend on the image, by name."""
+        [nodes] = trace.graph.output_node().args
+        named = zip(trace.outputs, nodes, strict=True)  # type: ignore[arg-type]
+        return {name: self.nodes[node] for name, node in named if node in self.nodes}
+
+    def _end(self, fx_node: fx.Node, outputs: tuple[GraphNode, ...]) -> GraphNode:
+        """The output; of several, a node in which they meet."""
+        if len(set(outputs)) == 1:
+            return outputs[0]
+        end = GraphNode(len(self.nodes), "output", fx_node, tuple(dict.fromkeys(outputs)))
+        end.dominator = _common_dominator(end.inputs)
+        end.level = end.dominator.level + 1
+        self.nodes[fx_node] = end
+        return end
 
     def _add(self, fx_node: fx.Node) -> None:
         if fx_node.op == "placeholder":
@@ -64,7 +86,7 @@ class DataflowGraph:
         name = op_name(fx_node)
         if fx_node.op != "call_function" or not inputs or _is_factory(fx_node, name):
             return
-        if fx_node.target is operator.getitem and fx_node.args[1] == 0:
+        if fx_node.target is operator.getitem and fx_node.args[1] == 0 and _is_lone_output(fx_node):
             inputs[0].fx, inputs[0].shape = fx_node, _shape(fx_node)
             self.nodes[fx_node] = inputs[0]
             return
@@ -89,14 +111,32 @@ class DataflowGraph:
 
     def parameter_name(self, fx_node: Any) -> str | None:
         """The name of the parameter that a weight is, or is computed from."""
+        return next(
+            (name for name in map(self._name_in(self.parameters), self._sources(fx_node)) if name), None
+        )
+
+    def tensor_name(self, fx_node: Any) -> str | None:
+        """The name of the parameter or buffer that a constant is, or is computed from."""
+        return next((name for name in map(self._name_in(self.tensors), self._sources(fx_node)) if name), None)
+
+    def _name_in(self, names: Mapping[int, str]) -> Callable[[fx.Node], str | None]:
+        return lambda node: names.get(id(self.constants[node])) if node.op == "get_attr" else None
+
+    def _sources(self, fx_node: Any) -> Iterator[fx.Node]:
+        """A node and all nodes that it is computed from, as far as they do not depend on the image."""
         waiting = [fx_node] if isinstance(fx_node, fx.Node) else []
+        seen = set(waiting)
         while waiting:
             at = waiting.pop()
-            name = self.parameters.get(id(self.constants[at])) if at.op == "get_attr" else None
-            if name:
-                return name
-            waiting.extend(input_node for input_node in at.all_input_nodes if input_node not in self.nodes)
-        return None
+            yield at
+            fresh = [node for node in at.all_input_nodes if node not in self.nodes and node not in seen]
+            seen.update(fresh)
+            waiting.extend(fresh)
+
+    def computed_by(self, fx_node: Any) -> str | None:
+        """The operator, beyond views and copies, that computes a constant; None for a stored one."""
+        operators = (op_name(node) for node in self._sources(fx_node) if node.op == "call_function")
+        return next((name for name in operators if name not in VIEW_OPS), None)
 
     def used_parameters(self) -> set[str]:
         """The names of the parameters that the pass has read."""
@@ -104,18 +144,22 @@ class DataflowGraph:
 
     def is_random(self, fx_node: Any) -> bool:
         """Whether a constant was drawn at random, as dropout's mask is."""
-        waiting = [fx_node] if isinstance(fx_node, fx.Node) and fx_node not in self.nodes else []
-        while waiting:
-            at = waiting.pop()
-            if op_name(at) in RANDOM_OPS:
-                return True
-            waiting.extend(input_node for input_node in at.all_input_nodes if input_node not in self.nodes)
-        return False
+        if not isinstance(fx_node, fx.Node) or fx_node in self.nodes:
+            return False
+        return any(op_name(node) in RANDOM_OPS for node in self._sources(fx_node))
 
-    def replay(self, target: GraphNode, overrides: Mapping[GraphNode, Tensor]) -> Tensor:
-        """The output of `target` if the nodes in `overrides` put out these tensors instead of their own."""
-        output: Tensor = self._evaluate(target.fx, {node.fx: value for node, value in overrides.items()})
-        return output
+    def replay(self, target: GraphNode, overrides: Mapping[GraphNode, Tensor]) -> Tensor | None:
+        """The output of `target` if the nodes in `overrides` put out these tensors instead of their own.
+
+        None where an operator on the way does not take such a tensor, or where the output holds no floats.
+        """
+        if target.op == "output":
+            return None
+        try:
+            output = self._evaluate(target.fx, {node.fx: value for node, value in overrides.items()})
+        except Exception:  # a foreign operator may raise anything at a signal that is not its own
+            return None
+        return output if isinstance(output, Tensor) and output.is_floating_point() else None
 
     def _evaluate(self, target: fx.Node, values: dict[fx.Node, Any]) -> Any:
         waiting = [target]
@@ -164,6 +208,11 @@ def op_name(fx_node: fx.Node) -> str:
     return (
         schema.name.partition("::")[2] if schema else getattr(fx_node.target, "__name__", str(fx_node.target))
     )
+
+
+def _is_lone_output(fx_node: fx.Node) -> bool:
+    """Whether no other output of the same operator is read, as those of BN and max-pooling are not."""
+    return not any(other.users for other in fx_node.args[0].users if other is not fx_node)  # type: ignore[union-attr]
 
 
 def _is_factory(fx_node: fx.Node, name: str) -> bool:

@@ -98,7 +98,7 @@ def fit_description(canonical: CanonicalNetwork, gate_bias: float = 0.0) -> Desc
         Stage(count, width, first.stride)
         for count, width, first in zip(shapes.counts, widths, shapes.first_of_stages, strict=True)
     )
-    linear = next((layer for layer in canonical.tail if isinstance(layer, LinearLayer)), None)
+    linear = next((layer for layer in reversed(canonical.tail) if isinstance(layer, LinearLayer)), None)
     channels = next(layer for layer in canonical.units[0].edge if isinstance(layer, op.Conv)).in_channels
     unit = Unit(branch, downsample=Projection())
     classes = linear.out_features if linear else 1

@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from kilolayer.audit.audit_report import AuditReport, NearestNetwork, NetworkContent, StageContent
-from kilolayer.audit.canonical import CanonicalNetwork, canonical_trace, convolutions, without_biases
+from kilolayer.audit.canonical import CanonicalNetwork, canonical_trace, without_biases
 from kilolayer.audit.context import AuditContext, layers_text
 from kilolayer.audit.dataflow import DataflowGraph
-from kilolayer.audit.identify import DescriptionFit, fit_description, read_branch_shapes
+from kilolayer.audit.identify import fit_description, read_branch_shapes
 from kilolayer.audit.layer_reader import LinearLayer
 from kilolayer.audit.nearest import NearestCandidate, find_nearest, shortcut_option
 from kilolayer.audit.network_label import read_label
 from kilolayer.audit.rules import collect_findings
-from kilolayer.audit.trace import trace_model
+from kilolayer.audit.structure import (
+    GraphStructure,
+    count_additions,
+    count_depth,
+    describe_structure,
+    hidden_additions,
+)
+from kilolayer.audit.trace import Trace, trace_model
 from kilolayer.audit.traced_units import find_units
 from kilolayer.networks.description import Network
 from kilolayer.units import ops as op
@@ -48,22 +56,64 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
     units = find_units(graph)
     canonical = canonical_trace(units)
     gate_bias = next((unit.gate_bias for unit in units.units if unit.g), 0.0)
-    description_fit = fit_description(canonical, gate_bias) if canonical.units else None
+    is_whole = bool(canonical.units) and not _hides_weights(canonical) and not hidden_additions(graph, units)
+    description_fit = fit_description(canonical, gate_bias) if is_whole else None
     nearest = find_nearest(description_fit.network) if description_fit else None
-    names = {name for name, _ in model.named_parameters()}
+    names = set(graph.parameters.values())
     context = AuditContext(
         traced=units,
         canonical=canonical,
-        parameters=sum(tensor.numel() for tensor in model.parameters()),
+        parameters=sum(tensor.numel() for tensor in model.parameters() if not is_lazy(tensor)),
         unused=tuple(sorted(names - graph.used_parameters())),
         branch_shapes=read_branch_shapes(canonical) if canonical.units else None,
         fit=description_fit,
         nearest=nearest,
         label=read_label(label),
+        text=label,
+        has_one_output=len(graph.outputs) == 1,
+        additions=count_additions(graph),
     )
+    content = _with_measures(network_content(context), context, graph, traced)
     return AuditReport(
-        label, "traced", network_content(context), nearest_network(context), collect_findings(context)
+        label,
+        "traced",
+        content,
+        nearest_network(context),
+        collect_findings(context),
+        traced.remarks,
     )
+
+
+def _hides_weights(canonical: CanonicalNetwork) -> bool:
+    """Whether weight layers stand in paths that meet between units: then the units are not all of it."""
+    between = [layer for unit in canonical.units for layer in unit.edge]
+    return any(isinstance(layer, op.ParallelPaths) or getattr(layer, "weights", 0) > 1 for layer in between)
+
+
+def _with_measures(
+    content: NetworkContent, context: AuditContext, graph: DataflowGraph, traced: Trace
+) -> NetworkContent:
+    """`content` with what is counted in the graph: depth, outputs, input channels, structure."""
+    structure = GraphStructure(graph, context.traced)
+    shapes = {name: node.shape for name, node in graph.outputs.items()}
+    single = next(iter(shapes.values())) if len(shapes) == 1 else ()
+    linear = next(
+        (layer for layer in reversed(context.canonical.tail) if isinstance(layer, LinearLayer)), None
+    )
+    is_classifier = len(single) == 2 and linear is not None and linear.out_features == single[1]
+    return replace(
+        content,
+        depth=count_depth(structure),
+        classes=single[1] if is_classifier else None,
+        in_chans=traced.channels or None,
+        outputs=() if is_classifier else tuple(_output_text(name, shape) for name, shape in shapes.items()),
+        structure=None if context.fit else describe_structure(structure),
+    )
+
+
+def _output_text(name: str, shape: tuple[int, ...]) -> str:
+    sizes = "×".join(map(str, shape)) or "one number"
+    return f"{name}: {sizes}" if name else sizes
 
 
 def nearest_network(context: AuditContext) -> NearestNetwork | None:
@@ -88,23 +138,8 @@ def _parameters_as_given(candidate: NearestCandidate, network: Network) -> int:
 
 
 def network_content(context: AuditContext) -> NetworkContent:
-    """What the network is, in plain values."""
-    linear = next((layer for layer in context.canonical.tail if isinstance(layer, LinearLayer)), None)
-    first = next(
-        iter(
-            convolutions(
-                (*(context.canonical.units[0].edge if context.canonical.units else context.canonical.tail),)
-            )
-        ),
-        None,
-    )
-    common = NetworkContent(
-        parameters=context.parameters,
-        depth=_depth(context.canonical, context.fit),
-        stages=_stages(context),
-        classes=linear.out_features if linear else None,
-        in_chans=first.in_channels if first else None,
-    )
+    """What the units say that the network is, in plain values."""
+    common = NetworkContent(parameters=context.parameters)
     return _with_description(common, context) if context.fit else common
 
 
@@ -126,6 +161,9 @@ def _with_description(common: NetworkContent, context: AuditContext) -> NetworkC
         shortcut=str(network.unit.h),
         option=shortcut_option(network),
         stem=layers_text(context.canonical.units[0].edge),
+        depth=network.depth,
+        stages=_stages(context),
+        in_chans=network.in_chans,
     )
 
 
@@ -140,34 +178,9 @@ def family_name(network: Network) -> str:
     return "v2 (pre-activation)" if network.unit.arrangement.before else "v1"
 
 
-def _depth(canonical: CanonicalNetwork, fit: DescriptionFit | None) -> int:
-    """The number of weight layers, without those of shortcuts."""
-    stem = canonical.units[0].edge if canonical.units else ()
-    if fit and len(list(convolutions(stem))) == 1:
-        return fit.network.depth
-    units = sum(len(_main_convolutions(unit.F)) for unit in canonical.units)
-    linear = sum(isinstance(layer, LinearLayer) for layer in canonical.tail)
-    return len(_main_convolutions(stem)) + units + len(_main_convolutions(canonical.tail)) + linear
-
-
-def _main_convolutions(layers: tuple[object, ...]) -> list[object]:
-    main: list[object] = []
-    for layer in layers:
-        if isinstance(layer, op.Conv):
-            main.append(layer)
-        elif isinstance(layer, op.ParallelPaths):
-            main.extend(convolutions(layer.paths[0]))
-    return main
-
-
 def _stages(context: AuditContext) -> tuple[StageContent, ...]:
-    if context.branch_shapes is None:
-        return ()
-    widths = (
-        [stage.width for stage in context.fit.network.stages]
-        if context.fit
-        else [None] * len(context.branch_shapes.stage_starts)
-    )
+    assert context.fit is not None and context.branch_shapes is not None  # noqa: S101, PT018 - the caller asked
+    widths = [stage.width for stage in context.fit.network.stages]
     firsts = zip(widths, context.branch_shapes.counts, context.branch_shapes.first_of_stages, strict=True)
     return tuple(
         StageContent(count, width, shape.inner, shape.out, shape.stride) for width, count, shape in firsts

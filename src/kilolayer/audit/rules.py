@@ -17,15 +17,19 @@ from kilolayer.audit.nearest import (
     single_path,
     stem_words,
 )
-from kilolayer.audit.network_label import NetworkLabel
+from kilolayer.audit.network_label import NetworkLabel, label_base
 from kilolayer.networks.description import Network, Stem
-from kilolayer.units.branch import Aggregated, Basic
+from kilolayer.units.branch import Aggregated, Basic, Bottleneck
+from kilolayer.units.shortcut import Zero
 
 
 def label_findings(context: AuditContext) -> Iterator[AuditFinding]:
     """Contradictions between name and network: depth, block, arrangement, cardinality, width."""
     label, fit = context.label, context.fit
-    if label is None or fit is None:
+    if label is None:
+        return
+    if fit is None:
+        yield from _label_without_units(context, label)
         return
     actual, expected = [], []
     for is_so, expectation in _contradictions(label, fit.network):
@@ -44,21 +48,44 @@ def label_findings(context: AuditContext) -> Iterator[AuditFinding]:
         )
 
 
+def _label_without_units(context: AuditContext, label: NetworkLabel) -> Iterator[AuditFinding]:
+    """A residual network's name on a network in which no two paths are added."""
+    if (
+        context.additions == 0
+        and context.traced.units == ()
+        and label_base(label.text) == "papers"
+        and not label.plain
+    ):
+        text = f"calls itself {label.text}, but nothing is added to anything in it"
+        yield AuditFinding("fault", "label", text, "", "a residual network adds its shortcuts (P1, Eq. 1)")
+
+
 def _contradictions(label: NetworkLabel, network: Network) -> Iterator[tuple[str, str]]:
     """Pairs in words: what the network has, and what its name says."""
     branch = by_first_stage(network)
-    if label.depth != network.depth:
+    stages = len(network.stages)
+    if label.counts_depth and label.depth != network.depth:
         yield f"has {network.depth} layers", f"{label.depth} layers"
-    named_network = label.network(len(network.stages))
+    named_network = label.network(stages) if label.claims_block(stages) else None
     block = single_path(named_network.unit.branch) if named_network else branch
-    if named_network and type(block) is not type(branch) and not _is_named_variant(label, network):
+    if label.aggregated and not label.cardinality and not isinstance(branch, Aggregated):
+        yield f"is made of {branch_words(branch)}", "aggregated bottlenecks"
+    elif named_network and type(block) is not type(branch) and not _is_named_variant(label, network):
         yield f"is made of {branch_words(branch)}", f"{branch_words(named_network.unit.branch)} units"
+    if label.plain and not isinstance(network.unit.h, Zero):
+        yield "has shortcuts", "none"
     before = bool(network.unit.arrangement.before)
     if label.preact and not before and network.unit.arrangement.f[:1] != ("BN",):
         yield "is not pre-activated", "full pre-activation"
     paths_and_width = (branch.cardinality, branch.d) if isinstance(branch, Aggregated) else (1, 64)
-    if label.cardinality and type(block) is type(branch) and paths_and_width != (label.cardinality, label.d):
+    is_bottleneck = isinstance(branch, (Aggregated, Bottleneck))
+    if label.cardinality and is_bottleneck and paths_and_width != (label.cardinality, label.d):
         yield f"is {paths_and_width[0]}×{paths_and_width[1]}d", f"{label.cardinality}×{label.d}d"
+    elif label.cardinality and not is_bottleneck:
+        yield f"is made of {branch_words(branch)}", f"aggregated bottlenecks {label.cardinality}×{label.d}d"
+    widen = getattr(branch, "widen", None)
+    if label.widen and widen and widen != label.widen:
+        yield f"is {widen} times as wide", f"{label.widen} times the width"
 
 
 def _is_named_variant(label: NetworkLabel, network: Network) -> bool:
@@ -86,7 +113,7 @@ def _no_addition(context: AuditContext) -> Iterator[AuditFinding]:
         usual = Counter(kernels).most_common(1)[0][0]
         kernels_text = " ".join(f"{kernel}×{kernel}" for kernel in usual) or "none"
         yield AuditFinding(
-            "deviation", "unit", f"its units are none of the papers': convolutions {kernels_text}",
+            "note", "unit", f"its units are none of the papers': most have convolutions {kernels_text}",
             context.unit_names([0]), "3×3 3×3, or 1×1 3×3 1×1 with four times the width behind (P1, Fig. 5)",
         )  # fmt: skip
 
@@ -97,11 +124,10 @@ def _biases(context: AuditContext) -> Iterator[AuditFinding]:
         unit_convolutions = list(convolutions((*unit.edge, *unit.h, *unit.F)))
         num_convolutions += len(unit_convolutions)
         biased += [i] * sum(conv.bias for conv in unit_convolutions)
-    if biased:
-        # Networks of other families, as ConvNeXt, are not faulty ResNets.
-        severity: Severity = "fault" if context.fit else "deviation"
+    if biased and context.fit:
         yield AuditFinding(
-            severity, "biased-convolutions", f"{len(biased)} of {num_convolutions} convolutions have a bias",
+            context.fault_or_deviation, "biased-convolutions",
+            f"{len(biased)} of {num_convolutions} convolutions have a bias",
             context.unit_names(list(dict.fromkeys(biased))), "no convolution has a bias: BN's β replaces it",
         )  # fmt: skip
 
@@ -109,7 +135,7 @@ def _biases(context: AuditContext) -> Iterator[AuditFinding]:
 def _final(context: AuditContext) -> Iterator[AuditFinding]:
     if context.lacks_final_activation():
         yield AuditFinding(
-            "fault", "no-final-activation", "no BN-ReLU after the last addition",
+            context.fault_or_deviation, "no-final-activation", "no BN-ReLU after the last addition",
             "before the pooling", "a pre-activation network ends in one more activation (P2, Sec. 4)",
         )  # fmt: skip
 
@@ -118,7 +144,7 @@ def _raw_projections(context: AuditContext) -> Iterator[AuditFinding]:
     indices = context.raw_projections()
     if indices:
         yield AuditFinding(
-            "fault", "raw-projection", "projection shortcuts read the raw tensor",
+            context.fault_or_deviation, "raw-projection", "projection shortcuts read the raw tensor",
             context.unit_names(indices),
             "the projection reads the pre-activated tensor (P2, Sec. 4, released code)",
         )  # fmt: skip
@@ -130,7 +156,7 @@ def _stem_activation(context: AuditContext) -> Iterator[AuditFinding]:
         return
     if context.first_reads_raw_stem():
         text = "the first shortcut starts from the un-activated stem convolution"
-        yield AuditFinding("fault", "raw-stem", text, context.unit_names([0]), paper)
+        yield AuditFinding(context.fault_or_deviation, "raw-stem", text, context.unit_names([0]), paper)
     elif context.activates_stem_twice():
         text = "the stem is activated, and the first unit activates it again"
         yield AuditFinding("deviation", "activated-twice", text, context.unit_names([0]), paper)
@@ -147,7 +173,8 @@ def _widths(context: AuditContext) -> Iterator[AuditFinding]:
     if widths == papers:
         return
     doubling = widths == [widths[0] << i for i in range(len(widths))]
-    severity: Severity = "deviation" if doubling and not aggregated else "fault"
+    claims = context.fault_or_deviation == "fault" and label_base(context.text) == "papers"
+    severity: Severity = "fault" if claims and (aggregated or not doubling) else "deviation"
     inner = [shape.inner for shape in context.branch_shapes.first_of_stages]
     outer = [shape.out for shape in context.branch_shapes.first_of_stages]
     text = (
@@ -200,6 +227,8 @@ def _stem(context: AuditContext) -> Iterator[AuditFinding]:
 
 
 def _unknown_layers(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.fit is None:  # what it is says its structure
+        return
     counted: Counter[str] = Counter()
     where: dict[str, list[int]] = {}
     for i, unit in enumerate(context.canonical.units):
@@ -210,7 +239,7 @@ def _unknown_layers(context: AuditContext) -> Iterator[AuditFinding]:
     for text, count in counted.items():
         names = context.unit_names(list(dict.fromkeys(where[text])))
         yield AuditFinding("deviation", "layer", f"{count} × {text}", names, "not in the papers' units")
-    for layer in context.final_layers if context.canonical.units else ():
+    for layer in context.final_layers:
         if isinstance(layer, OtherLayer):
             yield AuditFinding(
                 "deviation", "layer", layer.text, "after the last addition", "not in the papers' networks"
@@ -225,6 +254,27 @@ def _remarks(context: AuditContext) -> Iterator[AuditFinding]:
     for remark, indices in where.items():
         severity: Severity = "note" if "zero channels" in remark else "deviation"
         yield AuditFinding(severity, "shortcut", remark, context.unit_names(indices))
+
+
+def _head(context: AuditContext) -> Iterator[AuditFinding]:
+    """What stands behind the pooling, where the papers have one fully-connected layer."""
+    if context.fit is None:
+        return
+    if not any(isinstance(layer, LinearLayer) for layer in context.canonical.tail):
+        yield AuditFinding("note", "no-classifier", "there is no fully-connected layer behind the pooling")
+        return
+    head = context.canonical.tail[len(context.final_layers) :]
+    match head:
+        case (pooling, LinearLayer(bias=True)) if pooling == AVERAGE_POOLING and context.has_one_output:
+            return
+    texts = [
+        layers_text((layer,)) + " without bias" * (isinstance(layer, LinearLayer) and not layer.bias)
+        for layer in head
+    ]
+    yield AuditFinding(
+        "deviation", "head", f"behind the last activation there is {', '.join(texts)}", "",
+        "global average pooling and one fully-connected layer (P1, Sec. 3.3)",
+    )  # fmt: skip
 
 
 def _idle_parameters(context: AuditContext) -> Iterator[AuditFinding]:
@@ -268,11 +318,9 @@ def _other_end_differences(context: AuditContext) -> Iterator[AuditFinding]:
         actual = layers_text(context.final_layers)
         text = f"after the last addition there is {actual}; expected {layers_text(expected)}"
         yield AuditFinding("deviation", "end", text)
-    if not any(isinstance(layer, LinearLayer) for layer in context.canonical.tail):
-        yield AuditFinding("note", "no-classifier", "there is no fully-connected layer behind the pooling")
 
 
 RULES: tuple[Callable[[AuditContext], Iterator[AuditFinding]], ...] = (
     label_findings, _no_addition, _biases, _final, _raw_projections, _stem_activation, _widths, _option,
-    _stem, _unknown_layers, _remarks, _idle_parameters, _other_unit_differences,
+    _stem, _unknown_layers, _remarks, _head, _idle_parameters, _other_unit_differences,
 )  # fmt: skip

@@ -211,7 +211,7 @@ def audit_state(state: Mapping[str, Tensor], label: str = "state dict") -> Audit
     fit, lacking = reading
     context = _audit_context(label, parameters, chain[1], fit, lacking=lacking, biased=chain[0].bias)
     nearest = nearest_network(context)
-    nearest = replace(nearest, identical=False) if nearest else None
+    nearest = replace(nearest, identical=None) if nearest else None
     content = replace(network_content(context), stride_on=None)
     return AuditReport(label, "shapes", content, nearest, collect_findings(context), UNKNOWN)
 
@@ -240,6 +240,7 @@ def _audit_context(
         fit=fit,
         nearest=find_nearest(fit.network),
         label=read_label(label),
+        text=label,
     )
 
 

@@ -16,6 +16,9 @@ from kilolayer.audit.layer_reader import AuditLayers, PathReader, factor_between
 from kilolayer.units import ops as op
 
 OPEN_GATE_LOGIT = 50.0
+WEIGHT_OPS = ("convolution", "addmm", "mm", "linear")
+FAR_OUT = 1e6
+"""A bounded shortcut shows only far from 0."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,12 @@ class ShortcutReader:
     ) -> ShortcutReading:
         """The shortcut of y = (1−g)·h + …: h, whether g multiplies F too, and whether the gate closes h."""
         value = next(
-            (factor for factor in addend.inputs if gate not in _ancestors(split, factor)), addend.inputs[0]
+            (factor for factor in addend.inputs if gate not in ancestors(split, factor)), addend.inputs[0]
         )
-        [logits] = gate.inputs
-        gates_branch = branch.op == "mul" and gate in _ancestors(split, branch)
+        logits = gate.inputs[0]
+        gates_branch = branch.op == "mul" and gate in ancestors(split, branch)
         end = (
-            next((factor for factor in branch.inputs if gate not in _ancestors(split, factor)), None)
+            next((factor for factor in branch.inputs if gate not in ancestors(split, factor)), None)
             if gates_branch
             else None
         )
@@ -77,18 +80,23 @@ class ShortcutReader:
         inputs, open_logits = {split: probe_signal(split.shape)}, torch.full(logits.shape, OPEN_GATE_LOGIT)
         closed_output = self.graph.replay(addend, inputs | {logits: open_logits})
         open_output = self.graph.replay(addend, inputs | {logits: -open_logits})
-        return not torch.any(closed_output.abs() > 1e-6) and torch.allclose(
-            open_output, self.graph.replay(value, inputs)
-        )
+        expected = self.graph.replay(value, inputs)
+        if closed_output is None or open_output is None or expected is None:
+            return False
+        return not torch.any(closed_output.abs() > 1e-6) and torch.allclose(open_output, expected)
 
     def _gate_bias(self, logits: GraphNode) -> float:
         # The bias is the third argument of convolutions and of BN.
-        bias = producer_args(logits)[2] if logits.op == "convolution" or "batch_norm" in logits.op else None
+        bias = (
+            producer_args(logits)[2]
+            if logits.op == "convolution" or logits.op.endswith("batch_norm")
+            else None
+        )
         return round(self.graph.constant(bias).detach().mean().item(), 4) if bias is not None else 0.0
 
     def _read_ungated(self, start: GraphNode, end: GraphNode, remarks: list[str]) -> AuditLayers:
         nodes = [] if start is end else nodes_between(start, end)
-        if any(node.op == "convolution" for node in nodes):
+        if any(node.op == "convolution" or self._reads_tensor(node) for node in nodes) or not start.shape:
             return self.paths.layers(start, end)
         for node in nodes:
             if len(node.inputs) == 1 and isinstance(
@@ -102,9 +110,23 @@ class ShortcutReader:
                 )  # fmt: skip
         if not nodes:
             return ()
-        signal = probe_signal(start.shape)
-        layers = read_copy(signal, self.graph.replay(end, {start: signal}), remarks)
-        return self.paths.layers(start, end) if layers is None else layers
+        near, far = (self._copy(start, end, scale, remarks) for scale in (1.0, FAR_OUT))
+        return self.paths.layers(start, end) if near is None or near != far else near
+
+    def _reads_tensor(self, node: GraphNode) -> bool:
+        """Whether a tensor of the module's takes part: its values of today say nothing."""
+        return any(
+            self.graph.tensor_name(argument) for argument in node.fx.args if argument not in self.graph.nodes
+        )
+
+    def _copy(self, start: GraphNode, end: GraphNode, scale: float, remarks: list[str]) -> AuditLayers | None:
+        """What a path without weights does to a signal of that scale; None if it is no copy."""
+        signal = scale * probe_signal(start.shape)
+        response = self.graph.replay(end, {start: signal})
+        found: list[str] = []
+        layers = None if response is None else read_copy(signal, response, found)
+        remarks.extend(remark for remark in found if remark not in remarks)
+        return layers
 
 
 def read_copy(signal: Tensor, response: Tensor, remarks: list[str]) -> AuditLayers | None:
@@ -147,8 +169,8 @@ def _scale_layers(factor: float) -> AuditLayers:
     return () if factor == 1 else (op.ScaleOp(factor),)
 
 
-def _ancestors(start: GraphNode, end: GraphNode) -> set[GraphNode]:
-    """The nodes on the paths from `start` to `end`, with `end` and without `start`."""
+def ancestors(start: GraphNode | None, end: GraphNode) -> set[GraphNode]:
+    """The nodes on the paths from `start` (or the input) to `end`, with `end` and without `start`."""
     visited: set[GraphNode] = set()
     waiting = [end]
     while waiting:
@@ -161,7 +183,7 @@ def _ancestors(start: GraphNode, end: GraphNode) -> set[GraphNode]:
 
 def _gate_sigmoid(split: GraphNode, addend: GraphNode) -> GraphNode | None:
     """The sigmoid that multiplies the shortcut, if there is exactly one and it has the shortcut's shape."""
-    sigmoids = [node for node in _ancestors(split, addend) if node.op == "sigmoid"]
+    sigmoids = [node for node in ancestors(split, addend) if node.op == "sigmoid"]
     return sigmoids[0] if len(sigmoids) == 1 and sigmoids[0].shape == addend.shape else None
 
 
@@ -180,6 +202,8 @@ class TracedUnit:
     gates_branch: bool = False
     gate_bias: float = 0.0
     remarks: tuple[str, ...] = ()
+    split: GraphNode | None = None
+    addition: GraphNode | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +253,11 @@ class _UnitFinder:
             for argument in node.fx.args
             if isinstance(argument, fx.Node) and argument not in self.graph.nodes
         ]
-        return bool(constants) and all(not torch.any(self.graph.constant(argument)) for argument in constants)
+        # A zero that the module keeps, as a fresh BN's shift, is no zero after training.
+        return bool(constants) and not any(
+            self.graph.tensor_name(argument) or torch.any(self.graph.constant(argument))
+            for argument in constants
+        )
 
     def unit(self, before: GraphNode, addition: GraphNode) -> TracedUnit:
         addends = self._addends(addition)
@@ -248,8 +276,9 @@ class _UnitFinder:
             second = self.graph.nodes.get(addition.fx.args[1])  # type: ignore[arg-type]
             h, F = ((*h, op.ScaleOp(alpha)), F) if second is shortcut else (h, (*F, op.ScaleOp(alpha)))
         return TracedUnit(
-            name, edge, h, F, reading.g, reading.gates_branch, reading.gate_bias, reading.remarks
-        )
+            name, edge, h, F, reading.g, reading.gates_branch, reading.gate_bias, reading.remarks,
+            split, addition,
+        )  # fmt: skip
 
     def _branch(self, split: GraphNode, branches: list[GraphNode]) -> AuditLayers:
         paths = tuple(self.paths.layers(split, branch) for branch in branches)
@@ -264,7 +293,9 @@ class _UnitFinder:
         names = [
             name
             for node in nodes_between(start, end)
-            if node.op == "convolution" and (name := self.graph.parameter_name(node.fx.args[1]))
+            if node.op in WEIGHT_OPS
+            for argument in node.fx.args[:3]
+            if argument not in self.graph.nodes and (name := self.graph.parameter_name(argument))
         ]
         if not names:
             return "?"
@@ -278,11 +309,17 @@ class _UnitFinder:
 
 def nodes_between(start: GraphNode, end: GraphNode) -> list[GraphNode]:
     """The nodes on the paths from `start` to `end`, with `end` and without `start`, in execution order."""
-    return sorted(_ancestors(start, end), key=lambda node: node.index)
+    return sorted(ancestors(start, end), key=lambda node: node.index)
 
 
 def _path_weight(split: GraphNode, end: GraphNode) -> tuple[int, int, int]:
     """The computation on a path, for comparison: the shortcut is the addend with the least."""
     nodes = nodes_between(split, end)
-    kernels = [node.fx.args[1].meta["shape"][-1] for node in nodes if node.op == "convolution"]  # type: ignore[union-attr]
+    weights = [node for node in nodes if node.op in WEIGHT_OPS]
+    kernels = [_kernel_side(node) for node in weights]
     return len(kernels), sum(kernels), len(nodes)
+
+
+def _kernel_side(node: GraphNode) -> int:
+    shape: tuple[int, ...] = getattr(node.fx.args[1], "meta", {}).get("shape", ())
+    return shape[-1] if node.op == "convolution" and shape else 1

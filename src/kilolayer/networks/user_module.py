@@ -1,9 +1,13 @@
-"""A user's own module, named as FILE.py:CALLABLE."""
+"""A user's own module, named as FILE.py:CALLABLE or package.module:CALLABLE."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import inspect
+import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,45 +16,112 @@ from typing import Any
 import torch
 from torch import nn
 
-from kilolayer.errors import InputError, missing_path_error
+from kilolayer.errors import InputError, KilolayerError, missing_path_error
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def is_user_module(reference: str) -> bool:
-    """Whether `text` has the form FILE.py:CALLABLE."""
-    return reference.rpartition(":")[0].endswith(".py")
+    """Whether `text` has the form FILE.py:CALLABLE or package.module:CALLABLE, and is no existing file."""
+    if reference.rpartition(":")[0].endswith(".py"):
+        return True
+    return _DOTTED.fullmatch(reference) is not None and not os.path.exists(reference)
 
 
-def load_user_module(reference: str, seed: int = 0) -> nn.Module:
-    """The module that CALLABLE of FILE.py returns, made with the random seed `seed`. The file's code runs.
+def load_user_module(reference: str, seed: int = 0, arguments: str = "") -> nn.Module:
+    """The module that CALLABLE returns, made with the random seed `seed`. The file's or package's code runs.
+
+    Args:
+        reference: FILE.py:CALLABLE or package.module:CALLABLE; CALLABLE may have dots, and be a class.
+        seed: of the random numbers that it draws.
+        arguments: what stands between the parentheses of the call, literals only: "20, num_classes=10".
 
     Raises:
-        InputError: the file or the name does not exist, or CALLABLE returns no `nn.Module`.
+        InputError: the file, the module or the name does not exist, the arguments are no literals or do not
+            fit, the user's code fails, or CALLABLE returns no `nn.Module`.
     """
-    file, _, name = reference.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise missing_path_error(path)
-    module = getattr(_import_file(path), name, None)
-    if module is None:
-        raise InputError(f"{path} has no {name!r}")
-    if callable(module) and not isinstance(module, nn.Module):
-        module = _call(reference, module, seed)
+    positional, named = call_arguments(arguments)
+    try:
+        return _load(reference, seed, positional, named)
+    except KilolayerError:
+        raise
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise InputError(f"{reference} cannot be made: {words}") from None
+
+
+def _load(reference: str, seed: int, positional: list[Any], named: dict[str, Any]) -> nn.Module:
+    place, _, name = reference.rpartition(":")
+    module: Any = _import_path(Path(place)) if place.endswith(".py") else _import_dotted(place)
+    for part in name.split("."):
+        if not hasattr(module, part):
+            raise InputError(f"{place} has no {name!r}")
+        module = getattr(module, part)
+    if isinstance(module, nn.Module):
+        if positional or named:
+            raise InputError(f"{reference} is a module already, and takes no arguments")
+        return module
+    if callable(module):
+        module = _call(reference, module, seed, positional, named)
     if not isinstance(module, nn.Module):
         raise InputError(f"{reference} returns {type(module).__name__}, not a torch.nn.Module")
     return module
 
 
-def _call(text: str, make: Callable[..., Any], seed: int) -> Any:
+def call_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """The literals in the text of a call, by position and by name. Nothing is executed.
+
+    Raises:
+        InputError: the text is no list of arguments, or an argument is no literal.
+
+    >>> call_arguments("20, num_classes=10, widths=[16, 32]")
+    ([20], {'num_classes': 10, 'widths': [16, 32]})
+    """
+    allowed = "allowed: literals, as \"'resnet50', num_classes=10\""
     try:
-        inspect.signature(make).bind()
+        call = ast.parse(f"f({text})", mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise InputError(f"--call {text!r} is no list of arguments; {allowed}") from None
+    # f(1)(2) and f() + g() parse too, but their outermost call is not f's.
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise InputError(f"--call {text!r} is no list of arguments; {allowed}")
+    positional = [_literal(node) for node in call.args]
+    named: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            raise InputError(f"--call {text!r} has **; {allowed}")
+        named[keyword.arg] = _literal(keyword.value)
+    return positional, named
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        words = ast.unparse(node)
+        hint = f"; write '{words}' for a text" if isinstance(node, ast.Name) else ""
+        raise InputError(f"--call: {words} is no literal{hint}") from None
+
+
+def _call(
+    text: str, make: Callable[..., Any], seed: int, positional: list[Any], named: dict[str, Any]
+) -> Any:
+    try:
+        inspect.signature(make).bind(*positional, **named)
     except TypeError as error:
-        raise InputError(f"{text} is called without arguments, but: {error}") from None
+        how = "with these arguments" if positional or named else "without arguments"
+        hint = "" if positional or named else "; give them with --call"
+        raise InputError(f"{text} is called {how}, but: {error}{hint}") from None
+    except ValueError:  # a callable of C tells no signature
+        pass
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return make()
+        return make(*positional, **named)
 
 
-def _import_file(path: Path) -> object:
+def _import_path(path: Path) -> object:
+    if not path.is_file():
+        raise missing_path_error(path)
     # The file may import its neighbours, as a script may.
     folder = str(path.resolve().parent)
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -65,3 +136,24 @@ def _import_file(path: Path) -> object:
     finally:
         sys.path.remove(folder)
     return module
+
+
+def _import_dotted(name: str) -> object:
+    """The module of that name: an installed one, or else one of the current folder."""
+    package = name.partition(".")[0]
+    here = importlib.util.find_spec(package) is None
+    # Installed packages come first, so that a file that lies here by chance takes no library's place.
+    folder = os.getcwd()
+    if here:
+        sys.path.append(folder)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InputError(f"no module {error.name!r} is installed or lies in this folder") from None
+        raise
+    except SyntaxError as error:
+        raise InputError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    finally:
+        if here:
+            sys.path.remove(folder)

@@ -44,13 +44,17 @@ def _finding(report: AuditReport) -> str:
     identical = report.nearest is not None and report.nearest.identical
     if faults:
         return f"{_counted_noun(faults, 'fault')}, so it is not the network that the papers describe."
-    if deviations:
+    if deviations and report.nearest:
         count = _counted_noun(deviations, "deviation")
         return f"no fault, but {count} from the papers, to be named with its results."
     if identical and report.nearest:
         return f"no fault found; it computes what {report.nearest.name} computes."
-    if report.content.family is None:
-        return "no fault found, but it is no residual network of the papers either."
+    if report.outcome == "nothing told" and report.source == "shapes":
+        return "nothing told: its weights do not show which network they are."
+    if report.outcome == "nothing told":
+        return "no residual network of the papers, so nothing was compared."
+    if report.source == "shapes":
+        return "no fault in what weights show; the rest cannot be told from weights."
     return "no fault found, as far as the audit can tell."
 
 
@@ -65,6 +69,8 @@ def _counted_noun(number: int, word: str) -> str:
 def _rows(content: NetworkContent, *, traced: bool) -> Iterator[tuple[str, str]]:
     if content.family:
         yield "family", content.family
+    if content.structure:
+        yield "structure", content.structure
     if content.arrangement:
         yield "arrangement", _arrangement(content, traced=traced)
     if content.branch:
@@ -73,7 +79,8 @@ def _rows(content: NetworkContent, *, traced: bool) -> Iterator[tuple[str, str]]
         option = f"; option {content.option} where the shape changes" if content.option in ("A", "B") else ""
         yield "shortcut", f"{content.shortcut}{option or '; option C' * (content.option == 'C')}"
     if content.depth is not None:
-        yield "depth", f"{content.depth} weight layers, counted as the papers do"
+        how = "counted as the papers do" if content.family else "on the longest path"
+        yield "depth", f"{content.depth} weight layers, {how}"
     if content.stem:
         yield "stem", content.stem
     if content.stages:
@@ -81,6 +88,8 @@ def _rows(content: NetworkContent, *, traced: bool) -> Iterator[tuple[str, str]]
         yield "stages", stages
     if content.classes:
         yield "classes", str(content.classes)
+    if content.outputs:
+        yield "outputs", "; ".join(content.outputs)
     yield "parameters", f"{content.parameters:,}"
 
 
@@ -108,6 +117,10 @@ def _nearest(nearest: NearestNetwork) -> str:
     choices = "".join(
         f", {key}={value}" for group in nearest.choices.values() for key, value in group.items()
     )
-    function = "identical in function" if nearest.identical else "not identical"
+    function = {
+        True: "identical in function",
+        False: "not identical",
+        None: "whether identical in function cannot be told from weights",
+    }[nearest.identical]
     differences = f"; it has {'; '.join(nearest.differences)}" if nearest.differences else ""
     return f"{nearest.name}{choices}: {function}, {nearest.parameters:,} parameters{differences}"

@@ -1,0 +1,372 @@
+"""Says what a network is by the structure of its graph, and counts its depth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from kilolayer.audit.branch_shape import BRANCH_KINDS
+from kilolayer.audit.canonical import convolutions
+from kilolayer.audit.dataflow import DataflowGraph, GraphNode
+from kilolayer.audit.layer_reader import ATTENTION_OPS, LinearLayer
+from kilolayer.audit.traced_units import WEIGHT_OPS, TracedNetwork, ancestors
+from kilolayer.units import ops as op
+
+GATES = ("sigmoid", "hardsigmoid", "_softmax", "softmax")
+UPSAMPLING = ("upsample", "pixel_shuffle")
+RECURRENT = ("lstm", "gru", "rnn")
+FEWEST_STEPS = 3
+"""The uses of one weight, each reading the one before, from which it counts as a recurrence."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A convolution: channels in and out, its side (None if not square), its groups."""
+
+    channels: int
+    out: int
+    side: int | None
+    stride: int
+    groups: int
+    transposed: bool
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel has a kernel of its own."""
+        return 1 < self.groups == self.channels
+
+
+class GraphStructure:
+    """What a graph consists of."""
+
+    def __init__(self, graph: DataflowGraph, network: TracedNetwork) -> None:
+        self.graph = graph
+        self.network = network
+        self.nodes = list(dict.fromkeys(graph.nodes.values()))
+
+    @cached_property
+    def weights(self) -> list[GraphNode]:
+        """The operators that multiply by a parameter: convolutions and fully-connected layers."""
+        return [node for node in self.nodes if self._is_weight(node)]
+
+    @cached_property
+    def kernels(self) -> dict[GraphNode, Kernel]:
+        """The convolutions."""
+        return {node: _kernel(node) for node in self.weights if node.op == "convolution"}
+
+    @cached_property
+    def joins(self) -> list[GraphNode]:
+        """The nodes in which paths meet, without the end at which several outputs meet."""
+        return [node for node in self.nodes if len(node.inputs) > 1 and node.op != "output"]
+
+    @cached_property
+    def concatenations(self) -> list[GraphNode]:
+        return [node for node in self.joins if node.op == "cat" and len(node.shape) > 2]
+
+    @cached_property
+    def attentions(self) -> list[GraphNode]:
+        """The nodes that weigh values by a softmax of products."""
+        return [node for node in self.joins if ATTENTION_OPS in node.op or self._weighs_by_softmax(node)]
+
+    def _is_weight(self, node: GraphNode) -> bool:
+        constants = [argument for argument in node.fx.args[:3] if argument not in self.graph.nodes]
+        return node.op in WEIGHT_OPS and any(map(self.graph.parameter_name, constants))
+
+    def _weighs_by_softmax(self, node: GraphNode) -> bool:
+        return node.op in ("bmm", "matmul") and any(_chained(each, GATES[2:]) for each in node.inputs)
+
+    @property
+    def attends_in_windows(self) -> bool:
+        """Whether attention stands among parts of the one image, each a sample of its own."""
+        shapes = [node.shape for node in self.nodes if node.op == "_softmax" and len(node.shape) > 3]
+        shapes += [node.inputs[0].shape for node in self.attentions if ATTENTION_OPS in node.op]
+        return any(len(shape) > 3 and shape[0] > 1 for shape in shapes)
+
+    @property
+    def recurs(self) -> bool:
+        """Whether a weight is used in a row, each time on what its last use gave."""
+        if any(name in node.op for node in self.nodes for name in RECURRENT):
+            return True
+        uses: dict[str, list[GraphNode]] = {}
+        for node in self.weights:
+            for argument in node.fx.args[:3]:
+                name = self.graph.parameter_name(argument) if argument not in self.graph.nodes else None
+                if name:
+                    uses.setdefault(name, []).append(node)
+        return any(
+            len(nodes) >= FEWEST_STEPS
+            and all(first in ancestors(None, second) for first, second in pairwise(nodes))
+            for nodes in uses.values()
+        )
+
+    @cached_property
+    def dense_concatenations(self) -> int:
+        """The concatenations that contain the one before, or all of its parts."""
+        pairs = pairwise(self.concatenations)
+        return sum(a in b.inputs or {*a.inputs} <= {*b.inputs} for a, b in pairs)
+
+    @cached_property
+    def upsampled(self) -> set[GraphNode]:
+        """The nodes that enlarge a map."""
+        return {
+            node
+            for node in self.nodes
+            if node.op.startswith(UPSAMPLING) or (node in self.kernels and self.kernels[node].transposed)
+        }
+
+    @cached_property
+    def decoder_skips(self) -> list[GraphNode]:
+        """The joins of an enlarged map with an earlier one that was not enlarged."""
+        skips = []
+        for node in self.joins:
+            if node.op not in ("cat", "add") or len(node.shape) != 4:
+                continue
+            enlarged = [bool(self.upsampled & ancestors(node.dominator, each)) for each in node.inputs]
+            if any(enlarged) and not all(enlarged):
+                skips.append(node)
+        return skips
+
+    @property
+    def shrinks_behind_decoder(self) -> bool:
+        """Whether maps shrink again behind the first that was enlarged, as in HRNet."""
+        return any(
+            self.kernels[node].stride > 1 and not self.kernels[node].transposed
+            and bool(self.upsampled & ancestors(None, node))
+            for node in self.kernels
+        )  # fmt: skip
+
+    @cached_property
+    def parallel_branches(self) -> list[GraphNode]:
+        """The concatenations of branches that part at one node, each with layers of its own."""
+        found = []
+        for node in self.concatenations:
+            paths = [ancestors(node.dominator, each) for each in node.inputs]
+            if all(any(each in self.kernels or "pool" in each.op for each in path) for path in paths):
+                found.append(node)
+        return found
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether channels are shuffled between groups."""
+        return any(node.op in ("transpose", "permute") and len(node.shape) == 5 for node in self.nodes)
+
+
+def hidden_additions(graph: DataflowGraph, network: TracedNetwork) -> int:
+    """The additions of maps that stand in no unit, as those beside the trunk."""
+    inside: set[GraphNode] = set()
+    for unit in network.units:
+        if unit.addition is not None:
+            inside |= ancestors(unit.split, unit.addition)
+    return len(_additions(graph) - inside)
+
+
+def count_additions(graph: DataflowGraph) -> int:
+    """The additions of maps in the whole graph, in units or not."""
+    return len(_additions(graph))
+
+
+def _additions(graph: DataflowGraph) -> set[GraphNode]:
+    return {
+        node
+        for node in graph.nodes.values()
+        if node.op == "add" and len(node.inputs) > 1 and len(node.shape) > 2
+    }
+
+
+def count_depth(structure: GraphStructure) -> int | None:
+    """The weight layers of the longest path, without those that compute a gate; None for a recurrent one.
+
+    The papers count so: shortcuts are shorter than the branches beside them.
+    """
+    if structure.recurs:
+        return None
+    weights = set(structure.weights)
+    depths: dict[GraphNode, int] = {}
+    for node in structure.nodes:
+        inputs = node.inputs
+        if node.op == "mul" and len(inputs) > 1:
+            inputs = tuple(each for each in inputs if not _is_gate(each)) or inputs
+        depths[node] = max((depths[each] for each in inputs), default=0) + (node in weights)
+    return depths[structure.graph.output]
+
+
+def describe_structure(structure: GraphStructure) -> str:
+    """What the network is; "not known", with what was seen, where no rule holds."""
+    return next((text for rule in STRUCTURE_RULES for text in rule(structure)), "") or _unknown(structure)
+
+
+def _unknown(structure: GraphStructure) -> str:
+    seen = Counter(node.op for node in structure.joins)
+    words = {"add": "additions", "cat": "concatenations", "mul": "multiplications"}
+    parts = [f"{count} {words.get(name, name.strip('_'))}" for name, count in seen.most_common(3)]
+    met = f", in which paths meet by {', '.join(parts)}" if parts else ""
+    return f"not known: {len(structure.weights)} weight layers{met}"
+
+
+def _recurrent(structure: GraphStructure) -> Iterator[str]:
+    if structure.recurs:
+        yield "recurrent network: the same weights are used step by step"
+
+
+def _decoder(structure: GraphStructure) -> Iterator[str]:
+    skips = structure.decoder_skips
+    if len(skips) < 2 or structure.shrinks_behind_decoder or structure.attentions:
+        return
+    concatenated = sum(node.op == "cat" for node in skips)
+    if 2 * concatenated > len(skips):
+        yield f"U-Net: encoder and decoder with {len(skips)} skip connections, concatenated"
+    else:
+        yield f"encoder and decoder with {len(skips)} skip connections, added (as FPN or LinkNet)"
+
+
+def _dense(structure: GraphStructure) -> Iterator[str]:
+    dense, every = structure.dense_concatenations, len(structure.concatenations)
+    if dense >= 2 and 2 * dense > every:
+        yield f"DenseNet: each of {every} concatenations keeps the maps before it"
+
+
+def _attention(structure: GraphStructure) -> Iterator[str]:
+    if not structure.attentions:
+        return
+    count = len(structure.attentions)
+    spatial = sum(kernel.side is not None and kernel.side > 1 for kernel in structure.kernels.values())
+    if not structure.network.units and not any(node.op == "add" for node in structure.joins):
+        return
+    kind = "Transformer" if not structure.kernels else "vision Transformer"
+    if structure.attends_in_windows:
+        yield f"{kind} with {count} attention layers in windows (as Swin)"
+    elif spatial <= 1 + count // 4:
+        yield (
+            f"{kind} (ViT) with {count} attention layers"
+            if structure.kernels
+            else f"{kind} with {count} attention layers"
+        )
+    else:
+        yield f"hybrid of {len(structure.kernels)} convolutions and {count} attention layers"
+
+
+def _residual(structure: GraphStructure) -> Iterator[str]:
+    units = structure.network.units
+    if not units:
+        return
+    rest = " and more beside the trunk" if hidden_additions(structure.graph, structure.network) else ""
+    count = f"{len(units)} residual unit{'s' * (len(units) > 1)}{rest}"
+    shapes = [tuple(_unit_layers(unit.F)) for unit in units]
+    inverted = sum(map(_is_inverted, shapes))
+    if 2 * inverted > len(units):
+        yield f"network of inverted residuals (as MobileNetV2): {count}"
+        return
+    modern = sum(map(_is_convnext, shapes))
+    if 2 * modern > len(units):
+        yield f"ConvNeXt: {count} of a depthwise convolution and two pointwise layers"
+        return
+    if not structure.kernels or (len(structure.kernels) <= 1 and len(structure.weights) > 2):
+        yield f"residual network of fully-connected layers (as MLP-Mixer): {count}"
+        return
+    kernels = Counter(tuple(layer.kernel for layer in shape) for shape in shapes).most_common(1)[0][0]
+    words = " ".join(f"{kernel}×{kernel}" for kernel in kernels) or "no plain convolution"
+    kind = BRANCH_KINDS.get(kernels, "other")
+    named = {"basic": "basic units", "bottleneck": "bottlenecks"}.get(kind, "units of another kind")
+    yield f"residual network of {named}: {count}, convolutions {words}"
+
+
+def _unit_layers(layers: tuple[object, ...]) -> list[op.Conv]:
+    """The convolutions and fully-connected layers of F, these as 1×1 convolutions."""
+    found: list[op.Conv] = []
+    for layer in layers:
+        if isinstance(layer, LinearLayer):
+            found.append(op.Conv(layer.in_features, layer.out_features, 1))
+        elif isinstance(layer, (op.Conv, op.ParallelPaths)):
+            found.extend(convolutions((layer,)))
+    return found
+
+
+def _is_inverted(layers: tuple[op.Conv, ...]) -> bool:
+    """1×1 to more channels, depthwise, 1×1 to fewer; or depthwise and 1×1 alone."""
+    depthwise = [i for i, layer in enumerate(layers) if 1 < layer.groups == layer.in_channels]
+    if not depthwise or layers[-1].kernel != 1 or len(layers) - depthwise[-1] != 2:
+        return False
+    return depthwise[0] == 0 or layers[0].out_channels >= layers[0].in_channels
+
+
+def _is_convnext(layers: tuple[op.Conv, ...]) -> bool:
+    """A depthwise convolution, a pointwise one to more channels, and one back."""
+    if len(layers) != 3:
+        return False
+    first, second, third = layers
+    return (
+        1 < first.groups == first.in_channels
+        and second.kernel == third.kernel == 1
+        and second.out_channels > second.in_channels
+    )
+
+
+def _branches(structure: GraphStructure) -> Iterator[str]:
+    branches = structure.parallel_branches
+    if len(branches) < 2 or 2 * len(branches) < len(structure.concatenations):
+        return
+    most = max(len(node.inputs) for node in branches)
+    example = "Inception" if most > 2 else "SqueezeNet"
+    yield f"network of parallel branches, concatenated in {len(branches)} places (as {example})"
+
+
+def _shuffled(structure: GraphStructure) -> Iterator[str]:
+    depthwise = any(kernel.is_depthwise for kernel in structure.kernels.values())
+    if structure.shuffles and depthwise and not structure.attentions:
+        count = len(structure.kernels)
+        yield f"network that shuffles channels between groups (as ShuffleNet): {count} convolutions"
+
+
+def _chain(structure: GraphStructure) -> Iterator[str]:
+    if any(node.op != "mul" for node in structure.joins) or not structure.weights:
+        return
+    convs, linears = len(structure.kernels), len(structure.weights) - len(structure.kernels)
+    if not convs:
+        yield f"chain of {linears} fully-connected layers (multi-layer perceptron)"
+        return
+    depthwise = sum(kernel.is_depthwise for kernel in structure.kernels.values())
+    if structure.upsampled:
+        yield f"plain encoder and decoder: a chain of {convs} convolutions without skip connections"
+    elif 3 * depthwise > convs:
+        yield f"chain of depthwise separable convolutions (as MobileNetV1): {convs} convolutions"
+    elif not structure.joins:
+        yield f"plain chain of {convs} convolutions and {linears} fully-connected layers (as VGG)"
+
+
+STRUCTURE_RULES: tuple[Callable[[GraphStructure], Iterator[str]], ...] = (
+    _recurrent, _decoder, _dense, _attention, _shuffled, _branches, _residual, _chain,
+)  # fmt: skip
+
+
+def _kernel(node: GraphNode) -> Kernel:
+    weight, stride, transposed, groups = (node.fx.args[i] for i in (1, 3, 6, 8))
+    out, inner, *sides = getattr(weight, "meta", {}).get("shape", (0, 0))
+    square = sides[0] if len(sides) > 1 and len({*sides}) == 1 else None
+    channels = inner * groups if not transposed else out
+    return Kernel(channels, out, square, max(stride), groups, bool(transposed))
+
+
+def _chained(node: GraphNode, names: tuple[str, ...]) -> bool:
+    """Whether one of these operators stands ahead of a node, with only single-input operators between."""
+    at = node
+    while at.op not in names:
+        if len(at.inputs) != 1 or at.op in WEIGHT_OPS:
+            return False
+        [at] = at.inputs
+    return True
+
+
+def _is_gate(node: GraphNode) -> bool:
+    """Whether a factor is a gate: a sigmoid or softmax of something, or a clipped ramp."""
+    if _chained(node, GATES):
+        return True
+    at = node
+    while len(at.inputs) == 1 and at.op not in WEIGHT_OPS:
+        [before] = at.inputs
+        if at.op in ("hardtanh", "clamp") and before.op == "add" and len(before.inputs) == 1:
+            return True
+        at = before
+    return False
