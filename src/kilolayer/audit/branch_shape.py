@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, cast
 
 from kilolayer.audit.canonical import CanonicalUnit, convolutions
@@ -45,7 +46,8 @@ def read_branch_shape(unit: CanonicalUnit) -> BranchShape | None:
     form, cardinality, chain = _chain(unit.F)
     if not chain:
         return None
-    kind = BRANCH_KINDS.get(tuple(conv.kernel for conv in chain), "other")
+    is_chain = all(a.out_channels == b.in_channels for a, b in pairwise(chain))
+    kind = BRANCH_KINDS.get(tuple(conv.kernel for conv in chain), "other") if is_chain else "other"
     strides = [conv.stride for conv in chain]
     stride = 1
     for conv_stride in strides:

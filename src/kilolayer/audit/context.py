@@ -34,6 +34,8 @@ class AuditContext:
     text: str = ""
     """What the network calls itself."""
     has_one_output: bool = True
+    decides: bool = False
+    """Whether its Python code reads values that depend on the image."""
     additions: int = 0
     """The additions of maps in the whole graph, in units or not."""
 
@@ -71,7 +73,9 @@ class AuditContext:
 
     def lacks_final_activation(self) -> bool:
         """Whether a pre-activation network does not end in one more activation."""
-        return bool(self.preactivation) and not layer_pattern(self.final_layers).endswith(self.preactivation)
+        final = layer_pattern(self.final_layers)
+        is_papers = self.fit is not None and self.fit.arrangement is not None
+        return bool(self.preactivation) and not (final.endswith(self.preactivation) if is_papers else final)
 
     def raw_projections(self) -> tuple[int, ...]:
         """The pre-activation units whose projection reads the raw input, while F activates it for itself."""
@@ -86,7 +90,7 @@ class AuditContext:
     def first_reads_raw_stem(self) -> bool:
         """Whether the first shortcut starts from the stem's convolution without an activation."""
         first = self.canonical.units[0]
-        starts_with_activation = bool(self.preactivation) and layer_pattern(first.F).startswith(
+        starts_with_activation = "R" in self.preactivation and layer_pattern(first.F).startswith(
             self.preactivation
         )
         return (

@@ -56,7 +56,7 @@ class DataflowGraph:
             self._add(fx_node)
         self.outputs = self._outputs(trace)
         if not self.outputs:
-            raise InputError("the model's output does not depend on the image")
+            raise InputError("the model's output does not depend on the image, as far as its operators show")
         self.output = self._end(trace.graph.output_node(), tuple(self.outputs.values()))
         self.trunk = self._trunk()
 
@@ -197,6 +197,8 @@ class DataflowGraph:
         def value(input_node: fx.Node) -> Any:
             return values[input_node] if input_node in values else torch.zeros(_shape(input_node))
 
+        if fx_node in self.nodes and not is_native(fx_node):
+            raise InputError(f"{op_name(fx_node)} is fed nothing but its own input")
         args, kwargs = fx.node.map_arg((fx_node.args, fx_node.kwargs), value)
         assert callable(fx_node.target)  # noqa: S101 - only calls, attributes and inputs are recorded
         return fx_node.target(*args, **kwargs)
@@ -205,9 +207,16 @@ class DataflowGraph:
 def op_name(fx_node: fx.Node) -> str:
     """ "convolution" of aten::convolution; "getitem"."""
     schema = getattr(fx_node.target, "_schema", None)
-    return (
+    name: str = (
         schema.name.partition("::")[2] if schema else getattr(fx_node.target, "__name__", str(fx_node.target))
     )
+    return "convolution" if name == "_convolution" else name  # as torch.jit.trace writes it
+
+
+def is_native(fx_node: fx.Node) -> bool:
+    """Whether an operator is one of PyTorch's own, which check their input: others may crash on a probe."""
+    schema = getattr(fx_node.target, "_schema", None)
+    return schema is None or schema.name.startswith(("aten::", "prims::"))
 
 
 def _is_lone_output(fx_node: fx.Node) -> bool:

@@ -37,6 +37,8 @@ from kilolayer.units.unit import Unit
 
 # Where two arrangements are the same function, as in a plain network, the report names the first of these.
 ARRANGEMENT_PREFERENCE = tuple(dict.fromkeys(("original", "full_preactivation", *ARRANGEMENTS)))
+MOST_STAGES = 6
+"""The papers' networks have three or four; where the width grows from unit to unit there are none."""
 LAYERS_BY_LETTER: dict[str, Layers] = {"B": ("BN",), "R": ("ReLU",)}
 
 
@@ -91,7 +93,7 @@ def fit_description(canonical: CanonicalNetwork, gate_bias: float = 0.0) -> Desc
     if shapes is None or stem is None:
         return None
     reading = branch_and_widths(shapes.first_of_stages, stem.channels)
-    if reading is None:
+    if reading is None or len(shapes.stage_starts) > MOST_STAGES:
         return None
     branch, widths = reading
     stages = tuple(

@@ -27,10 +27,14 @@ class LinearLayer:
 
 @dataclass(frozen=True)
 class OtherLayer:
-    """A layer that the papers' networks do not have, in words; `weights` counts the weight layers in it."""
+    """A layer that the papers' networks do not have, in words.
+
+    `weights` counts the weight layers in it; `join` is the operator in which its paths meet, if it has paths.
+    """
 
     text: str
     weights: int = 0
+    join: str = ""
 
 
 AuditLayer = Op | LinearLayer | OtherLayer
@@ -104,7 +108,7 @@ class LayerReader:
 
     def _convolution(self, node: GraphNode) -> AuditLayer:
         arguments: tuple[Any, ...] = node.fx.args
-        _, weight, bias, stride, padding, dilation, transposed, _, groups = arguments
+        _, weight, bias, stride, padding, dilation, transposed, _, groups = arguments[:9]
         if weight in self.graph.nodes or not _has_shape(weight):
             return OtherLayer("convolution with a kernel computed from the image", weights=1)
         out, inner, *kernel = _weight_shape(weight)
@@ -117,8 +121,14 @@ class LayerReader:
             return op.Conv(inner * groups, out, kernel[0], stride[0], groups, bias is not None)
         size = "×".join(map(str, kernel))
         kind = "transposed convolution" if transposed else "convolution"
-        text = f"{size} {kind} with stride {stride}, padding {padding}, dilation {dilation}"
-        return OtherLayer(text, weights=1)
+        usual = {"stride": 1, "padding": tuple(side // 2 for side in kernel), "dilation": 1}
+        values = {"stride": stride, "padding": padding, "dilation": dilation}
+        told = ", ".join(
+            f"{name} {_single_value(value)}"
+            for name, value in values.items()
+            if usual[name] not in (_single_value(value), tuple(value))
+        )
+        return OtherLayer(f"{size} {kind}{f' with {told}' if told else ''}", weights=1)
 
     def _batch_norm(self, node: GraphNode) -> AuditLayer:
         """BN with running statistics; without them one image cannot tell BN from instance norm."""
@@ -285,7 +295,7 @@ class PathReader:
         layers: list[AuditLayer] = []
         at = end
         while at is not start:
-            joined = self._join_of(at)
+            joined = self._join_of(at, start)
             if joined is not None:
                 at_first, step = self._parallel(at, joined)
                 layers.append(step)
@@ -296,11 +306,11 @@ class PathReader:
             [at] = at.inputs
         return _with_frozen_norms(tuple(reversed(layers)))
 
-    def _join_of(self, node: GraphNode) -> GraphNode | None:
+    def _join_of(self, node: GraphNode, start: GraphNode) -> GraphNode | None:
         """The node at which paths meet in `node`: itself, or the stack that it sums; None if none meet."""
         if len(node.inputs) > 1:
             return node
-        if node.op == "sum" and len(node.inputs[0].inputs) > 1:
+        if node.op == "sum" and node.inputs[0] is not start and len(node.inputs[0].inputs) > 1:
             return node.inputs[0]
         return None
 
@@ -316,7 +326,7 @@ class PathReader:
         return unit, _join_layer(join, paths)
 
     def _join_kind(self, end: GraphNode, join: GraphNode) -> str | None:
-        if not all(node.shape for node in join.inputs):
+        if join.op not in ("add", "cat", "stack") or not all(node.shape for node in join.inputs):
             return None
         signals = {node: probe_signal(node.shape) + i for i, node in enumerate(join.inputs)}
         response = self.graph.replay(end, signals)
@@ -364,8 +374,9 @@ def _join_layer(join: GraphNode, paths: tuple[AuditLayers, ...]) -> OtherLayer:
     hidden = sum(map(weight_layers, paths))
     if join.op == "mul" and () in paths:
         text = f"multiplication by a branch of {hidden} weight layers (as squeeze-and-excitation)"
-        return OtherLayer(text, hidden)
+        return OtherLayer(text, hidden, join.op)
     if join.op == "output":
-        return OtherLayer(f"{len(paths)} outputs", hidden)
+        return OtherLayer(f"{len(paths)} outputs", hidden, join.op)
     names = {"cat": "concatenation", "mul": "multiplication", "add": "addition"}
-    return OtherLayer(f"{names.get(join.op, operator_words(join.op))} of {len(paths)} paths", hidden)
+    words = names.get(join.op, operator_words(join.op))
+    return OtherLayer(f"{words} of {len(paths)} paths", hidden, join.op)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from kilolayer.audit.audit_report import AuditReport, NearestNetwork, NetworkContent, StageContent
 from kilolayer.audit.canonical import CanonicalNetwork, canonical_trace, without_biases
 from kilolayer.audit.context import AuditContext, layers_text
 from kilolayer.audit.dataflow import DataflowGraph
 from kilolayer.audit.identify import fit_description, read_branch_shapes
-from kilolayer.audit.layer_reader import LinearLayer
+from kilolayer.audit.layer_reader import LinearLayer, OtherLayer
 from kilolayer.audit.nearest import NearestCandidate, find_nearest, shortcut_option
 from kilolayer.audit.network_label import read_label
 from kilolayer.audit.rules import collect_findings
@@ -63,7 +62,7 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
     context = AuditContext(
         traced=units,
         canonical=canonical,
-        parameters=sum(tensor.numel() for tensor in model.parameters() if not is_lazy(tensor)),
+        parameters=traced.parameter_count,
         unused=tuple(sorted(names - graph.used_parameters())),
         branch_shapes=read_branch_shapes(canonical) if canonical.units else None,
         fit=description_fit,
@@ -72,6 +71,7 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
         text=label,
         has_one_output=len(graph.outputs) == 1,
         additions=count_additions(graph),
+        decides=GraphStructure(graph, units).decides,
     )
     content = _with_measures(network_content(context), context, graph, traced)
     return AuditReport(
@@ -85,9 +85,16 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
 
 
 def _hides_weights(canonical: CanonicalNetwork) -> bool:
-    """Whether weight layers stand in paths that meet between units: then the units are not all of it."""
+    """Whether paths of weight layers meet between or inside of units: then the units are not all of it."""
     between = [layer for unit in canonical.units for layer in unit.edge]
-    return any(isinstance(layer, op.ParallelPaths) or getattr(layer, "weights", 0) > 1 for layer in between)
+    inside = [layer for unit in canonical.units for layer in (*unit.h, *unit.F)]
+    return any(isinstance(layer, op.ParallelPaths) or _joins(layer) for layer in between) or any(
+        _joins(layer) and layer.join != "mul" for layer in inside if isinstance(layer, OtherLayer)
+    )
+
+
+def _joins(layer: object) -> bool:
+    return isinstance(layer, OtherLayer) and bool(layer.join) and layer.weights > 0
 
 
 def _with_measures(
@@ -127,14 +134,20 @@ def nearest_network(context: AuditContext) -> NearestNetwork | None:
         and context.canonical == without_biases(context.canonical)
     )
     differences = tuple(difference.text for difference in nearest.differences)
+    has_classes = any(isinstance(layer, LinearLayer) for layer in context.canonical.tail)
     return NearestNetwork(
-        nearest.name, nearest.choices, _parameters_as_given(nearest, network), is_identical, differences
+        nearest.name,
+        nearest.choices,
+        _parameters_as_given(nearest, network, has_classes=has_classes),
+        is_identical,
+        differences,
     )
 
 
-def _parameters_as_given(candidate: NearestCandidate, network: Network) -> int:
-    """The candidate's parameters with the classes and channels of `network`."""
-    return replace(candidate.network, num_classes=network.num_classes, in_chans=network.in_chans).parameters
+def _parameters_as_given(candidate: NearestCandidate, network: Network, *, has_classes: bool) -> int:
+    """The candidate's parameters with the classes and channels of `network`; its own classes without any."""
+    classes = network.num_classes if has_classes else candidate.network.num_classes
+    return replace(candidate.network, num_classes=classes, in_chans=network.in_chans).parameters
 
 
 def network_content(context: AuditContext) -> NetworkContent:

@@ -111,9 +111,10 @@ def _no_addition(context: AuditContext) -> Iterator[AuditFinding]:
     elif context.fit is None:
         kernels = [tuple(conv.kernel for conv in convolutions(unit.F)) for unit in context.canonical.units]
         usual = Counter(kernels).most_common(1)[0][0]
-        kernels_text = " ".join(f"{kernel}×{kernel}" for kernel in usual) or "none"
+        kernels_text = " ".join(f"{kernel}×{kernel}" for kernel in usual)
+        most = f": most have convolutions {kernels_text}" if kernels_text else ""
         yield AuditFinding(
-            "note", "unit", f"its units are none of the papers': most have convolutions {kernels_text}",
+            "note", "unit", f"its units are none of the papers'{most}",
             context.unit_names([0]), "3×3 3×3, or 1×1 3×3 1×1 with four times the width behind (P1, Fig. 5)",
         )  # fmt: skip
 
@@ -277,6 +278,14 @@ def _head(context: AuditContext) -> Iterator[AuditFinding]:
     )  # fmt: skip
 
 
+def _decisions(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.fit is not None and context.decides:
+        yield AuditFinding(
+            "deviation", "decides", "its code reads values of the image: the trace shows one of its ways", "",
+            "the layers are the same for every image",
+        )  # fmt: skip
+
+
 def _idle_parameters(context: AuditContext) -> Iterator[AuditFinding]:
     if context.unused:
         names = ", ".join(context.unused[:3]) + (" …" if len(context.unused) > 3 else "")
@@ -322,5 +331,5 @@ def _other_end_differences(context: AuditContext) -> Iterator[AuditFinding]:
 
 RULES: tuple[Callable[[AuditContext], Iterator[AuditFinding]], ...] = (
     label_findings, _no_addition, _biases, _final, _raw_projections, _stem_activation, _widths, _option,
-    _stem, _unknown_layers, _remarks, _head, _idle_parameters, _other_unit_differences,
+    _stem, _unknown_layers, _remarks, _head, _decisions, _idle_parameters, _other_unit_differences,
 )  # fmt: skip

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from kilolayer.audit.branch_shape import BRANCH_KINDS
 from kilolayer.audit.canonical import convolutions
-from kilolayer.audit.dataflow import DataflowGraph, GraphNode
-from kilolayer.audit.layer_reader import ATTENTION_OPS, LinearLayer
+from kilolayer.audit.dataflow import DataflowGraph, GraphNode, is_native
+from kilolayer.audit.identify import MOST_STAGES
+from kilolayer.audit.layer_reader import ATTENTION_OPS, LinearLayer, operator_words
 from kilolayer.audit.traced_units import WEIGHT_OPS, TracedNetwork, ancestors
 from kilolayer.units import ops as op
 
-GATES = ("sigmoid", "hardsigmoid", "_softmax", "softmax")
+SOFTMAX = ("_softmax", "softmax", "_safe_softmax")
+GATES = ("sigmoid", "hardsigmoid", *SOFTMAX)
 UPSAMPLING = ("upsample", "pixel_shuffle")
+DETECTION = ("nms", "roi_align", "roi_pool")
 RECURRENT = ("lstm", "gru", "rnn")
 FEWEST_STEPS = 3
 """The uses of one weight, each reading the one before, from which it counts as a recurrence."""
@@ -72,11 +76,22 @@ class GraphStructure:
         return [node for node in self.joins if ATTENTION_OPS in node.op or self._weighs_by_softmax(node)]
 
     def _is_weight(self, node: GraphNode) -> bool:
-        constants = [argument for argument in node.fx.args[:3] if argument not in self.graph.nodes]
-        return node.op in WEIGHT_OPS and any(map(self.graph.parameter_name, constants))
+        position = 1 if node.op in ("convolution", "linear") else -1
+        weight = node.fx.args[2] if node.op == "addmm" else node.fx.args[position] if node.fx.args else None
+        return node.op in WEIGHT_OPS and weight not in self.graph.nodes
+
+    @cached_property
+    def unread(self) -> list[GraphNode]:
+        """The operators that are none of PyTorch's own, as those of quantised layers."""
+        return [node for node in self.nodes if not is_native(node.fx) and not node.op.endswith(DETECTION)]
+
+    @property
+    def decides(self) -> bool:
+        """Whether Python read a value that depends on the image, as for a branch or a loop."""
+        return any(node.op == "_local_scalar_dense" for node in self.nodes)
 
     def _weighs_by_softmax(self, node: GraphNode) -> bool:
-        return node.op in ("bmm", "matmul") and any(_chained(each, GATES[2:]) for each in node.inputs)
+        return node.op in ("bmm", "matmul") and any(_chained(each, SOFTMAX) for each in node.inputs)
 
     @property
     def attends_in_windows(self) -> bool:
@@ -92,15 +107,25 @@ class GraphStructure:
             return True
         uses: dict[str, list[GraphNode]] = {}
         for node in self.weights:
-            for argument in node.fx.args[:3]:
-                name = self.graph.parameter_name(argument) if argument not in self.graph.nodes else None
-                if name:
-                    uses.setdefault(name, []).append(node)
+            if name := self._weight_name(node):
+                uses.setdefault(name, []).append(node)
         return any(
             len(nodes) >= FEWEST_STEPS
-            and all(first in ancestors(None, second) for first, second in pairwise(nodes))
+            and all(self._follows(first, second, uses) for first, second in pairwise(nodes))
             for nodes in uses.values()
         )
+
+    def _weight_name(self, node: GraphNode) -> str | None:
+        names = (self.graph.parameter_name(each) for each in node.fx.args[:3] if each not in self.graph.nodes)
+        return next((name for name in names if name), None)
+
+    def _follows(self, first: GraphNode, second: GraphNode, uses: dict[str, list[GraphNode]]) -> bool:
+        """Whether `second` reads what `first` gave, through weights that are used as often."""
+        before = ancestors(None, second)
+        if first not in before:
+            return False
+        between = before & set(self.weights) - ancestors(None, first)
+        return all(len(uses[name]) >= FEWEST_STEPS for node in between if (name := self._weight_name(node)))
 
     @cached_property
     def dense_concatenations(self) -> int:
@@ -144,6 +169,9 @@ class GraphStructure:
         found = []
         for node in self.concatenations:
             paths = [ancestors(node.dominator, each) for each in node.inputs]
+            others = [path - {each} for path, each in zip(paths, node.inputs, strict=True)]
+            if any(each in other for each in node.inputs for other in others):
+                continue  # they stand in a row
             if all(any(each in self.kernels or "pool" in each.op for each in path) for path in paths):
                 found.append(node)
         return found
@@ -151,7 +179,8 @@ class GraphStructure:
     @property
     def shuffles(self) -> bool:
         """Whether channels are shuffled between groups."""
-        return any(node.op in ("transpose", "permute") and len(node.shape) == 5 for node in self.nodes)
+        transposed = [node for node in self.nodes if len(node.shape) == 5 and _swaps_groups(node)]
+        return len(transposed) > 1
 
 
 def hidden_additions(graph: DataflowGraph, network: TracedNetwork) -> int:
@@ -181,7 +210,7 @@ def count_depth(structure: GraphStructure) -> int | None:
 
     The papers count so: shortcuts are shorter than the branches beside them.
     """
-    if structure.recurs:
+    if structure.recurs or structure.unread:
         return None
     weights = set(structure.weights)
     depths: dict[GraphNode, int] = {}
@@ -211,6 +240,17 @@ def _recurrent(structure: GraphStructure) -> Iterator[str]:
         yield "recurrent network: the same weights are used step by step"
 
 
+def _unread(structure: GraphStructure) -> Iterator[str]:
+    if structure.unread:
+        names = Counter(operator_words(node.op) for node in structure.unread).most_common(3)
+        yield f"not known: operators that are not PyTorch's own ({', '.join(name for name, _ in names)})"
+
+
+def _detector(structure: GraphStructure) -> Iterator[str]:
+    if any(node.op.endswith(DETECTION) for node in structure.nodes):
+        yield f"detector of objects: {len(structure.kernels)} convolutions, then operations on boxes"
+
+
 def _decoder(structure: GraphStructure) -> Iterator[str]:
     skips = structure.decoder_skips
     if len(skips) < 2 or structure.shrinks_behind_decoder or structure.attentions:
@@ -235,29 +275,34 @@ def _attention(structure: GraphStructure) -> Iterator[str]:
     spatial = sum(kernel.side is not None and kernel.side > 1 for kernel in structure.kernels.values())
     if not structure.network.units and not any(node.op == "add" for node in structure.joins):
         return
-    kind = "Transformer" if not structure.kernels else "vision Transformer"
-    if structure.attends_in_windows:
-        yield f"{kind} with {count} attention layers in windows (as Swin)"
-    elif spatial <= 1 + count // 4:
-        yield (
-            f"{kind} (ViT) with {count} attention layers"
-            if structure.kernels
-            else f"{kind} with {count} attention layers"
-        )
+    kind = "vision Transformer" if structure.kernels else "Transformer"
+    layers = f"{count} attention layer{'s' * (count > 1)}"
+    shapes = {unit.addition.shape for unit in structure.network.units if unit.addition is not None}
+    if spatial > 1 + count // 4:
+        yield f"hybrid of {len(structure.kernels)} convolutions and {layers}"
+    elif structure.attends_in_windows:
+        yield f"{kind} with {layers} in windows (as Swin)"
+    elif len(shapes) > 1:
+        yield f"{kind} with {layers}, at several resolutions"
     else:
-        yield f"hybrid of {len(structure.kernels)} convolutions and {count} attention layers"
+        yield f"{kind} with {layers}{' (as ViT)' * bool(structure.kernels)}"
 
 
 def _residual(structure: GraphStructure) -> Iterator[str]:
     units = structure.network.units
     if not units:
         return
-    rest = " and more beside the trunk" if hidden_additions(structure.graph, structure.network) else ""
+    more = count_additions(structure.graph) - len(units)
+    rest = f" on the trunk, and {more} more addition{'s' * (more > 1)}" if more > 0 else ""
     count = f"{len(units)} residual unit{'s' * (len(units) > 1)}{rest}"
     shapes = [tuple(_unit_layers(unit.F)) for unit in units]
     inverted = sum(map(_is_inverted, shapes))
     if 2 * inverted > len(units):
         yield f"network of inverted residuals (as MobileNetV2): {count}"
+        return
+    separable = sum(sum(1 < layer.groups == layer.in_channels for layer in shape) > 1 for shape in shapes)
+    if 2 * separable > len(units):
+        yield f"residual network of depthwise separable convolutions (as Xception): {count}"
         return
     modern = sum(map(_is_convnext, shapes))
     if 2 * modern > len(units):
@@ -267,10 +312,12 @@ def _residual(structure: GraphStructure) -> Iterator[str]:
         yield f"residual network of fully-connected layers (as MLP-Mixer): {count}"
         return
     kernels = Counter(tuple(layer.kernel for layer in shape) for shape in shapes).most_common(1)[0][0]
-    words = " ".join(f"{kernel}×{kernel}" for kernel in kernels) or "no plain convolution"
+    words = " ".join(f"{kernel}×{kernel}" for kernel in kernels)
     kind = BRANCH_KINDS.get(kernels, "other")
     named = {"basic": "basic units", "bottleneck": "bottlenecks"}.get(kind, "units of another kind")
-    yield f"residual network of {named}: {count}, convolutions {words}"
+    widths = len({unit.addition.shape[1] for unit in units if unit.addition is not None})
+    grows = f", whose width grows in {widths} steps" if widths > MOST_STAGES else ""
+    yield f"residual network of {named}: {count}{grows}{f', most with convolutions {words}' if words else ''}"
 
 
 def _unit_layers(layers: tuple[object, ...]) -> list[op.Conv]:
@@ -287,7 +334,7 @@ def _unit_layers(layers: tuple[object, ...]) -> list[op.Conv]:
 def _is_inverted(layers: tuple[op.Conv, ...]) -> bool:
     """1×1 to more channels, depthwise, 1×1 to fewer; or depthwise and 1×1 alone."""
     depthwise = [i for i, layer in enumerate(layers) if 1 < layer.groups == layer.in_channels]
-    if not depthwise or layers[-1].kernel != 1 or len(layers) - depthwise[-1] != 2:
+    if len(depthwise) != 1 or layers[-1].kernel != 1 or len(layers) - depthwise[-1] != 2:
         return False
     return depthwise[0] == 0 or layers[0].out_channels >= layers[0].in_channels
 
@@ -308,6 +355,10 @@ def _branches(structure: GraphStructure) -> Iterator[str]:
     branches = structure.parallel_branches
     if len(branches) < 2 or 2 * len(branches) < len(structure.concatenations):
         return
+    if 2 * len(structure.network.units) > len(branches):
+        count = len(structure.network.units)
+        yield f"residual network of parallel branches (as Inception-ResNet): {count} residual units"
+        return
     most = max(len(node.inputs) for node in branches)
     example = "Inception" if most > 2 else "SqueezeNet"
     yield f"network of parallel branches, concatenated in {len(branches)} places (as {example})"
@@ -324,25 +375,36 @@ def _chain(structure: GraphStructure) -> Iterator[str]:
     if any(node.op != "mul" for node in structure.joins) or not structure.weights:
         return
     convs, linears = len(structure.kernels), len(structure.weights) - len(structure.kernels)
+    fully_connected = f"{linears} fully-connected layer{'s' * (linears != 1)}"
     if not convs:
-        yield f"chain of {linears} fully-connected layers (multi-layer perceptron)"
+        yield f"chain of {fully_connected} (multi-layer perceptron)"
         return
+    convolutions_text = f"{convs} convolution{'s' * (convs > 1)}"
     depthwise = sum(kernel.is_depthwise for kernel in structure.kernels.values())
     if structure.upsampled:
-        yield f"plain encoder and decoder: a chain of {convs} convolutions without skip connections"
+        yield f"plain encoder and decoder: a chain of {convolutions_text} without skip connections"
     elif 3 * depthwise > convs:
-        yield f"chain of depthwise separable convolutions (as MobileNetV1): {convs} convolutions"
+        yield f"chain of depthwise separable convolutions (as MobileNetV1): {convolutions_text}"
     elif not structure.joins:
-        yield f"plain chain of {convs} convolutions and {linears} fully-connected layers (as VGG)"
+        yield f"plain chain of {convolutions_text} and {fully_connected} (as VGG)"
 
 
 STRUCTURE_RULES: tuple[Callable[[GraphStructure], Iterator[str]], ...] = (
-    _recurrent, _decoder, _dense, _attention, _shuffled, _branches, _residual, _chain,
+    _unread, _detector, _recurrent, _decoder, _dense, _attention, _shuffled, _branches, _residual, _chain,
 )  # fmt: skip
 
 
+def _swaps_groups(node: GraphNode) -> bool:
+    """Whether dimensions 1 and 2 of (N, groups, channels, H, W) change places."""
+    order = tuple(argument for argument in node.fx.args[1:])
+    return (node.op == "transpose" and {*order} == {1, 2}) or (
+        node.op == "permute" and tuple(order[0]) == (0, 2, 1, 3, 4)  # type: ignore[arg-type]
+    )
+
+
 def _kernel(node: GraphNode) -> Kernel:
-    weight, stride, transposed, groups = (node.fx.args[i] for i in (1, 3, 6, 8))
+    arguments: tuple[Any, ...] = node.fx.args
+    weight, stride, transposed, groups = (arguments[i] for i in (1, 3, 6, 8))
     out, inner, *sides = getattr(weight, "meta", {}).get("shape", (0, 0))
     square = sides[0] if len(sides) > 1 and len({*sides}) == 1 else None
     channels = inner * groups if not transposed else out

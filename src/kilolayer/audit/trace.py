@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -50,6 +51,7 @@ class Trace:
     channels: int = 0
     side: int = 0
     remarks: tuple[str, ...] = ()
+    parameter_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class ModelInput:
     call: Callable[[nn.Module, Tensor], Any]
     channels: int = 0
     side: int = 0
+    kind: str = "image"
 
 
 def trace_model(model: nn.Module, side: int | None = None) -> Trace:
@@ -78,26 +81,33 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
     """
     with _copy_for_tracing(model) as (traceable, remarks), _without_compilation():
         inputs = list(_possible_inputs(traceable, side))
-        error_text = ""
+        errors: dict[ModelInput, str] = {}
         for tried in inputs:
             try:
                 return _trace_input(traceable, tried, remarks)
-            except Exception as error:  # a foreign model may raise anything
-                error_text = error_text or _first_line(error)
-        tried_sides = side or ", ".join(
-            str(size) for size in dict.fromkeys(each.side for each in inputs) if size
-        )
+            except (Exception, SystemExit) as error:  # a foreign model may raise anything
+                errors[tried] = _first_line(error)
         runs = next((each for each in inputs if _runs(traceable, each)), None)
         if runs is not None:
             raise InputError(
-                f"the model takes {runs.subject}, but its operators cannot be recorded: {error_text}"
+                f"the model takes {runs.subject}, but its operators cannot be recorded: {errors[runs]}"
             )
-        raise InputError(
-            f"the model takes no image of {inputs[0].channels} channels and side {tried_sides}: {error_text}"
-        )
+        raise InputError(_refusal(errors))
 
 
-def _first_line(error: Exception) -> str:
+def _refusal(errors: Mapping[ModelInput, str]) -> str:
+    """What the model does not take, with its own error at the first that was tried."""
+    first, *_ = errors
+    others = [each.subject for each in errors if each.kind != "image"]
+    sides = ", ".join(
+        str(each.side) for each in errors if (each.kind, each.channels) == ("image", first.channels)
+    )
+    if first.kind == "image":
+        return f"the model takes no image of {first.channels} channels and side {sides}: {errors[first]}"
+    return f"the model takes no image, and not {' or '.join(others)}: {errors[first]}"
+
+
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
 
 
@@ -107,17 +117,27 @@ def _copy_for_tracing(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]
     model = _unwrap(model)
     tensors = [*model.parameters(), *model.buffers()]
     try:
-        copied, remarks = _in_float32(copy.deepcopy(model))
+        copied, remarks = _in_float32(_copied(model))
     except Exception as error:
+        if _is_uninitialised(model):
+            raise InputError("the model has lazy layers that cannot be copied; call it once first") from None
         if any(is_lazy(tensor) or tensor.device.type != "cpu" or _is_narrow(tensor) for tensor in tensors):
             raise InputError(f"the model cannot be copied to the CPU: {_first_line(error)}") from None
         copied, remarks = model, []
-    modes = [(module, module.training) for module in model.modules()]
+    # A frozen ScriptModule has no such attribute.
+    modes = [(module, getattr(module, "training", False)) for module in model.modules()]
     try:
         yield copied, remarks
     finally:
         for module, mode in modes:
             _set_mode(module, training=mode)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    if not _is_uninitialised(model):
+        return copy.deepcopy(model)
+    copied: nn.Module = pickle.loads(pickle.dumps(model))  # noqa: S301 - bytes of our own, made here
+    return copied  # PyTorch copies no lazy tensor
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
@@ -161,9 +181,9 @@ def _fill(model: nn.Module) -> None:
 
 def _possible_inputs(model: nn.Module, side: int | None) -> Iterator[ModelInput]:
     """Images in the sizes and channels that the model may expect, then sequences."""
-    sequences = list(_sequences(model))
-    if sequences and not any(tensor.ndim == 4 for tensor in _known(model)):
-        yield from sequences
+    if not any(tensor.ndim == 4 for tensor in _known(model)) and not _is_uninitialised(model):
+        yield from _volumes(model, side)
+        yield from _sequences(model)
     hinted = _hinted_side(model)
     sides = (side,) if side else tuple(dict.fromkeys((32, *hinted, *USUAL_SIDES)))
     guess = _input_channels(model)
@@ -173,7 +193,10 @@ def _possible_inputs(model: nn.Module, side: int | None) -> Iterator[ModelInput]
         if channels != guess:
             yield from (_image(channels, image_side) for image_side in sides[:3])
     yield _image_list(guess, sides[0] if side else 224)
-    yield from _volumes(model, side)
+
+
+def _is_uninitialised(model: nn.Module) -> bool:
+    return any(map(is_lazy, (*model.parameters(), *model.buffers())))
 
 
 def _known(model: nn.Module) -> list[Tensor]:
@@ -197,6 +220,7 @@ def _image_list(channels: int, side: int) -> ModelInput:
         lambda model, x: model([x[0]]),
         channels,
         side,
+        kind="list",
     )
 
 
@@ -210,6 +234,7 @@ def _sequences(model: nn.Module) -> Iterator[ModelInput]:
                     count, (1, SEQUENCE_STEPS), generator=_new_generator()
                 ),
                 lambda model, x: model(x),
+                kind="sequence",
             )
             return
         width = next(
@@ -227,6 +252,7 @@ def _sequences(model: nn.Module) -> Iterator[ModelInput]:
                     f"{text} of {width} numbers",
                     lambda shape=shape: torch.randn(shape, generator=_new_generator()),  # type: ignore[misc]
                     lambda model, x: model(x),
+                    kind="sequence",
                 )
             return
 
@@ -236,7 +262,9 @@ def _volumes(model: nn.Module, side: int | None) -> Iterator[ModelInput]:
     kernel = next((tensor for tensor in _known(model) if tensor.ndim in (3, 5)), None)
     if kernel is None:
         return
-    shapes = {3: [(side or 256,)], 5: [(16, side or 112, side or 112), (side or 32,) * 3]}[kernel.ndim]
+    shapes: list[tuple[int, ...]] = [(side or 256,)]
+    if kernel.ndim == 5:
+        shapes = [(16, side or 112, side or 112), (16, 224, 224), (side or 32, side or 32, side or 32)]
     for shape in shapes:
         full = (1, kernel.shape[1], *shape)
         yield ModelInput(
@@ -245,6 +273,7 @@ def _volumes(model: nn.Module, side: int | None) -> Iterator[ModelInput]:
             lambda model, x: model(x),
             kernel.shape[1],
             shape[-1],
+            kind="volume",
         )
 
 
@@ -294,15 +323,14 @@ def _set_modes(model: nn.Module, mode: Mode) -> None:
 
 
 def _set_mode(module: nn.Module, *, training: bool) -> None:
-    # A frozen ScriptModule has no such attribute.
     if getattr(module, "training", training) != training:
         module.training = training
 
 
 def _trace_input(model: nn.Module, tried: ModelInput, remarks: list[str]) -> Trace:
     """The trace in training mode; in evaluation mode where training adds outputs or leaves out layers."""
-    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
-        model = copy.deepcopy(model)
+    if _is_uninitialised(model):
+        model = _copied(model)
         _call(model, tried)
     try:
         trained = _record(model, tried, "training")
@@ -347,6 +375,7 @@ def _as_trace(model: nn.Module, tried: ModelInput, recorder: _Recorder, remarks:
         tried.channels,
         tried.side,
         tuple(remarks),
+        sum(tensor.numel() for tensor in model.parameters()),
     )
 
 
@@ -360,8 +389,8 @@ def _call(model: nn.Module, tried: ModelInput) -> Any:
 def _runs(model: nn.Module, tried: ModelInput) -> bool:
     """Whether the model takes this input when nothing is recorded."""
     try:
-        output = _call(copy.deepcopy(model), tried)
-    except Exception:
+        output = _call(_copied(model), tried)
+    except (Exception, SystemExit):
         return False
     return bool(list(output_tensors(output)))
 
@@ -380,6 +409,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.is_inference_mode_enabled() and _has_parts(func):
+            # In inference mode operators arrive whole that elsewhere arrive as their parts.
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         arguments = fx.node.map_aggregate((args, kwargs or {}), self._node_or_value)
         call = self.graph.call_function(func, *arguments)
         output = func(*args, **(kwargs or {}))
@@ -405,6 +438,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
             for i, unit in enumerate(output):
                 if isinstance(unit, Tensor):
                     self._assign_node(unit, self.graph.call_function(operator.getitem, (fx_node, i)))
+
+
+def _has_parts(func: Any) -> bool:
+    has_kernel: bool = torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), torch._C.DispatchKey.CompositeImplicitAutograd
+    )
+    return has_kernel
 
 
 def _record(model: nn.Module, tried: ModelInput, mode: Mode) -> _Recorder:

@@ -45,7 +45,7 @@ def load_user_module(reference: str, seed: int = 0, arguments: str = "") -> nn.M
         return _load(reference, seed, positional, named)
     except KilolayerError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard exits when it is imported
         words = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise InputError(f"{reference} cannot be made: {words}") from None
 
