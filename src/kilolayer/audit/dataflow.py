@@ -125,12 +125,12 @@ class DataflowGraph:
     def _sources(self, fx_node: Any) -> Iterator[fx.Node]:
         """A node and all nodes that it is computed from, as far as they do not depend on the image."""
         waiting = [fx_node] if isinstance(fx_node, fx.Node) else []
-        seen = set(waiting)
+        visited = set(waiting)
         while waiting:
             at = waiting.pop()
             yield at
-            fresh = [node for node in at.all_input_nodes if node not in self.nodes and node not in seen]
-            seen.update(fresh)
+            fresh = [node for node in at.all_input_nodes if node not in self.nodes and node not in visited]
+            visited.update(fresh)
             waiting.extend(fresh)
 
     def computed_by(self, fx_node: Any) -> str | None:
@@ -221,7 +221,7 @@ def is_native(fx_node: fx.Node) -> bool:
 
 def _is_lone_output(fx_node: fx.Node) -> bool:
     """Whether no other output of the same operator is read, as those of BN and max-pooling are not."""
-    return not any(other.users for other in fx_node.args[0].users if other is not fx_node)  # type: ignore[union-attr]
+    return not any(sibling.users for sibling in fx_node.args[0].users if sibling is not fx_node)  # type: ignore[union-attr]
 
 
 def _is_factory(fx_node: fx.Node, name: str) -> bool:

@@ -123,7 +123,7 @@ class LayerReader:
         kind = "transposed convolution" if transposed else "convolution"
         usual = {"stride": 1, "padding": tuple(side // 2 for side in kernel), "dilation": 1}
         values = {"stride": stride, "padding": padding, "dilation": dilation}
-        told = ", ".join(
+        unusual = ", ".join(
             f"{name} {_single_value(value)}"
             for name, value in values.items()
             if usual[name] not in (_single_value(value), tuple(value))
@@ -153,8 +153,8 @@ class LayerReader:
         p = _dropout_probability(values)
         if values.numel() == node.inputs[0].shape[0]:
             return OtherLayer("stochastic depth")
-        whole = values.ndim == len(node.shape) and values.shape != node.shape
-        return OtherLayer(f"dropout {p:g} of whole channels") if whole else op.DropoutOp(p)
+        drops_channels = values.ndim == len(node.shape) and values.shape != node.shape
+        return OtherLayer(f"dropout {p:g} of whole channels") if drops_channels else op.DropoutOp(p)
 
     def _read_by_probing(self, node: GraphNode) -> AuditLayer | None:
         """The layer by its response to a signal: identity, ReLU, a factor, or else an `OtherLayer`."""

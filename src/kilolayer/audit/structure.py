@@ -91,7 +91,7 @@ class GraphStructure:
         return any(node.op == "_local_scalar_dense" for node in self.nodes)
 
     def _weighs_by_softmax(self, node: GraphNode) -> bool:
-        return node.op in ("bmm", "matmul") and any(_chained(each, SOFTMAX) for each in node.inputs)
+        return node.op in ("bmm", "matmul") and any(_chained(source, SOFTMAX) for source in node.inputs)
 
     @property
     def attends_in_windows(self) -> bool:
@@ -116,7 +116,9 @@ class GraphStructure:
         )
 
     def _weight_name(self, node: GraphNode) -> str | None:
-        names = (self.graph.parameter_name(each) for each in node.fx.args[:3] if each not in self.graph.nodes)
+        names = (
+            self.graph.parameter_name(source) for source in node.fx.args[:3] if source not in self.graph.nodes
+        )
         return next((name for name in names if name), None)
 
     def _follows(self, first: GraphNode, second: GraphNode, uses: dict[str, list[GraphNode]]) -> bool:
@@ -149,7 +151,7 @@ class GraphStructure:
         for node in self.joins:
             if node.op not in ("cat", "add") or len(node.shape) != 4:
                 continue
-            enlarged = [bool(self.upsampled & ancestors(node.dominator, each)) for each in node.inputs]
+            enlarged = [bool(self.upsampled & ancestors(node.dominator, source)) for source in node.inputs]
             if any(enlarged) and not all(enlarged):
                 skips.append(node)
         return skips
@@ -166,15 +168,15 @@ class GraphStructure:
     @cached_property
     def parallel_branches(self) -> list[GraphNode]:
         """The concatenations of branches that part at one node, each with layers of its own."""
-        found = []
+        collected = []
         for node in self.concatenations:
-            paths = [ancestors(node.dominator, each) for each in node.inputs]
-            others = [path - {each} for path, each in zip(paths, node.inputs, strict=True)]
-            if any(each in other for each in node.inputs for other in others):
+            paths = [ancestors(node.dominator, source) for source in node.inputs]
+            ancestries = [path - {source} for path, source in zip(paths, node.inputs, strict=True)]
+            if any(source in ancestry for source in node.inputs for ancestry in ancestries):
                 continue  # they stand in a row
-            if all(any(each in self.kernels or "pool" in each.op for each in path) for path in paths):
-                found.append(node)
-        return found
+            if all(any(source in self.kernels or "pool" in source.op for source in path) for path in paths):
+                collected.append(node)
+        return collected
 
     @property
     def shuffles(self) -> bool:
@@ -217,8 +219,8 @@ def count_depth(structure: GraphStructure) -> int | None:
     for node in structure.nodes:
         inputs = node.inputs
         if node.op == "mul" and len(inputs) > 1:
-            inputs = tuple(each for each in inputs if not _is_gate(each)) or inputs
-        depths[node] = max((depths[each] for each in inputs), default=0) + (node in weights)
+            inputs = tuple(source for source in inputs if not _is_gate(source)) or inputs
+        depths[node] = max((depths[source] for source in inputs), default=0) + (node in weights)
     return depths[structure.graph.output]
 
 
@@ -228,9 +230,9 @@ def describe_structure(structure: GraphStructure) -> str:
 
 
 def _unknown(structure: GraphStructure) -> str:
-    seen = Counter(node.op for node in structure.joins)
+    counts = Counter(node.op for node in structure.joins)
     words = {"add": "additions", "cat": "concatenations", "mul": "multiplications"}
-    parts = [f"{count} {words.get(name, name.strip('_'))}" for name, count in seen.most_common(3)]
+    parts = [f"{count} {words.get(name, name.strip('_'))}" for name, count in counts.most_common(3)]
     met = f", in which paths meet by {', '.join(parts)}" if parts else ""
     return f"not known: {len(structure.weights)} weight layers{met}"
 
@@ -293,7 +295,7 @@ def _residual(structure: GraphStructure) -> Iterator[str]:
     if not units:
         return
     more = count_additions(structure.graph) - len(units)
-    rest = f" on the trunk, and {more} more addition{'s' * (more > 1)}" if more > 0 else ""
+    beside_trunk = f" on the trunk, and {more} more addition{'s' * (more > 1)}" if more > 0 else ""
     count = f"{len(units)} residual unit{'s' * (len(units) > 1)}{rest}"
     shapes = [tuple(_unit_layers(unit.F)) for unit in units]
     inverted = sum(map(_is_inverted, shapes))
@@ -322,13 +324,13 @@ def _residual(structure: GraphStructure) -> Iterator[str]:
 
 def _unit_layers(layers: tuple[object, ...]) -> list[op.Conv]:
     """The convolutions and fully-connected layers of F, these as 1×1 convolutions."""
-    found: list[op.Conv] = []
+    collected: list[op.Conv] = []
     for layer in layers:
         if isinstance(layer, LinearLayer):
-            found.append(op.Conv(layer.in_features, layer.out_features, 1))
+            collected.append(op.Conv(layer.in_features, layer.out_features, 1))
         elif isinstance(layer, (op.Conv, op.ParallelPaths)):
-            found.extend(convolutions((layer,)))
-    return found
+            collected.extend(convolutions((layer,)))
+    return collected
 
 
 def _is_inverted(layers: tuple[op.Conv, ...]) -> bool:

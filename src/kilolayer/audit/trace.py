@@ -87,7 +87,7 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
                 return _trace_input(traceable, tried, remarks)
             except (Exception, SystemExit) as error:  # a foreign model may raise anything
                 errors[tried] = _first_line(error)
-        runs = next((each for each in inputs if _runs(traceable, each)), None)
+        runs = next((candidate for candidate in inputs if _runs(traceable, candidate)), None)
         if runs is not None:
             raise InputError(
                 f"the model takes {runs.subject}, but its operators cannot be recorded: {errors[runs]}"
@@ -98,9 +98,11 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
 def _refusal(errors: Mapping[ModelInput, str]) -> str:
     """What the model does not take, with its own error at the first that was tried."""
     first, *_ = errors
-    others = [each.subject for each in errors if each.kind != "image"]
+    alternatives = [candidate.subject for candidate in errors if candidate.kind != "image"]
     sides = ", ".join(
-        str(each.side) for each in errors if (each.kind, each.channels) == ("image", first.channels)
+        str(candidate.side)
+        for candidate in errors
+        if (candidate.kind, candidate.channels) == ("image", first.channels)
     )
     if first.kind == "image":
         return f"the model takes no image of {first.channels} channels and side {sides}: {errors[first]}"
@@ -181,7 +183,7 @@ def _fill(model: nn.Module) -> None:
 
 def _possible_inputs(model: nn.Module, side: int | None) -> Iterator[ModelInput]:
     """Images in the sizes and channels that the model may expect, then sequences."""
-    if not any(tensor.ndim == 4 for tensor in _known(model)) and not _is_uninitialised(model):
+    if not any(tensor.ndim == 4 for tensor in _initialised(model)) and not _is_uninitialised(model):
         yield from _volumes(model, side)
         yield from _sequences(model)
     hinted = _hinted_side(model)
@@ -199,7 +201,7 @@ def _is_uninitialised(model: nn.Module) -> bool:
     return any(map(is_lazy, (*model.parameters(), *model.buffers())))
 
 
-def _known(model: nn.Module) -> list[Tensor]:
+def _initialised(model: nn.Module) -> list[Tensor]:
     return [tensor for tensor in model.parameters() if not is_lazy(tensor)]
 
 
@@ -259,7 +261,7 @@ def _sequences(model: nn.Module) -> Iterator[ModelInput]:
 
 def _volumes(model: nn.Module, side: int | None) -> Iterator[ModelInput]:
     """A signal or a video, as the first kernel of one or of three dimensions takes it."""
-    kernel = next((tensor for tensor in _known(model) if tensor.ndim in (3, 5)), None)
+    kernel = next((tensor for tensor in _initialised(model) if tensor.ndim in (3, 5)), None)
     if kernel is None:
         return
     shapes: list[tuple[int, ...]] = [(side or 256,)]
@@ -288,7 +290,7 @@ def _hinted_side(model: nn.Module) -> tuple[int, ...]:
 
 
 def _input_channels(model: nn.Module) -> int:
-    channels = [kernel.shape[1] for kernel in _known(model) if kernel.ndim == 4]
+    channels = [kernel.shape[1] for kernel in _initialised(model) if kernel.ndim == 4]
     # The first convolution declared need not be the first that runs; images have few channels.
     few = [count for count in channels if count <= MOST_CHANNELS]
     if channels and (channels[0] <= MOST_CHANNELS or not few):
@@ -451,9 +453,9 @@ def _record(model: nn.Module, tried: ModelInput, mode: Mode) -> _Recorder:
     names: list[str] = []
 
     def once(x: Tensor) -> tuple[Tensor, ...]:
-        found = list(output_tensors(tried.call(model, x)))
-        names.extend(name for name, _ in found)
-        return tuple(tensor for _, tensor in found)
+        named = list(output_tensors(tried.call(model, x)))
+        names.extend(name for name, _ in named)
+        return tuple(tensor for _, tensor in named)
 
     _set_modes(model, mode)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

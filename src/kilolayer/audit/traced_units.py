@@ -123,9 +123,9 @@ class ShortcutReader:
         """What a path without weights does to a signal of that scale; None if it is no copy."""
         signal = scale * probe_signal(start.shape)
         response = self.graph.replay(end, {start: signal})
-        found: list[str] = []
-        layers = None if response is None else read_copy(signal, response, found)
-        remarks.extend(remark for remark in found if remark not in remarks)
+        new_remarks: list[str] = []
+        layers = None if response is None else read_copy(signal, response, new_remarks)
+        remarks.extend(remark for remark in new_remarks if remark not in remarks)
         return layers
 
 
