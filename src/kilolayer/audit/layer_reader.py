@@ -128,7 +128,7 @@ class LayerReader:
             for name, value in values.items()
             if usual[name] not in (_single_value(value), tuple(value))
         )
-        return OtherLayer(f"{size} {kind}{f' with {told}' if told else ''}", weights=1)
+        return OtherLayer(f"{size} {kind}{f' with {unusual}' if unusual else ''}", weights=1)
 
     def _batch_norm(self, node: GraphNode) -> AuditLayer:
         """BN with running statistics; without them one image cannot tell BN from instance norm."""

@@ -296,7 +296,7 @@ def _residual(structure: GraphStructure) -> Iterator[str]:
         return
     more = count_additions(structure.graph) - len(units)
     beside_trunk = f" on the trunk, and {more} more addition{'s' * (more > 1)}" if more > 0 else ""
-    count = f"{len(units)} residual unit{'s' * (len(units) > 1)}{rest}"
+    count = f"{len(units)} residual unit{'s' * (len(units) > 1)}{beside_trunk}"
     shapes = [tuple(_unit_layers(unit.F)) for unit in units]
     inverted = sum(map(_is_inverted, shapes))
     if 2 * inverted > len(units):

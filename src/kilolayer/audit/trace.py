@@ -106,7 +106,7 @@ def _refusal(errors: Mapping[ModelInput, str]) -> str:
     )
     if first.kind == "image":
         return f"the model takes no image of {first.channels} channels and side {sides}: {errors[first]}"
-    return f"the model takes no image, and not {' or '.join(others)}: {errors[first]}"
+    return f"the model takes no image, and not {' or '.join(alternatives)}: {errors[first]}"
 
 
 def _first_line(error: BaseException) -> str:
