@@ -46,7 +46,7 @@ def test_an_import_statement_works_and_names_the_new_place() -> None:
     [
         *("ensemble.quantiles", "ensemble.reads", "ensemble.window", "ensemble.add", "ensemble.times"),
         *("order.model_from", "order.forward_is", "path_gradients.predicted_lengths"),
-        *("statistics.bootstrap", "statistics.resampled", "statistics.interval", "statistics.LEAST_RUNS"),
+        *("statistics.errors", "statistics.LEAST_RUNS"),
         *("statistics.CHANCE", "statistics.Values", "statistics.Word", "gradient.WHOLE", "jacobian.LOST"),
         *("shortcut_theory.KNOWN", "path_gradients.LONGEST", "ensemble.EVEN"),
     ],

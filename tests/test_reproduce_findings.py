@@ -99,8 +99,12 @@ def test_a_proxy_never_agrees_nor_differs(size: Any, tmp_path: Path) -> None:
 def test_at_full_size_a_figure_is_judged(tmp_path: Path) -> None:
     found = words(only(table_results(pretend(FULL, tmp_path, as_in_the_paper))))
     assert found["original"] == "agrees"
+    assert found["dropout shortcut"] == "undecided"  # three runs that fail are too few for a sign test
+    assert found["constant scaling: 0 on the shortcut, 1 on F (a plain net)"] == "undecided"
+    assert found["1×1 conv shortcut"] == "undecided"  # 0.22 from the paper's, ± 0.35
+    five = pretend(replace(FULL, seeds=tuple(range(5))), tmp_path / "five", as_in_the_paper)
+    found = words(only(table_results(five)))
     assert found["dropout shortcut"] == "agrees"
-    assert found["1×1 conv shortcut"] == "agrees" or found["1×1 conv shortcut"] == "differs"
     assert found["constant scaling: 0 on the shortcut, 1 on F (a plain net)"] == "differs"
 
 

@@ -110,7 +110,7 @@ def test_the_row_is_trained_shown_and_compared_and_nothing_is_said_of_the_paper(
     (table,) = reproduction_tables.figure_tables(one)
     assert dict(zip(table.header, table.rows[1], strict=True)) | {"runs": "6"} == {
         "row": "mine", "paper": "not in the paper", "runs": "6", "median": "3.25",
-        "mean ± std": "3.25 ± 0.19", "95 % interval": table.rows[1][-1],
+        "mean ± std": "3.25 ± 0.19", "96.8 % interval": table.rows[1][-1],
     }  # fmt: skip
     (gaps,) = comparison_tables.gap_tables(one)
     assert gaps.rows[0][:3] == ("mine", "–", "−3.61")

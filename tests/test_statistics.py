@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilolayer.statistics.agreement import judge_agreement, summarize_runs
+from kilolayer.statistics.agreement import AGREEMENT_MARGIN, judge_agreement, summarize_runs
 from kilolayer.statistics.comparison import Comparison, compare_with_paper
 from kilolayer.statistics.permutation_tests import (
     holm_adjust,
     kendall_tau,
     kendall_tau_test,
-    label_exchange_test,
     sign_flip_test,
 )
 from kilolayer.statistics.published import PublishedResult, Statistic
+from kilolayer.statistics.sequential import DecisionRule
 
 MEDIAN_OF_5 = Statistic("median", 5)
 ERRORS = st.floats(0, 100, width=32).map(float)
@@ -28,16 +28,19 @@ def test_a_summary_by_hand() -> None:
     assert found is not None
     assert (found.n, found.median, found.mean, found.diverged) == (3, 7.0, 8.0, 0)
     assert found.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
-    # The median of a sample of three is the least value with probability 7/27 > 2.5 %, likewise the greatest.
-    assert (found.low, found.high) == (6.0, 11.0)
+    assert (found.low, found.high, found.interval_name) == (6.0, 11.0, "range")
 
 
-def test_the_interval_of_a_mean_lies_within_the_range() -> None:
-    found = summarize_runs([1.0, 2.0, 3.0, 4.0, 5.0], of="mean")
+def test_intervals_begin_at_six_runs_and_are_named_by_their_coverage() -> None:
+    five, six = ([float(i) for i in range(n)] for n in (5, 6))
+    assert summarize_runs(five, of="mean").interval_name == "range"  # type: ignore[union-attr]
+    # The median of six lies outside of their range with probability 2/2^6.
+    assert summarize_runs(six).interval_name == "96.8 % interval"  # type: ignore[union-attr]
+    found = summarize_runs(six, of="mean")
     assert found is not None
-    assert 1.0 < found.low < 3.0 < found.high < 5.0
-    # The mean's standard error is √2/√5 = 0.63 under resampling: ±1.24 for 95 %.
-    assert found.high - found.low == pytest.approx(2.48, abs=0.25)
+    # t at 5 degrees of freedom is 2.571, and s = √3.5.
+    assert found.interval_name == "95 % interval"
+    assert found.high - found.mean == pytest.approx(2.5706 * math.sqrt(3.5 / 6), abs=1e-3)
 
 
 def test_diverged_runs_count_as_guesses() -> None:
@@ -55,37 +58,43 @@ def test_the_interval_holds_the_median(values: list[float]) -> None:
     assert min(values) <= found.low <= found.median <= found.high <= max(values)
 
 
-def test_verdicts_need_three_runs() -> None:
+def test_verdicts_need_three_runs_with_a_spread() -> None:
     published = PublishedResult(6.61, MEDIAN_OF_5)
     assert judge_agreement(published, []).word == "not run"
     assert judge_agreement(published, [6.6, 6.6]).word == "not enough runs"
-    assert (
-        judge_agreement(published, [6.6, 6.6, 6.6]).word == "differs"
-    )  # no spread at all, and 6.61 is not 6.60
-    assert judge_agreement(PublishedResult(6.605, MEDIAN_OF_5), [6.6, 6.6, 6.6]).word == "agrees"
+    assert judge_agreement(published, [6.6, 6.6, 6.6]).word == "undecided"
+    assert judge_agreement(published, [6.6, 6.61, 6.62]).word == "agrees"
 
 
-def test_a_verdict_is_widened_by_the_papers_spread() -> None:
-    # √(π/2) · 0.14 / √5 · 1.96 = 0.1538, and half of 0.01 for rounding: the interval ends at 4.90 + 0.1588.
-    runs = [4.70, 4.80, 4.90]
-    found = judge_agreement(PublishedResult(4.92, MEDIAN_OF_5, mean=4.89, std=0.14), runs)
-    assert found.word == "agrees"
-    assert found.high == pytest.approx(4.90 + 0.1588, abs=1e-4)
-    assert judge_agreement(PublishedResult(5.06, MEDIAN_OF_5, std=0.14), runs).word == "differs"
-    assert judge_agreement(PublishedResult(5.05, MEDIAN_OF_5, std=0.14), runs).word == "agrees"
+def test_a_verdict_by_hand() -> None:
+    # s = 0.1, n = 3, one run of the paper's: t = 4.303 at 2 degrees of freedom, √(0.01/3 + 0.01) = 0.11547,
+    # and half of 0.01 for rounding: 0.5 ± 0.50184.
+    found = judge_agreement(PublishedResult(7.0), [7.4, 7.5, 7.6])
+    assert (found.low, found.high) == (pytest.approx(-0.00184, abs=1e-4), pytest.approx(1.00184, abs=1e-4))
+    assert found.word == "undecided"
+    assert judge_agreement(PublishedResult(6.9), [7.4, 7.5, 7.6]).word == "differs"
+    assert judge_agreement(PublishedResult(7.5), [7.4, 7.5, 7.6]).word == "undecided"  # ± 0.502 is too wide
+    assert judge_agreement(PublishedResult(7.5), [7.4, 7.5, 7.6], margin=0.51).word == "agrees"
 
 
-def test_without_the_papers_spread_ours_stands_in() -> None:
-    # One run of the paper's varies as ours do: s = 0.1, so 1.96 · 0.1 to each side of 7.1 … 7.3.
-    found = judge_agreement(PublishedResult(7.0), [7.1, 7.2, 7.3])
-    assert (found.low, found.high) == (pytest.approx(7.1 - 0.201), pytest.approx(7.3 + 0.201))
-    assert found.word == "agrees"
-    assert judge_agreement(PublishedResult(6.8), [7.1, 7.2, 7.3]).word == "differs"
+def test_the_papers_own_spread_is_used() -> None:
+    # s²/n = 0.01/3 and π/2 · 0.14²/5; t = 4.303 at 2 degrees of freedom.
+    runs, spread = [4.80, 4.90, 5.00], math.sqrt(0.01 / 3 + math.pi / 2 * 0.14**2 / 5)
+    found = judge_agreement(PublishedResult(4.92, MEDIAN_OF_5, std=0.14), runs)
+    assert found.high == pytest.approx(4.90 - 4.92 + 4.3027 * spread + 0.005, abs=1e-4)
 
 
 def test_a_best_run_is_judged_by_the_mean_beside_it() -> None:
     best = PublishedResult(6.43, Statistic("best", 5), mean=6.61, std=0.16)
-    assert judge_agreement(best, [6.5, 6.6, 6.7]).text.startswith("the paper's 6.61 lies inside")
+    assert judge_agreement(best, [6.5, 6.6, 6.7]).text.startswith("our mean 6.60 less 6.61 is −0.01")
+
+
+def test_a_second_laboratory_is_judged_by_itself() -> None:
+    found = judge_agreement(
+        PublishedResult(6.37), [6.3, 6.35, 6.4, 6.45], others={"ReScience": PublishedResult(6.06)}
+    )
+    assert (found.word, found.others) == ("agrees", {"ReScience": "differs"})
+    assert found.text.endswith("; ReScience, 6.06: differs")
 
 
 def test_a_curve_has_no_figure_to_agree_with() -> None:
@@ -94,9 +103,10 @@ def test_a_curve_has_no_figure_to_agree_with() -> None:
 
 def test_a_failure_agrees_with_failures() -> None:
     fail = PublishedResult(above=20.0)
-    assert judge_agreement(fail, [None, 35.0, 12.0]).word == "agrees"
-    assert judge_agreement(fail, [None, 15.0, 12.0]).word == "differs"
-    assert judge_agreement(fail, [20.0, 20.0, 20.0]).word == "differs"
+    assert judge_agreement(fail, [None] * 5).word == "agrees"  # 1/32
+    assert judge_agreement(fail, [None] * 4).word == "undecided"  # 1/16
+    assert judge_agreement(fail, [None, None, 35.0, 12.0, 90.0]).word == "undecided"
+    assert judge_agreement(fail, [20.0] * 5).word == "differs"
     assert judge_agreement(fail, [90.0, 90.0]).word == "not enough runs"
 
 
@@ -110,20 +120,10 @@ def test_sign_flips_by_hand() -> None:
     assert sign_flip_test([1.0] * 6).p == sign_flip_test([1.0] * 6).smallest == 1 / 32
 
 
-def test_exchanged_labels_by_hand() -> None:
-    separated = label_exchange_test([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
-    assert separated.p == separated.smallest == pytest.approx(2 / 20)
-    # Means 1 and 3.5 of {1} and {3, 4}; the label on 4 gives a gap of 2 only, on 3 of 0.5: 1 of 3.
-    assert label_exchange_test([1.0], [3.0, 4.0]).p == pytest.approx(1 / 3)
-    assert label_exchange_test([2.0, 2.0], [2.0, 2.0]).p == 1.0
-    assert label_exchange_test([1.0] * 5, [2.0] * 5).p == pytest.approx(2 / 252)
-
-
-def test_many_runs_are_sampled_and_reproducible() -> None:
-    a, b = [float(i) for i in range(20)], [float(i) + 0.5 for i in range(20)]
-    assert label_exchange_test(a, b) == label_exchange_test(a, b)
-    assert sign_flip_test([1.0] * 20).p == pytest.approx(2e-5)
-    assert label_exchange_test(a, b).p > 0.5
+def test_many_pairs_are_sampled_and_reproducible() -> None:
+    differences = [(-1.0) ** i * i for i in range(20)]
+    assert sign_flip_test(differences) == sign_flip_test(differences)
+    assert sign_flip_test([1.0] * 20).p == sign_flip_test([1.0] * 20).smallest == pytest.approx(2e-5)
 
 
 def test_holm_by_hand() -> None:
@@ -152,10 +152,18 @@ def test_tau_is_tested_against_dealt_out_rows() -> None:
     assert kendall_tau_test(eleven, eleven[::-1]).p > 0.99
 
 
-@given(st.lists(ERRORS, min_size=3, max_size=6), ERRORS, st.floats(0, 5, width=32))
-def test_a_larger_spread_never_turns_agreement_away(runs: list[float], value: float, std: float) -> None:
+@given(st.lists(ERRORS, min_size=3, max_size=6), ERRORS, st.floats(0, 5, width=32), st.floats(1, 5, width=32))
+def test_noise_never_makes_agreement(runs: list[float], value: float, std: float, factor: float) -> None:
+    """Neither a larger spread of the paper's nor one of our runs around the same mean."""
     narrow, wide = (judge_agreement(PublishedResult(value, MEDIAN_OF_5, std=s), runs) for s in (std, std + 1))
-    assert not (narrow.word == "agrees" and wide.word == "differs")
+    assert wide.word in (narrow.word, "undecided")
+    mean = sum(runs) / len(runs)
+    noisy = [mean + factor * (run - mean) for run in runs]
+    for published in (PublishedResult(value), PublishedResult(value, MEDIAN_OF_5)):
+        before, after = judge_agreement(published, runs), judge_agreement(published, noisy)
+        if before.low is not None and after.low is not None and after.high is not None:
+            assert after.word != "agrees" or before.word == "agrees"
+            assert after.word != "agrees" or after.high - after.low <= 2 * AGREEMENT_MARGIN + 1e-6
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=7))
@@ -164,11 +172,6 @@ def test_sign_flip_p_is_never_below_its_minimum(differences: list[float]) -> Non
     assert found.smallest - 1e-12 <= found.p <= 1
     assert found.smallest == 2.0 ** (1 - len(differences))
     assert sign_flip_test([-d for d in differences]).p == found.p
-
-
-@given(st.lists(ERRORS, min_size=1, max_size=5), st.lists(ERRORS, min_size=1, max_size=5))
-def test_relabelled_p_is_never_below_its_minimum(a: list[float], b: list[float]) -> None:
-    assert label_exchange_test(a, b).smallest - 1e-12 <= label_exchange_test(a, b).p <= 1
 
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=6), st.randoms(use_true_random=False))
@@ -196,8 +199,8 @@ MEASURED = {
 }
 
 
-def _pairs(found: Comparison) -> dict[str, float]:
-    return {pair.b: pair.gap for pair in found.pairs}
+def _gaps(found: Comparison) -> dict[str, float]:
+    return {pair.b: pytest.approx(pair.decision.difference) for pair in found.pairs}
 
 
 def test_a_comparison_by_hand() -> None:
@@ -206,40 +209,39 @@ def test_a_comparison_by_hand() -> None:
     assert (worse.paper_gap, better.paper_gap) == (pytest.approx(1.56), pytest.approx(-0.24))
     assert broken.paper_gap is None
     assert [pair.paper_direction for pair in found.pairs] == [1, -1, 1]
-    assert [pair.gap for pair in found.pairs] == [4.0, 1.0, 48.0]
-    assert (worse.low, worse.high) == (3.0, 5.0)
-    assert [pair.p for pair in found.pairs] == [0.25] * 3
-    assert [pair.p_holm for pair in found.pairs] == [0.75] * 3
-    assert worse.word == better.word == "not decided"
-    assert "the median gap points the same way" in worse.text
-    assert "opposite way" in better.text
-    assert "3 runs can reach no less than p = 0.75" in worse.text
+    assert _gaps(found) == {"worse": 4.0, "better": 1.0, "broken": pytest.approx(137 / 3)}
+    assert (worse.decision.low, worse.decision.high) == (3.0, 5.0)
+    assert worse.decision.interval == "range of 3 differences"
+    assert [pair.decision.p for pair in found.pairs] == [0.25] * 3
+    assert {pair.word for pair in found.pairs} == {"undecided"}
+    assert worse.decision.text == (
+        "undecided at ± 1 points between “original” and “worse” (half the range of 3 differences)"
+    )
+    assert broken.decision.failed == (0, 2)
     # The paper's order is better, original, worse, broken; ours exchanges the first two: (5 − 1)/6.
     assert found.ranking.tau == pytest.approx(4 / 6)
     assert found.ranking.p == pytest.approx(4 / 24)
 
 
-def test_labels_may_be_exchanged_instead() -> None:
-    found = compare_with_paper(PAPER, MEASURED, baseline="original", test="exchanged labels").pairs[0]
-    assert (found.p, found.test, found.gap) == (pytest.approx(0.1), "exchanged labels", 3.0)
+def test_rows_without_shared_seeds_are_no_pairs() -> None:
     unshared = {"original": {0: 1.0, 1: 2.0, 2: 3.0}, "worse": {5: 4.0, 6: 5.0, 7: 6.0}}
-    assert compare_with_paper(PAPER, unshared, baseline="original").pairs[0].test == "exchanged labels"
-    assert (
-        compare_with_paper(PAPER, unshared, baseline="original", test="sign flips").pairs[0].word
-        == "not enough runs"
-    )
+    pair = compare_with_paper(PAPER, unshared, baseline="original").pairs[0]
+    assert (pair.word, pair.decision.text) == ("not enough runs", "0 of at least 3 pairs of runs")
 
 
 def test_enough_runs_decide() -> None:
     paper = {"original": PublishedResult(6.61), "worse": PublishedResult(8.17)}
     runs = {"original": {s: 40.0 + s for s in range(8)}, "worse": {s: 42.0 + s for s in range(8)}}
-    assert compare_with_paper(paper, runs, baseline="original").pairs[0].text == "same direction (p = 0.0078)"
+    found = compare_with_paper(paper, runs, baseline="original").pairs[0]
+    assert (found.word, found.decision.p) == ("same direction", 2 / 2**8)
     swapped = {"original": runs["worse"], "worse": runs["original"]}
     assert compare_with_paper(paper, swapped, baseline="original").pairs[0].word == "opposite direction"
-    assert (
-        compare_with_paper({**paper, "worse": PublishedResult(6.61)}, runs).pairs[0].word
-        == "no direction in the paper"
-    )
+    equal = {**paper, "worse": PublishedResult(6.61)}
+    assert compare_with_paper(equal, runs).pairs[0].word == "no direction in the paper"
+    own = compare_with_paper(paper, runs, baseline="original", not_in_paper={"worse"}).pairs[0]
+    assert own.word == "same direction"
+    wide = compare_with_paper(paper, runs, baseline="original", rule=DecisionRule(margin=5.0)).pairs[0]
+    assert wide.decision.text == "“original” is better than “worse”, by less than the margin of 5 points"
 
 
 def test_missing_runs_are_said() -> None:
@@ -261,7 +263,7 @@ def test_shifting_all_errors_changes_no_gap(shift: int) -> None:
         for row, runs in MEASURED.items()
     }
     before, after = (compare_with_paper(PAPER, runs, baseline="original") for runs in (MEASURED, shifted))
-    assert _pairs(after) == _pairs(before)
+    assert _gaps(after) == _gaps(before)
     assert after.ranking == before.ranking
 
 

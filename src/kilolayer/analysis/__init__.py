@@ -32,14 +32,14 @@ order            measure.execution_order        Order=ExecutionOrder find_order=
 over_training    measure.snapshot_trends        over_training=collect_trends OverTraining=SnapshotTrends Followed=TrackedAnalysis
 path_gradients   measure.path_gradients         path_gradients=measure_path_gradients path_counts=theory.path_statistics.path_length_shares predicted_lengths=theory.path_statistics.predict_path_norms LONGEST=theory.path_statistics.MAX_LENGTH Lengths=theory.path_statistics.Lengths
 paths            measure.path_ensemble          paths=measure_paths Paths=PathEnsemble
-permutation      statistics.permutation_tests   sign_flip=sign_flip_test relabelled=label_exchange_test tau_test=kendall_tau_test holm=holm_adjust
+permutation      statistics.permutation_tests   sign_flip=sign_flip_test tau_test=kendall_tau_test holm=holm_adjust
 published        statistics.published           Published=PublishedResult
 responses        measure.layer_responses        responses=measure_layer_responses Responses=LayerResponses Activity=ReluActivity
 run_responses    measure.layer_responses        run_responses=measure_run_responses
 shortcut         measure.shortcut_factors       shortcut=measure_shortcut_factors Shortcut=ShortcutFactors
 shortcut_factors measure.shortcut_factors       Shortcut=ShortcutFactors
 shortcut_theory  theory.shortcut_products       Factor=ShortcutFactor KNOWN=LAYERS_WITH_GAIN
-statistics       statistics.agreement           Summary=RunSummary summarize=summarize_runs Verdict=Agreement verdict=judge_agreement errors=error_rates bootstrap=bootstrap_interval resampled=bootstrap_samples interval=percentile_interval LEAST_RUNS=MIN_RUNS CHANCE=CHANCE_ERROR Values=FloatArray Word=AgreementWord
+statistics       statistics.agreement           Summary=RunSummary summarize=summarize_runs Verdict=Agreement verdict=judge_agreement errors=error_rates LEAST_RUNS=MIN_RUNS CHANCE=CHANCE_ERROR Values=FloatArray Word=AgreementWord
 subject          measure.analysis_input         Subject=AnalysisInput
 tangents         measure.jacobian_products      Tangents=JacobianProducts
 trainability     measure.trainability           Verdict=TrainabilityVerdict judge=judge_trainability
@@ -49,7 +49,7 @@ wording          measure.series                 by_unit=unit_series percent=shar
 """  # noqa: E501 - a table
 _OWN = (
     "Pair=RowPair Published=PublishedResult Summary=RunSummary Verdict=Agreement compare=compare_with_paper "
-    "holm=holm_adjust relabelled=label_exchange_test sign_flip=sign_flip_test summarize=summarize_runs "
+    "holm=holm_adjust sign_flip=sign_flip_test summarize=summarize_runs "
     "tau_test=kendall_tau_test verdict=judge_agreement"
 )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from kilolayer.report.document import Table
 from kilolayer.report.reproduction_tables import table_label
-from kilolayer.statistics import Comparison, RowPair
+from kilolayer.statistics import Comparison, RowPair, least_pairs
 from kilolayer.statistics.agreement import MIN_RUNS
 from kilolayer.sweep.results import TableResult
 
-LEVEL = 0.05
-TEST_NOTE = "p: exact permutation test on our runs, adjusted by Holm for all pairs of the table."
-COMPARISON_HEADER = ("row", "paper", "here", "95 % interval", "p", "finding")
+HEADER = ("row", "paper", "here", "interval", "n", "p", "level", "finding")
+NOTE = (
+    "Here: the mean difference over shared seeds. p reaches its level or does not; the levels share "
+    "{alpha:g} % among the comparisons (Holm)."
+)
 
 
 def gap_tables(table_findings: TableResult) -> tuple[Table, ...]:
@@ -35,47 +37,50 @@ def _comparison(table_findings: TableResult, group: str, comparison: Comparison)
     where = table_label(table_findings) if group == "error" else f"{table_label(table_findings)}, {group}"
     subject = f"gaps to “{single}”" if single else "gaps between rows"
     return Table(
-        f"{where}: {subject} in percent of error; positive is worse.",
-        COMPARISON_HEADER,
-        rows,
-        f"{TEST_NOTE}{_limit(comparison)}",
+        f"{where}: {subject} in percent of error; positive is worse.", HEADER, rows, _note(comparison)
     )
 
 
-def _limit(comparison: Comparison) -> str:
-    """A note where there are too few runs for any pair to be decided, whatever they measure."""
-    tested = [pair for pair in comparison.pairs if pair.word != "not enough runs"]
-    least = min((pair.smallest for pair in tested), default=0.0)
-    if least <= LEVEL:
-        return ""
-    runs = max(pair.n for pair in tested)
-    return f" With {runs} runs a row no pair can be decided (p ≥ {least:.2g}); the ranking pools all rows."
+def _note(comparison: Comparison) -> str:
+    """What the columns mean, and whether there are too few runs for any pair to be decided."""
+    tested = [pair.decision for pair in comparison.pairs if pair.word != "not enough runs"]
+    names = ", ".join(dict.fromkeys(decision.interval for decision in tested))
+    note = (
+        f"{NOTE.format(alpha=100 * comparison.rule.alpha)} Test: {comparison.rule.test}. Interval: {names}."
+    )
+    fewest, most = least_pairs(len(comparison.pairs), comparison.rule.alpha), max(d.n for d in tested)
+    if comparison.rule.test == "sign flips" and most < fewest:
+        note += f" {most} pairs can decide none of {len(comparison.pairs)} comparisons, {fewest} can; the "
+        note += "ranking pools all rows."
+    return note
 
 
 def _pair(pair: RowPair) -> tuple[str, ...]:
-    gap = "fail" if pair.paper_gap is None else _signed(pair.paper_gap)
-    paper = gap if pair.in_paper else "–"
+    gap = "fail" if pair.paper_gap is None else signed(pair.paper_gap)
+    paper, decision = gap if pair.in_paper else "–", pair.decision
     if pair.word == "not enough runs":
-        return (paper, "–", "–", "–", pair.text)
-    interval = f"{_signed(pair.low)} to {_signed(pair.high)}"
-    return (paper, _signed(pair.gap), interval, f"{pair.p_holm:.2g}", _verdict_text(pair))
+        return (paper, "–", "–", str(decision.n), "–", "–", decision.text)
+    interval = f"{signed(decision.low)} to {signed(decision.high)}"
+    p_and_level = (f"{decision.p:.2g}", f"{decision.level:.2g}")
+    return (paper, signed(decision.difference), interval, str(decision.n), *p_and_level, pair_finding(pair))
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference with its sign and two digits."""
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _verdict_text(pair: RowPair) -> str:
-    """The outcome of a pair in at most four words."""
-    if pair.word != "not decided":
-        return pair.word
-    if not pair.gap:
-        points = "no gap"
-    elif pair.in_paper:
-        points = "same way" if pair.gap * pair.paper_direction > 0 else "opposite way"
-    else:
-        points = "lower" if pair.gap < 0 else "higher"
-    return f"not decided, {points}"
+def pair_finding(pair: RowPair) -> str:
+    """The decision on a pair beside the paper, in few words."""
+    match pair.word:
+        case "undecided":
+            return f"undecided at ± {pair.decision.half_width:.2g}"
+        case "equivalent":
+            return f"equivalent within ± {pair.decision.margin:g}"
+        case "no direction in the paper":
+            return f"{'worse' if pair.decision.difference > 0 else 'better'}, equal in the paper"
+        case _:
+            return pair.word
 
 
 def ranking_sentences(table_findings: TableResult) -> list[str]:

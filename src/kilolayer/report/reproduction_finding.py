@@ -12,7 +12,8 @@ from kilolayer.sweep.results import CellResult, TableResult
 GAP_WORDS = {
     "same direction": "as in the paper",
     "opposite direction": "opposite to the paper",
-    "not decided": "undecided",
+    "equivalent": "equivalent within the margin",
+    "undecided": "undecided",
     "not enough runs": f"undecided with fewer than {MIN_RUNS} runs each",
     "no direction in the paper": "without a direction in the paper",
     "lower error": "to a lower error (not in the paper)",
@@ -20,12 +21,15 @@ GAP_WORDS = {
 }
 
 
-def finding_sentence(table_findings: TableResult) -> str:
-    """A table's finding: its lowest error beside the paper's, and how many gaps the runs decide."""
-    return f"{table_label(table_findings)}: {'; '.join(_parts(table_findings))}."
+def finding_sentence(table_findings: TableResult, *, registered: bool = False) -> str:
+    """A table's finding: its lowest error beside the paper's, and how many gaps the runs decide.
+
+    A registered sweep has decisions of its own; its gaps are not judged a second time by another rule.
+    """
+    return f"{table_label(table_findings)}: {'; '.join(_parts(table_findings, registered))}."
 
 
-def _parts(table_findings: TableResult) -> Iterator[str]:
+def _parts(table_findings: TableResult, registered: bool) -> Iterator[str]:
     ended = [finding for finding in table_findings.cells if finding.runs.trials and finding.summary]
     if not any(finding.runs.trials for finding in table_findings.cells):
         yield "its figures are counts or citations, so no run was trained"
@@ -33,7 +37,8 @@ def _parts(table_findings: TableResult) -> Iterator[str]:
         yield "no run has a figure yet, so nothing can be compared with the paper"
     elif ended[0].cell.metric.endswith("error"):
         yield _lowest(table_findings, ended)
-        yield _gaps(table_findings)
+        if not registered:
+            yield _gaps(table_findings)
     else:
         yield f"{len(ended)} of its {len(table_findings.cells)} cells have a figure"
 

@@ -36,7 +36,7 @@ def build_reproduction_page(
     registered: RegisteredResult | None = None,
 ) -> Page:
     """The page as a value. It reads the metrics of the runs whose curves it shows."""
-    sentences = [finding_sentence(table_findings) for table_findings in findings]
+    sentences = [finding_sentence(table, registered=registered is not None) for table in findings]
     sentences.append(f"{decision_counts(registered)}." if registered else NOT_REGISTERED)
     sections = [Section("Findings", tuple(sentences))]
     sections += [_section(table_findings, registered) for table_findings in findings]

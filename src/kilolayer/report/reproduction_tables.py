@@ -7,11 +7,14 @@ from collections.abc import Iterator
 
 from kilolayer.papers import Cell
 from kilolayer.report.document import Table
+from kilolayer.statistics.agreement import MIN_INTERVAL_RUNS
 from kilolayer.sweep.comparable import cell_label
 from kilolayer.sweep.results import CellResult, TableResult
 
-FIGURES = ("row", "paper", "runs", "median", "mean ± std", "95 % interval")
-WIDE = ("table", "column", *FIGURES, "verdict")
+FIGURES = ("row", "paper", "runs", "median", "mean ± std")
+INTERVAL = "interval"
+"""The heading where rows have intervals of several kinds; each is then named in its row."""
+WIDE = ("table", "column", *FIGURES, INTERVAL, "verdict")
 UNITS = {"parameters": "parameters in millions", "multiply-adds": "multiply-adds in 10⁹"}
 UNITS |= {"layer responses": "mean deviation of the 3×3 layers' responses"}
 
@@ -38,17 +41,20 @@ def _figures(table_findings: TableResult, column: str, findings: list[CellResult
         else f"{table_label(table_findings)}, {column}"
     )
     notes = dict.fromkeys(note for finding in findings for note in _notes(table_findings, finding))
-    rows = tuple((finding.cell.row, *_row(finding)) for finding in findings)
-    return Table(f"{title}: {measured}.", FIGURES, rows, " ".join(notes))
+    kinds = {finding.summary.interval_name for finding in findings if finding.summary}
+    interval = kinds.pop() if len(kinds) == 1 else INTERVAL
+    rows = tuple((finding.cell.row, *_row(finding, named=interval == INTERVAL)) for finding in findings)
+    return Table(f"{title}: {measured}.", (*FIGURES, interval), rows, " ".join(notes))
 
 
-def _row(finding: CellResult) -> tuple[str, ...]:
+def _row(finding: CellResult, *, named: bool) -> tuple[str, ...]:
     paper, summary, counted = reported_text(finding.cell), finding.summary, finding.cell.counted
     if summary is None:
         return (paper, _without_figure(finding), "–" if counted is None else f"{counted:.2f}", "–", "–")
     diverged = f" ({summary.diverged} diverged)" if summary.diverged else ""
     spread = f"{summary.mean:.2f} ± {summary.std:.2f}" if summary.n > 1 else "–"
     interval = f"{summary.low:.2f} to {summary.high:.2f}" if summary.n > 1 else "–"
+    interval += f" ({summary.interval_name})" if named and summary.n > 1 else ""
     return (paper, f"{summary.n}{diverged}", f"{summary.median:.2f}", spread, interval)
 
 
@@ -73,6 +79,9 @@ def _notes(table_findings: TableResult, finding: CellResult) -> Iterator[str]:
         yield f"“{cell.row}”: only {cell.plans[0].setting} of its {len(cell.plans)} settings was run."
     for reason in dict.fromkeys(finding.failures):
         yield f"“{cell.row}”: {finding.failures.count(reason)} run(s) failed and are left out: {reason}."
+    if finding.summary and finding.summary.coverage is not None:
+        of = "mean (Student's t)" if cell.published.statistic.kind == "mean" else "median (order statistics)"
+        yield f"Intervals are of the {of}; fewer than {MIN_INTERVAL_RUNS} runs show their range."
     if finding.summary and finding.summary.diverged:
         yield f"A run that diverged counts as guessing, {finding.chance:.0f} % wrong."
 
@@ -90,7 +99,7 @@ def wide_table(table_findings: TableResult) -> Table:
     """One table of all cells with their verdicts, for programs."""
     head = (table_findings.table.name,)
     rows = tuple(
-        (*head, finding.cell.column, finding.cell.row, *_row(finding), _verdict(finding))
+        (*head, finding.cell.column, finding.cell.row, *_row(finding, named=True), _verdict(finding))
         for finding in table_findings.cells
     )
     return Table(_heading(table_findings), WIDE, rows)

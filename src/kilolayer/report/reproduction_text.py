@@ -16,8 +16,8 @@ from kilolayer.sweep.looks import RegisteredResult
 from kilolayer.sweep.results import TableResult
 from kilolayer.system.terminal import print_table, print_text
 
-DROPPABLE_COLUMNS = ("95 % interval", "mean ± std", "p", "runs")
-"""The columns that a narrow terminal leaves out, in this order."""
+DROPPABLE_COLUMNS = ("level", "n", "mean ± std", "p", "runs")
+"""The columns that a narrow terminal leaves out, in this order, after the intervals."""
 
 
 def print_reproduction(findings: tuple[TableResult, ...], registered: RegisteredResult | None = None) -> None:
@@ -31,7 +31,7 @@ def print_reproduction(findings: tuple[TableResult, ...], registered: Registered
         print_text(f"\n{decision_counts(registered)}.")
     for table_findings in findings:
         print_text(f"\n{tables.table_label(table_findings)}: {table_findings.table.title}", style="bold")
-        print_text(finding_sentence(table_findings))
+        print_text(finding_sentence(table_findings, registered=registered is not None))
         if table_findings.proxy:
             print_text(f"{table_findings.proxy}. Only rankings and gaps can be compared with the paper's.")
         shown_tables = (
@@ -53,4 +53,10 @@ def print_reproduction(findings: tuple[TableResult, ...], registered: Registered
 def print_captioned(table: Table) -> None:
     """Prints one table under its caption."""
     print_text(f"\n{table.caption}\n")
-    print_table(table, drop=[name for name in DROPPABLE_COLUMNS if name in table.header])
+    print_table(table, drop=_droppable(table))
+
+
+def _droppable(table: Table) -> list[str]:
+    """The columns of this table that a narrow terminal leaves out. An interval is headed by its coverage."""
+    intervals = [name for name in table.header if name == "range" or name.endswith("interval")]
+    return [*intervals, *(name for name in DROPPABLE_COLUMNS if name in table.header)]

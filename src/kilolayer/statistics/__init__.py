@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         holm_adjust,
         kendall_tau,
         kendall_tau_test,
-        label_exchange_test,
         least_pairs,
         sign_flip_test,
     )
@@ -33,7 +32,6 @@ _HOMES = {
     "compare_with_paper": "comparison",
     "holm_adjust": "permutation_tests",
     "kendall_tau": "permutation_tests",
-    "label_exchange_test": "permutation_tests",
     "least_pairs": "permutation_tests",
     "sign_flip_test": "permutation_tests",
     "kendall_tau_test": "permutation_tests",
@@ -72,7 +70,6 @@ __all__ = [
     "judge_agreement",
     "kendall_tau",
     "kendall_tau_test",
-    "label_exchange_test",
     "least_pairs",
     "median_interval",
     "paired_difference",

@@ -7,29 +7,39 @@ with an error of `chance` percent. It is never dropped: dropping failures would 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kilolayer.errors import InputError
+from kilolayer.statistics.intervals import (
+    FloatArray,
+    Interval,
+    has_no_spread,
+    median_interval,
+    range_of,
+    t_interval,
+)
 from kilolayer.statistics.published import PublishedResult
 
-FloatArray = NDArray[np.float64]
-AgreementWord = Literal["agrees", "differs", "not enough runs", "not run", "no figure"]
+AgreementWord = Literal["agrees", "differs", "undecided", "not enough runs", "not run", "no figure"]
 
 MIN_RUNS = 3
 """With fewer runs there is no verdict: two runs have no middle and hardly a spread."""
 
+MIN_INTERVAL_RUNS = 6
+"""With fewer runs a summary shows their range; no interval of a median covers 95 % of the time."""
+
 CHANCE_ERROR = 90.0
 """The error of guessing among ten classes, in percent."""
 
-RESAMPLES = 10_000
-"""Samples drawn for a bootstrap interval."""
-_SEED = 0
-_TWO_SIDED = 1.96  # standard errors to each side of 95 % of a normal distribution
-_MEDIAN_ERROR = math.sqrt(math.pi / 2)  # a median's standard error in those of a mean, for normal runs
+AGREEMENT_MARGIN = 0.5
+"""Runs agree with a figure if their mean lies within so many percentage points of it, and this is certain."""
+
+LEVEL = 0.05
+_MEDIAN_VARIANCE = math.pi / 2  # a median's variance in those of a mean, for many normal runs
 _TOLERANCE = 1e-9  # what floating point may lose where a bound is met exactly
 
 
@@ -42,48 +52,9 @@ def error_rates(runs: Sequence[float | None], chance: float = CHANCE_ERROR) -> F
     return np.array([chance if run is None or not math.isfinite(run) else run for run in runs], np.float64)
 
 
-def median(values: FloatArray, axis: int | None = None) -> FloatArray:
+def median(values: FloatArray) -> float:
     """The middle value, or the mean of the two middle values."""
-    return np.asarray(np.median(values, axis=axis), np.float64)
-
-
-def mean(values: FloatArray, axis: int | None = None) -> FloatArray:
-    """The arithmetic mean."""
-    return np.asarray(np.mean(values, axis=axis), np.float64)
-
-
-def bootstrap_interval(
-    values: FloatArray, statistic: Callable[[FloatArray, int], FloatArray] = median, *, level: float = 0.95
-) -> tuple[float, float]:
-    """The percentile bootstrap interval of a statistic, from `RESAMPLES` samples drawn with a fixed seed.
-
-    For the median of as few runs as 3 or 5 it is simply their range, and covers the true median with
-    probability 1 − 2^(1−n): 75 % of the time for n = 3, 94 % for n = 5.
-
-    Args:
-        values: the observations, (n,).
-        statistic: a function of samples (RESAMPLES, n) and the axis to reduce.
-        level: the interval's coverage.
-
-    Source: Efron and Tibshirani 1993, Sec. 13.3.
-
-    >>> bootstrap_interval(np.array([6.4, 6.6, 6.9]))
-    (6.4, 6.9)
-    """
-    return percentile_interval(statistic(bootstrap_samples(values), 1), level)
-
-
-def bootstrap_samples(values: FloatArray, seed: int = _SEED) -> FloatArray:
-    """`RESAMPLES` samples of the values, drawn with replacement; shape (RESAMPLES, n)."""
-    indices = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    return values[indices]
-
-
-def percentile_interval(statistics: FloatArray, level: float = 0.95) -> tuple[float, float]:
-    """The ends of the middle `level` of the values; both are values themselves."""
-    tail = (1 - level) / 2
-    low = np.quantile(statistics, tail, method="lower")
-    return float(low), float(np.quantile(statistics, 1 - tail, method="higher"))
+    return float(np.median(values))
 
 
 @dataclass(frozen=True)
@@ -98,9 +69,17 @@ class RunSummary:
     std: float
     """The sample standard deviation, with n − 1; 0 for a single run."""
     low: float
-    """The lower end of the 95 % bootstrap interval of the median (or of the mean, see `summarize_runs`)."""
+    """The lower end of the runs' range, or of an interval from six runs on."""
     high: float
     """The upper end."""
+    coverage: float | None = None
+    """How often such an interval holds the true median (or mean); None for a range, which promises nothing.
+    """
+
+    @property
+    def interval_name(self) -> str:
+        """What `low` and `high` are: "range", or an interval with its coverage."""
+        return str(Interval(self.low, self.high, self.coverage))
 
 
 def summarize_runs(
@@ -108,90 +87,158 @@ def summarize_runs(
 ) -> RunSummary | None:
     """Summarises runs; None without runs.
 
+    Below six runs `low` and `high` are the least and the greatest error. From six on they are the interval
+    of the median by order statistics, which covers at least 95 % of the time for any distribution
+    (`median_interval`), or of the mean by Student's t, which covers 95 % for normal runs (`t_interval`).
+
     Args:
         runs: test errors in percent; None for a run that diverged.
         of: the statistic that `low` and `high` bound.
         chance: the error that a diverged run counts as.
 
     >>> summary = summarize_runs([6.4, 6.6, 6.9])
-    >>> summary.median, summary.low, summary.high
-    (6.6, 6.4, 6.9)
+    >>> summary.median, summary.low, summary.high, summary.interval_name
+    (6.6, 6.4, 6.9, 'range')
     """
     if not runs:
         return None
     values = error_rates(runs, chance)
-    low, high = bootstrap_interval(values, mean if of == "mean" else median)
+    if len(values) < MIN_INTERVAL_RUNS:
+        interval = range_of(values)
+    else:
+        interval = t_interval(values, LEVEL) if of == "mean" else median_interval(values, LEVEL)
     return RunSummary(
         n=len(values),
         diverged=sum(run is None or not math.isfinite(run) for run in runs),
-        median=float(median(values)),
-        mean=float(mean(values)),
+        median=median(values),
+        mean=float(values.mean()),
         std=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-        low=low,
-        high=high,
+        low=interval.low,
+        high=interval.high,
+        coverage=interval.coverage,
     )
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether runs agree with a paper's figure."""
+    """Whether runs agree with a published figure."""
 
     word: AgreementWord
     text: str
     """The reason in words."""
     low: float | None = None
-    """The lower end of the interval that the paper's figure was compared with, in percent."""
+    """The lower end of the 95 % interval of our mean minus the figure, in percentage points."""
     high: float | None = None
     """The upper end."""
+    margin: float | None = None
+    """The greatest difference that counts as agreement."""
+    others: Mapping[str, AgreementWord] = field(default_factory=dict)
+    """The verdict beside each further laboratory's figure of the same experiment, by its name."""
 
 
 def judge_agreement(
-    published: PublishedResult, runs: Sequence[float | None], *, chance: float = CHANCE_ERROR
+    published: PublishedResult,
+    runs: Sequence[float | None],
+    *,
+    chance: float = CHANCE_ERROR,
+    margin: float = AGREEMENT_MARGIN,
+    others: Mapping[str, PublishedResult] | None = None,
 ) -> Agreement:
-    """Judges whether runs at the paper's own size agree with its figure.
+    """Judges whether runs at the paper's own size agree with its figure, within ± `margin`.
 
-    Like is compared with like: a median with the median of these runs, a mean with their mean, a single run
-    with their median, and a best run through the mean printed beside it. The runs' 95 % bootstrap interval
-    is widened on both sides by
+    D is the mean of our n runs minus the paper's figure, which is itself of m runs. Its 95 % interval is
 
-        1.96 · c · s / √m + half a unit of the last printed digit,
+        D ± (t · √(s²/n + c·s_p²/m) + half a unit of the last printed digit)
 
-    where the paper's figure is of m runs with spread s (the paper's, or else that of these runs, since the
-    experiment is the same), and c = √(π/2) for a median of more than two runs, else 1. A figure inside
-    agrees, a figure outside differs. A failure ("above 20 %") agrees if the median run lies above the bound
-    too.
+    where s is our runs' spread, s_p the paper's, or ours where it prints none (the experiment is the same), t
+    has n − 1 degrees of freedom, or m − 1 where the paper prints a spread of fewer runs, and c = π/2 for a
+    median of more than two runs, else 1. A best run is judged by the mean printed beside it.
+
+    | the interval | verdict |
+    |---|---|
+    | lies within ± margin | agrees |
+    | leaves out 0, and lies not within ± margin | differs |
+    | otherwise | undecided |
+
+    So runs that vary more never agree more easily. It holds for runs that are normal, or many, and where a
+    paper's median and mean are about the same. A failure ("above 20 %") is judged by a sign test of the
+    median against the bound: five runs decide at the earliest.
 
     Args:
         published: the paper's figure.
         runs: test errors in percent; None for a run that diverged.
         chance: the error that a diverged run counts as.
+        margin: in percentage points.
+        others: further laboratories' figures of the same experiment, by name; each is judged by itself.
 
-    >>> judge_agreement(PublishedResult(6.61), [6.4, 6.6, 6.9]).word
-    'agrees'
-    >>> judge_agreement(PublishedResult(6.61), [8.1, 8.2, 8.3]).word
-    'differs'
+    Raises:
+        InputError: for a margin that is not positive.
+
+    Source: Schuirmann 1987; Scheffé 1970 (the fewer degrees of freedom are conservative).
+
+    >>> judge_agreement(PublishedResult(6.61), [6.5, 6.6, 6.7, 6.6, 6.6]).text
+    'our mean 6.60 less 6.61 is −0.01, 95 % interval −0.23 to 0.21, within ± 0.5'
+    >>> judge_agreement(PublishedResult(6.61), [5.4, 6.6, 7.9]).word
+    'undecided'
     """
-    value, kind = _comparable_value(published)
-    summary = summarize_runs(runs, of="mean" if kind == "mean" else "median", chance=chance)
-    if summary is None:
+    if not margin > 0:
+        raise InputError(f"margin is {margin:g}; allowed: above 0, in percentage points")
+    found = _judge(published, runs, chance, margin)
+    if found.word not in ("agrees", "differs", "undecided") or not others:
+        return found
+    beside = {name: _judge(figure, runs, chance, margin) for name, figure in others.items()}
+    text = "; ".join([found.text, *(f"{name}, {others[name]}: {each.word}" for name, each in beside.items())])
+    words = {name: each.word for name, each in beside.items()}
+    return Agreement(found.word, text, found.low, found.high, margin, words)
+
+
+def _judge(
+    published: PublishedResult, runs: Sequence[float | None], chance: float, margin: float
+) -> Agreement:
+    if not runs:
         return Agreement("not run", "no run yet")
     if len(runs) < MIN_RUNS:
         return Agreement("not enough runs", f"{len(runs)} of at least {MIN_RUNS} runs")
+    values = error_rates(runs, chance)
     if published.above is not None:
-        return _judge_failure(published.above, summary.median)
+        return _judge_failure(published.above, values)
+    value, kind = _comparable_value(published)
     if value is None:
         return Agreement("no figure", "the paper prints no figure here")
-    spread = summary.std if published.std is None else published.std
-    factor = _MEDIAN_ERROR if kind == "median" and published.statistic.runs > 2 else 1.0
-    margin = _TWO_SIDED * factor * spread / math.sqrt(published.statistic.runs)
-    margin += 0.5 * 10.0**-published.digits
-    low, high = summary.low - margin, summary.high + margin
-    inside = low - _TOLERANCE <= value <= high + _TOLERANCE
-    word: AgreementWord = "agrees" if inside else "differs"
-    where = "inside" if inside else "outside"
-    return Agreement(
-        word, f"the paper's {value:.{published.digits}f} lies {where} {low:.2f} … {high:.2f}", low, high
+    figure = f"{value:.{published.digits}f}"
+    if has_no_spread(values):
+        return Agreement("undecided", f"{len(runs)} equal errors show no spread to judge {figure} by")
+    difference = float(values.mean()) - value
+    half = _half_width(values, published, kind) + 0.5 * 10.0**-published.digits
+    low, high = difference - half, difference + half
+    word: AgreementWord = "undecided"
+    if max(-low, high) <= margin + _TOLERANCE:
+        word, outcome = "agrees", f"within ± {margin:g}"
+    elif low > _TOLERANCE or high < -_TOLERANCE:
+        word, outcome = "differs", f"without 0 and not within ± {margin:g}"
+    else:
+        outcome = f"undecided at ± {half:.2g}, the margin being ± {margin:g}"
+    text = (
+        f"our mean {values.mean():.2f} less {figure} is {difference:.2f}, 95 % interval "
+        f"{low:.2f} to {high:.2f}, {outcome}"
     )
+    return Agreement(word, text.replace("-", "−"), low, high, margin)
+
+
+def _half_width(values: FloatArray, published: PublishedResult, kind: str) -> float:
+    """t times the standard error of our mean minus the figure."""
+    from scipy import stats
+
+    n, runs = len(values), published.statistic.runs
+    factor = _MEDIAN_VARIANCE if kind == "median" and runs > 2 else 1.0
+    ours = float(values.var(ddof=1)) / n
+    if published.std is None:
+        theirs, freedom = ours * n * factor / runs, float(n - 1)
+    else:
+        theirs = factor * published.std**2 / runs
+        # The fewer, not Welch's: those grow where one spread does, and a noisier paper would narrow t.
+        freedom = float(min(n, runs if runs > 1 else n) - 1)
+    return float(stats.t.isf(LEVEL / 2, freedom)) * math.sqrt(ours + theirs)
 
 
 def _comparable_value(published: PublishedResult) -> tuple[float | None, str]:
@@ -202,7 +249,13 @@ def _comparable_value(published: PublishedResult) -> tuple[float | None, str]:
     return published.value, kind
 
 
-def _judge_failure(above: float, middle: float) -> Agreement:
-    if middle > above:
-        return Agreement("agrees", f"fails as in the paper: the median error {middle:.2f} is above {above:g}")
-    return Agreement("differs", f"does not fail: the median error {middle:.2f} is not above {above:g}")
+def _judge_failure(above: float, values: FloatArray) -> Agreement:
+    from scipy import stats
+
+    n, failed = len(values), int((values > above).sum())
+    text = f"{failed} of {n} runs fail as the paper's do, above {above:g} %"
+    if stats.binomtest(failed, n, 0.5, alternative="greater").pvalue <= LEVEL:
+        return Agreement("agrees", text)
+    if stats.binomtest(failed, n, 0.5, alternative="less").pvalue <= LEVEL:
+        return Agreement("differs", text)
+    return Agreement("undecided", f"{text}; five that all do would decide" if n < 5 else text)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -63,35 +62,6 @@ def sign_flip_step(n: int, sides: int = 2) -> float:
     True
     """
     return sides / (2**n if n <= MAX_ENUMERATED else DRAWS + 1)
-
-
-def label_exchange_test(a: Sequence[float], b: Sequence[float]) -> PValue:
-    """Two-sided test of the hypothesis that a and b have the same distribution.
-
-        p = share of divisions of the pooled values into groups of these sizes whose means differ by at least
-        |ā − b̄|
-
-    All divisions are used if there are at most 50,000, random ones otherwise. The smallest p of three
-    against three is 2/20 = 0.1, of five against five 2/252 = 0.008.
-
-    Source: Fisher 1935; Good 2005.
-
-    >>> label_exchange_test([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]).p
-    0.1
-    """
-    values, n, m = np.array([*a, *b], np.float64), len(a), len(a) + len(b)
-    ways = math.comb(m, n)
-    exact = ways <= DRAWS
-    if exact:
-        chosen = np.array(list(combinations(range(m), n)))
-    else:
-        chosen = np.argsort(np.random.default_rng(SEED).random((DRAWS, m)), axis=1)[:, :n]
-    sums = values[chosen].sum(axis=1)
-    gaps = np.abs(sums / n - (values.sum() - sums) / (m - n))
-    p = float(np.mean(gaps >= abs(float(np.mean(a) - np.mean(b))) - 1e-9))
-    # With equal sizes every division has a mirror image that is equally extreme.
-    least = (2 if len(a) == len(b) else 1) / ways
-    return PValue(p, least if exact else 1 / (DRAWS + 1), "exchanged labels")
 
 
 def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
