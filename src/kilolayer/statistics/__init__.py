@@ -14,6 +14,14 @@ from kilolayer.statistics.published import PublishedResult, Statistic
 if TYPE_CHECKING:
     from kilolayer.statistics.agreement import Agreement, RunSummary, judge_agreement, summarize_runs
     from kilolayer.statistics.comparison import Comparison, Ranking, RowPair, compare_with_paper
+    from kilolayer.statistics.images import (
+        ImageComparison,
+        McNemar,
+        SpreadComponents,
+        compare_images,
+        mcnemar_test,
+        spread_components,
+    )
     from kilolayer.statistics.intervals import Interval, median_interval, sign_flip_interval, t_interval
     from kilolayer.statistics.paired import PairedDifference, paired_difference
     from kilolayer.statistics.permutation_tests import (
@@ -22,6 +30,13 @@ if TYPE_CHECKING:
         kendall_tau_test,
         least_pairs,
         sign_flip_test,
+    )
+    from kilolayer.statistics.power import (
+        PowerPlan,
+        paired_spread,
+        pairs_for_equivalence,
+        pairs_needed,
+        spread_bound,
     )
     from kilolayer.statistics.sequential import Decision, DecisionRule, decide
 
@@ -41,6 +56,17 @@ _HOMES = {
     "t_interval": "intervals",
     "PairedDifference": "paired",
     "paired_difference": "paired",
+    "ImageComparison": "images",
+    "McNemar": "images",
+    "SpreadComponents": "images",
+    "compare_images": "images",
+    "mcnemar_test": "images",
+    "spread_components": "images",
+    "PowerPlan": "power",
+    "paired_spread": "power",
+    "pairs_for_equivalence": "power",
+    "pairs_needed": "power",
+    "spread_bound": "power",
     "Decision": "sequential",
     "DecisionRule": "sequential",
     "decide": "sequential",
@@ -57,13 +83,18 @@ __all__ = [
     "Comparison",
     "Decision",
     "DecisionRule",
+    "ImageComparison",
     "Interval",
+    "McNemar",
     "PairedDifference",
+    "PowerPlan",
     "PublishedResult",
     "Ranking",
     "RowPair",
     "RunSummary",
+    "SpreadComponents",
     "Statistic",
+    "compare_images",
     "compare_with_paper",
     "decide",
     "holm_adjust",
@@ -71,10 +102,16 @@ __all__ = [
     "kendall_tau",
     "kendall_tau_test",
     "least_pairs",
+    "mcnemar_test",
     "median_interval",
     "paired_difference",
+    "paired_spread",
+    "pairs_for_equivalence",
+    "pairs_needed",
     "sign_flip_interval",
     "sign_flip_test",
+    "spread_bound",
+    "spread_components",
     "summarize_runs",
     "t_interval",
 ]

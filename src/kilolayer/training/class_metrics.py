@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import fmean
 
 from kilolayer.training.evaluation import Evaluation
 
@@ -62,15 +61,12 @@ def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float,
     """The confidence interval of a rate of which `count` in `total` trials is a sample (Wilson 1927).
 
     It inverts the score test. Unlike count/total ± 2 standard errors it stays within 0 … 1, and has a width
-    where the count is 0.
+    where the count is 0. Source: `scipy.stats.binomtest`.
 
     >>> [round(bound, 3) for bound in wilson_interval(0, 100)]
     [0.0, 0.037]
     """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    rate, shrunk = count / total, z * z / total
-    centre = rate + shrunk / 2
-    half = math.sqrt(shrunk * (rate * (1 - rate) + shrunk / 4))
-    # At both ends the formula gives 0 or 1, up to rounding.
-    low = 0.0 if count == 0 else (centre - half) / (1 + shrunk)
-    return low, 1.0 if count == total else (centre + half) / (1 + shrunk)
+    from scipy import stats
+
+    found = stats.binomtest(count, total).proportion_ci(level, "wilson")
+    return float(found.low), float(found.high)
