@@ -10,7 +10,18 @@ import pytest
 import kilolayer
 
 SOURCE = Path(kilolayer.__file__).parent
-PACKAGES = ("units", "networks", "theory", "measure", "training", "data", "weights", "papers", "runs")
+PACKAGES = (
+    "units",
+    "networks",
+    "theory",
+    "measure",
+    "training",
+    "data",
+    "weights",
+    "papers",
+    "runs",
+    "statistics",
+)
 
 
 def module_name(path: Path) -> str:
