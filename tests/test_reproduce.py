@@ -234,8 +234,10 @@ def test_the_list_as_json_covers_every_cell(capsys: pytest.CaptureFixture[str]) 
     assert main(["reproduce", "--list", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [fact["name"] for fact in facts] == [one.name for one in tables()]
-    assert sum(fact["cells"] for fact in facts) == sum(len(one.cells) for one in tables())
-    assert all(fact["cells"] == fact["buildable"] + fact["literature_only"] for fact in facts)
+    assert sum(fact["cells"] + fact["beside"] for fact in facts) == sum(len(one.cells) for one in tables())
+    assert all(
+        fact["cells"] == fact["buildable"] + fact["literature_only"] + fact["not_here"] for fact in facts
+    )
 
 
 @pytest.mark.parametrize("flag", ["--out", "--resume"])

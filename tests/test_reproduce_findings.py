@@ -168,7 +168,7 @@ def test_a_diverged_run_counts_as_guessing_and_a_run_without_memory_not_at_all(t
 def test_rows_that_a_scale_makes_one_network_are_flagged_and_not_compared(tmp_path: Path) -> None:
     made = pretend(replace(SMOKE, tables=("p1-table-6",)), tmp_path, lambda *cell: 9.0)
     one = only(table_results(made))
-    flagged = {finding.cell.row: one.same_as(finding) for finding in one.cells}
+    flagged = {f.cell.row: one.same_as(f) for f in one.cells if f.cell.column == "error"}
     assert flagged["ResNet-110"] == "ResNet-20"
     assert flagged["ResNet-1202"] == "ResNet-32"
     assert flagged["ResNet-44"] == flagged["plain-110"] == ""
@@ -246,3 +246,57 @@ def test_the_runs_of_an_older_release_are_those_of_the_sweep(tmp_path: Path) -> 
     assert [one.num_finished for one in found.cells] == [3]
     other = replace(made.runs[0].experiment, precision="bf16")
     assert run_folder(tmp_path / "runs", other).name == run_name(other)
+
+
+def test_another_laboratory_s_figures_stand_beside_the_paper_s(tmp_path: Path) -> None:
+    made = pretend(replace(SMOKE, tables=("p2-table-2",)), tmp_path, as_in_the_paper)
+    one = only(table_results(made))
+    shown = reproduction_tables.figure_tables(one)
+    assert shown[0].header[1:4] == ("paper", "other laboratories", "runs")
+    rows = {row[0]: row[1:3] for row in shown[0].rows}
+    assert rows["full pre-activation"] == ("6.37", "6.06, 6.150, 6.189")
+    assert rows["original"] == ("6.61", "–")
+    assert "ReScience (Muellerklein), reviewers" in shown[0].note
+    wide = reproduction_tables.wide_table(one)
+    assert [
+        row[wide.header.index("other laboratories")] for row in wide.rows if row[2] == "full pre-activation"
+    ]
+    value = json.loads(results_as_json(made, (one,), ""))["tables"][0]["cells"]
+    full = next(
+        cell for cell in value if (cell["row"], cell["column"]) == ("full pre-activation", "ResNet-164")
+    )
+    assert [each["value"] for each in full["replications"]] == [5.64, 5.18, 5.82]
+    alone = only(table_results(pretend(SMOKE, tmp_path / "alone", as_in_the_paper)))
+    assert "other laboratories" not in reproduction_tables.figure_tables(alone)[0].header
+
+
+def test_a_plan_that_is_not_the_paper_s_is_named_beside_its_figures(tmp_path: Path) -> None:
+    request = replace(SMOKE, tables=("px-table-7",), seeds=(0,))
+    one = only(table_results(pretend(request, tmp_path / "px", lambda *cell: 9.0)))
+    note = reproduction_tables.figure_tables(one)[0].note
+    assert "“ResNeXt-29 (8×64d)”, “ResNeXt-29 (16×64d)”: as the authors' README has it" in note
+    assert "“ResNeXt-29 (8×64d), released code”" in note
+    rows = {row[0]: row[1:3] for row in reproduction_tables.figure_tables(one)[0].rows}
+    assert rows["Wide ResNet"] == ("4.17", "cited")
+    warmed = only(
+        table_results(pretend(replace(request, tables=("p1-table-6",)), tmp_path / "p1", lambda *c: 9.0))
+    )
+    shown = reproduction_tables.figure_tables(warmed)[0]
+    assert "“ResNet-1202”, “plain-110”: departs: P1 states the warm-up" in shown.note
+    assert "“ResNet-56”" not in shown.note.partition("departs")[2]
+    only_5k = only(
+        table_results(plan_reproduction(replace(request, tables=("px-table-6",)), tmp_path / "5k"))
+    )
+    assert {row[2] for row in reproduction_tables.figure_tables(only_5k)[0].rows} == {"not here"}
+
+
+def test_another_recipe_at_full_size_is_named_and_not_held_against_the_paper(tmp_path: Path) -> None:
+    request = replace(FULL, recipe="released", rows=("original",), seeds=(0, 1, 2))
+    one = only(table_results(pretend(request, tmp_path, lambda *cell: 6.6)))
+    assert one.proxy == "proxy: recipe released instead of paper"
+    assert {finding.verdict.word for finding in one.cells} == {"no figure"}
+
+
+def test_rows_can_be_chosen_beside_the_released_code_s(tmp_path: Path) -> None:
+    request = replace(SMOKE, tables=("px-table-7",), rows=("ResNeXt-29 (8×64d)",), seeds=(0,))
+    assert {run.cell.row for run in plan_reproduction(request, tmp_path).cells} == {"ResNeXt-29 (8×64d)"}

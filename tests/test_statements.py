@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -102,7 +103,25 @@ def test_recipes_say_for_how_many_images_their_steps_are(
     images: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["recipes", "--images", str(images)]) == 0
-    assert f"Steps are for {images:,} training images" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"steps are for {images:,} training images" in shown
+    assert f"{images:,} 64 Nesterov 0.9" in shown
+
+
+def test_recipes_say_what_decays_and_for_which_images_without_being_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["recipes"]) == 0
+    lines = {line.split()[0]: " ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line}
+    assert "64,000 any 128 0.9 0.0001 of all, BN too" in lines["paper"]
+    assert "156,200 50,000 64 Nesterov 0.9 0.0001 of all, BN too" in lines["released"]
+    assert "450,360 1,281,167 256 0.9 0.0001 of all, BN too" in lines["imagenet"]
+    assert "5,850 50,000 128 Nesterov 0.9 0.0005 of weights only" in lines["short"]
+    assert main(["recipes", "resnext-imagenet", "paper", "--json"]) == 0
+    resnext, paper = json.loads(capsys.readouterr().out)
+    assert (resnext["images"], resnext["iterations"]) == (1_281_167, 100 * (1_281_167 // 256))
+    assert (paper["images"], paper["initialisation"], paper["optimizer"]["nesterov"]) == (None, None, False)
+    assert (resnext["optimizer"]["nesterov"], resnext["decay"]) == (True, "all")
 
 
 def test_the_errors_of_models_are_the_papers(capsys: pytest.CaptureFixture[str]) -> None:

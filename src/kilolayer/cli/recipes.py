@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
-from kilolayer.cli.option_types import OptionalNames, Switch, Whole, check_positive
+from kilolayer.cli.option_types import OptionalNames, OptionalWhole, Switch, check_positive
 from kilolayer.training import RECIPES, recipe_by_name
+from kilolayer.training.recipes import counts_in_epochs, paper_images
 from kilolayer.values import to_json
 
 
@@ -15,8 +17,9 @@ class RecipesOptions:
 
     names: OptionalNames = ()
     """The recipes to show."""
-    images: Whole = 50_000
-    """The number of training images, on which recipes that count in epochs depend."""
+    images: OptionalWhole = None
+    """The number of training images, on which recipes that count in epochs depend; otherwise the paper's own:
+    50,000 of CIFAR, 1,281,167 of ImageNet."""
     json: Switch = False
     """Print JSON."""
 
@@ -27,13 +30,26 @@ def execute(options: RecipesOptions) -> int:
     from kilolayer.system.terminal import print_text
 
     check_positive(options, "images")
-    chosen = [recipe_by_name(name, options.images) for name in options.names or RECIPES]
+    images = {name: options.images or paper_images(name) for name in options.names or RECIPES}
+    chosen = {recipe_by_name(name, number): number for name, number in images.items()}
+    counted = {
+        recipe.name: number if counts_in_epochs(recipe.name) else None for recipe, number in chosen.items()
+    }
     if options.json:
-        print(to_json(chosen))
-    else:
-        print_recipes(chosen, overview=not options.names)
-        print_text(
-            f"\nSteps are for {options.images:,} training images (--images N). Recipes that count in epochs "
-            "adapt to your data."
-        )
+        values = [
+            json.loads(to_json(recipe)) | {"images": counted[recipe.name], "initialisation": None}
+            for recipe in chosen
+        ]
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+        return 0
+    print_recipes(list(chosen), counted, overview=not options.names)
+    told = (
+        f"{options.images:,} training images"
+        if options.images
+        else "the data of its paper, or CIFAR's 50,000"
+    )
+    print_text(
+        f"\nA recipe that counts in epochs adapts to your data; its steps are for {told} (--images N). "
+        "No recipe sets the initialisation: it is the network's, He's normal unless its unit states another."
+    )
     return 0

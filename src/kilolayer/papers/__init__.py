@@ -12,6 +12,7 @@ from kilolayer.papers.catalogue import (
     cells,
     count_cells,
     find_table,
+    omissions,
     reported_errors,
     tables,
 )
@@ -25,7 +26,18 @@ from kilolayer.papers.experiments import (
 )
 from kilolayer.papers.plan import Plan
 from kilolayer.papers.scale import FULL, Scale
-from kilolayer.papers.schema import Cell, Column, EachSetting, Literature, NotInPaper, Paper, Table
+from kilolayer.papers.schema import (
+    Cell,
+    Column,
+    EachSetting,
+    Literature,
+    NotHere,
+    NotInPaper,
+    Omission,
+    Paper,
+    Replication,
+    Table,
+)
 from kilolayer.statistics.published import PublishedResult, Statistic
 
 __all__ = [
@@ -35,10 +47,13 @@ __all__ = [
     "Column",
     "EachSetting",
     "Literature",
+    "NotHere",
     "NotInPaper",
+    "Omission",
     "Paper",
     "Plan",
     "PublishedResult",
+    "Replication",
     "ReportedError",
     "Scale",
     "Statistic",
@@ -50,6 +65,7 @@ __all__ = [
     "count_cells",
     "find_table",
     "is_proxy",
+    "omissions",
     "proxy_sentence",
     "reported_errors",
     "tables",

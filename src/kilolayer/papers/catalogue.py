@@ -14,10 +14,11 @@ from kilolayer.errors import InputError, suggest
 from kilolayer.networks import Network, describe
 from kilolayer.papers import p1, p2, px
 from kilolayer.papers.plan import DataSet, Plan
-from kilolayer.papers.schema import Cell, Table
+from kilolayer.papers.schema import Cell, Omission, Paper, Table
 from kilolayer.units import Unit
 
 _TABLES = (*p2.TABLES, *p1.TABLES, *px.TABLES)
+_OMISSIONS = {p2.P2: p2.OMISSIONS, p1.P1: p1.OMISSIONS, px.PX: px.OMISSIONS}
 
 
 def tables() -> tuple[Table, ...]:
@@ -55,20 +56,39 @@ def cells() -> tuple[Cell, ...]:
     return tuple(cell for paper_table in _TABLES for cell in paper_table.cells)
 
 
+def omissions() -> dict[Paper, tuple[Omission, ...]]:
+    """The printed figures of each paper that are in no table here, with the reasons.
+
+    >>> [(paper.label, sum(omission.figures for omission in left)) for paper, left in omissions().items()]
+    [('P2', 2), ('P1', 170), ('PX', 17)]
+    """
+    return dict(_OMISSIONS)
+
+
 @dataclass(frozen=True)
 class CellCounts:
-    """Numbers of cells: all, those with an experiment, those cited from elsewhere, and the exact ones.
+    """Numbers of printed figures, by the plan that they have.
 
-    A cell is `exact` if Kilolayer trains and tests its network as the paper did.
+    cells: all that papers print. Every one is buildable, literature_only or not_here.
+    buildable: with a plan. Every one is exact, of other_origin or departing.
+    literature_only: cited from elsewhere. not_here: the paper's own, without a plan.
+    exact: counted, or trained and tested exactly as the paper states.
+    other_origin: as the authors' README or released code states, where that differs from the paper.
+    departing: with a difference that `Cell.not_yet` names.
+    beside: cells that no paper prints, such as the released code's rows.
 
-    >>> CellCounts(cells=11, buildable=10, literature_only=1, exact=10).literature_only
+    >>> CellCounts(11, 10, 1, 0, 8, 1, 1, 0).literature_only
     1
     """
 
     cells: int
     buildable: int
     literature_only: int
+    not_here: int
     exact: int
+    other_origin: int
+    departing: int
+    beside: int
 
 
 def count_cells(selected: Iterable[Cell] | None = None) -> CellCounts:
@@ -76,12 +96,24 @@ def count_cells(selected: Iterable[Cell] | None = None) -> CellCounts:
 
     >>> from kilolayer.papers import find_table
     >>> count_cells(find_table("p2-table-2").cells)
-    CellCounts(cells=10, buildable=10, literature_only=0, exact=10)
-    """
+    CellCounts(cells=10, buildable=10, literature_only=0, not_here=0, exact=10, other_origin=0, departing=0, beside=0)
+    """  # noqa: E501
     chosen = cells() if selected is None else tuple(selected)
-    buildable = [cell for cell in chosen if cell.buildable]
-    exact = sum(not cell.not_yet for cell in buildable)
-    return CellCounts(len(chosen), len(buildable), len(chosen) - len(buildable), exact)
+    printed = [cell for cell in chosen if cell.in_paper]
+    buildable = [cell for cell in printed if cell.buildable]
+    cited = sum(cell.cited for cell in printed)
+    departing = sum(bool(cell.not_yet) for cell in buildable)
+    exact = sum(not cell.remark for cell in buildable)
+    return CellCounts(
+        cells=len(printed),
+        buildable=len(buildable),
+        literature_only=cited,
+        not_here=len(printed) - len(buildable) - cited,
+        exact=exact,
+        other_origin=len(buildable) - exact - departing,
+        departing=departing,
+        beside=len(chosen) - len(printed),
+    )
 
 
 class ReportedError(NamedTuple):
@@ -122,7 +154,7 @@ def reported_errors(model_name: str) -> list[ReportedError]:
 
 def _source(owner: Table, plan: Plan) -> str:
     details: list[str] = [plan.protocol, f"{plan.variation} augmentation"] if plan.data == "imagenet" else []
-    details += [f"batch {plan.batch_size}"] if plan.batch_size else []
+    details += [f"recipe {plan.recipe}"] if plan.origin != "paper" else []
     return f"{owner.paper.label} {owner.source}" + (f" ({', '.join(details)})" if details else "")
 
 

@@ -37,9 +37,9 @@ def cell_experiment(
     """The experiment for one run of `cell`.
 
     `data` is the place of the images, or other images; the default is the plan's data set by its name.
-    `recipe_name` replaces the paper's recipe, as "released" does; the batch size of a row stays. `setting`
-    chooses one of a cell's plans. `options` are fields of `Experiment` (`precision`, …). At a smaller scale
-    the recipe's name begins with "proxy".
+    `recipe_name` replaces the plan's recipe, as "released" does. `setting` chooses one of a cell's plans.
+    `options` are fields of `Experiment` (`precision`, …). At a smaller scale the recipe's name begins with
+    "proxy".
 
     >>> from kilolayer.papers import find_table
     >>> experiment = cell_experiment(find_table("p2-table-2").cell("original", "ResNet-164"), seed=3)
@@ -47,7 +47,7 @@ def cell_experiment(
     (164, 'paper', 3)
 
     Raises:
-        InputError: the cell is cited from elsewhere, or has no such setting.
+        InputError: the cell has no experiment (its reason is named), or no such setting.
     """
     if not cell.plans:
         raise InputError(f"{cell.table}, {cell.row!r}: no experiment, {cell.reason}")
@@ -63,7 +63,7 @@ def cell_experiment(
 
 
 def cell_experiments(cell: Cell, seed: int = 0, **options: Any) -> tuple[Experiment, ...]:
-    """One experiment for each setting of the cell; none for a cell that is cited from elsewhere.
+    """One experiment for each setting of the cell; none for a cell that has no plan.
 
     >>> from kilolayer.papers import find_table
     >>> cell = find_table("p2-table-1").cell("exclusive gating: b_g = 0 … −5", "error")
@@ -141,7 +141,7 @@ def training_flop(experiment: Experiment) -> int:
     ReLU are left out.
 
     >>> from kilolayer.papers import find_table
-    >>> f"{training_flop(cell_experiment(find_table('p1-table-6').cells[0])):.1e}"
+    >>> f"{training_flop(cell_experiment(find_table('p1-table-6').cell('ResNet-20', 'error'))):.1e}"
     '2.0e+15'
     """
     return 6 * experiment.network.multiply_adds * experiment.recipe.batch_size * experiment.recipe.iterations
@@ -171,9 +171,8 @@ def _recipe(plan: Plan, name: str, data: Data, scale: Scale) -> Recipe:
     total = IMAGES["digits"] if data.source == "digits" else IMAGES[plan.data]
     images = total - data.validation
     chosen = recipe_by_name(name, min(images, data.subset or images))
-    size = scale.batch_size or plan.batch_size
-    if size is not None:
-        chosen = replace(chosen, batch_size=size)
+    if scale.batch_size is not None:
+        chosen = replace(chosen, batch_size=scale.batch_size)
     if scale.iterations is not None:
         chosen = chosen.with_iterations(scale.iterations)
     return recipe_for_data(chosen, data) if data.source == "digits" else chosen

@@ -11,6 +11,7 @@ from kilolayer.units import BASIC, Unit
 DataSet = Literal["cifar10", "cifar100", "imagenet"]
 Protocol = Literal["plain image", "224 crop", "320 crop", "10-crop", "multi-scale"]
 Variation = Literal["pad and crop", "scale", "scale and aspect ratio"]
+Origin = Literal["paper", "authors' README", "released code"]
 
 CLASSES: dict[DataSet, int] = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 
@@ -22,8 +23,15 @@ _PROTOCOLS_NOT_YET: dict[Protocol, str] = {
     "multi-scale": "tests on one centre crop of 224 pixels, not fully convolutionally at five sizes",
 }
 _VARIATIONS_NOT_YET: dict[Variation, str] = {
-    "scale": "trains on shifted centre squares, without scale augmentation",
-    "scale and aspect ratio": "trains on shifted centre squares, without scale and aspect-ratio augmentation",
+    "scale": "trains on shifted centre squares, without scale and colour augmentation",
+    "scale and aspect ratio": (
+        "trains on shifted centre squares, without scale, aspect-ratio and colour augmentation"
+    ),
+}
+_ORIGINS: dict[Origin, str] = {
+    "paper": "",
+    "authors' README": "as the authors' README has it, which is not as the paper states it",
+    "released code": "as the released code has it, which is not as the paper states it",
 }
 
 
@@ -31,9 +39,9 @@ _VARIATIONS_NOT_YET: dict[Variation, str] = {
 class Plan:
     """A network of `depth` layers with `unit`, trained on `data` with the recipe called `recipe`.
 
-    `batch_size` replaces the recipe's. `select` says that the paper chose b_g among 0, −1 … −10 by
-    cross-validation inside the training set. `setting` names this plan in a cell of several plans.
-    `departure` names a difference between the recipe and the paper's own.
+    `select` says that the paper chose b_g among 0, −1 … −10 by cross-validation inside the training set.
+    `setting` names this plan in a cell of several plans. `origin` says who states this plan: the paper, its
+    authors' README, or the code that they released. `departure` names a difference from what they state.
 
     >>> from kilolayer.units import Zero
     >>> plan = Plan("cifar10", 164).with_changes(h=Zero(), depth=110)
@@ -45,11 +53,11 @@ class Plan:
     depth: int = 110
     unit: Unit = BASIC
     recipe: str = "paper"
-    batch_size: int | None = None
     variation: Variation = "pad and crop"
     protocol: Protocol = "plain image"
     select: bool = False
     setting: str = ""
+    origin: Origin = "paper"
     departure: str = ""
 
     def with_changes(self, **changes: Any) -> Plan:
@@ -66,10 +74,20 @@ class Plan:
 
     @property
     def not_yet(self) -> str:
-        """The differences between Kilolayer's run and the paper's, in words; empty if there are none."""
+        """The differences between this plan and the run that its origin states; empty if there are none."""
         reasons = (
             _VARIATIONS_NOT_YET.get(self.variation, ""),
             _PROTOCOLS_NOT_YET.get(self.protocol, ""),
             self.departure,
         )
         return "; ".join(filter(None, reasons))
+
+    @property
+    def remark(self) -> str:
+        """What a report says beside a figure of this plan; empty if the plan is exactly the paper's.
+
+        >>> Plan("cifar10", 1001, recipe="released", origin="released code").remark
+        'as the released code has it, which is not as the paper states it'
+        """
+        parts = (_ORIGINS[self.origin], f"departs: {self.not_yet}" if self.not_yet else "")
+        return "; ".join(filter(None, parts))

@@ -28,6 +28,7 @@ Metric = Literal[
     "parameters",
     "multiply-adds",
     "bottleneck width",
+    "group convolution width",
     "training curve",
     "layer responses",
 ]
@@ -65,6 +66,43 @@ class Literature:
     reason: str
 
 
+@dataclass(frozen=True)
+class NotHere:
+    """A row of the paper's own that no experiment here reproduces, with the reason.
+
+    >>> NotHere("needs ImageNet-5K").reason
+    'needs ImageNet-5K'
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Omission:
+    """Printed figures of a paper that are not entered: where they stand, how many they are, and why.
+
+    >>> Omission("Table 8", "detection on COCO", 4, "no detector is trained here").figures
+    4
+    """
+
+    source: str
+    what: str
+    figures: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Replication:
+    """The figure that another laboratory published for a cell.
+
+    >>> str(Replication("ReScience 2016", PublishedResult(6.06)).result)
+    '6.06'
+    """
+
+    laboratory: str
+    result: PublishedResult
+
+
 @dataclass(frozen=True, eq=False)
 class EachSetting:
     """A row for several runs: a value of the varied field for each setting, by the setting's name.
@@ -78,7 +116,9 @@ class EachSetting:
 
 @dataclass(frozen=True, eq=False)
 class NotInPaper:
-    """A row of your own beside the paper's rows: the fields that it changes in the table's plan.
+    """A row that the paper does not print: one of your own, or the released code's beside the paper's.
+
+    `changes` are the fields that it changes in the table's plan.
 
     >>> from kilolayer.units import Scaled
     >>> list(NotInPaper({"h": Scaled(0.9)}).changes)
@@ -104,9 +144,9 @@ class Column:
 class Cell:
     """One printed figure, with the plans that reproduce it.
 
-    `plans` is empty for a figure that is cited from elsewhere; `reason` says why. It holds several plans
-    where the paper prints one figure for several settings. A cell of a row of your own is not `in_paper`, and
-    has no published figure.
+    `plans` is empty for a figure that is cited from elsewhere (`cited`) or that nothing here reproduces;
+    `reason` says why. It holds several plans where the paper prints one figure for several settings. A cell
+    that is not `in_paper` has no published figure. `replications` are other laboratories' figures.
 
     >>> from kilolayer.papers import find_table
     >>> cell = find_table("px-table-1").cell("ResNet-50", "parameters")
@@ -122,6 +162,8 @@ class Cell:
     plans: tuple[Plan, ...] = ()
     reason: str = ""
     in_paper: bool = True
+    cited: bool = False
+    replications: tuple[Replication, ...] = ()
 
     @property
     def reported(self) -> float | None:
@@ -150,6 +192,11 @@ class Cell:
         return self.plans[0].not_yet if self.plans and self.counted is None else ""
 
     @property
+    def remark(self) -> str:
+        """What a report says beside this figure; empty where the plan is exactly the paper's, or counted."""
+        return self.plans[0].remark if self.plans and self.counted is None else ""
+
+    @property
     def counted(self) -> float | None:
         """The figure, if it follows from the description without training; else None."""
         if self.plan is None:
@@ -162,6 +209,9 @@ class Cell:
             case "bottleneck width":
                 branch = self.plan.unit.branch
                 return float(branch.d) if isinstance(branch, Aggregated) else None
+            case "group convolution width":
+                branch = self.plan.unit.branch
+                return float(branch.cardinality * branch.d) if isinstance(branch, Aggregated) else None
             case _:
                 return None
 
@@ -172,7 +222,7 @@ class Cell:
 
 
 def _digits(figure: object) -> int:
-    return len(str(figure).partition(".")[2]) if isinstance(figure, float) else 0
+    return len(str(figure).partition(".")[2]) if isinstance(figure, float | str) else 0
 
 
 def _slug(text: str) -> str:
@@ -185,8 +235,10 @@ class Table:
     """A table or a figure of a paper. Each row is (change, figure, figure, …), with a figure for each column.
 
     `change` is the value of the field `vary` (of the plan, or of its unit), or a mapping of several fields,
-    or an `EachSetting`, or a `Literature`. A figure is a number, a `Published`, or None for an empty cell.
-    `baseline` names the row, or the column, that the others are compared with.
+    or an `EachSetting`, a `Literature`, a `NotHere` or a `NotInPaper`. A figure is a number, a
+    `PublishedResult`, or None for an empty cell; as a string it keeps its own number of digits, where others
+    of the column have more. `baseline` names the row, or the column, that the others are compared with.
+    `replications` maps a row and a column to other laboratories' figures of that cell.
 
     >>> from kilolayer.papers import Plan
     >>> table = Table(
@@ -214,6 +266,7 @@ class Table:
     statistic: Statistic = SINGLE_RUN
     baseline: str = ""
     note: str = ""
+    replications: Mapping[tuple[str, str], tuple[Replication, ...]] = field(default_factory=dict)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -261,24 +314,27 @@ class Table:
 
     def _cells(self, label: str, row: tuple[Any, ...]) -> Iterator[Cell]:
         change, *figures = row
-        reason = change.reason if isinstance(change, Literature) else ""
+        reason = change.reason if isinstance(change, Literature | NotHere) else ""
         for index, (name, column) in enumerate(self.columns.items()):
             if figures[index] is None:
                 continue
             plans = tuple(plan.with_changes(**column.changes) for plan in self._plans(change))
             published = self._figure(figures[index], self._digits[index])
             in_paper = not isinstance(change, NotInPaper)
-            yield Cell(self.name, label, name, column.metric, published, plans, reason, in_paper)
+            yield Cell(
+                self.name, label, name, column.metric, published, plans, reason, in_paper,
+                isinstance(change, Literature), self.replications.get((label, name), ()),
+            )  # fmt: skip
 
     @cached_property
     def _digits(self) -> list[int]:
-        """Decimal places of each column; a paper prints all rows of a column with the same number."""
+        """Decimal places of each column; a paper prints most columns with the same number in all rows."""
         columns = zip(*(row[1:] for row in self.rows.values()), strict=True)
         return [max(map(_digits, column)) for column in columns]
 
     def _plans(self, change: Any) -> Iterator[Plan]:
         match change:
-            case Literature():
+            case Literature() | NotHere():
                 return
             case NotInPaper(changes=changes):
                 yield self.base.with_changes(**changes)
@@ -291,8 +347,9 @@ class Table:
     def _fields(self, change: Any) -> Mapping[str, Any]:
         return change if isinstance(change, Mapping) else {self.vary: change}
 
-    def _figure(self, figure: float | PublishedResult, digits: int) -> PublishedResult:
+    def _figure(self, figure: float | str | PublishedResult, digits: int) -> PublishedResult:
         """A number, a failure or a curve has the table's statistic; other figures have their own."""
         if isinstance(figure, PublishedResult):
             return replace(figure, statistic=self.statistic) if figure in (FAIL, CURVE) else figure
-        return PublishedResult(float(figure), self.statistic, digits=digits)
+        own = _digits(figure) if isinstance(figure, str) else digits
+        return PublishedResult(float(figure), self.statistic, digits=own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -59,19 +59,41 @@ def _augmentation(value: Any) -> str:
     return ", ".join(parts) or "none"
 
 
-def print_recipes(chosen: Sequence[Recipe], *, overview: bool) -> None:
-    """Prints the main fields of each recipe, or every field in which the recipes differ."""
+DECAYS = {"all": "of all, BN too", "weights": "of weights only"}
+"""Which parameters decay, by the value of `Recipe.decay`."""
+
+
+def print_recipes(chosen: Sequence[Recipe], images: Mapping[str, int | None], *, overview: bool) -> None:
+    """Prints the main fields of each recipe, or every field in which the recipes differ.
+
+    `images` has the number of images that a recipe's steps are for; None where they do not depend on it.
+    """
     headings: tuple[str, ...]
     rows: list[tuple[str, ...]]
     if overview:
-        headings = ("recipe", "steps", "batch", "decay", "learning rate (by step)")
-        rows = [
-            (r.name, *map(field_text, (r.iterations, r.batch_size, r.weight_decay, r.rate))) for r in chosen
-        ]
+        headings = OVERVIEW
+        rows = [_overview(recipe, images[recipe.name]) for recipe in chosen]
     else:
         headings = ("", *(recipe.name for recipe in chosen))
         rows = list(_differing(chosen))
-    print_table(Table("", headings, tuple(rows)), blocks=not overview)
+        rows.insert(1, ("images", *(_images(images[recipe.name]) for recipe in chosen)))
+    print_table(Table("", headings, tuple(rows)), blocks=not overview, drop=LESS_NEEDED if overview else ())
+
+
+OVERVIEW = ("recipe", "steps", "images", "batch", "momentum", "decay", "learning rate (by step)")
+LESS_NEEDED = ("images", "momentum")
+"""The columns that a narrow terminal leaves out, in this order; `kilolayer recipes NAME` has them all."""
+
+
+def _overview(recipe: Recipe, images: int | None) -> tuple[str, ...]:
+    momentum = field_text(recipe.optimizer).removeprefix("SGD, ").replace("momentum ", "")
+    decay = f"{field_text(recipe.weight_decay)} {DECAYS[recipe.decay]}"
+    steps, batch, rate = map(field_text, (recipe.iterations, recipe.batch_size, recipe.rate))
+    return recipe.name, steps, _images(images), batch, momentum, decay, rate
+
+
+def _images(number: int | None) -> str:
+    return "any" if number is None else f"{number:,}"
 
 
 def _differing(chosen: Sequence[Recipe]) -> list[tuple[str, ...]]:
@@ -79,7 +101,7 @@ def _differing(chosen: Sequence[Recipe]) -> list[tuple[str, ...]]:
     names = [field.name for field in fields(Recipe) if field.name != "name"]
     table = [(name, [getattr(recipe, name) for recipe in chosen]) for name in names]
     return [
-        (name.replace("_", " "), *map(field_text, values))
+        (name.replace("_", " "), *(DECAYS.get(value) or field_text(value) for value in values))
         for name, values in table
         if len(chosen) == 1 or any(value != values[0] for value in values)
     ]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kilolayer.papers import Cell, Table, cell_experiments, count_cells, find_table, tables, training_flop
+from kilolayer.papers import (
+    Cell,
+    Table,
+    cell_experiments,
+    count_cells,
+    find_table,
+    omissions,
+    tables,
+    training_flop,
+)
 from kilolayer.report.amounts import flop_text
 from kilolayer.report.document import Table as Shown
 from kilolayer.report.registration_text import decision_counts, decision_state, registration_rows
@@ -15,9 +24,20 @@ from kilolayer.sweep.results import table_results
 from kilolayer.sweep.run_spec import RunProgress, read_progress
 from kilolayer.system.terminal import print_table, print_text
 
-HEADER = ("table", "what", "cells", "to run", "cited", "runs", "EFLOP")
-LESS_NEEDED = ("cited", "cells", "to run", "what")
+COUNTS = {
+    "figures": "cells",
+    "exact": "exact",
+    "code's": "other_origin",
+    "departing": "departing",
+    "cited": "literature_only",
+    "not here": "not_here",
+    "runs": "runs",
+}
+"""The columns of counts, and the facts that they show."""
+HEADER = ("table", "what", *COUNTS, "EFLOP")
+LESS_NEEDED = ("cited", "not here", "code's", "runs", "figures", "what")
 """The columns that a narrow terminal leaves out, in this order."""
+NOT_ENTERED = ("paper", "where", "what", "figures", "why")
 RUN_HEADER = ("row", "run", "seed", "training", "status")
 
 
@@ -35,9 +55,23 @@ def table_facts(paper_table: Table) -> dict[str, Any]:
         "buildable": counted.buildable,
         "exact": counted.exact,
         "literature_only": counted.literature_only,
+        "not_here": counted.not_here,
+        "other_origin": counted.other_origin,
+        "departing": counted.departing,
+        "beside": counted.beside,
+        "reasons": _reasons(paper_table),
         "runs": len(runs) * paper_table.statistic.runs,
         "training_flop": sum(runs.values()) * paper_table.statistic.runs,
     }
+
+
+def _reasons(paper_table: Table) -> dict[str, list[str]]:
+    """Why a row is not run exactly as the paper states, or not at all, with the rows that it is true of."""
+    rows: dict[str, dict[str, None]] = {}
+    for cell in paper_table.cells:
+        if text := cell.remark or cell.reason:
+            rows.setdefault(text, {})[cell.row] = None
+    return {text: list(names) for text, names in rows.items()}
 
 
 def _distinct_runs(paper_table: Table) -> dict[Any, int]:
@@ -59,23 +93,47 @@ def print_paper_tables(as_json: bool) -> int:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
         return 0
     print_table(Shown("", HEADER, tuple(map(_row, facts))), drop=LESS_NEEDED)
+    print_text("\nWhy a row is not run exactly as the paper states, or not at all:", style="bold")
+    for text, names in _tables_by_reason(facts).items():
+        print_text(f"- {text}: {', '.join(names)}")
+    print_text("\nPrinted, and in no table here:\n", style="bold")
+    print_table(Shown("", NOT_ENTERED, _not_entered()), drop=("what",))
     print_text("\n" + "\n".join(_totals(facts)))
     return 0
 
 
+def _tables_by_reason(facts: list[dict[str, Any]]) -> dict[str, list[str]]:
+    by_reason: dict[str, list[str]] = {}
+    for fact in facts:
+        for text in fact["reasons"]:
+            by_reason.setdefault(text, []).append(fact["name"])
+    return by_reason
+
+
+def _not_entered() -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (paper.label, each.source, each.what, str(each.figures) if each.figures else "curves", each.reason)
+        for paper, left_out in omissions().items()
+        for each in left_out
+    )
+
+
 def _row(fact: dict[str, Any]) -> tuple[str, ...]:
-    numbers = (str(fact[key]) for key in ("cells", "buildable", "literature_only", "runs"))
+    numbers = (str(fact[key]) for key in COUNTS.values())
     flop = f"{fact['training_flop'] / 1e18:.3g}"
     return (fact["name"], fact["title"], *numbers, flop)
 
 
 def _totals(facts: list[dict[str, Any]]) -> tuple[str, ...]:
-    sums = {
-        key: sum(fact[key] for fact in facts) for key in ("cells", "buildable", "exact", "literature_only")
-    }
+    keys = (*COUNTS.values(), "beside")
+    sums = {key: sum(fact[key] for fact in facts) for key in keys}
+    left_out = sum(each.figures for some in omissions().values() for each in some)
     return (
-        f"{sums['cells']} cells: {sums['buildable']} describe an experiment, {sums['exact']} of them exactly "
-        f"the paper's; {sums['literature_only']} cite other work.",
+        f"{sums['cells']} figures: {sums['exact']} counted or run exactly as the paper states, "
+        f"{sums['other_origin']} as its authors' code or README states, {sums['departing']} with a "
+        f"departure; {sums['literature_only']} cite other work, {sums['not_here']} cannot be run here. "
+        f"{sums['beside']} more cells are the released code's and in no paper; {left_out} figures are "
+        "not entered.",
         "Runs and EFLOP (10¹⁸ operations of training): the paper's own size and number of runs.",
         "One table: kilolayer reproduce p2-table-1 --dry-run",
     )

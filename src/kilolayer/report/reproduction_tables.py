@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from kilolayer.papers import Cell
 from kilolayer.report.document import Table
@@ -14,7 +15,8 @@ from kilolayer.sweep.results import CellResult, TableResult
 FIGURES = ("row", "paper", "runs", "median", "mean ± std")
 INTERVAL = "interval"
 """The heading where rows have intervals of several kinds; each is then named in its row."""
-WIDE = ("table", "column", *FIGURES, INTERVAL, "verdict")
+REPLICATIONS = "other laboratories"
+WIDE = ("table", "column", *FIGURES, INTERVAL, "verdict", REPLICATIONS, "plan")
 UNITS = {"parameters": "parameters in millions", "multiply-adds": "multiply-adds in 10⁹"}
 UNITS |= {"layer responses": "mean deviation of the 3×3 layers' responses"}
 
@@ -41,10 +43,12 @@ def _figures(table_findings: TableResult, column: str, findings: list[CellResult
         else f"{table_label(table_findings)}, {column}"
     )
     notes = dict.fromkeys(note for finding in findings for note in _notes(table_findings, finding))
+    notes |= dict.fromkeys(_remarks(findings))
     kinds = {finding.summary.interval_name for finding in findings if finding.summary}
     interval = kinds.pop() if len(kinds) == 1 else INTERVAL
     rows = tuple((finding.cell.row, *_row(finding, named=interval == INTERVAL)) for finding in findings)
-    return Table(f"{title}: {measured}.", (*FIGURES, interval), rows, " ".join(notes))
+    table = Table(f"{title}: {measured}.", (*FIGURES, interval), rows, " ".join(notes))
+    return with_replications(table, findings)
 
 
 def _row(finding: CellResult, *, named: bool) -> tuple[str, ...]:
@@ -62,7 +66,7 @@ def _without_figure(finding: CellResult) -> str:
     if finding.cell.counted is not None:
         return "counted"
     if not finding.runs.trials:
-        return "cited"
+        return "cited" if finding.cell.cited else "not here"
     return f"{len(finding.failures)} failed" if finding.failures else "–"
 
 
@@ -92,14 +96,52 @@ def reported_text(cell: Cell) -> str:
         return "not in the paper"
     if cell.failed:
         return "fail"
-    return "curve" if cell.reported is None else f"{cell.reported:.{cell.published.digits}f}"
+    if cell.reported is None:
+        return "curve"
+    return f"{cell.reported:.{cell.published.digits}f}"
+
+
+def _remarks(findings: list[CellResult]) -> Iterator[str]:
+    """A sentence for each way in which rows are not run exactly as the paper states."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    for finding in findings:
+        if finding.cell.remark:
+            rows[finding.cell.remark].append(f"“{finding.cell.row}”")
+    planned = sum(finding.cell.buildable for finding in findings)
+    for remark, names in rows.items():
+        yield f"{'Every run' if len(names) == planned else ', '.join(names)}: {remark}."
+
+
+def with_replications(table: Table, findings: list[CellResult]) -> Table:
+    """The table with other laboratories' figures behind the paper's, where any row has some."""
+    texts = [replications_text(finding.cell) for finding in findings]
+    if not any(texts):
+        return table
+    rows = tuple((*row[:2], text or "–", *row[2:]) for row, text in zip(table.rows, texts, strict=True))
+    named = (f"{one.laboratory}" for finding in findings for one in finding.cell.replications)
+    note = f"{REPLICATIONS}: single runs of {', '.join(dict.fromkeys(named))}."
+    header = (*table.header[:2], REPLICATIONS, *table.header[2:])
+    return replace(table, header=header, rows=rows, note=" ".join(filter(None, (table.note, note))))
+
+
+def replications_text(cell: Cell) -> str:
+    """Other laboratories' figures of a cell, with the digits that they print."""
+    return ", ".join(str(one.result) for one in cell.replications)
 
 
 def wide_table(table_findings: TableResult) -> Table:
     """One table of all cells with their verdicts, for programs."""
     head = (table_findings.table.name,)
     rows = tuple(
-        (*head, finding.cell.column, finding.cell.row, *_row(finding, named=True), _verdict(finding))
+        (
+            *head,
+            finding.cell.column,
+            finding.cell.row,
+            *_row(finding, named=True),
+            _verdict(finding),
+            replications_text(finding.cell),
+            finding.cell.remark,
+        )
         for finding in table_findings.cells
     )
     return Table(_heading(table_findings), WIDE, rows)

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Statistic:
-    """The statistic that a paper prints of its runs, and their number.
+    """The statistic that a paper prints of its runs, and their number; 0 where it does not state it.
 
     >>> str(Statistic("median", 5))
     'median of 5 runs'
@@ -19,7 +19,9 @@ class Statistic:
     runs: int
 
     def __str__(self) -> str:
-        return "a single run" if self.kind == "single" else f"{self.kind} of {self.runs} runs"
+        if self.kind == "single":
+            return "a single run"
+        return f"{self.kind} of {self.runs} runs" if self.runs else f"{self.kind} of several runs"
 
 
 SINGLE_RUN = Statistic("single", 1)

@@ -327,9 +327,8 @@ def select_cells(tables: Iterable[Table], request: Request) -> tuple[Cell, ...]:
     cells = [cell for table in tables for cell in table.cells]
     rows = _matching({cell.row: None for cell in cells}, request.rows, "row")
     columns = _matching({cell.column: None for cell in cells}, request.columns, "column")
-    selected = tuple(
-        cell for cell in cells if (cell.row in rows or not cell.in_paper) and cell.column in columns
-    )
+    own = {row.name for row in request.own_rows}
+    selected = tuple(cell for cell in cells if cell.row in rows | own and cell.column in columns)
     if not selected:
         raise InputError("no cell is in both these rows and these columns; see kilolayer reproduce --dry-run")
     return selected

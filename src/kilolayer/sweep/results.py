@@ -206,4 +206,6 @@ def _proxy(runs: CellRuns, reproduction: Reproduction, states: tuple[tuple[Trial
     # A path can hold any images, and only the run knows which. A replacement by name is reported already.
     if real and used and f"instead of {plan.data}" not in "".join(parts):
         parts.append(f"images of {' and '.join(sorted(used))} instead of {real}")
+    if not parts and request.recipe not in (None, plan.recipe):
+        parts.append(f"recipe {request.recipe} instead of {plan.recipe}")
     return PROXY + ", ".join(parts) if parts else ""

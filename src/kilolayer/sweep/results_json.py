@@ -79,6 +79,11 @@ def _cell(finding: CellResult, same_as: str) -> dict[str, Any]:
         "statistic": str(cell.published.statistic),
         "counted": cell.counted,
         "not_yet": cell.not_yet or None,
+        "plan_of": cell.plan.origin if cell.plan else None,
+        "replications": [
+            {"laboratory": one.laboratory, "value": one.result.value, "statistic": str(one.result.statistic)}
+            for one in cell.replications
+        ],
         "same_network_as": same_as or None,
         "runs": [
             {

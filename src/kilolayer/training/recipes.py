@@ -149,22 +149,58 @@ def _released(images: int) -> Recipe:
     return _in_epochs("released", images, 200, (80, 121), 64, optimizer=NESTEROV, normalization="channel")
 
 
-def _resnext(images: int) -> Recipe:
-    """PX, Sec. 5.3: batch 128, 300 epochs, drops at 150 and 225, weight decay 5e-4."""
+def _resnext_cifar(name: str, images: int, drops: tuple[int, int], batch_size: int) -> Recipe:
     return _in_epochs(
-        "resnext",
+        name,
         images,
         300,
-        (150, 225),
-        128,
+        drops,
+        batch_size,
         optimizer=NESTEROV,
         weight_decay=5e-4,
         normalization="channel",
     )
 
 
+def _resnext(images: int) -> Recipe:
+    """PX, appendix A: batch 128, 300 epochs, drops at 150 and 225, weight decay 5e-4."""
+    return _resnext_cifar("resnext", images, (150, 225), 128)
+
+
+def _resnext_256(images: int) -> Recipe:
+    """PX, appendix A, with the batch of 256 that the authors' README names for the printed figures."""
+    return _resnext_cifar("resnext-256", images, (150, 225), 256)
+
+
+def _resnext_released(images: int) -> Recipe:
+    """The code released with PX, on CIFAR: batch 128, 300 epochs, drops after 147 and 222.
+
+    That code compares epoch/300, counted from 1, with 0.49 and 0.74.
+    """
+    return _resnext_cifar("resnext-released", images, (147, 222), 128)
+
+
+def _resnext_imagenet(images: int) -> Recipe:
+    """The code released with PX, on ImageNet: batch 256, 100 epochs, drops at 30, 60 and 90, Nesterov.
+
+    PX, Sec. 4, states three drops in the schedule of that code's origin, and neither length nor Nesterov.
+    """
+    return _in_epochs(
+        "resnext-imagenet",
+        images,
+        100,
+        (30, 60, 90),
+        256,
+        optimizer=NESTEROV,
+        normalization="channel",
+    )
+
+
 def _imagenet(images: int) -> Recipe:
-    """P2, Sec. 5: batch 256, 90 epochs, drops at 30 and 60, no warm-up."""
+    """P2, appendix: batch 256, drops at 30 and 60 epochs, no warm-up.
+
+    The appendix states no end; 90 epochs are the default of the code that P2 names (fb.resnet.torch).
+    """
     return _in_epochs("imagenet", images, 90, (30, 60), 256, normalization="channel")
 
 
@@ -237,6 +273,9 @@ RECIPES: dict[str, Callable[[int], Recipe]] = {
     "paper-v1": _paper_v1,
     "released": _released,
     "resnext": _resnext,
+    "resnext-256": _resnext_256,
+    "resnext-released": _resnext_released,
+    "resnext-imagenet": _resnext_imagenet,
     "imagenet": _imagenet,
     "short": _short,
     "sprint": _sprint,
@@ -256,6 +295,24 @@ def recipe_by_name(name: str, num_images: int) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; {suggest(name, list(RECIPES))}")
     return RECIPES[name](num_images)
+
+
+def paper_images(name: str) -> int:
+    """The number of training images that the recipe called `name` was made for; 50,000 for recipes of ours.
+
+    >>> paper_images("imagenet"), paper_images("paper")
+    (1281167, 50000)
+    """
+    return 1_281_167 if name in ("imagenet", "resnext-imagenet") else 50_000
+
+
+def counts_in_epochs(name: str) -> bool:
+    """Whether the steps of the recipe called `name` depend on the number of training images.
+
+    >>> counts_in_epochs("released"), counts_in_epochs("paper")
+    (True, False)
+    """
+    return recipe_by_name(name, 50_000) != recipe_by_name(name, 60_000)
 
 
 def recipe_differences(*recipes: Recipe) -> list[tuple[str, ...]]:
