@@ -256,7 +256,7 @@ def test_another_laboratory_s_figures_stand_beside_the_paper_s(tmp_path: Path) -
     rows = {row[0]: row[1:3] for row in shown[0].rows}
     assert rows["full pre-activation"] == ("6.37", "6.06, 6.150, 6.189")
     assert rows["original"] == ("6.61", "–")
-    assert "ReScience (Muellerklein), reviewers" in shown[0].note
+    assert "ReScience (Muellerklein), reviewer 2" in shown[0].note
     wide = reproduction_tables.wide_table(one)
     assert [
         row[wide.header.index("other laboratories")] for row in wide.rows if row[2] == "full pre-activation"
@@ -268,6 +268,14 @@ def test_another_laboratory_s_figures_stand_beside_the_paper_s(tmp_path: Path) -
     assert [each["value"] for each in full["replications"]] == [5.64, 5.18, 5.82]
     alone = only(table_results(pretend(SMOKE, tmp_path / "alone", as_in_the_paper)))
     assert "other laboratories" not in reproduction_tables.figure_tables(alone)[0].header
+
+
+def test_a_verdict_names_every_laboratory_s_figure(tmp_path: Path) -> None:
+    request = replace(FULL, tables=("p2-table-2",), rows=("full pre-activation",), seeds=tuple(range(6)))
+    one = only(table_results(pretend(request, tmp_path, lambda *cell: 6.37 + 0.001 * cell[2].seed)))
+    text = {finding.cell.column: finding.verdict.text for finding in one.cells}["ResNet-110"]
+    assert "ReScience (Muellerklein), article, 6.06: " in text
+    assert "ReScience (Muellerklein), reviewer 2, 6.189: " in text
 
 
 def test_a_plan_that_is_not_the_paper_s_is_named_beside_its_figures(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ IMAGENET = Plan(
 )
 
 _RESCIENCE = "ReScience (Muellerklein), article"
-_REVIEWERS = "ReScience (Muellerklein), reviewers"
+_REVIEWER_1 = "ReScience (Muellerklein), reviewer 1"
+_REVIEWER_2 = "ReScience (Muellerklein), reviewer 2"
 
 
 def _rescience(article: float, reviewer_1: float, reviewer_2: float) -> tuple[Replication, ...]:
@@ -62,7 +63,7 @@ def _rescience(article: float, reviewer_1: float, reviewer_2: float) -> tuple[Re
     article "Reproducing CIFAR-10 results from deep and wide preactivation residual networks" and its review,
     ReScience/ReScience-submission, pull request 20.
     """
-    runs = ((_RESCIENCE, article, 2), (_REVIEWERS, reviewer_1, 3), (_REVIEWERS, reviewer_2, 3))
+    runs = ((_RESCIENCE, article, 2), (_REVIEWER_1, reviewer_1, 3), (_REVIEWER_2, reviewer_2, 3))
     return tuple(
         Replication(name, PublishedResult(value, SINGLE_RUN, digits=digits)) for name, value, digits in runs
     )
