@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Severity = Literal["fault", "deviation", "note"]
+FunctionWord = Literal["identical", "permuted", "different", "not proven", "cannot be told"]
 Outcome = Literal["clean", "faults", "nothing told"]
 
 
@@ -51,9 +52,15 @@ class NearestNetwork:
     parameters: int
     """Its parameters, with as many classes and input channels as the audited network."""
     identical: bool | None
-    """Whether both compute the same function of input and weights; None where weights alone cannot tell."""
+    """Whether both compute the same function of input and weights; None where that is not proven."""
     differences: tuple[str, ...]
     """The differences in words."""
+    function: FunctionWord = "cannot be told"
+    """What is proven of the two functions; "cannot be told" of weights alone."""
+    reason: str = ""
+    """Why the function is different, or not proven."""
+    permutation: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Where channels have another order: by the layer's name and side, the described channel of each."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from torch import nn
 
 from kilolayer.audit.audit_report import AuditReport, NearestNetwork, NetworkContent, StageContent
-from kilolayer.audit.canonical import CanonicalNetwork, canonical_trace, without_biases
+from kilolayer.audit.canonical import CanonicalNetwork, canonical_trace
+from kilolayer.audit.certificate import with_proof
 from kilolayer.audit.context import AuditContext, layers_text
 from kilolayer.audit.dataflow import DataflowGraph
 from kilolayer.audit.identify import fit_description, read_branch_shapes
 from kilolayer.audit.layer_reader import LinearLayer, OtherLayer
 from kilolayer.audit.nearest import NearestCandidate, find_nearest, shortcut_option
 from kilolayer.audit.network_label import read_label
-from kilolayer.audit.rules import collect_findings
 from kilolayer.audit.structure import (
     GraphStructure,
     count_additions,
@@ -74,14 +74,8 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
         decides=GraphStructure(graph, units).decides,
     )
     content = _with_measures(network_content(context), context, graph, traced)
-    return AuditReport(
-        label,
-        "traced",
-        content,
-        nearest_network(context),
-        collect_findings(context),
-        traced.remarks,
-    )
+    proven, findings = with_proof(nearest_network(context), context, model, traced, graph)
+    return AuditReport(label, "traced", content, proven, findings, traced.remarks)
 
 
 def _hides_weights(canonical: CanonicalNetwork) -> bool:
@@ -128,19 +122,13 @@ def nearest_network(context: AuditContext) -> NearestNetwork | None:
     if context.fit is None or context.nearest is None:
         return None
     nearest, network = context.nearest, context.fit.network
-    is_identical = (
-        context.fit.exact
-        and not nearest.differences
-        and context.canonical == without_biases(context.canonical)
-    )
-    differences = tuple(difference.text for difference in nearest.differences)
     has_classes = any(isinstance(layer, LinearLayer) for layer in context.canonical.tail)
     return NearestNetwork(
         nearest.name,
         nearest.choices,
         _parameters_as_given(nearest, network, has_classes=has_classes),
-        is_identical,
-        differences,
+        False,
+        tuple(difference.text for difference in nearest.differences),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from kilolayer.audit.audit_report import AuditFinding, Severity
 from kilolayer.audit.canonical import convolutions
@@ -98,9 +98,13 @@ def _is_named_variant(label: NetworkLabel, network: Network) -> bool:
 
 def collect_findings(context: AuditContext) -> tuple[AuditFinding, ...]:
     """Faults first, then deviations, then notes."""
+    return by_severity(finding for rule in RULES for finding in rule(context))
+
+
+def by_severity(findings: Iterable[AuditFinding]) -> tuple[AuditFinding, ...]:
+    """The findings in order: faults first, then deviations, then notes."""
     order: list[Severity] = ["fault", "deviation", "note"]
-    every = [finding for rule in RULES for finding in rule(context)]
-    return tuple(sorted(every, key=lambda finding: order.index(finding.severity)))
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
 def _no_addition(context: AuditContext) -> Iterator[AuditFinding]:

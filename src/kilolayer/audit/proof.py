@@ -1,0 +1,170 @@
+"""Proves that a network is identical in function to a described one, or says why that is not so.
+
+The described network is built, and the audited one's weights are carried over to it. Both then run in
+float64, in training and in evaluation mode, with the given weights and with random ones, on small, usual and large
+inputs. Logits, the gradients of the image and of every weight, and BN's statistics must agree.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from kilolayer.audit.channel_orders import channel_orders
+from kilolayer.audit.comparison import (
+    IMAGES,
+    Comparison,
+    FunctionProof,
+    ProofPass,
+    first_line,
+    relative_error,
+)
+from kilolayer.audit.dataflow import DataflowGraph
+from kilolayer.audit.layer_reader import operator_words
+from kilolayer.audit.localisation import locate, static_difference
+from kilolayer.audit.trace import Trace, trace_model
+from kilolayer.audit.weight_layers import pair_layers, weight_layers
+from kilolayer.errors import InputError
+from kilolayer.networks.description import Network
+from kilolayer.networks.model import build
+from kilolayer.system.message_text import listing
+
+ROUNDING_MARGIN = 1e3
+"""How many times further than a change of the image by one rounding two equal networks may differ."""
+
+PASSES = (
+    ProofPass(training=True, given_weights=True, scale=1.0, odd_side=True),
+    ProofPass(training=False, given_weights=True, scale=1.0, odd_side=False),
+    ProofPass(training=True, given_weights=False, scale=1e-4, odd_side=False),
+    ProofPass(training=False, given_weights=False, scale=1e6, odd_side=True),
+)
+"""A bounded activation shows far out only, a different ε only where a batch hardly varies."""
+
+
+def prove_identity(model: nn.Module, trace: Trace, graph: DataflowGraph, described: Network) -> FunctionProof:
+    """Whether `model`, of which `trace` and `graph` are, is identical in function to `described`.
+
+    The model is only read: everything runs on a copy of it.
+    """
+    hooked = [name for name, tensor in model.named_parameters() if _has_hooks(tensor)]
+    if hooked:
+        # A copy has none of them.
+        return FunctionProof(
+            "different", f"hooks change the gradient of {listing(hooked, 3)}", is_gradient=True
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        ours = build(described)
+        our_graph = DataflowGraph(trace_model(ours, trace.side or None))
+    audited_layers, our_layers = weight_layers(graph), weight_layers(our_graph)
+    pairs = pair_layers(audited_layers, our_layers)
+    if isinstance(pairs, str):
+        return FunctionProof("different", pairs)
+    parameters = dict(model.named_parameters())
+    difference = static_difference(pairs, parameters)
+    if difference:
+        return difference
+    with _preserved(model):
+        try:
+            copied = copy.deepcopy(model).cpu().double()
+        except Exception as error:
+            return FunctionProof("not proven", f"the network cannot be copied: {first_line(error)}")
+        orders = channel_orders(graph, audited_layers)
+        comparison = Comparison(copied, ours.double(), pairs, orders, graph, our_graph, trace, described)
+        return _prove(comparison)
+
+
+def _has_hooks(tensor: Tensor) -> bool:
+    return bool(tensor._backward_hooks) or bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
+@contextmanager
+def _preserved(model: nn.Module) -> Iterator[None]:
+    """The model's buffers and all random states afterwards as before, whatever its own code reaches."""
+    buffers = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
+    gradients = [(tensor, tensor.grad) for tensor in model.parameters()]
+    python_state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python_state)
+        with torch.no_grad():
+            for tensor, before in buffers:
+                if not torch.equal(tensor, before):
+                    tensor.copy_(before)
+        for parameter, gradient in gradients:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+
+
+def _prove(comparison: Comparison) -> FunctionProof:
+    """The proof by all passes; the first in which the two differ ends it."""
+    unfit = comparison.unfit_orders()
+    if unfit:
+        return FunctionProof("different", unfit)
+    comparison.copy_weights()
+    try:
+        odd, even = comparison.usable_sides()
+    except InputError as error:
+        return FunctionProof("not proven", str(error))
+    for has_given_weights in (True, False):
+        if not has_given_weights:
+            comparison.draw_weights()
+        for each in PASSES:
+            if each.given_weights == has_given_weights:
+                difference = _compare(comparison, each, odd if each.odd_side else even)
+                if difference:
+                    return difference
+    permutation = comparison.permutation()
+    return FunctionProof("permuted" if permutation else "identical", permutation=permutation)
+
+
+def _compare(comparison: Comparison, each: ProofPass, side: int) -> FunctionProof | None:
+    """The difference that one pass shows; None if the two agree in it."""
+    image = each.scale * comparison.normal((IMAGES, comparison.described.in_chans, side, side))
+    upstream = comparison.normal((IMAGES, comparison.described.num_classes))
+    try:
+        theirs = comparison.run_audited(image, each, upstream)
+    except Exception as error:  # a foreign model may raise anything
+        return FunctionProof("not proven", f"{each.text} it does not run: {first_line(error)}")
+    ours = comparison.run_ours(image, each, upstream)
+    if theirs.random_state != ours.random_state:
+        return FunctionProof("different", _random_text(comparison, each))
+    if not torch.isfinite(ours.logits).all():
+        # An untrained network's running statistics may not fit its weights, and its logits overflow.
+        overflow = FunctionProof("not proven", f"its logits overflow {each.text}")
+        return None if each.given_weights else overflow
+    mismatch = comparison.mismatch(theirs, ours)
+    if mismatch is None:
+        return None
+    size, subject = mismatch
+    rounding = _rounding_error(comparison, each, image, upstream)
+    if size < ROUNDING_MARGIN * rounding:
+        return FunctionProof(
+            "not proven",
+            f"{each.text} it amplifies rounding to {rounding:.0e}, and {subject} differ by {size:.0e}",
+        )
+    return locate(comparison, each, image, theirs, ours)
+
+
+def _rounding_error(comparison: Comparison, each: ProofPass, image: Tensor, upstream: Tensor) -> float:
+    """How far a change of the image by one rounding changes our network's logits and gradients."""
+    buffers = [(buffer, buffer.clone()) for buffer in comparison.ours.buffers()]
+    runs = [comparison.run_ours(image * factor, each, upstream) for factor in (1.0, 1 + 2.0**-52)]
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    return max(relative_error(a, b) for a, b in zip(runs[0].every(), runs[1].every(), strict=True))
+
+
+def _random_text(comparison: Comparison, each: ProofPass) -> str:
+    mode = "training" if each.training else "evaluation"
+    words = sorted({node.op for node in comparison.graph.nodes.values() if "dropout" in node.op})
+    text = f"in {mode} mode it draws other random numbers than the described network"
+    return text + (f" ({operator_words(words[0])})" if words else " (dropout, stochastic depth)")
