@@ -128,4 +128,5 @@ class AuditReport:
         """ "faults"; "nothing told" where the auditor compared nothing with the papers' networks; "clean"."""
         if any(finding.severity == "fault" for finding in self.findings):
             return "faults"
-        return "clean" if self.nearest else "nothing told"
+        is_told = self.nearest is not None and self.nearest.function != "not proven"
+        return "clean" if is_told else "nothing told"

@@ -97,6 +97,8 @@ class _OrderReader:
     def _order_of(self, node: GraphNode) -> ChannelOrder:
         """The order of a tensor, by the order of its base and what lies between."""
         order, selection = self.orders[self.bases[node]], self._selection(node)
+        if not self._is_read(node):
+            return ChannelOrder(len(selection), tuple(range(len(selection))))
         if selection == tuple(range(order.channels)):
             return order
         return ChannelOrder(len(selection), _select(order.decided(), selection))
@@ -110,13 +112,17 @@ class _OrderReader:
         channels = _channels(base)
         numbers = torch.arange(1.0, channels + 1).reshape(1, -1, *[1] * (len(base.shape) - 2))
         response = self.graph.replay(node, {base: numbers.expand(base.shape).clone()})
-        if response is None or response.ndim < 2:
+        if response is None or response.ndim < 2 or response.shape[1] != _channels(node):
             return unchanged
         seen = response.abs().transpose(0, 1).flatten(1).amax(1)
         found = tuple(int(value) - 1 for value in seen.round().tolist())
         copied = [channel for channel in found if channel >= 0]
         is_selection = bool((seen == seen.round()).all()) and sorted(copied) == list(range(channels))
         return found if is_selection else unchanged
+
+    def _is_read(self, node: GraphNode) -> bool:
+        """Whether what lies between a tensor and its base keeps all channels, permuted or with zero ones."""
+        return _channels(node) >= self.orders[self.bases[node]].channels > 0
 
     def _join(self, node: GraphNode) -> ChannelOrder:
         """The one order of all tensors that meet, or their orders one behind the other."""
@@ -142,7 +148,7 @@ class _OrderReader:
 def _select(order: tuple[int, ...], selection: tuple[int, ...]) -> tuple[int, ...]:
     """The order of the selected channels; zero channels are numbered behind, as option A adds them."""
     behind = iter(range(len(order), len(selection)))
-    return tuple(order[channel] if channel >= 0 else next(behind, -1) for channel in selection)
+    return tuple(order[channel] if 0 <= channel < len(order) else next(behind, -1) for channel in selection)
 
 
 def _channels(node: GraphNode) -> int:

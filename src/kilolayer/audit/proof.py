@@ -1,8 +1,8 @@
 """Proves that a network is identical in function to a described one, or says why that is not so.
 
 The described network is built, and the audited one's weights are carried over to it. Both then run in
-float64, in training and in evaluation mode, with the given weights and with random ones, on small, usual and large
-inputs. Logits, the gradients of the image and of every weight, and BN's statistics must agree.
+float64, in training and in evaluation mode, with the given weights and with random ones, on small, usual and
+large inputs. Logits, the gradients of the image and of every weight, and BN's statistics must agree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kilolayer.audit.comparison import (
 from kilolayer.audit.dataflow import DataflowGraph
 from kilolayer.audit.layer_reader import operator_words
 from kilolayer.audit.localisation import locate, static_difference
-from kilolayer.audit.trace import Trace, trace_model
+from kilolayer.audit.trace import Trace, trace_model, unwrap_model
 from kilolayer.audit.weight_layers import pair_layers, weight_layers
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
@@ -51,6 +51,7 @@ def prove_identity(model: nn.Module, trace: Trace, graph: DataflowGraph, describ
 
     The model is only read: everything runs on a copy of it.
     """
+    model = unwrap_model(model)
     hooked = [name for name, tensor in model.named_parameters() if _has_hooks(tensor)]
     if hooked:
         # A copy has none of them.

@@ -116,7 +116,7 @@ def _first_line(error: BaseException) -> str:
 @contextmanager
 def _copy_for_tracing(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
     """A copy in float32 on the CPU; where the model cannot be copied, the model itself, restored behind."""
-    model = _unwrap(model)
+    model = unwrap_model(model)
     tensors = [*model.parameters(), *model.buffers()]
     try:
         copied, remarks = _in_float32(_copied(model))
@@ -142,7 +142,7 @@ def _copied(model: nn.Module) -> nn.Module:
     return copied  # PyTorch copies no lazy tensor
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The module inside of torch.compile's and of the parallel wrappers."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -94,6 +94,8 @@ def weight_layers(graph: DataflowGraph) -> list[WeightLayer]:
 
 
 def _read(graph: DataflowGraph, node: GraphNode, index: int) -> WeightLayer | None:
+    if node.op == "getitem":  # a further output, as BN's statistics of the batch
+        return None
     args = producer_args(node)
     if node.op == "convolution" and _shape(args[1]):
         tensors = {"weight": args[1], "bias": args[2]}

@@ -12,6 +12,14 @@ FIGURE_4_LETTERS = dict(zip(ARRANGEMENTS, "abcde", strict=False))
 """P2, Fig. 4; an arrangement that was added to the five has no letter."""
 
 
+OUTCOMES = {
+    "identical": "; it computes what {name} computes",
+    "permuted": "; it computes what {name} computes, with its channels in another order",
+    "different": ", but it does not compute what {name} computes",
+    "not proven": ", but that it computes what {name} computes is not proven",
+}
+
+
 def print_audit(report: AuditReport) -> None:
     """Prints what the network is, our nearest network, the findings, and what remains unknown."""
     for line in _lines(report):
@@ -41,14 +49,13 @@ def _lines(report: AuditReport) -> Iterator[str]:
 def _finding(report: AuditReport) -> str:
     """The outcome in a sentence: whether results with this network can be compared with a paper's."""
     faults, deviations = _count_severity(report, "fault"), _count_severity(report, "deviation")
-    identical = report.nearest is not None and report.nearest.identical
     if faults:
         return f"{_counted_noun(faults, 'fault')}, so it is not the network that the papers describe."
     if deviations and report.nearest:
         count = _counted_noun(deviations, "deviation")
         return f"no fault, but {count} from the papers, to be named with its results."
-    if identical and report.nearest:
-        return f"no fault found; it computes what {report.nearest.name} computes."
+    if report.nearest and report.source == "traced":
+        return f"no fault found{OUTCOMES[report.nearest.function].format(name=report.nearest.name)}."
     if report.outcome == "nothing told" and report.source == "shapes":
         return "nothing told: its weights do not show which network they are."
     if report.outcome == "nothing told":
@@ -117,10 +124,28 @@ def _nearest(nearest: NearestNetwork) -> str:
     choices = "".join(
         f", {key}={value}" for group in nearest.choices.values() for key, value in group.items()
     )
-    function = {
-        True: "identical in function",
-        False: "not identical",
-        None: "whether identical in function cannot be told from weights",
-    }[nearest.identical]
-    differences = f"; it has {'; '.join(nearest.differences)}" if nearest.differences else ""
-    return f"{nearest.name}{choices}: {function}, {nearest.parameters:,} parameters{differences}"
+    return f"{nearest.name}{choices}: {_function(nearest)}; it has {nearest.parameters:,} parameters"
+
+
+def _function(nearest: NearestNetwork) -> str:
+    """What is proven of the function, with the reason."""
+    match nearest.function:
+        case "identical":
+            return "identical in function"
+        case "permuted":
+            return f"equal up to a permutation of channels ({_permutation(nearest.permutation)})"
+        case "different":
+            return f"not identical: {nearest.reason}"
+        case "not proven":
+            return f"not proven: {nearest.reason}"
+        case _:
+            differences = f"; {'; '.join(nearest.differences)}" if nearest.differences else ""
+            return f"whether identical in function cannot be told from weights{differences}"
+
+
+def _permutation(permutation: dict[str, tuple[int, ...]]) -> str:
+    """The first permutation, and at how many places there is one."""
+    place, order = next(iter(permutation.items()))
+    shown = ", ".join(map(str, order[:8])) + (" …" if len(order) > 8 else "")
+    more = f"; {len(permutation)} places, all in --json" if len(permutation) > 1 else ""
+    return f"{place}: {shown}{more}"
