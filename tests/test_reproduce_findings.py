@@ -108,6 +108,14 @@ def test_at_full_size_a_figure_is_judged(tmp_path: Path) -> None:
     assert found["constant scaling: 0 on the shortcut, 1 on F (a plain net)"] == "differs"
 
 
+def test_another_recipe_at_full_size_is_not_held_against_the_paper(tmp_path: Path) -> None:
+    one = only(table_results(pretend(replace(FULL, recipe="short"), tmp_path / "short", as_in_the_paper)))
+    assert set(words(one).values()) == {"no figure"}
+    assert one.proxy == "proxy: recipe short instead of paper"
+    same = only(table_results(pretend(replace(FULL, recipe="paper"), tmp_path / "paper", as_in_the_paper)))
+    assert words(same)["original"] == "agrees"
+
+
 def test_other_images_in_a_folder_make_a_proxy(tmp_path: Path) -> None:
     request = replace(FULL, data=Data("somewhere"))
     made = pretend(request, tmp_path, as_in_the_paper, data="CIFAR-10 (JPEG re-encode)")

@@ -32,7 +32,7 @@ def _comparison(table_findings: TableResult, group: str, comparison: Comparison)
     against = {pair.a for pair in comparison.pairs}
     single = next(iter(against)) if len(against) == 1 else ""
     rows = tuple(
-        (pair.b if single else f"{pair.b} against {pair.a}", *_pair(pair)) for pair in comparison.pairs
+        (pair.b if single else f"{pair.b} against {pair.a}", *pair_cells(pair)) for pair in comparison.pairs
     )
     where = table_label(table_findings) if group == "error" else f"{table_label(table_findings)}, {group}"
     subject = f"gaps to “{single}”" if single else "gaps between rows"
@@ -55,7 +55,8 @@ def _note(comparison: Comparison) -> str:
     return note
 
 
-def _pair(pair: RowPair) -> tuple[str, ...]:
+def pair_cells(pair: RowPair) -> tuple[str, ...]:
+    """A pair as a row of `HEADER`, but for its name."""
     gap = "fail" if pair.paper_gap is None else signed(pair.paper_gap)
     paper, decision = gap if pair.in_paper else "–", pair.decision
     if pair.word == "not enough runs":

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from kilolayer.papers import Table as PaperTable
-from kilolayer.report.comparison_tables import gap_tables
+from kilolayer.report.comparison_tables import HEADER, gap_tables, pair_cells
 from kilolayer.report.document import Table
 from kilolayer.report.reproduction_tables import table_label
 from kilolayer.statistics import Decision
+from kilolayer.statistics.comparison import beside_paper
 from kilolayer.sweep.comparable import cell_label
 from kilolayer.sweep.looks import RegisteredResult
 from kilolayer.sweep.registration import Entry, Registration, read_entries
-from kilolayer.sweep.results import TableResult
+from kilolayer.sweep.results import CellResult, TableResult
 from kilolayer.system.terminal import print_text
 
 NOT_REGISTERED = (
@@ -26,7 +27,7 @@ PAIRING = (
     "if its layers with weights have the same shapes in the same order; a gate or a convolution on the "
     "shortcut moves all initial weights"
 )
-DECISION_HEADER = ("comparison", "paper", "here", "interval", "n", "failed", "p", "decision")
+DECISION_HEADER = (*HEADER[:-1], "failed", "decision")
 
 
 def registration_rows(entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
@@ -79,9 +80,16 @@ def _runs(now: Registration) -> str:
     request, recipes = now.request, _recipes(now)
     threads = "" if now.threads is None else f", {now.threads} thread{'s' * (now.threads > 1)} a run"
     return (
-        f"{request.size.scale.describe()}; recipe {', '.join(recipes)}; {request.precision}, "
+        f"{_scale(now)}; recipe {', '.join(recipes)}; {request.precision}, "
         f"{request.kernels} kernels{threads}; the figure is the test error after the last step"
     )
+
+
+def _scale(now: Registration) -> str:
+    """What the runs leave out; of the depths only those of the registered cells."""
+    scale, depths = now.request.size.scale, dict(now.request.size.depths)
+    ours = {experiment.network.depth for cell in now.cells for experiment in cell.experiments}
+    return replace(scale, depths={a: b for a, b in depths.items() if b in ours} or None).describe()
 
 
 def _recipes(now: Registration) -> dict[str, None]:
@@ -122,56 +130,53 @@ def comparison_tables(result: TableResult, registered: RegisteredResult | None) 
     """The registered decisions of a registered sweep; the gaps between rows of any other."""
     if registered is None:
         return gap_tables(result)
-    table = decision_table(registered, result.table, table_label(result))
+    table = decision_table(registered, result)
     return () if table is None else (table,)
 
 
-def decision_table(registered: RegisteredResult, paper_table: PaperTable, heading: str) -> Table | None:
+def decision_table(registered: RegisteredResult, result: TableResult) -> Table | None:
     """The decisions on a table's comparisons, each beside the paper's gap; None where there are none."""
-    decisions = registered.of_table(paper_table.name)
+    decisions = registered.of_table(result.table.name)
     if not decisions:
         return None
-    cells = {cell_label(paper_table, cell): cell for cell in paper_table.cells}
-    fails = {name: cell.failed for name, cell in cells.items()}
-    reported = {name: cell.reported for name, cell in cells.items()}
-    rows = tuple(
-        (
-            f"{decision.b} − {decision.a}",
-            _paper_gap(reported, fails, decision),
-            *_figures(decision),
-            decision.text,
-        )
-        for decision in decisions
-    )
-    intervals = dict.fromkeys(decision.interval for decision in decisions if decision.interval)
-    note = (
-        f"Registered decisions. Interval: {'; '.join(intervals)}." if intervals else "Registered decisions."
-    )
+    cells = {cell_label(result.table, cell.cell): cell for cell in result.cells}
+    paper = {
+        label: value
+        for label, cell in cells.items()
+        if cell.cell.in_paper and (value := cell.cell.published.rank_value) is not None
+    }
+    first = {decision.a for decision in decisions}
+    baseline = all(cells[label].cell.row == result.table.baseline for label in first)
+    rows = []
+    for decision in decisions:
+        name = decision.b if baseline else f"{decision.b} against {decision.a}"
+        failed = _failed(cells[decision.b], registered.registration.fail_above)
+        *figures, word = pair_cells(beside_paper(decision, paper))
+        rows.append((name, *figures, failed, word if decision.final else f"not yet: {word}"))
+    against = f"gaps to “{result.table.baseline}”" if baseline else "gaps between rows"
     return Table(
-        f"{heading}: registered comparisons, in points of error; positive: the first has more errors.",
+        f"{table_label(result)}: registered comparisons, {against} in percent of error; positive is worse.",
         DECISION_HEADER,
-        rows,
-        note,
+        tuple(rows),
+        _note(registered, decisions),
     )
 
 
-def _paper_gap(reported: dict[str, float | None], fails: dict[str, bool], decision: Decision) -> str:
-    if fails.get(decision.a) or fails.get(decision.b):
-        return "fail"
-    a, b = reported.get(decision.a), reported.get(decision.b)
-    return "–" if a is None or b is None else _signed(b - a)
+def _failed(cell: CellResult, above: float) -> str:
+    """How many of the runs that have ended failed as registered."""
+    errors = cell.by_seed.values()
+    count = sum(error is None or error > above for error in errors)
+    return f"{count} of {len(errors)}"
 
 
-def _figures(decision: Decision) -> tuple[str, str, str, str, str]:
-    if decision.word == "not enough runs":
-        return ("–", "–", str(decision.n), "–", "–")
-    failed = " and ".join(map(str, decision.failed)) if any(decision.failed) else "0"
-    interval = f"{_signed(decision.low)} to {_signed(decision.high)}"
-    return (_signed(decision.difference), interval, str(decision.n), failed, f"{decision.p:.2g}")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def _note(registered: RegisteredResult, decisions: Sequence[Decision]) -> str:
+    now = registered.registration
+    names = "; ".join(dict.fromkeys(d.interval for d in decisions if d.interval)) or "none yet"
+    return (
+        f"Decided as registered on {registered.entries[0].registration.date}. n: the seeds at the look that "
+        f"decided, or at the last one. Failed: runs with an error above {now.fail_above:g} %. Test: "
+        f"{now.rule.test}. Interval: {names}."
+    )
 
 
 def decision_counts(registered: RegisteredResult) -> str:

@@ -109,11 +109,17 @@ def compare_with_paper(
         [(baseline, row) for row in names if row != baseline] if baseline else list(combinations(names, 2))
     )
     decisions = decide(rule, measured, pairs, chance=chance)
-    compared = tuple(_beside_paper(decision, ranked) for decision in decisions)
+    compared = tuple(beside_paper(decision, ranked) for decision in decisions)
     return Comparison(compared, _rank_rows(ranked, measured, chance), rule)
 
 
-def _beside_paper(decision: Decision, paper: Mapping[str, float]) -> RowPair:
+def beside_paper(decision: Decision, paper: Mapping[str, float]) -> RowPair:
+    """A decision beside the paper's direction; `paper` holds its figures for ranking, by row.
+
+    >>> decision = Decision("original", "BN after addition", "A is better", "", difference=2.0)
+    >>> beside_paper(decision, {"original": 6.61, "BN after addition": 8.17}).word
+    'same direction'
+    """
     a, b = decision.a, decision.b
     if a not in paper or b not in paper:
         words: dict[str, PairWord] = {"A is better": "higher error", "B is better": "lower error"}

@@ -203,6 +203,8 @@ def _proxy(runs: CellRuns, reproduction: Reproduction, states: tuple[tuple[Trial
     scale = request.size.of(plan)
     if is_proxy(plan, request.data, scale):
         parts.append(proxy_sentence(plan, request.data, scale).removeprefix(PROXY))
+    if request.recipe not in (None, plan.recipe):
+        parts.append(f"recipe {request.recipe} instead of {plan.recipe}")
     real = PAPER_IMAGES.get(plan.data, "")
     used = {str(state.result.get("data", real)) for _, state in states if state.result} - {real}
     # A path can hold any images, and only the run knows which. A replacement by name is reported already.
