@@ -76,8 +76,11 @@ def test_what_shapes_cannot_tell_is_said():
     # Pre-activation with option A has the very same shapes; here the place of the last BN speaks against it.
     assert "relu_before_addition" in report.content.alternatives
     assert any("strides" in each for each in report.unknown)
-    assert not report.nearest.identical
-    assert report.content.stride_on is None
+    assert report.nearest.identical is None
+    assert report.outcome == "clean"
+    shown = report.content
+    assert (shown.stride_on, shown.option, shown.shortcut) == (None, None, None)
+    assert all(stage.stride is None for stage in shown.stages)
 
 
 def test_names_do_not_matter_but_for_grouping():
@@ -96,6 +99,28 @@ def test_other_weights_are_counted_and_no_more(state):
     assert report.content.parameters == sum(value.numel() for value in state.values())
     assert report.content.arrangement is None
     assert "do not chain" in report.unknown[0]
+    assert (report.outcome, report.clean) == ("nothing told", False)
+
+
+def test_a_head_that_is_no_lone_classifier_leaves_depth_and_classes_open():
+    state = create_model("resnet20_cifar").state_dict() | {"more.weight": torch.zeros(5, 10)}
+    content = audit_state(state, "resnet20").content
+    assert (content.depth, content.classes) == (None, None)
+
+
+def test_norms_that_fit_no_arrangement_are_named():
+    state = create_model("resnet20_cifar").state_dict()
+    bare = {name: value for name, value in state.items() if not name.startswith("stage2.0.F.bn1")}
+    assert codes(audit_state(bare)) == {"norms"}
+    running = ("running_mean", "running_var", "num_batches_tracked")
+    grouped = {name: value for name, value in state.items() if not name.endswith(running)}
+    assert any("running statistics" in words for words in audit_state(grouped).unknown)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3, 3), (8, 0, 3, 3), (), (3,), (2, 2, 2), (1, 1, 1, 1, 1)])
+def test_odd_tensors_are_no_fault_of_the_program(shape):
+    state = {"a.weight": torch.zeros(shape), "b.weight": torch.zeros(4, 8, 3, 3), "c.weight": torch.zeros(4)}
+    assert audit_state(state).outcome == "nothing told"
 
 
 def test_no_weights_are_refused():

@@ -102,7 +102,11 @@ def branch_and_widths(shapes: list[BranchShape], stem: int) -> tuple[Branch, lis
         return Basic(max(widen, 1), dropout=first.dropout), widths
     if kind != "bottleneck" or any(shape.out % 4 for shape in shapes):
         return None
+    if 1 < first.cardinality == first.inner:  # a depthwise convolution, as in inverted residuals
+        return None
     widths = [shape.out // 4 for shape in shapes]
+    if first.cardinality > 1 and any(b != 2 * a for a, b in pairwise(widths)):
+        return None  # a ResNeXt doubles its widths; others choose each, as RegNet
     if first.cardinality > 1 or first.inner % widths[0]:  # 1×100d is a bottleneck of another width
         return _fit_aggregated(first, strided or "3x3", widths)
     widen = max(first.inner // widths[0], 1)

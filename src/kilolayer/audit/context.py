@@ -34,6 +34,8 @@ class AuditContext:
     text: str = ""
     """What the network calls itself."""
     has_one_output: bool = True
+    shared: tuple[str, ...] = ()
+    """The names of the weights that several layers use."""
     decides: bool = False
     """Whether its Python code reads values that depend on the image."""
     additions: int = 0

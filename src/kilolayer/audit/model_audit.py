@@ -11,7 +11,7 @@ from kilolayer.audit.canonical import CanonicalNetwork, canonical_trace
 from kilolayer.audit.certificate import with_proof
 from kilolayer.audit.context import AuditContext, layers_text
 from kilolayer.audit.dataflow import DataflowGraph
-from kilolayer.audit.identify import fit_description, read_branch_shapes
+from kilolayer.audit.identify import DescriptionFit, fit_description, read_branch_shapes
 from kilolayer.audit.layer_reader import LinearLayer, OtherLayer
 from kilolayer.audit.nearest import NearestCandidate, find_nearest, shortcut_option
 from kilolayer.audit.network_label import read_label
@@ -24,6 +24,7 @@ from kilolayer.audit.structure import (
 )
 from kilolayer.audit.trace import Trace, trace_model
 from kilolayer.audit.traced_units import find_units
+from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
 from kilolayer.units import ops as op
 from kilolayer.units.branch import Aggregated
@@ -53,11 +54,13 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
     traced = trace_model(model, side)
     graph = DataflowGraph(traced)
     units = find_units(graph)
+    structure = GraphStructure(graph, units)
     canonical = canonical_trace(units)
     gate_bias = next((unit.gate_bias for unit in units.units if unit.g), 0.0)
     is_whole = bool(canonical.units) and not _hides_weights(canonical) and not hidden_additions(graph, units)
     description_fit = fit_description(canonical, gate_bias) if is_whole else None
-    nearest = find_nearest(description_fit.network) if description_fit else None
+    nearest = _nearest_or_none(description_fit)
+    description_fit = description_fit if nearest else None
     names = set(graph.parameters.values())
     context = AuditContext(
         traced=units,
@@ -71,11 +74,20 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
         text=label,
         has_one_output=len(graph.outputs) == 1,
         additions=count_additions(graph),
-        decides=GraphStructure(graph, units).decides,
+        shared=structure.shared,
+        decides=structure.decides,
     )
-    content = _with_measures(network_content(context), context, graph, traced)
+    content = _with_measures(network_content(context), context, structure, traced)
     proven, findings = with_proof(nearest_network(context), context, model, traced, graph)
     return AuditReport(label, "traced", content, proven, findings, traced.remarks)
+
+
+def _nearest_or_none(fit: DescriptionFit | None) -> NearestCandidate | None:
+    """The nearest network; None where the papers' names have no word for the widths."""
+    try:
+        return find_nearest(fit.network) if fit else None
+    except InputError:
+        return None
 
 
 def _hides_weights(canonical: CanonicalNetwork) -> bool:
@@ -92,11 +104,10 @@ def _joins(layer: object) -> bool:
 
 
 def _with_measures(
-    content: NetworkContent, context: AuditContext, graph: DataflowGraph, traced: Trace
+    content: NetworkContent, context: AuditContext, structure: GraphStructure, traced: Trace
 ) -> NetworkContent:
     """`content` with what is counted in the graph: depth, outputs, input channels, structure."""
-    structure = GraphStructure(graph, context.traced)
-    shapes = {name: node.shape for name, node in graph.outputs.items()}
+    shapes = {name: node.shape for name, node in structure.graph.outputs.items()}
     single = next(iter(shapes.values())) if len(shapes) == 1 else ()
     linear = next(
         (layer for layer in reversed(context.canonical.tail) if isinstance(layer, LinearLayer)), None

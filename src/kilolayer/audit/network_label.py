@@ -29,6 +29,11 @@ _BASE = re.compile(
 # the stem, the position of the stride or the shortcut.
 _SAME_DEPTH = ("", "b", "bn", "c", "d", "s", "t")
 
+# Words behind a depth that say how a network differs from the papers'.
+_VARIANTS = re.compile(
+    r"_(?:w\d*d?\d+|x\d+|gn|ln|ibn|frn|evos|bit|clip|mlp|half|slim|thin|wide|tiny|small|mini|pruned|light)(?![a-z0-9])"
+)
+
 # The depths at which the papers' networks are made of one block.
 _BLOCKS = {
     3: {"basic": (20, 32, 44, 56, 110, 1202), "bottleneck": (164, 1001)},
@@ -121,4 +126,5 @@ def label_base(text: str) -> Literal["papers", "variant", "other"]:
     before, behind = words[: match.start()], words[match.end() :]
     is_attached = before[-1:].isalpha() or behind[:1].isalpha()
     letters = re.match(r"_?\d+([a-z]+)", behind)
-    return "variant" if is_attached or (letters is not None and letters[1] != "bn") else "papers"
+    is_variant = is_attached or (letters is not None and letters[1] != "bn") or _VARIANTS.search(behind)
+    return "variant" if is_variant else "papers"

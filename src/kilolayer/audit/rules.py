@@ -83,9 +83,10 @@ def _contradictions(label: NetworkLabel, network: Network) -> Iterator[tuple[str
         yield f"is {paths_and_width[0]}×{paths_and_width[1]}d", f"{label.cardinality}×{label.d}d"
     elif label.cardinality and not is_bottleneck:
         yield f"is made of {branch_words(branch)}", f"aggregated bottlenecks {label.cardinality}×{label.d}d"
-    widen = getattr(branch, "widen", None)
-    if label.widen and widen and widen != label.widen:
-        yield f"is {widen} times as wide", f"{label.widen} times the width"
+    # A wide stem hides the factor in the width of the stages.
+    wide = getattr(branch, "widen", 0) * network.stages[0].width
+    if label.widen and wide and wide != label.widen * (16 if stages < 4 else 64):
+        yield f"is {wide} channels wide in stage 1", f"{label.widen} times the papers' width"
 
 
 def _is_named_variant(label: NetworkLabel, network: Network) -> bool:
@@ -282,6 +283,13 @@ def _head(context: AuditContext) -> Iterator[AuditFinding]:
     )  # fmt: skip
 
 
+def _shared_weights(context: AuditContext) -> Iterator[AuditFinding]:
+    if context.fit is not None and context.shared:
+        names = ", ".join(context.shared[:3]) + (" …" if len(context.shared) > 3 else "")
+        text = f"{len(context.shared)} weights are each used by several layers"
+        yield AuditFinding("deviation", "shared-weights", text, names, "every layer has weights of its own")
+
+
 def _decisions(context: AuditContext) -> Iterator[AuditFinding]:
     if context.fit is not None and context.decides:
         yield AuditFinding(
@@ -335,5 +343,6 @@ def _other_end_differences(context: AuditContext) -> Iterator[AuditFinding]:
 
 RULES: tuple[Callable[[AuditContext], Iterator[AuditFinding]], ...] = (
     label_findings, _no_addition, _biases, _final, _raw_projections, _stem_activation, _widths, _option,
-    _stem, _unknown_layers, _remarks, _head, _decisions, _idle_parameters, _other_unit_differences,
+    _stem, _unknown_layers, _remarks, _head, _shared_weights, _decisions, _idle_parameters,
+    _other_unit_differences,
 )  # fmt: skip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from kilolayer.audit.audit_report import AuditReport, NetworkContent
+from kilolayer.audit.audit_report import AuditFinding, AuditReport, NetworkContent
 from kilolayer.audit.branch_shape import BRANCH_KINDS, BranchShape, branch_and_widths
 from kilolayer.audit.canonical import CanonicalNetwork, CanonicalUnit, canonical_description
 from kilolayer.audit.context import AuditContext
@@ -22,6 +22,7 @@ from kilolayer.audit.rules import collect_findings
 from kilolayer.audit.traced_units import TracedNetwork, TracedUnit
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network, Stage, Stem
+from kilolayer.system.message_text import listing
 from kilolayer.units import ops as op
 from kilolayer.units.arrangement import ARRANGEMENTS
 from kilolayer.units.branch import StrideOn
@@ -164,7 +165,7 @@ def _read_shape(body: list[StateLayer], channels: int, *, first: bool) -> Branch
     groups, at = 1, channels
     for layer in body:
         out, inside = layer.kernel[:2]
-        if at % inside or (at != inside and layer.kernel[-1] == 1):
+        if not inside or at % inside or (at != inside and layer.kernel[-1] == 1):
             return None
         groups, at = max(groups, at // inside), out
     # Shapes say nothing about strides: as in the papers, the side halves where the channels change.
@@ -212,8 +213,58 @@ def audit_state(state: Mapping[str, Tensor], label: str = "state dict") -> Audit
     context = _audit_context(label, parameters, chain[1], fit, lacking=lacking, biased=chain[0].bias)
     nearest = nearest_network(context)
     nearest = replace(nearest, identical=None) if nearest else None
-    content = replace(network_content(context), stride_on=None)
-    return AuditReport(label, "shapes", content, nearest, collect_findings(context), UNKNOWN)
+    content = _shown_content(network_content(context), layers, *chain)
+    findings = (*collect_findings(context), *_norm_findings(layers, fit, lacking=lacking))
+    return AuditReport(label, "shapes", content, nearest, findings, (*UNKNOWN, *_unread(layers, chain[1])))
+
+
+def _shown_content(
+    content: NetworkContent, layers: list[StateLayer], stem: StateLayer, units: list[StateUnit]
+) -> NetworkContent:
+    """`content` without what the fit assumes of the papers' networks, and shapes do not show."""
+    linears = [layer for layer in layers if len(layer.kernel) == 2]
+    is_classifier = len(linears) == 1 and linears[0].kernel[1] == units[-1].shape.out
+    out, channels, kernel = stem.kernel[:3]
+    has_weights = any(unit.projection or unit.gate for unit in units)
+    return replace(
+        content,
+        stride_on=None,
+        shortcut=content.shortcut if content.shortcut != str(Identity()) else None,
+        option=content.option if has_weights and content.option != "A" else None,
+        stem=f"{kernel}×{kernel} conv {channels}→{out}",
+        stages=tuple(replace(stage, stride=None) for stage in content.stages),
+        depth=content.depth if is_classifier else None,
+        classes=linears[0].kernel[0] if is_classifier else None,
+    )
+
+
+def _norm_findings(layers: list[StateLayer], fit: DescriptionFit, *, lacking: bool) -> Iterator[AuditFinding]:
+    """The norms, where no arrangement of the papers has as many of these widths."""
+    norms = Counter(layer.vectors[0] for layer in layers if layer.is_norm)
+    expected = _norm_widths(fit.canonical)
+    if lacking or norms == expected:
+        return
+    text = f"its {norms.total()} norms fit none of the papers' arrangements"
+    paper = f"the nearest, {(fit.arrangement or '').replace('_', ' ')}, has {expected.total()} BNs"
+    yield AuditFinding("deviation", "norms", text, "", paper)
+
+
+def _unread(layers: list[StateLayer], units: list[StateUnit]) -> Iterator[str]:
+    """The tensors that are in no convolution and no lone classifier, in words."""
+    linears = [layer for layer in layers if len(layer.kernel) == 2]
+    if len(linears) != 1 or linears[0].kernel[1] != units[-1].shape.out:
+        yield f"what its {len(linears)} fully-connected layers do, and so its depth and classes"
+    bare = [layer for layer in layers if layer.is_norm and len(layer.vectors) == 2]
+    if bare:
+        yield f"whether {len(bare)} of its norms are BN: they keep no running statistics ({bare[0].prefix})"
+    more = [
+        layer.prefix or "(no name)"
+        for layer in layers
+        if (layer.kernel and len(layer.kernel) not in (2, 4))
+        or (len(layer.vectors) == 1 and not layer.kernel)
+    ]
+    if more:
+        yield f"what {len(more)} more of its layers do: {listing(more)}"
 
 
 def _audit_context(

@@ -86,12 +86,24 @@ class GraphStructure:
         return [node for node in self.nodes if not is_native(node.fx) and not node.op.endswith(DETECTION)]
 
     @property
+    def shared(self) -> tuple[str, ...]:
+        """The names of the weights that several layers use."""
+        uses = Counter(name for node in self.weights if (name := self._weight_name(node)))
+        return tuple(name for name, count in uses.items() if count > 1)
+
+    @property
     def decides(self) -> bool:
         """Whether Python read a value that depends on the image, as for a branch or a loop."""
         return any(node.op == "_local_scalar_dense" for node in self.nodes)
 
     def _weighs_by_softmax(self, node: GraphNode) -> bool:
-        return node.op in ("bmm", "matmul") and any(_chained(source, SOFTMAX) for source in node.inputs)
+        # One query alone is a pooling, as in a global context block.
+        has_queries = len(node.shape) > 2 and min(node.shape[-2:]) > 1
+        return (
+            node.op in ("bmm", "matmul")
+            and has_queries
+            and any(_chained(source, SOFTMAX) for source in node.inputs)
+        )
 
     @property
     def attends_in_windows(self) -> bool:

@@ -40,9 +40,9 @@ def load_user_module(reference: str, seed: int = 0, arguments: str = "") -> nn.M
         InputError: the file, the module or the name does not exist, the arguments are no literals or do not
             fit, the user's code fails, or CALLABLE returns no `nn.Module`.
     """
-    positional, named = call_arguments(arguments)
+    positional, keywords = call_arguments(arguments)
     try:
-        return _load(reference, seed, positional, named)
+        return _load(reference, seed, positional, keywords)
     except KilolayerError:
         raise
     except (Exception, SystemExit) as error:  # a script without a guard exits when it is imported
@@ -50,19 +50,19 @@ def load_user_module(reference: str, seed: int = 0, arguments: str = "") -> nn.M
         raise InputError(f"{reference} cannot be made: {words}") from None
 
 
-def _load(reference: str, seed: int, positional: list[Any], named: dict[str, Any]) -> nn.Module:
-    place, _, name = reference.rpartition(":")
-    module: Any = _import_path(Path(place)) if place.endswith(".py") else _import_dotted(place)
+def _load(reference: str, seed: int, positional: list[Any], keywords: dict[str, Any]) -> nn.Module:
+    origin, _, name = reference.rpartition(":")
+    module: Any = _import_path(Path(origin)) if origin.endswith(".py") else _import_dotted(origin)
     for part in name.split("."):
         if not hasattr(module, part):
-            raise InputError(f"{place} has no {name!r}")
+            raise InputError(f"{origin} has no {name!r}")
         module = getattr(module, part)
     if isinstance(module, nn.Module):
-        if positional or named:
+        if positional or keywords:
             raise InputError(f"{reference} is a module already, and takes no arguments")
         return module
     if callable(module):
-        module = _call(reference, module, seed, positional, named)
+        module = _call(reference, module, seed, positional, keywords)
     if not isinstance(module, nn.Module):
         raise InputError(f"{reference} returns {type(module).__name__}, not a torch.nn.Module")
     return module
@@ -86,12 +86,12 @@ def call_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise InputError(f"--call {text!r} is no list of arguments; {allowed}")
     positional = [_literal(node) for node in call.args]
-    named: dict[str, Any] = {}
+    keywords: dict[str, Any] = {}
     for keyword in call.keywords:
         if keyword.arg is None:
             raise InputError(f"--call {text!r} has **; {allowed}")
-        named[keyword.arg] = _literal(keyword.value)
-    return positional, named
+        keywords[keyword.arg] = _literal(keyword.value)
+    return positional, keywords
 
 
 def _literal(node: ast.expr) -> Any:
@@ -104,19 +104,19 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _call(
-    text: str, make: Callable[..., Any], seed: int, positional: list[Any], named: dict[str, Any]
+    text: str, make: Callable[..., Any], seed: int, positional: list[Any], keywords: dict[str, Any]
 ) -> Any:
     try:
-        inspect.signature(make).bind(*positional, **named)
+        inspect.signature(make).bind(*positional, **keywords)
     except TypeError as error:
-        how = "with these arguments" if positional or named else "without arguments"
-        hint = "" if positional or named else "; give them with --call"
+        how = "with these arguments" if positional or keywords else "without arguments"
+        hint = "" if positional or keywords else "; give them with --call"
         raise InputError(f"{text} is called {how}, but: {error}{hint}") from None
     except ValueError:  # a callable of C tells no signature
         pass
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return make(*positional, **named)
+        return make(*positional, **keywords)
 
 
 def _import_path(path: Path) -> object:
@@ -141,10 +141,10 @@ def _import_path(path: Path) -> object:
 def _import_dotted(name: str) -> object:
     """The module of that name: an installed one, or else one of the current folder."""
     package = name.partition(".")[0]
-    here = importlib.util.find_spec(package) is None
+    is_local = importlib.util.find_spec(package) is None
     # Installed packages come first, so that a file that lies here by chance takes no library's place.
     folder = os.getcwd()
-    if here:
+    if is_local:
         sys.path.append(folder)
     try:
         return importlib.import_module(name)
@@ -155,5 +155,5 @@ def _import_dotted(name: str) -> object:
     except SyntaxError as error:
         raise InputError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     finally:
-        if here:
+        if is_local:
             sys.path.remove(folder)

@@ -39,8 +39,9 @@ def _lines(report: AuditReport) -> Iterator[str]:
         yield f"{finding.severity}: {finding.what}{where}"
         if finding.paper:
             yield f"    the papers: {finding.paper}"
+    heading = "cannot be told from weights" if report.source == "shapes" else "unknown"
     for unknown in report.unknown:
-        yield f"unknown: {unknown}"
+        yield f"{heading}: {unknown}"
     yield ", ".join(
         _counted_noun(_count_severity(report, kind), kind) for kind in ("fault", "deviation", "note")
     )
