@@ -181,6 +181,8 @@ def row(library: str, name: str, make: Callable[[str], nn.Module]) -> dict[str, 
         "parameters": content.parameters,
         "nearest": near.name if near else None,
         "identical": bool(near and near.identical),
+        "function": near.function if near else None,
+        "reason": near.reason if near else None,
         "findings": [f"{finding.severity}: {finding.what} [{finding.where}]" for finding in report.findings],
         "unknown": report.unknown,
         "seconds": round(time.perf_counter() - start, 2),
@@ -222,33 +224,46 @@ def main() -> None:
         else {"environments": [], "libraries": {}}
     )
     found = {library: {each["name"]: each for each in rows} for library, rows in kept["libraries"].items()}
-    for library, each in rows(options.only):
+    place = DistributedContext(torch.device("cpu"))
+    environments = [*kept["environments"], environment_record(place, "fp32")]
+    for number, (library, each) in enumerate(rows(options.only), 1):
         found.setdefault(library, {})[each["name"]] = each
         failure = each.get("failed") or each.get("refused") or each.get("not_made")
         words = failure or (each["structure"] or each["nearest"], each["findings"])
         print("right" if each["right"] else "WRONG", library, each["name"], words, flush=True)
-    place = DistributedContext(torch.device("cpu"))
+        if number % 20 == 0:
+            write(options.out, environments, found, peak_memory_bytes(place))
+    write(options.out, environments, found, peak_memory_bytes(place))
+
+
+def write(
+    out: Path, environments: list[Any], found: dict[str, dict[str, dict[str, Any]]], peak: int | None
+) -> None:
+    """Writes all rows, and their counts."""
     every = [each for networks in found.values() for each in networks.values()]
     audited = [each for each in every if "outcome" in each]
     peers = [
         each for library, networks in found.items() if library != "kilolayer" for each in networks.values()
     ]
     record = {
-        "environments": [*kept["environments"], environment_record(place, "fp32")],
+        "command": "python benchmarks/audit_peers.py --only 'torchvision/*' 'pytorchcv/*' 'timm/*'",
+        "date": time.strftime("%Y-%m-%d"),
+        "environments": environments,
         "networks": len(every),
         "audited": len(audited),
         "audited_of_peers": sum("outcome" in each for each in peers),
         "outcomes": dict(Counter(each["outcome"] for each in audited)),
+        "identical": sum(each["identical"] for each in audited),
         "right": sum(each["right"] for each in every),
         "refused": [each["name"] for each in every if "refused" in each],
         "tracebacks": [each["name"] for each in every if "failed" in each],
         "false_faults": [
             each["name"] for each in audited if not each["right"] and each["outcome"] == "faults"
         ],
-        "peak_memory_bytes": peak_memory_bytes(place),
+        "peak_memory_bytes": peak,
         "libraries": {library: list(networks.values()) for library, networks in found.items()},
     }
-    options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
