@@ -92,6 +92,17 @@ def test_every_bn_is_pytorchs_own_and_its_counter_in_no_state(unit):
     assert not any(key.endswith("num_batches_tracked") for key in model.state_dict())
 
 
+@of_all_units
+def test_running_statistics_take_a_tenth_of_a_batch_and_epsilon_is_1e_5(unit):
+    """PyTorch's and the papers' BN: a batch of mean 10 and variance 4 leaves 1.0 and 0.9 + 0.4."""
+    for norm in norms(network(unit)):
+        assert (norm.eps, norm.affine, norm.track_running_stats) == (1e-5, True, True)
+        norm.train()
+        norm(torch.tensor([8.0, 12.0]).repeat(norm.num_features, 32, 32).unsqueeze(0))
+        torch.testing.assert_close(norm.running_mean, torch.full((norm.num_features,), 1.0))
+        torch.testing.assert_close(norm.running_var, torch.full((norm.num_features,), 1.3), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])
 def test_training_is_that_with_pytorchs_bn(momentum):
     model = network()

@@ -13,6 +13,8 @@ import pytest
 
 from kilolayer.data.config import Data
 from kilolayer.report import comparison_tables, reproduction_tables
+from kilolayer.report.demo_finding import chance_error
+from kilolayer.sweep.bias_search import bias_searches, search_result
 from kilolayer.sweep.reproduction import (
     SIZES,
     Reproduction,
@@ -171,6 +173,48 @@ def test_a_diverged_run_counts_as_guessing_and_a_run_without_memory_not_at_all(t
     note = reproduction_tables.figure_tables(one)[0].note
     assert "1 run(s) failed and are left out: out of memory" in note
     assert "counts as guessing, 90 % wrong" in note
+
+
+@pytest.mark.parametrize(("column", "guessing"), [("CIFAR-10", 90.0), ("CIFAR-100", 99.0)])
+def test_guessing_is_what_the_number_of_classes_makes_it(
+    column: str, guessing: float, tmp_path: Path
+) -> None:
+    request = Request(("p2-table-4",), columns=(column,), rows=("pre-activation ResNet-164",), seeds=(0, 1, 2))
+    made = pretend(request, tmp_path, lambda row, column, trial: (math.nan, math.nan, 24.0)[trial.seed])
+    (finding,) = only(table_results(made)).cells
+    assert finding.chance == pytest.approx(guessing, abs=1e-9)
+    assert finding.summary is not None
+    assert finding.summary.median == pytest.approx(guessing, abs=1e-9)
+    experiment = made.cells[0].trials[0].spec.experiment
+    assert chance_error(experiment) == pytest.approx(guessing, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("errors", "chosen"),
+    [
+        ({-3.0: 20.0}, -3.0),
+        ({0.0: 40.0, -10.0: 40.0}, -10.0),  # a diverged run is worse than any that learns
+        ({-2.0: 30.0, -7.0: 30.0}, -2.0),  # of equals, the nearest to 0
+    ],
+)
+def test_the_bias_of_the_least_error_is_chosen(
+    errors: dict[float, float], chosen: float, tmp_path: Path
+) -> None:
+    request = replace(SMOKE, rows=("exclusive gating: b_g = −6",), seeds=(0, 1))
+    (search,) = bias_searches(plan_reproduction(request, tmp_path))
+    for bias, runs in search.runs.items():
+        for one in runs:
+            value = math.nan if bias == 0.0 and chosen == -10.0 else errors.get(bias, 60.0)
+            end_run(one.path, value)
+    found = search_result(search)
+    assert (found["chosen"], found["the_papers"]) == (chosen, -6.0)
+
+
+def end_run(path: Path, value: float) -> None:
+    path.mkdir(parents=True)
+    row = {"iteration": 8, "epoch": 1, "train_loss": 1.0, "learning_rate": 0.1, "validation_error": value}
+    (path / "metrics.jsonl").write_text("" if math.isnan(value) else json.dumps(row) + "\n")
+    (path / "result.json").write_text(json.dumps(result(value, "digits")))
 
 
 def test_rows_that_a_scale_makes_one_network_are_flagged_and_not_compared(tmp_path: Path) -> None:

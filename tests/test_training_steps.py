@@ -172,16 +172,31 @@ def test_dropout_is_a_function_of_seed_and_iteration() -> None:
 
 
 def test_dropout_differs_from_step_to_step_and_from_process_to_process() -> None:
+    """The masks themselves, which ones show: an image that differs would make any output differ."""
     experiment = tiny(replace(BASIC, arrangement=FULL_PREACT, h=Dropout(0.5)))
-    experiment = with_recipe(experiment, rate=Steps(0.0))
-    masks: list[Tensor] = []
+    masks: list[bytes] = []
     for place in (HERE, DistributedContext(HERE.device, rank=1)):
         training = training_of(experiment, place)
         dropout = next(m for m in training.model.modules() if isinstance(m, nn.Dropout))
-        dropout.register_forward_hook(lambda _, args, out: masks.append((out == 0) & (args[0] != 0)))
+        dropout.register_forward_pre_hook(lambda _, args: torch.ones_like(args[0]))
+        dropout.register_forward_hook(lambda _, args, out: masks.append(out.detach().numpy().tobytes()))
         training.take_step()
         training.take_step()
-    assert len({mask.numpy().tobytes() for mask in masks}) == 4
+    assert len(masks) == len(set(masks)) == 4
+
+
+def test_dropout_s_masks_do_not_depend_on_the_images() -> None:
+    """So equal masks of equal steps are equal bytes, and the test above can fail."""
+    experiment = tiny(replace(BASIC, arrangement=FULL_PREACT, h=Dropout(0.5)))
+    masks: list[bytes] = []
+    for change in (0, 100):
+        training = training_of(experiment)
+        training.train_images.pixels.add_(change)
+        dropout = next(m for m in training.model.modules() if isinstance(m, nn.Dropout))
+        dropout.register_forward_pre_hook(lambda _, args: torch.ones_like(args[0]))
+        dropout.register_forward_hook(lambda _, args, out: masks.append(out.detach().numpy().tobytes()))
+        training.take_step()
+    assert masks[0] == masks[1]
 
 
 # Written down on 2026-11-21 from this very experiment: fp32, one thread, PyTorch 2.13.0+cpu. They are no

@@ -67,7 +67,9 @@ def stem_and_head_activations(network: Network) -> tuple[SavedActivations, Saved
     maps = [x]
     stem = _sum_saved(maps, x, _apply_ops(network.stem_ops, x, maps))
     last = network.units()[-1]
-    y = _FeatureMap(network.channels, last.layout.output_side(last.side))
+    # A unit's output counts with whoever reads it, also where only the unit's own f saves it.
+    f_saves_output = bool(last.layout.f) and last.layout.f[-1].saved(network.channels, last.side).output
+    y = _FeatureMap(network.channels, last.layout.output_side(last.side), is_saved=f_saves_output)
     maps = [y]
     _apply_ops(network.final_ops, y, maps)
     return stem, _sum_saved(maps, y, y)
