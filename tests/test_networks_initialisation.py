@@ -7,11 +7,7 @@ import torch
 from torch import nn
 
 from kilolayer.networks import build, describe
-from kilolayer.units import (
-    BatchNorm,
-    ExclusiveGate,
-    ShortcutGate,
-)
+from kilolayer.units import ExclusiveGate, ShortcutGate
 
 
 def convolutions(model):
@@ -47,12 +43,16 @@ def test_gates_start_biased(gate):
     assert all((bias == gate.bias).all() for bias in biases)
 
 
-def test_bn_starts_as_the_identity():
-    for module in build(describe("resnet8_cifar")).modules():
-        if isinstance(module, BatchNorm):
-            assert (module.weight == 1).all()
-            assert not module.bias.any()
-            assert (module.eps, module.momentum) == (1e-5, 0.1)
+@pytest.mark.parametrize(
+    "name", ["resnet8_cifar", "preact_resnet11_bottleneck_cifar", "resnext11_8x16d_cifar"]
+)
+def test_bn_starts_as_the_identity(name):
+    norms = [module for module in build(describe(name)).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) > 5
+    for module in norms:
+        assert (module.weight == 1).all()
+        assert not module.bias.any()
+        assert (module.eps, module.momentum) == (1e-5, 0.1)
 
 
 def test_the_global_seed_decides_the_weights():
