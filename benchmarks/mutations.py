@@ -105,7 +105,9 @@ class Mutator:
         first = self.lines[node.lineno - 1] + node.col_offset
         return first, self.lines[node.end_lineno - 1] + node.end_col_offset
 
-    def _add(self, node: Any, kind: str, after: str, inside: bool, place: tuple[int, int] | None = None) -> None:
+    def _add(
+        self, node: Any, kind: str, after: str, inside: bool, place: tuple[int, int] | None = None
+    ) -> None:
         start, end = place or self._place(node)
         before = self.source[start:end].decode()
         if before != after:
@@ -191,9 +193,7 @@ class Mutator:
         after = self.random.choice(OPERATORS[type(op)])
         self._between(left, right, SIGNS[type(op)], after, kind, inside)
 
-    def _between(
-        self, left: ast.AST, right: ast.AST, sign: str, after: str, kind: str, inside: bool
-    ) -> None:
+    def _between(self, left: ast.AST, right: ast.AST, sign: str, after: str, kind: str, inside: bool) -> None:
         first, last = self._place(left)[1], self._place(right)[0]
         at = self.source.find(sign.encode(), first, last)
         if at >= 0:
@@ -505,7 +505,9 @@ def make_map(files: Sequence[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("map").add_argument("files", nargs="*", default=["tests"])
     for name in ("run", "again", "try"):

@@ -179,7 +179,9 @@ def test_a_diverged_run_counts_as_guessing_and_a_run_without_memory_not_at_all(t
 def test_guessing_is_what_the_number_of_classes_makes_it(
     column: str, guessing: float, tmp_path: Path
 ) -> None:
-    request = Request(("p2-table-4",), columns=(column,), rows=("pre-activation ResNet-164",), seeds=(0, 1, 2))
+    request = Request(
+        ("p2-table-4",), columns=(column,), rows=("pre-activation ResNet-164",), seeds=(0, 1, 2)
+    )
     made = pretend(request, tmp_path, lambda row, column, trial: (math.nan, math.nan, 24.0)[trial.seed])
     (finding,) = only(table_results(made)).cells
     assert finding.chance == pytest.approx(guessing, abs=1e-9)

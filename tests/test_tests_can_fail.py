@@ -71,7 +71,9 @@ def faults_in(tree: ast.Module, checking: set[str]) -> Iterator[str]:
 
 def _fault(node: ast.AST) -> str:
     match node:
-        case ast.Assert(test=ast.Constant() | ast.Tuple() | ast.List() | ast.JoinedStr() | ast.GeneratorExp()):
+        case ast.Assert(
+            test=ast.Constant() | ast.Tuple() | ast.List() | ast.JoinedStr() | ast.GeneratorExp()
+        ):
             return "asserts what is always true"
         case ast.Assert(test=ast.Compare(left=left, comparators=[right])) if _same(left, right):
             return "compares a value with itself"
@@ -113,7 +115,9 @@ def test_every_test_can_fail() -> None:
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(TESTS.rglob("*.py"))}
     checking = checking_functions(list(trees.values()))
     found = [
-        f"{path.relative_to(TESTS)}:{fault}" for path, tree in trees.items() for fault in faults_in(tree, checking)
+        f"{path.relative_to(TESTS)}:{fault}"
+        for path, tree in trees.items()
+        for fault in faults_in(tree, checking)
     ]
     assert found == []
 

@@ -96,4 +96,7 @@ def test_path_norms_are_roots_of_binomial_squares() -> None:
 
 @pytest.mark.parametrize(("h", "lengths"), [(Zero(), 1), (Scaled(0.5), 4)])
 def test_a_plain_net_has_one_length_in_theory(h: Any, lengths: int) -> None:
-    assert len(predict_path_norms(Network(Stem(8), (Stage(3, 8),), replace(BASIC, h=h), image_size=8))) == lengths
+    assert (
+        len(predict_path_norms(Network(Stem(8), (Stage(3, 8),), replace(BASIC, h=h), image_size=8)))
+        == lengths
+    )

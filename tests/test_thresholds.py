@@ -51,7 +51,9 @@ def test_intervals_are_of_95_percent_unless_asked() -> None:
     assert percentile_interval(values) == pytest.approx((25.0, 975.0))
     assert percentile_interval(values, 0.75) == pytest.approx((125.0, 875.0))
     few = np.arange(12.0)
-    assert bootstrap_interval(few) == bootstrap_interval(few, level=0.95) != bootstrap_interval(few, level=0.9)
+    assert (
+        bootstrap_interval(few) == bootstrap_interval(few, level=0.95) != bootstrap_interval(few, level=0.9)
+    )
     assert wilson_interval(50, 100) == wilson_interval(50, 100, level=0.95)
     low, high = wilson_interval(5000, 10_000)
     assert high - low == pytest.approx(2 * 1.96 * 0.005, rel=1e-3)
@@ -89,7 +91,9 @@ def test_the_product_of_shortcuts_in_words(product: float, said: str) -> None:
     assert said in found.finding()
 
 
-@pytest.mark.parametrize(("product", "lossless"), [(1.0, True), (1.0005, True), (0.9995, True), (0.998, False)])
+@pytest.mark.parametrize(
+    ("product", "lossless"), [(1.0, True), (1.0005, True), (0.9995, True), (0.998, False)]
+)
 def test_the_direct_term_has_lost_nothing_but_rounding(product: float, lossless: bool) -> None:
     found = measure_gradient(stage(product ** (1 / 4)), X, LABELS)
     assert ("the whole gradient of the stage's end" in found.finding()) == lossless
