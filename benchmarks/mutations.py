@@ -2,7 +2,7 @@
 
     python benchmarks/mutations.py map [TEST FILE …]           # once: which test runs which line
     python benchmarks/mutations.py run [--each 24] [--seed 0] [--rooms units,networks] [--limit 40]
-    python benchmarks/mutations.py again [--limit 300]          # those that survived, with every test of the line
+    python benchmarks/mutations.py again [--limit 300]          # survivors, with every test of the line
     python benchmarks/mutations.py try FILE 'OLD' 'NEW' [TEST …]
 
 `map` needs `pip install coverage` and runs the quick suite once, in one process. `run` draws `--each` mutants
@@ -409,7 +409,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         known = kept.get(key)
         if known and "exit status" not in (known["killed_by"] or ""):
             continue
-        kept[key] = tested(laboratory, lines, mutant, arguments.limit) | _reason(known)
+        kept[key] = tested(laboratory, lines, mutant, arguments.limit, everything=False) | _reason(known)
         write(list(kept.values()))
         print(line(kept[key]), flush=True)
 
@@ -428,7 +428,7 @@ def again(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def tested(
-    laboratory: Laboratory, lines: LineMap, mutant: Mutant, limit: float, *, everything: bool = False
+    laboratory: Laboratory, lines: LineMap, mutant: Mutant, limit: float, *, everything: bool
 ) -> dict[str, Any]:
     began = time.monotonic()
     tests, covering = lines.tests_of(mutant, limit, everything=everything)
@@ -454,7 +454,8 @@ def _reason(row: dict[str, Any] | None) -> dict[str, str]:
 def line(row: dict[str, Any]) -> str:
     verdict = f"killed by {row['killed_by']}" if row["killed_by"] else "SURVIVED"
     change = f"{row['before'][:50]!r} → {row['after'][:50]!r}"
-    return f"{row['file']}:{row['line']} {row['kind']}: {change} in {row['context'][:90]!r}: {verdict} ({row['seconds']} s)"
+    where = f"{row['file']}:{row['line']} {row['kind']}"
+    return f"{where}: {change} in {row['context'][:90]!r}: {verdict} ({row['seconds']} s)"
 
 
 def written() -> dict[str, Any]:

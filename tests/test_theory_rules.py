@@ -83,20 +83,17 @@ def test_the_mean_length_is_weighted_by_squares() -> None:
     assert paths.mean_length == pytest.approx(6 / 5)
 
 
-def test_path_norms_are_roots_of_binomial_squares() -> None:
-    """With equal units of h = λ and F of the same gain, E‖G_k‖² is binomial: its root is what is given."""
-    network = Network(Stem(16), (Stage(3, 16),), replace(BASIC, arrangement=ARRANGEMENTS["full_preactivation"]),
-                      image_size=16)  # fmt: skip
+def test_path_norms_are_norms_and_no_squares() -> None:
+    """Squares of the norms add to 1, and the path of no branch carries the direct term."""
+    unit = replace(BASIC, arrangement=ARRANGEMENTS["full_preactivation"])
+    network = Network(Stem(16), (Stage(3, 16),), unit, image_size=16)
     norms = predict_path_norms(network)
     assert sum(norm**2 for norm in norms) == pytest.approx(1)
     shares = predict_propagation(network)
-    # The path of no branch carries the direct term, the whole is the gradient: both are norms.
     assert norms[0] == pytest.approx(shares.direct[0] / shares.gradient[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(("h", "lengths"), [(Zero(), 1), (Scaled(0.5), 4)])
 def test_a_plain_net_has_one_length_in_theory(h: Any, lengths: int) -> None:
-    assert (
-        len(predict_path_norms(Network(Stem(8), (Stage(3, 8),), replace(BASIC, h=h), image_size=8)))
-        == lengths
-    )
+    network = Network(Stem(8), (Stage(3, 8),), replace(BASIC, h=h), image_size=8)
+    assert len(predict_path_norms(network)) == lengths

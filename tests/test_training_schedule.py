@@ -97,36 +97,31 @@ def test_recipes_in_epochs(
             assert found.rate(t) == pytest.approx(rate(epoch), rel=1e-12), f"epoch {epoch}"
 
 
-SGD_OF = {
-    "paper": SGD(0.9), "paper-v1": SGD(0.9), "imagenet": SGD(0.9), "smoke": SGD(0.9),
-    "released": SGD(0.9, nesterov=True), "resnext": SGD(0.9, nesterov=True),
-    "short": SGD(0.9, nesterov=True), "sprint": SGD(0.9, nesterov=True), "finetune": SGD(0.9, nesterov=True),
-}  # fmt: skip
-DECAY_OF = {
-    "paper": (1e-4, "all"), "paper-v1": (1e-4, "all"), "imagenet": (1e-4, "all"), "smoke": (1e-4, "all"),
-    "released": (1e-4, "all"), "resnext": (5e-4, "all"),
-    "short": (5e-4, "weights"), "sprint": (5e-4, "weights"), "finetune": (5e-4, "weights"),
-}  # fmt: skip
-BATCH_AND_EPOCHS_OF = {
-    "paper": (128, None), "paper-v1": (128, None), "imagenet": (256, 90), "smoke": (32, None),
-    "released": (64, 200), "resnext": (128, 300), "short": (128, 15), "sprint": (64, 5), "finetune": (64, 20),
-}  # fmt: skip
-PIXELS_OF = {
-    "paper": "per_pixel_mean", "paper-v1": "per_pixel_mean", "smoke": "per_pixel_mean", "imagenet": "channel",
-    "released": "channel", "resnext": "channel", "short": "channel", "sprint": "channel", "finetune": "channel",
-}  # fmt: skip
+PLAIN, NESTEROV = SGD(0.9), SGD(0.9, nesterov=True)
+KNOWN = {
+    # batch, epochs, optimiser, weight decay, what decays, normalisation
+    "paper": (128, None, PLAIN, 1e-4, "all", "per_pixel_mean"),
+    "paper-v1": (128, None, PLAIN, 1e-4, "all", "per_pixel_mean"),
+    "released": (64, 200, NESTEROV, 1e-4, "all", "channel"),
+    "resnext": (128, 300, NESTEROV, 5e-4, "all", "channel"),
+    "resnext-256": (256, 300, NESTEROV, 5e-4, "all", "channel"),
+    "resnext-released": (128, 300, NESTEROV, 5e-4, "all", "channel"),
+    "resnext-imagenet": (256, 100, NESTEROV, 1e-4, "all", "channel"),
+    "imagenet": (256, 90, PLAIN, 1e-4, "all", "channel"),
+    "short": (128, 15, NESTEROV, 5e-4, "weights", "channel"),
+    "sprint": (64, 5, NESTEROV, 5e-4, "weights", "channel"),
+    "finetune": (64, 20, NESTEROV, 5e-4, "weights", "channel"),
+    "smoke": (32, None, PLAIN, 1e-4, "all", "per_pixel_mean"),
+}
 """Each recipe as its source or its own page has it; a recipe without an entry fails."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_a_recipe_is_beside_its_schedule(name: str) -> None:
-    recipe, (batch, epochs) = recipe_by_name(name, CIFAR), BATCH_AND_EPOCHS_OF[name]
-    assert recipe.name == name
-    assert recipe.optimizer == SGD_OF[name]
-    assert (recipe.weight_decay, recipe.decay) == DECAY_OF[name]
-    assert recipe.batch_size == batch
+    recipe, (batch, epochs, *others) = recipe_by_name(name, CIFAR), KNOWN[name]
+    assert (recipe.name, recipe.batch_size) == (name, batch)
+    assert [recipe.optimizer, recipe.weight_decay, recipe.decay, recipe.normalization] == others
     assert epochs is None or recipe.iterations == epochs * (CIFAR // batch)
-    assert recipe.normalization == PIXELS_OF[name]
     assert (recipe.label_smoothing, recipe.trunk_rate, recipe.ema) == (0.0, 1.0, 0.0)
     assert bool(recipe.progressive_resize.changes) == (name == "sprint")
     assert not recipe.progressive_depth.changes
