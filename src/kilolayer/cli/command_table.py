@@ -110,6 +110,8 @@ kilolayer analyse decomposition net.py:make --units 'layer?.*'
     "audit": """
 # a network of your own
 kilolayer audit net.py:make
+# a callable of an installed module, with arguments
+kilolayer audit timm.models.resnet:resnet50 --call num_classes=10
 # anyone's weights; no code runs
 kilolayer audit resnet50.safetensors
 # for a program
