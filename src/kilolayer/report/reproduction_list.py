@@ -112,9 +112,15 @@ def _tables_by_reason(facts: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 def _not_entered() -> tuple[tuple[str, ...], ...]:
     return tuple(
-        (paper.label, each.source, each.what, str(each.figures) if each.figures else "curves", each.reason)
-        for paper, left_out in omissions().items()
-        for each in left_out
+        (
+            paper.label,
+            omission.source,
+            omission.what,
+            str(omission.figures) if omission.figures else "curves",
+            omission.reason,
+        )
+        for paper, paper_omissions in omissions().items()
+        for omission in paper_omissions
     )
 
 
@@ -127,12 +133,14 @@ def _row(fact: dict[str, Any]) -> tuple[str, ...]:
 def _totals(facts: list[dict[str, Any]]) -> tuple[str, ...]:
     keys = (*COUNTS.values(), "beside")
     sums = {key: sum(fact[key] for fact in facts) for key in keys}
-    left_out = sum(each.figures for some in omissions().values() for each in some)
+    not_entered = sum(
+        omission.figures for paper_omissions in omissions().values() for omission in paper_omissions
+    )
     return (
         f"{sums['cells']} figures: {sums['exact']} counted or run exactly as the paper states, "
         f"{sums['other_origin']} as its authors' code or README states, {sums['departing']} with a "
         f"departure; {sums['literature_only']} cite other work, {sums['not_here']} cannot be run here. "
-        f"{sums['beside']} more cells are the released code's and in no paper; {left_out} figures are "
+        f"{sums['beside']} more cells are the released code's and in no paper; {not_entered} figures are "
         "not entered.",
         "Runs and EFLOP (10¹⁸ operations of training): the paper's own size and number of runs.",
         "One table: kilolayer reproduce p2-table-1 --dry-run",

@@ -118,15 +118,15 @@ def with_replications(table: Table, findings: list[CellResult]) -> Table:
     if not any(texts):
         return table
     rows = tuple((*row[:2], text or "–", *row[2:]) for row, text in zip(table.rows, texts, strict=True))
-    named = (f"{one.laboratory}" for finding in findings for one in finding.cell.replications)
-    note = f"{REPLICATIONS}: single runs of {', '.join(dict.fromkeys(named))}."
+    laboratories = (entry.laboratory for finding in findings for entry in finding.cell.replications)
+    note = f"{REPLICATIONS}: single runs of {', '.join(dict.fromkeys(laboratories))}."
     header = (*table.header[:2], REPLICATIONS, *table.header[2:])
     return replace(table, header=header, rows=rows, note=" ".join(filter(None, (table.note, note))))
 
 
 def replications_text(cell: Cell) -> str:
     """Other laboratories' figures of a cell, with the digits that they print."""
-    return ", ".join(str(one.result) for one in cell.replications)
+    return ", ".join(str(entry.result) for entry in cell.replications)
 
 
 def wide_table(table_findings: TableResult) -> Table:

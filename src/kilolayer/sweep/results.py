@@ -173,9 +173,9 @@ class CellResult:
             return Agreement("not run", "; ".join(dict.fromkeys(self.failures)) or "no run has ended")
         if reason := self.proxy or self.cell.not_yet or ("" if self.cell.in_paper else "not in the paper"):
             return Agreement("no figure", reason)
-        others = {one.laboratory: one.result for one in self.cell.replications}
+        replications = {entry.laboratory: entry.result for entry in self.cell.replications}
         runs = list(self.by_seed.values())
-        return judge_agreement(self.cell.published, runs, chance=self.chance, others=others)
+        return judge_agreement(self.cell.published, runs, chance=self.chance, others=replications)
 
 
 def _counts(state: RunProgress) -> bool:

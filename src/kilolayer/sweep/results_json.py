@@ -81,8 +81,12 @@ def _cell(finding: CellResult, same_as: str) -> dict[str, Any]:
         "not_yet": cell.not_yet or None,
         "plan_of": cell.plan.origin if cell.plan else None,
         "replications": [
-            {"laboratory": one.laboratory, "value": one.result.value, "statistic": str(one.result.statistic)}
-            for one in cell.replications
+            {
+                "laboratory": entry.laboratory,
+                "value": entry.result.value,
+                "statistic": str(entry.result.statistic),
+            }
+            for entry in cell.replications
         ],
         "same_network_as": same_as or None,
         "runs": [
