@@ -91,9 +91,9 @@ def test_a_best_run_is_judged_by_the_mean_beside_it() -> None:
 
 def test_a_second_laboratory_is_judged_by_itself() -> None:
     found = judge_agreement(
-        PublishedResult(6.37), [6.3, 6.35, 6.4, 6.45], others={"ReScience": PublishedResult(6.06)}
+        PublishedResult(6.37), [6.3, 6.35, 6.4, 6.45], replications={"ReScience": PublishedResult(6.06)}
     )
-    assert (found.word, found.others) == ("agrees", {"ReScience": "differs"})
+    assert (found.word, found.replications) == ("agrees", {"ReScience": "differs"})
     assert found.text.endswith("; ReScience, 6.06: differs")
 
 

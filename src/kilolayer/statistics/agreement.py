@@ -132,7 +132,7 @@ class Agreement:
     """The upper end."""
     margin: float | None = None
     """The greatest difference that counts as agreement."""
-    others: Mapping[str, AgreementWord] = field(default_factory=dict)
+    replications: Mapping[str, AgreementWord] = field(default_factory=dict)
     """The verdict beside each further laboratory's figure of the same experiment, by its name."""
 
 
@@ -142,7 +142,7 @@ def judge_agreement(
     *,
     chance: float = CHANCE_ERROR,
     margin: float = AGREEMENT_MARGIN,
-    others: Mapping[str, PublishedResult] | None = None,
+    replications: Mapping[str, PublishedResult] | None = None,
 ) -> Agreement:
     """Judges whether runs at the paper's own size agree with its figure, within ± `margin`.
 
@@ -169,7 +169,7 @@ def judge_agreement(
         runs: test errors in percent; None for a run that diverged.
         chance: the error that a diverged run counts as.
         margin: in percentage points.
-        others: further laboratories' figures of the same experiment, by name; each is judged by itself.
+        replications: further laboratories' figures of the same experiment, by name; each is judged by itself.
 
     Raises:
         InputError: for a margin that is not positive.
@@ -183,13 +183,18 @@ def judge_agreement(
     """
     if not margin > 0:
         raise InputError(f"margin is {margin:g}; allowed: above 0, in percentage points")
-    found = _judge(published, runs, chance, margin)
-    if found.word not in ("agrees", "differs", "undecided") or not others:
-        return found
-    beside = {name: _judge(figure, runs, chance, margin) for name, figure in others.items()}
-    text = "; ".join([found.text, *(f"{name}, {others[name]}: {each.word}" for name, each in beside.items())])
-    words = {name: each.word for name, each in beside.items()}
-    return Agreement(found.word, text, found.low, found.high, margin, words)
+    agreement = _judge(published, runs, chance, margin)
+    if agreement.word not in ("agrees", "differs", "undecided") or not replications:
+        return agreement
+    by_laboratory = {name: _judge(figure, runs, chance, margin) for name, figure in replications.items()}
+    text = "; ".join(
+        [
+            agreement.text,
+            *(f"{name}, {replications[name]}: {verdict.word}" for name, verdict in by_laboratory.items()),
+        ]
+    )
+    words = {name: verdict.word for name, verdict in by_laboratory.items()}
+    return Agreement(agreement.word, text, agreement.low, agreement.high, margin, words)
 
 
 def _judge(

@@ -66,16 +66,16 @@ def spread_components(wrong: Flags) -> SpreadComponents:
     """
     y = _flags(wrong)
     trainings, images = y.shape
-    of_trainings, of_images, rest = _mean_squares(y)
-    training = max(0.0, (of_trainings - rest) / images)
-    image = max(0.0, (of_images - rest) / trainings)
+    of_trainings, of_images, residual = _mean_squares(y)
+    training = max(0.0, (of_trainings - residual) / images)
+    image = max(0.0, (of_images - residual) / trainings)
     return SpreadComponents(
         trainings,
         images,
         100 * float(y.mean()),
         training=100 * math.sqrt(training),
-        test_set=100 * math.sqrt((image + rest) / images),
-        seen=100 * math.sqrt(training + rest / images),
+        test_set=100 * math.sqrt((image + residual) / images),
+        seen=100 * math.sqrt(training + residual / images),
     )
 
 
@@ -173,11 +173,11 @@ def compare_images(wrong_a: Flags, wrong_b: Flags, *, level: float = 0.05) -> Im
         raise InputError(f"flags of shapes {a.shape} and {b.shape}; allowed: the same seeds and images")
     d = b - a
     trainings, images = d.shape
-    of_trainings, of_images, rest = _mean_squares(d)
+    of_trainings, of_images, residual = _mean_squares(d)
     count = trainings * images
-    by_training = max(0.0, of_trainings - rest) / count
-    by_image = max(0.0, of_images - rest) / count
-    error = math.sqrt(by_training + by_image + rest / count)
+    by_training = max(0.0, of_trainings - residual) / count
+    by_image = max(0.0, of_images - residual) / count
+    error = math.sqrt(by_training + by_image + residual / count)
     mean, t = float(d.mean()), float(stats.t.isf(level / 2, trainings - 1))
     p = 1.0 if error == 0 else 2 * float(stats.t.sf(abs(mean) / error, trainings - 1))
     return ImageComparison(
@@ -188,7 +188,7 @@ def compare_images(wrong_a: Flags, wrong_b: Flags, *, level: float = 0.05) -> Im
         100 * (mean + t * error),
         p,
         100 * math.sqrt(by_training),
-        100 * math.sqrt(by_image + rest / count),
+        100 * math.sqrt(by_image + residual / count),
     )
 
 
@@ -203,9 +203,9 @@ def _mean_squares(y: FloatArray) -> tuple[float, float, float]:
     """The mean squares of rows, of columns, and of what is left."""
     rows, columns = y.shape
     of_row, of_column = y.mean(axis=1) - y.mean(), y.mean(axis=0) - y.mean()
-    rest = y - y.mean() - of_row[:, None] - of_column
+    residual = y - y.mean() - of_row[:, None] - of_column
     return (
         columns * float((of_row**2).sum()) / (rows - 1),
         rows * float((of_column**2).sum()) / (columns - 1),
-        float((rest**2).sum()) / ((rows - 1) * (columns - 1)),
+        float((residual**2).sum()) / ((rows - 1) * (columns - 1)),
     )

@@ -74,16 +74,16 @@ def t_interval(values: FloatArray, level: float = 0.05) -> Interval:
     It covers with probability 1 − `level` where the values are normal. Values without spread have none; their
     range is returned. Source: Student 1908; `scipy.stats.ttest_1samp`.
 
-    >>> found = t_interval(np.array([6.4, 6.6, 6.9]))
-    >>> round(found.low, 2), round(found.high, 2), str(found)
+    >>> interval = t_interval(np.array([6.4, 6.6, 6.9]))
+    >>> round(interval.low, 2), round(interval.high, 2), str(interval)
     (6.01, 7.26, '95 % interval')
     """
     if has_no_spread(values):
         return range_of(values)
     from scipy import stats
 
-    found = stats.ttest_1samp(values, 0.0).confidence_interval(1 - level)
-    return Interval(float(found.low), float(found.high), 1 - level, "t")
+    ends = stats.ttest_1samp(values, 0.0).confidence_interval(1 - level)
+    return Interval(float(ends.low), float(ends.high), 1 - level, "t")
 
 
 def median_interval(values: FloatArray, level: float = 0.05) -> Interval:
@@ -96,20 +96,20 @@ def median_interval(values: FloatArray, level: float = 0.05) -> Interval:
 
     >>> str(median_interval(np.array([6.4, 6.6, 6.9])))
     'range'
-    >>> found = median_interval(np.arange(9.0))
-    >>> found.low, found.high, str(found)
+    >>> interval = median_interval(np.arange(9.0))
+    >>> interval.low, interval.high, str(interval)
     (1.0, 7.0, '96 % interval')
     """
     from scipy import stats
 
     n = len(values)
-    found = stats.quantile_test(values, p=0.5).confidence_interval(1 - level)
-    if not math.isfinite(found.low) or not math.isfinite(found.high):
+    ends = stats.quantile_test(values, p=0.5).confidence_interval(1 - level)
+    if not math.isfinite(ends.low) or not math.isfinite(ends.high):
         return range_of(values)
     # The least k with P(B < k) ≤ level/2 that SciPy chose.
     k = int(stats.binom.ppf(level / 2, n, 0.5))
     coverage = 1 - 2 * float(stats.binom.cdf(k - 1, n, 0.5))
-    return Interval(float(found.low), float(found.high), coverage, "order statistics")
+    return Interval(float(ends.low), float(ends.high), coverage, "order statistics")
 
 
 def sign_flip_interval(values: FloatArray, level: float = 0.05) -> Interval:
@@ -126,8 +126,8 @@ def sign_flip_interval(values: FloatArray, level: float = 0.05) -> Interval:
 
     Source: Hartigan 1969 ("typical values").
 
-    >>> found = sign_flip_interval(np.array([0.2, 0.5, 0.3, 0.6, 0.4, 0.1]))
-    >>> found.low, found.high, str(found)
+    >>> interval = sign_flip_interval(np.array([0.2, 0.5, 0.3, 0.6, 0.4, 0.1]))
+    >>> interval.low, interval.high, str(interval)
     (0.1, 0.6, '96.8 % interval')
     """
     subsets = _subsets(len(values))
@@ -144,5 +144,5 @@ def _subsets(n: int) -> NDArray[np.bool_]:
     """The non-empty subsets of n values as rows of flags: all of them, or `DRAWS` random ones."""
     if n <= MAX_ENUMERATED:
         return (np.arange(1, 2**n)[:, None] >> np.arange(n) & 1).astype(bool)
-    drawn = np.random.default_rng(SEED).random((DRAWS, n)) < 0.5
-    return drawn[drawn.any(axis=1)]
+    subsets = np.random.default_rng(SEED).random((DRAWS, n)) < 0.5
+    return subsets[subsets.any(axis=1)]

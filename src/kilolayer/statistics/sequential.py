@@ -224,9 +224,9 @@ def decide(
     cases = [_case(rule, rows, pair, seeds, chance) for pair in pairs]
     better = _first_looks(rule, cases, [[test.p for test in case.tests] for case in cases], sides=2)
     equal = _first_looks(rule, cases, [case.equivalence for case in cases], sides=1)
-    left = len(pairs) - len(better)
+    remaining = len(pairs) - len(better)
     return tuple(
-        _decision(rule, case, better.get(index), equal.get(index), len(pairs), max(1, left))
+        _decision(rule, case, better.get(index), equal.get(index), len(pairs), max(1, remaining))
         for index, case in enumerate(cases)
     )
 
@@ -283,9 +283,9 @@ def _first_looks(
     case that is decided leaves more of α to the others.
     """
     decided: dict[int, int] = {}
-    while left := [index for index in range(len(cases)) if index not in decided]:
-        alpha, new = rule.alpha / len(left), {}
-        for index in left:
+    while remaining := [index for index in range(len(cases)) if index not in decided]:
+        alpha, new = rule.alpha / len(remaining), {}
+        for index in remaining:
             levels = _look_levels(rule, cases[index].looks, alpha, sides)
             reached = (k for k, p in enumerate(p_values[index]) if _reaches(p, levels[k]))
             if (look := next(reached, None)) is not None:
@@ -297,7 +297,7 @@ def _first_looks(
 
 
 def _decision(
-    rule: DecisionRule, case: _Case, better: int | None, equal: int | None, comparisons: int, left: int
+    rule: DecisionRule, case: _Case, better: int | None, equal: int | None, comparisons: int, remaining: int
 ) -> Decision:
     a, b = case.a, case.b
     if not case.tests:
@@ -306,8 +306,8 @@ def _decision(
         return Decision(
             a, b, "not enough runs", f"{pairs} of at least {least} pairs of runs", margin=rule.margin
         )
-    found = [look for look in (better, equal) if look is not None]
-    look = min(found, default=len(case.tests) - 1)
+    reached_looks = [look for look in (better, equal) if look is not None]
+    look = min(reached_looks, default=len(case.tests) - 1)
     level = _look_levels(rule, case.looks, rule.alpha / comparisons)[look]
     n = case.looks[look]
     differences = case.errors[1, :n] - case.errors[0, :n]
@@ -323,7 +323,7 @@ def _decision(
         b,
         word,
         "",
-        final=bool(found) or n == (rule.looks[-1] if rule.looks else None),
+        final=bool(reached_looks) or n == (rule.looks[-1] if rule.looks else None),
         n=n,
         difference=test.mean,
         low=test.interval.low,
@@ -331,7 +331,7 @@ def _decision(
         coverage=test.interval.coverage,
         interval=test.interval_text,
         p=test.p,
-        level=_look_levels(rule, case.looks, rule.alpha / left)[look],
+        level=_look_levels(rule, case.looks, rule.alpha / remaining)[look],
         p_equivalence=test.p_equivalence,
         margin=rule.margin,
         failed=(int(failed[0]), int(failed[1])),

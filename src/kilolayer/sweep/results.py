@@ -175,7 +175,7 @@ class CellResult:
             return Agreement("no figure", reason)
         replications = {entry.laboratory: entry.result for entry in self.cell.replications}
         runs = list(self.by_seed.values())
-        return judge_agreement(self.cell.published, runs, chance=self.chance, others=replications)
+        return judge_agreement(self.cell.published, runs, chance=self.chance, replications=replications)
 
 
 def _counts(state: RunProgress) -> bool:
