@@ -85,7 +85,7 @@ def test_a_loss_that_is_not_finite_ends_the_steps() -> None:
 
 def flat(units: int, *, direct: float = 1.0) -> MeanFieldPrediction:
     ones = (1.0,) * (units + 1)
-    return MeanFieldPrediction(("u",) * units, ones, ones, ones, (direct, *ones[1:]))
+    return MeanFieldPrediction(("u",) * units, ones, ones, ones, (direct, *ones[1:]), (ones, ones))
 
 
 def test_reasons_are_said_in_words() -> None:
@@ -104,6 +104,12 @@ def test_what_passes_unharmed_or_learns_at_once_trains() -> None:
     learns = OverfitProbe((2.4, 1.0, 1.0, 1.0), entropy=2.25)
     assert judge_trainability((1, 1), (1e9, 1), flat(1), learns).trains
     assert not judge_trainability((1, math.inf), (math.nan, 1), None, NO_STEP).trains
+
+
+def test_a_network_whose_first_steps_diverge_fails() -> None:
+    rises = OverfitProbe((2.4, 3.0, 6.0, 6.5), entropy=2.25)
+    verdict = judge_trainability((1, 1), (1, 1), flat(1), rises)
+    assert (verdict.word, verdict.reasons[0]) == ("fails", "the loss rises in the first steps")
 
 
 def test_half_on_the_shortcut_is_the_same_function_with_half_on_f_or_without() -> None:

@@ -1,6 +1,6 @@
 """A network at initialisation: signal and gradient at every unit, measured and predicted, and a verdict.
 
-The prediction is `kilolayer.theory.mean_field`'s, for layers of infinite width and large batches.
+The prediction is `kilolayer.theory.mean_field`'s, for a batch of as many images.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ class Initialisation:
             index = -1 if kind == "signal" else 0
             figures.append((f"{name}, measured", f"{self.geometric_mean(kind)[index]:.4g}"))
             if self.prediction:
-                figures.append((f"{name}, predicted", f"{getattr(self.prediction, kind)[index]:.4g}"))
+                predicted = f"{getattr(self.prediction, kind)[index]:.4g}"
+                if kind == "gradient":
+                    low, high = (bound[index] for bound in self.prediction.gradient_range)
+                    predicted += f", of draws from {low:.3g} to {high:.3g}"
+                figures.append((f"{name}, predicted", predicted))
                 if not math.isnan(factor := self.theory_factor(kind)):
                     figures.append((f"{name}, largest factor between them", f"{factor:.3g}"))
             else:
@@ -137,7 +141,9 @@ def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_
     )
     description = analysis_input.description
     prediction = (
-        predict_propagation(description) if description and not no_prediction_reason(description) else None
+        predict_propagation(description, batch_size=len(analysis_input.x))
+        if description and not no_prediction_reason(description)
+        else None
     )
     model = _with_recomputation(analysis_input.build_fresh(analysis_input.seeds[0]))
     probe = probe_overfit(model, analysis_input.x, analysis_input.labels, steps=steps)
@@ -235,6 +241,10 @@ def _propagation_chart(result: Initialisation, kind: str) -> Chart:
         predicted = positive_or_none(getattr(result.prediction, kind))
         series.append(unit_series("mean-field theory", predicted, "predicted"))
     if result.prediction and kind == "gradient":
+        for name, bound in zip(
+            ("lowest draw", "highest draw"), result.prediction.gradient_range, strict=True
+        ):
+            series.append(unit_series(name, positive_or_none(bound), "predicted"))
         direct = positive_or_none(result.prediction.direct)
         series.append(unit_series("by shortcuts alone", direct, "predicted"))
     factor = result.theory_factor(kind)

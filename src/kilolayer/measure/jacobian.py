@@ -127,7 +127,7 @@ def measure_jacobian(
     indices = sorted({round(i * (len(chain) - 1) / max(1, points - 1)) for i in range(points)})
     description = analysis_input.description
     theory = (
-        predict_propagation(description)
+        predict_propagation(description, batch_size=len(analysis_input.x[:images]))
         if description and not analysis_input.trained and not no_prediction_reason(description)
         else None
     )

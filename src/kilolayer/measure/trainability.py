@@ -12,6 +12,8 @@ from kilolayer.theory.mean_field import MeanFieldPrediction
 
 MIN_SHORTCUT_GAIN, MAX_GRADIENT_GROWTH, MAX_SIGNAL_GROWTH = 1e-2, 1e3, 1e3
 """The least share of a gradient that shortcuts may leave, and the largest growth of gradient and signal."""
+MAX_PROBE_LOSS = 1.5
+"""The largest loss after the first steps, relative to the entropy of the labels."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def judge_trainability(
         f"after {len(probe.losses)} steps the loss is {probe.final_loss:.3g}, no better than guessing by the "
         f"classes' frequencies ({probe.entropy:.3g})"
     )
+    if not probe.final_loss <= MAX_PROBE_LOSS * probe.entropy:
+        problems.append("the loss rises in the first steps")
     if problems:
         return TrainabilityVerdict("fails", (*problems, failure))
     return TrainabilityVerdict(

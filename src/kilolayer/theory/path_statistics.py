@@ -14,13 +14,15 @@ import math
 
 from kilolayer.networks.description import Network
 from kilolayer.theory.mean_field import MeanFieldTheory
-from kilolayer.theory.population_dynamics import add_populations
+from kilolayer.theory.population_dynamics import add_populations, scale_population
 
 Lengths = tuple[float, ...]
 """One value for each path length, from the shortest length on."""
 
 MAX_LENGTH = 40
 """Longer paths carry next to no gradient, and every length costs a vector-Jacobian product at each unit."""
+IMAGES = 8
+"""Images of the population: lengths need fewer than sizes do."""
 
 
 def path_length_shares(units: int, shortest: int = 0) -> Lengths:
@@ -75,7 +77,7 @@ def predict_path_norms(network: Network, longest: int = MAX_LENGTH) -> Lengths:
     >>> len(norms), round(sum(norm**2 for norm in norms), 6)
     (4, 1.0)
     """
-    theory = MeanFieldTheory(network)
+    theory = MeanFieldTheory(network, batch_size=IMAGES)
     by_length = [theory.final_gradient]
     for unit in reversed(theory.unit_backwards):
         by_shortcut = [unit.shortcut(gradient) for gradient in by_length]
@@ -84,11 +86,13 @@ def predict_path_norms(network: Network, longest: int = MAX_LENGTH) -> Lengths:
             by_length = by_branch
             continue
         middle = [
-            add_populations(direct, longer, are_squares=True)
+            add_populations(direct, longer)
             for direct, longer in zip(by_shortcut[1:], by_branch, strict=False)
         ]
         by_length = [by_shortcut[0], *middle, *by_branch[len(middle) :]]
-    squares = [float(gradient.values.mean()) for gradient in by_length]
+        largest = max(gradient.second_moment for gradient in by_length)  # all of them could overflow
+        by_length = [scale_population(gradient, largest**-0.5) for gradient in by_length]
+    squares = [gradient.second_moment for gradient in by_length]
     return tuple(math.sqrt(square / sum(squares)) for square in squares)
 
 

@@ -49,7 +49,7 @@ def measure_lens_network(
         return None
     signal, gradient = torch.stack(tensors[0]).tolist(), torch.stack(tensors[1])
     ratios = (gradient / gradient[-1]).tolist()
-    return LensMeasurement(tuple(signal), tuple(ratios), _count(network), time.perf_counter() - began)
+    return LensMeasurement(tuple(signal), tuple(ratios), batch_size(network), time.perf_counter() - began)
 
 
 def _forward_backward(
@@ -74,7 +74,7 @@ def _forward_backward(
     for unit in (*units, last):
         unit.register_forward_pre_hook(lambda _, args: look(args[0]))
     last.register_forward_hook(lambda _, args, out: look(out))
-    x, labels = _batch(images, _count(network))
+    x, labels = _batch(images, batch_size(network))
     # The hooks collect the figures. Only the image's gradient is asked for, so weights get none.
     torch.autograd.grad(functional.cross_entropy(model(x.requires_grad_()), labels), x)
     return signal, gradient[::-1]
@@ -84,7 +84,8 @@ def _units(model: ResidualNetwork) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, ResidualUnit)]
 
 
-def _count(network: Network) -> int:
+def batch_size(network: Network) -> int:
+    """The images of a measurement: few for a deep network."""
     return MANY if sum(stage.units for stage in network.stages) < DEEP else FEW
 
 

@@ -12,7 +12,7 @@ from kilolayer.measure.series import stage_starts
 from kilolayer.networks import Network
 from kilolayer.report import lab
 from kilolayer.report.lab_data import gather_lab, lab_json
-from kilolayer.report.lens.measurement import LensMeasurement
+from kilolayer.report.lens.measurement import MANY, LensMeasurement, batch_size
 from kilolayer.report.lens.sentences import explain_shortcuts, unit_equation
 from kilolayer.report.lens.settings import LensSettings
 from kilolayer.report.unit_svg import unit_svg
@@ -22,7 +22,11 @@ from kilolayer.theory.mean_field import MeanFieldPrediction, no_prediction_reaso
 @lru_cache(64)
 def predicted(network: Network) -> MeanFieldPrediction | None:
     """Theory's prediction, or None where a layer of your own has no rule."""
-    return None if no_prediction_reason(network) else predict_propagation(network)
+    if no_prediction_reason(network):
+        return None
+    # As many images as the measurement has; deep networks are drawn once, since a slider should not wait.
+    images = batch_size(network)
+    return predict_propagation(network, batch_size=images, draws=3 if images == MANY else 1)
 
 
 @dataclass(frozen=True)
