@@ -44,11 +44,11 @@ def test_an_import_statement_works_and_names_the_new_place() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("ensemble.quantiles", "ensemble.reads", "ensemble.window", "ensemble.add", "ensemble.times"),
+        *("ensemble.add", "ensemble.times"),
         *("order.model_from", "order.forward_is", "path_gradients.predicted_lengths"),
         *("statistics.errors", "statistics.LEAST_RUNS"),
         *("statistics.CHANCE", "statistics.Values", "statistics.Word", "gradient.WHOLE", "jacobian.LOST"),
-        *("shortcut_theory.KNOWN", "path_gradients.LONGEST", "ensemble.EVEN"),
+        *("shortcut_theory.KNOWN", "path_gradients.LONGEST"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

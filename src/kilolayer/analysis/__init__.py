@@ -16,7 +16,7 @@ chain            measure.unit_chain             Chain=UnitChain
 chart            chart                          Conclusive=HasFinding
 comparison       statistics.comparison          Pair=RowPair compare=compare_with_paper
 decomposition    measure.decomposition          decomposition=measure_decomposition
-ensemble         theory.population_dynamics     Ensemble=Population Dynamics=MeanFieldInterpreter Back=BackwardMap EVEN=UNIFORM quantiles=normal_quantiles reads=tap_matrices window=window_matrix add=add_populations times=scale_population
+ensemble         theory.population_dynamics     Ensemble=Population Dynamics=MeanFieldInterpreter Back=BackwardMap add=add_populations times=scale_population
 first_steps      measure.overfit_probe          FirstSteps=OverfitProbe first_steps=probe_overfit entropy=label_entropy
 gradient         measure.gradient               gradient=measure_gradient unit_gradients=unit_gradient_norms UnitTerms=GradientTerms WHOLE=LOSSLESS
 initialisation   measure.initialisation         initialisation=measure_initialisation measure=measure_propagation Start=Propagation
