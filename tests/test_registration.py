@@ -17,9 +17,11 @@ from kilolayer.data.augmentation import batch_spec
 from kilolayer.errors import InputError
 from kilolayer.papers import Scale, cell_experiment, find_table
 from kilolayer.report.reproduction_report import whole_command, write_reproduction
+from kilolayer.runs.predictions import Predictions, write_predictions
 from kilolayer.statistics import DecisionRule
 from kilolayer.sweep import Outcome, RunSpec, SweepStopped, run_batches
 from kilolayer.sweep.engine import Tick
+from kilolayer.sweep.image_errors import image_errors
 from kilolayer.sweep.looks import family_decisions, next_runs, registered_result
 from kilolayer.sweep.registration import (
     Registration,
@@ -449,3 +451,36 @@ def _tensors(value: Any) -> list[torch.Tensor]:
         return [value]
     parts = value if isinstance(value, tuple) else vars(value).values() if hasattr(value, "__dict__") else ()
     return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def test_the_report_tells_the_spread_of_trainings_from_that_of_test_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows whose networks err on images of their own: gap and spread follow from the predictions."""
+    made = plan_reproduction(request(3), tmp_path)
+    write_request(made)
+    labels = torch.arange(500) % 10
+    for row, cell in enumerate(made.cells):
+        for trial in cell.trials:
+            wrong = torch.arange(500) % 50 <= row + (torch.arange(500) // 50 == trial.seed)
+            kept = Predictions((labels + wrong) % 10, labels, torch.ones(500))
+            end(trial, kept.error, "digits")
+            write_predictions(trial.spec.path, kept, "these")
+    (found,) = map(image_errors, table_results(made))
+    assert {one.trainings for one in found.spreads.values()} == {3}
+    pair = found.pairs["original (ResNet-110)", "BN after addition (ResNet-110)"]
+    assert pair.difference == pytest.approx(2.0)
+    assert pair.low < 2 < pair.high
+    write_reproduction(made)
+    assert "by where it comes from" in (tmp_path / "report.html").read_text()
+    assert "image by image" in (tmp_path / "p2-table-2.md").read_text()
+    content = json.loads((tmp_path / "findings.json").read_text())["tables"][0]["images"]
+    assert set(content["spreads"]) == {f"{row} (ResNet-110)" for row in ROWS}
+
+    first = made.cells[0].trials[0].spec.path
+    write_predictions(first, Predictions(labels, labels, torch.ones(500)), "these")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is not of the run's result: its error is 0.0000 %" in capsys.readouterr().err
+    (first / "predictions.safetensors").unlink()
+    (found,) = map(image_errors, table_results(made))
+    assert not found.pairs  # two shared seeds are no comparison

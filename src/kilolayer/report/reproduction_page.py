@@ -12,6 +12,7 @@ from kilolayer.report import reproduction_tables as tables
 from kilolayer.report.chart_figures import chart_figure
 from kilolayer.report.curves import Curve, read_metrics
 from kilolayer.report.document import Figure, Item, Listing, Page, Section, Table
+from kilolayer.report.image_tables import image_tables
 from kilolayer.report.registration_text import (
     NOT_REGISTERED,
     comparison_tables,
@@ -74,6 +75,7 @@ def _section(table_findings: TableResult, registered: RegisteredResult | None) -
     items: list[Item] = [
         *tables.figure_tables(table_findings),
         *comparison_tables(table_findings, registered),
+        *image_tables(table_findings),
         *figures,
     ]
     return Section(tables.table_label(table_findings), tuple(text), tuple(items))

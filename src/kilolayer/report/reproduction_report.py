@@ -11,6 +11,7 @@ from kilolayer.report import reproduction_page
 from kilolayer.report import reproduction_tables as tables
 from kilolayer.report import table_formats as formats
 from kilolayer.report.document import Table
+from kilolayer.report.image_tables import image_tables
 from kilolayer.report.page import write_page
 from kilolayer.report.registration_text import comparison_tables, registration_rows
 from kilolayer.sweep.looks import RegisteredResult, registered_result
@@ -49,7 +50,7 @@ def _write_formats(
     table_findings: TableResult, reproduction: Reproduction, registered: RegisteredResult | None
 ) -> None:
     decisions = comparison_tables(table_findings, registered)
-    narrow = (*tables.figure_tables(table_findings), *decisions)
+    narrow = (*tables.figure_tables(table_findings), *decisions, *image_tables(table_findings))
     stem = reproduction.folder / table_findings.table.name
     heading = (
         f"# {tables.table_label(table_findings)}: {table_findings.table.title}\n\n{table_findings.proxy}\n\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kilolayer.report import comparison_tables as compared
 from kilolayer.report import reproduction_tables as tables
 from kilolayer.report.document import Table
+from kilolayer.report.image_tables import image_tables
 from kilolayer.report.registration_text import (
     NOT_REGISTERED,
     comparison_tables,
@@ -37,6 +38,7 @@ def print_reproduction(findings: tuple[TableResult, ...], registered: Registered
         shown_tables = (
             *tables.figure_tables(table_findings),
             *comparison_tables(table_findings, registered),
+            *image_tables(table_findings),
         )
         for table in shown_tables:
             print_captioned(table)

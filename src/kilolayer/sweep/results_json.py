@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kilolayer.sweep.image_errors import ImageErrors, image_errors
 from kilolayer.sweep.looks import RegisteredResult
 from kilolayer.sweep.reproduction import Reproduction
 from kilolayer.sweep.results import CellResult, TableResult
@@ -64,7 +65,16 @@ def _table(table: TableResult) -> dict[str, Any]:
         "title": table.table.title,
         "proxy": table.proxy or None,
         "cells": [_cell(finding, table.same_as(finding)) for finding in table.cells],
+        "images": _images(image_errors(table)),
         "comparisons": {name: asdict(compared) for name, compared in table.comparisons.items()},
+    }
+
+
+def _images(found: ImageErrors) -> dict[str, Any]:
+    """The spread of each row and each pair, image by image."""
+    return {
+        "spreads": {label: asdict(spread) for label, spread in found.spreads.items()},
+        "pairs": [{"a": a, "b": b, **asdict(pair)} for (a, b), pair in found.pairs.items()],
     }
 
 
