@@ -73,10 +73,10 @@ def registration_from_options(
     if options.amend is not None:
         reproduction = _with_seeds(reproduction, rule)
     elif registered is not None:
-        asked = replace(
+        requested = replace(
             registered, request=reproduction.request, rule=rule, fail_above=fail_above, threads=threads
         )
-        check_unchanged(reproduction.folder, registered, asked)
+        check_unchanged(reproduction.folder, registered, requested)
     now = register(reproduction, rule, fail_above, threads=threads, load=load)
     if registered is None or options.amend is not None:
         return reproduction, now
@@ -138,10 +138,10 @@ def _fail_above(
 
 def _with_seeds(reproduction: Reproduction, rule: DecisionRule) -> Reproduction:
     """The sweep with the seeds of an amended rule: those that it had, and the next numbers."""
-    request, wanted = reproduction.request, rule.looks[-1]
-    seeds = list(request.seeds[:wanted])
+    request, count = reproduction.request, rule.looks[-1]
+    seeds = list(request.seeds[:count])
     following = (seed for seed in range(2**31) if seed not in request.seeds)
-    seeds += [next(following) for _ in range(wanted - len(seeds))]
+    seeds += [next(following) for _ in range(count - len(seeds))]
     return plan_reproduction(replace(request, seeds=tuple(seeds)), reproduction.folder)
 
 

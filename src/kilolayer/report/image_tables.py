@@ -14,7 +14,7 @@ PAIR_HEADER = ("comparison", "trainings", "here", "95 % interval", "p")
 
 def image_tables(result: TableResult) -> tuple[Table, ...]:
     """The spread of each row and the gap of each pair; none where runs kept no predictions."""
-    found = image_errors(result)
+    errors = image_errors(result)
     spreads = tuple(
         (
             label,
@@ -25,7 +25,7 @@ def image_tables(result: TableResult) -> tuple[Table, ...]:
             f"{spread.test_set:.2f}",
             f"{spread.seen:.2f}",
         )
-        for label, spread in found.spreads.items()
+        for label, spread in errors.spreads.items()
     )
     pairs = tuple(
         (
@@ -35,7 +35,7 @@ def image_tables(result: TableResult) -> tuple[Table, ...]:
             f"{signed(pair.low)} to {signed(pair.high)}",
             f"{pair.p:.2g}",
         )
-        for (a, b), pair in found.pairs.items()
+        for (a, b), pair in errors.pairs.items()
     )
     tables = []
     if spreads:

@@ -52,7 +52,7 @@ def _flags(cell: CellResult) -> dict[int, Flags]:
     """Which test images each seed's network has wrong; empty for a cell of several settings a seed."""
     if cell.cell.metric not in DECIDED_METRICS or len({trial.setting for trial, _ in cell.states}) != 1:
         return {}
-    found: dict[int, Predictions] = {}
+    predictions_by_seed: dict[int, Predictions] = {}
     for trial, state in cell.states:
         if state.result is None or state.result["status"] != "done":
             continue
@@ -64,7 +64,7 @@ def _flags(cell: CellResult) -> dict[int, Flags]:
                 f"{trial.spec.path / PREDICTIONS_FILE} is not of the run's result: its error is "
                 f"{predictions.error:.4f} %; remove it, and add it with kilolayer evaluate RUN --predictions"
             )
-        found[trial.seed] = predictions
-    if len({predictions.test_set for predictions in found.values()}) > 1:
+        predictions_by_seed[trial.seed] = predictions
+    if len({predictions.test_set for predictions in predictions_by_seed.values()}) > 1:
         raise InputError(f"the runs of {cell.cell.row!r} were tested on different images")
-    return {seed: predictions.wrong for seed, predictions in found.items()}
+    return {seed: predictions.wrong for seed, predictions in predictions_by_seed.items()}

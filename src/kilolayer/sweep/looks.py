@@ -52,16 +52,16 @@ def next_runs(reproduction: Reproduction, registration: Registration) -> tuple[R
     is decided, or at its last look.
     """
     results = table_results(reproduction)
-    wanted = _seeds_by_cell(registration, results)
+    seeds_of = _seeds_by_cell(registration, results)
     labelled = [
         ((result.table.name, label), cell) for result in results for label, cell in _by_label(result).items()
     ]
-    compared = frozenset[str]().union(*(cell.keys for name, cell in labelled if name in wanted))
+    compared = frozenset[str]().union(*(cell.keys for name, cell in labelled if name in seeds_of))
     unfinished: dict[str, tuple[int, RunSpec]] = {}
     for name, cell in labelled:
         for trial, state in cell.states:
-            is_wanted = trial.seed in wanted[name] if name in wanted else trial.spec.key not in compared
-            if is_wanted and not state.is_finished:
+            is_needed = trial.seed in seeds_of[name] if name in seeds_of else trial.spec.key not in compared
+            if is_needed and not state.is_finished:
                 unfinished[trial.spec.key] = (registration.request.seeds.index(trial.seed), trial.spec)
     return tuple(spec for _, spec in sorted(unfinished.values(), key=lambda item: item[0]))
 
@@ -71,13 +71,13 @@ def _seeds_by_cell(
 ) -> dict[tuple[str, str], set[int]]:
     """By table and label, the seeds that the undecided comparisons need; none where all are decided."""
     seeds, looks = registration.request.seeds, registration.rule.looks
-    wanted: dict[tuple[str, str], set[int]] = {}
+    seeds_of: dict[tuple[str, str], set[int]] = {}
     for family in family_decisions(registration, results):
         for decision in family.decisions:
             later = [] if decision.final else [look for look in looks if look > decision.n]
             for label in (decision.a, decision.b):
-                wanted.setdefault((family.table, label), set()).update(seeds[: later[0]] if later else ())
-    return wanted
+                seeds_of.setdefault((family.table, label), set()).update(seeds[: later[0]] if later else ())
+    return seeds_of
 
 
 @dataclass(frozen=True)

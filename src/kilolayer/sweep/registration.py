@@ -228,19 +228,19 @@ def _word(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def difference_text(found: Iterable[Difference]) -> str:
+def difference_text(changes: Iterable[Difference]) -> str:
     """The first differences in a line, and how many more there are."""
-    texts = list(map(str, found))
+    texts = list(map(str, changes))
     more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + more
 
 
 def check_unchanged(folder: Path, registered: Registration, now: Registration) -> None:
     """Raises `InputError`, naming the differences, where a call is not what was registered."""
-    if found := differences(registered, now):
+    if changes := differences(registered, now):
         raise InputError(
-            f"{folder} was registered on {registered.date} otherwise: {difference_text(found)}; continue as "
-            f"registered, record the change (kilolayer reproduce --resume {folder} --amend REASON), or "
+            f"{folder} was registered on {registered.date} otherwise: {difference_text(changes)}; continue "
+            f"as registered, record the change (kilolayer reproduce --resume {folder} --amend REASON), or "
             "choose another --out"
         )
 
@@ -250,10 +250,10 @@ def check_unchanged(folder: Path, registered: Registration, now: Registration) -
 
 def write_registration(reproduction: Reproduction, registration: Registration) -> None:
     """Writes the first entry. Raises `InputError` where a run of the sweep has begun."""
-    begun = [spec for spec in reproduction.runs if (spec.path / "config.json").is_file()]
-    if begun:
+    started = [spec for spec in reproduction.runs if (spec.path / "config.json").is_file()]
+    if started:
         raise InputError(
-            f"{reproduction.folder} has {len(begun)} runs already, and a sweep is registered before its "
+            f"{reproduction.folder} has {len(started)} runs already, and a sweep is registered before its "
             "first run; choose another --out, or leave out --register"
         )
     _write(reproduction.folder, [_sealed(registration, "", (), "")])
@@ -266,20 +266,20 @@ def amend_registration(folder: Path, amended: Registration, reason: str) -> None
     """
     entries = _read_raw(folder)
     current = read_entries(folder)[-1].registration
-    found = differences(current, amended)
+    changes = differences(current, amended)
     if not reason.strip():
         raise InputError("--amend has no reason; say in words why the registration is changed")
-    if not found:
+    if not changes:
         raise InputError("--amend changes nothing; leave it out")
-    _write(folder, [*entries, _sealed(amended, reason, found, entries[-1]["sha256"])])
+    _write(folder, [*entries, _sealed(amended, reason, changes, entries[-1]["sha256"])])
 
 
 def _sealed(
-    registration: Registration, reason: str, found: tuple[Difference, ...], previous: str
+    registration: Registration, reason: str, changes: tuple[Difference, ...], previous: str
 ) -> dict[str, Any]:
     entry = {
         "reason": reason,
-        "differences": [{"field": d.field, "before": d.before, "after": d.after} for d in found],
+        "differences": [{"field": d.field, "before": d.before, "after": d.after} for d in changes],
         "previous": previous,
         "registration": json.loads(to_json(registration)),
     }
@@ -350,8 +350,8 @@ def _copies(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _changed(path: Path, folder: Path, raw: Mapping[str, Any]) -> str:
     """What to say of an entry whose seal is not that of its content."""
     copies = [copy for _, copy in _copies(folder) if copy["sha256"] == raw["sha256"]]
-    found = _differences("", copies[0]["registration"], raw["registration"]) if copies else ()
-    what = difference_text(found)
+    changes = _differences("", copies[0]["registration"], raw["registration"]) if copies else ()
+    what = difference_text(changes)
     return f"{path} was changed after it was written: {what or 'its checksum is not that of its content'}"
 
 
@@ -359,19 +359,19 @@ def check_runs(reproduction: Reproduction) -> None:
     """Raises `InputError` where a run did not begin under the registration in the sweep's folder."""
     folder = reproduction.folder
     entries = _read_raw(folder)
-    known = {raw["sha256"] for raw in entries}
+    hashes = {raw["sha256"] for raw in entries}
     copies = dict(_copies(folder))
     for path, raw in copies.items():
-        if raw["sha256"] in known:
+        if raw["sha256"] in hashes:
             continue
         if not entries:
             raise InputError(
                 f"{folder / REGISTRATION_FILE} is missing, and {path.parent} began under a registration of "
                 f"{raw['registration']['date']}; restore it"
             )
-        found = difference_text(_differences("", raw["registration"], entries[0]["registration"]))
+        changes = difference_text(_differences("", raw["registration"], entries[0]["registration"]))
         raise InputError(
-            f"{folder / REGISTRATION_FILE} is not the registration under which {path.parent} began: {found}"
+            f"{folder / REGISTRATION_FILE} is not the registration under which {path.parent} began: {changes}"
         )
     for spec in reproduction.runs if entries else ():
         if (spec.path / "config.json").is_file() and spec.path / REGISTRATION_FILE not in copies:
