@@ -226,6 +226,11 @@ def test_recipes_are_the_papers() -> None:
     printed, released = (cell_experiment(cell) for cell in find_table("px-table-7").cells[3:10:6])
     assert printed.network.unit.arrangement == FULL_PREACT
     assert released.network.unit.arrangement == ORIGINAL
+    assert (printed.recipe.batch_size, released.recipe.batch_size) == (256, 128)
+    assert [_plan(cell).origin for cell in find_table("px-table-7").cells[3:10:6]] == [
+        "authors' README",
+        "released code",
+    ]
     of_released_code = find_table("p2-table-4").cell("pre-activation ResNet-1001, batch 64", "CIFAR-10")
     assert _plan(of_released_code).origin == "released code"
     assert cell_experiment(of_released_code).recipe == recipe_by_name("released", 50_000)
