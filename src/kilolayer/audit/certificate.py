@@ -20,6 +20,9 @@ from kilolayer.units.branch import Aggregated
 # Findings that concern a network's name or size, not what its layers do.
 NOT_OF_FUNCTION = ("label", "widths", "option-b", "stem")
 
+# Findings that say how layers were read; where the function is proven, they were written in another way only.
+OF_READING = ("layer", "unit", "end", "head", "shortcut")
+
 
 def with_proof(
     nearest: NearestNetwork | None,
@@ -33,7 +36,9 @@ def with_proof(
     if nearest is None or context.fit is None or context.nearest is None:
         return nearest, findings
     if nearest.differences:
-        return replace(nearest, function="different", reason="; ".join(nearest.differences)), findings
+        reason = "; ".join(nearest.differences)
+        told = [] if findings else [AuditFinding("note", "function", f"not {nearest.name}: it has {reason}")]
+        return replace(nearest, function="different", reason=reason), (*findings, *told)
     proof = prove_identity(model, traced, graph, _described(context))
     nearest = replace(
         nearest,
@@ -42,6 +47,8 @@ def with_proof(
         reason=proof.reason,
         permutation=dict(proof.permutation),
     )
+    if proof.word in ("identical", "permuted"):
+        findings = tuple(each for each in findings if each.severity == "note" or each.code not in OF_READING)
     explained = any(
         finding.severity != "note" and finding.code not in NOT_OF_FUNCTION for finding in findings
     )

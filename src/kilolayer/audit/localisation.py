@@ -25,8 +25,15 @@ from kilolayer.audit.layer_reader import operator_words, producer_args
 from kilolayer.audit.weight_layers import LINEAR_OPS, LayerPair
 from kilolayer.system.message_text import listing
 
+OPERATOR_NAMES = {
+    "hardtanh": "clipping",
+    "max_pool2d_with_indices": "max-pooling",
+    "mul": "multiplication",
+    "add": "addition",
+    "_to_copy": "conversion to another type",
+}
 RECORDED = ("convolution", "batch norm", "linear")
-VIEWS = ("view", "_unsafe_view", "clone", "alias", "contiguous", "detach", "getitem", "new_zeros", "reshape")
+VIEWS = ("view", "_unsafe_view", "clone", "alias", "contiguous", "detach", "getitem", "new_zeros", "reshape", "slice")
 
 
 def static_difference(pairs: list[LayerPair], parameters: Mapping[str, nn.Parameter]) -> FunctionProof | None:
@@ -244,8 +251,7 @@ def _operator_text(node: GraphNode) -> str:
     numbers += [
         f"{name} {_value(value)}" for name, value in node.fx.kwargs.items() if isinstance(value, (int, float))
     ]
-    words = {"hardtanh": "clipping", "max_pool2d_with_indices": "max-pooling"}.get(node.op)
-    words = words or operator_words(node.op)
+    words = OPERATOR_NAMES.get(node.op) or operator_words(node.op)
     return f"{words} ({', '.join(numbers)})" if numbers else words
 
 
@@ -262,18 +268,25 @@ def _locate_gradient(
             )
         return _locate_statistics(comparison)
     last, gradient = max(wrong, key=lambda found: found[0].audited.index)
-    wrong_layers = {pair.audited for pair, _ in wrong}
-    earlier = [pair.audited for pair, _, _ in errors if pair.audited.index < last.audited.index]
+    earlier = [(pair.audited, error, value) for pair, error, value in errors if _is_before(pair, last)]
     is_lost = gradient is None or not gradient.any()
-    is_branch = any(layer not in wrong_layers for layer in earlier)
-    reached = "no gradient reaches" if is_lost else "another gradient reaches"
-    text = (
-        f"{reached} `{last.audited.name}` although the logits agree: a "
-        + ("branch" if is_branch else "shortcut or the trunk")
-        + " behind it is "
-        + ("detached" if is_lost else "detached in part, or its gradient is changed")
-    )
-    return FunctionProof("different", f"{text} ({each.text})", is_gradient=True)
+    name = last.audited.name
+    if is_lost and any(value is not None and bool(value.any()) for _, _, value in earlier):
+        text = f"no gradient reaches `{name}`: the branch that it is in is detached"
+    elif is_lost:
+        text = f"no gradient reaches `{name}` or anything before it: the trunk behind it is detached"
+    elif any(error <= TOLERANCE for _, error, _ in earlier):
+        text = f"another gradient reaches `{name}`: it is changed in the branch that it is in"
+    else:
+        text = (
+            f"another gradient reaches `{name}` and all before it: a shortcut behind it is detached, "
+            "or the gradient is changed there"
+        )
+    return FunctionProof("different", f"{text}, although the logits agree ({each.text})", is_gradient=True)
+
+
+def _is_before(pair: LayerPair, last: LayerPair) -> bool:
+    return pair.audited.index < last.audited.index
 
 
 def _locate_statistics(comparison: Comparison) -> FunctionProof:

@@ -83,6 +83,11 @@ def weight_layers(graph: DataflowGraph) -> list[WeightLayer]:
         if layer is None:
             sources[node], from_image[node] = before, reads_image
             continue
+        if _is_bias(layer, node, before):
+            [biased] = before
+            biased.tensors["bias"] = layer.tensors["tensor 0"]
+            sources[node], from_image[node] = before, False
+            continue
         layer.sources, layer.reads_image = before, reads_image
         for source in sorted(before, key=lambda each: each.index):
             source.users.append(layer)
@@ -91,6 +96,22 @@ def weight_layers(graph: DataflowGraph) -> list[WeightLayer]:
     for layer in sources[graph.output]:
         layer.reaches_output = True
     return layers
+
+
+def _is_bias(layer: WeightLayer, node: GraphNode, before: frozenset[WeightLayer]) -> bool:
+    """Whether an addition is the bias of the linear layer right before it, as in x @ W + b."""
+    return (
+        layer.kind == "add"
+        and len(layer.tensors) == 1
+        and len(before) == 1
+        and all(
+            each.kind == "linear"
+            and node.inputs == (each.node,)
+            and "bias" not in each.tensors
+            and layer.shape == each.shape[:1]
+            for each in before
+        )
+    )
 
 
 def _read(graph: DataflowGraph, node: GraphNode, index: int) -> WeightLayer | None:
