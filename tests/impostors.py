@@ -292,9 +292,7 @@ def pooled(function: Callable[[Tensor], Tensor]) -> Change:
 CLASSIFIER: dict[str, Change] = {
     "no bias": lambda module: nn.Linear(module.in_features, module.out_features, bias=False),
     "a second linear layer": lambda module: nn.Sequential(module, nn.Linear(*[module.out_features] * 2)),
-    "a hidden layer": lambda module: nn.Sequential(
-        nn.Linear(*[module.in_features] * 2), nn.ReLU(), module
-    ),
+    "a hidden layer": lambda module: nn.Sequential(nn.Linear(*[module.in_features] * 2), nn.ReLU(), module),
     "softmax": after(lambda x: x.softmax(1)),
     "log-softmax": after(lambda x: x.log_softmax(1)),
     "sigmoid": after(torch.sigmoid),
@@ -322,9 +320,7 @@ POOLING: dict[str, Change] = {
     "centre": pooled(lambda x: x[:, :, x.shape[2] // 2, x.shape[3] // 2]),
     "without the border": pooled(lambda x: x[:, :, :-1, :-1].mean((2, 3))),
     "two steps": pooled(lambda x: functional.adaptive_avg_pool2d(x, 2).amax((2, 3))),
-    "average of 2×2 averages": pooled(
-        lambda x: functional.avg_pool2d(x, 2, ceil_mode=True).mean((2, 3))
-    ),
+    "average of 2×2 averages": pooled(lambda x: functional.avg_pool2d(x, 2, ceil_mode=True).mean((2, 3))),
     "detached": pooled(lambda x: x.mean((2, 3)).detach()),
     "first rows": pooled(lambda x: x.mean(3)[:, :, :2].mean(2)),
 }
@@ -548,12 +544,15 @@ def has_padding(module: nn.Module) -> bool:
 
 
 def impostors() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
-    """Every impostor, as its name and what makes it: each kind's perturbations at its first and a later place."""
+    """Every impostor, as its name and what makes it: each perturbation at the first and at a later place."""
     for base in BASES:
         for kind, (module_type, changes) in KINDS.items():
             for name, change in changes.items():
                 for place in (0, -2):
-                    yield f"{base}: {kind}: {name} [{place}]", partial(_changed, base, module_type, change, place)
+                    yield (
+                        f"{base}: {kind}: {name} [{place}]",
+                        partial(_changed, base, module_type, change, place),
+                    )
         for kind, changes in WHOLE.items():
             for name, change in changes.items():
                 yield f"{base}: {kind}: {name}", lambda base=base, change=change: change(fresh(base))
@@ -593,9 +592,7 @@ class Relaid(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.entry = nn.ModuleList(model.stem)
-        self.body = nn.ModuleDict(
-            {f"block_{i}": getattr(*place) for i, place in enumerate(units_of(model))}
-        )
+        self.body = nn.ModuleDict({f"block_{i}": getattr(*place) for i, place in enumerate(units_of(model))})
         self.exit, self.fc = model.final, model.classifier
 
     def forward(self, image):

@@ -281,6 +281,14 @@ def test_a_network_without_additions_is_said_to_be_one():
     assert (report.content.depth, report.outcome, report.clean) == (2, "nothing told", False)
 
 
+def test_a_model_for_one_size_of_image_is_proven_at_that_size():
+    head = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(64, 10))
+    model = create_model("resnet14_cifar")
+    body = nn.Sequential(model.stem, model.stage1, model.stage2, model.stage3)
+    assert audit_model(nn.Sequential(body, head), "resnet14").nearest.identical
+
+
+@pytest.mark.slow
 def test_a_model_that_wants_another_image_gets_it():
     model = clean.resnet18()
     model.avgpool = nn.AvgPool2d(7)

@@ -70,8 +70,8 @@ def read_branch_shape(unit: CanonicalUnit) -> BranchShape | None:
 def _chain(F: AuditLayers) -> tuple[str, int, list[op.Conv]]:
     """ResNeXt's form, the number of paths, and the convolutions of all paths as one chain."""
     paths = next((layer for layer in F if isinstance(layer, op.ParallelPaths)), None)
-    if paths is None:
-        chain = list(convolutions(F))
+    if paths is None or not any(True for _ in convolutions(paths.paths[0])):
+        chain = [layer for layer in F if isinstance(layer, op.Conv)]
         return "grouped", max((conv.groups for conv in chain), default=1), chain
     count = len(paths.paths)
     path = list(convolutions(paths.paths[0]))

@@ -215,6 +215,7 @@ def factor_between(signal: Tensor, response: Tensor) -> float | None:
     >>> factor_between(torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0]))
     0.5
     """
+    response = response.to(signal.dtype)
     factor = float((signal * response).sum() / (signal * signal).sum())
     close = torch.allclose(response, factor * signal, rtol=1e-4, atol=1e-5)
     return float(f"{factor:.6g}") if close else None

@@ -33,7 +33,18 @@ OPERATOR_NAMES = {
     "_to_copy": "conversion to another type",
 }
 RECORDED = ("convolution", "batch norm", "linear")
-VIEWS = ("view", "_unsafe_view", "clone", "alias", "contiguous", "detach", "getitem", "new_zeros", "reshape", "slice")
+VIEWS = (
+    "view",
+    "_unsafe_view",
+    "clone",
+    "alias",
+    "contiguous",
+    "detach",
+    "getitem",
+    "new_zeros",
+    "reshape",
+    "slice",
+)
 
 
 def static_difference(pairs: list[LayerPair], parameters: Mapping[str, nn.Parameter]) -> FunctionProof | None:
