@@ -297,6 +297,19 @@ def fault_cases(name: str, title: str) -> str:
     )
 
 
+def mutations() -> str:
+    rooms: dict[str, list[int]] = {}
+    for row in results("mutations")["mutants"]:
+        counts = rooms.setdefault(row["file"].split("/")[0], [0, 0])
+        counts[not row["killed_by"]] += 1
+    return bars(
+        "Mutants of each room",
+        {room: tuple(counts) for room, counts in rooms.items()},
+        "mutants",
+        ("killed by a test", "survived"),
+    )
+
+
 def lens() -> str:
     rows = {
         name: (row["predict_first_s"], row["measure_s"]) for name, row in results("pages")["lens"].items()
@@ -320,6 +333,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "audit": audit,
     "faults": lambda: fault_cases("faults", "Faults of machines: cases tried"),
     "hostile-files": lambda: fault_cases("faults-security", "Hostile files: cases tried"),
+    "mutations": mutations,
     "lens": lens,
 }
 

@@ -479,6 +479,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         "count": len(rows),
         "killed": sum(bool(row["killed_by"]) for row in rows),
         "rooms": rooms,
+        "by_hand": written().get("by_hand", []),
         "mutants": sorted(rows, key=lambda row: (row["file"], row["line"], row["kind"])),
     }
     RESULTS.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -103,3 +103,9 @@ def test_the_predicted_peak_holds_what_autograd_saves_and_little_more(arrangemen
     # Four maps of the largest size: 64 images, 16 channels, 32 × 32.
     assert peak.working_bytes == 4 * 4 * 64 * 16 * 32 * 32
     assert peak.total_bytes == 5 + peak.state_bytes + peak.step_bytes + peak.working_bytes
+
+
+def test_the_largest_map_decides_the_working_memory() -> None:
+    """Of a bottleneck's maps the widest, 64 channels of 32 × 32, and not those of 16."""
+    peak = plan_memory(describe("preact_resnet29_bottleneck_cifar"), "fastest", 64, "fp32").peak
+    assert peak.working_bytes == 4 * 4 * 64 * 64 * 32 * 32
