@@ -37,8 +37,8 @@ def with_proof(
         return nearest, findings
     if nearest.differences:
         reason = "; ".join(nearest.differences)
-        told = [] if findings else [AuditFinding("note", "function", f"not {nearest.name}: it has {reason}")]
-        return replace(nearest, function="different", reason=reason), (*findings, *told)
+        notes = [] if findings else [AuditFinding("note", "function", f"not {nearest.name}: it has {reason}")]
+        return replace(nearest, function="different", reason=reason), (*findings, *notes)
     proof = prove_identity(model, traced, graph, _described(context))
     nearest = replace(
         nearest,
@@ -48,7 +48,9 @@ def with_proof(
         permutation=dict(proof.permutation),
     )
     if proof.word in ("identical", "permuted"):
-        findings = tuple(each for each in findings if each.severity == "note" or each.code not in OF_READING)
+        findings = tuple(
+            finding for finding in findings if finding.severity == "note" or finding.code not in OF_READING
+        )
     explained = any(
         finding.severity != "note" and finding.code not in NOT_OF_FUNCTION for finding in findings
     )

@@ -58,18 +58,18 @@ class _OrderReader:
 
     def read(self) -> dict[WeightLayer, LayerOrders]:
         inputs: dict[WeightLayer, ChannelOrder] = {}
-        for node in sorted(set(self.graph.nodes.values()), key=lambda each: each.index):
+        for node in sorted(set(self.graph.nodes.values()), key=lambda input_node: input_node.index):
             layer = self.layers.get(node)
             if layer is not None and node.inputs:
                 inputs[layer] = self._input(node)
                 self._start(node, self._output(layer, inputs[layer]))
             elif not node.inputs:
                 self._start(node, ChannelOrder(_channels(node), tuple(range(_channels(node)))))
-            elif len({self.bases[each] for each in node.inputs}) == 1:
-                [base] = {self.bases[each] for each in node.inputs}
+            elif len({self.bases[input_node] for input_node in node.inputs}) == 1:
+                [base] = {self.bases[input_node] for input_node in node.inputs}
                 self.bases[node] = base
                 self.keeps[node] = (
-                    all(self.keeps[each] for each in node.inputs)
+                    all(self.keeps[input_node] for input_node in node.inputs)
                     and node.op in KEEPS_CHANNELS
                     and _channels(node) == _channels(base)
                 )
@@ -115,10 +115,10 @@ class _OrderReader:
         if response is None or response.ndim < 2 or response.shape[1] != _channels(node):
             return unchanged
         seen = response.abs().transpose(0, 1).flatten(1).amax(1)
-        found = tuple(int(value) - 1 for value in seen.round().tolist())
-        copied = [channel for channel in found if channel >= 0]
+        selection = tuple(int(value) - 1 for value in seen.round().tolist())
+        copied = [channel for channel in selection if channel >= 0]
         is_selection = bool((seen == seen.round()).all()) and sorted(copied) == list(range(channels))
-        return found if is_selection else unchanged
+        return selection if is_selection else unchanged
 
     def _is_read(self, node: GraphNode) -> bool:
         """Whether what lies between a tensor and its base keeps all channels, permuted or with zero ones."""
@@ -127,18 +127,18 @@ class _OrderReader:
     def _join(self, node: GraphNode) -> ChannelOrder:
         """The one order of all tensors that meet, or their orders one behind the other."""
         channels = _channels(node)
-        if node.op == "cat" and sum(_channels(each) for each in node.inputs) == channels:
+        if node.op == "cat" and sum(_channels(input_node) for input_node in node.inputs) == channels:
             values: list[int] = []
-            for each in node.inputs:
-                values += [len(values) + value for value in self._order_of(each).decided()]
+            for input_node in node.inputs:
+                values += [len(values) + value for value in self._order_of(input_node).decided()]
             return ChannelOrder(channels, tuple(values))
-        met = [each for each in node.inputs if _channels(each) == channels]
-        decided = [each for each in met if self.orders[self.bases[each]].values is not None]
+        met = [input_node for input_node in node.inputs if _channels(input_node) == channels]
+        decided = [input_node for input_node in met if self.orders[self.bases[input_node]].values is not None]
         if not met:
             return ChannelOrder(channels, tuple(range(channels)))
         target = self._order_of((decided or met)[0]).decided()
-        for each in met:
-            order, selection = self.orders[self.bases[each]], self._selection(each)
+        for input_node in met:
+            order, selection = self.orders[self.bases[input_node]], self._selection(input_node)
             if order.values is None and sorted(selection) == list(range(order.channels)):
                 values_by_channel = dict(zip(selection, target, strict=True))
                 order.values = tuple(values_by_channel[channel] for channel in range(order.channels))

@@ -85,13 +85,13 @@ class Comparison:
 
     def permutation(self) -> dict[str, tuple[int, ...]]:
         """By layer and side, which channel of the described network's tensor each channel is."""
-        found = {}
+        shapes_put_out = {}
         for pair in self.pairs:
             order = self.orders[pair.audited]
             for values, side in ((order.inputs, "input"), (order.outputs, "output")):
                 if values != tuple(range(len(values))):
-                    found[f"{pair.audited.name} ({side})"] = values
-        return found
+                    shapes_put_out[f"{pair.audited.name} ({side})"] = values
+        return shapes_put_out
 
     def unfit_orders(self) -> str:
         for pair in self.pairs:
@@ -154,12 +154,12 @@ class Comparison:
 
     def usable_sides(self) -> tuple[int, int]:
         """An odd and an even side that both networks take: small ones where the audited network allows."""
-        stride, given = self.described.total_stride, self.trace.side
-        odd = next((side for side in (2 * stride + 1, given) if self._takes(side)), None)
-        even = next((side for side in (2 * stride, given, 224, 32) if self._takes(side)), None)
+        stride, modes_given = self.described.total_stride, self.trace.side
+        odd = next((side for side in (2 * stride + 1, modes_given) if self._takes(side)), None)
+        even = next((side for side in (2 * stride, modes_given, 224, 32) if self._takes(side)), None)
         if odd is None or even is None:
             raise InputError(
-                f"it takes no batch of {IMAGES} images of side {given} in float64: {self._error}"
+                f"it takes no batch of {IMAGES} images of side {modes_given} in float64: {self._error}"
             )
         return odd, even
 
@@ -172,13 +172,14 @@ class Comparison:
         image = self.normal((IMAGES, self.described.in_chans, side, side))
         try:
             with torch.no_grad():
-                found = [tensor.shape for _, tensor in output_tensors(self.audited(image))]
+                shapes_put_out = [tensor.shape for _, tensor in output_tensors(self.audited(image))]
         except Exception as error:  # a foreign model may raise anything
             self._error = self._error or first_line(error)
             return False
-        if found != [(IMAGES, self.described.num_classes)]:
+        if shapes_put_out != [(IMAGES, self.described.num_classes)]:
             self._error = (
-                self._error or f"it puts out {', '.join('×'.join(map(str, each)) for each in found)}"
+                self._error
+                or f"it puts out {', '.join('×'.join(map(str, shape)) for shape in shapes_put_out)}"
             )
             return False
         return True
@@ -222,12 +223,12 @@ class Comparison:
                 carried = self.to_ours(pair, role, theirs[name]).reshape(expected.shape)
                 yield pair, role, relative_error(carried, expected)
 
-    def run_audited(self, image: Tensor, each: ProofPass, upstream: Tensor) -> PassResult:
-        self.modes.set(training=each.training)
+    def run_audited(self, image: Tensor, proof_pass: ProofPass, upstream: Tensor) -> PassResult:
+        self.modes.set(training=proof_pass.training)
         return _run(self.audited, image, upstream)
 
-    def run_ours(self, image: Tensor, each: ProofPass, upstream: Tensor) -> PassResult:
-        self.ours.train(each.training)
+    def run_ours(self, image: Tensor, proof_pass: ProofPass, upstream: Tensor) -> PassResult:
+        self.ours.train(proof_pass.training)
         return _run(self.ours, image, upstream)
 
 
@@ -237,12 +238,14 @@ class _Modes:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.given_mode = model.training
-        self.given = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
-        self.mixed = any(mode != model.training for _, mode in self.given)
+        self.modes_given = [
+            (module, module.training) for module in model.modules() if hasattr(module, "training")
+        ]
+        self.mixed = any(mode != model.training for _, mode in self.modes_given)
 
     def set(self, *, training: bool) -> None:
         if self.mixed and training == self.given_mode:
-            for module, mode in self.given:
+            for module, mode in self.modes_given:
                 module.training = mode
         else:
             self.model.train(training)

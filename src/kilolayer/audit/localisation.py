@@ -154,19 +154,19 @@ def _calls(model: nn.Module, image: Tensor) -> list[_Call]:
 
 def locate(
     comparison: Comparison,
-    each: ProofPass,
+    proof_pass: ProofPass,
     image: Tensor,
     theirs: PassResult,
     ours: PassResult,
 ) -> FunctionProof:
     """The reason why the two differ in this pass: the first layer at which they do, and in what."""
     if relative_error(theirs.logits, ours.logits) <= TOLERANCE:
-        return _locate_gradient(comparison, each, theirs, ours)
-    comparison.modes.set(training=each.training)
+        return _locate_gradient(comparison, proof_pass, theirs, ours)
+    comparison.modes.set(training=proof_pass.training)
     calls = [_calls(comparison.audited, image), _calls(comparison.ours, image)]
     layers = [
-        [layer for layer in sorted(found, key=lambda layer: layer.index) if layer.kind in RECORDED]
-        for found in (
+        [layer for layer in sorted(operators, key=lambda layer: layer.index) if layer.kind in RECORDED]
+        for operators in (
             [pair.audited for pair in comparison.pairs],
             [pair.ours for pair in comparison.pairs],
         )
@@ -174,8 +174,8 @@ def locate(
     if len(calls[0]) != len(layers[0]):
         return FunctionProof(
             "different",
-            f"{each.text} it runs {len(calls[0])} weight layers, not {len(layers[0])}: it leaves out or "
-            "repeats some",
+            f"{proof_pass.text} it runs {len(calls[0])} weight layers, not {len(layers[0])}: it leaves "
+            "out or repeats some",
         )
     of_audited = dict(zip(layers[0], calls[0], strict=True))
     of_ours = dict(zip(layers[1], calls[1], strict=True))
@@ -188,14 +188,14 @@ def locate(
         orders = comparison.orders[pair.audited]
         if not _agrees(a.input, b.input, orders.inputs):
             words = _between(comparison, pair, verified)
-            return FunctionProof("different", f"before `{pair.audited.name}` {words} ({each.text})")
+            return FunctionProof("different", f"before `{pair.audited.name}` {words} ({proof_pass.text})")
         if not _agrees(a.output, b.output, orders.outputs):
-            return FunctionProof("different", _layer_text(pair, a, b, each))
+            return FunctionProof("different", _layer_text(pair, a, b, proof_pass))
         for nodes, layer in zip(verified, (pair.audited, pair.ours), strict=True):
             nodes.update((layer.node, layer.node.inputs[0]))
     last = max((pair for pair in comparison.pairs), key=lambda pair: pair.audited.index)
     words = _words_between(comparison, comparison.graph.output, comparison.our_graph.output, verified)
-    return FunctionProof("different", f"after `{last.audited.name}` {words} ({each.text})")
+    return FunctionProof("different", f"after `{last.audited.name}` {words} ({proof_pass.text})")
 
 
 def _agrees(theirs: Tensor, ours: Tensor, order: tuple[int, ...]) -> bool:
@@ -206,14 +206,14 @@ def _agrees(theirs: Tensor, ours: Tensor, order: tuple[int, ...]) -> bool:
     return relative_error(theirs, ours) <= TOLERANCE
 
 
-def _layer_text(pair: LayerPair, theirs: _Call, ours: _Call, each: ProofPass) -> str:
+def _layer_text(pair: LayerPair, theirs: _Call, ours: _Call, proof_pass: ProofPass) -> str:
     name = pair.audited.name
     if theirs.numbers != ours.numbers:
         if ours.numbers.get("training"):
             return f"`{name}` stays in evaluation mode while the network trains (frozen BN)"
         return f"`{name}` uses the batch's statistics in evaluation mode"
     text = f"`{name}`, a {pair.audited.text}, puts out other values from the same input and weights"
-    return f"{text} ({each.text})"
+    return f"{text} ({proof_pass.text})"
 
 
 def _between(comparison: Comparison, pair: LayerPair, verified: tuple[set[GraphNode], set[GraphNode]]) -> str:
@@ -227,17 +227,21 @@ def _words_between(
     verified: tuple[set[GraphNode], set[GraphNode]],
 ) -> str:
     """What stands between the tensors that agree and the first that do not, in both networks."""
-    found = list(_operators(comparison.graph, theirs, verified[0]))
+    operators = list(_operators(comparison.graph, theirs, verified[0]))
     expected = list(_operators(comparison.our_graph, ours, verified[1]))
-    more, fewer = Counter(found) - Counter(expected), Counter(expected) - Counter(found)
+    more, fewer = Counter(operators) - Counter(expected), Counter(expected) - Counter(operators)
     if not more and not fewer:
-        if found != expected:
-            return f"the order is {', '.join(found)}; the described network's is {', '.join(expected)}"
-        return f"the same operators ({', '.join(found) or 'none'}) give other values"
-    there, here = ", ".join(dict.fromkeys(fewer)), ", ".join(dict.fromkeys(more))
+        if operators != expected:
+            return f"the order is {', '.join(operators)}; the described network's is {', '.join(expected)}"
+        return f"the same operators ({', '.join(operators) or 'none'}) give other values"
+    expected_text, audited_text = ", ".join(dict.fromkeys(fewer)), ", ".join(dict.fromkeys(more))
     if more and fewer:
-        return f"there is {here} where the described network has {there}"
-    return f"there is {here}, which the described network does not have" if more else f"{there} is missing"
+        return f"there is {audited_text} where the described network has {expected_text}"
+    return (
+        f"there is {audited_text}, which the described network does not have"
+        if more
+        else f"{expected_text} is missing"
+    )
 
 
 def _operators(graph: DataflowGraph, end: GraphNode, verified: set[GraphNode]) -> Iterator[str]:
@@ -248,7 +252,7 @@ def _operators(graph: DataflowGraph, end: GraphNode, verified: set[GraphNode]) -
             continue
         seen.add(node)
         waiting.extend(node.inputs)
-    for node in sorted(seen, key=lambda each: each.index):
+    for node in sorted(seen, key=lambda member: member.index):
         if node.op not in VIEWS and node.inputs:
             yield _operator_text(node)
 
@@ -267,7 +271,7 @@ def _operator_text(node: GraphNode) -> str:
 
 
 def _locate_gradient(
-    comparison: Comparison, each: ProofPass, theirs: PassResult, ours: PassResult
+    comparison: Comparison, proof_pass: ProofPass, theirs: PassResult, ours: PassResult
 ) -> FunctionProof:
     """Where gradients part although logits agree: the layer nearest to the logits with another gradient."""
     errors = list(comparison.gradient_errors(theirs, ours))
@@ -278,7 +282,7 @@ def _locate_gradient(
                 "different", "the gradient of the image differs, and no weight's", is_gradient=True
             )
         return _locate_statistics(comparison)
-    last, gradient = max(wrong, key=lambda found: found[0].audited.index)
+    last, gradient = max(wrong, key=lambda row: row[0].audited.index)
     earlier = [(pair.audited, error, value) for pair, error, value in errors if _is_before(pair, last)]
     is_lost = gradient is None or not gradient.any()
     name = last.audited.name
@@ -293,7 +297,9 @@ def _locate_gradient(
             f"another gradient reaches `{name}` and all before it: a shortcut behind it is detached, "
             "or the gradient is changed there"
         )
-    return FunctionProof("different", f"{text}, although the logits agree ({each.text})", is_gradient=True)
+    return FunctionProof(
+        "different", f"{text}, although the logits agree ({proof_pass.text})", is_gradient=True
+    )
 
 
 def _is_before(pair: LayerPair, last: LayerPair) -> bool:

@@ -117,55 +117,55 @@ def _prove(comparison: Comparison) -> FunctionProof:
     for has_given_weights in (True, False):
         if not has_given_weights:
             comparison.draw_weights()
-        for each in PASSES:
-            if each.given_weights == has_given_weights:
-                difference = _compare(comparison, each, odd if each.odd_side else even)
+        for proof_pass in PASSES:
+            if proof_pass.given_weights == has_given_weights:
+                difference = _compare(comparison, proof_pass, odd if proof_pass.odd_side else even)
                 if difference:
                     return difference
     permutation = comparison.permutation()
     return FunctionProof("permuted" if permutation else "identical", permutation=permutation)
 
 
-def _compare(comparison: Comparison, each: ProofPass, side: int) -> FunctionProof | None:
+def _compare(comparison: Comparison, proof_pass: ProofPass, side: int) -> FunctionProof | None:
     """The difference that one pass shows; None if the two agree in it."""
-    image = each.scale * comparison.normal((IMAGES, comparison.described.in_chans, side, side))
+    image = proof_pass.scale * comparison.normal((IMAGES, comparison.described.in_chans, side, side))
     upstream = comparison.normal((IMAGES, comparison.described.num_classes))
     try:
-        theirs = comparison.run_audited(image, each, upstream)
+        theirs = comparison.run_audited(image, proof_pass, upstream)
     except Exception as error:  # a foreign model may raise anything
-        return FunctionProof("not proven", f"{each.text} it does not run: {first_line(error)}")
-    ours = comparison.run_ours(image, each, upstream)
+        return FunctionProof("not proven", f"{proof_pass.text} it does not run: {first_line(error)}")
+    ours = comparison.run_ours(image, proof_pass, upstream)
     if theirs.random_state != ours.random_state:
-        return FunctionProof("different", _random_text(comparison, each))
+        return FunctionProof("different", _random_text(comparison, proof_pass))
     if not torch.isfinite(ours.logits).all():
         # An untrained network's running statistics may not fit its weights, and its logits overflow.
-        overflow = FunctionProof("not proven", f"its logits overflow {each.text}")
-        return None if each.given_weights else overflow
+        overflow = FunctionProof("not proven", f"its logits overflow {proof_pass.text}")
+        return None if proof_pass.given_weights else overflow
     mismatch = comparison.mismatch(theirs, ours)
     if mismatch is None:
         return None
     size, subject = mismatch
-    rounding = _rounding_error(comparison, each, image, upstream)
+    rounding = _rounding_error(comparison, proof_pass, image, upstream)
     if size < ROUNDING_MARGIN * rounding:
         return FunctionProof(
             "not proven",
-            f"{each.text} it amplifies rounding to {rounding:.0e}, and {subject} differ by {size:.0e}",
+            f"{proof_pass.text} it amplifies rounding to {rounding:.0e}, and {subject} differ by {size:.0e}",
         )
-    return locate(comparison, each, image, theirs, ours)
+    return locate(comparison, proof_pass, image, theirs, ours)
 
 
-def _rounding_error(comparison: Comparison, each: ProofPass, image: Tensor, upstream: Tensor) -> float:
+def _rounding_error(comparison: Comparison, proof_pass: ProofPass, image: Tensor, upstream: Tensor) -> float:
     """How far a change of the image by one rounding changes our network's logits and gradients."""
     buffers = [(buffer, buffer.clone()) for buffer in comparison.ours.buffers()]
-    runs = [comparison.run_ours(image * factor, each, upstream) for factor in (1.0, 1 + 2.0**-52)]
+    runs = [comparison.run_ours(image * factor, proof_pass, upstream) for factor in (1.0, 1 + 2.0**-52)]
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
     return max(relative_error(a, b) for a, b in zip(runs[0].every(), runs[1].every(), strict=True))
 
 
-def _random_text(comparison: Comparison, each: ProofPass) -> str:
-    mode = "training" if each.training else "evaluation"
+def _random_text(comparison: Comparison, proof_pass: ProofPass) -> str:
+    mode = "training" if proof_pass.training else "evaluation"
     words = sorted({node.op for node in comparison.graph.nodes.values() if "dropout" in node.op})
     text = f"in {mode} mode it draws other random numbers than the described network"
     return text + (f" ({operator_words(words[0])})" if words else " (dropout, stochastic depth)")

@@ -77,8 +77,8 @@ def weight_layers(graph: DataflowGraph) -> list[WeightLayer]:
     from_image: dict[GraphNode, bool] = {}
     nodes = sorted(set(graph.nodes.values()), key=lambda node: node.index)
     for node in nodes:
-        before = frozenset[WeightLayer]().union(*(sources[each] for each in node.inputs))
-        reads_image = not node.inputs or any(from_image[each] for each in node.inputs)
+        before = frozenset[WeightLayer]().union(*(sources[member] for member in node.inputs))
+        reads_image = not node.inputs or any(from_image[member] for member in node.inputs)
         layer = _read(graph, node, len(layers)) if node.inputs else None
         if layer is None:
             sources[node], from_image[node] = before, reads_image
@@ -89,7 +89,7 @@ def weight_layers(graph: DataflowGraph) -> list[WeightLayer]:
             sources[node], from_image[node] = before, False
             continue
         layer.sources, layer.reads_image = before, reads_image
-        for source in sorted(before, key=lambda each: each.index):
+        for source in sorted(before, key=lambda member: member.index):
             source.users.append(layer)
         layers.append(layer)
         sources[node], from_image[node] = frozenset({layer}), False
@@ -105,11 +105,11 @@ def _is_bias(layer: WeightLayer, node: GraphNode, before: frozenset[WeightLayer]
         and len(layer.tensors) == 1
         and len(before) == 1
         and all(
-            each.kind == "linear"
-            and node.inputs == (each.node,)
-            and "bias" not in each.tensors
-            and layer.shape == each.shape[:1]
-            for each in before
+            member.kind == "linear"
+            and node.inputs == (member.node,)
+            and "bias" not in member.tensors
+            and layer.shape == member.shape[:1]
+            for member in before
         )
     )
 
@@ -130,11 +130,11 @@ def _read(graph: DataflowGraph, node: GraphNode, index: int) -> WeightLayer | No
     if node.op in LINEAR_OPS and (weight := _linear_weight(graph, node, args)) is not None:
         bias = args[0] if node.op == "addmm" else args[2] if len(args) > 2 else None
         return _layer(graph, node, index, "linear", {"weight": weight, "bias": bias}, {})
-    stored = [each for each in args if isinstance(each, fx.Node) and each not in graph.nodes]
-    named = [each for each in stored if graph.tensor_name(each)]
+    stored = [member for member in args if isinstance(member, fx.Node) and member not in graph.nodes]
+    named = [member for member in stored if graph.tensor_name(member)]
     if not named:
         return None
-    return _layer(graph, node, index, node.op, {f"tensor {i}": each for i, each in enumerate(named)}, {})
+    return _layer(graph, node, index, node.op, {f"tensor {i}": member for i, member in enumerate(named)}, {})
 
 
 def _linear_weight(graph: DataflowGraph, node: GraphNode, args: tuple[Any, ...]) -> fx.Node | None:
@@ -207,7 +207,7 @@ def _keys(layers: list[WeightLayer], *, backwards: bool) -> dict[WeightLayer, in
     for layer in reversed(layers) if backwards else layers:
         near = layer.users if backwards else layer.sources
         ends = layer.reaches_output if backwards else layer.reads_image
-        keys[layer] = hash((layer.kind, layer.shape, ends, tuple(sorted(keys[each] for each in near))))
+        keys[layer] = hash((layer.kind, layer.shape, ends, tuple(sorted(keys[member] for member in near))))
     return keys
 
 
