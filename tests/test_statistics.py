@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kilolayer.statistics.agreement import AGREEMENT_MARGIN, judge_agreement, summarize_runs
 from kilolayer.statistics.comparison import Comparison, compare_with_paper
+from kilolayer.statistics.paired import paired_difference
 from kilolayer.statistics.permutation_tests import (
     holm_adjust,
     kendall_tau,
@@ -275,3 +277,12 @@ def test_the_sampled_test_of_tau_nears_scipys_exact_one() -> None:
     assert kendall_tau_test(x[:6], [2, 1, 3, 5, 4, 6]).p == pytest.approx(
         stats.kendalltau(x[:6], [2, 1, 3, 5, 4, 6], method="exact", alternative="greater").pvalue
     )
+
+
+def test_equivalence_needs_both_of_its_tests() -> None:
+    beyond = np.array([0.6, 0.7, 0.8, 0.65, 0.75, 0.72])  # all above the margin, none below its negative
+    assert paired_difference(beyond, margin=0.5).p_equivalence == 1.0
+    by_t = paired_difference(-beyond, margin=0.5, test="paired t").p_equivalence
+    assert by_t is not None
+    assert by_t > 0.99
+    assert paired_difference(beyond - 0.7, margin=0.5).p_equivalence == 1 / 64
