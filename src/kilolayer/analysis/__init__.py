@@ -11,7 +11,7 @@ from typing import Any
 
 # Old module, new module, and old=new for every name that changed; a name that lies elsewhere has its module.
 _PLACES = """
-addition         measure.residual_tracer        Way=Lineage Term=Operand Watch=ResidualTracer
+addition         measure.residual_tracer        Way=TracedTensor Watch=ResidualTracer
 chain            measure.unit_chain             Chain=UnitChain
 chart            chart                          Conclusive=HasFinding
 comparison       statistics.comparison          Pair=RowPair compare=compare_with_paper

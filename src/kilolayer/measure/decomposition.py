@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from kilolayer.chart import Chart, Series
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.scalars import cosine, norm, ratio
+from kilolayer.measure.self_checks import check_stage, refuse, rounding
 from kilolayer.measure.series import share_text, stage_starts, unit_series
 from kilolayer.measure.unit_chain import UnitChain, UnitPass
 
@@ -42,9 +44,9 @@ class UnitShare:
 class StageSum:
     """Eq. 4 over a stage, all relative to ‖x_L‖.
 
-        x_L = h(x_1) + Σ F(x_i)  +  Σ (h(x_i) − x_i)  +  Σ (f(y_i) − y_i)
+        x_L = h(x_1) + Σ F(x_i)  +  Σ (h(x_i) − x_i)  +  Σ (f(y_i) − y_i)  +  Σ (x_{i+1} − x'_i)
 
-    Every norm is divided by ‖x_L‖.
+    The last sum is of what stands between the units; mostly nothing does, and it is 0. Every norm is divided by ‖x_L‖.
     """
 
     units: int
@@ -56,11 +58,13 @@ class StageSum:
     from_f: float
     """‖Σ (f(y_i) − y_i)‖."""
     rounding: float
-    """The norm of what remains of the residual without those two sums."""
+    """The norm of what remains of the residual without those sums."""
     start: float
     """‖h(x_1)‖."""
     start_cosine: float
     """⟨h(x_1), x_L⟩ / ‖h(x_1)‖‖x_L‖."""
+    between: float = 0.0
+    """‖Σ (x_{i+1} − x'_i)‖: what layers between the units add, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class Decomposition:
 
     def _reason(self) -> str:
         by_h, by_f = max(stage.from_h for stage in self.stages), max(stage.from_f for stage in self.stages)
+        if max(stage.between for stage in self.stages) > max(by_h, by_f):
+            return "layers between the units change the signal"
         cut = (
             f"f sets {share_text(self.truncated)} of the elements to 0"
             if self.truncated
@@ -209,7 +215,8 @@ def measure_decomposition(
         training: BN uses the batch's statistics; off, its running ones.
 
     Raises:
-        InputError: the model has no units (see `UnitChain`).
+        InputError: the model has no units, or Eq. 4 with all its parts is missed by more than rounding (see
+            `UnitChain`).
 
     >>> from kilolayer.networks import build, describe
     >>> images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -226,11 +233,12 @@ def measure_decomposition(
         if unit.stage > len(sums):
             sums.append(_StageAccumulator(finals[len(sums)], unit))
         else:
-            sums[-1].from_h += (0.0 if unit.h is None else unit.h.double()) - unit.x
+            sums[-1].arrive(unit)
         shares.append(sums[-1].add(unit))
-    return Decomposition(
-        network or type(model).__name__, tuple(shares), tuple(accumulator.stage_sum() for accumulator in sums)
-    )
+    stages = tuple(accumulator.stage_sum() for accumulator in sums)
+    for stage, accumulator in zip(stages, sums, strict=True):
+        accumulator.check(stage)
+    return Decomposition(network or type(model).__name__, tuple(shares), stages)
 
 
 def decomposition_of(analysis_input: AnalysisInput) -> Decomposition:
@@ -254,36 +262,65 @@ class _StageAccumulator:
     def __init__(self, final: Tensor, first: UnitPass) -> None:
         # In float64, so that the rounding left over is the network's and not this sum's.
         self.final, self.size = final.double(), norm(final)
-        self.start = torch.zeros_like(self.final) if first.h is None else first.h.double().expand_as(final)
+        self.start = torch.zeros_like(self.final) if first.h is None else first.h.double()
         self.total = self.start.clone()
         self.from_h, self.from_f = torch.zeros_like(self.final), torch.zeros_like(self.final)
-        self.units = 0
+        self.between: Tensor | None = None
+        self.units, self.sizes, self.eps = 0, 0.0, 0.0
+        self.last = first
+
+    def arrive(self, unit: UnitPass) -> None:
+        """Takes in how the unit's input differs from the last unit's output, and its h(x) from its input."""
+        if not unit.h_is_input:
+            self.from_h += (0.0 if unit.h is None else unit.h.double()) - unit.x
+        if unit.x is not self.last.out:
+            difference = unit.x.double() - self.last.out
+            self.between = difference if self.between is None else self.between + difference
 
     def add(self, unit: UnitPass) -> UnitShare:
-        cut = unit.out.double() - unit.y
-        self.total += unit.F
-        self.from_f += cut
+        F, y = unit.F, unit.y
+        if y.shape != unit.out.shape:
+            raise refuse(unit.name, f"f changes the shape of y, {tuple(y.shape)}, to {tuple(unit.out.shape)}, so "
+                         "that Eq. 4 does not hold for it in any form")  # fmt: skip
+        self.last, self.eps = unit, max(self.eps, rounding(F, y, unit.out))
+        self.total += F
         self.units += 1
+        size, of_y = norm(F), norm(y)
+        self.sizes += size + of_y
+        if unit.y is unit.out:
+            cut_off, cut_size = 0.0, 0.0
+        else:
+            cut = unit.out.double() - y
+            self.from_f += cut
+            cut_off, cut_size = ((unit.out == 0) & (y != 0)).double().mean().item(), norm(cut)
         return UnitShare(
             unit.name,
             unit.stage,
-            ratio(norm(unit.F), self.size),
-            cosine(unit.F, self.final),
-            ((unit.out == 0) & (unit.y != 0)).double().mean().item(),
-            ratio(norm(cut), norm(unit.y)),
+            ratio(size, self.size),
+            cosine(F, self.final),
+            cut_off,
+            ratio(cut_size, of_y),
         )
 
     def stage_sum(self) -> StageSum:
         residual = self.final - self.total
+        between = 0.0 if self.between is None else self.between
         return StageSum(
             units=self.units,
             residual=self._relative(residual),
             from_h=self._relative(self.from_h),
             from_f=self._relative(self.from_f),
-            rounding=self._relative(residual - self.from_h - self.from_f),
+            rounding=self._relative(residual - self.from_h - self.from_f - between),
             start=self._relative(self.start),
             start_cosine=cosine(self.start, self.final),
+            between=0.0 if self.between is None else self._relative(self.between),
         )
+
+    def check(self, stage: StageSum) -> None:
+        """Checks Eq. 4 with all its parts. Raises `InputError`."""
+        if math.isfinite(stage.rounding) and math.isfinite(self.sizes):
+            missing = stage.rounding * self.size
+            check_stage(self.last.name, missing, self.sizes + norm(self.start), self.eps, self.last.out.dtype)
 
     def _relative(self, part: Tensor) -> float:
         return ratio(norm(part), self.size)

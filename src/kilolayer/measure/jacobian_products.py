@@ -35,7 +35,7 @@ class JacobianProducts:
 
     def __init__(self, chain: UnitChain, x: Tensor) -> None:
         self.chain, self.x = chain, x
-        self.stride = math.isqrt(len(chain) - 1) + 1
+        self.stride = math.isqrt(len(chain.execution_order(x).names) - 1) + 1
         self._checkpoints: list[Tensor] = []
         signal = chain.first_input(x)
         self.shapes = [signal.shape]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kilolayer.measure.execution_order import replace_forward
+from kilolayer.measure.execution_order import ModuleCall, replace_forward
+from kilolayer.measure.part_runs import CutPoint, Detour, run_part
 from kilolayer.measure.preservation import preserve_state
 from kilolayer.measure.scalars import mean_present
 from kilolayer.measure.series import stage_starts
@@ -18,6 +20,8 @@ from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.units import ResidualUnit
 from kilolayer.units.layer_modules import ZeroModule
 
+Lesion = Callable[[Tensor], Tensor] | None
+"""What stands in a unit's place; None for nothing."""
 MAX_DELETIONS, LESION_COUNTS, REPEATS, BATCH_SIZE = 60, (1, 2, 4, 8, 16, 32, 64), 3, 256
 
 
@@ -46,28 +50,50 @@ class _LesionedNetwork:
     def __init__(self, chain: UnitChain, x: Tensor, labels: Tensor) -> None:
         self.model, self.x, self.labels = chain.model, x, labels
         order = chain.execution_order(x)
-        self.units = order.units
+        self.order = order
         keeps_shape = [into == out for into, out in zip(order.inputs, order.outputs, strict=True)]
-        self.removable = [i for i, unit in enumerate(self.units) if keeps_shape[i] or _has_shortcut(unit)]
+        self.removable = [i for i, unit in enumerate(order.units) if keeps_shape[i] or _has_shortcut(unit)]
         inside = [i for i in self.removable if keeps_shape[i]]
         shapes = dict.fromkeys(order.inputs[i] for i in inside)
         self.swap_groups = [[i for i in inside if order.inputs[i] == shape] for shape in shapes]
 
-    def error(self, *lesions: AbstractContextManager[None]) -> tuple[float, float]:
-        """Top-1 error in percent, and loss."""
+    def error(self, lesions: Mapping[int, Lesion] | None = None) -> tuple[float, float]:
+        """Top-1 error in percent, and loss; `lesions` maps units to what stands in their place."""
         with ExitStack() as stack, torch.no_grad():
-            for lesion in lesions:
-                stack.enter_context(lesion)
+            for number, call in enumerate(self.order.modules):
+                inside = {
+                    part: lesion
+                    for index, lesion in (lesions or {}).items()
+                    if self.order.places[index] == (number, part := self.order.places[index][1])
+                }
+                if inside:
+                    stack.enter_context(_replacement(call, inside))
             stack.enter_context(preserve_state(self.model, training=False))
             logits = torch.cat([self.model(part) for part in torch.split(self.x, BATCH_SIZE)])
         wrong = (logits.argmax(1) != self.labels) | ~logits.isfinite().all(1)
         return 100 * float(wrong.double().mean()), float(functional.cross_entropy(logits, self.labels))
 
     def error_without(self, *removed: int) -> tuple[float, float]:
-        return self.error(*(_deletion(self.units[index]) for index in removed))
+        return self.error(dict.fromkeys(removed))
 
     def error_swapped(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
-        return self.error(*(_swap(self.units[first], self.units[second]) for first, second in pairs))
+        lesions: dict[int, Lesion] = {}
+        for first, second in pairs:
+            lesions |= {first: self._runner(second), second: self._runner(first)}
+        return self.error(lesions)
+
+    def _runner(self, index: int) -> Callable[[Tensor], Tensor]:
+        """Unit `index` as a function, whatever stands in its place by then."""
+        number, part = self.order.places[index]
+        call = self.order.modules[number]
+        if call.units == 1:
+            forward = call.module.forward
+            return lambda signal: forward(signal, *call.rest, **dict(call.options))
+        whole = call.with_module(call.module.forward)
+        start, stop = (*call.cuts, None)[part - 1] if part else None, (*call.cuts, None)[part]
+        return lambda signal: run_part(
+            whole, signal.new_zeros((len(signal), *call.input[1:])), start, signal, stop
+        )
 
 
 def measure_lesions(
@@ -132,17 +158,40 @@ def _has_shortcut(unit: nn.Module) -> bool:
     return isinstance(unit, ResidualUnit) and not any(isinstance(part, ZeroModule) for part in unit.h)
 
 
-def _deletion(unit: nn.Module) -> AbstractContextManager[None]:
+def _replacement(call: ModuleCall, lesions: Mapping[int, Lesion]) -> AbstractContextManager[None]:
+    """Puts `lesions` (by the number of the unit in its module; None deletes it) into a module."""
+    unit = call.module
+    if call.units > 1:
+        return replace_forward(unit, _detoured(call, lesions))
+    lesion = lesions[0]
+    if lesion is not None:
+        return replace_forward(unit, lambda x, *_, **__: lesion(x))
     if isinstance(unit, ResidualUnit) and _has_shortcut(unit):
         return replace_forward(unit.F, lambda x: x.new_zeros(()))
-    return replace_forward(unit, lambda x: x)
+    return replace_forward(unit, lambda x, *_, **__: x)
 
 
-@contextmanager
-def _swap(unit: nn.Module, partner: nn.Module) -> Iterator[None]:
-    first, second = unit.forward, partner.forward
-    with replace_forward(unit, second), replace_forward(partner, first):
-        yield
+def _detoured(call: ModuleCall, lesions: Mapping[int, Lesion]) -> Callable[..., Tensor]:
+    forward = call.module.forward
+    cuts = (CutPoint(0, "input", call.input), *call.cuts)
+    inside = {
+        cuts[part + 1]: (cuts[part], lesion or _unchanged)
+        for part, lesion in lesions.items()
+        if part + 1 < len(cuts)
+    }
+
+    def detoured(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with (detour := Detour(x.clone(), inside, cuts[-1])):
+            out: Tensor = forward(x, *args, **kwargs)
+        if len(cuts) - 1 in lesions:
+            return (lesions[len(cuts) - 1] or _unchanged)(detour.last)
+        return out
+
+    return detoured
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def _evenly_spaced_indices(indices: Sequence[int], most: int) -> list[int]:

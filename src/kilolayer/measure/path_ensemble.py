@@ -102,7 +102,7 @@ def measure_paths(analysis_input: AnalysisInput, *, images: int = IMAGES, seed: 
     is_predicted = network and not analysis_input.trained and not no_prediction_reason(network)
     return PathEnsemble(
         network=analysis_input.name,
-        units=len(chain),
+        units=len(chain.execution_order(analysis_input.x).names),
         gradients=measure_path_gradients(chain, analysis_input.x, analysis_input.labels, seed=seed),
         predicted=predict_path_norms(network) if network and is_predicted else None,
         lesions=(

@@ -75,7 +75,7 @@ def measure_path_gradients(
     >>> len(result.together), result.rest < 1e-4  # lengths 0 … 3 are all paths of three units
     (4, True)
     """
-    units, random = len(chain), torch.Generator().manual_seed(seed)
+    units, random = len(chain.execution_order(x).names), torch.Generator().manual_seed(seed)
     paths = _draw_paths(units, min(longest, units), samples, random)
     by_length: list[Tensor] = []
     single_paths: list[Tensor] = []
@@ -90,7 +90,7 @@ def measure_path_gradients(
             )
         by_shortcut = [unit.shortcut(gradient) for gradient in by_length]
         by_branch = [unit.branch(gradient) for gradient in by_length[:longest]]
-        has_no_shortcut = not by_shortcut[0].any()
+        has_no_shortcut = not unit.has_shortcut or not by_shortcut[0].any()
         shortest += has_no_shortcut
         by_length = by_branch if has_no_shortcut else _add_longer_paths(by_shortcut, by_branch)
         single_paths = [

@@ -23,9 +23,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kilolayer.measure.execution_order import ExecutionOrder, record_execution_order, run_from_unit
+from kilolayer.errors import InputError
+from kilolayer.measure.execution_order import (
+    ExecutionOrder,
+    ModuleCall,
+    record_execution_order,
+    run_from_unit,
+    trace_unit,
+)
+from kilolayer.measure.part_runs import CutPoint, run_part
 from kilolayer.measure.preservation import preserve_state
-from kilolayer.measure.residual_tracer import Addition, ResidualTracer, WeightUse
+from kilolayer.measure.residual_reading import ResidualReading
+from kilolayer.measure.residual_tracer import WeightUse
+from kilolayer.measure.self_checks import check_sum, refuse
 from kilolayer.measure.unit_selection import find_residual_units
 from kilolayer.measure.unit_vjp import UnitVJP
 
@@ -72,7 +82,9 @@ class UnitChain:
 
     Raises:
         InputError: there are no units, or one of them takes or returns anything but one tensor, is used
-            twice, not at all, or inside another.
+            twice, not at all, or inside another; or it cannot be read exactly (see `read_residuals`), or
+            something reads the output of an earlier unit; or the numbers break one of the laws that hold
+            for units (see `kilolayer.measure.self_checks`).
 
     >>> from kilolayer.networks import build, describe
     >>> chain = UnitChain(build(describe("preact_resnet8_cifar")))
@@ -88,13 +100,23 @@ class UnitChain:
         self._execution_order: ExecutionOrder | None = None
 
     def __len__(self) -> int:
-        return len(self._named_units)
+        """The number of units; before the first batch, of the modules that hold them."""
+        return len(self._execution_order.names if self._execution_order else self._named_units)
 
     def execution_order(self, x: Tensor) -> ExecutionOrder:
-        """The units in the order in which the model runs them on `x`."""
+        """The units in the order in which the model runs them on `x`; a module can hold several."""
         if self._execution_order is None or self._execution_order.batch != x.shape:
+            names = {id(unit): name for name, unit in self._named_units}
+
+            def trace(
+                unit: nn.Module, signal: Tensor, run: Callable[[Tensor], Tensor]
+            ) -> tuple[Tensor, list[ResidualReading]]:
+                # With gradients: what autograd sees of a unit must be what the record shows.
+                with torch.enable_grad():
+                    return trace_unit(unit, signal.detach().requires_grad_(), run, names[id(unit)])[1:]
+
             with self._preserve(self.model, 0), torch.no_grad():
-                self._execution_order = record_execution_order(self.model, self._named_units, x)
+                self._execution_order = record_execution_order(self.model, self._named_units, x, trace)
         return self._execution_order
 
     @property
@@ -109,29 +131,41 @@ class UnitChain:
     def forward(self, x: Tensor) -> Iterator[UnitPass]:
         """Yields every unit's tensors on a batch `x`, (N, C, H, W), from the first unit on, without graph."""
         signal = self.first_input(x)
-        for index in range(len(self)):
-            unit_pass = self._unit_pass(index, signal)
-            yield unit_pass
-            if index + 1 < len(self):
+        for number, call in enumerate(self.execution_order(x).modules):
+            with torch.no_grad():
+                passes, out = self._unit_passes(x, call, signal)
+            while passes:
+                yield passes.pop(0)
+            if number + 1 < len(self.execution_order(x).modules):
                 with torch.no_grad():
-                    signal = self.next_input(x, index, unit_pass.out)
+                    signal = self.next_input(x, call.first + call.units - 1, out)
 
     def backward(self, x: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy) -> Iterator[UnitVJP]:
         """Yields every unit's vector-Jacobian products on a batch, from the last unit to the first.
 
-        `x` is (N, C, H, W) and `labels` (N,); ε is `loss` of the model's output and the labels.
+        `x` is (N, C, H, W) and `labels` (N,); ε is `loss` of the model's output and the labels. Of units with
+        the same operations the last one, and then every √L-th, is checked: its gradient's two terms must be
+        the whole one.
         """
-        count = len(self)
+        modules = self.execution_order(x).modules
+        count = len(modules)
         stride = math.isqrt(count - 1) + 1 if count > 1 else 1
         checkpoints, out = self._checkpoints(x, stride)
         gradient = self.loss_gradient(x, out, labels, loss)
+        checked: set[int] = set()
         for first in reversed(range(0, count, stride)):
-            inputs = self._inputs(x, first, min(first + stride, count), checkpoints.pop())
-            for index in reversed(range(first, first + len(inputs))):
-                unit = self._unit_vjp(x, index, inputs.pop(), gradient)
-                yield unit
-                gradient = unit.input_gradient
-                del unit
+            inputs = self._inputs(x, modules[first : first + stride], checkpoints.pop())
+            for number in reversed(range(first, first + len(inputs))):
+                structure, units = self._unit_vjps(x, modules[number], inputs.pop(), gradient)
+                must_check = structure not in checked or number == first
+                checked.add(structure)
+                for unit in units:
+                    if must_check:
+                        unit.check()
+                    yield unit
+                    gradient = unit.input_gradient
+                    del unit
+                del units
 
     def loss_gradient(
         self, x: Tensor, out: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy
@@ -156,10 +190,17 @@ class UnitChain:
 
     def run_unit(self, x: Tensor, index: int, signal: Tensor) -> Tensor:
         """The output of unit `index` on its input `signal`, with gradients if the caller has enabled them."""
-        unit = self.execution_order(x).units[index]
-        with self._preserve(unit, index + 1):
-            out: Tensor = unit(signal)
-        return out
+        order = self.execution_order(x)
+        number, part = order.places[index]
+        call = order.modules[number]
+        with self._preserve(call.module, number + 1):
+            if call.units == 1:
+                return call.run(signal.clone())
+            start, stop = (*call.cuts, None)[part - 1] if part else None, (*call.cuts, None)[part]
+            try:
+                return run_part(call.run, signal.new_zeros(call.input), start, signal.clone(), stop)
+            except InputError as error:
+                raise refuse(call.name, str(error)) from None
 
     def _preserve(self, module: nn.Module, seed: int) -> AbstractContextManager[None]:
         return preserve_state(module, training=self.training, seed=seed)
@@ -169,13 +210,31 @@ class UnitChain:
         with self._preserve(self.model, len(self) + 2 + index):
             return run_from_unit(self.model, order, x, index, out)
 
-    @torch.no_grad()
-    def _unit_pass(self, index: int, signal: Tensor) -> UnitPass:
-        out, addition = self._run_traced(index, signal)
-        if addition is None or addition.y is None or addition.branch.value is None:
-            return UnitPass(*self._location(index), signal, None, out, out, out)
-        h, F, y = addition.shortcut, addition.branch.value, out if addition.is_result(out) else addition.y
-        return UnitPass(*self._location(index), signal, h.value, F, y, out, h.lineage.weights, h.is_input)
+    def _unit_passes(self, x: Tensor, call: ModuleCall, signal: Tensor) -> tuple[list[UnitPass], Tensor]:
+        """The units of one module, and its output."""
+        _, out, readings = self._run_traced(call, signal)
+        passes: list[UnitPass] = []
+        try:
+            for part, reading in enumerate(readings):
+                unit_input = passes[-1].out if passes else signal
+                h, F = reading.terms()
+                y, output = reading.y.value(), reading.out.value()
+                check_sum(self._location(call.first + part)[1], h, F, y)
+                passes.append(
+                    UnitPass(
+                        *self._location(call.first + part),
+                        unit_input,
+                        h,
+                        F,
+                        output if reading.y is reading.out else y,
+                        output,
+                        reading.h_weights,
+                        reading.h_is_input,
+                    )
+                )
+        except InputError as error:
+            raise error if str(error).startswith("'") else refuse(call.name, str(error)) from None
+        return passes, out
 
     def _location(self, index: int) -> tuple[int, str, int, nn.Module]:
         assert self._execution_order is not None  # noqa: S101 - a batch was seen
@@ -186,25 +245,38 @@ class UnitChain:
             self._execution_order.units[index],
         )
 
-    def _run_traced(self, index: int, signal: Tensor) -> tuple[Tensor, Addition | None]:
-        unit = self._location(index)[3]
-        unit_input = signal.clone()  # a unit may begin with an in-place operation
-        tracer = ResidualTracer(unit_input)
-        with self._preserve(unit, index + 1), tracer:
-            out: Tensor = unit(unit_input)
-        return out, tracer.addition(out.shape)
+    def _run_traced(self, call: ModuleCall, signal: Tensor) -> tuple[int, Tensor, list[ResidualReading]]:
+        """(a number for the module's operations, its output, its readings)."""
+        assert self._execution_order is not None  # noqa: S101 - a batch was seen
+        number = self._execution_order.places[call.first][0]
+        with self._preserve(call.module, number + 1):
+            structure, out, readings = trace_unit(call.module, signal, call.run, call.name)
+        if tuple(CutPoint.of(reading.out) for reading in readings[:-1]) != call.cuts:
+            raise refuse(call.name, "its additions differ from one run to the next")
+        return structure, out, readings
 
-    def _unit_vjp(self, x: Tensor, index: int, signal: Tensor, gradient: Tensor) -> UnitVJP:
-        """Unit `index` linearised; `gradient` is ∂ε/∂x of the next unit, or ∂ε/∂x_L."""
+    def _unit_vjps(
+        self, x: Tensor, call: ModuleCall, signal: Tensor, gradient: Tensor
+    ) -> tuple[int, Iterator[UnitVJP]]:
+        """One module's units linearised, the last one first; `gradient` is at the next module's input."""
         leaf = signal.detach().requires_grad_()
         with torch.enable_grad():
-            out, addition = self._run_traced(index, leaf)
-        to_output = self._vjp_to_output(x, index, out)
-        return UnitVJP(*self._location(index), leaf, out, to_output(gradient), addition, to_output)
+            structure, out, readings = self._run_traced(call, leaf)
+        last = call.first + call.units - 1
+        to_output = self._vjp_to_output(x, last, out)
+
+        def units() -> Iterator[UnitVJP]:
+            pullback, at_output = to_output, to_output(gradient)
+            for part in reversed(range(len(readings))):
+                unit = UnitVJP(*self._location(call.first + part), readings[part], at_output, pullback)
+                yield unit
+                pullback, at_output = _unchanged, unit.input_gradient
+
+        return structure, units()
 
     def _vjp_to_output(self, x: Tensor, index: int, out: Tensor) -> Callable[[Tensor], Tensor]:
         if index + 1 == len(self) or self.execution_order(x).feeds_next[index]:
-            return lambda vector: vector
+            return _unchanged
         leaf = out.detach().requires_grad_()
         with torch.enable_grad():
             signal = self._run_from(x, index, leaf)
@@ -212,20 +284,32 @@ class UnitChain:
 
     @torch.no_grad()
     def _checkpoints(self, x: Tensor, stride: int) -> tuple[list[Tensor], Tensor]:
-        """The input of every `stride`-th unit, and the last unit's output."""
+        """The input of every `stride`-th module, and the last unit's output."""
         signal, checkpoints = self.first_input(x), []
-        for index in range(len(self)):
-            if index % stride == 0:
+        modules = self.execution_order(x).modules
+        for number, call in enumerate(modules):
+            if number % stride == 0:
                 checkpoints.append(signal)
-            out = self.run_unit(x, index, signal)
-            signal = out if index + 1 == len(self) else self.next_input(x, index, out)
+            signal = self._run_module(number, call, signal)
+            if number + 1 < len(modules):
+                signal = self.next_input(x, call.first + call.units - 1, signal)
         return checkpoints, signal
 
     @torch.no_grad()
-    def _inputs(self, x: Tensor, first: int, end: int, signal: Tensor) -> list[Tensor]:
-        """The inputs of units `first` … `end`-1."""
+    def _inputs(self, x: Tensor, calls: Sequence[ModuleCall], signal: Tensor) -> list[Tensor]:
+        """The inputs of modules that follow one another, of which the first has the input `signal`."""
         inputs = [signal]
-        for index in range(first, end - 1):
-            signal = self.next_input(x, index, self.run_unit(x, index, signal))
+        for call in calls[:-1]:
+            number = self.execution_order(x).places[call.first][0]
+            out = self._run_module(number, call, signal)
+            signal = self.next_input(x, call.first + call.units - 1, out)
             inputs.append(signal)
         return inputs
+
+    def _run_module(self, number: int, call: ModuleCall, signal: Tensor) -> Tensor:
+        with self._preserve(call.module, number + 1):
+            return call.run(signal.clone())
+
+
+def _unchanged(vector: Tensor) -> Tensor:
+    return vector

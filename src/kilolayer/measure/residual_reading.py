@@ -1,0 +1,486 @@
+"""Reads a module's record as residual units: y = h(x) + F(x), x' = f(y), one for every addition in turn.
+
+The record is a graph from the module's input to its output. A tensor through which every path passes is a
+*cut*. Between two cuts lies either one operation, or several paths that part and join again. Where they join
+in a sum, of which exactly one term is the signal itself (through linear maps without weights: views, factors),
+that term is h and the rest is F. A sum without such a term has as its h the term with fewer weights on its
+way (a projection, a gated shortcut). Anything else is refused by name, or is a part of f, or is a plain unit
+where every path has weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kilolayer.errors import InputError
+from kilolayer.measure.residual_tracer import (
+    MATRIX_PRODUCTS,
+    UNSEEN,
+    ResidualTracer,
+    Term,
+    TracedTensor,
+    WeightUse,
+)
+
+State = Literal["direct", "mixed", "rest"]
+"""What a tensor is for the signal at a cut: the signal itself through linear maps without weights, a sum of
+that and of something else, or something else."""
+Edges = list[tuple[TracedTensor, Tensor]]
+Cuts = Sequence[TracedTensor]
+
+
+@dataclass(frozen=True)
+class ResidualReading:
+    """One unit of a module, as it was read from the module's record.
+
+    `x`, `y` and `out` are the unit's input, y and x'; `states` says of every tensor between them what it is
+    for the signal at `base`, which is p(x). A plain unit has no `states`.
+    """
+
+    x: TracedTensor
+    base: TracedTensor
+    y: TracedTensor
+    out: TracedTensor
+    states: dict[int, State]
+    h_weights: tuple[WeightUse, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no path without weights leads from x to x', and none is a shortcut."""
+        return not self.states
+
+    @property
+    def h_is_input(self) -> bool:
+        """Whether h(x) is x itself, element by element."""
+        if self.is_plain or self.base is not self.x or self.y.shape != self.x.shape:
+            return False
+        way = [one for one in self._inner() if one is not self.base and self._state(one) != "rest"]
+        return all(_changes_no_element(one, self.states) for one in way)
+
+    def terms(self) -> tuple[Tensor | None, Tensor]:
+        """The values of h and F, both of y's shape; h is None in a plain unit."""
+        if self.is_plain:
+            return None, self.out.value()
+        h, F = self._values(self.y)
+        y = self.y.value()
+        F = torch.zeros_like(y) if F is None else F
+        return (torch.zeros_like(y) if h is None else h).expand(y.shape), F.expand(y.shape)
+
+    def split(self, vector: Tensor) -> tuple[Edges, Edges]:
+        """Where a gradient `vector` at y arrives: at the tensors of h, and at those of F."""
+        direct: Edges = []
+        rest: Edges = []
+        self._send(self.y, vector, direct, rest)
+        return direct, rest
+
+    def gap(self) -> str:
+        """Why autograd does not see what the record shows, "" where it does."""
+        for one in self._inner():
+            if self._state(one) == "rest":
+                continue
+            if one.hidden:
+                return f"the result of {one.function}() {one.hidden}"
+            if not one.has_gradient:
+                return f"no gradient reaches the result of {one.function}()"
+        return ""
+
+    def _state(self, traced: TracedTensor) -> State:
+        return self.states.get(traced.number, "rest")
+
+    def _inner(self) -> list[TracedTensor]:
+        """The tensors of the sum: y, what it is computed from linearly, h's way, and F's terms."""
+        found: dict[int, TracedTensor] = {}
+        waiting = [] if self.is_plain else [self.y]
+        while waiting:
+            one = waiting.pop()
+            if one.number not in found:
+                found[one.number] = one
+                state = self._state(one)
+                if state == "mixed":
+                    waiting += _operands(one)
+                elif state == "direct" and one is not self.base:
+                    waiting += [source for source in one.sources if self._state(source) == "direct"]
+        return list(found.values())
+
+    def _values(self, one: TracedTensor) -> tuple[Tensor | None, Tensor | None]:
+        state = self._state(one)
+        if state == "direct":
+            return one.value(), None
+        if state == "rest":
+            return None, one.value()
+        if one.kind == "linear":
+            again = one.again
+            assert again is not None  # noqa: S101 - a linear one has it
+            h, F = self._values(one.sources[0])
+            return None if h is None else again(h), None if F is None else again(F)
+        h, F = None, None
+        for term in one.terms:
+            if isinstance(term.value, TracedTensor):
+                direct, other = self._values(term.value)
+                h, F = _plus(h, direct, term.factor), _plus(F, other, term.factor)
+            else:
+                F = _plus(F, _constant(term, one.tensor), term.factor)
+        return h, F
+
+    def _send(self, one: TracedTensor, vector: Tensor, direct: Edges, rest: Edges) -> None:
+        state = self._state(one)
+        if vector.shape != one.shape:
+            vector = vector.sum_to_size(one.shape)
+        if vector.dtype != one.tensor.dtype:
+            vector = vector.to(one.tensor.dtype)
+        if state != "mixed":
+            (direct if state == "direct" else rest).append((one, vector))
+        elif one.kind == "linear":
+            again = one.again
+            assert again is not None  # noqa: S101 - a linear one has it
+            source = one.sources[0]
+            with torch.enable_grad():
+                leaf = torch.zeros(source.shape, dtype=source.tensor.dtype, device=vector.device)
+                leaf.requires_grad_()
+                (back,) = torch.autograd.grad(again(leaf), leaf, vector)
+            self._send(source, back, direct, rest)
+        else:
+            for term in one.terms:
+                if isinstance(term.value, TracedTensor):
+                    self._send(term.value, vector if term.factor == 1 else vector * term.factor, direct, rest)
+
+
+def read_residuals(tracer: ResidualTracer, out: Tensor, *, is_plain: bool = False) -> list[ResidualReading]:
+    """The residual units of a module, in order; one plain unit where every path through it has weights.
+
+    Args:
+        tracer: the record of the module's run.
+        out: the module's output.
+        is_plain: the module says of itself that it has no shortcut.
+
+    Raises:
+        InputError: the module cannot be read exactly; the message says what was seen.
+
+    >>> x = torch.ones(2, 3)
+    >>> with torch.no_grad(), ResidualTracer(x) as tracer:
+    ...     y = x + torch.relu(x) * 2
+    ...     z = (y + torch.sin(y)) / 2
+    >>> first, second = read_residuals(tracer, z)
+    >>> first.terms()[1].unique().item(), torch.equal(second.terms()[0], y / 2)
+    (2.0, True)
+    """
+    end = tracer.find(out)
+    if tracer.escapes:
+        raise InputError(
+            f"its signal leaves PyTorch through {tracer.escapes[0]}(), where it cannot be followed"
+        )
+    if end is None:
+        raise InputError(f"its output {UNSEEN}")
+    nodes = _ancestors(end)
+    if nodes[0] is not tracer.input:
+        raise InputError(f"its output {UNSEEN}")
+    cuts = _find_cuts(nodes)
+    if end is tracer.input:
+        return [ResidualReading(end, end, end, end, {end.number: "direct"})]
+    segments = [_read_segment(nodes, start, stop, is_plain) for start, stop in pairwise(cuts)]
+    residual = [number for number, segment in enumerate(segments) if segment.is_residual]
+    if not residual:
+        return [_read_without_sum(nodes, cuts, segments)]
+    for segment in segments:
+        if (
+            segment.join
+            and not segment.is_residual
+            and segment.stop.function in _JOINS
+            and segment.is_weightless
+        ):
+            raise InputError(_join_text(segment))
+    return [_reading(cuts, segments, residual, place) for place in range(len(residual))]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """What lies between two neighbouring cuts."""
+
+    start: TracedTensor
+    stop: TracedTensor
+    states: dict[int, State]
+    join: bool
+    """Whether several paths part and join here."""
+    is_residual: bool
+    is_weightless: bool
+    """Whether a path without weights leads through it."""
+    h_weights: tuple[WeightUse, ...] = ()
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear map without weights that can be applied to any tensor."""
+        return not self.join and self.stop.kind == "linear"
+
+
+def _ancestors(end: TracedTensor) -> list[TracedTensor]:
+    """`end` and everything that it was computed from, in order."""
+    found = {end.number: end}
+    waiting = [end]
+    while waiting:
+        for source in waiting.pop().sources:
+            if source.number not in found:
+                found[source.number] = source
+                waiting.append(source)
+    return [found[number] for number in sorted(found)]
+
+
+def _find_cuts(nodes: Cuts) -> list[TracedTensor]:
+    """The tensors through which every path from the first to the last passes: in order, with these two."""
+    last_use: dict[int, int] = {}
+    for node in nodes:
+        for source in node.sources:
+            last_use[source.number] = node.number
+    cuts, open_until = [], 0
+    for node in nodes:
+        if open_until <= node.number:
+            cuts.append(node)
+        open_until = max(open_until, last_use.get(node.number, 0))
+    return cuts
+
+
+def _read_segment(nodes: Cuts, start: TracedTensor, stop: TracedTensor, is_plain: bool) -> _Segment:
+    inner = [node for node in nodes if start.number < node.number <= stop.number]
+    states: dict[int, State] = {start.number: "direct"}
+    least = {start.number: 0}  # the least and the most weights of a path from `start`
+    most = {start.number: 0}
+    has_weights = {start.number: False}
+    for node in inner:
+        states[node.number] = _state_of(node, states, has_weights)
+        used = sum(use.kernel for use in node.weights)
+        least[node.number] = used + min(least[source.number] for source in node.sources)
+        most[node.number] = used + max(most[source.number] for source in node.sources)
+        has_weights[node.number] = used > 0 or any(has_weights[source.number] for source in node.sources)
+    join = len({source.number for source in stop.sources}) > 1 or len(inner) > 1
+    weightless = least[stop.number] == 0
+    state = states[stop.number]
+    if state == "mixed" and join:
+        return _Segment(start, stop, states, join, True, weightless)
+    if join and stop.kind == "sum" and _has_several_direct_terms(stop, states):
+        raise InputError(
+            f"{_where(stop)} adds several terms that each hold the input without weights (a residual inside a "
+            "residual, or a difference of the input and its copy), so its shortcut and its branch cannot be "
+            "told apart"
+        )
+    if join and stop.kind == "sum" and state == "rest" and not _is_normalisation(stop, states, has_weights):
+        chosen = _choose_shortcut(start, stop, least, most, is_plain)
+        if chosen is not None:
+            states = dict.fromkeys(states, "rest") | {
+                chosen.number: "direct",
+                stop.number: "mixed",
+            }
+            uses = _weights_of(chosen, start)
+            return _Segment(start, stop, states, join, True, weightless, uses)
+    return _Segment(start, stop, states, join, False, weightless)
+
+
+def _state_of(node: TracedTensor, states: dict[int, State], has_weights: dict[int, bool]) -> State:
+    if node.hidden:
+        return "rest"
+    if node.kind in ("linear", "random"):
+        state = states[node.sources[0].number]
+        return "rest" if state == "mixed" and node.kind == "random" else state
+    if node.kind != "sum":
+        return "rest"
+    holding = [one for one in _operands(node) if states[one.number] != "rest"]
+    if len(holding) != 1:
+        return "rest"
+    if len(node.terms) == 1:
+        return "direct" if states[holding[0].number] == "direct" and node.terms[0].factor == 1 else "mixed"
+    return "rest" if _is_normalisation(node, states, has_weights) else "mixed"
+
+
+def _has_several_direct_terms(node: TracedTensor, states: dict[int, State]) -> bool:
+    return node.kind == "sum" and sum(states[one.number] != "rest" for one in _operands(node)) > 1
+
+
+def _is_normalisation(node: TracedTensor, states: dict[int, State], has_weights: dict[int, bool]) -> bool:
+    """x − mean(x) and the like, written out: a weightless term with one number for many of y's."""
+    return any(
+        states[one.number] == "rest" and one.shape != node.shape and not has_weights[one.number]
+        for one in _operands(node)
+    )
+
+
+def _choose_shortcut(
+    start: TracedTensor,
+    stop: TracedTensor,
+    least: dict[int, int],
+    most: dict[int, int],
+    is_plain: bool,
+) -> TracedTensor | None:
+    """The term with fewer weights on its way from `start`: on its lightest way, or else on its heaviest."""
+
+    def weight(one: TracedTensor) -> tuple[int, int]:
+        return least[one.number], most[one.number]
+
+    operands = sorted(_operands(stop), key=weight)
+    if len(operands) < 2:
+        return None
+    first, second = operands[:2]
+    if weight(first) == weight(second):
+        if is_plain:
+            return None
+        raise InputError(
+            f"{_where(stop)} adds {first.function}() and {second.function}(), whose ways from the input have the "
+            f"same number of weights, so it cannot be told which of them is the shortcut"
+        )
+    on_the_way = _path_of_least_weights(first, start, least)
+    if hidden := next((one for one in on_the_way if one.hidden), None):
+        raise InputError(f"its shortcut {hidden.hidden}")
+    if mixing := next((one for one in on_the_way if one.function in MATRIX_PRODUCTS), None):
+        raise InputError(
+            f"its shortcut multiplies the input by a matrix ({mixing.function}): streams or channels that are "
+            "mixed cannot be read yet"
+        )
+    if inner := next((one for one in on_the_way if len(_operands(one)) > 1 and one.kind == "sum"), None):
+        raise InputError(
+            f"its shortcut holds an addition itself, {_where(inner)}: a residual inside a residual, whose "
+            "shortcut and branch cannot be told apart"
+        )
+    if split := next((one for one in on_the_way if not one.is_single), None):
+        raise InputError(
+            f"its shortcut takes a part of the input ({split.function}): streams cannot be read yet"
+        )
+    return first
+
+
+def _path_of_least_weights(
+    end: TracedTensor, start: TracedTensor, weights: dict[int, int]
+) -> list[TracedTensor]:
+    path, one = [], end
+    while one is not start:
+        path.append(one)
+        one = min(
+            (source for source in one.sources if source.number in weights),
+            key=lambda source: weights[source.number],
+        )
+    return path
+
+
+def _weights_of(end: TracedTensor, start: TracedTensor) -> tuple[WeightUse, ...]:
+    """All weights between `start` and `end`."""
+    nodes = [node for node in _ancestors(end) if node.number > start.number]
+    return tuple(use for node in nodes for use in node.weights)
+
+
+def _reading(
+    cuts: Cuts, segments: Sequence[_Segment], residual: Sequence[int], place: int
+) -> ResidualReading:
+    here = residual[place]
+    x = _end_of(cuts, segments, residual, place - 1) if place else cuts[0]
+    out = _end_of(cuts, segments, residual, place)
+    segment, y = segments[here], segments[here].stop
+    states = dict(segment.states)
+    for follower in segments[here + 1 :]:
+        if y is out or not follower.is_linear or follower.stop.number > out.number:
+            break
+        y = follower.stop
+        states[y.number] = "mixed"
+    return ResidualReading(x, segment.start, y, out, states, segment.h_weights)
+
+
+def _end_of(cuts: Cuts, segments: Sequence[_Segment], residual: Sequence[int], place: int) -> TracedTensor:
+    """The unit's output: the last cut before the next unit's paths part that has the module's input's shape."""
+    if place == len(residual) - 1:
+        return cuts[-1]
+    candidates = [cut for cut in cuts[residual[place] + 1 : residual[place + 1] + 1] if cut.is_single]
+    same = [cut for cut in candidates if cut.shape == cuts[0].shape]
+    return (same or candidates)[-1]
+
+
+def _read_without_sum(nodes: Cuts, cuts: Cuts, segments: Sequence[_Segment]) -> ResidualReading:
+    """A module without a residual sum: linear and without weights, or plain."""
+    x, out = cuts[0], cuts[-1]
+    states: dict[int, State] = {x.number: "direct"}
+    for node in nodes[1:]:
+        states[node.number] = _state_of(node, states, dict.fromkeys(states, True) | {node.number: True})
+    if states[out.number] != "rest":
+        return ResidualReading(x, x, out, out, states)
+    if all(segment.is_weightless for segment in segments):
+        joins = [segment for segment in segments if segment.join]
+        hidden = next((node for node in nodes if node.hidden), None)
+        if hidden is not None:
+            raise InputError(f"the result of {hidden.function}() {hidden.hidden}")
+        if joins:
+            raise InputError(_join_text(joins[0]))
+        raise InputError(
+            f"its input reaches its output without weights (through {', '.join(cut.function for cut in cuts[1:4])}) and "
+            "without an addition: it is neither a residual unit nor a plain one"
+        )
+    return ResidualReading(x, x, out, out, {})
+
+
+def _join_text(segment: _Segment) -> str:
+    stop = segment.stop
+    parts = {one.function: None for one in stop.sources if one is not segment.start}
+    return (
+        f"its input reaches its output without weights, but not by a sum of it and a branch: {_where(stop)} joins "
+        f"{', '.join([*(['its input'] if segment.start in stop.sources else []), *(f'{name}()' for name in parts)])}"
+        + _HINTS.get(stop.function, "")
+    )
+
+
+_HINTS = dict.fromkeys(
+    ("cat", "concat", "concatenate", "stack", "hstack", "vstack"),
+    " (halves, streams or concatenated features, which cannot be read yet)",
+)
+_JOINS = frozenset(_HINTS) | {"addcmul", "addcdiv", "lerp", "addmm", "baddbmm", "addcmul_", "lerp_", "where"}
+
+
+def _changes_no_element(one: TracedTensor, states: dict[int, State]) -> bool:
+    if one.kind == "sum":
+        return all(
+            term.factor == 1
+            for term in one.terms
+            if isinstance(term.value, TracedTensor) and states.get(term.value.number, "rest") != "rest"
+        )
+    return one.kind == "linear" and one.function in _SAME_ELEMENTS
+
+
+def _where(node: TracedTensor) -> str:
+    return f"{node.function}() (call {node.call})"
+
+
+def _operands(node: TracedTensor) -> list[TracedTensor]:
+    """The traced terms of a sum, or the sources of a linear map."""
+    if node.kind != "sum":
+        return list(node.sources)
+    return [term.value for term in node.terms if isinstance(term.value, TracedTensor)]
+
+
+def _plus(total: Tensor | None, value: Tensor | None, factor: float) -> Tensor | None:
+    if value is None:
+        return total
+    scaled = value if factor == 1 else value * factor
+    return scaled if total is None else total + scaled
+
+
+def _constant(term: Term, like: Tensor) -> Tensor:
+    if isinstance(term.value, Tensor):
+        return term.value
+    assert isinstance(term.value, (int, float))  # noqa: S101 - the other kinds of term are tensors
+    return torch.tensor(term.value, dtype=like.dtype, device=like.device)
+
+
+_SAME_ELEMENTS = frozenset(
+    [
+        "view",
+        "reshape",
+        "view_as",
+        "reshape_as",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "clone",
+        "dropout",
+    ]
+)
+"""Functions that neither change nor reorder elements."""
