@@ -1,6 +1,7 @@
 """Other people's designs: every analysis agrees with autograd to 1e-6 in float64, or refuses by name.
 
-The designs and what their authors mean by h and F stand in `foreign_designs`; the analyses are the registry's.
+The designs and what their authors mean by h and F stand in `foreign_designs`; the analyses are those of the
+registry.
 """
 
 from __future__ import annotations

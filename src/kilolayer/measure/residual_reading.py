@@ -270,12 +270,10 @@ def _read_segment(nodes: Cuts, start: TracedTensor, stop: TracedTensor, is_plain
     if join and stop.kind == "sum" and state == "rest" and not _is_normalisation(stop, states, has_weights):
         chosen = _choose_shortcut(start, stop, least, most, is_plain)
         if chosen is not None:
-            states = dict.fromkeys(states, "rest") | {
-                chosen.number: "direct",
-                stop.number: "mixed",
-            }
+            told: dict[int, State] = dict.fromkeys(states, "rest")
+            told[chosen.number], told[stop.number] = "direct", "mixed"
             uses = _weights_of(chosen, start)
-            return _Segment(start, stop, states, join, True, weightless, uses)
+            return _Segment(start, stop, told, join, True, weightless, uses)
     return _Segment(start, stop, states, join, False, weightless)
 
 
