@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -244,7 +245,7 @@ def _(m: Block, x: Tensor) -> Tensor:
 def _(m: Block, x: Tensor) -> Tensor:
     a = m.attn(m.n1(x))
     x = TRUTH.say(x, x, a, x + a)
-    n, t, c = x.shape
+    n, _, c = x.shape
     z = functional.dropout(x.transpose(1, 2).contiguous().view(n, c, SIDE, SIDE), 0.5, training=False)
     b = m.mlp(m.n2(z.flatten(2).transpose(1, 2)))
     y = (z + b.transpose(1, 2).reshape(n, c, SIDE, SIDE)).flatten(2).transpose(1, 2)
@@ -615,7 +616,7 @@ tokens("a unit called twice", False, around=_twice)(_pre_ln)
 class Reader(Block):
     """Its branch reads the output of an earlier block, left in a list."""
 
-    kept: list[Tensor] = []
+    kept: ClassVar[list[Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
         del self.kept[:-1]

@@ -46,7 +46,8 @@ class StageSum:
 
         x_L = h(x_1) + Σ F(x_i)  +  Σ (h(x_i) − x_i)  +  Σ (f(y_i) − y_i)  +  Σ (x_{i+1} − x'_i)
 
-    The last sum is of what stands between the units; mostly nothing does, and it is 0. Every norm is divided by ‖x_L‖.
+    The last sum is of what stands between the units; mostly nothing does, and it is 0.
+    Every norm is divided by ‖x_L‖.
     """
 
     units: int
@@ -280,7 +281,8 @@ class _StageAccumulator:
     def add(self, unit: UnitPass) -> UnitShare:
         F, y = unit.F, unit.y
         if y.shape != unit.out.shape:
-            raise refuse(unit.name, f"f changes the shape of y, {tuple(y.shape)}, to {tuple(unit.out.shape)}, so "
+            raise refuse(unit.name, f"f changes the shape of y, "
+            f"{tuple(y.shape)}, to {tuple(unit.out.shape)}, so "
                          "that Eq. 4 does not hold for it in any form")  # fmt: skip
         self.last, self.eps = unit, max(self.eps, rounding(F, y, unit.out))
         self.total += F

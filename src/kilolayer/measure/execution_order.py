@@ -177,7 +177,8 @@ def _check_head(record: _OrderRecord, out: Any) -> None:
     last = len(record.calls) - 1
     if not found:
         raise InputError(
-            f"the network's output cannot be followed back to its last unit, {record.calls[last].name!r}: it is "
+            f"the network's output cannot be followed back to its last unit, {record.calls[last].name!r}: "
+            f"it is "
             "computed by code whose operations cannot be seen (compiled, scripted, or an extension)"
         )
     if others := sorted(found - {last}):
@@ -256,7 +257,8 @@ def _check_feeds(record: _OrderRecord, name: str, signal: Tensor) -> None:
     if not found:
         raise refuse(
             name,
-            f"its input cannot be followed back to the unit before it, {record.calls[last].name!r}; units must "
+            f"its input cannot be followed back to the unit before it, {record.calls[last].name!r}; "
+            f"units must "
             "follow one another",
         )
     if others := sorted(found - {last}):

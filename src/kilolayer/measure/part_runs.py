@@ -110,7 +110,7 @@ def run_part(
     signal: Tensor,
     stop: CutPoint | None,
 ) -> Tensor:
-    """The module's tensor at `stop` (None: its output), where the one at `start` (None: its input) is `signal`.
+    """The module's tensor at `stop`, where the one at `start` is `signal`; None: its output, its input.
 
     What the module computes before `start` it computes from `x`, in vain.
     """
@@ -131,6 +131,7 @@ def _check(point: CutPoint, func: Callable[..., Any], value: Any) -> None:
     shape = getattr(value, "shape", (None,))
     if function_name(func) != point.function or tuple(shape[1:]) != tuple(point.shape[1:]):
         raise InputError(
-            f"its operations differ from one run to the next: call {point.call} was {point.function}(), now it is "
+            f"its operations differ from one run to the next: call {point.call} was {point.function}(), "
+            f"now it is "
             f"{function_name(func)}()"
         )

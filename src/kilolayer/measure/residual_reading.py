@@ -2,8 +2,9 @@
 
 The record is a graph from the module's input to its output. A tensor through which every path passes is a
 *cut*. Between two cuts lies either one operation, or several paths that part and join again. Where they join
-in a sum, of which exactly one term is the signal itself (through linear maps without weights: views, factors),
-that term is h and the rest is F. A sum without such a term has as its h the term with fewer weights on its
+in a sum, of which exactly one term is the signal itself (through linear maps without weights: views,
+factors), that term is h and the rest is F.
+A sum without such a term has as its h the term with fewer weights on its
 way (a projection, a gated shortcut). Anything else is refused by name, or is a part of f, or is a plain unit
 where every path has weights.
 """
@@ -263,7 +264,8 @@ def _read_segment(nodes: Cuts, start: TracedTensor, stop: TracedTensor, is_plain
         return _Segment(start, stop, states, join, True, weightless)
     if join and stop.kind == "sum" and _has_several_direct_terms(stop, states):
         raise InputError(
-            f"{_where(stop)} adds several terms that each hold the input without weights (a residual inside a "
+            f"{_where(stop)} adds several terms that each hold the input without weights "
+            f"(a residual inside a "
             "residual, or a difference of the input and its copy), so its shortcut and its branch cannot be "
             "told apart"
         )
@@ -325,7 +327,8 @@ def _choose_shortcut(
         if is_plain:
             return None
         raise InputError(
-            f"{_where(stop)} adds {first.function}() and {second.function}(), whose ways from the input have the "
+            f"{_where(stop)} adds {first.function}() and {second.function}(), whose ways "
+            f"from the input have the "
             f"same number of weights, so it cannot be told which of them is the shortcut"
         )
     on_the_way = _path_of_least_weights(first, start, least)
@@ -333,7 +336,8 @@ def _choose_shortcut(
         raise InputError(f"its shortcut {hidden.hidden}")
     if mixing := next((one for one in on_the_way if one.function in MATRIX_PRODUCTS), None):
         raise InputError(
-            f"its shortcut multiplies the input by a matrix ({mixing.function}): streams or channels that are "
+            f"its shortcut multiplies the input by a matrix ({mixing.function}): "
+            f"streams or channels that are "
             "mixed cannot be read yet"
         )
     if inner := next((one for one in on_the_way if len(_operands(one)) > 1 and one.kind == "sum"), None):
@@ -384,7 +388,7 @@ def _reading(
 
 
 def _end_of(cuts: Cuts, segments: Sequence[_Segment], residual: Sequence[int], place: int) -> TracedTensor:
-    """The unit's output: the last cut before the next unit's paths part that has the module's input's shape."""
+    """The unit's output: the last cut before the next unit's paths part, if possible of the input's shape."""
     if place == len(residual) - 1:
         return cuts[-1]
     candidates = [cut for cut in cuts[residual[place] + 1 : residual[place + 1] + 1] if cut.is_single]
@@ -408,7 +412,8 @@ def _read_without_sum(nodes: Cuts, cuts: Cuts, segments: Sequence[_Segment]) -> 
         if joins:
             raise InputError(_join_text(joins[0]))
         raise InputError(
-            f"its input reaches its output without weights (through {', '.join(cut.function for cut in cuts[1:4])}) and "
+            f"its input reaches its output without weights (through {', '.join(cut.function for cut in cuts[1:4])}) "  # noqa: E501
+            f"and "
             "without an addition: it is neither a residual unit nor a plain one"
         )
     return ResidualReading(x, x, out, out, {})
@@ -417,10 +422,11 @@ def _read_without_sum(nodes: Cuts, cuts: Cuts, segments: Sequence[_Segment]) -> 
 def _join_text(segment: _Segment) -> str:
     stop = segment.stop
     parts = {one.function: None for one in stop.sources if one is not segment.start}
+    inputs = ["its input"] if segment.start in stop.sources else []
     return (
-        f"its input reaches its output without weights, but not by a sum of it and a branch: {_where(stop)} joins "
-        f"{', '.join([*(['its input'] if segment.start in stop.sources else []), *(f'{name}()' for name in parts)])}"
-        + _HINTS.get(stop.function, "")
+        f"its input reaches its output without weights, but not by a sum of it and a branch: "
+        f"{_where(stop)} joins "
+        f"{', '.join([*inputs, *(f'{name}()' for name in parts)])}" + _HINTS.get(stop.function, "")
     )
 
 

@@ -388,8 +388,23 @@ _GROUPS_POSITION = {"conv1d": 6, "conv2d": 6, "conv3d": 6}
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _WEIGHT_FUNCTIONS = (*_GROUPS_POSITION, *_TRANSPOSED, "linear", "bilinear")
 MATRIX_PRODUCTS = frozenset(
-    ["matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "einsum", "tensordot", "addmm", "baddbmm", "inner", "kron", "chain_matmul", "multi_dot"]
-)  # fmt: skip
+    [
+        "matmul",
+        "__matmul__",
+        "__rmatmul__",
+        "mm",
+        "bmm",
+        "mv",
+        "einsum",
+        "tensordot",
+        "addmm",
+        "baddbmm",
+        "inner",
+        "kron",
+        "chain_matmul",
+        "multi_dot",
+    ]
+)
 _SIGNS = {
     **dict.fromkeys(("add", "add_", "__add__", "__radd__", "__iadd__"), (1.0, 1.0)),
     **dict.fromkeys(("sub", "sub_", "subtract", "subtract_", "__sub__", "__isub__"), (1.0, -1.0)),
@@ -455,8 +470,22 @@ _LINEAR = _DROPOUT | frozenset(
 )
 """Linear maps without weights of the first argument."""
 _PRODUCTS = frozenset(
-    ["mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__", "div", "div_", "divide", "true_divide", "__truediv__", "__itruediv__"]
-)  # fmt: skip
+    [
+        "mul",
+        "mul_",
+        "multiply",
+        "multiply_",
+        "__mul__",
+        "__rmul__",
+        "__imul__",
+        "div",
+        "div_",
+        "divide",
+        "true_divide",
+        "__truediv__",
+        "__itruediv__",
+    ]
+)
 _COMMUTATIVE = frozenset(["mul", "multiply", "__mul__", "__rmul__"])
 SHAPE_FUNCTIONS = frozenset(
     [

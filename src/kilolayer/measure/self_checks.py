@@ -1,7 +1,7 @@
 """The laws that every analysis checks on the numbers at hand, and the refusal of a network that breaks one.
 
     y = h + F                         of every unit
-    x_L = x_l + Σ F                   with Σ (h − x), Σ (f − y) and what stands between the units, of every stage
+    x_L = x_l + Σ F                   with Σ (h − x), Σ (f − y) and what stands between the units
     (J_h + J_F)ᵀ v = J_hᵀ v + J_Fᵀ v  the gradient's two terms and autograd's whole
 
 A unit that was cut wrongly breaks one of them, and nothing is reported.
@@ -18,7 +18,7 @@ from kilolayer.measure.scalars import norm
 SUM_ROUNDINGS = 16
 """A sum may be off by this many roundings of its terms: its terms can be added in another order."""
 GRADIENT_ROUNDINGS = 512
-"""A gradient may be off by this many: either side adds up thousands of products in each of a unit's layers."""
+"""A gradient may be off by this many: either side adds up thousands of products in each layer."""
 
 
 def refuse(unit: str, reason: str) -> InputError:
@@ -48,7 +48,7 @@ def check_sum(unit: str, h: Tensor | None, F: Tensor, y: Tensor) -> None:
     >>> check_sum("stage1.0", torch.ones(2), torch.ones(2), torch.full((2,), 2.0))
     >>> check_sum("stage1.0", torch.ones(2), torch.ones(2), torch.ones(2))
     Traceback (most recent call last):
-    kilolayer.errors.InputError: 'stage1.0' cannot be read exactly: y = h + F is off by 1 of its terms' size, ...
+    kilolayer.errors.InputError: 'stage1.0' cannot be read exactly: y = h + F is off by ...
     """
     total = F if h is None else h + F
     if torch.equal(total, y):
@@ -62,7 +62,7 @@ def check_sum(unit: str, h: Tensor | None, F: Tensor, y: Tensor) -> None:
 
 
 def check_stage(unit: str, missing: float, size: float, eps: float, dtype: torch.dtype) -> None:
-    """Checks x_L = x_1 + Σ F with all that Eq. 4 leaves out: `missing` is what remains, `size` Σ ‖F‖ + ‖y‖."""
+    """Checks Eq. 4 with all that it leaves out: `missing` is what remains, `size` is Σ ‖F‖ + ‖y‖."""
     _compare(unit, "x_L = x_l + Σ F", missing, size, SUM_ROUNDINGS * eps, "its terms'", dtype)
 
 
@@ -88,6 +88,7 @@ def _compare(
     share = missing / size if size else float("inf")
     raise refuse(
         unit,
-        f"{law} is off by {share:.3g} of {of} size, where the rounding of {str(dtype).rpartition('.')[2]} allows "
+        f"{law} is off by {share:.3g} of {of} size, where the rounding of "
+        f"{str(dtype).rpartition('.')[2]} allows "
         f"{allowed:.2g}",
     )
