@@ -17,6 +17,8 @@ from kilolayer.theory.mean_field import (
     MeanFieldTheory,
     UnitBackward,
     _run_unit,
+    no_prediction_reason,
+    no_rule_reason,
     predict_propagation,
 )
 from kilolayer.theory.population_dynamics import GRID, MeanFieldInterpreter, Population
@@ -255,3 +257,10 @@ def test_a_prediction_has_the_range_of_its_draws() -> None:
     three = predict_propagation(network, draws=3, batch_size=4)
     assert three.gradient[0] == sorted(singles)[1]
     assert [bound[0] for bound in three.gradient_range] == [min(singles), max(singles)]
+
+
+def test_dropout_on_many_shortcuts_has_no_prediction() -> None:
+    few, many = (describe("resnet56_cifar", unit={"h": Dropout(p)}) for p in (0.1, 0.5))
+    assert no_prediction_reason(few) is None
+    assert "dropout on the shortcuts multiplies E[x²] by 1e+08" in (no_prediction_reason(many) or "")
+    assert no_rule_reason(many) is None

@@ -19,7 +19,12 @@ from kilolayer.measure.series import stage_starts, unit_series
 from kilolayer.measure.trainability import TrainabilityVerdict, judge_trainability
 from kilolayer.measure.unit_chain import UnitChain
 from kilolayer.networks import ResidualNetwork
-from kilolayer.theory.mean_field import MeanFieldPrediction, no_prediction_reason, predict_propagation
+from kilolayer.theory.mean_field import (
+    MeanFieldPrediction,
+    no_prediction_reason,
+    no_rule_reason,
+    predict_propagation,
+)
 
 Values = tuple[float, ...]
 
@@ -140,9 +145,9 @@ def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_
         for seed in analysis_input.seeds
     )
     description = analysis_input.description
-    prediction = (
+    theory = (
         predict_propagation(description, batch_size=len(analysis_input.x))
-        if description and not no_prediction_reason(description)
+        if description and not no_rule_reason(description)
         else None
     )
     model = _with_recomputation(analysis_input.build_fresh(analysis_input.seeds[0]))
@@ -150,9 +155,9 @@ def measure_initialisation(analysis_input: AnalysisInput, *, steps: int = PROBE_
     return Initialisation(
         network=analysis_input.name,
         starts=starts,
-        prediction=prediction,
+        prediction=None if description and no_prediction_reason(description) else theory,
         first_steps=probe,
-        verdict=judge_trainability(starts[0].signal, starts[0].gradient, prediction, probe),
+        verdict=judge_trainability(starts[0].signal, starts[0].gradient, theory, probe),
         of_trained=analysis_input.trained,
     )
 

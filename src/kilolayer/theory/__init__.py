@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         MeanFieldPrediction,
         MeanFieldTheory,
         no_prediction_reason,
+        no_rule_reason,
         predict_propagation,
     )
     from kilolayer.theory.path_statistics import path_length_shares, predict_path_norms
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "MeanFieldPrediction": "mean_field", "MeanFieldTheory": "mean_field",
-    "no_prediction_reason": "mean_field", "predict_propagation": "mean_field",
+    "no_prediction_reason": "mean_field", "no_rule_reason": "mean_field",
+    "predict_propagation": "mean_field",
     "path_length_shares": "path_statistics", "predict_path_norms": "path_statistics",
     "MeanFieldInterpreter": "population_dynamics", "Population": "population_dynamics",
     "ShortcutFactor": "shortcut_products", "ShortcutTheory": "shortcut_products",
@@ -38,6 +40,7 @@ __all__ = [
     "ShortcutFactor",
     "ShortcutTheory",
     "no_prediction_reason",
+    "no_rule_reason",
     "path_length_shares",
     "predict_path_norms",
     "predict_propagation",

@@ -130,6 +130,16 @@ def no_prediction_reason(network: Network) -> str | None:
     >>> no_prediction_reason(describe("resnet20_cifar")) is None
     True
     """
+    return no_rule_reason(network) or _heavy_tails(network)
+
+
+def no_rule_reason(network: Network) -> str | None:
+    """The layer of `network` for which theory has no rule (`Op.carry`), in words; None where it has all.
+
+    >>> from kilolayer.networks import describe
+    >>> no_rule_reason(describe("resnet20_cifar")) is None
+    True
+    """
     layers = (letter for placed in network.units() for letter in vars(placed.layout).values())
     for ops in (
         network.stem_ops,
@@ -139,7 +149,7 @@ def no_prediction_reason(network: Network) -> str | None:
         for layer in leaves(ops):
             if type(layer).carry is Op.carry:
                 return f"theory has no rule for the layer {layer.label}"
-    return _heavy_tails(network)
+    return None
 
 
 def _heavy_tails(network: Network) -> str | None:
