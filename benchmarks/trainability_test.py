@@ -215,8 +215,8 @@ def judge(folder: Path) -> None:
         "right_share": right / len(pairs),
         "best_constant": words(constant),
         "constant_right": sum(found == constant for _, found in pairs),
-        "mcnemar_one_sided": {"gained": gained, "lost": lost, "p": p},
-        "passes": right >= 0.8 * len(pairs) and p < 0.01,
+        "mcnemar_one_sided": {"gained": gained, "lost": lost, "p": float(p)},
+        "passes": bool(right >= 0.8 * len(pairs) and p < 0.01),
     }
     write(folder / "test.json", result)
     print(json.dumps(result, indent=1))
