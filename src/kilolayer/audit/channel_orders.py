@@ -114,10 +114,10 @@ class _OrderReader:
         response = self.graph.replay(node, {base: numbers.expand(base.shape).clone()})
         if response is None or response.ndim < 2 or response.shape[1] != _channels(node):
             return unchanged
-        seen = response.abs().transpose(0, 1).flatten(1).amax(1)
-        selection = tuple(int(value) - 1 for value in seen.round().tolist())
+        largest = response.abs().transpose(0, 1).flatten(1).amax(1)
+        selection = tuple(int(value) - 1 for value in largest.round().tolist())
         copied = [channel for channel in selection if channel >= 0]
-        is_selection = bool((seen == seen.round()).all()) and sorted(copied) == list(range(channels))
+        is_selection = bool((largest == largest.round()).all()) and sorted(copied) == list(range(channels))
         return selection if is_selection else unchanged
 
     def _is_read(self, node: GraphNode) -> bool:

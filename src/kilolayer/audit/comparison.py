@@ -134,16 +134,16 @@ class Comparison:
         with torch.no_grad():
             for pair, role, name, _ in self._tensor_pairs():
                 tensor = theirs[name]
-                drawn = self.normal(tensor.shape)
+                values = self.normal(tensor.shape)
                 if role == "running variance" or (role == "weight" and pair.audited.kind == "batch norm"):
-                    sign = 1.0 if role != "weight" else torch.sign(drawn)
-                    drawn = sign * (0.5 + self._uniform(tensor.shape))
+                    sign = 1.0 if role != "weight" else torch.sign(values)
+                    values = sign * (0.5 + self._uniform(tensor.shape))
                 elif role == "weight":
                     fan = max(1, tensor.numel() // max(1, pair.audited.shape[0]))
-                    drawn = drawn * (2 / fan) ** 0.5
+                    values = values * (2 / fan) ** 0.5
                 else:
-                    drawn = drawn * 0.3
-                tensor.copy_(drawn)
+                    values = values * 0.3
+                tensor.copy_(values)
         self.copy_weights()
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:

@@ -245,14 +245,14 @@ def _words_between(
 
 
 def _operators(graph: DataflowGraph, end: GraphNode, verified: set[GraphNode]) -> Iterator[str]:
-    waiting, seen = [end], set()
+    waiting, visited = [end], set()
     while waiting:
         node = waiting.pop()
-        if node in seen or node in verified:
+        if node in visited or node in verified:
             continue
-        seen.add(node)
+        visited.add(node)
         waiting.extend(node.inputs)
-    for node in sorted(seen, key=lambda member: member.index):
+    for node in sorted(visited, key=lambda member: member.index):
         if node.op not in VIEWS and node.inputs:
             yield _operator_text(node)
 

@@ -39,21 +39,23 @@ POLL = 0.05
 """Seconds between two checks whether the browser is still connected."""
 
 
-def application(own: Part | None = None, name: str = "") -> Starlette:
+def application(user_part: Part | None = None, name: str = "") -> Starlette:
     """The application. It answers only to names of this machine, so that no other page can use it.
 
-    `own` is a unit of your own, or a part of one, which the page offers under `name`.
+    `user_part` is a unit of your own, or a part of one, which the page offers under `name`.
     """
     limiter = anyio.CapacityLimiter(1)
 
     async def predicted(request: Request) -> Response:
         return JSONResponse(
-            await anyio.to_thread.run_sync(lens_response, LensSettings.from_query(request.query_params, own))
+            await anyio.to_thread.run_sync(
+                lens_response, LensSettings.from_query(request.query_params, user_part)
+            )
         )
 
     async def measured(request: Request) -> Response:
         """The prediction and the measurement, which stops as soon as the page requests another one."""
-        choice, cancelled = LensSettings.from_query(request.query_params, own), Event()
+        choice, cancelled = LensSettings.from_query(request.query_params, user_part), Event()
         answer: list[dict[str, Any] | None] = []
 
         async def watch() -> None:
@@ -72,7 +74,7 @@ def application(own: Part | None = None, name: str = "") -> Starlette:
 
     script = f"/plotly-{page_assets.plotly_version()}.js"
     routes = [
-        Route("/", partial(_page, render_lens(script, own, name))),
+        Route("/", partial(_page, render_lens(script, user_part, name))),
         Route(script, _script),
         Route("/predict", predicted),
         Route("/measure", measured),
@@ -99,13 +101,13 @@ async def _script(request: Request) -> Response:
     return Response(page_assets.plotly_js(), media_type="text/javascript", headers=headers)
 
 
-def render_lens(script: str, own: Part | None = None, name: str = "") -> str:
+def render_lens(script: str, user_part: Part | None = None, name: str = "") -> str:
     """The page as HTML. Plotly's script, at the address `script`, and the figures are requested later."""
     environment = template_environment()
     environment.filters["equation"] = equation_markup
     template = environment.from_string(page_assets.read_asset("page.html.j2", __package__))
     branches = {word: unit.branch for word, unit in BRANCHES.items()}
-    if (branch := own_parts(own).get("branch")) is not None:
+    if (branch := own_parts(user_part).get("branch")) is not None:
         branches[OWN] = branch
     steps = {word: 3 * branch.layers for word, branch in branches.items()}
     sliders = {
@@ -113,8 +115,8 @@ def render_lens(script: str, own: Part | None = None, name: str = "") -> str:
         for field, slider in SLIDERS.items()
     }
     return template.render(
-        choice=LensSettings.with_own(own),
-        words=words(own),
+        choice=LensSettings.with_own(user_part),
+        words=words(user_part),
         own_name=name,
         ranges=RANGES,
         steps=steps,

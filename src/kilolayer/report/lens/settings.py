@@ -32,23 +32,23 @@ SIDE = 8
 Part = Unit | Shortcut | Branch | Arrangement
 
 
-def own_parts(own: Part | None) -> dict[str, Any]:
+def own_parts(user_part: Part | None) -> dict[str, Any]:
     """The settings that your own part answers, and its value for each."""
-    match own:
+    match user_part:
         case Unit():
-            return {"arrangement": own.arrangement, "shortcut": own.h, "branch": own.branch}
+            return {"arrangement": user_part.arrangement, "shortcut": user_part.h, "branch": user_part.branch}
         case Shortcut():
-            return {"shortcut": own}
+            return {"shortcut": user_part}
         case Branch():
-            return {"branch": own}
+            return {"branch": user_part}
         case Arrangement():
-            return {"arrangement": own}
+            return {"arrangement": user_part}
     return {}
 
 
-def words(own: Part | None = None) -> dict[str, tuple[str, ...]]:
+def words(user_part: Part | None = None) -> dict[str, tuple[str, ...]]:
     """The words allowed for each setting, those for your own part last."""
-    parts = own_parts(own)
+    parts = own_parts(user_part)
     return {name: (*allowed, OWN) if name in parts else allowed for name, allowed in WORDS.items()}
 
 
@@ -58,7 +58,7 @@ class LensSettings:
 
     `scale` is λ, `bias` is b_g and `p` is the probability of dropout, for shortcuts with such a field.
     `width` is the number of channels of the first stage, `images` the kind of images in the measurement.
-    `own` is a unit of your own, or a part of one; the word "own" chooses it.
+    `user_part` is a unit of your own, or a part of one; the word "own" chooses it.
 
     >>> LensSettings(shortcut="scaled", scale=0.5).h.equation
     '0.5·x + F(x)'
@@ -76,10 +76,10 @@ class LensSettings:
     depth: int = 110
     width: int = 8
     images: str = "noise"
-    own: Part | None = None
+    user_part: Part | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in words(self.own).items():
+        for name, allowed in words(self.user_part).items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         for name, (low, high) in RANGES.items():
@@ -87,39 +87,39 @@ class LensSettings:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: {low} to {high}")
 
     @classmethod
-    def with_own(cls, own: Part | None) -> LensSettings:
+    def with_own(cls, user_part: Part | None) -> LensSettings:
         """The default settings, with your own part chosen where there is one."""
-        layers = own_parts(own).get("branch", BASIC.branch).layers
+        layers = own_parts(user_part).get("branch", BASIC.branch).layers
         depth = 3 * layers * max(2, round((cls.depth - 2) / (3 * layers))) + 2
-        chosen: dict[str, Any] = dict.fromkeys(own_parts(own), OWN)
-        return cls(depth=depth, own=own, **chosen)
+        chosen: dict[str, Any] = dict.fromkeys(own_parts(user_part), OWN)
+        return cls(depth=depth, user_part=user_part, **chosen)
 
     @classmethod
-    def from_query(cls, query: Mapping[str, str], own: Part | None = None) -> LensSettings:
+    def from_query(cls, query: Mapping[str, str], user_part: Part | None = None) -> LensSettings:
         """The settings in the parameters of an address; missing ones are those of `with_own`."""
         types = {field.name: type(field.default) for field in fields(cls) if field.name != "own"}
         for name in query:
             if name not in types:
                 raise InputError(f"no parameter {name!r}; there are: {', '.join(types)}")
         values = {name: _value(name, text, types[name]) for name, text in query.items()}
-        return replace(cls.with_own(own), **values)
+        return replace(cls.with_own(user_part), **values)
 
     @property
     def h(self) -> Shortcut:
         """The shortcut, with the values of its sliders."""
         if self.shortcut == OWN:
-            own: Shortcut = own_parts(self.own)["shortcut"]
-            return own
+            shortcut: Shortcut = own_parts(self.user_part)["shortcut"]
+            return shortcut
         kind = SHORTCUTS[self.shortcut]
         return kind(**{name: getattr(self, SLIDERS[name]) for name in kind.numbers if name in SLIDERS})
 
     @property
     def unit(self) -> Unit:
         """The residual unit. A whole unit of your own keeps its change of shape whatever else is chosen."""
-        parts = own_parts(self.own)
+        parts = own_parts(self.user_part)
         arrangement = parts["arrangement"] if self.arrangement == OWN else ARRANGEMENTS[self.arrangement]
         branch = parts["branch"] if self.branch == OWN else BRANCHES[self.branch].branch
-        base = self.own if isinstance(self.own, Unit) else BRANCHES.get(self.branch, BASIC)
+        base = self.user_part if isinstance(self.user_part, Unit) else BRANCHES.get(self.branch, BASIC)
         return replace(base, branch=branch, h=self.h, arrangement=arrangement)
 
     def network(self) -> Network:
