@@ -178,7 +178,7 @@ def test_the_page_offers_every_choice(client: TestClient) -> None:
     named = {
         found["name"] for tag, found in markup.elements if tag in ("select", "input") and "name" in found
     }
-    assert named == set(LensSettings.__dataclass_fields__) - {"own"}
+    assert named == set(LensSettings.__dataclass_fields__) - {"user_part"}
     labelled = {found["for"] for tag, found in markup.elements if tag == "label"}
     assert labelled == named
 

@@ -123,7 +123,7 @@ def test_the_lens_works_from_the_keyboard(browser: Browser, server: str) -> None
         page.locator(".chart").first.focus()
         page.keyboard.press("Home")
         reading = page.locator(".reading").first.inner_text()
-        assert re.fullmatch(r"unit l 0 · signal: [\d.]+ · signal, predicted: 0\.5", reading)
+        assert re.fullmatch(r"unit l 0 · signal: [\d.]+ · signal, predicted: [\d.]+", reading)
 
 
 @pytest.mark.parametrize("text", ["many", "-1", HOSTILE[0]])

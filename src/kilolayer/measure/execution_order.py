@@ -33,8 +33,8 @@ from kilolayer.units.layer_modules import ZeroModule
 class ModuleCall:
     """One module of a model, as the model calls it on a batch: one unit, or several in turn.
 
-    `first` is the number of its first unit, `cuts` the places between its units. `rest` and `options` are the
-    arguments behind the signal.
+    `first` is the number of its first unit, `cuts` the places between its units. `other_arguments` and
+    `options` are the arguments behind the signal.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ModuleCall:
     first: int
     input: torch.Size
     cuts: tuple[CutPoint, ...]
-    rest: tuple[Any, ...] = ()
+    other_arguments: tuple[Any, ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -56,7 +56,7 @@ class ModuleCall:
 
     def with_module(self, function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
         """`function` of the signal and of the other arguments of the call."""
-        return lambda signal: function(signal, *self.rest, **dict(self.options))
+        return lambda signal: function(signal, *self.other_arguments, **dict(self.options))
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class _SignalSources(TorchFunctionMode):
 
     def of(self, tensor: Any) -> frozenset[int]:
         """The numbers of the modules whose outputs took part; -1 stands for the first one's input."""
-        found: frozenset[int] = self._sources.get(tensor, frozenset())
-        return found
+        producers: frozenset[int] = self._sources.get(tensor, frozenset())
+        return producers
 
     def set(self, tensor: Tensor, sources: frozenset[int]) -> None:
         self._sources[tensor] = sources
@@ -171,19 +171,19 @@ def record_execution_order(
 
 def _check_head(record: _OrderRecord, out: Any) -> None:
     """The model's output must come from the last unit's alone."""
-    found: frozenset[int] = frozenset()
+    producers: frozenset[int] = frozenset()
     for leaf in function_leaves((out,), {}):
-        found |= record.sources.of(leaf)
+        producers |= record.sources.of(leaf)
     last = len(record.calls) - 1
-    if not found:
+    if not producers:
         raise InputError(
             f"the network's output cannot be followed back to its last unit, {record.calls[last].name!r}: "
             f"it is "
             "computed by code whose operations cannot be seen (compiled, scripted, or an extension)"
         )
-    if others := sorted(found - {last}):
+    if earlier := sorted(producers - {last}):
         raise InputError(
-            f"the network's output also reads {_names(record, others)}, beside the output of its last unit, "
+            f"the network's output also reads {_names(record, earlier)}, beside the output of its last unit, "
             f"{record.calls[last].name!r}: paths around units cannot be read yet"
         )
 
@@ -236,12 +236,14 @@ def _traced_forward(record: _OrderRecord, name: str, unit: nn.Module) -> Callabl
         record.inside = name
         out, readings = record.trace(unit, signal, lambda x: original(x, *args[1:], **kwargs))
         record.inside = None
-        if others := sorted(record.sources.of(out) - expected):
-            raise refuse(name, f"it also reads {_names(record, others)}, beside its input")
+        if earlier := sorted(record.sources.of(out) - expected):
+            raise refuse(name, f"it also reads {_names(record, earlier)}, beside its input")
         cuts = tuple(CutPoint.of(reading.out) for reading in readings[:-1])
         first = sum(call.units for call in record.calls)
-        rest = tuple(sorted(kwargs.items()))
-        record.calls.append(ModuleCall(name, unit, first, signal.shape, cuts, tuple(args[1:]), rest))
+        other_arguments = tuple(sorted(kwargs.items()))
+        record.calls.append(
+            ModuleCall(name, unit, first, signal.shape, cuts, tuple(args[1:]), other_arguments)
+        )
         record.inputs += [reading.x.shape for reading in readings]
         record.outputs += [reading.out.shape for reading in readings]
         result = out.detach()
@@ -253,19 +255,19 @@ def _traced_forward(record: _OrderRecord, name: str, unit: nn.Module) -> Callabl
 
 
 def _check_feeds(record: _OrderRecord, name: str, signal: Tensor) -> None:
-    found, last = record.sources.of(signal), len(record.calls) - 1
-    if not found:
+    producers, last = record.sources.of(signal), len(record.calls) - 1
+    if not producers:
         raise refuse(
             name,
             f"its input cannot be followed back to the unit before it, {record.calls[last].name!r}; "
             f"units must "
             "follow one another",
         )
-    if others := sorted(found - {last}):
+    if earlier := sorted(producers - {last}):
         raise refuse(
             name,
-            f"its input also reads {_names(record, others)}"
-            + (f", beside the output of {record.calls[last].name!r}" if last in found else "")
+            f"its input also reads {_names(record, earlier)}"
+            + (f", beside the output of {record.calls[last].name!r}" if last in producers else "")
             + ": weighted sums over earlier outputs, and skips around units, cannot be read yet",
         )
 
@@ -293,7 +295,7 @@ def trace_unit(
             if gap := reading.gap():
                 raise refuse(name, gap)
     hooks = sum(len(part._backward_hooks) for part in unit.modules())
-    structure = hash((hooks, *((one.function, one.shape) for one in tracer.record)))
+    structure = hash((hooks, *((operation.function, operation.shape) for operation in tracer.record)))
     return structure, out, readings
 
 

@@ -88,7 +88,7 @@ class _LesionedNetwork:
         call = self.order.modules[number]
         if call.units == 1:
             forward = call.module.forward
-            return lambda signal: forward(signal, *call.rest, **dict(call.options))
+            return lambda signal: forward(signal, *call.other_arguments, **dict(call.options))
         whole = call.with_module(call.module.forward)
         start, stop = (*call.cuts, None)[part - 1] if part else None, (*call.cuts, None)[part]
         return lambda signal: run_part(

@@ -56,7 +56,7 @@ class PartialRun(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._start is not None and self._calls == self._start.call:
             _check(self._start, func, self._signal)
-            return _put(self._signal, func, args, kwargs)
+            return _with_signal(self._signal, func, args, kwargs)
         out = func(*args, **kwargs)
         if self._stop is not None and self._calls == self._stop.call:
             _check(self._stop, func, out)
@@ -78,13 +78,13 @@ class Detour(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._changes = {end.call: (end, *change) for end, change in changes.items()}
-        self._kept = {begin.call for begin, _ in changes.values()} | {keep.call}
-        self._seen, self._calls, self._last = {0: x}, 0, keep.call
+        self._replayed_calls = {begin.call for begin, _ in changes.values()} | {keep.call}
+        self._outputs, self._calls, self._last = {0: x}, 0, keep.call
 
     @property
     def last(self) -> Tensor:
         """The tensor at the cut point that was to be kept."""
-        return self._seen[self._last]
+        return self._outputs[self._last]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -93,13 +93,13 @@ class Detour(TorchFunctionMode):
         kwargs, call = kwargs or {}, self._calls
         if call in self._changes:
             end, begin, change = self._changes[call]
-            value = change(self._seen[begin.call])
+            value = change(self._outputs[begin.call])
             _check(end, func, value)
-            out = _put(value, func, args, kwargs)
+            out = _with_signal(value, func, args, kwargs)
         else:
             out = func(*args, **kwargs)
-        if call in self._kept:
-            self._seen[call] = out.clone()
+        if call in self._replayed_calls:
+            self._outputs[call] = out.clone()
         return out
 
 
@@ -121,7 +121,9 @@ def run_part(
             return arrived.value
 
 
-def _put(value: Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _with_signal(
+    value: Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
     """The result of a call that yields `value`; one in place leaves it in its tensor."""
     target = overwritten_tensor(function_name(func), args, kwargs)
     return value if target is None else target.copy_(value)

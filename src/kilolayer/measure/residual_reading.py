@@ -61,8 +61,10 @@ class ResidualReading:
         """Whether h(x) is x itself, element by element."""
         if self.is_plain or self.base is not self.x or self.y.shape != self.x.shape:
             return False
-        way = [one for one in self._inner() if one is not self.base and self._state(one) != "rest"]
-        return all(_changes_no_element(one, self.states) for one in way)
+        way = [
+            traced for traced in self._inner() if traced is not self.base and self._state(traced) != "rest"
+        ]
+        return all(_changes_no_element(traced, self.states) for traced in way)
 
     def terms(self) -> tuple[Tensor | None, Tensor]:
         """The values of h and F, both of y's shape; h is None in a plain unit."""
@@ -82,13 +84,13 @@ class ResidualReading:
 
     def gap(self) -> str:
         """Why autograd does not see what the record shows, "" where it does."""
-        for one in self._inner():
-            if self._state(one) == "rest":
+        for traced in self._inner():
+            if self._state(traced) == "rest":
                 continue
-            if one.hidden:
-                return f"the result of {one.function}() {one.hidden}"
-            if not one.has_gradient:
-                return f"no gradient reaches the result of {one.function}()"
+            if traced.hidden:
+                return f"the result of {traced.function}() {traced.hidden}"
+            if not traced.has_gradient:
+                return f"no gradient reaches the result of {traced.function}()"
         return ""
 
     def _state(self, traced: TracedTensor) -> State:
@@ -96,58 +98,58 @@ class ResidualReading:
 
     def _inner(self) -> list[TracedTensor]:
         """The tensors of the sum: y, what it is computed from linearly, h's way, and F's terms."""
-        found: dict[int, TracedTensor] = {}
+        reached: dict[int, TracedTensor] = {}
         waiting = [] if self.is_plain else [self.y]
         while waiting:
-            one = waiting.pop()
-            if one.number not in found:
-                found[one.number] = one
-                state = self._state(one)
+            traced = waiting.pop()
+            if traced.number not in reached:
+                reached[traced.number] = traced
+                state = self._state(traced)
                 if state == "mixed":
-                    waiting += _operands(one)
-                elif state == "direct" and one is not self.base:
-                    waiting += [source for source in one.sources if self._state(source) == "direct"]
-        return list(found.values())
+                    waiting += _operands(traced)
+                elif state == "direct" and traced is not self.base:
+                    waiting += [source for source in traced.sources if self._state(source) == "direct"]
+        return list(reached.values())
 
-    def _values(self, one: TracedTensor) -> tuple[Tensor | None, Tensor | None]:
-        state = self._state(one)
+    def _values(self, traced: TracedTensor) -> tuple[Tensor | None, Tensor | None]:
+        state = self._state(traced)
         if state == "direct":
-            return one.value(), None
+            return traced.value(), None
         if state == "rest":
-            return None, one.value()
-        if one.kind == "linear":
-            again = one.again
+            return None, traced.value()
+        if traced.kind == "linear":
+            again = traced.again
             assert again is not None  # noqa: S101 - a linear one has it
-            h, F = self._values(one.sources[0])
+            h, F = self._values(traced.sources[0])
             return None if h is None else again(h), None if F is None else again(F)
         h, F = None, None
-        for term in one.terms:
+        for term in traced.terms:
             if isinstance(term.value, TracedTensor):
-                direct, other = self._values(term.value)
-                h, F = _plus(h, direct, term.factor), _plus(F, other, term.factor)
+                direct, branch_value = self._values(term.value)
+                h, F = _plus(h, direct, term.factor), _plus(F, branch_value, term.factor)
             else:
-                F = _plus(F, _constant(term, one.tensor), term.factor)
+                F = _plus(F, _constant(term, traced.tensor), term.factor)
         return h, F
 
-    def _send(self, one: TracedTensor, vector: Tensor, direct: Edges, rest: Edges) -> None:
-        state = self._state(one)
-        if vector.shape != one.shape:
-            vector = vector.sum_to_size(one.shape)
-        if vector.dtype != one.tensor.dtype:
-            vector = vector.to(one.tensor.dtype)
+    def _send(self, traced: TracedTensor, vector: Tensor, direct: Edges, rest: Edges) -> None:
+        state = self._state(traced)
+        if vector.shape != traced.shape:
+            vector = vector.sum_to_size(traced.shape)
+        if vector.dtype != traced.tensor.dtype:
+            vector = vector.to(traced.tensor.dtype)
         if state != "mixed":
-            (direct if state == "direct" else rest).append((one, vector))
-        elif one.kind == "linear":
-            again = one.again
+            (direct if state == "direct" else rest).append((traced, vector))
+        elif traced.kind == "linear":
+            again = traced.again
             assert again is not None  # noqa: S101 - a linear one has it
-            source = one.sources[0]
+            source = traced.sources[0]
             with torch.enable_grad():
                 leaf = torch.zeros(source.shape, dtype=source.tensor.dtype, device=vector.device)
                 leaf.requires_grad_()
                 (back,) = torch.autograd.grad(again(leaf), leaf, vector)
             self._send(source, back, direct, rest)
         else:
-            for term in one.terms:
+            for term in traced.terms:
                 if isinstance(term.value, TracedTensor):
                     self._send(term.value, vector if term.factor == 1 else vector * term.factor, direct, rest)
 
@@ -196,7 +198,7 @@ def read_residuals(tracer: ResidualTracer, out: Tensor, *, is_plain: bool = Fals
             and segment.is_weightless
         ):
             raise InputError(_join_text(segment))
-    return [_reading(cuts, segments, residual, place) for place in range(len(residual))]
+    return [_reading(cuts, segments, residual, position) for position in range(len(residual))]
 
 
 @dataclass(frozen=True)
@@ -221,14 +223,14 @@ class _Segment:
 
 def _ancestors(end: TracedTensor) -> list[TracedTensor]:
     """`end` and everything that it was computed from, in order."""
-    found = {end.number: end}
+    reached = {end.number: end}
     waiting = [end]
     while waiting:
         for source in waiting.pop().sources:
-            if source.number not in found:
-                found[source.number] = source
+            if source.number not in reached:
+                reached[source.number] = source
                 waiting.append(source)
-    return [found[number] for number in sorted(found)]
+    return [reached[number] for number in sorted(reached)]
 
 
 def _find_cuts(nodes: Cuts) -> list[TracedTensor]:
@@ -272,10 +274,10 @@ def _read_segment(nodes: Cuts, start: TracedTensor, stop: TracedTensor, is_plain
     if join and stop.kind == "sum" and state == "rest" and not _is_normalisation(stop, states, has_weights):
         chosen = _choose_shortcut(start, stop, least, most, is_plain)
         if chosen is not None:
-            told: dict[int, State] = dict.fromkeys(states, "rest")
-            told[chosen.number], told[stop.number] = "direct", "mixed"
+            unit_states: dict[int, State] = dict.fromkeys(states, "rest")
+            unit_states[chosen.number], unit_states[stop.number] = "direct", "mixed"
             uses = _weights_of(chosen, start)
-            return _Segment(start, stop, told, join, True, weightless, uses)
+            return _Segment(start, stop, unit_states, join, True, weightless, uses)
     return _Segment(start, stop, states, join, False, weightless)
 
 
@@ -287,7 +289,7 @@ def _state_of(node: TracedTensor, states: dict[int, State], has_weights: dict[in
         return "rest" if state == "mixed" and node.kind == "random" else state
     if node.kind != "sum":
         return "rest"
-    holding = [one for one in _operands(node) if states[one.number] != "rest"]
+    holding = [traced for traced in _operands(node) if states[traced.number] != "rest"]
     if len(holding) != 1:
         return "rest"
     if len(node.terms) == 1:
@@ -296,14 +298,14 @@ def _state_of(node: TracedTensor, states: dict[int, State], has_weights: dict[in
 
 
 def _has_several_direct_terms(node: TracedTensor, states: dict[int, State]) -> bool:
-    return node.kind == "sum" and sum(states[one.number] != "rest" for one in _operands(node)) > 1
+    return node.kind == "sum" and sum(states[traced.number] != "rest" for traced in _operands(node)) > 1
 
 
 def _is_normalisation(node: TracedTensor, states: dict[int, State], has_weights: dict[int, bool]) -> bool:
     """x − mean(x) and the like, written out: a weightless term with one number for many of y's."""
     return any(
-        states[one.number] == "rest" and one.shape != node.shape and not has_weights[one.number]
-        for one in _operands(node)
+        states[traced.number] == "rest" and traced.shape != node.shape and not has_weights[traced.number]
+        for traced in _operands(node)
     )
 
 
@@ -316,8 +318,8 @@ def _choose_shortcut(
 ) -> TracedTensor | None:
     """The term with fewer weights on its way from `start`: on its lightest way, or else on its heaviest."""
 
-    def weight(one: TracedTensor) -> tuple[int, int]:
-        return least[one.number], most[one.number]
+    def weight(traced: TracedTensor) -> tuple[int, int]:
+        return least[traced.number], most[traced.number]
 
     operands = sorted(_operands(stop), key=weight)
     if len(operands) < 2:
@@ -332,20 +334,22 @@ def _choose_shortcut(
             f"same number of weights, so it cannot be told which of them is the shortcut"
         )
     on_the_way = _path_of_least_weights(first, start, least)
-    if hidden := next((one for one in on_the_way if one.hidden), None):
+    if hidden := next((traced for traced in on_the_way if traced.hidden), None):
         raise InputError(f"its shortcut {hidden.hidden}")
-    if mixing := next((one for one in on_the_way if one.function in MATRIX_PRODUCTS), None):
+    if mixing := next((traced for traced in on_the_way if traced.function in MATRIX_PRODUCTS), None):
         raise InputError(
             f"its shortcut multiplies the input by a matrix ({mixing.function}): "
             f"streams or channels that are "
             "mixed cannot be read yet"
         )
-    if inner := next((one for one in on_the_way if len(_operands(one)) > 1 and one.kind == "sum"), None):
+    if inner := next(
+        (traced for traced in on_the_way if len(_operands(traced)) > 1 and traced.kind == "sum"), None
+    ):
         raise InputError(
             f"its shortcut holds an addition itself, {_where(inner)}: a residual inside a residual, whose "
             "shortcut and branch cannot be told apart"
         )
-    if split := next((one for one in on_the_way if not one.is_single), None):
+    if split := next((traced for traced in on_the_way if not traced.is_single), None):
         raise InputError(
             f"its shortcut takes a part of the input ({split.function}): streams cannot be read yet"
         )
@@ -355,11 +359,11 @@ def _choose_shortcut(
 def _path_of_least_weights(
     end: TracedTensor, start: TracedTensor, weights: dict[int, int]
 ) -> list[TracedTensor]:
-    path, one = [], end
-    while one is not start:
-        path.append(one)
-        one = min(
-            (source for source in one.sources if source.number in weights),
+    path, traced = [], end
+    while traced is not start:
+        path.append(traced)
+        traced = min(
+            (source for source in traced.sources if source.number in weights),
             key=lambda source: weights[source.number],
         )
     return path
@@ -372,14 +376,14 @@ def _weights_of(end: TracedTensor, start: TracedTensor) -> tuple[WeightUse, ...]
 
 
 def _reading(
-    cuts: Cuts, segments: Sequence[_Segment], residual: Sequence[int], place: int
+    cuts: Cuts, segments: Sequence[_Segment], residual: Sequence[int], position: int
 ) -> ResidualReading:
-    here = residual[place]
-    x = _end_of(cuts, segments, residual, place - 1) if place else cuts[0]
-    out = _end_of(cuts, segments, residual, place)
-    segment, y = segments[here], segments[here].stop
+    segment_index = residual[position]
+    x = _end_of(cuts, segments, residual, position - 1) if position else cuts[0]
+    out = _end_of(cuts, segments, residual, position)
+    segment, y = segments[segment_index], segments[segment_index].stop
     states = dict(segment.states)
-    for follower in segments[here + 1 :]:
+    for follower in segments[segment_index + 1 :]:
         if y is out or not follower.is_linear or follower.stop.number > out.number:
             break
         y = follower.stop
@@ -387,13 +391,13 @@ def _reading(
     return ResidualReading(x, segment.start, y, out, states, segment.h_weights)
 
 
-def _end_of(cuts: Cuts, segments: Sequence[_Segment], residual: Sequence[int], place: int) -> TracedTensor:
+def _end_of(cuts: Cuts, segments: Sequence[_Segment], residual: Sequence[int], position: int) -> TracedTensor:
     """The unit's output: the last cut before the next unit's paths part, if possible of the input's shape."""
-    if place == len(residual) - 1:
+    if position == len(residual) - 1:
         return cuts[-1]
-    candidates = [cut for cut in cuts[residual[place] + 1 : residual[place + 1] + 1] if cut.is_single]
-    same = [cut for cut in candidates if cut.shape == cuts[0].shape]
-    return (same or candidates)[-1]
+    candidates = [cut for cut in cuts[residual[position] + 1 : residual[position + 1] + 1] if cut.is_single]
+    same_shape = [cut for cut in candidates if cut.shape == cuts[0].shape]
+    return (same_shape or candidates)[-1]
 
 
 def _read_without_sum(nodes: Cuts, cuts: Cuts, segments: Sequence[_Segment]) -> ResidualReading:
@@ -421,7 +425,7 @@ def _read_without_sum(nodes: Cuts, cuts: Cuts, segments: Sequence[_Segment]) -> 
 
 def _join_text(segment: _Segment) -> str:
     stop = segment.stop
-    parts = {one.function: None for one in stop.sources if one is not segment.start}
+    parts = {traced.function: None for traced in stop.sources if traced is not segment.start}
     inputs = ["its input"] if segment.start in stop.sources else []
     return (
         f"its input reaches its output without weights, but not by a sum of it and a branch: "
@@ -437,14 +441,14 @@ _HINTS = dict.fromkeys(
 _JOINS = frozenset(_HINTS) | {"addcmul", "addcdiv", "lerp", "addmm", "baddbmm", "addcmul_", "lerp_", "where"}
 
 
-def _changes_no_element(one: TracedTensor, states: dict[int, State]) -> bool:
-    if one.kind == "sum":
+def _changes_no_element(traced: TracedTensor, states: dict[int, State]) -> bool:
+    if traced.kind == "sum":
         return all(
             term.factor == 1
-            for term in one.terms
+            for term in traced.terms
             if isinstance(term.value, TracedTensor) and states.get(term.value.number, "rest") != "rest"
         )
-    return one.kind == "linear" and one.function in _SAME_ELEMENTS
+    return traced.kind == "linear" and traced.function in _SAME_ELEMENTS
 
 
 def _where(node: TracedTensor) -> str:

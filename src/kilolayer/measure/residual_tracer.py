@@ -171,7 +171,7 @@ class ResidualTracer(TorchFunctionMode):
         if traced is None or traced.is_current:
             return traced
         # Another tensor with the same memory was overwritten: what is in this one now is not known.
-        writers = [one for one in self.record if _share_memory(one.tensor, tensor)]
+        writers = [entry for entry in self.record if _share_memory(entry.tensor, tensor)]
         name, hidden = "an operation in place on a view", "is overwritten through a view"
         return self._add(tensor, name, tuple(writers), hidden=hidden)
 
@@ -328,8 +328,8 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
 
 def _is_off(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     names = ("input", "p", "training", "inplace")
-    given = dict(zip(names, args, strict=False)) | kwargs
-    return not given.get("training", True) or given.get("p", 0.5) == 0
+    arguments = dict(zip(names, args, strict=False)) | kwargs
+    return not arguments.get("training", True) or arguments.get("p", 0.5) == 0
 
 
 def _again(
