@@ -40,7 +40,7 @@ def test_classes_and_functions_are_pickled_by_their_names(name):
     for each in package.__all__:
         value = getattr(package, each)
         if callable(value) and hasattr(value, "__qualname__"):
-            assert pickle.loads(pickle.dumps(value)) is value  # noqa: S301 - our own
+            assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301 - our own
 
 
 def test_help_names_classes_and_functions():

@@ -56,5 +56,5 @@ def _commit(root: Path) -> str:
 
 def _git(folder: Path, *words: str) -> str:
     command = ["git", "-C", str(folder), *words]
-    process = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)  # noqa: S603
+    process = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", timeout=10)  # noqa: S603
     return process.stdout.strip()

@@ -110,7 +110,7 @@ def _predict_one(network: Network, seed: int, batch_size: int) -> dict[str, tupl
         "signal": tuple(moments),
         "common": tuple(x.common / q if q else 0.0 for x, q in zip(theory.signals, moments, strict=True)),
         "gradient": theory.gradient_norms([unit.total for unit in theory.unit_backwards]),
-        "direct": theory.gradient_norms([unit.shortcut for unit in theory.unit_backwards]),
+        "direct": theory.gradient_norms([unit.shortcut for unit in theory.unit_backwards], np.float64),
     }
 
 
@@ -206,10 +206,17 @@ class MeanFieldTheory:
             out, back = dynamics.run(network.final_ops, self.signals[-1])
             self.final_gradient = back(_loss_gradient(network, out, dynamics))
 
-    def gradient_norms(self, backward_maps: Sequence[BackwardMap]) -> tuple[float, ...]:
-        """‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ along these maps, one map a unit."""
+    def gradient_norms(
+        self, backward_maps: Sequence[BackwardMap], dtype: type = np.float32
+    ) -> tuple[float, ...]:
+        """‖∂ε/∂x_l‖ / ‖∂ε/∂x_L‖ along these maps, one map a unit.
+
+        float64 keeps a product of factors such as 0.9^100 exact; shortcuts alone are cheap enough for it.
+        """
         # The scale is kept as a logarithm: over a thousand units the gradient itself can overflow.
         gradient, scale, logs = self.final_gradient, 0.0, [0.0]
+        if dtype is np.float64:
+            gradient = Population(gradient.values.astype(dtype), gradient.side)
         first = _log(gradient.second_moment) + _log(self.sizes[-1])
         for back, size in zip(reversed(backward_maps), reversed(self.sizes[:-1]), strict=True):
             gradient = back(gradient)
