@@ -413,9 +413,10 @@ design("plain units", True, images=True)(lambda number: Plain())
 class Tied(Block):
     shared = None
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(lambda m, x: x)
-        Tied.shared = Tied.shared or self.mlp
+        if number == 0:  # a network of its own: an analysis may train one of them
+            Tied.shared = self.mlp
         self.mlp = Tied.shared
 
     def forward(self, x: Tensor) -> Tensor:
@@ -423,7 +424,7 @@ class Tied(Block):
         return TRUTH.say(x, x, F, x + F)
 
 
-design("weights tied between units", True)(lambda number: Tied())
+design("weights tied between units", True)(Tied)
 
 
 @tokens("streams with an identity mixing, by views alone", True)

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from kilolayer.errors import InputError
 from kilolayer.measure.unit_chain import UnitChain
 
 Vectors = Sequence[Tensor]
@@ -76,7 +78,8 @@ class JacobianProducts:
 
     def _run_step(self, index: int, signal: Tensor) -> Tensor:
         """x_{l+1} from x_l, with what stands between the units."""
-        out = self.chain.run_unit(self.x, index, signal)
+        with sdpa_kernel(SDPBackend.MATH):  # the only attention whose gradient has a derivative
+            out = self.chain.run_unit(self.x, index, signal)
         return out if index + 1 == len(self.chain) else self.chain.next_input(self.x, index, out)
 
     @torch.no_grad()
@@ -94,9 +97,18 @@ class JacobianProducts:
             out = self._run_step(index, leaf)
             cotangent = torch.zeros_like(out, requires_grad=True)
             (vjp,) = torch.autograd.grad(out, leaf, cotangent, create_graph=True)
-        tangents_out = [
-            torch.autograd.grad(vjp, cotangent, tangent, retain_graph=True)[0] for tangent in tangents
-        ]
+        try:
+            tangents_out = [
+                torch.autograd.grad(vjp, cotangent, tangent, retain_graph=True)[0] for tangent in tangents
+            ]
+        except RuntimeError as error:
+            if "not implemented" not in str(error) and "once_differentiable" not in str(error):
+                raise
+            name = self.chain.execution_order(self.x).names[index]
+            raise InputError(
+                f"{name!r} holds a function whose gradient cannot be differentiated, as a Jacobian-vector "
+                f"product requires: {str(error).splitlines()[0]}"
+            ) from None
         return out.detach(), tangents_out
 
     def _input(self, start: int) -> Tensor:
