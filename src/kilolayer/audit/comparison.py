@@ -135,9 +135,15 @@ class Comparison:
             for pair, role, name, _ in self._tensor_pairs():
                 tensor = theirs[name]
                 values = self.normal(tensor.shape)
-                if role == "running variance" or (role == "weight" and pair.audited.kind == "batch norm"):
-                    sign = 1.0 if role != "weight" else torch.sign(values)
-                    values = sign * (0.5 + self._uniform(tensor.shape))
+                is_norm = pair.audited.kind == "batch norm"
+                if role == "running variance":
+                    values = 0.5 + self._uniform(tensor.shape)
+                elif role == "weight" and is_norm:
+                    # Channels of every size from 0.0003 to 10: an activation's threshold shows near 0 only,
+                    # and its bound far out.
+                    values = torch.sign(values) * 10 ** (4.5 * self._uniform(tensor.shape) - 3.5)
+                elif role == "bias" and is_norm and "weight" in pair.audited.tensors:
+                    values = values * 0.3 * theirs[pair.audited.tensors["weight"]].abs()
                 elif role == "weight":
                     fan = max(1, tensor.numel() // max(1, pair.audited.shape[0]))
                     values = values * (2 / fan) ** 0.5
