@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import operator
-import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -136,10 +135,13 @@ def _copy_for_tracing(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    if not _is_uninitialised(model):
-        return copy.deepcopy(model)
-    copied: nn.Module = pickle.loads(pickle.dumps(model))  # noqa: S301 - bytes of our own, made here
-    return copied  # PyTorch copies no lazy tensor
+    # deepcopy cannot copy a lazy tensor; it holds a type and a place and no numbers, so a new one stands in.
+    lazy = [tensor for tensor in (*model.parameters(), *model.buffers()) if is_lazy(tensor)]
+    memo: dict[int, object] = {
+        id(tensor): cast("Any", type(tensor))(tensor.requires_grad, device=tensor.device, dtype=tensor.dtype)
+        for tensor in lazy
+    }
+    return copy.deepcopy(model, memo)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
