@@ -16,6 +16,7 @@ from kilolayer.audit.trace import Trace, output_tensors
 from kilolayer.audit.weight_layers import LayerPair, WeightLayer
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
+from kilolayer.system.message_text import error_line
 
 IMAGES = 2
 TOLERANCE = 1e-9
@@ -85,13 +86,13 @@ class Comparison:
 
     def permutation(self) -> dict[str, tuple[int, ...]]:
         """By layer and side, which channel of the described network's tensor each channel is."""
-        shapes_put_out = {}
+        orders_by_side = {}
         for pair in self.pairs:
             order = self.orders[pair.audited]
             for values, side in ((order.inputs, "input"), (order.outputs, "output")):
                 if values != tuple(range(len(values))):
-                    shapes_put_out[f"{pair.audited.name} ({side})"] = values
-        return shapes_put_out
+                    orders_by_side[f"{pair.audited.name} ({side})"] = values
+        return orders_by_side
 
     def unfit_orders(self) -> str:
         for pair in self.pairs:
@@ -160,12 +161,12 @@ class Comparison:
 
     def usable_sides(self) -> tuple[int, int]:
         """An odd and an even side that both networks take: small ones where the audited network allows."""
-        stride, modes_given = self.described.total_stride, self.trace.side
-        odd = next((side for side in (2 * stride + 1, modes_given) if self._takes(side)), None)
-        even = next((side for side in (2 * stride, modes_given, 224, 32) if self._takes(side)), None)
+        stride, traced_side = self.described.total_stride, self.trace.side
+        odd = next((side for side in (2 * stride + 1, traced_side) if self._takes(side)), None)
+        even = next((side for side in (2 * stride, traced_side, 224, 32) if self._takes(side)), None)
         if odd is None or even is None:
             raise InputError(
-                f"it takes no batch of {IMAGES} images of side {modes_given} in float64: {self._error}"
+                f"it takes no batch of {IMAGES} images of side {traced_side} in float64: {self._error}"
             )
         return odd, even
 
@@ -178,14 +179,14 @@ class Comparison:
         image = self.normal((IMAGES, self.described.in_chans, side, side))
         try:
             with torch.no_grad():
-                shapes_put_out = [tensor.shape for _, tensor in output_tensors(self.audited(image))]
+                output_shapes = [tensor.shape for _, tensor in output_tensors(self.audited(image))]
         except Exception as error:  # a foreign model may raise anything
-            self._error = self._error or first_line(error)
+            self._error = self._error or error_line(error)
             return False
-        if shapes_put_out != [(IMAGES, self.described.num_classes)]:
+        if output_shapes != [(IMAGES, self.described.num_classes)]:
             self._error = (
                 self._error
-                or f"it puts out {', '.join('×'.join(map(str, shape)) for shape in shapes_put_out)}"
+                or f"it puts out {', '.join('×'.join(map(str, shape)) for shape in output_shapes)}"
             )
             return False
         return True
@@ -293,7 +294,3 @@ def relative_error(value: Tensor | None, expected: Tensor | None, floor: float =
     difference = float((value.double() - expected).abs().max()) if value.numel() else 0.0
     largest = max(float(expected.abs().max()) if expected.numel() else 0.0, floor)
     return 0.0 if not difference else float("inf") if not largest else difference / largest
-
-
-def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]

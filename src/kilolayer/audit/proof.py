@@ -21,7 +21,6 @@ from kilolayer.audit.comparison import (
     Comparison,
     FunctionProof,
     ProofPass,
-    first_line,
     relative_error,
 )
 from kilolayer.audit.dataflow import DataflowGraph
@@ -32,7 +31,7 @@ from kilolayer.audit.weight_layers import pair_layers, weight_layers
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
 from kilolayer.networks.model import build
-from kilolayer.system.message_text import listing
+from kilolayer.system.message_text import error_line, listing
 
 ROUNDING_MARGIN = 1e3
 """How many times further than a change of the image by one rounding two equal networks may differ."""
@@ -74,7 +73,7 @@ def prove_identity(model: nn.Module, trace: Trace, graph: DataflowGraph, describ
         try:
             copied = copy.deepcopy(model).cpu().double()
         except Exception as error:
-            return FunctionProof("not proven", f"the network cannot be copied: {first_line(error)}")
+            return FunctionProof("not proven", f"the network cannot be copied: {error_line(error)}")
         orders = channel_orders(graph, audited_layers)
         comparison = Comparison(copied, ours.double(), pairs, orders, graph, our_graph, trace, described)
         return _prove(comparison)
@@ -133,7 +132,7 @@ def _compare(comparison: Comparison, proof_pass: ProofPass, side: int) -> Functi
     try:
         theirs = comparison.run_audited(image, proof_pass, upstream)
     except Exception as error:  # a foreign model may raise anything
-        return FunctionProof("not proven", f"{proof_pass.text} it does not run: {first_line(error)}")
+        return FunctionProof("not proven", f"{proof_pass.text} it does not run: {error_line(error)}")
     ours = comparison.run_ours(image, proof_pass, upstream)
     if theirs.random_state != ours.random_state:
         return FunctionProof("different", _random_text(comparison, proof_pass))

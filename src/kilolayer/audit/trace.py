@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kilolayer.errors import InputError
+from kilolayer.system.message_text import error_line
 
 USUAL_SIDES = (32, 224, 64, 28, 299, 256, 384, 512, 96, 16)
 USUAL_CHANNELS = (3, 1, 4)
@@ -85,7 +86,7 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
             try:
                 return _trace_input(traceable, tried, remarks)
             except (Exception, SystemExit) as error:  # a foreign model may raise anything
-                errors[tried] = _first_line(error)
+                errors[tried] = error_line(error)
         runs = next((candidate for candidate in inputs if _runs(traceable, candidate)), None)
         if runs is not None:
             raise InputError(
@@ -108,10 +109,6 @@ def _refusal(errors: Mapping[ModelInput, str]) -> str:
     return f"the model takes no image, and not {' or '.join(alternatives)}: {errors[first]}"
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
-
-
 @contextmanager
 def _copy_for_tracing(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
     """A copy in float32 on the CPU; where the model cannot be copied, the model itself, restored behind."""
@@ -123,7 +120,7 @@ def _copy_for_tracing(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]
         if _is_uninitialised(model):
             raise InputError("the model has lazy layers that cannot be copied; call it once first") from None
         if any(is_lazy(tensor) or tensor.device.type != "cpu" or _is_narrow(tensor) for tensor in tensors):
-            raise InputError(f"the model cannot be copied to the CPU: {_first_line(error)}") from None
+            raise InputError(f"the model cannot be copied to the CPU: {error_line(error)}") from None
         copied, remarks = model, []
     # A frozen ScriptModule has no such attribute.
     modes = [(module, getattr(module, "training", False)) for module in model.modules()]

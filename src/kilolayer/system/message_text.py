@@ -40,3 +40,12 @@ def error_text(error: BaseException, limit: int = 120) -> str:
 
 def gigabytes(amount: int) -> str:
     return f"{amount / 1e9:.1f} GB"
+
+
+def error_line(error: BaseException) -> str:
+    """An error of foreign code in one line: its kind and the first line of its message.
+
+    >>> error_line(ValueError("no\\nmore"))
+    'ValueError: no'
+    """
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")
