@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kilolayer.errors import InputError
 from kilolayer.system import folder_lock
 from kilolayer.system.folder_lock import FolderInUse, FolderLock
 
@@ -152,12 +153,32 @@ def test_a_holder_that_names_nobody(content: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", [".lock", ".lock.holder"])
-@pytest.mark.parametrize("kind", ["link", "folder"])
-def test_no_link_is_followed(kind: str, name: str, tmp_path: Path) -> None:
-    if kind == "link":
-        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
-    else:
-        (tmp_path / name).mkdir()
-    with pytest.raises(OSError, match=os.strerror(errno.ELOOP if kind == "link" else errno.EISDIR)):
-        acquire(tmp_path)
-    assert not (tmp_path / "elsewhere").exists()
+@pytest.mark.parametrize("kind", ["link", "hard link", "folder", "FIFO", "device"])
+def test_nothing_but_a_plain_file_of_the_folder_is_taken(kind: str, name: str, tmp_path: Path) -> None:
+    """A stranger's folder: writing a lock must not empty a file of yours."""
+    folder, precious = tmp_path / "run", tmp_path / "precious"
+    folder.mkdir()
+    precious.write_text("mine")
+    {
+        "link": lambda: (folder / name).symlink_to(precious),
+        "hard link": lambda: os.link(precious, folder / name),
+        "folder": lambda: (folder / name).mkdir(),
+        "FIFO": lambda: os.mkfifo(folder / name),
+        "device": lambda: (folder / name).symlink_to("/dev/zero"),
+    }[kind]()
+    with pytest.raises(InputError, match=rf"^{name} in the run's folder is no plain file of its own"):
+        acquire(folder)
+    assert precious.read_text() == "mine"
+
+
+def test_a_lock_whose_file_was_deleted_still_keeps_others_out(folder: int | Path, tmp_path: Path) -> None:
+    """The folder itself is locked too, where it is opened."""
+    lock = acquire(folder)
+    (tmp_path / ".lock").unlink()
+    second = os.open(tmp_path, os.O_RDONLY)
+    if isinstance(folder, int):
+        with pytest.raises(FolderInUse):
+            acquire(second)
+        lock.release()
+        acquire(second).release()
+    os.close(second)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -13,6 +14,14 @@ from kilolayer.cli import resuming
 from kilolayer.errors import out_of_memory_error
 from kilolayer.system.signals import STOP_SIGNALS, handled_signals
 from kilolayer.system.stopping import interruptible, stoppable
+
+
+@pytest.fixture(autouse=True)
+def no_timer() -> Iterator[None]:
+    """The tests' own time limit is a SIGALRM."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -32,17 +41,38 @@ def test_where_something_is_it_is_noted(number: int) -> None:
     assert not stop.saves_state
 
 
-def test_under_nohup_the_closing_of_the_terminal_is_not_heard() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [number for number in STOP_SIGNALS if number != signal.SIGINT])
+def test_what_the_process_was_started_to_ignore_is_not_heard(number: signal.Signals) -> None:
+    """As SIGHUP is under nohup."""
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        assert set(STOP_SIGNALS) - set(handled_signals()) == {signal.SIGHUP}
+        assert set(STOP_SIGNALS) - set(handled_signals()) == {number}
         with stoppable() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), number)
             assert not stop()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
     assert set(handled_signals()) == set(STOP_SIGNALS)
+
+
+def test_ctrl_c_is_heard_where_a_script_began_the_command_in_the_background() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_timer_of_the_calling_program_stays() -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGALRM, lambda number, frame: heard.append(number))
+    with stoppable() as stop:
+        os.kill(os.getpid(), signal.SIGALRM)
+        assert not stop()
+    assert heard == [signal.SIGALRM]
 
 
 def test_only_a_second_ctrl_c_insists() -> None:

@@ -1,6 +1,7 @@
 """An exclusive lock on a folder, also where the file system has no locks, and a look whether it still holds.
 
-.lock           locked by the kernel (flock); its content names the holder
+the folder      locked by the kernel (flock), where it can lock a folder
+.lock           locked by the kernel too; its content names the holder
 .lock.holder    only where the file system has no locks: whoever made this file has the lock
 
 Some file systems lock within one machine only (sshfs, NFS mounted with nolock). Then the last process to
@@ -16,20 +17,24 @@ import logging
 import os
 import secrets
 import socket
+import stat
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kilolayer.errors import KilolayerError
+from kilolayer.errors import InputError, KilolayerError
 
 LOCK_NAME, HOLDER_NAME = ".lock", ".lock.holder"
 _MAX_BYTES = 4096
 _SECONDS_TO_WRITE = 2.0
 """How long a process may take from making the holder's file to writing it."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_FOLDER_LOCKS = (*_NO_LOCKS, errno.EBADF, errno.EISDIR)  # NFS locks only what is open for writing
 _TAKEN = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
+_NO_PLAIN_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EMLINK)
+ATTEMPTS = 5
 
 logger = logging.getLogger(__name__)
 
@@ -60,25 +65,38 @@ class FolderLock:
         folder: an open descriptor, which must stay open; or a path where the system has no `dir_fd`.
         shown: the folder's path, for messages.
 
-        Raises `FolderInUse` where another process has the lock, and `OSError` where its file cannot be made.
+        Raises `FolderInUse` where another process has the lock, `InputError` where a lock's file is no plain
+        file, and `OSError` where it cannot be made.
         """
+        for _ in range(ATTEMPTS):
+            _lock_folder(folder, shown)
+            try:
+                lock = cls._acquired_once(folder, shown)
+            except BaseException:
+                _unlock_folder(folder)
+                raise
+            if lock.is_held():
+                return lock
+            lock.release()  # somebody removed its file meanwhile, and may have locked another one
+        raise _in_use(shown, None)
+
+    @classmethod
+    def _acquired_once(cls, folder: int | Path, shown: object) -> FolderLock:
         lock = cls(folder, LOCK_NAME, _open(folder, LOCK_NAME, os.O_RDWR | os.O_CREAT))
         try:
             has_locks = _lock(lock.descriptor)
             _check_holder(folder, shown)
         except BlockingIOError:
-            holder = _read(lock.descriptor)
-            lock.release()
-            raise _in_use(shown, holder) from None
+            os.close(lock.descriptor)
+            raise _in_use(shown, _record(_content(folder, LOCK_NAME))) from None
         except BaseException:
-            lock.release()
+            os.close(lock.descriptor)
             raise
         if not has_locks:
-            lock.release()
+            os.close(lock.descriptor)
             lock = cls._made_exclusively(folder, shown)
         lock._write()
-        # Otherwise somebody removed the file meanwhile, and may have locked another one.
-        return lock if lock.is_held() else cls.acquire(folder, shown)
+        return lock
 
     @classmethod
     def _made_exclusively(cls, folder: int | Path, shown: object) -> FolderLock:
@@ -112,6 +130,7 @@ class FolderLock:
                 _remove(self.folder, self.name)
         with suppress(OSError):
             os.close(self.descriptor)
+        _unlock_folder(self.folder)
 
 
 def _check_holder(folder: int | Path, shown: object) -> None:
@@ -178,17 +197,10 @@ def _start_time(pid: int) -> str | None:
         return None
 
 
-def _read(descriptor: int) -> dict[str, Any] | None:
-    with suppress(OSError):
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return _record(os.read(descriptor, _MAX_BYTES))
-    return None
-
-
-def _record(content: bytes) -> dict[str, Any] | None:
+def _record(content: bytes | None) -> dict[str, Any] | None:
     """The holder that a lock's file names; None where it names none, or is not written yet."""
     try:
-        record = json.loads(content)
+        record = json.loads(content or b"")
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and {"pid", "host", "since"} <= record.keys() else None
@@ -207,10 +219,27 @@ def _content(folder: int | Path, name: str) -> bytes | None:
 
 
 def _open(folder: int | Path, name: str, flags: int) -> int:
-    """Opens a file of the folder, following no link and waiting for nobody."""
+    """Opens a plain file that only this folder has, following no link and waiting for nobody."""
     flags |= sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
-    path, descriptor = _at(folder, name)
-    return os.open(path, flags, 0o666, dir_fd=descriptor)
+    path, parent = _at(folder, name)
+    try:
+        descriptor = os.open(path, flags, 0o666, dir_fd=parent)
+    except OSError as error:
+        if error.errno in _NO_PLAIN_FILE:
+            raise _not_plain(name) from None
+        raise
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+        os.close(descriptor)
+        raise _not_plain(name)
+    return descriptor
+
+
+def _not_plain(name: str) -> InputError:
+    return InputError(
+        f"{name} in the run's folder is no plain file of its own (a link, a folder, a device), and this "
+        "process would write into it; remove it, or choose another --out"
+    )
 
 
 def _remove(folder: int | Path, name: str) -> None:
@@ -223,14 +252,27 @@ def _at(folder: int | Path, name: str) -> tuple[str | Path, int | None]:
     return (name, folder) if isinstance(folder, int) else (folder / name, None)
 
 
-def _lock(descriptor: int) -> bool:
-    """Locks an open file; False where its file system has no locks. Raises `BlockingIOError` if taken."""
+def _lock_folder(folder: int | Path, shown: object) -> None:
+    """Locks the folder itself, where that is possible: nobody can delete this lock."""
+    if not isinstance(folder, int):
+        return
+    try:
+        _lock(folder, _NO_FOLDER_LOCKS)
+    except BlockingIOError:
+        raise _in_use(shown, _record(_content(folder, LOCK_NAME))) from None
+
+
+def _lock(descriptor: int, without: tuple[int, ...] = _NO_LOCKS) -> bool:
+    """Locks an open file; False where its file system has no locks. Raises `BlockingIOError` if taken.
+
+    without: the errors by which a file system says that it has none.
+    """
     try:
         _lock_exclusively(descriptor)
     except OSError as error:
         if error.errno in _TAKEN:
             raise BlockingIOError(error.errno, error.strerror) from None
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in without:
             raise
         return False
     return True
@@ -243,8 +285,16 @@ if sys.platform == "win32":
         os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # behind the content, which others read
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
+    def _unlock_folder(folder: int | Path) -> None:
+        pass
+
 else:
     import fcntl
 
     def _lock_exclusively(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock_folder(folder: int | Path) -> None:
+        if isinstance(folder, int):
+            with suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_UN)
