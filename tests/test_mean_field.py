@@ -9,6 +9,7 @@ from statistics import fmean, median
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import ThreadpoolController
 
 from kilolayer.measure.initialisation import Propagation, measure_propagation
 from kilolayer.networks import Network, Stage, Stem, build, cifar, describe
@@ -171,6 +172,18 @@ def test_it_is_the_same_every_time_and_nearly_so_with_other_draws() -> None:
     other = predict_propagation(network, batch_size=4, draws=2, seed=2)
     assert other.gradient[0] != found.gradient[0]
     assert other.gradient[0] == pytest.approx(found.gradient[0], rel=0.3)
+
+
+def test_the_threads_of_blas_decide_nothing_and_stay_as_they_were() -> None:
+    """Products on two threads came out otherwise, and forty times as slow on two cores that are taken."""
+    blas = ThreadpoolController().select(user_api="blas")
+    network = cifar(8, image_size=8)
+    outcomes = []
+    for threads in (1, 2):
+        with blas.limit(limits=threads):
+            outcomes.append(predict_propagation(network, batch_size=64, draws=1))
+            assert {library["num_threads"] for library in blas.info()} == {threads}
+    assert outcomes[0] == outcomes[1]
 
 
 def test_squares_that_no_number_can_hold_do_not_overflow() -> None:

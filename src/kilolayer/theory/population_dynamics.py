@@ -21,9 +21,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from kilolayer.units import ops as op
 from kilolayer.units.ops import Op, Ops
@@ -241,8 +243,26 @@ def _apply_weights(weights: Array, x: Population) -> Population:
     """A convolution by `weights`, (rows of y, k², rows of x)."""
     kernel = round(weights.shape[1] ** 0.5)
     taps = _windows(x, kernel) if kernel > 1 else x.values
-    y = weights.reshape(len(weights), -1) @ taps.reshape(kernel**2 * len(x.values), -1)
+    y = _multiply(weights.reshape(len(weights), -1), taps.reshape(kernel**2 * len(x.values), -1))
     return Population(y.reshape(-1, *x.values.shape[1:]), x.side)
+
+
+_ONE_PRODUCT = Lock()
+
+
+def _multiply(first: Array, second: Array) -> Array:
+    """first @ second on one core: the products are small, and BLAS's threads wait for each other.
+
+    With two processes on two cores they waited forty times as long as they computed.
+    """
+    # The number of threads is the process's: the lock keeps two callers from restoring each other's.
+    with _ONE_PRODUCT, _blas().limit(limits=1):
+        return np.asarray(first @ second)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _windows(x: Population, kernel: int) -> Array:
