@@ -7,15 +7,17 @@ older release wrote is read; `to_json` writes today's names only.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, is_typeddict
 
 from kilolayer.data.config import SELECTOR_FLAGS, Data
 from kilolayer.data.registry import DATASETS
-from kilolayer.errors import InputError, KilolayerError, suggest
+from kilolayer.errors import InputError, suggest
+from kilolayer.system.json_text import MAX_WHOLE, FieldPath, JsonValue, field_text, parse_json, value_text
 from kilolayer.training import optimizer, schedule
 from kilolayer.units import arrangement, branch, extensions, shortcut
 
@@ -143,24 +145,73 @@ def from_json(text: str, kind: type[T], subject: str = "this") -> T:
     >>> from_json('{"start": 0.1, "drops": [[400, 0.01]]}', Steps)
     Steps(start=0.1, drops=((400, 0.01),))
     """
-    from cattrs import transform_error
-
     try:
-        value: T = _converter().structure(json.loads(text), kind)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error}") from None
+        return structure(parse_json(text), kind, subject)
+    except FieldErrors as error:
+        article = "an" if kind.__name__[0] in "AEIO" else "a"  # "a Unit"
+        raise InputError(f"not {article} {kind.__name__}: {error}") from None
+
+
+class FieldErrors(InputError):
+    """Fields of a JSON value that do not fit its type, in one line.
+
+    fields: for each field its path, and what is wrong with it and allowed in its place.
+    """
+
+    def __init__(self, fields: Sequence[tuple[FieldPath, str]]) -> None:
+        self.fields = tuple(fields)
+        super().__init__("; ".join(reason for _, reason in self.fields))
+
+
+def structure(value: JsonValue, kind: type[T], subject: str = "this") -> T:
+    """The value of type `kind` that a JSON value describes.
+
+    Raises `FieldErrors`, which names each field that does not fit, and `UnitFileError` as `from_json`.
+
+    >>> structure({"start": 0.1}, schedule.Steps)
+    Steps(start=0.1, drops=())
+    """
+    try:
+        described: T = _converter().structure(value, kind)
     except Exception as error:
         if unit_errors := _unit_file_errors(error):
             first = unit_errors[0]
             needed = extensions.UnitFileError(first.name, first.origin, first.changed)
             needed.args = (extensions.refusal(subject, unit_errors),)
             raise needed from None
-        if isinstance(error, KilolayerError):
-            raise
-        reasons = transform_error(error, format_exception=_reason)
-        article = "an" if kind.__name__[0] in "AEIO" else "a"  # "a Unit"
-        raise InputError(f"not {article} {kind.__name__}: {'; '.join(reasons)}") from None
-    return value
+        raise FieldErrors(list(_field_errors(error, kind))) from None
+    return described
+
+
+class _WrongValue(InputError):
+    """A value of another type: the text goes on after the field's name."""
+
+
+def _field_errors(error: BaseException, kind: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
+    """The path and the refusal of each wrong field in `error`, which cattrs nests as the value is nested."""
+    from cattrs.errors import (
+        AttributeValidationNote,
+        BaseValidationError,
+        ClassValidationError,
+        IterableValidationError,
+    )
+
+    if isinstance(error, ClassValidationError | IterableValidationError):
+        noted, others = error.group_exceptions()
+        for child, note in noted:
+            step = note.name if isinstance(note, AttributeValidationNote) else note.index
+            yield from _field_errors(child, note.type, (*path, step))
+        for child in others:
+            yield from _field_errors(child, error.cl, path)
+    elif isinstance(error, BaseValidationError):
+        for child in error.exceptions:
+            yield from _field_errors(child, kind, path)
+    else:
+        field, reason = field_text(path), _reason(error, kind)
+        if isinstance(error, _WrongValue):
+            yield path, f"{field or 'the value'} {reason}"
+        else:
+            yield path, f"{field}: {reason}" if field else reason
 
 
 def _unit_file_errors(error: BaseException) -> list[extensions.UnitFileError]:
@@ -178,15 +229,21 @@ def _converter() -> Any:
 
     converter = Converter(forbid_extra_keys=True)
     converter.register_structure_hook_factory(is_dataclass, lambda kind: _reader(converter, kind))
-    converter.register_structure_hook(int, _read_int)
+    converter.register_structure_hook_factory(is_typeddict, lambda kind: _record_reader(converter, kind))
+    converter.register_structure_hook_factory(lambda kind: _form(kind) is Annotated, _bounded_reader)
+    converter.register_structure_hook_func(lambda kind: _form(kind) is Literal, _read_literal)
+    _check_containers(converter)
+    for plain in (bool, int, str):
+        converter.register_structure_hook(plain, _read_plain)
+    converter.register_structure_hook(float, lambda value, kind: float(_read_plain(value, kind)))
     for base in (branch.Branch, shortcut.Shortcut, shortcut.Downsample, arrangement.Activation):
         _register_kinds(converter, base)
 
     def read_layer(value: Any, _: type) -> Any:
         if isinstance(value, dict):
             return converter.structure(value, arrangement.Activation)
-        if value not in (arrangement.BN, arrangement.RELU):
-            raise InputError(f"{value!r}; allowed: {arrangement.ALLOWED_LAYERS}")
+        if not isinstance(value, str) or value not in (arrangement.BN, arrangement.RELU):
+            raise _WrongValue(f"is {value_text(value)}; allowed: {arrangement.ALLOWED_LAYERS}")
         return value
 
     converter.register_structure_hook(arrangement.Layer, read_layer)
@@ -205,7 +262,7 @@ def _reader(converter: Any, kind: type) -> Callable[[Any, Any], Any]:
     from cattrs.gen import make_dict_structure_fn
 
     read: Any = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
-    return lambda value, _: read(upgrade(kind, value) if isinstance(value, dict) else value, kind)
+    return lambda value, _: read(upgrade(kind, _checked(value, dict)), kind)
 
 
 def _register_kinds(converter: Any, base: type) -> None:
@@ -216,8 +273,10 @@ def _register_kinds(converter: Any, base: type) -> None:
     writer: Any = cache(lambda kind: make_dict_unstructure_fn(kind, converter))
 
     def structure(value: Any, _: type) -> Any:
-        own_fields = dict(value)
-        name, origin = own_fields.pop("type"), own_fields.pop("file", None)
+        own_fields = dict(_checked(value, dict))
+        name, origin = own_fields.pop("type", None), own_fields.pop("file", None)
+        if not isinstance(name, str):
+            raise _WrongValue(f"has the type {value_text(name)}; allowed: the name of a kind")
         return reader(extensions.kind_of(base, name, origin))(own_fields, None)
 
     def unstructure(value: Any) -> Fields:
@@ -235,10 +294,88 @@ def _file_fields(origin: extensions.Origin) -> Fields:
     return {"name": origin.name, "sha256": origin.sha256} | ({"loads": loads} if loads else {})
 
 
-def _read_int(value: Any, _: type) -> int:
-    # cattrs would call int(), which cuts 1.7 to 1.
-    if not isinstance(value, int):
-        raise InputError(f"{value!r} is not a whole number")
+def _record_reader(converter: Any, kind: type) -> Callable[[Any, Any], Any]:
+    """A reader of a `TypedDict`: it keeps fields that it does not know, as a newer release's."""
+    from cattrs.gen.typeddicts import make_dict_structure_fn
+
+    read: Any = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=False)
+    return lambda value, _: read(_checked(value, dict), kind)
+
+
+def _form(kind: Any) -> Any:
+    """What `kind` is a form of, such as list for list[int]."""
+    return get_origin(kind)
+
+
+def _check_containers(converter: Any) -> None:
+    """Has lists read from lists alone: cattrs takes a text for the list of its letters."""
+    within = set[Any]()
+
+    def factory(kind: Any) -> Callable[[Any, Any], Any]:
+        within.add(kind)
+        try:
+            read = converter.get_structure_hook(kind, cache_result=False)
+        finally:
+            within.discard(kind)
+        plain = dict if get_origin(kind) is dict else list
+        return lambda value, _: read(_checked(value, plain), kind)
+
+    converter.register_structure_hook_factory(
+        lambda kind: _form(kind) in (tuple, list, dict) and kind not in within, factory
+    )
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """In `Annotated[float, Bounds(0, 100)]`: the least and the greatest value of a number of a record."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    allow_nan: bool = False
+
+
+def _bounded_reader(kind: Any) -> Callable[[Any, Any], Any]:
+    plain, bounds = get_args(kind)
+    least = f" from {bounds.least:g}" if bounds.least > -math.inf else ""
+    allowed = f"{_WORDS[plain]}{least}{f' to {bounds.most:g}' if bounds.most < MAX_WHOLE else ''}"
+
+    def read(value: Any, _: Any) -> Any:
+        if bounds.allow_nan and (value is None or value != value):
+            return math.nan
+        if not _is_plain(value, plain, bounds.allow_nan) or not bounds.least <= value <= bounds.most:
+            raise _WrongValue(f"is {value_text(value)}; allowed: {allowed}")
+        return value
+
+    return read
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "an object"}
+_WORDS[list] = _WORDS[tuple] = "a list"
+
+
+def _is_plain(value: Any, kind: type, allow_infinite: bool = False) -> bool:
+    """Whether a value needs no conversion: cattrs would cut 1.7 to 1, and take any text for true."""
+    if kind is float:
+        return type(value) in (int, float) and (allow_infinite or math.isfinite(value))
+    return type(value) is kind
+
+
+def _read_plain(value: Any, kind: Any) -> Any:
+    if not _is_plain(value, kind):
+        raise _WrongValue(f"is {value_text(value)}; allowed: {_WORDS[kind]}")
+    return value
+
+
+def _read_literal(value: Any, kind: Any) -> Any:
+    if not any(type(value) is type(word) and value == word for word in get_args(kind)):
+        allowed = ", ".join(map(repr, get_args(kind)))
+        raise _WrongValue(f"is {value_text(value)}; allowed: {allowed}")
+    return value
+
+
+def _checked(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise _WrongValue(f"is {value_text(value)}; allowed: {_WORDS[kind]}")
     return value
 
 
@@ -261,6 +398,4 @@ def _reason(error: BaseException, kind: Any) -> str:
             return "nested too deeply"
         case AttributeError() | TypeError() | LookupError() if not isinstance(error, KeyError):
             return f"a value of another kind, expected {getattr(kind, '__name__', 'an object')}"
-    if get_origin(kind) is Literal:
-        return f"allowed: {', '.join(map(repr, get_args(kind)))}"
     return format_exception(error, kind)
