@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from kilolayer.data import Data, load
-from kilolayer.data import memory_limit as memory_module
 from kilolayer.data.loading import split_indices
 from kilolayer.errors import InputError
+from kilolayer.system import memory_limit as memory_module
 
 
 def fails(match, **description):
@@ -99,10 +99,40 @@ def test_too_large_for_memory(monkeypatch, tmp_path):
 def test_available_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(memory_module, "MEMINFO", tmp_path / "meminfo")
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 5 kB\n")
-    monkeypatch.setattr(memory_module, "CGROUP", tmp_path / "limit")
+    monkeypatch.setattr(memory_module, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory_module, "OWN_CGROUPS", tmp_path / "cgroup")
     assert memory_module.available_memory() == 5 * 1024
-    (tmp_path / "limit").write_text("4096\n")
-    assert memory_module.available_memory() == 4096
-    (tmp_path / "limit").write_text("max\n")
+    own = tmp_path / "user" / "job"
+    own.mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("0::/user/job\n")
+    for folder, limit in ((own, "4096"), (own.parent, "3072"), (tmp_path, "max")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("1024\n")
+    assert memory_module.available_memory() == 2048  # the least that is left, in a group around ours
+    (own.parent / "memory.stat").write_text("anon 24\ninactive_file 700\nactive_file 300\n")
+    assert memory_module.available_memory() == 3048  # files in memory make room
+    (own.parent / "memory.max").write_text("max\n")
+    (own / "memory.max").write_text("max\n")
     (tmp_path / "meminfo").unlink()
     assert memory_module.available_memory() > 10**6
+
+
+def test_available_memory_in_groups_of_the_first_version(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory_module, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory_module, "OWN_CGROUPS", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text("5:cpu,cpuacct:/\n4:memory:/job\n")
+    own = tmp_path / "memory" / "job"
+    own.mkdir(parents=True)
+    (own / "memory.limit_in_bytes").write_text("9000\n")
+    (own / "memory.usage_in_bytes").write_text("5000\n")
+    (own / "memory.stat").write_text("cache 9\ntotal_inactive_file 200\ntotal_active_file 100\n")
+    assert memory_module.available_memory() == 4300
+
+
+def test_available_memory_under_ulimit(monkeypatch, tmp_path):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(memory_module, "OWN_MEMORY", tmp_path / "statm")
+    (tmp_path / "statm").write_text("10 5 3 1 0 4 0\n")
+    page = resource.getpagesize()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (30 * page, resource.RLIM_INFINITY))
+    assert memory_module.available_memory() == 20 * page

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kilolayer.data import Data, load, memory_limit
+from kilolayer.data import Data, load
 from kilolayer.data.pictures import decoding
 from kilolayer.errors import InputError
+from kilolayer.system import memory_limit
 
 CLASSES = ("ant", "bee")
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from kilolayer.data.config import Data
 from kilolayer.data.images import Images, Source
 from kilolayer.data.loading import find_stored_dataset, open_stored_dataset, source_layout
-from kilolayer.data.memory_limit import require_memory
 from kilolayer.data.pictures.decoding import EncodedPictures, PixelFormat, decode
 from kilolayer.data.pictures.rendering import AS_STORED, TraitCounts
 from kilolayer.data.sources.classes import join_pictures, merge_class_names, name_notes
 from kilolayer.data.sources.picture_source import inspect_format, read_pictures, usable_pictures
 from kilolayer.data.sources.splits import choose_splits
 from kilolayer.errors import InputError
+from kilolayer.system.memory_limit import require_memory
 from kilolayer.system.message_text import listing, quantity
 
 
@@ -61,7 +61,7 @@ def load_labelled(data: Data, part: str = "all", grey: bool | None = None) -> La
     native = inspect_format(pictures, data.image_size)
     format = native if grey is None else PixelFormat(native.side, grey)
     require_memory(
-        format.side**2 * format.channels * len(pictures), f"{len(pictures):,} images of {format.side}²"
+        format.side**2 * format.channels * len(pictures), f"data: {len(pictures):,} images of {format.side}²"
     )
     traits = TraitCounts()
     images = decode(pictures, format, "reading the images", traits=traits)
@@ -125,7 +125,7 @@ def _pictures_in_files(
         for split, why in reasons.items()
         if why
     ]
-    require_memory(sum(split.size for split in used), f"the encoded images of {source.path}")
+    require_memory(sum(split.size for split in used), f"data: the encoded images of {source.path}")
     for split in used:
         split.check()
     lots = read_pictures(used)

@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from kilolayer.data.config import SELECTOR_FLAGS, Data
 from kilolayer.data.images import Images, Source, Splits, StoredDataset
-from kilolayer.data.memory_limit import require_memory
 from kilolayer.data.pictures.decoding import PixelFormat
 from kilolayer.data.randomness import random_permutation
 from kilolayer.data.registry import DATASETS, names_text
@@ -28,6 +27,7 @@ from kilolayer.data.sources.scan import notes_on_ignored_files, scan_folder
 from kilolayer.data.sources.splits import SourceLayout, assign_splits
 from kilolayer.errors import InputError, missing_path_error, suggest
 from kilolayer.system.folders import expand_home
+from kilolayer.system.memory_limit import require_memory
 from kilolayer.system.message_text import quote
 
 
@@ -166,7 +166,7 @@ def open_stored_dataset(stored: StoredDataset, image_size: int | None) -> Source
 
     def read_train(index: NDArray[np.int64]) -> Images:
         if image_size is not None:
-            require_memory(3 * image_size**2 * len(index), f"{len(index):,} images of {image_size}²")
+            require_memory(3 * image_size**2 * len(index), f"data: {len(index):,} images of {image_size}²")
         return _resize_images(train[torch.from_numpy(index)], image_size)
 
     def read_test() -> Images:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from kilolayer.data.memory_limit import available_memory
 from kilolayer.data.pictures import inspection_cache
 from kilolayer.kernels import mul_dtype, unavailable_reason
 from kilolayer.runs.start_environment import environment_record
+from kilolayer.system.memory_limit import available_memory
 from kilolayer.system.message_text import gigabytes
 from kilolayer.system.ranks import is_distributed
 from kilolayer.training import DistributedContext, choose_precision

@@ -55,12 +55,14 @@ class EncodedPictures:
     """N encoded pictures, with labels int64 (N,).
 
     encoded: the file or the bytes of picture i. locate: its location in words. appearance: see `Data`.
+    contents: a number for each picture, int64 (N,): equal numbers are equal bytes, which are then read once.
     """
 
     labels: NDArray[np.int64]
     encoded: Callable[[int], Path | bytes]
     locate: Callable[[int], str]
     appearance: Appearance = "shown"
+    contents: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,7 +75,15 @@ class EncodedPictures:
             labels=self.labels[index],
             encoded=lambda i: self.encoded(chosen[i]),
             locate=lambda i: self.locate(chosen[i]),
+            contents=None if self.contents is None else self.contents[index],
         )
+
+    def without_repetitions(self) -> tuple[EncodedPictures, NDArray[np.int64]]:
+        """The pictures of different contents, and for each picture the index of the one with its content."""
+        if self.contents is None:
+            return self, np.arange(len(self))
+        _, firsts, index = np.unique(self.contents, return_index=True, return_inverse=True)
+        return self.take(firsts), index
 
 
 @dataclass(frozen=True)
@@ -142,13 +152,17 @@ def decode_readable(
     title: the title of the progress line; "" for none.
     """
     pixels = np.empty((len(pictures), format.side, format.side, format.channels), np.uint8)
+    distinct, index = pictures.without_repetitions()
+    order = np.argsort(index, kind="stable")
+    ends = np.searchsorted(index[order], np.arange(len(distinct) + 1))
 
     def into(image: Image.Image, i: int) -> frozenset[str]:
         square, traits = _center_square(image, format, pictures.appearance)
-        pixels[i] = np.asarray(square).reshape(pixels.shape[1:])
+        pixels[order[ends[i] : ends[i + 1]]] = np.asarray(square).reshape(pixels.shape[1:])
         return traits
 
-    results = map_pictures(pictures, into, title)
+    outcomes_by_content = map_pictures(distinct, into, title)
+    results = [outcomes_by_content[at] for at in index.tolist()]
     if traits is not None:
         traits.add(outcome for outcome in results if not isinstance(outcome, Unreadable))
     outcomes = [outcome if isinstance(outcome, Unreadable) else None for outcome in results]

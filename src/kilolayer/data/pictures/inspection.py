@@ -37,13 +37,21 @@ InspectionResult = InspectedPicture | Unreadable
 
 def read_headers(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
     """Reads each header, and looks for the mark that ends the file. Damage in between goes unseen."""
-    return map_pictures(
-        pictures, lambda image, i: InspectedPicture(Header.of(image, pictures.appearance)), title
+    distinct, index = pictures.without_repetitions()
+    results = map_pictures(
+        distinct, lambda image, i: InspectedPicture(Header.of(image, pictures.appearance)), title
     )
+    return [results[at] for at in index.tolist()]
 
 
 def inspect_pictures(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
     """Decodes each picture completely, or takes the result of an earlier inspection from the cache."""
+    distinct, index = pictures.without_repetitions()
+    results = _inspect_distinct(distinct, title)
+    return [results[at] for at in index.tolist()]
+
+
+def _inspect_distinct(pictures: EncodedPictures, title: str) -> list[InspectionResult]:
     keys = [_key(pictures, i) for i in range(len(pictures))]
     results = [_from_text(text) if text else None for text in inspection_cache.lookup(keys)]
     unknown = [i for i, result in enumerate(results) if result is None]

@@ -91,7 +91,24 @@ def join_pictures(lots: Sequence[NamedPictures], classes: tuple[str, ...]) -> En
         return pictures.locate(row)
 
     empty: NDArray[np.int64] = np.empty(0, np.int64)
-    return EncodedPictures(np.concatenate([empty, *labels]), raw, where)  # type: ignore[arg-type]
+    return EncodedPictures(
+        np.concatenate([empty, *labels]),
+        raw,  # type: ignore[arg-type]
+        where,
+        contents=_joined_contents([lot.pictures for lot in lots]),
+    )
+
+
+def _joined_contents(parts: Sequence[EncodedPictures]) -> NDArray[np.int64] | None:
+    """The numbers of the contents, of other ranges for each part; None where all pictures differ."""
+    if all(part.contents is None for part in parts):
+        return None
+    numbers, start = [np.empty(0, np.int64)], 0
+    for part in parts:
+        contents = np.arange(len(part)) if part.contents is None else part.contents
+        numbers.append(contents + (start - int(contents.min(initial=0))))
+        start = 1 + int(numbers[-1].max(initial=start))
+    return np.concatenate(numbers)
 
 
 def name_notes(lots: Sequence[NamedPictures]) -> tuple[str, ...]:

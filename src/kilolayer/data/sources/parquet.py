@@ -198,5 +198,7 @@ def _read_pictures(table: ParquetTable | InputError) -> NamedPictures:
     if rows.naming == "numbers":
         names = tuple(str(number) for number in range(min(MOST_CLASSES, 1 + int(rows.labels.max()))))
     where = quote(rows.path)
-    pictures = EncodedPictures(rows.labels, rows.image, lambda row: f"{where} row {row}")
+    pictures = EncodedPictures(
+        rows.labels, rows.image, lambda row: f"{where} row {row}", contents=rows.encoded.index
+    )
     return NamedPictures(pictures, names, where, rows.naming, rows.column, number_names=rows.number_names)

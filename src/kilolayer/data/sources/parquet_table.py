@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kilolayer.data.sources.parquet_column import NULL, ColumnReader, StoredValues
+from kilolayer.data.sources.parquet_pages import check_footer, check_rows
 from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, listing, quote, truncate
 
 POINTER = b"version https://git-lfs"
 """The first bytes of a file that Git LFS has not fetched."""
-MOST_DICTIONARY = 2**30
-"""The bytes of a row group up to which images are read as a dictionary; pyarrow's limit is 2 GB."""
 UNLABELLED = -1
 
 
@@ -36,16 +36,16 @@ class Rows:
     names: tuple[str, ...]
     naming: Literal["list", "text", "numbers"]
     labels: NDArray[np.int64]
-    encoded: Any
+    encoded: StoredValues
     column: str
     number_names: tuple[tuple[int, str], ...] = ()
 
     def image(self, row: int) -> bytes:
         """The encoded image in this row. Raises `ValueError` where there is none."""
-        stored = self.encoded[row].as_py()
-        if stored is None:
+        at = int(self.encoded.index[row])
+        if at == NULL:
             raise ValueError("null")
-        return bytes(stored)
+        return self.encoded.values[at]
 
 
 class ParquetTable:
@@ -56,23 +56,28 @@ class ParquetTable:
 
     def __init__(self, path: Path, image: str | None = None, label: str | None = None) -> None:
         self.path = path
-        schema, metadata = _parquet_errors(path, lambda: _read_footer(path))
+        schema, self._metadata = _parquet_errors(path, lambda: _read_footer(path))
         self.columns = ParquetColumns(path, schema, image, label)
-        groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
-        self.count, self.size, self._largest_group = metadata.num_rows, sum(groups), max(groups, default=0)
+        groups = [self._metadata.row_group(i) for i in range(self._metadata.num_row_groups)]
+        rows = [group.num_rows for group in groups]
+        self.count, self.size = sum(rows), sum(max(0, group.total_byte_size) for group in groups)
+        if min(rows, default=0) < 0 or self.count != self._metadata.num_rows:
+            raise InputError(f"{quote(path)}: damaged: its groups of rows are not the rows of the file")
+        check_rows(path, self.count)
 
     def no_label_reason(self) -> str:
         """Why no row has a label: no column, only nulls, only −1. "" where any row has one."""
         if not self.columns.holds_labels():
             return self.columns.missing_label_reason()
-        labels = self._column(self.columns.label)
+        name = self.columns.label
+        is_text = is_text_type(self.columns.column_type(name))
+        try:
+            labels = self._distinct(name) if is_text else self._column(name)
+        except InputError:  # whoever reads the labels says what is wrong with them
+            return ""
         if len(labels) == labels.null_count:
             return "all labels are null" if len(labels) else ""
-        return (
-            "all labels are −1"
-            if is_integer_type(labels.type) and _largest_label(labels) == UNLABELLED
-            else ""
-        )
+        return "all labels are −1" if not is_text and _largest_label(labels) == UNLABELLED else ""
 
     def splits(self) -> dict[str, tuple[str, ...]]:
         """The columns that may assign rows to splits, with their values."""
@@ -87,7 +92,7 @@ class ParquetTable:
         return {name: values for name, values in values_by_column.items() if values <= {0, 1}}
 
     def _split_values(self, name: str) -> tuple[str, ...]:
-        values = tuple(map(str, self._texts(self._column(name).unique())))
+        values = tuple(map(str, dict.fromkeys(self._texts(name))))
         classes = self.columns.class_names(name)
         is_numbered = classes is not None and is_integer_type(self.columns.column_type(name))
         texts = {str(number): text for number, text in enumerate(classes or ()) if is_numbered}
@@ -96,30 +101,35 @@ class ParquetTable:
     def read(self) -> Rows:
         """The labels, and the images still encoded."""
         name = self.columns.label
-        column = self._column(name)
-        if column.null_count:
-            raise InputError(f"{quote(self.path)}: {column.null_count:,} of {len(column):,} labels are null")
-        names, naming, labels = self._labels(name, column)
+        names, naming, labels = self._labels(name)
         spoken = self._number_names(labels) if naming == "numbers" else ()
         return Rows(self.path, names, naming, labels, self._read_images(), name, spoken)
 
     def _number_names(self, labels: NDArray[np.int64]) -> tuple[tuple[int, str], ...]:
         """The numbers of the labels, with the names in the text column beside them."""
-        texts = [self._texts(self._column(name)) for name in self.columns.label_texts[:1]]
+        texts = [self._texts(name) for name in self.columns.label_texts[:1]]
         pairs = {pair for column in texts for pair in zip(labels.tolist(), column, strict=True)}
         return tuple(sorted((number, str(text)) for number, text in pairs if text is not None))
 
-    def _labels(self, name: str, column: Any) -> tuple[tuple[str, ...], Any, NDArray[np.int64]]:
+    def _labels(self, name: str) -> tuple[tuple[str, ...], Any, NDArray[np.int64]]:
         """The class names, how they are given, and the label of each row."""
-        if is_integer_type(column.type):
-            names = self.columns.class_names(name)
+        if is_integer_type(self.columns.column_type(name)):
+            column, names = self._column(name), self.columns.class_names(name)
+            self._refuse_nulls(column)
             return names or (), "numbers" if names is None else "list", self._whole(name, column)
-        if not is_text_type(column.type):
+        if not is_text_type(self.columns.column_type(name)):
             raise self.columns.content_error(name, "label")
-        texts = self._texts(column)
-        names = tuple(sorted(set(texts)))
+        stored = self._distinct(name)
+        self._refuse_nulls(stored)
+        texts = _parquet_errors(self.path, stored.value_texts)
+        names = tuple(sorted(texts))
         class_index = {text: number for number, text in enumerate(names)}
-        return names, "text", np.array([class_index[text] for text in texts], np.int64)
+        numbers = np.array([class_index[text] for text in texts], np.int64)
+        return names, "text", numbers[stored.index]
+
+    def _refuse_nulls(self, labels: Any) -> None:
+        if labels.null_count:
+            raise InputError(f"{quote(self.path)}: {labels.null_count:,} of {len(labels):,} labels are null")
 
     def _whole(self, name: str, column: Any) -> NDArray[np.int64]:
         try:
@@ -127,40 +137,34 @@ class ParquetTable:
         except ValueError as error:
             raise InputError(f"{quote(self.path)}: column {name!r}: {error_text(error)}") from None
 
-    def _texts(self, column: Any) -> list[str]:
-        texts: list[str] = _parquet_errors(
-            self.path, lambda: column.cast(import_arrow().string()).to_pylist()
-        )
-        return texts
+    def _texts(self, name: str) -> list[str | None]:
+        """The column as text, row by row."""
+        if not is_text_type(self.columns.column_type(name)):
+            column = self._column(name)
+            texts: list[str | None] = column.cast(import_arrow().string()).to_pylist()
+            return texts
+        return _parquet_errors(self.path, self._distinct(name).texts)  # type: ignore[no-any-return]
 
-    def _read_images(self) -> Any:
+    def _read_images(self) -> StoredValues:
         """The column of images. An image that many rows share is held once."""
         name = self.columns.image
         kind = self.columns.column_type(name)
         if not is_image_type(kind):
             raise self.columns.content_error(name, "image")
-        leaf = f"{name}.bytes" if import_arrow().types.is_struct(kind) else name
+        return self._distinct(f"{name}.bytes" if import_arrow().types.is_struct(kind) else name)
 
-        def read() -> Any:
-            once = [leaf] if self._largest_group < MOST_DICTIONARY else []
-            with import_arrow().parquet.ParquetFile(self.path, read_dictionary=once) as file:
-                # Group by group: pyarrow cannot read a dictionary within a struct over several of them.
-                groups = [
-                    file.read_row_group(i, columns=[leaf]).column(0) for i in range(file.num_row_groups)
-                ]
-            chunks = [chunk for group in groups for chunk in group.chunks]
-            if leaf != name:
-                chunks = [import_arrow().compute.struct_field(chunk, "bytes") for chunk in chunks]
-            return import_arrow().chunked_array(chunks)
-
-        return _parquet_errors(self.path, read)
+    def _distinct(self, leaf: str) -> StoredValues:
+        values: StoredValues = _parquet_errors(self.path, lambda: self._reader(leaf).distinct())
+        return values
 
     def _column(self, name: str) -> Any:
         def read() -> Any:
-            with import_arrow().parquet.ParquetFile(self.path) as file:
-                return file.read(columns=[name]).column(0)
+            return import_arrow().chunked_array(self._reader(name).arrays(), self.columns.column_type(name))
 
         return _parquet_errors(self.path, read)
+
+    def _reader(self, leaf: str) -> ColumnReader:
+        return ColumnReader(import_arrow(), self.path, self._metadata, leaf)
 
 
 def _read_footer(path: Path) -> tuple[Any, Any]:
@@ -168,6 +172,7 @@ def _read_footer(path: Path) -> tuple[Any, Any]:
     with path.open("rb") as start:
         if start.read(len(POINTER)) == POINTER:
             raise InputError(f"{quote(path)}: only a pointer to a file; fetch it with: git lfs pull")
+    check_footer(path)
     with import_arrow().parquet.ParquetFile(path) as file:
         return file.schema_arrow, file.metadata
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from kilolayer.data.config import Data
 from kilolayer.data.images import Images, Source
-from kilolayer.data.memory_limit import require_memory
 from kilolayer.data.pictures.decoding import (
     EncodedPictures,
     Header,
@@ -32,6 +31,7 @@ from kilolayer.data.sources.cifar_files import CIFAR10_CLASSES
 from kilolayer.data.sources.classes import NamedPictures, join_pictures, merge_class_names, name_notes
 from kilolayer.data.sources.splits import Assignment, SourceLayout, Split
 from kilolayer.errors import InputError
+from kilolayer.system.memory_limit import require_memory
 from kilolayer.system.message_text import listing, quote
 
 DEFAULT_SIDE = 224
@@ -50,7 +50,7 @@ def picture_source(
     Raises `InputError` for damaged pictures, for classes that do not agree, and where memory is too small.
     """
     encoded_bytes = sum(split.size for split in assignment.used)
-    require_memory(encoded_bytes, f"the encoded images of {layout.path}")
+    require_memory(encoded_bytes, f"data: the encoded images of {layout.path}")
     lots = {part: read_pictures(splits) for part, splits in assignment.parts().items()}
     all_lots = [lot for part_lots in lots.values() for lot in part_lots]
     classes = merge_class_names(all_lots)
@@ -69,7 +69,7 @@ def picture_source(
     def read_train(index: NDArray[np.int64]) -> Images:
         images = len(index) + num_held_out
         size = pixels.side**2 * pixels.channels * images
-        require_memory(encoded_bytes + size, f"{images:,} images of {pixels.side}×{pixels.side}")
+        require_memory(encoded_bytes + size, f"data: {images:,} images of {pixels.side}×{pixels.side}")
         return decode(parts["train"].take(index), pixels, "reading the training images", ADVICE, traits)
 
     def read_part(part: str) -> Images:
