@@ -252,13 +252,21 @@ def test_a_registration_that_is_gone_and_a_run_without_one_are_refused(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 1, "entries": []}', '{"format": 1, "entries": [3]}']
+    ("text", "reason"),
+    [
+        ("", ", line 1: not JSON: it is empty; a copy of an entry is in the folder of each run"),
+        ("{", ", line 1: not JSON"),
+        ("[]", ", line 1: the value is a list; allowed: an object"),
+        ('{"format": 1, "entries": []}', " is damaged: it holds no registration"),
+        ('{"format": 1,\n "entries": [3]}', ", line 2: entries\\[0\\] is 3; allowed: an object"),
+    ],
 )
-def test_a_damaged_registration_is_one_line(text: str, tmp_path: Path) -> None:
+def test_a_damaged_registration_is_one_line(text: str, reason: str, tmp_path: Path) -> None:
     begun(tmp_path)
     (tmp_path / "registration.json").write_text(text)
-    with pytest.raises(InputError, match=r"registration\.json is damaged"):
+    with pytest.raises(InputError, match=rf"registration\.json{reason}") as refusal:
         read_entries(tmp_path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_an_amendment_is_kept_with_its_reason_and_what_it_changes(tmp_path: Path) -> None:

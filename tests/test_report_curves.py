@@ -55,11 +55,21 @@ def test_a_last_line_without_its_newline_counts(tmp_path: Path) -> None:
     assert read_metrics(path) == [ROW]
 
 
-@pytest.mark.parametrize("line", ["{", "12", "null", "[]"])
-def test_a_damaged_line_within_is_named(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "not JSON: Expecting property name"),
+        ("12", "the value is 12; allowed: an object"),
+        ("null", "the value is null; allowed: an object"),
+        ("[]", "the value is a list; allowed: an object"),
+        ('{"epoch": 1}', "iteration: required field missing"),
+        (json.dumps({**ROW, "train_loss": "low"}), "train_loss is 'low'; allowed: a number"),
+    ],
+)
+def test_a_damaged_line_within_is_named(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(f"{json.dumps(ROW)}\n{line}\n{json.dumps(ROW)}\n")
-    with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: not a JSON object"):
+    with pytest.raises(InputError, match=rf"metrics\.jsonl, line 2: {reason}"):
         read_metrics(path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -131,6 +132,15 @@ def to_json(value: Any, indent: int | None = 2) -> str:
     '{"start": 0.1, "drops": [[400, 0.01]]}'
     """
     return json.dumps(_converter().unstructure(value), indent=indent, ensure_ascii=False)
+
+
+def to_json_value(value: Any) -> Any:
+    """`value` as JSON's own objects, lists, texts and numbers.
+
+    >>> to_json_value(schedule.Steps(0.1, ((400, 0.01),)))
+    {'start': 0.1, 'drops': [[400, 0.01]]}
+    """
+    return parse_json(to_json(value, indent=None), allow_nan=True, max_bytes=sys.maxsize)
 
 
 def from_json(text: str, kind: type[T], subject: str = "this") -> T:

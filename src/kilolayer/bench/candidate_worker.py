@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kilolayer.bench.candidate import Candidate
 from kilolayer.bench.timing import time_work
 from kilolayer.errors import InputError, KilolayerError, single_value_error
+from kilolayer.system.json_text import parse_json
 
 if TYPE_CHECKING:
     from kilolayer.bench.candidate_module import BatchShape
@@ -148,7 +149,7 @@ def serve_requests() -> None:
     os.dup2(2, 1)  # what a candidate prints must not mix with the answers
     worker = CandidateWorker()
     for line in sys.stdin:
-        request = json.loads(line)
+        request: Any = parse_json(line, allow_nan=True)
         try:
             answer = getattr(worker, request.pop("do"))(**request)
         except ValueError as error:

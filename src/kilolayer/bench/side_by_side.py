@@ -18,6 +18,7 @@ from kilolayer.bench.candidate import QUANTISED_VARIANTS, Candidate, check_candi
 from kilolayer.bench.equivalence import work_differences
 from kilolayer.bench.machine import fastest_dtype
 from kilolayer.errors import InputError
+from kilolayer.system.json_text import parse_json, value_text
 from kilolayer.training.device import check_threads
 
 FLOPS_PER_MULTIPLY_ADD = {"inference": 2, "training": 6}
@@ -235,7 +236,10 @@ class _CandidateProcess:
             raise InputError(
                 f"{self.name}: its process ended with status {self.process.wait()} during {do!r}"
             )
-        answer: dict[str, Any] = json.loads(line)
-        if "refused" in answer:
-            raise InputError(answer["refused"])
-        return answer
+        answer = parse_json(line, self.name, allow_nan=True)
+        match answer:
+            case {"refused": str(refusal)}:
+                raise InputError(refusal)
+            case dict():
+                return answer
+        raise InputError(f"{self.name}: its process answered {value_text(answer)}; allowed: an object")

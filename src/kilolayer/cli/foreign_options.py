@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 
 from kilolayer.cli.option_types import OptionalName, OptionalText, choice_option
 from kilolayer.errors import InputError
+from kilolayer.system.json_text import parse_json, value_text
 from kilolayer.system.message_text import listing, quote
 
 PixelRange = Literal["auto", "0-1", "0-255"]
@@ -117,10 +117,16 @@ def _class_names(text: str) -> tuple[str, ...]:
 
 def _from_file(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if path.suffix == ".json" else text.rstrip("\n").split("\n")
-    except (OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise InputError(f"--classes {quote(path)}: cannot be read as UTF-8 text ({error})") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"--classes {quote(path)}: allowed in a JSON file: a list of names")
-    return names
+    if path.suffix != ".json":
+        return text.rstrip("\n").split("\n")
+    names = parse_json(content, f"--classes {quote(path)}")
+    if not isinstance(names, list):
+        raise InputError(f"--classes {quote(path)}: is {value_text(names)}; allowed: a list of names")
+    for number, name in enumerate(names, 1):
+        if not isinstance(name, str):
+            raise InputError(f"--classes {quote(path)}: name {number} is {value_text(name)}; allowed: text")
+    return [str(name) for name in names]

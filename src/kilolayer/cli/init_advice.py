@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilolayer.data.registry import DATASETS
+from kilolayer.errors import InputError
+from kilolayer.system.json_text import parse_json
 from kilolayer.training import Experiment
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ def _written(run: Path) -> float:
 def _config(run: Path) -> dict[str, Any]:
     """The run's experiment as JSON; empty where it cannot be read."""
     try:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return {"network": dict(config["network"]), "data": dict(config["data"])}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return {}
+        match parse_json((run / "config.json").read_bytes()):
+            case {"network": dict(network), "data": dict(data)}:
+                return {"network": network, "data": data}
+    except (OSError, InputError):
+        pass
+    return {}
 
 
 def _is_source(config: dict[str, Any], experiment: Experiment) -> bool:
@@ -107,8 +110,8 @@ def _is_source(config: dict[str, Any], experiment: Experiment) -> bool:
 
 
 def _same_network(config: dict[str, Any], experiment: Experiment) -> bool:
-    from kilolayer.values import to_json
+    from kilolayer.values import to_json_value
 
     adapted = ("num_classes", "in_chans", "image_size")
-    network = json.loads(to_json(experiment.network))
+    network = to_json_value(experiment.network)
     return all(config["network"].get(key) == value for key, value in network.items() if key not in adapted)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kilolayer.cli.option_types import OptionalNames, OptionalWhole, Switch, check_positive
 from kilolayer.training import RECIPES, recipe_by_name
 from kilolayer.training.recipes import counts_in_epochs, paper_images
-from kilolayer.values import to_json
+from kilolayer.values import to_json_value
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def execute(options: RecipesOptions) -> int:
     }
     if options.json:
         values = [
-            json.loads(to_json(recipe)) | {"images": counted[recipe.name], "initialisation": None}
+            to_json_value(recipe) | {"images": counted[recipe.name], "initialisation": None}
             for recipe in chosen
         ]
         print(json.dumps(values, indent=2, ensure_ascii=False))

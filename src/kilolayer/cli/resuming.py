@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -133,9 +132,9 @@ def _as_chosen(began: Experiment, experiment: Experiment, compute: ComputeOption
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
-    from kilolayer.values import to_json
+    from kilolayer.values import to_json_value
 
-    return dict(_flat(json.loads(to_json(experiment))))
+    return dict(_flat(to_json_value(experiment)))
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -190,8 +189,5 @@ def reject_changed_options(options: TrainingOptions) -> None:
 
 def previous_threads(run: Run) -> int | None:
     """The number of threads that the run had: with another number its results would not repeat."""
-    try:
-        starts = json.loads(run.file("environment.json").read_text(encoding="utf-8"))
-        return min(int(starts[-1]["threads"]), os.cpu_count() or 1)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    starts = run.environments()
+    return min(starts[-1]["threads"], os.cpu_count() or 1) if starts else None

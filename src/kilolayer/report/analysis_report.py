@@ -18,7 +18,7 @@ from kilolayer.measure.snapshot_trends import SnapshotTrends
 from kilolayer.report.document import Table
 from kilolayer.system import durable
 from kilolayer.system.terminal import print_rows, print_table, print_text, terminal_size
-from kilolayer.values import to_json
+from kilolayer.values import to_json_value
 
 TERMINAL_ROWS = 7
 """The terminal shows a chart at this many units."""
@@ -159,7 +159,7 @@ def _record(results: Sequence[AnalysisResult]) -> dict[str, Any]:
 
 def _value(result: AnalysisResult) -> dict[str, Any]:
     at = {} if result.iteration is None else {"iteration": result.iteration}
-    return {"analysis": result.analysis_name, **at, **round_floats(json.loads(to_json(result.analysis)))}
+    return {"analysis": result.analysis_name, **at, **round_floats(to_json_value(result.analysis))}
 
 
 def round_floats(value: Any) -> Any:

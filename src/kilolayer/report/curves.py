@@ -1,12 +1,13 @@
 """The metrics of a run, read from its folder, as a curve."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kilolayer.errors import InputError
+from kilolayer.runs.records import Row, read_rows
 
 Value = float | None
 """None was not measured, and a line skips it. NaN was measured and is not finite: the line has a gap."""
@@ -69,36 +70,28 @@ def finite_or_nan(value: object) -> float:
         return math.nan
 
 
-def read_metrics(path: Path) -> list[dict[str, object]]:
+def read_metrics(path: Path) -> list[Row]:
     """The epochs in a `metrics.jsonl`. An incomplete last line, which a killed run leaves, is skipped.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "metrics.jsonl"
-    ...     _ = file.write_text('{"iteration": 1}\\n{"itera')
+    ...     _ = file.write_text('{"epoch": 1, "iteration": 3}\\n{"epo')
     ...     read_metrics(file)
-    [{'iteration': 1}]
+    [{'epoch': 1, 'iteration': 3}]
 
     Raises:
-        InputError: the file cannot be read, or a line before the last is no JSON object.
+        InputError: the file cannot be read, or a line before the last holds no figures.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the metrics {path}: {error.strerror}") from error
-    epochs = [_epoch(line) for line in lines]
-    for at, epoch in enumerate(epochs[:-1], start=1):
-        if epoch is None:
-            raise InputError(f"{path}, line {at}: not a JSON object; metrics hold one object per epoch")
-    return [epoch for epoch in epochs if epoch is not None]
-
-
-def _epoch(line: bytes) -> dict[str, object] | None:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    lines, newline, last = content.rpartition(b"\n")
+    rows = read_rows(lines.rstrip(b"\n") + newline, path)
+    with suppress(InputError):
+        rows += read_rows(last + b"\n", path)
+    return rows
 
 
 def _error_key(rows: list[MetricsRow]) -> str:

@@ -13,19 +13,21 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from kilolayer.data.config import Data
 from kilolayer.data.images import Splits
 from kilolayer.errors import InputError
+from kilolayer.runs.records import Count, check_record, read_record
 from kilolayer.statistics import DecisionRule
 from kilolayer.sweep.comparable import compared_pairs
 from kilolayer.sweep.reproduction import Reproduction, Request
 from kilolayer.sweep.run_spec import REGISTRATION_FILE, RunSpec
 from kilolayer.system import durable
 from kilolayer.system.code_version import CodeVersion, code_version
+from kilolayer.system.json_text import parse_json
 from kilolayer.training import Experiment
-from kilolayer.values import from_json, to_json
+from kilolayer.values import FieldErrors, structure, to_json_value
 
 FORMAT = 1
 EXCLUSIONS = (
@@ -97,6 +99,31 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.field} is {self.after}, registered {self.before}"
+
+
+class DifferenceFields(TypedDict):
+    """A difference in the file."""
+
+    field: str
+    before: str
+    after: str
+
+
+class EntryFields(TypedDict):
+    """An entry in the file; `previous` is the SHA-256 of the entry before it."""
+
+    reason: str
+    differences: list[DifferenceFields]
+    previous: str
+    registration: dict[str, Any]
+    sha256: str
+
+
+class RegistrationFields(TypedDict):
+    """registration.json in the folder of a sweep."""
+
+    format: Count
+    entries: list[EntryFields]
 
 
 @dataclass(frozen=True)
@@ -193,7 +220,7 @@ def _registered_data(reproduction: Reproduction, load: Callable[[Data], Splits])
 def differences(before: Registration, after: Registration) -> tuple[Difference, ...]:
     """The fields in which two registrations differ, but for date and commit: the code is its source files."""
     fields = [
-        json.loads(to_json(replace(value, date="", code=replace(value.code, commit=""))))
+        to_json_value(replace(value, date="", code=replace(value.code, commit="")))
         for value in (before, after)
     ]
     return tuple(_differences("", *fields))
@@ -276,13 +303,14 @@ def amend_registration(folder: Path, amended: Registration, reason: str) -> None
 
 def _sealed(
     registration: Registration, reason: str, changes: tuple[Difference, ...], previous: str
-) -> dict[str, Any]:
-    entry = {
-        "reason": reason,
-        "differences": [{"field": d.field, "before": d.before, "after": d.after} for d in changes],
-        "previous": previous,
-        "registration": json.loads(to_json(registration)),
-    }
+) -> EntryFields:
+    entry = EntryFields(
+        reason=reason,
+        differences=[DifferenceFields(field=d.field, before=d.before, after=d.after) for d in changes],
+        previous=previous,
+        registration=to_json_value(registration),
+        sha256="",
+    )
     return {**entry, "sha256": _seal(entry)}
 
 
@@ -291,7 +319,7 @@ def _seal(entry: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _write(folder: Path, entries: list[dict[str, Any]]) -> None:
+def _write(folder: Path, entries: list[EntryFields]) -> None:
     text = json.dumps({"format": FORMAT, "entries": entries}, indent=1, ensure_ascii=False)
     durable.write_file(folder / REGISTRATION_FILE, text.encode())
 
@@ -301,53 +329,51 @@ def read_entries(folder: Path) -> tuple[Entry, ...]:
 
     Raises `InputError` where the file is damaged, or was changed by another hand.
     """
-    return tuple(
-        Entry(
-            from_json(json.dumps(raw["registration"]), Registration, str(folder)),
-            raw["sha256"],
-            raw["reason"],
-            tuple(Difference(**fields) for fields in raw["differences"]),
-        )
-        for raw in _read_raw(folder)
-    )
+    return tuple(_entry(raw, folder) for raw in _read_raw(folder))
 
 
-def _read_raw(folder: Path) -> list[dict[str, Any]]:
+def _entry(raw: EntryFields, folder: Path) -> Entry:
+    try:
+        registration = structure(raw["registration"], Registration, str(folder))
+    except FieldErrors as error:
+        raise InputError(f"{folder / REGISTRATION_FILE}: {error}") from None
+    changes = tuple(Difference(d["field"], d["before"], d["after"]) for d in raw["differences"])
+    return Entry(registration, raw["sha256"], raw["reason"], changes)
+
+
+def _read_raw(folder: Path) -> list[EntryFields]:
     path = folder / REGISTRATION_FILE
     if not path.is_file():
         return []
+    content = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        newest, entries = content["format"], content["entries"]
-        seals = [(raw["sha256"], raw["previous"], _seal(raw)) for raw in entries]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{path} is damaged; restore it from a copy, such as the one in a run") from None
-    if newest > FORMAT:
-        raise InputError(f"{path} was written by a newer release (format {newest}); update kilolayer")
+        value = parse_json(content, str(path))
+        match value:
+            case {"format": int(newest)} if newest > FORMAT:
+                raise InputError(f"{path} was written by a newer release (format {newest}); update kilolayer")
+        entries = check_record(value, RegistrationFields, path, content=content)["entries"]
+    except InputError as error:
+        raise InputError(f"{error}; a copy of an entry is in the folder of each run") from None
     previous = ""
-    for (written, before, true), raw in zip(seals, entries, strict=True):
-        if written != true or before != previous:
+    for raw in entries:
+        if raw["sha256"] != _seal(raw) or raw["previous"] != previous:
             raise InputError(_changed(path, folder, raw))
-        previous = written
+        previous = raw["sha256"]
     if not entries:
         raise InputError(f"{path} is damaged: it holds no registration")
-    return list(entries)
+    return entries
 
 
-def _copies(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _copies(folder: Path) -> Iterator[tuple[Path, EntryFields]]:
     """The copies in the folders of the runs, which say under what entry each began."""
     for path in sorted((folder / "runs").glob(f"*/{REGISTRATION_FILE}")):
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            intact = raw["sha256"] == _seal(raw)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            intact = False
-        if not intact:
+        raw = read_record(path.read_bytes(), EntryFields, path)
+        if raw["sha256"] != _seal(raw):
             raise InputError(f"{path} is damaged or was changed: its checksum is not that of its content")
         yield path, raw
 
 
-def _changed(path: Path, folder: Path, raw: Mapping[str, Any]) -> str:
+def _changed(path: Path, folder: Path, raw: EntryFields) -> str:
     """What to say of an entry whose seal is not that of its content."""
     copies = [copy for _, copy in _copies(folder) if copy["sha256"] == raw["sha256"]]
     changes = _differences("", copies[0]["registration"], raw["registration"]) if copies else ()
@@ -367,7 +393,7 @@ def check_runs(reproduction: Reproduction) -> None:
         if not entries:
             raise InputError(
                 f"{folder / REGISTRATION_FILE} is missing, and {path.parent} began under a registration of "
-                f"{raw['registration']['date']}; restore it"
+                f"{raw['registration'].get('date', 'another date')}; restore it"
             )
         changes = difference_text(_differences("", raw["registration"], entries[0]["registration"]))
         raise InputError(

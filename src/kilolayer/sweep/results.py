@@ -155,8 +155,9 @@ class CellResult:
         if self.cell.metric == "layer responses":
             finished = state.result is not None and state.result["status"] == "done"
             return measure_run_responses(trial.spec.path).mean_std if finished else None
-        value = (state.result or {}).get(RESULT_KEYS.get(self.cell.metric, "test_error"))
-        return value if value is not None and math.isfinite(value) else None
+        figures: dict[str, object] = {**(state.result or {})}
+        value = figures.get(RESULT_KEYS.get(self.cell.metric, "test_error"))
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
 
     @cached_property
     def summary(self) -> RunSummary | None:

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kilolayer.runs.records import Start, read_record
 from kilolayer.sweep.image_errors import ImageErrors, image_errors
 from kilolayer.sweep.looks import RegisteredResult
 from kilolayer.sweep.reproduction import Reproduction
 from kilolayer.sweep.results import CellResult, TableResult
 from kilolayer.sweep.run_spec import RunSpec
-from kilolayer.values import to_json
+from kilolayer.values import to_json_value
 
 
 def results_as_json(
@@ -27,13 +28,13 @@ def results_as_json(
     registered: the registration, its amendments and its decisions; null where the sweep has none.
     """
     starts = read_provenance(reproduction.runs)
-    recipes = dict.fromkeys(to_json(item.experiment.recipe) for item in reproduction.runs)
+    recipes = dict.fromkeys(run.experiment.recipe for run in reproduction.runs)
     value = {
         "command": command,
         "scale": reproduction.request.size.scale.describe(),
-        "request": json.loads(to_json(reproduction.request)),
+        "request": to_json_value(reproduction.request),
         "registered": _registered(registered) if registered else None,
-        "recipes": [json.loads(text) for text in recipes],
+        "recipes": list(map(to_json_value, recipes)),
         "measured": asdict(starts) if starts else None,
         "tables": [_table(item) for item in results],
     }
@@ -47,7 +48,7 @@ def _registered(registered: RegisteredResult) -> dict[str, Any]:
                 "sha256": entry.sha256,
                 "reason": entry.reason,
                 "differences": [asdict(difference) for difference in entry.differences],
-                "registration": json.loads(to_json(entry.registration)),
+                "registration": to_json_value(entry.registration),
             }
             for entry in registered.entries
         ],
@@ -147,7 +148,7 @@ class Provenance:
 
 def read_provenance(runs: Iterable[RunSpec]) -> Provenance | None:
     """The provenance from environment.json in the folders of the runs; None where no run has begun."""
-    starts = sorted((start for item in runs for start in _starts(item)), key=lambda start: str(start["date"]))
+    starts = sorted((start for item in runs for start in _starts(item)), key=lambda start: start["date"])
     if not starts:
         return None
     environments = [{key: value for key, value in start.items() if key not in OF_A_START} for start in starts]
@@ -161,7 +162,6 @@ def read_provenance(runs: Iterable[RunSpec]) -> Provenance | None:
     )
 
 
-def _starts(spec: RunSpec) -> list[dict[str, Any]]:
+def _starts(spec: RunSpec) -> list[Start]:
     path = spec.path / "environment.json"
-    starts: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return starts
+    return read_record(path.read_bytes(), list[Start], path) if path.exists() else []

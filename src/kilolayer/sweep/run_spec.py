@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kilolayer.errors import InputError
+from kilolayer.runs.records import EndedRun, Row, read_result, read_rows
 from kilolayer.training.experiment import Experiment
 from kilolayer.values import from_json
 
@@ -36,8 +36,8 @@ class RunSpec:
 class RunProgress:
     """How far a run is: its result once it has ended, and the last line of its metrics."""
 
-    result: dict[str, Any] | None
-    last_metrics: dict[str, Any] | None
+    result: EndedRun | None
+    last_metrics: Row | None
 
     @property
     def is_finished(self) -> bool:
@@ -51,24 +51,17 @@ class RunProgress:
         """A figure of a finished run, from its result or else from its last epoch."""
         if self.result is None:
             return None
-        value: float | None = self.result.get(name, (self.last_metrics or {}).get(name))
-        return value if self.result["status"] == "done" else None
+        figures: dict[str, object] = {**(self.last_metrics or {}), **self.result}
+        value = figures.get(name)
+        return value if self.result["status"] == "done" and isinstance(value, int | float) else None
 
 
 def read_progress(spec: RunSpec) -> RunProgress:
     """Reads the folder of a run, which another process may be writing."""
-    result = spec.path / "result.json"
-    ended = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
-    return RunProgress(ended, _last_line(spec.path / "metrics.jsonl"))
-
-
-def _last_line(metrics: Path) -> dict[str, Any] | None:
-    if not metrics.exists():
-        return None
-    # The last line may be half written.
-    lines = metrics.read_text(encoding="utf-8").split("\n")[:-1]
-    last: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
-    return last
+    result, metrics = spec.path / "result.json", spec.path / "metrics.jsonl"
+    ended = read_result(result.read_bytes(), result) if result.exists() else None
+    rows = read_rows(metrics.read_bytes(), metrics) if metrics.exists() else []
+    return RunProgress(ended, rows[-1] if rows else None)
 
 
 def check_folders(specs: Iterable[RunSpec]) -> None:

@@ -20,6 +20,8 @@ from kilolayer.data.pictures.decoding import (
     map_pictures,
     pixels_in_mode,
 )
+from kilolayer.errors import InputError
+from kilolayer.system.json_text import parse_json
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,14 @@ def _to_text(result: InspectionResult) -> str:
 
 def _from_text(text: str) -> InspectionResult | None:
     try:
-        values = json.loads(text)
-        if len(values) == 2:
-            return Unreadable(*values)
-        format, width, height, grey, name, looks = values
-        header = Header(str(format), (int(width), int(height)), bool(grey))
-        return InspectedPicture(header, str(name), frozenset(map(str, looks)))
-    except (ValueError, TypeError):
+        values = parse_json(text)
+    except InputError:
         return None
+    match values:
+        case [str(reason), ("damaged" | "empty" | "too_large") as kind]:
+            return Unreadable(reason, kind)
+        case [str(format), int(width), int(height), bool(grey), str(digest), list(traits)]:
+            return InspectedPicture(
+                Header(format, (width, height), grey), digest, frozenset(map(str, traits))
+            )
+    return None

@@ -7,7 +7,6 @@ contradicts the folders, that is an error; where it may, a note says so.
 from __future__ import annotations
 
 import csv
-import json
 import re
 import shlex
 from collections import Counter
@@ -25,6 +24,7 @@ from kilolayer.data.sources.parquet_table import LABEL_NAMES, LABEL_TEXT_NAMES
 from kilolayer.data.sources.scan import FolderTree, notes_on_ignored_files
 from kilolayer.data.sources.splits import SourceLayout, Split, name_roles
 from kilolayer.errors import InputError
+from kilolayer.system.json_text import parse_json
 from kilolayer.system.message_text import error_text, listing, quote
 
 CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "data")
@@ -408,8 +408,8 @@ def _rows(path: Path) -> list[list[str]]:
 def _json_rows(path: Path) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            values = [json.loads(line) for line in islice(file, MOST_ROWS) if line.strip()]
-    except (OSError, ValueError, RecursionError):
+            values = [parse_json(line) for line in islice(file, MOST_ROWS) if line.strip()]
+    except (OSError, InputError):
         return []
     lines = [value for value in values if isinstance(value, dict)]
     header = list(lines[0]) if lines else []

@@ -5,7 +5,6 @@ The columns are found by their names, by their types, or as the description choo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from kilolayer.data.sources.parquet_column import NULL, ColumnReader, StoredValues
 from kilolayer.data.sources.parquet_pages import check_footer, check_rows
 from kilolayer.errors import InputError, KilolayerError
+from kilolayer.system.json_text import parse_json
 from kilolayer.system.message_text import error_text, listing, quote, truncate
 
 POINTER = b"version https://git-lfs"
@@ -327,10 +327,12 @@ class ParquetColumns:
     def _features(self) -> dict[str, Any]:
         """The features in Hugging Face's metadata."""
         try:
-            features = json.loads((self._schema.metadata or {})[b"huggingface"])["info"]["features"]
-        except (KeyError, TypeError, ValueError, RecursionError):
-            return {}
-        return features if isinstance(features, dict) else {}
+            match parse_json((self._schema.metadata or {}).get(b"huggingface", b"{}")):
+                case {"info": {"features": dict(features)}}:
+                    return features
+        except InputError:
+            pass
+        return {}
 
 
 def _tiers(rows: Sequence[Sequence[str]], fitting: list[str], unusual: list[str]) -> list[list[str]]:
