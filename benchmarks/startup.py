@@ -67,7 +67,7 @@ import os, time
 from kilolayer.kernels import compute_dtype
 compute_dtype.mul_dtype()
 wall, before = time.perf_counter(), os.times()
-compute_dtype.unit_library_path()
+compute_dtype.load_unit_library()
 print(time.perf_counter() - wall, os.times().children_user - before.children_user)
 """
 

@@ -18,7 +18,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     def forget() -> None:
         for cached in (
             compute_dtype.mul_dtype,
-            compute_dtype._unit_library_path,
+            compute_dtype._load_unit_library,
             native_library.load_native_library,
         ):
             cached.cache_clear()

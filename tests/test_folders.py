@@ -79,20 +79,16 @@ def test_where_the_cache_lies(environment, root, around, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value.format(around))
     assert folders.writable_cache_folder() == folders.cache_folder() == around / root / "kilolayer"
-    assert next(folders.writable_folders("native")) == around / root / "kilolayer/native"
+    assert next(folders.cache_folders("native")) == around / root / "kilolayer/native"
     assert not list((around / "work").iterdir())
 
 
-def test_a_cache_that_takes_nothing_leads_to_a_folder_of_this_user_s_alone(around, monkeypatch, caplog):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(around / "cache"))
-    (around / "cache/kilolayer").write_text("a file")
+def test_a_folder_of_this_user_s_alone_among_temporary_files(around):
     for _ in range(2):
-        (path,) = folders.writable_folders("native")
-        assert path == around / f"tmp/kilolayer-{os.getuid()}/native"
-        assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert [one.getMessage() for one in caplog.records] == [
-        f"no cache folder is writable here; compiled kernels are kept in {path.parent}"
-    ]
+        path = folders.private_temporary_folder()
+        assert path == around / f"tmp/kilolayer-{os.getuid()}"
+        assert path.stat().st_mode & 0o777 == 0o700
+    assert list(folders.cache_folders("native")) == [path / "native"]
 
 
 def planted(kind: str, path: Path, elsewhere: Path) -> None:
@@ -110,18 +106,18 @@ def test_a_temporary_folder_that_somebody_planted_is_not_used(kind, around):
     planted(kind, around / f"tmp/kilolayer-{os.getuid()}", around / "home")
     with pytest.raises(PermissionError, match="not this user's private folder"):
         folders.private_temporary_folder()
-    assert not list(folders.writable_folders("native"))
     assert not list((around / "home").iterdir())
 
 
 def test_without_a_folder_for_temporary_files_there_is_none(around, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(around / "gone"))
-    assert not list(folders.writable_folders("native"))
+    with pytest.raises(FileNotFoundError):
+        folders.private_temporary_folder()
     folders.redirect_cache("triton")
     assert "TRITON_CACHE_DIR" not in os.environ
 
 
-@pytest.mark.parametrize("package", folders.CACHE_VARIABLES)
+@pytest.mark.parametrize("package", [name for name, folder in folders.DEFAULT_FOLDERS.items() if folder])
 def test_other_packages_keep_their_caches_at_home_where_there_is_one(package, around, monkeypatch):
     variable = folders.CACHE_VARIABLES[package]
     monkeypatch.setenv("HOME", str(around / "home"))
@@ -152,3 +148,63 @@ def test_data_in_the_cache_of_an_earlier_release_are_still_there(around, monkeyp
     (around / "home/.cache/kilolayer/cifar-10-batches-bin/data_batch_1.bin").write_bytes(b"")
     with pytest.raises(InputError, match=r"home/.cache/kilolayer/cifar-10-batches-bin"):
         load(Data("cifar10"))
+
+
+def opened(path: Path, mode: int, user: int = 0, group: int = 0) -> None:
+    path.chmod(mode)
+    if (user, group) != (0, 0):
+        os.chown(path, user, group)
+
+
+needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give")
+DISTRUSTED = {
+    "writable by all": (0o777, 0, 0),
+    "writable by a group": (0o775, 0, 1234),
+    "another user's": (0o755, 1234, 0),
+    "sticky": (0o1777, 0, 0),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("level", ["cache", "cache/kilolayer"])
+@pytest.mark.parametrize(("mode", "user", "group"), DISTRUSTED.values(), ids=list(DISTRUSTED))
+def test_a_cache_that_others_can_change_is_not_used(mode, user, group, level, around, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(around / "cache"))
+    inspection_cache._warn.cache_clear()
+    folders.writable_cache_folder()
+    opened(around / level, mode, user, group)
+    if level == "cache" and mode == 0o1777:  # a sticky folder above it is like /tmp
+        assert folders.writable_cache_folder() == around / "cache/kilolayer"
+        return
+    with pytest.raises(folders.DistrustedError, match=r"belongs to another user \(id 1234\)|chmod go-w"):
+        folders.writable_cache_folder()
+    monkeypatch.setattr(inspection_cache, "cache_path", folders.writable_cache_folder)
+    inspection_cache.store({b"key": "said"})
+    assert f"what is seen in pictures is not remembered: {around / level}: " in caplog.text
+    assert folders.private_temporary_folder().exists()
+
+
+@needs_root
+def test_a_group_of_one_s_own_may_write(around, monkeypatch):
+    """As umask 002 makes folders on Debian; root's group is root."""
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(around / "cache"))
+    (around / "cache").chmod(0o775)
+    assert folders.writable_cache_folder() == around / "cache/kilolayer"
+
+
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_folders_are_usable_and_closed_whatever_the_umask_is(umask, around, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(around / "new/cache"))
+    before = os.umask(umask)
+    try:
+        paths = [folders.writable_cache_folder(), folders.private_temporary_folder()]
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o755 if umask == 0 else 0o700, 0o700]
+
+
+def test_torch_compile_takes_no_code_from_a_folder_that_anybody_can_make(around, monkeypatch):
+    monkeypatch.setenv("HOME", str(around / "home"))
+    folders.redirect_cache("inductor")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(around / f"tmp/kilolayer-{os.getuid()}/inductor")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,11 +15,12 @@ import torch
 from kernel_cases import needs_kernels
 from kilolayer import kernels
 from kilolayer.errors import InputError
-from kilolayer.kernels import compute_dtype, cpu_features, native_build, native_library
+from kilolayer.kernels import compute_dtype, cpu_features, native_build, native_cache, native_library
 from kilolayer.networks import build, describe
 from kilolayer.system import folders
 from kilolayer.training import choose_kernels
 from kilolayer.training.decisions import explain_decisions
+from tiny_library import TINY, compiler, has_ended, needs_compiler, use_tiny_source
 from tiny_runs import tiny, training_of
 
 CPU = torch.device("cpu")
@@ -32,11 +31,13 @@ def forgetful():
     """Nothing known of the library from before, and nothing kept of what the test pretends."""
 
     def forget():
-        compute_dtype._unit_library_path.cache_clear()
+        compute_dtype._load_unit_library.cache_clear()
+        compute_dtype._load_probe.cache_clear()
         compute_dtype.mul_dtype.cache_clear()
         cpu_features.cpu_flags.cache_clear()
         native_library.load_native_library.cache_clear()
-        native_build._warn.cache_clear()
+        native_cache.warn.cache_clear()
+        native_build._unusable.clear()
 
     forget()
     yield
@@ -89,19 +90,19 @@ class TestMissing:
         self.able(monkeypatch)
         monkeypatch.setenv("CXX", "ccache no-such-g++")
         monkeypatch.setattr(native_build.shutil, "which", lambda name: None if name == "ccache" else name)
-        says(caplog, "CXX is ccache no-such-g.., and ccache is not installed")
+        says(caplog, "CXX is 'ccache no-such-g..', and 'ccache' is not installed")
 
     def test_broken_compiler(self, monkeypatch, caplog, tmp_path):
         self.able(monkeypatch)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         broken = tmp_path / "g++"
         broken.write_text(
-            '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "error: no such flag" >&2\nexit 1\n'
+            '#!/bin/sh\n[ "$1" = --version ] && exec echo 1\necho "error: no such flag" >&2\nexit 1\n'
         )
         broken.chmod(0o755)
         monkeypatch.setenv("CXX", f"env {broken}")
-        says(caplog, "cannot compile our kernels: error: no such flag")
-        assert not list(tmp_path.rglob("*.so"))
+        says(caplog, "cannot compile .*cpp .*: error: no such flag; set .CXX")
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["g++", ".lock"]
 
     def test_cache_that_cannot_be_written(self, monkeypatch, caplog, tmp_path):
         self.able(monkeypatch)
@@ -109,23 +110,22 @@ class TestMissing:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.setenv("HOME", "/proc/nonexistent")
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-        says(caplog, "no folder for it can be written")
+        says(caplog, "no folder for compiled kernels can be used")
         # Of the two libraries that are asked for.
         assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
 
+    @needs_compiler
     def test_a_full_cache_leads_to_the_next_folder(self, monkeypatch, tmp_path):
         self.able(monkeypatch)
         (tmp_path / "tmp").mkdir()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
 
-        def compile_where_there_is_room(command, sources, flags, target):
-            if target.is_relative_to(tmp_path / "cache"):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            target.write_text("made")
-
-        monkeypatch.setattr(native_build, "_compile", compile_where_there_is_room)
-        library = native_build.compile_library("probe")
+        full = f'case "$*" in *{tmp_path}/cache*) echo "error: No space left on device" >&2; exit 1; esac'
+        monkeypatch.setenv("CXX", compiler(tmp_path / "c++", full))
+        use_tiny_source(monkeypatch, tmp_path / "source")
+        assert native_build.load_library(TINY).answer() == 42
+        (library,) = tmp_path.rglob("*.so")
         assert library.is_relative_to(tmp_path / f"tmp/kilolayer-{os.getuid()}/native")
 
     def test_a_compiler_speaks_utf_8_whatever_the_locale(self, monkeypatch, tmp_path):
@@ -133,37 +133,37 @@ class TestMissing:
         compiler.write_bytes(b"#!/bin/sh\nprintf 'error: \\342\\200\\230x\\377' >&2\nexit 1\n")
         compiler.chmod(0o755)
         monkeypatch.setattr("locale.getencoding", lambda: "ascii", raising=False)
-        with pytest.raises(native_build.NativeUnavailable, match="cannot compile our kernels: error: ‘x�"):
-            native_build._run([str(compiler)])
+        with pytest.raises(native_build.CommandFailed, match="error: ‘x�"):
+            native_build._run([[str(compiler)]], 60)
 
     def test_compiler_with_an_open_quote(self, monkeypatch, caplog):
         self.able(monkeypatch)
         monkeypatch.setenv("CXX", 'g++ "-O2')
         says(caplog, "CXX is .*, which is not a command .No closing quotation")
 
+    @needs_compiler
     def test_without_a_cache_it_is_compiled_into_a_private_folder(self, monkeypatch, tmp_path):
         self.able(monkeypatch)
-        compiler = tmp_path / "c++"
-        compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo made >"$2"\n')
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CXX", str(compiler))
+        use_tiny_source(monkeypatch, tmp_path / "source")
         monkeypatch.setenv("HOME", "/proc/nonexistent")
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        library = native_build.compile_library("probe")
+        assert native_build.load_library(TINY).answer() == 42
+        (library,) = tmp_path.rglob("*.so")
         assert library.is_relative_to(tmp_path / f"kilolayer-{os.getuid()}" / "native")
-        assert library.read_text() == "made\n"
-        assert native_build.compile_library("probe") == library
+        monkeypatch.setattr(native_build, "_compile", lambda *_: pytest.fail("it is there already"))
+        assert native_build.load_library(TINY).answer() == 42
 
+    @needs_compiler
     def test_a_cache_that_can_only_be_read_serves(self, monkeypatch, tmp_path):
         self.able(monkeypatch)
+        use_tiny_source(monkeypatch, tmp_path / "source")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        monkeypatch.setattr(native_build, "_compile", lambda *given: given[-1].write_text("made"))
-        library = native_build.compile_library("probe")
+        assert native_build.load_library(TINY).answer() == 42
         monkeypatch.setattr(
-            folders, "_require_writable", lambda path: pytest.fail(f"{path} was to be written")
+            folders, "make_trusted_folder", lambda path: pytest.fail(f"{path} was to be written")
         )
-        assert native_build.compile_library("probe") == library
+        assert native_build.load_library(TINY).answer() == 42
 
     @staticmethod
     def able(monkeypatch):
@@ -177,9 +177,7 @@ class TestProducts:
 
     def test_without_bf16_instructions_fp32(self, monkeypatch):
         monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset(compute_dtype.REQUIRED_CPU_FLAGS))
-        monkeypatch.setattr(
-            compute_dtype, "compile_library", lambda *_: pytest.fail("there is nothing to time")
-        )
+        monkeypatch.setattr(compute_dtype, "load_cached", lambda *_: pytest.fail("there is nothing to time"))
         assert compute_dtype.mul_dtype() == "fp32"
 
     def test_asked_for(self, monkeypatch):
@@ -195,35 +193,41 @@ class TestProducts:
         with pytest.raises(InputError, match="KILOLAYER_PRODUCTS is 'bf16'; allowed here: fp32"):
             compute_dtype.mul_dtype()
 
-    def test_the_choice_is_noted_beside_the_libraries(self, monkeypatch, tmp_path):
+    @pytest.fixture
+    def choice(self, monkeypatch, tmp_path):
+        """The file that notes it, on a processor with each of them and a probe that need not be compiled."""
+        monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset({"avx512_bf16", "avx512_fp16"}))
+        monkeypatch.setattr(compute_dtype, "_load_probe", lambda: None)
+        monkeypatch.setattr(compute_dtype, "cache_key", lambda _: "probe-1")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        return tmp_path / "kilolayer/native/probe-1.products"
+
+    def test_the_choice_is_noted_beside_the_libraries(self, monkeypatch, choice):
         """And holds for every process from then on, whatever a second timing would say."""
-        monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
-        monkeypatch.setattr(compute_dtype, "compile_library", lambda *_: tmp_path / "probe-1.so")
-        (tmp_path / "probe-1.products").write_text("bf16")
-        assert compute_dtype.mul_dtype() == "bf16"
+        for fastest in ("bf16", "fp16"):
+            monkeypatch.setattr(compute_dtype, "peak_multiply_adds", lambda name, f=fastest: float(name == f))
+            compute_dtype.mul_dtype.cache_clear()
+            assert compute_dtype.mul_dtype() == "bf16"
 
     @pytest.mark.parametrize("fastest", ["fp32", "bf16", "fp16"])
-    @pytest.mark.parametrize("before", [None, b"", b"fp1", b"\xff"], ids=repr)
-    def test_what_is_multiplied_fastest_is_taken_and_noted(self, before, fastest, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("before", [None, b"", b"bf16", b"fp1", b"\xff"], ids=repr)
+    def test_what_is_multiplied_fastest_is_taken_and_noted(self, before, fastest, monkeypatch, choice):
         """In place of a note that is damaged too."""
         if before is not None:
-            (tmp_path / "probe-1.products").write_bytes(before)
-        monkeypatch.setattr(compute_dtype, "cpu_flags", lambda: frozenset({"avx512_bf16", "avx512_fp16"}))
-        monkeypatch.setattr(compute_dtype, "compile_library", lambda *_: tmp_path / "probe-1.so")
+            choice.parent.mkdir(parents=True)
+            choice.write_bytes(before)
         monkeypatch.setattr(compute_dtype, "peak_multiply_adds", lambda name: 2.0 if name == fastest else 1.0)
         assert compute_dtype.mul_dtype() == fastest
-        assert (tmp_path / "probe-1.products").read_text() == fastest
+        assert choice.read_text().startswith(f"{fastest}\nsha256 ")
 
 
 def test_a_compiler_that_is_ended_takes_with_it_what_it_has_started(tmp_path):
     note = tmp_path / "child"
     driver = ["sh", "-c", f"sleep 100 & echo $! > {note}.new; mv {note}.new {note}; wait"]
     fails = ["sh", "-c", f"while [ ! -e {note} ]; do sleep 0.01; done; echo error: none >&2; exit 1"]
-    with pytest.raises(native_build.NativeUnavailable, match="sh cannot compile our kernels: error: none"):
-        native_build._run(fails, driver)
-    child = Path(f"/proc/{note.read_text().strip()}/stat")
-    # Gone, or dead and not yet buried by whoever took it over.
-    assert not child.exists() or child.read_text().split(") ")[1][0] == "Z"
+    with pytest.raises(native_build.CommandFailed, match="error: none"):
+        native_build._run([fails, driver], 60)
+    assert has_ended(int(note.read_text()))
 
 
 @needs_kernels

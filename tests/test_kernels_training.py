@@ -55,11 +55,11 @@ def test_where_the_kernels_are_gone_a_run_goes_on_in_plain_layers_and_warns(tmp_
     folder = tmp_path / "run"
     train(folder, FUSED, Poll(3))
     monkeypatch.setenv("KILOLAYER_NATIVE", "0")
-    for cached in (compute_dtype._unit_library_path, native_library.load_native_library):
+    for cached in (compute_dtype._load_unit_library, native_library.load_native_library):
         cached.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert train(folder, FUSED).is_finished
-    for cached in (compute_dtype._unit_library_path, native_library.load_native_library):
+    for cached in (compute_dtype._load_unit_library, native_library.load_native_library):
         cached.cache_clear()
     assert "kernels plain (was fused)" in caplog.text
 

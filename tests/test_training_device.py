@@ -12,7 +12,7 @@ import torch
 from kilolayer.errors import InputError
 from kilolayer.kernels import compute_dtype, fusion
 from kilolayer.kernels.cpu_features import cpu_flags
-from kilolayer.kernels.native_build import NativeUnavailable
+from kilolayer.kernels.native_cache import NativeUnavailable
 from kilolayer.networks import describe
 from kilolayer.training import (
     DistributedContext,

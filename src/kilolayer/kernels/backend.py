@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from kilolayer.kernels.native_build import NativeUnavailable
+from kilolayer.kernels.native_cache import NativeUnavailable
 from kilolayer.kernels.native_library import load_native_library
 
 Backend = Literal["native", "triton"]
@@ -65,8 +65,6 @@ def _native_unavailable_reason() -> str | None:
         load_native_library()
     except NativeUnavailable as missing:
         return str(missing)
-    except OSError as error:
-        return f"the library cannot be loaded ({error})"
     return None
 
 

@@ -14,14 +14,13 @@ import os
 import platform
 import sys
 from functools import cache
-from pathlib import Path
 
 import torch
 
-from kilolayer.errors import InputError, KilolayerError
+from kilolayer.errors import InputError
 from kilolayer.kernels.cpu_features import cpu_flags
-from kilolayer.kernels.native_build import NativeUnavailable, compile_library, is_disabled
-from kilolayer.system import durable
+from kilolayer.kernels.native_build import NativeLibrary, cache_key, is_disabled, load_library
+from kilolayer.kernels.native_cache import NativeUnavailable, load_cached
 
 logger = logging.getLogger(__name__)
 
@@ -31,23 +30,24 @@ MUL_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 """The dtypes that the kernels can multiply in."""
 UNIT_SOURCES = ("forward", "backward", "inference")
 """The C++ sources of the kernels for whole units."""
+PROBE = NativeLibrary("probe", ("-fopenmp",))
+"""It times the multiplications."""
 
 
-def unit_library_path() -> Path:
-    """The compiled library of kernels. Raises `NativeUnavailable`, at every call with the same reason."""
-    path = _unit_library_path()
-    if isinstance(path, str):
-        raise NativeUnavailable(path)
-    return path
+def load_unit_library() -> ctypes.CDLL:
+    """The loaded library of kernels. Raises `NativeUnavailable`, at every call with the same reason."""
+    library = _load_unit_library()
+    if isinstance(library, str):
+        raise NativeUnavailable(library)
+    return library
 
 
 @cache
-def _unit_library_path() -> Path | str:
+def _load_unit_library() -> ctypes.CDLL | str:
     try:
         _check_processor()
-        return compile_library(
-            "unit", ("-fopenmp", f"-DKILOLAYER_{mul_dtype().upper()}"), source_names=UNIT_SOURCES
-        )
+        flags = ("-fopenmp", f"-DKILOLAYER_{mul_dtype().upper()}")
+        return load_library(NativeLibrary("unit", flags, UNIT_SOURCES))
     except NativeUnavailable as missing:
         logger.info("no native kernels: %s", missing)
         return str(missing)
@@ -84,15 +84,19 @@ def mul_dtype() -> str:
         return requested
     if allowed == ["fp32"]:
         return "fp32"
-    cache_file = _probe_library().with_suffix(".products")
-    fastest = cache_file.read_text(encoding="utf-8", errors="replace") if cache_file.exists() else ""
-    if fastest not in allowed:
-        fastest = max(allowed, key=peak_multiply_adds)
-        try:
-            durable.write_file(cache_file, fastest.encode())
-        except KilolayerError as error:
-            raise NativeUnavailable(str(error)) from None
-    return fastest
+    _load_probe()  # before the cache is locked for the choice
+    return load_cached(
+        f"{cache_key(PROBE)}.products",
+        lambda content: _allowed_dtype(content, allowed),
+        lambda folder: max(allowed, key=peak_multiply_adds).encode(),
+    )
+
+
+def _allowed_dtype(content: bytes, allowed: list[str]) -> str:
+    name = content.decode()
+    if name not in allowed:
+        raise ValueError(f"{name!r} is not allowed here")
+    return name
 
 
 def peak_multiply_adds(name: str, threads: int = 1) -> float:
@@ -100,7 +104,7 @@ def peak_multiply_adds(name: str, threads: int = 1) -> float:
 
     It is 0 if the processor has no such instruction. Raises `NativeUnavailable`.
     """
-    probe = ctypes.CDLL(str(_probe_library())).kilolayer_peak_multiply_adds
+    probe = _load_probe().kilolayer_peak_multiply_adds
     probe.argtypes, probe.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_double
     per_second: float = probe(name.encode(), threads)
     return per_second
@@ -114,8 +118,9 @@ def fp16_peak_flops(threads: int) -> float | None:
         return None
 
 
-def _probe_library() -> Path:
-    return compile_library("probe", ("-fopenmp",))
+@cache
+def _load_probe() -> ctypes.CDLL:
+    return load_library(PROBE)
 
 
 def multiplies_bf16_faster() -> bool:

@@ -5,13 +5,13 @@ Without a C++ compiler malloc serves. Both only hand out memory and change no nu
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from kilolayer.kernels.native_build import NativeUnavailable, compile_library, is_disabled
+from kilolayer.kernels.native_build import NativeLibrary, is_disabled, load_library
+from kilolayer.kernels.native_cache import NativeUnavailable
 
 
 def use_cpu_pool(device: torch.device) -> str:
@@ -32,17 +32,15 @@ def install_pool() -> str:
     if is_disabled("KILOLAYER_POOL"):
         return "malloc: KILOLAYER_POOL is 0"
     try:
-        library = ctypes.CDLL(str(_pool_library()))
+        library = load_library(_pool_library())
     except NativeUnavailable as missing:
         return f"malloc: {missing}"
-    except OSError as error:
-        return f"malloc: the pool cannot be loaded ({error})"
     library.kilolayer_pool_use()
     return "pool of exact sizes: no holes, resident memory stays at its peak use"
 
 
-def _pool_library() -> Path:
+def _pool_library() -> NativeLibrary:
     """The library, compiled once for every PyTorch version, since it includes PyTorch's headers."""
     base = Path(torch.__file__).parent
     flags = ("-std=c++20", f"-I{base / 'include'}", f"-L{base / 'lib'}", "-lc10")
-    return compile_library("pool", flags, variant=torch.__version__)
+    return NativeLibrary("pool", flags, variant=torch.__version__)

@@ -1,43 +1,59 @@
-"""Native code: compiled at first use into the user's cache, and loaded from there afterwards.
+"""Native code: compiled at first use, kept in the user's cache, and loaded from there afterwards.
 
-If no cache is writable, it is compiled into a private folder of temporary files.
+A compiler runs in a process group of its own beside a watchdog, which ends the group when this process is
+gone, killed even: the watchdog waits for the end of a pipe that this process holds open.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import fcntl
 import hashlib
 import logging
 import os
+import selectors
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import cache
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock
+from types import MappingProxyType
 
 from kilolayer.errors import InputError
 from kilolayer.kernels.cpu_features import cpu_flags
-from kilolayer.system import durable, folders
+from kilolayer.kernels.native_cache import NativeUnavailable, load_cached
+from kilolayer.system.message_text import error_text, truncate
 
 logger = logging.getLogger(__name__)
 
 SOURCE_FOLDER = Path(__file__).parent / "native"
 COMPILER_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC")
-TIMEOUT_SECONDS = 300
-UTF8, REPLACE = "utf-8", "replace"
-"""A compiler quotes in UTF-8 even if our own locale is ASCII."""
-CACHE_FOLDER = "native"
-"""The folder of the cache that holds the libraries."""
+VERSION_SECONDS, COMPILE_SECONDS = 30, 300
+MAX_OUTPUT = 2**20
+"""A compiler that prints more is ended."""
+ADVICE = "set $CXX to a g++ or clang++ that works, or KILOLAYER_NATIVE=0 to do without"
+WATCHED = """
+umask 077
+exec 3<&0 </dev/null
+{ read -r end <&3; kill -KILL 0; } >/dev/null 2>&1 &
+"$@" 3<&-
+status=$?
+{ kill -KILL $!; wait $!; } >/dev/null 2>&1
+exit $status
+"""
+"""Runs the command in its arguments, and ends its process group where standard input ends before that."""
 
-
-class NativeUnavailable(Exception):
-    """There is no native code here; the message is the reason. PyTorch's layers compute instead."""
+_unusable: dict[str, str] = {}
+"""Compilers that did not answer, and why: they are not asked again for the next library."""
+_open_libraries: list[int] = []
+"""Held open: glibc takes a library of a number under /proc/self/fd for one that it has loaded already."""
 
 
 def is_disabled(name: str) -> bool:
@@ -48,132 +64,217 @@ def is_disabled(name: str) -> bool:
     return setting == "0"
 
 
-def compile_library(
-    name: str, flags: Sequence[str] = (), *, source_names: Sequence[str] = (), variant: str = ""
-) -> Path:
-    """The library of `native/<name>.cpp` for these sources, flags, this compiler and this processor.
+@dataclass(frozen=True)
+class NativeLibrary:
+    """A library of `native/<name>.cpp`.
 
-    `source_names` lists several sources, which are compiled in parallel. `variant` names what else the
-    library depends on, such as PyTorch's version. Raises `NativeUnavailable`.
+    flags: of the compiler, beside `COMPILER_FLAGS`.
+    source_names: several sources in place of one; they are compiled in parallel.
+    variant: what else the library depends on, such as PyTorch's version.
+    """
+
+    name: str
+    flags: tuple[str, ...] = ()
+    source_names: tuple[str, ...] = ()
+    variant: str = ""
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files of its source."""
+        return [SOURCE_FOLDER / f"{part}.cpp" for part in self.source_names or (self.name,)]
+
+
+def load_library(library: NativeLibrary) -> ctypes.CDLL:
+    """The loaded library, for this compiler and this processor. Raises `NativeUnavailable`."""
+    return load_cached(
+        f"{cache_key(library)}.so", load_bytes, lambda folder: _compile(_compiler(), library, folder)
+    )
+
+
+def cache_key(library: NativeLibrary) -> str:
+    """The library's name, and a hash of its sources, its flags, the compiler, the system and the processor.
+
+    Raises `NativeUnavailable` where there is no compiler.
     """
     if sys.platform != "linux":
         raise NativeUnavailable(f"native code is for Linux, and this is {sys.platform}")
     compiler = _compiler()
-    sources = [SOURCE_FOLDER / f"{part}.cpp" for part in source_names or (name,)]
-    words = [_version(compiler), *COMPILER_FLAGS, *flags, variant, *sorted(cpu_flags())]
-    contents = [path.read_bytes() for path in (*sources, *sorted(SOURCE_FOLDER.glob("*.h")))]
-    key = hashlib.sha256(b"\0".join([*contents, *(word.encode() for word in words)])).hexdigest()[:16]
-    library = f"{name}-{key}.so"
-    cache = folders.cache_folder()
-    if cache and _is_compiled(cache / CACHE_FOLDER / library):
-        return cache / CACHE_FOLDER / library
-    return _compile_into_first_folder([*compiler, *COMPILER_FLAGS], sources, flags, library)
+    words = [_version(compiler), *compiler[1:], *COMPILER_FLAGS, *library.flags, library.variant]
+    words += [os.uname().machine, _c_library(), *sorted(cpu_flags())]
+    files = (*library.sources, *sorted(SOURCE_FOLDER.glob("*.h")))
+    content = b"\0".join([*(path.read_bytes() for path in files), *map(os.fsencode, words)])
+    return f"{library.name}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
-def _is_compiled(library: Path) -> bool:
-    """Whether the library exists; a read-only cache serves too."""
-    return os.path.isfile(library)
+def _c_library() -> str:
+    """The C library: one folder may be the home of machines with several."""
+    with suppress(ValueError, OSError):
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    return ""
 
 
-def _compile_into_first_folder(
-    command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], library: str
-) -> Path:
-    """Compiles the library into the first writable folder. Raises `NativeUnavailable`."""
-    reason = "no folder for it can be written, neither a cache nor one of temporary files"
-    for folder in folders.writable_folders(CACHE_FOLDER):
-        target = folder / library
-        try:
-            # When many processes start at once, one compiles and the others wait for it.
-            with FileLock(target.with_suffix(".lock"), timeout=2 * TIMEOUT_SECONDS):
-                if not _is_compiled(target):
-                    _compile(command, sources, flags, target)
-            return target
-        except OSError as error:  # a timeout of the lock is one too
-            reason = f"{folder} cannot be written ({error})"
-    _warn(f"native kernels cannot be compiled: {reason}; PyTorch's own layers compute instead")
-    raise NativeUnavailable(reason)
+def load_bytes(content: bytes) -> ctypes.CDLL:
+    """Loads a library from memory: nothing can change it, neither before this nor while it is used.
+
+    Raises `OSError` where the system cannot load it.
+    """
+    _check_complete(content)
+    descriptor = os.memfd_create("kilolayer", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK)
+        library = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _open_libraries.append(descriptor)
+    return library
 
 
-@cache
-def _warn(text: str) -> None:
-    """Logs `text` once, though there are several libraries."""
-    logger.warning(text)
+def _check_complete(content: bytes) -> None:
+    """Raises `OSError` for a library without its end, as a linker leaves it: to load it is a bus error."""
+    if len(content) < 64 or content[:6] != b"\x7fELF\x02\x01":
+        raise OSError("it is no library of 64 bits")
+    table, size, count = struct.unpack_from("<32xQ14xHH", content)
+    for at in range(table, table + size * count, size or 1):
+        segment = content[at : at + 40]
+        if len(segment) < 40 or sum(struct.unpack("<8xQ16xQ", segment)) > len(content):
+            raise OSError("its end is missing")
 
 
 def _compiler() -> list[str]:
     """$CXX, which may be several words, or the first compiler that is installed."""
+    setting = os.environ.get("CXX", "")
     try:
-        requested = shlex.split(os.environ.get("CXX", ""))
+        requested = shlex.split(setting)
     except ValueError as error:
-        raise NativeUnavailable(f"$CXX is {os.environ['CXX']!r}, which is not a command ({error})") from None
+        raise NativeUnavailable(f"$CXX is {setting!r}, which is not a command ({error})") from None
     if requested and shutil.which(requested[0]) is None:
-        raise NativeUnavailable(f"$CXX is {' '.join(requested)}, and {requested[0]} is not installed")
-    compiler = requested[:1] or [name for name in ("g++", "c++", "clang++") if shutil.which(name)][:1]
-    if not compiler:
-        raise NativeUnavailable("no C++ compiler is installed")
-    return [str(shutil.which(compiler[0])), *requested[1:]]
+        raise NativeUnavailable(f"$CXX is {setting!r}, and {requested[0]!r} is not installed")
+    names = requested[:1] or [name for name in ("g++", "c++", "clang++") if shutil.which(name)][:1]
+    if not names:
+        raise NativeUnavailable("no C++ compiler is installed: install g++, or set $CXX to one")
+    compiler = [os.path.abspath(str(shutil.which(names[0]))), *requested[1:]]
+    if reason := _unusable.get(shlex.join(compiler)):
+        raise NativeUnavailable(reason)
+    return compiler
 
 
 def _version(compiler: list[str]) -> str:
     try:
-        return subprocess.run(  # noqa: S603
-            [*compiler, "--version"],
-            capture_output=True,
-            timeout=60,
-            check=True,
-            encoding=UTF8,
-            errors=REPLACE,
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise NativeUnavailable(f"{' '.join(compiler)} does not run ({error})") from None
+        (version,) = _run([[*compiler, "--version"]], VERSION_SECONDS, errors=False)
+        if version.strip():
+            return version
+        reason = "says nothing"
+    except (CommandFailed, OSError) as error:
+        reason = error_text(error)
+    _unusable[shlex.join(compiler)] = f"{shlex.join(compiler)} --version {reason}; {ADVICE}"
+    raise NativeUnavailable(_unusable[shlex.join(compiler)])
 
 
-def _compile(command: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path) -> None:
-    if len(sources) > 1:  # a minute without a word would look like a hang
+def _compile(compiler: list[str], library: NativeLibrary, folder: Path) -> bytes:
+    """The compiled library; all temporary files are in `folder`. Raises `NativeUnavailable` and `OSError`."""
+    if len(library.sources) > 1:  # a minute without a word would look like a hang
         logger.warning("compiling native kernels for this processor, once; it takes up to a minute")
     else:
-        logger.info("compiling %s, once", sources[0].name)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        temporary = Path(folder) / target.name
-        objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
-        pairs = zip(sources, objects, strict=True)
-        _run(*([*command, "-c", str(source), "-o", file, *flags] for source, file in pairs))
-        _run([*command, "-shared", *objects, "-o", str(temporary), *flags])
-        # A library truncated by a power failure would crash every process that loads it.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        durable.sync_folder(target.parent)
+        logger.info("compiling %s, once", library.sources[0].name)
+    command = [*compiler, *COMPILER_FLAGS]
+    objects = [str(folder / f"{source.stem}.o") for source in library.sources]
+    target = folder / "library.so"
+    names = ", ".join(source.name for source in library.sources)
+    # A compiler that is killed leaves its own temporary files.
+    environment = {"TMPDIR": str(folder)}
+    pairs = zip(library.sources, objects, strict=True)
+    steps = [
+        [[*command, "-c", str(source), "-o", file, *library.flags] for source, file in pairs],
+        [[*command, "-shared", *objects, "-o", str(target), *library.flags]],
+    ]
+    try:
+        for commands in steps:
+            _run(commands, COMPILE_SECONDS, environment)
+        return target.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        reason = "made no library"
+    except CommandFailed as error:
+        reason = str(error)
+        if error.is_silent:
+            _unusable[shlex.join(compiler)] = f"{shlex.join(compiler)} {reason}"
+    raise NativeUnavailable(
+        f"{shlex.join(compiler)} cannot compile {names} ({SOURCE_FOLDER}): {reason}; {ADVICE}"
+    )
 
 
-def _run(*commands: list[str]) -> None:
-    """Runs all commands in parallel; if this ends early, it ends them and their child processes."""
+class CommandFailed(Exception):
+    """A command ended with an error, or did not end (`is_silent`)."""
+
+    def __init__(self, reason: str, is_silent: bool = False) -> None:
+        super().__init__(reason)
+        self.is_silent = is_silent
+
+
+def _run(
+    commands: Sequence[list[str]],
+    seconds: float,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    *,
+    errors: bool = True,
+) -> list[str]:
+    """Runs all commands in parallel and returns what each printed, as an error or else as output.
+
+    If this ends early, or this process is killed, it ends them and their child processes. Raises
+    `CommandFailed`, and `OSError` where a disk is full.
+    """
+    deadline = time.monotonic() + seconds
     with ExitStack() as stack:
+        gone, alive = os.pipe()
+        stack.callback(os.close, alive)
         running = []
-        for command in commands:
-            process = subprocess.Popen(  # noqa: S603
-                command,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                encoding=UTF8,
-                errors=REPLACE,
-            )
-            stack.enter_context(process)
-            stack.callback(_end, process)
-            running.append(process)
-        for process, (compiler, *_) in zip(running, commands, strict=True):
-            try:
-                _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
-            except subprocess.TimeoutExpired:
-                raise NativeUnavailable(f"{compiler} did not finish within {TIMEOUT_SECONDS} s") from None
-            if process.returncode:
-                first_error = next(
-                    (line for line in errors.splitlines() if "error" in line), "no reason given"
+        try:
+            for command in commands:
+                process = subprocess.Popen(  # noqa: S603
+                    ["/bin/sh", "-c", WATCHED, "sh", *command],
+                    env={**os.environ, "LC_ALL": "C", **environment},  # its errors are to be in English
+                    stdin=gone,
+                    stdout=subprocess.DEVNULL if errors else subprocess.PIPE,
+                    stderr=subprocess.PIPE if errors else subprocess.DEVNULL,
+                    start_new_session=True,
                 )
-                raise NativeUnavailable(f"{compiler} cannot compile our kernels: {first_error}")
+                stack.enter_context(process)
+                stack.callback(_end, process)
+                running.append(process)
+        finally:
+            os.close(gone)
+        return [_output(process, deadline, seconds) for process in running]
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _output(process: subprocess.Popen[bytes], deadline: float, seconds: float) -> str:
+    """What the process prints until it ends. Raises `CommandFailed`."""
+    stream = next(stream for stream in (process.stderr, process.stdout) if stream)
+    output = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while selector.select(max(0, deadline - time.monotonic())):
+            part = os.read(stream.fileno(), 2**16)
+            output += part
+            if len(output) > MAX_OUTPUT:
+                raise CommandFailed("prints without end", is_silent=True)
+            if not part:
+                break
+    try:
+        status = process.wait(max(0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise CommandFailed(f"did not finish within {seconds:g} s", is_silent=True) from None
+    text = output.decode("utf-8", "replace")  # a compiler quotes in UTF-8 even if our own locale is ASCII
+    if status:
+        lines = [line for line in text.splitlines() if "error" in line.lower() or "illed" in line]
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # another folder may have room
+            if os.strerror(number) in text:
+                raise OSError(number, os.strerror(number))
+        raise CommandFailed(truncate(lines[0], 300) if lines else f"ended with status {status}")
+    return text
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)

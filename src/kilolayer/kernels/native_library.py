@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kilolayer.kernels.compute_dtype import unit_library_path
+from kilolayer.kernels.compute_dtype import load_unit_library
 
 
 class WeightsStruct(Structure):
@@ -102,7 +102,7 @@ class BatchStruct(Structure):
 @cache
 def load_native_library() -> ctypes.CDLL:
     """The loaded library. Raises `NativeUnavailable`."""
-    library = ctypes.CDLL(str(unit_library_path()))
+    library = load_unit_library()
     for name, arguments in _ARGUMENTS.items():
         function = getattr(library, f"kilolayer_{name}")
         function.argtypes = arguments

@@ -19,9 +19,14 @@ from kilolayer.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLES = {"matplotlib": "MPLCONFIGDIR", "triton": "TRITON_CACHE_DIR"}
-"""Packages with a cache in the home folder, and the environment variable that moves it."""
-
+CACHE_VARIABLES = {
+    "matplotlib": "MPLCONFIGDIR",
+    "triton": "TRITON_CACHE_DIR",
+    "inductor": "TORCHINDUCTOR_CACHE_DIR",
+}
+"""Packages with a cache from which they load code or settings, and the environment variable that moves it."""
+DEFAULT_FOLDERS = {"matplotlib": ".config/matplotlib", "triton": ".triton/cache", "inductor": ""}
+"""Where they keep it in the home folder; torch.compile's is in the folder of temporary files."""
 
 POSIX = hasattr(os, "getuid")
 
@@ -70,29 +75,23 @@ def home_cache_folder() -> Path | None:
     return folder / ".cache" / "kilolayer" if folder else None
 
 
+def cache_folders(name: str) -> Iterator[Path]:
+    """The folders called `name` that may hold cached files; none of them need exist or be usable."""
+    if (path := cache_folder()) is not None:
+        yield path / name
+    with suppress(OSError):
+        yield _private_temporary_path() / name
+
+
 def writable_cache_folder() -> Path:
-    """The cache folder, created if it is missing. Raises `OSError` where it cannot be written."""
+    """The cache folder, created if it is missing.
+
+    Raises `OSError` where it cannot be written, `DistrustedError` where others can write to it.
+    """
     path = cache_folder()
     if path is None:
         raise FileNotFoundError(errno.ENOENT, "there is no home folder")
-    return _require_writable(path)
-
-
-def writable_folders(name: str) -> Iterator[Path]:
-    """The folders called `name` that can be written: in the cache, then in `private_temporary_folder()`."""
-    for folder in (writable_cache_folder, private_temporary_folder):
-        try:
-            path = _require_writable(folder() / name)
-        except OSError:
-            continue
-        yield path
-
-
-def _require_writable(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    return path
+    return make_trusted_folder(path)
 
 
 def private_temporary_folder() -> Path:
@@ -100,27 +99,139 @@ def private_temporary_folder() -> Path:
 
     Raises `OSError` where it cannot be created, or where somebody else owns a folder of that name.
     """
-    path = Path(tempfile.gettempdir()) / f"kilolayer-{os.getuid() if POSIX else os.getlogin()}"
+    path = _private_temporary_path()
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-        logger.warning("no cache folder is writable here; compiled kernels are kept in %s", path)
+        path.chmod(0o700)  # whatever the umask is
     state = path.lstat()
     if not stat.S_ISDIR(state.st_mode) or (POSIX and not _is_private(state)):
-        raise PermissionError(errno.EPERM, "is not this user's private folder", str(path))
-    return path
+        raise DistrustedError(errno.EPERM, "is not this user's private folder", str(path))
+    return make_trusted_folder(path)
+
+
+def _private_temporary_path() -> Path:
+    if tempfile.gettempdir() == os.getcwd() and not os.environ.get("TMPDIR"):
+        # Python's last resort: somebody's data or source, and another folder in every command.
+        raise FileNotFoundError(errno.ENOENT, "there is no folder for temporary files")
+    return Path(tempfile.gettempdir()) / f"kilolayer-{os.getuid() if POSIX else os.getlogin()}"
 
 
 def _is_private(state: os.stat_result) -> bool:
     return state.st_uid == os.geteuid() and not state.st_mode & 0o077
 
 
+def make_trusted_folder(path: Path) -> Path:
+    """The folder without links in its path, created if it is missing, with `require_trusted` fulfilled.
+
+    Raises `OSError` where it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    require_trusted(path)
+    for part in reversed((path, *path.parents)):
+        if not part.exists():
+            with suppress(FileExistsError):
+                part.mkdir(mode=0o755)
+                part.chmod(part.stat().st_mode | 0o700)  # whatever the umask is
+    require_trusted(path)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return path
+
+
+class DistrustedError(PermissionError):
+    """Somebody else can change this file or folder, so nothing is loaded from it."""
+
+
+def require_trusted(path: Path) -> None:
+    """Raises `DistrustedError` unless this user and root alone can change `path` and the folders above it.
+
+    `path` must be absolute and without links; what is missing cannot be distrusted. Folders above it may be
+    sticky, as /tmp is: nobody can replace what others have in them. A folder that passed cannot be changed by
+    others while the next is looked at. Does nothing on Windows.
+    """
+    for part in reversed((path, *path.parents)):
+        try:
+            _check_trusted(part.lstat(), part, may_be_sticky=part != path)
+        except FileNotFoundError:
+            return
+
+
+def read_trusted_file(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file that `require_trusted` would take, opened once and without a link.
+
+    Raises `OSError`.
+    """
+    folder = Path(os.path.realpath(path.parent))
+    require_trusted(folder)
+    descriptor = os.open(folder / path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode) or state.st_size > max_bytes:
+            raise DistrustedError(errno.EPERM, "is no file of ours", str(path))
+        _check_trusted(state, path)
+        return file.read(max_bytes)
+
+
+def _check_trusted(state: os.stat_result, path: Path, *, may_be_sticky: bool = False) -> None:
+    if not POSIX:
+        return
+    if state.st_uid not in (os.geteuid(), 0):
+        raise DistrustedError(errno.EPERM, f"belongs to another user (id {state.st_uid})", str(path))
+    if stat.S_ISLNK(state.st_mode):
+        raise DistrustedError(errno.EPERM, "is a link", str(path))
+    if state.st_mode & stat.S_ISVTX and stat.S_ISDIR(state.st_mode) and may_be_sticky:
+        return
+    others = state.st_mode & stat.S_IWOTH
+    group = state.st_mode & stat.S_IWGRP and not (_is_private_group(state) and not _has_acl(path))
+    if others or group:
+        raise DistrustedError(errno.EPERM, f"others can write to it: chmod go-w {path}", str(path))
+
+
+def _is_private_group(state: os.stat_result) -> bool:
+    """Whether the owner alone is in the group, as Debian makes a group for each user: umask 002 is safe then.
+
+    The group must have the user's name and be the user's first.
+    """
+    try:
+        import grp
+        import pwd
+
+        user, group = pwd.getpwuid(state.st_uid), grp.getgrgid(state.st_gid)
+    except (ImportError, KeyError):
+        return False
+    return user.pw_gid == group.gr_gid and user.pw_name == group.gr_name and {*group.gr_mem} <= {user.pw_name}
+
+
+def _has_acl(path: Path) -> bool:
+    """Whether an access control list may name others: their rights show as the group's."""
+    try:
+        return "system.posix_acl_access" in os.listxattr(path)
+    except (OSError, AttributeError):  # a file system without; another system than Linux
+        return False
+
+
+def reason(error: OSError) -> str:
+    """The system's error with its path in front, without its number."""
+    text, name = error.strerror or str(error), error.filename2 or error.filename
+    return f"{os.fsdecode(name)}: {text}" if name else text
+
+
 def redirect_cache(package: str) -> None:
-    """Moves a package's cache to `private_temporary_folder()` if there is no writable home folder.
+    """Moves a package's cache to `private_temporary_folder()` where its own could be another user's.
+
+    It loads code from there. So it is moved if there is no home folder that can be written and trusted; and
+    always if its default is a folder in /tmp that anybody could have made.
 
     package: a key of `CACHE_VARIABLES`.
     """
-    folder = home_folder()
-    if CACHE_VARIABLES[package] in os.environ or (folder and os.access(folder, os.W_OK | os.X_OK)):
+    if CACHE_VARIABLES[package] in os.environ:
         return
+    with suppress(OSError):
+        if DEFAULT_FOLDERS[package] and (folder := home_folder()):
+            path = Path(os.path.realpath(folder / DEFAULT_FOLDERS[package]))
+            require_trusted(path)
+            existing = next(part for part in (path, *path.parents) if part.exists())
+            if os.access(existing, os.W_OK | os.X_OK):
+                return
     with suppress(OSError):
         os.environ[CACHE_VARIABLES[package]] = str(private_temporary_folder() / package)

@@ -33,6 +33,7 @@ from kilolayer.data import (
 from kilolayer.errors import InputError
 from kilolayer.kernels import fuse, use_cpu_pool
 from kilolayer.networks import ResidualNetwork, build
+from kilolayer.system.folders import redirect_cache
 from kilolayer.training.compilation import compile_units
 from kilolayer.training.cuda_graph import CudaRecorder, GraphReplay, graph_unavailable_reason
 from kilolayer.training.device import make_deterministic
@@ -143,6 +144,8 @@ class Trainer:
 
     def _compiled_and_parallel(self) -> nn.Module:
         module: nn.Module = self.model
+        if self.experiment.compile != "off":
+            redirect_cache("inductor")
         if self.experiment.compile == "model":
             module = torch.compile(module)  # type: ignore[assignment]
         elif self.experiment.compile == "units":

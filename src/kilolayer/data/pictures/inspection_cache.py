@@ -7,16 +7,20 @@ A key names the bytes of a picture: a file by its path, size and time of last ch
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
 import PIL
 
 from kilolayer.system import folders
+
+logger = logging.getLogger(__name__)
 
 TABLE = "CREATE TABLE IF NOT EXISTS seen (key BLOB PRIMARY KEY, said TEXT) WITHOUT ROWID"
 # Another release of Pillow may decode differently. The number changes with the format of the results.
@@ -26,6 +30,11 @@ VERSION = f"4 {PIL.__version__}".encode()
 def cache_path() -> Path:
     """The path of images.sqlite. Raises `OSError` where no cache can be written."""
     return folders.writable_cache_folder() / "images.sqlite"
+
+
+@cache
+def _warn(text: str) -> None:
+    logger.warning(text)
 
 
 def cache_key(raw: Path | bytes, appearance: str) -> bytes | None:
@@ -64,7 +73,12 @@ def store(results: Mapping[bytes, str]) -> None:
 
 @contextmanager
 def _open_cache() -> Iterator[sqlite3.Connection]:
-    path = cache_path()
+    try:
+        path = Path(os.path.realpath(cache_path()))
+        folders.require_trusted(path)
+    except folders.DistrustedError as error:
+        _warn(f"what is seen in pictures is not remembered: {folders.reason(error)}")
+        raise
     try:
         with closing(sqlite3.connect(path, timeout=10)) as connection:
             connection.execute(TABLE)
