@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from kilolayer.errors import InputError, KilolayerError, out_of_memory_error, single_value_error
 from kilolayer.system import ranks, streams
+from kilolayer.system.printer import print_line
 from kilolayer.system.stopping import STOPPED_STATUS, interruptible
 
 
@@ -112,7 +113,7 @@ def _run(words: list[str]) -> int:
     if words == ["--version"]:
         from kilolayer import __version__
 
-        print(f"kilolayer {__version__}")
+        print_line(f"kilolayer {__version__}")
         return 0
     if shell := os.environ.get("_KILOLAYER_COMPLETE"):
         from kilolayer.cli.completion_words import print_completions
@@ -133,7 +134,7 @@ def _print_error(text: str, is_main: bool) -> int:
 
             print_text(line, stderr=True)
         elif is_main:
-            print(line, file=sys.stderr)
+            print_line(line, stderr=True)
     return 2
 
 

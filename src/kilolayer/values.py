@@ -143,7 +143,7 @@ def to_json_value(value: Any) -> Any:
     return parse_json(to_json(value, indent=None), allow_nan=True, max_bytes=sys.maxsize)
 
 
-def from_json(text: str, kind: type[T], subject: str = "this") -> T:
+def from_json(text: bytes | str, kind: type[T], subject: str = "this") -> T:
     """The value of type `kind` that `text` describes, also where an older release wrote it.
 
     subject: the run or file that the error names where a unit file is missing.

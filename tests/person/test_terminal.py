@@ -16,7 +16,8 @@ from rich.console import Console
 import kilolayer
 from kilolayer.report.analysis_report import short_names
 from kilolayer.report.document import Table
-from kilolayer.system.terminal import BAR, fit_progress_line, fit_table, print_text, printable, wrap_command
+from kilolayer.system.printer import escape_line
+from kilolayer.system.terminal import BAR, fit_progress_line, fit_table, print_text, wrap_command
 
 SOURCE = Path(kilolayer.__file__).parent
 TABLE = Table(
@@ -95,7 +96,7 @@ def test_in_a_pipe_nothing_is_broken(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_names_of_others_move_no_cursor() -> None:
-    assert printable("a\x1b[2Jb\rc") == "a?[2Jb?c"
+    assert escape_line("a\x1b[2Jb\rc") == "a\\u001b[2Jb\\u000dc"
     assert "\x1b" not in printed(Table("", ("class",), (("a\x1b[2J",),)), 80)
 
 

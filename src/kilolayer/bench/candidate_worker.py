@@ -157,7 +157,8 @@ def serve_requests() -> None:
             if refusal is None:
                 raise
             answer = {"refused": str(refusal)}
-        print(json.dumps(answer), file=answers, flush=True)
+        answers.write(f"{json.dumps(answer)}\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

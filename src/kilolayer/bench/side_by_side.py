@@ -228,7 +228,8 @@ class _CandidateProcess:
         """The worker's answer. Raises `InputError` if it refuses or its process has ended."""
         assert self.process.stdin is not None and self.process.stdout is not None  # noqa: S101, PT018
         try:
-            print(json.dumps({"do": do, **words}), file=self.process.stdin, flush=True)
+            self.process.stdin.write(f"{json.dumps({'do': do, **words})}\n")
+            self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from kilolayer.cli.option_types import OptionalText, OptionalWhole, Switch, check_positive
 from kilolayer.errors import InputError
+from kilolayer.system.printer import print_json
 
 if TYPE_CHECKING:
     from kilolayer.audit import AuditReport as Report
@@ -44,7 +44,7 @@ def execute(options: AuditOptions) -> int:
     report = _run_audit(options)
     if options.json:
         more = {"clean": report.clean, "outcome": report.outcome}
-        print(json_text.dumps(asdict(report) | more, indent=2, ensure_ascii=False))
+        print_json(asdict(report) | more)
     else:
         from kilolayer.report.audit_text import print_audit
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import tyro
 
 from kilolayer.cli.option_types import Device, OptionalFile, OptionalWhole, Switch, Text, Whole, Wholes
 from kilolayer.errors import InputError
+from kilolayer.system.printer import print_json, print_line
 from kilolayer.system.stopping import STOPPED_STATUS
 
 BenchModels = Annotated[
@@ -63,10 +63,10 @@ def execute(options: BenchOptions) -> int:
     try:
         results = _run_bench(options)
     except KeyboardInterrupt:
-        print("kilolayer: stopped before the measurement was complete; nothing was written", file=sys.stderr)
+        print_line("kilolayer: stopped before the measurement was complete; nothing was written", stderr=True)
         return STOPPED_STATUS
     if options.json:
-        print(json.dumps(results["contestants"], indent=2), flush=True)
+        print_json(results["contestants"])
     else:
         from kilolayer.report.bench_text import print_bench
 

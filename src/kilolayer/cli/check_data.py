@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from kilolayer.cli.option_types import OptionalColumn, OptionalFolder, OptionalSplit, Switch
+from kilolayer.system.printer import print_json_text
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def execute(options: CheckDataOptions) -> int:
     )
     report = find_defects(data)
     if options.json:
-        print(data_check_json(options.data, report))
+        print_json_text(data_check_json(options.data, report))
     else:
         print_data_check(options.data, report)
     return 1 if report.findings else 0

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from kilolayer.cli.option_types import choice_option
+from kilolayer.system.printer import print_data
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class CompletionOptions:
 
 def execute(options: CompletionOptions) -> int:
     """Prints the script."""
-    print(SCRIPTS[options.shell].strip())
+    print_data(f"{SCRIPTS[options.shell].strip()}\n")
     return 0
 
 

@@ -9,6 +9,7 @@ from glob import glob
 
 from kilolayer.cli.command_table import COMMANDS, Option, options_of
 from kilolayer.data.registry import DATASETS
+from kilolayer.system.printer import print_data
 
 FILES, FOLDERS = "<files>", "<folders>"
 """Placeholders for paths, which the shell completes."""
@@ -80,7 +81,8 @@ def print_completions(shell: str, words: Sequence[str]) -> None:
     else:
         completions = list(completions_at(words))
     for completion in completions:
-        print(completion if shell != "tcsh" or completion[0] != "<" else "\n".join(_paths(word)))
+        for text in _paths(word) if shell == "tcsh" and completion[0] == "<" else (completion,):
+            print_data(f"{text}\n")
 
 
 def completions_at(words: Sequence[str]) -> Iterator[str]:

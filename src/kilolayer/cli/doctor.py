@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from kilolayer.cli.option_types import Switch
+from kilolayer.system.printer import print_json
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def execute(options: DoctorOptions) -> int:
 
     report = {**describe_environment(), "self-test": _run_self_tests()}
     if options.json:
-        print(json.dumps(report, indent=2))
+        print_json(report)
     else:
         _print(report)
     return 0 if all(test.get(promise) for test in report["self-test"] for promise in PROMISES) else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from kilolayer.cli.option_types import (
 )
 from kilolayer.cli.options import EvaluationDataOptions, changed_flags
 from kilolayer.errors import InputError
+from kilolayer.system.printer import print_json
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def execute(options: EvaluateOptions) -> int:
 
         write_evaluation_page(measurement, options.trained, Path(options.html))
     if options.json:
-        print(json.dumps(evaluation_json(measurement)))
+        print_json(evaluation_json(measurement), indent=None)
     else:
         print_evaluation(measurement, page=options.html)
     return 0

@@ -122,7 +122,7 @@ def _from_file(path: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise InputError(f"--classes {quote(path)}: cannot be read as UTF-8 text ({error})") from None
     if path.suffix != ".json":
-        return text.rstrip("\n").split("\n")
+        return text.replace("\r\n", "\n").rstrip("\n").split("\n")
     names = parse_json(content, f"--classes {quote(path)}")
     if not isinstance(names, list):
         raise InputError(f"--classes {quote(path)}: is {value_text(names)}; allowed: a list of names")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import torch
@@ -12,6 +11,7 @@ from kilolayer.data import InputStatistics
 from kilolayer.errors import InputError
 from kilolayer.networks import ResidualNetwork, build, describe
 from kilolayer.runs import SavedNetwork
+from kilolayer.system.printer import print_line
 from kilolayer.weights import load_weights, read_state_dict
 
 FIRST_CONV, CLASSIFIER = "stem.conv1.weight", "classifier.weight"
@@ -49,7 +49,7 @@ def load_foreign_weights(path: str, options: ForeignOptions) -> SavedNetwork:
         raise InputError("--model needs --mean and --std too, which normalised the network's input")
     model = build_foreign_network(path, options.model)
     if names is None:
-        print("without --classes FILE the classes are numbers from 0", file=sys.stderr)
+        print_line("without --classes FILE the classes are numbers from 0", stderr=True)
         names = tuple(str(i) for i in range(model.description.num_classes))
     return SavedNetwork(
         model, check_class_names(model, names, "--classes"), channel_statistics(model, pixel_statistics)

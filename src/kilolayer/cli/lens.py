@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kilolayer.cli.option_types import OwnUnit, Switch, Whole
 from kilolayer.errors import InputError
+from kilolayer.system.printer import print_line
 from kilolayer.units.extensions import load_part
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def execute(options: LensOptions) -> int:
     server, listening = _server(options.unit), _listening(options.port)
     with listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
-        print(f"lens: {address}  (Ctrl-C ends it)", flush=True)
+        print_line(f"lens: {address}  (Ctrl-C ends it)")
         if not options.no_browser:
             webbrowser.open(address)
         server.run(sockets=[listening])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated
@@ -12,6 +11,7 @@ import tyro
 from kilolayer.cli.option_types import Switch
 from kilolayer.errors import InputError
 from kilolayer.networks import describe, list_models
+from kilolayer.system.printer import print_json
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def execute(options: ModelsOptions) -> int:
 
     names = _matching(options.pattern)
     if options.json:
-        print(json.dumps([model_facts(name) for name in names], indent=2))
+        print_json([model_facts(name) for name in names])
     else:
         print_networks(names)
     return 0

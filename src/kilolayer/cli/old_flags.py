@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 
 from kilolayer.errors import InputError, nearest_word, suggest
+from kilolayer.system.printer import print_line
 from kilolayer.system.ranks import is_main_process
 
 OLD_FLAGS: dict[str, tuple[str, ...]] = {
@@ -46,7 +46,7 @@ def replace_old_flags(words: Sequence[str], flags: Collection[str]) -> list[str]
         if new[0] in given:
             raise InputError(f"{old} is the old name of {new[0]}, and both are given; leave out {old}")
         if is_main_process() and old not in warned:
-            print(f"kilolayer: {old} is now called {' '.join(new)}", file=sys.stderr)
+            print_line(f"kilolayer: {old} is now called {' '.join(new)}", stderr=True)
         warned.add(old)
         _, equals, value = word.partition("=")
         replaced += [f"{new[0]}={value}"] if equals else new

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from kilolayer.cli.option_types import OptionalNames, OptionalWhole, Switch, check_positive
+from kilolayer.system.printer import print_json
 from kilolayer.training import RECIPES, recipe_by_name
 from kilolayer.training.recipes import counts_in_epochs, paper_images
 from kilolayer.values import to_json_value
@@ -40,7 +40,7 @@ def execute(options: RecipesOptions) -> int:
             to_json_value(recipe) | {"images": counted[recipe.name], "initialisation": None}
             for recipe in chosen
         ]
-        print(json.dumps(values, indent=2, ensure_ascii=False))
+        print_json(values)
         return 0
     print_recipes(list(chosen), counted, overview=not options.names)
     told = (

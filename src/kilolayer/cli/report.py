@@ -11,6 +11,7 @@ import tyro
 
 from kilolayer.cli.option_types import OwnUnit
 from kilolayer.errors import InputError, missing_path_error
+from kilolayer.system.printer import print_line
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,5 @@ def execute(options: ReportOptions) -> int:
         path, sentences = write_runs_page(folder)
         for sentence in sentences:
             print_text(sentence)
-        print(f"report: {path.resolve()}")
+        print_line(f"report: {path.resolve()}")
     return 0

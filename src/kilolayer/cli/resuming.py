@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kilolayer.cli.options import ComputeOptions, DataOptions, TrainingOptions, changed_flags
 from kilolayer.errors import InputError
 from kilolayer.system.folders import expand_home
+from kilolayer.system.printer import print_line
 
 if TYPE_CHECKING:
     from kilolayer.data import Data
@@ -167,7 +168,7 @@ def is_finished(run: Run) -> bool:
         return False
     if result.get("status") != "done":
         raise InputError(f"{run.path} cannot continue: {result.get('reason', 'it diverged')}")
-    print(f"{run.path} is done: test error {result['test_error']:.2f} %")
+    print_line(f"{run.path} is done: test error {result['test_error']:.2f} %")
     return True
 
 

@@ -12,6 +12,7 @@ from kilolayer.cli.option_types import NameArgument, OptionalFile, Switch
 from kilolayer.cli.options import UnitOptions
 from kilolayer.errors import InputError
 from kilolayer.networks import Network
+from kilolayer.system.printer import print_json_text
 from kilolayer.values import to_json
 
 
@@ -34,7 +35,7 @@ def execute(options: ShowOptions) -> int:
     if options.svg is not None:
         _draw(network, options.name, Path(options.svg))
     if options.json:
-        print(to_json(network))
+        print_json_text(to_json(network))
     else:
         from kilolayer.report.network_text import print_network
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +18,7 @@ from kilolayer.sweep.bias_search import ERROR, bias_searches, search_result
 from kilolayer.sweep.looks import next_runs
 from kilolayer.sweep.registration import Registration, mark_runs
 from kilolayer.sweep.reproduction import Reproduction
+from kilolayer.system.printer import print_line
 from kilolayer.system.stopping import STOPPED_STATUS, stoppable
 from kilolayer.system.terminal import Console
 from kilolayer.units import extensions
@@ -41,8 +41,8 @@ def _run_sweep(
             with live_table:
                 run_batches(next_batch, engine, live_table.refresh, stop)
         except SweepStopped:
-            message = f"kilolayer: stopped, every run's state is saved; to continue:\n  {resume_command}"
-            print(message, file=sys.stderr, flush=True)
+            print_line("kilolayer: stopped, every run's state is saved; to continue:", stderr=True)
+            print_line(f"  {resume_command}", stderr=True)
             return STOPPED_STATUS
     return 0
 
@@ -124,8 +124,8 @@ def warn_of_cost(reproduction: Reproduction) -> None:
     """Warns in one line where the options ask for years of CPU time."""
     flop = sum(training_flop(run.experiment) for run in reproduction.runs)
     if reproduction.request.size.scale.is_full and flop > COSTLY and not torch.cuda.is_available():
-        print(
+        print_line(
             f"kilolayer: warning: {flop_text(flop)} take about {duration_text(flop / CPU_SPEED)} without a "
             f"GPU; --scale proxy shows the order of the rows in hours, --scale smoke checks in seconds",
-            file=sys.stderr,
+            stderr=True,
         )

@@ -17,6 +17,7 @@ from kilolayer.measure.analysis_results import AnalysisResult
 from kilolayer.measure.snapshot_trends import SnapshotTrends
 from kilolayer.report.document import Table
 from kilolayer.system import durable
+from kilolayer.system.printer import print_json
 from kilolayer.system.terminal import print_rows, print_table, print_text, terminal_size
 from kilolayer.values import to_json_value
 
@@ -97,7 +98,7 @@ def _cell(value: float | None) -> str:
 
 def print_analyses_json(results: Sequence[AnalysisResult]) -> None:
     """Prints a JSON list of results, each with the name of its analysis."""
-    print(json.dumps([_value(result) for result in results], indent=2, ensure_ascii=False))
+    print_json([_value(result) for result in results])
 
 
 def write_analyses(results: Sequence[AnalysisResult], folder: str) -> None:

@@ -15,6 +15,7 @@ from kilolayer.sweep.bias_search import BiasSearch, bias_searches
 from kilolayer.sweep.reproduction import SELECTION, Reproduction
 from kilolayer.sweep.results_json import read_provenance
 from kilolayer.system import durable
+from kilolayer.system.printer import print_json_text, print_line
 from kilolayer.system.terminal import print_text
 
 FILE = "selection.json"
@@ -36,7 +37,7 @@ def report_bias_search(outcomes: Sequence[dict[str, Any]], reproduction: Reprodu
     path = reproduction.folder / SELECTION / FILE
     durable.write_file(path, text.encode())
     if as_json:
-        print(text)
+        print_json_text(text)
         return
     for search in outcomes:
         table = _table(search)
@@ -45,7 +46,7 @@ def report_bias_search(outcomes: Sequence[dict[str, Any]], reproduction: Reprodu
         print_text(
             f"chosen: b_g = {_bias(search['chosen'])}; the paper's choice: {_bias(search['the_papers'])}"
         )
-    print(f"selection: {path}")
+    print_line(f"selection: {path}")
 
 
 def _table(outcome: dict[str, Any]) -> Table:

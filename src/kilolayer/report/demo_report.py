@@ -33,6 +33,7 @@ from kilolayer.report.plots import DepthLine, Profile, error_against_depth, prof
 from kilolayer.runs import Run
 from kilolayer.runs.start_environment import current_command
 from kilolayer.sweep.demo_plan import UNITS
+from kilolayer.system.printer import print_line
 from kilolayer.system.terminal import print_table, print_text
 from kilolayer.training import Experiment
 from kilolayer.values import to_json
@@ -85,7 +86,7 @@ def print_demo_summary(runs: DemoRuns, initial_states: InitialStates, folder: Pa
     for purpose, line in next_commands(runs, folder):
         print_text(f"  # {purpose}", hanging=4)
         print_text(f"  {line}")
-    print(f"report: {page.resolve()}")
+    print_line(f"report: {page.resolve()}")
 
 
 def write_demo_report(runs: DemoRuns, initial_states: InitialStates, folder: Path) -> Path:

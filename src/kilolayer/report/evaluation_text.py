@@ -9,6 +9,7 @@ from typing import Any
 
 from kilolayer.report.document import Table
 from kilolayer.runs.evaluation_result import EvaluationResult
+from kilolayer.system.printer import print_line
 from kilolayer.system.terminal import print_rows, print_table, print_text
 from kilolayer.training.class_metrics import ClassMetrics, macro_mean, wilson_interval
 
@@ -28,7 +29,7 @@ def print_evaluation(result: EvaluationResult, page: str | None = None) -> None:
     _print_classes(result)
     steps = _next(result, page)
     if steps:
-        print()
+        print_line()
         print_rows(steps)
 
 

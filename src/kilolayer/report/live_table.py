@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Group
-from rich.live import Live
 from rich.text import Text
 
 from kilolayer.report.amounts import duration_text
 from kilolayer.report.document import Table
 from kilolayer.sweep.run_spec import RunProgress, RunSpec, read_progress
-from kilolayer.system.terminal import Console, fit_table, is_screen
+from kilolayer.system.printer import escape_line, print_line
+from kilolayer.system.terminal import Console, LiveDisplay, fit_table, is_screen
 
 
 @dataclass
@@ -46,7 +46,7 @@ class LiveTable:
         self._started = time.monotonic()
         self._work_before = self._work_done()
         self._watched = is_screen(self.console.file)
-        self._live = Live(
+        self._live = LiveDisplay(
             console=self.console,
             get_renderable=self._shown,
             auto_refresh=False,
@@ -92,7 +92,7 @@ class LiveTable:
     def _print_finished(self, key: str) -> None:
         text = run_text(self._runs[key], self._states[key], self.metric)
         line = f"[{self._finished}/{len(self._runs)}] {self._names[key]}: {text}{self._time_left()}"
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(line)
 
     def _shown(self) -> Group:
         """One grid for each set of columns: two tables in one grid would leave half of it empty."""
@@ -104,7 +104,7 @@ class LiveTable:
         tables = (self._table(rows, columns) for columns, rows in by_columns.items())
         grids = (part for table in tables for part in (*fit_table(table, width, blocks=True), Text("")))
         progress = f"{self._finished} of {len(self._runs)} runs finished{self._time_left()}"
-        return Group(Text(f"{self.title}\n", style="bold"), *grids, Text(progress))
+        return Group(Text(f"{escape_line(self.title)}\n", style="bold"), *grids, Text(progress))
 
     def _table(self, rows: Sequence[str], columns: Sequence[str]) -> Table:
         cells = ((row, *(self._cell(self.cells[row, column]) for column in columns)) for row in rows)

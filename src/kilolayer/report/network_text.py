@@ -9,6 +9,7 @@ from kilolayer.networks import Network, describe
 from kilolayer.networks.stage_table import stage_table
 from kilolayer.report.document import Table
 from kilolayer.report.unit_text import unit_text
+from kilolayer.system.printer import print_line
 from kilolayer.system.terminal import print_table, print_text
 from kilolayer.units.branch import Aggregated, Basic, Bottleneck, OneLayer
 
@@ -79,8 +80,8 @@ def print_network(name: str, network: Network) -> None:
     """Prints a network's sizes, its unit as a drawing, and its stages."""
     sizes = f"{network.parameters:,} parameters, {network.multiply_adds:,} multiply-adds"
     print_text(f"{name}: {network.depth} layers, {sizes} at {network.image_size}×{network.image_size}\n")
-    print(unit_text(network.unit), flush=True)
-    print(flush=True)
+    for line in (*unit_text(network.unit).split("\n"), ""):
+        print_line(line)
     print_table(_stages(network), drop=("output",))
     print_text("\nthe description as JSON: --json")
 

@@ -16,12 +16,10 @@ from kilolayer.errors import InputError
 from kilolayer.runs.file_predictions import FilePrediction
 from kilolayer.system import durable
 from kilolayer.system.message_text import listing, quote
-from kilolayer.system.terminal import printable
+from kilolayer.system.printer import UNENCODABLE, data_output, escape, print_data, print_line
 
 BAR_WIDTH = 20
 STANDARD_OUTPUT = "-"
-# File names that are not valid text are written as \udcff, which JSON reads back.
-ESCAPED = "backslashreplace"
 
 
 def check_csv(name: str) -> None:
@@ -48,46 +46,38 @@ def write_csv(predictions: Iterable[FilePrediction], name: str, columns: int) ->
 @contextmanager
 def _csv_file(name: str) -> Iterator[TextIO]:
     if name == STANDARD_OUTPUT:
-        yield utf8_stdout()
+        yield data_output()
         return
     with durable.file_writer(Path(name)) as file:
-        text = io.TextIOWrapper(file, "utf-8", ESCAPED, newline="")
+        text = io.TextIOWrapper(file, "utf-8", UNENCODABLE, newline="")
         yield text
         text.flush()
         text.detach()
 
 
-def utf8_stdout() -> TextIO:
-    """Standard output in UTF-8, whatever the locale, with names that are not valid text escaped."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors=ESCAPED)
-    return sys.stdout
-
-
 def write_json(predictions: Iterable[FilePrediction]) -> None:
     """Writes a JSON list with `image` and `classes` for every file, and `error` where it cannot be read."""
-    out = utf8_stdout()
     before = "["
     for prediction in predictions:
         classes = [{"class": name, "probability": round(value, 6)} for name, value in prediction.classes]
         entry = {"image": prediction.file.path, "classes": classes} | (
             {"error": prediction.error} if prediction.error else {}
         )
-        out.write(f"{before}\n{json.dumps(entry, ensure_ascii=False)}")
+        print_data(f"{before}\n{escape(json.dumps(entry, ensure_ascii=False))}")
         before = ","
-    out.write("\n]\n")
+    print_data("\n]\n")
 
 
 def write_text(predictions: Iterable[FilePrediction]) -> None:
     """Writes each path, and below it a line for each class. Unreadable files go to standard error."""
-    out, watched = sys.stdout, sys.stdout.isatty()
+    watched = sys.stdout.isatty()
     for prediction in predictions:
         if prediction.error:
             continue
-        out.write(f"{printable(prediction.file.path)}\n")
+        print_line(prediction.file.path)
         for name, value in prediction.classes:
             bar = f"{'█' * round(BAR_WIDTH * value):<{BAR_WIDTH}}  " if watched else ""
-            out.write(f"  {100 * value:5.1f} %  {bar}{printable(name)}\n")
+            print_line(f"  {100 * value:5.1f} %  {bar}{name}")
 
 
 class UnpredictedFiles:
@@ -126,7 +116,7 @@ class UnpredictedFiles:
         """Prints the names of the skipped and of the unreadable files on standard error."""
         if self.skipped:
             count, names = len(self.skipped), listing(self.skipped, 3)
-            print(f"skipped {count:,} of {files:,} files, which are no images: {names}", file=sys.stderr)
+            print_line(f"skipped {count:,} of {files:,} files, which are no images: {names}", stderr=True)
         if self.unreadable:
             count, names = len(self.unreadable), listing(self.unreadable)
-            print(f"{count:,} of {files:,} images cannot be read: {names}", file=sys.stderr)
+            print_line(f"{count:,} of {files:,} images cannot be read: {names}", stderr=True)

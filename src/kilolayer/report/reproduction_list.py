@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from kilolayer.papers import (
@@ -22,6 +21,7 @@ from kilolayer.sweep.looks import next_runs, registered_result
 from kilolayer.sweep.reproduction import Reproduction, Trial
 from kilolayer.sweep.results import table_results
 from kilolayer.sweep.run_spec import RunProgress, read_progress
+from kilolayer.system.printer import print_json
 from kilolayer.system.terminal import print_table, print_text
 
 COUNTS = {
@@ -90,7 +90,7 @@ def print_paper_tables(as_json: bool) -> int:
     """Prints every table with its cells, runs and cost at the paper's own size."""
     facts = all_table_facts()
     if as_json:
-        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts)
         return 0
     print_table(Shown("", HEADER, tuple(map(_row, facts))), drop=LESS_NEEDED)
     print_text("\nWhy a row is not run exactly as the paper states, or not at all:", style="bold")
@@ -152,7 +152,7 @@ def print_reproduction_runs(reproduction: Reproduction, as_json: bool) -> int:
     states = {run.key: read_progress(run) for run in reproduction.runs}
     rows = [_run_facts(run.cell, trial, states) for run in reproduction.cells for trial in run.trials]
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return 0
     total = sum(training_flop(run.experiment) for run in reproduction.runs)
     num_finished = sum(state.is_finished for state in states.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable
 
 from kilolayer.errors import KilolayerError
@@ -20,6 +19,7 @@ from kilolayer.sweep.reproduction import SIZES, OwnRow, Reproduction, Request
 from kilolayer.sweep.results import TableResult, table_results
 from kilolayer.sweep.results_json import results_as_json
 from kilolayer.system import durable
+from kilolayer.system.printer import print_json_text, print_line
 
 AllFindings = tuple[TableResult, ...]
 
@@ -37,7 +37,7 @@ def write_reproduction(reproduction: Reproduction) -> AllFindings:
         )
         write_page(page, folder / "report.html")
     except KilolayerError as missing:  # the other files are complete without the page
-        print(f"kilolayer: no report.html: {missing}", file=sys.stderr)
+        print_line(f"kilolayer: no report.html: {missing}", stderr=True)
     return findings
 
 
@@ -77,14 +77,15 @@ def print_findings(reproduction: Reproduction, findings: AllFindings, json_wante
     """Prints the findings and the path of the report."""
     registered = registered_result(reproduction, findings)
     if json_wanted:
-        print(_as_json(reproduction, findings, registered))
+        print_json_text(_as_json(reproduction, findings, registered))
         return
     from kilolayer.report.reproduction_text import print_reproduction
 
     print_reproduction(findings, registered)
-    print(f"\nfindings: {reproduction.folder / 'findings.json'}")
+    print_line()
+    print_line(f"findings: {reproduction.folder / 'findings.json'}")
     if (page := reproduction.folder / "report.html").exists():
-        print(f"report: {page.resolve()}")
+        print_line(f"report: {page.resolve()}")
 
 
 def cell_commands(reproduction: Reproduction) -> dict[tuple[str, str, str], str]:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.progress import Task
 
+from kilolayer.system.printer import print_line
 from kilolayer.system.terminal import BAR, ProgressLine, format_duration, is_redrawable, notebook_writer
 from kilolayer.training import Trainer
 
@@ -55,7 +56,7 @@ class EpochLines:
             figures[f"{monitor}_loss"] = f"{row[f'{monitor}_loss']:.4f}"
             figures[f"{monitor}_error"] = f"{row[f'{monitor}_error']:.2f}"
         figures["images/s"] = f"{row['images_per_second']:.0f}"
-        print("  ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
+        print_line("  ".join(f"{name} {value}" for name, value in figures.items()))
 
 
 class TrainingBar(ProgressLine):

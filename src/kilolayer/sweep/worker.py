@@ -18,6 +18,7 @@ from kilolayer.errors import out_of_memory_error
 from kilolayer.runs import Run, train_run
 from kilolayer.runs.folder import RunInUse
 from kilolayer.sweep.run_spec import Outcome, RunSpec
+from kilolayer.system.printer import escape_streams
 from kilolayer.system.signals import handled_signals
 from kilolayer.training.device import choose_device
 from kilolayer.training.distributed import DistributedContext
@@ -37,6 +38,7 @@ def prepare_worker(threads: int | None, own_files: Sequence[str] = ()) -> None:
 
     own_files: files that define kinds of units of the runs (`kilolayer.units.extensions`).
     """
+    escape_streams()  # of warnings, which name files
     for file in own_files:
         extensions.load_unit_file(file)
     if threads:

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import Any
 
+from kilolayer.system.printer import escape_streams, unescaped
+
 
 class DetachableTerminal(io.FileIO):
     """A terminal that may be closed while the program continues; what is written then is lost."""
@@ -24,15 +26,16 @@ class DetachableTerminal(io.FileIO):
 def prepare_streams() -> None:
     """Makes writing to the standard streams succeed wherever that is possible.
 
-    A terminal without ×, or a file name that is not valid text, gets a "?" and no traceback.
+    A terminal without × gets a "?" and no traceback, and everything that is written is escaped.
     """
     _reopen_closed_streams()
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
+        stream = unescaped(getattr(sys, name))
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
             if stream.isatty() and not isinstance(_raw_stream(stream), DetachableTerminal):
                 setattr(sys, name, _detachable_stream(stream))
+    escape_streams()
 
 
 def _reopen_closed_streams() -> None:

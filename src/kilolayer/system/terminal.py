@@ -16,12 +16,15 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from rich.cells import cell_len
 from rich.console import Console as RichConsole
-from rich.console import ConsoleDimensions, RenderableType
+from rich.console import ConsoleDimensions, ConsoleOptions, RenderableType
+from rich.live import Live
 from rich.progress import Progress, Task
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from kilolayer.system.printer import escape, escape_line, escape_streams, unescaped
 from kilolayer.system.ranks import is_main_process
 
 if TYPE_CHECKING:
@@ -99,6 +102,20 @@ class Console(RichConsole):
         )
 
     @property
+    def file(self) -> IO[str]:
+        """The stream behind the escaping one: what this console adds to texts is for the terminal."""
+        return unescaped(super().file)
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        raise AttributeError("the stream is standard output or standard error")
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The pieces of a renderable: their texts escaped, the console's own control codes as they are."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(escape(segment.text), segment.style)
+
+    @property
     def size(self) -> ConsoleDimensions:
         """The terminal's current size: a window can be resized."""
         return ConsoleDimensions(*(terminal_size(self.file) or (NO_WIDTH, DEFAULT_LINES)))
@@ -117,7 +134,7 @@ def print_text(
     terminal's.
     """
     console = Console(stderr=stderr)
-    for line in map(printable, text.split("\n")):
+    for line in map(escape_line, text.split("\n")):
         for part in _wrap_line(line, hanging, width or console.width, console):
             console.print(Text(part, style), soft_wrap=True)
     console.file.flush()
@@ -229,10 +246,13 @@ def _render_columns(
     for column, wide in zip(columns, _column_widths(table, columns, min_widths, width), strict=True):
         is_numeric = table.numeric[column]
         rendered.add_column(
-            Text(table.header[column]), justify="right" if is_numeric else "left", width=wide, overflow="fold"
+            Text(escape_line(table.header[column])),
+            justify="right" if is_numeric else "left",
+            width=wide,
+            overflow="fold",
         )
     for row in table.rows:
-        rendered.add_row(*(Text(printable(row[column])) for column in columns))
+        rendered.add_row(*(Text(escape_line(row[column])) for column in columns))
     return rendered
 
 
@@ -263,16 +283,11 @@ def _min_width(table: TextTable, column: int) -> int:
 
 
 def _cells(table: TextTable, column: int) -> list[str]:
-    return [table.header[column], *(row[column] for row in table.rows)]
+    return [escape_line(row[column]) for row in (table.header, *table.rows)]
 
 
 def _total_width(widths: Sequence[int]) -> int:
     return sum(widths) + COLUMN_GAP * (len(widths) - 1)
-
-
-def printable(text: str) -> str:
-    """The text with "?" for characters that would move the cursor: other people name files and classes."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def truncate_middle(text: str, max_length: int) -> str:
@@ -300,7 +315,7 @@ def fit_progress_line(parts: Sequence[str], share: float, width: int) -> RichTab
     """
     room = width - RIGHT_MARGIN
     texts: list[str] = []
-    for text in filter(None, parts):
+    for text in map(escape_line, filter(None, parts)):
         if _total_width([*map(cell_len, texts), cell_len(text)]) <= room:
             texts.append(text)
     spare = room - _total_width([cell_len(text) for text in texts])
@@ -321,14 +336,21 @@ def status_line() -> Iterator[Callable[[str], None]]:
     if _active_lines or not is_redrawable(console.file):
         yield lambda text: None
         return
-    from rich.live import Live
-
-    with Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False) as live:
+    with LiveDisplay(console=console, transient=True, auto_refresh=False, redirect_stdout=False) as live:
 
         def show(text: str) -> None:
-            live.update(Text(truncate_middle(text, console.width - RIGHT_MARGIN), no_wrap=True), refresh=True)
+            text = truncate_middle(escape_line(text), console.width - RIGHT_MARGIN)
+            live.update(Text(text, no_wrap=True), refresh=True)
 
         yield show
+
+
+class LiveDisplay(Live):
+    """Lines that are redrawn; what is printed meanwhile appears above them, escaped."""
+
+    def start(self, refresh: bool = False) -> None:
+        super().start(refresh)
+        escape_streams()
 
 
 _active_lines: list[object] = []
@@ -354,6 +376,7 @@ class ProgressLine(Progress):
         if not self.disable:
             _active_lines.append(self)
         super().start()
+        escape_streams()  # what is printed above the line, too
 
     def stop(self) -> None:
         super().stop()
@@ -383,7 +406,7 @@ class ReadingProgress(ProgressLine):
 
     def figures(self, task: Task) -> Sequence[str]:
         time_left = "" if task.time_remaining is None else f"{format_duration(task.time_remaining)} left"
-        label = truncate_middle(self.label, self.console.width - RIGHT_MARGIN)
+        label = truncate_middle(escape_line(self.label), self.console.width - RIGHT_MARGIN)
         return [label] if task.total is None else [label, f"{task.percentage:.0f} %", time_left, BAR]
 
 
@@ -400,7 +423,7 @@ def format_duration(seconds: float) -> str:
 
 def notebook_writer() -> Callable[[RenderableType], None] | None:
     """A function that overwrites one line of a notebook cell's output; None outside a notebook."""
-    if not type(sys.stdout).__module__.startswith("ipykernel."):
+    if not type(unescaped(sys.stdout)).__module__.startswith("ipykernel."):
         return None
     from IPython.display import display
 
