@@ -4,8 +4,8 @@ SEEDED=NAME               one of `FAULTS`
 SIGNAL_AT_STEP=K:S        signal S as soon as step K is done
 POISON=WHAT:K:VALUE       VALUE (nan or inf) into WHAT at step K: a tensor's name, or gradient, logit, pixel,
                           evaluation
-RANK_FAULT=R:K:HOW        in rank R at step K (0: before anything else): kill, halt, raise or memory; with
-                          FAULT_ONCE=FILE only in the process that can make this file
+RANK_FAULT=R:K:HOW        in rank R at step K (0: before anything else): kill, halt, raise, memory, or a signal
+                          such as SIGHUP; with FAULT_ONCE=FILE only in the process that can make this file
 LIMIT_FSIZE, LIMIT_AS     bytes: the largest file; how much more address space than now
 """
 
@@ -195,6 +195,8 @@ def harm(how: str) -> None:
         return
     if how in ("kill", "halt"):
         os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+    elif how.startswith("SIG"):
+        os.kill(os.getpid(), signal.Signals[how])
     elif how == "memory":
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
     else:

@@ -124,10 +124,10 @@ class FolderLock:
         return _content(self.folder, self.name) == self._record
 
     def release(self) -> None:
-        """Gives the lock back. Where the file itself is the lock, it is removed."""
-        with suppress(OSError):
-            if self.name == HOLDER_NAME and self.is_held():
-                _remove(self.folder, self.name)
+        """Gives the lock back: removes the file that is the lock, or empties it where the kernel's is."""
+        with suppress(OSError, InputError):
+            if self.is_held():
+                _remove(self.folder, self.name) if self.name == HOLDER_NAME else os.ftruncate(self.descriptor, 0)
         with suppress(OSError):
             os.close(self.descriptor)
         _unlock_folder(self.folder)
