@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from kilolayer.cli import resuming
-from kilolayer.errors import out_of_memory_error
+from kilolayer.errors import out_of_memory_error, shortage_error
+from kilolayer.runs import tensor_bytes
 from kilolayer.system.signals import STOP_SIGNALS, handled_signals
 from kilolayer.system.stopping import interruptible, stoppable
 
@@ -109,13 +111,48 @@ def test_under_torchrun_a_run_keeps_its_name_at_every_restart(monkeypatch: pytes
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB"),
         (RuntimeError("can't allocate memory: you tried to allocate 640 bytes. Error code 12"), "640 bytes"),
         (RuntimeError("could not create a primitive"), ""),
+        (RuntimeError("std::bad_alloc"), ""),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), ""),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "a file"), ""),
+        (ImportError("_imaging.so: failed to map segment from shared object"), ""),
     ],
 )
 def test_memory_that_is_short_is_told_with_advice(error: Exception, asked: str) -> None:
-    told = str(out_of_memory_error(error))
+    told = str(shortage_error(error))
+    assert told == str(out_of_memory_error(error))
     assert told.startswith(f"out of memory{f' (asked for {asked})' if asked else ''}; nothing was changed: ")
     assert "--batch-size" in told
 
 
 def test_another_fault_is_none_of_memory() -> None:
-    assert out_of_memory_error(RuntimeError("shapes do not fit")) is None
+    assert shortage_error(RuntimeError("shapes do not fit")) is None
+    assert shortage_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "x")) is None
+    named_so = OSError(errno.ENOENT, os.strerror(errno.ENOENT), "Too many open files")
+    assert shortage_error(named_so) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "noun"),
+    [
+        (RuntimeError("can't start new thread"), "threads"),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "threads or processes"),
+        (RuntimeError("Resource temporarily unavailable"), "threads or processes"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "open files"),
+        (RuntimeError("unable to open shared memory object: Too many open files (24)"), "open files"),
+    ],
+)
+def test_limits_of_the_machine_are_told_with_advice(error: Exception, noun: str) -> None:
+    told = str(shortage_error(error))
+    assert told.startswith(f"this machine allows no more {noun}; nothing was changed: allow more (ulimit -u")
+
+
+def test_memory_is_asked_for_before_native_code_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, length: int) -> None:
+        assert length >= 3 * 4000
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(tensor_bytes.mmap, "mmap", refuse)
+    with pytest.raises(MemoryError, match="Cannot allocate memory"):
+        tensor_bytes.save({"weight": torch.zeros(1000)})
+    with pytest.raises(MemoryError):
+        tensor_bytes.load(bytes(6000))

@@ -11,7 +11,7 @@ from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from kilolayer.errors import InputError, KilolayerError, out_of_memory_error, single_value_error
+from kilolayer.errors import InputError, KilolayerError, shortage_error, single_value_error
 from kilolayer.system import ranks, streams
 from kilolayer.system.printer import print_line
 from kilolayer.system.stopping import STOPPED_STATUS, interruptible
@@ -66,18 +66,16 @@ def _main(argv: Sequence[str] | None) -> int:
         status = STOPPED_STATUS
     except KilolayerError as error:
         status = _print_error(str(error), is_main)
-    except OSError as error:
-        status = _print_error(_message(error), is_main)
-    except ValueError as error:
-        if (refusal := single_value_error(error)) is None:
+    except BaseException as error:  # safetensors' own failure is no Exception
+        if short := shortage_error(error):
+            # Every rank prints this: only this one knows what it is short of.
+            status = _print_error(str(short), True)
+        elif isinstance(error, OSError):
+            status = _print_error(_message(error), is_main)
+        elif isinstance(error, ValueError) and (refusal := single_value_error(error)):
+            status = _print_error(str(refusal), is_main)
+        else:
             raise
-        status = _print_error(str(refusal), is_main)
-    except (RuntimeError, MemoryError) as error:
-        short = out_of_memory_error(error)
-        if short is None:
-            raise
-        # Every rank prints this: only this one knows that its memory is exhausted.
-        status = _print_error(str(short), True)
     return status
 
 

@@ -1,5 +1,6 @@
 """Errors that you or the machine can mend, and what they say about a word or a path."""
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -40,12 +41,37 @@ def single_value_error(error: BaseException) -> InputError | None:
     )
 
 
-_OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "could not create a primitive")
-"""From PyTorch's CPU allocator and from oneDNN."""
+_OUT_OF_MEMORY_PHRASES = (
+    "can't allocate memory",  # PyTorch's CPU allocator
+    "could not create a primitive",  # oneDNN
+    "std::bad_alloc",  # C++
+    "annot allocate memory",  # the system
+    "failed to map segment from shared object",  # the system's loader, which loads a part of a package
+    "PyObject pointer is null",  # safetensors
+)
+_TOO_MANY = {
+    "can't start new thread": "threads",
+    "Resource temporarily unavailable": "threads or processes",
+    "Too many open files": "open files",
+}
+"""What the system says where it allows no more of something."""
+
+
+def shortage_error(error: BaseException) -> MemoryShortageError | None:
+    """The error to show where `error` says that the machine is short of memory, threads or open files."""
+    if isinstance(error, OSError) and error.filename is not None and error.errno != errno.ENOMEM:
+        return None
+    for phrase, noun in _TOO_MANY.items():
+        if phrase in str(error):
+            return MemoryShortageError(
+                f"this machine allows no more {noun}; nothing was changed: allow more (ulimit -u, ulimit -n, "
+                "or the container's limit of processes), or take --threads 1 and fewer --workers"
+            )
+    return out_of_memory_error(error)
 
 
 def out_of_memory_error(error: BaseException) -> MemoryShortageError | None:
-    """The error to show where `error` is PyTorch's or Python's way of saying that memory ran out."""
+    """The error to show where `error` is some library's way of saying that memory ran out."""
     message = str(error)
     is_memory_error = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if not is_memory_error and not any(phrase in message for phrase in _OUT_OF_MEMORY_PHRASES):

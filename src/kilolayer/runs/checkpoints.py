@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from kilolayer.errors import InputError
+from kilolayer.runs.tensor_bytes import load, save
 from kilolayer.system import durable
 
 NUM_KEPT = 2

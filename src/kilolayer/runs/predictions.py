@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor
 
 from kilolayer.errors import InputError
+from kilolayer.runs.tensor_bytes import save
 from kilolayer.runs.weights_file import HEADER_KEY, read_tensors, tensors_checksum
 from kilolayer.system import durable
 

@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from kilolayer.data import InputStatistics
 from kilolayer.errors import InputError, missing_path_error
 from kilolayer.networks import Network, ResidualNetwork, build
+from kilolayer.runs.tensor_bytes import save
 from kilolayer.system import durable
 from kilolayer.system.message_text import listing
 from kilolayer.units.extensions import UnitFileError

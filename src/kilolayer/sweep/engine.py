@@ -112,9 +112,9 @@ def _progress(spec: RunSpec) -> str:
     return seals[-1].name if seals else ""
 
 
-def mark_failed(spec: RunSpec) -> Outcome:
+def mark_failed(spec: RunSpec, cause: str = "killed for its memory?") -> Outcome:
     """Records that the workers of a run die again and again, and returns the outcome."""
     from kilolayer.sweep.worker import record_failure
 
     times = ATTEMPTS_WITHOUT_PROGRESS
-    return record_failure(spec, f"its worker died {times} times without progress (killed for its memory?)")
+    return record_failure(spec, f"its worker died {times} times without progress ({cause})")

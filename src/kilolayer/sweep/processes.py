@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import ModuleType
 
 from kilolayer.errors import InputError
 from kilolayer.sweep.engine import AttemptCounter, Tick, mark_failed
 from kilolayer.sweep.run_spec import Outcome, RunSpec
 from kilolayer.values import to_json
+
+logger = logging.getLogger(__name__)
 
 Running = dict[Future[Outcome], tuple[int, RunSpec]]
 
@@ -41,6 +45,7 @@ class ProcessPool:
         self._executors: dict[int, ProcessPoolExecutor] = {}
         self._children: set[BaseProcess] = set()
         self._attempts = AttemptCounter()
+        self._memory_kills = memory_kills()
 
     def execute(self, specs: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
         """Yields each run with its outcome; see `Engine.execute`."""
@@ -108,15 +113,36 @@ class ProcessPool:
 
     def _outcome(self, future: Future[Outcome], slot: int, spec: RunSpec) -> Outcome | None:
         """The outcome of the attempt; None where its worker died and the run is to be tried again."""
+        cause = "somebody stopped it"
         try:
             outcome = future.result()
             if outcome != "stopped":
                 return outcome
         except BrokenProcessPool:
-            pass
+            cause = self._cause_of_death()
+            logger.warning("the worker of %s ended: %s; the run goes on from its last state", spec.key, cause)
         # Somebody else terminated a worker that stopped; it would refuse every further run.
         self._discard(slot)
-        return None if self._attempts.try_again(spec) else mark_failed(spec)
+        return None if self._attempts.try_again(spec) else mark_failed(spec, cause)
+
+    def _cause_of_death(self) -> str:
+        """Why the worker that was lost last ended, as far as the system tells."""
+        before, self._memory_kills = self._memory_kills, memory_kills()
+        if self._memory_kills > before:
+            return "the system killed it for its memory; fewer --workers need less"
+        dead = {child for child in self._children if child.exitcode is not None}
+        self._children -= dead
+        codes = {child.exitcode for child in dead if child.exitcode}
+        killed = [signal.Signals(-code).name for code in codes if code < 0]
+        return f"killed by {', '.join(killed)}" if killed else "it ended by itself"
+
+
+def memory_kills() -> int:
+    """How many processes this machine has killed since its start because memory ran out; 0 if unknown."""
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0
 
 
 def _worker_error(error: OSError) -> InputError:

@@ -100,7 +100,7 @@ def _train(
             pass
     except NonFinite:
         return "diverged"
-    except (RuntimeError, MemoryError) as error:
+    except BaseException as error:  # safetensors' own failure is no Exception
         short = out_of_memory_error(error)
         if short is None:
             raise

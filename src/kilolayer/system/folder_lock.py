@@ -127,7 +127,9 @@ class FolderLock:
         """Gives the lock back: removes the file that is the lock, or empties it where the kernel's is."""
         with suppress(OSError, InputError):
             if self.is_held():
-                _remove(self.folder, self.name) if self.name == HOLDER_NAME else os.ftruncate(self.descriptor, 0)
+                _remove(self.folder, self.name) if self.name == HOLDER_NAME else os.ftruncate(
+                    self.descriptor, 0
+                )
         with suppress(OSError):
             os.close(self.descriptor)
         _unlock_folder(self.folder)
