@@ -4,7 +4,7 @@ SEEDED=NAME               one of `FAULTS`
 SIGNAL_AT_STEP=K:S        signal S as soon as step K is done
 POISON=WHAT:K:VALUE       VALUE (nan or inf) into WHAT at step K: a tensor's name, or gradient, logit, pixel,
                           evaluation
-RANK_FAULT=R:K:HOW        in rank R at step K (0: before anything else): kill, halt, raise, memory, or a signal
+RANK_FAULT=R:K:HOW        in rank R at step K (0: before anything else): kill, halt, raise, memory or a signal
                           such as SIGHUP; with FAULT_ONCE=FILE only in the process that can make this file
 LIMIT_FSIZE, LIMIT_AS     bytes: the largest file; how much more address space than now
 """
