@@ -16,6 +16,7 @@ from kilolayer.report.network_text import unit_kind
 from kilolayer.report.page import write_page
 from kilolayer.report.run_finding import data_name, reached_iteration, run_findings
 from kilolayer.runs import Run
+from kilolayer.system.folder_listing import files_below
 from kilolayer.units import ARRANGEMENTS, Identity
 
 HEADER = (
@@ -74,7 +75,7 @@ def _runs(folder: Path) -> tuple[dict[str, Run], tuple[str, ...]]:
     """
     if (folder / "config.json").is_file():
         return {folder.resolve().name: Run.open(folder)}, ()
-    configs = sorted(folder.glob("**/config.json"))
+    configs = files_below(folder, "config.json")
     if not configs:
         raise InputError(f"{folder} holds neither a sweep nor a run")
     runs: dict[str, Run] = {}

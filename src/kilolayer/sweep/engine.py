@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from kilolayer.sweep.run_spec import Outcome, RunSpec, check_folders, read_progress
+from kilolayer.system.folder_listing import matching_paths
 
 ATTEMPTS_WITHOUT_PROGRESS = 5
 SECONDS_UNTIL_BUSY_IS_TRIED_AGAIN = 1.0
@@ -108,7 +109,7 @@ class AttemptCounter:
 
 def _progress(spec: RunSpec) -> str:
     """A mark that changes when a run has saved something new."""
-    seals = sorted((spec.path / "checkpoints").glob("*.json"))
+    seals = matching_paths(spec.path / "checkpoints", "*.json")
     return seals[-1].name if seals else ""
 
 

@@ -25,6 +25,7 @@ from kilolayer.sweep.reproduction import Reproduction, Request
 from kilolayer.sweep.run_spec import REGISTRATION_FILE, RunSpec
 from kilolayer.system import durable
 from kilolayer.system.code_version import CodeVersion, code_version
+from kilolayer.system.folder_listing import matching_paths
 from kilolayer.system.json_text import parse_json
 from kilolayer.training import Experiment
 from kilolayer.values import FieldErrors, structure, to_json_value
@@ -366,7 +367,8 @@ def _read_raw(folder: Path) -> list[EntryFields]:
 
 def _copies(folder: Path) -> Iterator[tuple[Path, EntryFields]]:
     """The copies in the folders of the runs, which say under what entry each began."""
-    for path in sorted((folder / "runs").glob(f"*/{REGISTRATION_FILE}")):
+    paths = (run / REGISTRATION_FILE for run in matching_paths(folder / "runs", "*"))
+    for path in filter(Path.is_file, paths):
         raw = read_record(path.read_bytes(), EntryFields, path)
         if raw["sha256"] != _seal(raw):
             raise InputError(f"{path} is damaged or was changed: its checksum is not that of its content")

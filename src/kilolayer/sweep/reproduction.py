@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kilolayer.data.config import Data
-from kilolayer.errors import InputError, KilolayerError, missing_path_error
+from kilolayer.errors import InputError, missing_path_error
 from kilolayer.papers import Cell, Plan, Scale, Table, cell_experiment, find_table
 from kilolayer.runs import Run
 from kilolayer.sweep.run_spec import RunSpec
 from kilolayer.system import durable
+from kilolayer.system.folder_listing import matching_paths
 from kilolayer.training import Experiment
 from kilolayer.training.experiment import MemoryFormat
 from kilolayer.units import Arrangement, Branch, Shortcut, Unit
@@ -174,14 +175,14 @@ def run_folder(runs: Path, experiment: Experiment) -> Path:
     path = runs / run_name(experiment)
     if path.exists():
         return path
-    candidates = sorted(runs.glob(f"d{experiment.network.depth}-*-s{experiment.seed}"))
+    candidates = matching_paths(runs, f"d{experiment.network.depth}-*-s{experiment.seed}")
     return next((candidate for candidate in candidates if _holds_experiment(candidate, experiment)), path)
 
 
 def _holds_experiment(path: Path, experiment: Experiment) -> bool:
     try:
         return Run.open(path).experiment() == experiment
-    except KilolayerError:
+    except InputError:  # unlike a read error, after which nobody knows whether the run is there
         return False
 
 

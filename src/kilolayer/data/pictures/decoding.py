@@ -29,10 +29,12 @@ from kilolayer.data.pictures.rendering import (
     UnusablePicture,
     check_displayable,
     is_grey,
+    is_read_error,
     viewer_pixels,
 )
 from kilolayer.data.pictures.signatures import SIGNATURE_BYTES, describe_signature, is_canon_raw
 from kilolayer.errors import InputError
+from kilolayer.system import durable
 from kilolayer.system.message_text import error_text, listing
 from kilolayer.system.progress_line import track
 
@@ -244,7 +246,10 @@ def _large_picture_lock(image: Image.Image) -> AbstractContextManager[object]:
 def map_pictures(
     pictures: EncodedPictures, function: Callable[[Image.Image, int], T], title: str
 ) -> list[T | Unreadable]:
-    """Applies `function` to every opened picture, in threads. A picture that fails gives an `Unreadable`."""
+    """Applies `function` to every opened picture, in threads. A picture that fails gives an `Unreadable`.
+
+    Raises `StorageError` where the system cannot read a picture, which may be sound.
+    """
 
     def apply(i: int) -> T | Unreadable:
         try:
@@ -252,6 +257,8 @@ def map_pictures(
         except UnusablePicture as unusable:
             return Unreadable(*unusable.args)
         except Exception as error:  # Pillow's decoders raise almost any exception on damaged files
+            if isinstance(error, OSError) and is_read_error(error):
+                raise durable.storage_error(f"cannot read {pictures.locate(i)}", error) from error
             return Unreadable(error_text(error, 60))
 
     def apply_chunk(start: int) -> tuple[int, list[T | Unreadable]]:

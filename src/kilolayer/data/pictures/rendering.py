@@ -8,6 +8,7 @@ does not say which value is white, we do not guess: the picture is refused.
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -154,11 +155,21 @@ def check_displayable(image: Image.Image) -> None:
         raise UnusablePicture("16 bits a value and a transparent colour; save it with an alpha channel")
 
 
+def is_read_error(error: Exception) -> bool:
+    """Whether the system refused to read a file that exists: that says nothing about the picture.
+
+    Pillow's own errors have no number, those of the system have one.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+
+
 def _orientation(image: Image.Image) -> Image.Transpose | None:
     """The orientation by EXIF or XMP, as in Pillow's `exif_transpose`; None where absent or damaged."""
     try:
         return ORIENTATIONS.get(image.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # Pillow raises almost any exception on damaged EXIF; the pixels are intact
+    except Exception as error:  # Pillow raises almost any exception on damaged EXIF; the pixels are intact
+        if is_read_error(error):
+            raise
         return None
 
 
@@ -186,7 +197,9 @@ def _has_several_frames(image: Image.Image) -> bool:
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # damage behind the first frame, the only frame that we use
+    except Exception as error:  # damage behind the first frame, the only frame that we use
+        if is_read_error(error):
+            raise
         return False
 
 

@@ -435,8 +435,8 @@ def dataset_card(root: FolderTree) -> Path | None:
         return None
     try:
         text = path.read_text("utf-8", errors="replace")
-    except OSError:
-        return None
+    except OSError as error:
+        raise InputError(f"{quote(path)}: cannot be read ({error_text(error)})") from None
     matter = re.match(r"\ufeff?---\r?\n(.*?)\r?\n---", text, re.DOTALL)
     return path if matter and re.search(r"^[\s-]*data_files\s*:", matter.group(1), re.MULTILINE) else None
 

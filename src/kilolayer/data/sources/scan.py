@@ -6,6 +6,7 @@ picture's, and then only for its first bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -131,17 +132,16 @@ def _entry_kind(entry: os.DirEntry[str]) -> str:
             return "folder"
         if not entry.is_file():
             return "neither"
-    except OSError:  # a circular link
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a circular link
+            raise
         return "neither"
     has_ending = os.path.splitext(entry.name)[1].casefold() in PICTURE_ENDINGS
     return "picture" if has_ending or _begins_as_picture(entry) else "other"
 
 
 def _begins_as_picture(entry: os.DirEntry[str]) -> bool:
-    try:
-        if not entry.stat().st_size:  # files of /proc have size 0, and reading some of them never ends
-            return False
-        with open(entry.path, "rb") as file:
-            return is_picture(file.read(SIGNATURE_BYTES))
-    except OSError:
-        return True  # decoding it then reports why it cannot be read
+    if not entry.stat().st_size:  # files of /proc have size 0, and reading some of them never ends
+        return False
+    with open(entry.path, "rb") as file:
+        return is_picture(file.read(SIGNATURE_BYTES))
