@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +46,7 @@ class Counts:
     """Collects what the tests counted, and writes it at the end; the counts of other tests stay."""
 
     def __init__(self, path: Path, stride: int) -> None:
-        self.path, self.stride = path, stride
+        self.path, self.stride, self.commit = path, stride, current_commit()
         self.tests: dict[str, dict[str, Row]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -60,16 +61,17 @@ class Counts:
                 "stride": self.stride,
                 "note": one["note"],
                 "date": _today(),
+                "commit": self.commit,
             }
 
     def pytest_sessionfinish(self) -> None:
-        before = json.loads(self.path.read_text())["rows"] if self.path.exists() else {}
-        tests = {name: row["tests"] for name, row in before.items()}
+        before = json.loads(self.path.read_text()) if self.path.exists() else {"rows": {}}
+        tests = {name: row["tests"] for name, row in before["rows"].items()}
         for name, mine in self.tests.items():
             tests[name] = tests.get(name, {}) | mine
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = {name: _row(tests[name]) for name in sorted(tests, key=_place)}
-        written = {**_surroundings(), "rows": rows}
+        written = {**before, **_surroundings(), "rows": rows}
         self.path.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -82,6 +84,31 @@ def _row(tests: dict[str, Row]) -> Row:
 def _place(name: str) -> tuple[str, int, str]:
     digits = name[1:]
     return name[:1], int(digits) if digits.isdigit() else 0, name
+
+
+TRIED = ("src", "tests/faults", "tests/fault_counts.py")
+"""What decides the counts: they stand as long as none of it changes."""
+
+
+def current_commit() -> str:
+    """The commit that is checked out; it ends with "+" where what is tried was changed since."""
+    root = Path(__file__).resolve().parent.parent
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    return commit + "+" if _git(root, "status", "--porcelain", "--", *TRIED) else commit
+
+
+def is_current(commit: str) -> bool:
+    """Whether what is tried is the same now as at this commit."""
+    root = Path(__file__).resolve().parent.parent
+    if not commit or commit.endswith("+"):
+        return False
+    compared = ["git", "-C", str(root), "diff", "--quiet", commit, "--", *TRIED]
+    return subprocess.run(compared, capture_output=True).returncode == 0
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, encoding="utf-8")
+    return done.stdout.strip()
 
 
 def _today() -> str:

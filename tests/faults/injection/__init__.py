@@ -1,4 +1,4 @@
-"""Faults at system calls of the real command line, by strace; shares nothing with faults.c and its harness.
+"""Faults at system calls of the real command line, by strace. Nothing here is shared with faults.c.
 
     python tests/faults/injection --scenario check-data --every 10 --limit 600 --out FILE.jsonl
 

@@ -167,6 +167,11 @@ def _half_trained(case: Case) -> None:
     assert saved_epochs(case.path / "run") == 1, "it is not in its second epoch"
 
 
+def _reported(case: Case) -> None:
+    _trained(case)
+    _require(case.plainly([*PROGRAM, "report", "run"]))
+
+
 def saved_epochs(run: Path) -> int:
     """The closed epochs of the newest state that has a seal; 0 without one."""
     seals = (SEAL.fullmatch(path.name) for path in run.glob("checkpoints/*.json"))
@@ -248,6 +253,6 @@ SCENARIOS = {
             _trained,
             lambda case, ended: {"says": ended.out, **run_outcome(case.path / "run")},
         ),
-        _one("report", (*PROGRAM, "report", "run"), _trained, _page_outcome, ("jinja2", "matplotlib")),
+        _one("report", (*PROGRAM, "report", "run"), _reported, _page_outcome, ("jinja2", "matplotlib")),
     )
 }  # fmt: skip

@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 CALLS = (
@@ -35,14 +35,18 @@ class Point:
     """The `ordinal`-th call of the kind `call` in the tracee number `tracee`, on `path`.
 
     path: relative to the case, with `?` for random parts; "a -> b" for a renaming.
+    nth: the number among all calls of this kind on this path.
     names: the words and descriptors by which strace can select the calls on this path; empty where the path
-        is random. among: the ordinal among those alone, which no import and no other thread can shift.
+        is random.
+    among: the ordinal among those alone, which no import and no other thread can shift.
     """
 
     tracee: int
     call: str
     ordinal: int
     path: str
+    failed: bool = False
+    nth: int = 0
     names: frozenset[str] = frozenset()
     among: int = 0
 
@@ -91,7 +95,7 @@ class Case:
         ended = self.plainly(["strace", *options, "-o", str(traces / "t"), *command])
         tracees = [_calls(trace, self.path) for trace in _in_order(traces)]
         if point is None:
-            points = [one for n, calls in enumerate(tracees) for one in _points(n, calls, self.path)]
+            points = _numbered([p for n, calls in enumerate(tracees) for p in _points(n, calls, self.path)])
             return Ended(ended.status, ended.out, ended.err, tuple(points), alive=ended.alive)
         reached = [one for n, calls in enumerate(tracees) for one in _reached(n, calls, fault, point)]
         return Ended(ended.status, ended.out, ended.err, reached=tuple(reached), alive=ended.alive)
@@ -149,8 +153,6 @@ def _calls(trace: Path, case: Path) -> list[_Line]:
             given = rest.rpartition(" = ")[0]
             words = frozenset([*_WORD.findall(given), *_NUMBERED.findall(given)]) - {""}
             lines.append(_Line(call, counts[call], _path(call, given, case), text, words))
-        elif "+++" in text:
-            lines.append(_Line("", 0, None, text))
     return lines
 
 
@@ -179,16 +181,24 @@ def _points(tracee: int, lines: Sequence[_Line], case: Path) -> list[Point]:
                 other.call == line.call and other.ordinal <= line.ordinal and bool(other.words & names)
                 for other in lines
             )
-            points.append(Point(tracee, line.call, line.ordinal, line.path, names, among))
+            points.append(
+                Point(tracee, line.call, line.ordinal, line.path, " = -1 " in line.text, 0, names, among)
+            )
     return points
+
+
+def _numbered(points: Sequence[Point]) -> list[Point]:
+    counts, numbered = Counter[tuple[str, str]](), []
+    for point in points:
+        counts[point.call, point.path] += 1
+        numbered.append(replace(point, nth=counts[point.call, point.path]))
+    return numbered
 
 
 def _reached(tracee: int, lines: Sequence[_Line], fault: str, point: Point) -> list[Point]:
     """Where the fault came in a trial's trace. A killed process made its last call where it was killed."""
     if fault == KILL:
-        killed = bool(lines) and "+++ killed by SIGKILL" in lines[-1].text
-        last = [line for line in lines if line.call == point.call][-1:]
-        hit = [line for line in last if killed and line.ordinal == point.when]
+        hit = [line for line in lines[-1:] if line.text.endswith(" = ?") and line.ordinal == point.when]
     else:
         hit = [line for line in lines if line.text.endswith("(INJECTED)")]
     return [Point(tracee, line.call, line.ordinal, line.path or "elsewhere") for line in hit]
