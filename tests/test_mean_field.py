@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from statistics import fmean, median
 
 import numpy as np
@@ -65,9 +66,20 @@ def growth(prediction: MeanFieldPrediction, first: int, last: int) -> float:
 
 
 def test_a_preactivation_trunk_grows_by_one_with_every_unit() -> None:
-    """BN gives F a second moment of ½·2, and x_{l+1} = x_l + F: E[x_l²] = E[x_0²] + l."""
-    signal = mean_signal(row(PREACT, 20, width=32, side=128))
-    assert [later - signal[0] for later in signal] == pytest.approx(list(range(21)), rel=0.06)
+    """BN gives F a second moment of ½·2 inside of borders, and x_l and F are uncorrelated: x² grows by F².
+
+    Over ten draws of 20 units the means of F² and of 2xF/√E[x²] have standard errors of 0.006 and 0.008, as
+    their spread over the draws shows; three of them are allowed.
+    """
+    squares, products = [], []
+    for seed in range(10):
+        theory = MeanFieldTheory(row(PREACT, 20, width=32, side=128), seed, batch_size=4)
+        trunk = [population.values for population in theory.signals]
+        for x, out in pairwise(trunk):
+            squares.append(float(np.square(out - x).mean()))
+            products.append(float(2 * (x * (out - x)).mean() / np.sqrt(np.square(x).mean())))
+    assert fmean(squares) == pytest.approx((1 - 2 / (3 * 128)) ** 2, abs=3 * 0.006)
+    assert fmean(products) == pytest.approx(0, abs=3 * 0.008)
 
 
 def test_an_original_trunk_is_a_random_walk_reflected_at_zero() -> None:
@@ -96,7 +108,7 @@ def test_a_preactivation_gradient_grows_only_as_a_power_of_depth() -> None:
 def test_scaled_shortcuts_leave_their_product(factor: float) -> None:
     """P2, Eq. 8: 0.9 a hundred times over leaves 2.66e-5."""
     direct = predict(row(replace(PREACT, h=Scaled(factor)), 100, width=8), batch_size=8).direct
-    assert direct[0] == pytest.approx(factor**100, rel=1e-5)  # a hundred products in float32
+    assert direct[0] == pytest.approx(factor**100, rel=1e-9)
 
 
 def test_relu_after_the_addition_lets_less_and_less_pass() -> None:
@@ -166,12 +178,17 @@ def test_zero_padding_thins_the_signal_at_the_edges(side: int) -> None:
 
 
 def test_it_is_the_same_every_time_and_nearly_so_with_other_draws() -> None:
-    network = describe("resnet56_cifar")
-    found = predict_propagation(network, batch_size=4, draws=2)
-    assert found == predict_propagation(network, batch_size=4, draws=2)
-    other = predict_propagation(network, batch_size=4, draws=2, seed=2)
+    """The logarithm of one draw's gradient spreads by 0.040 here, as ten draws show.
+
+    The medians of five and of other five then differ by 0.040 · √(π/2) · √(2/5) = 0.03; three times that is
+    allowed.
+    """
+    network = describe("resnet20_cifar")
+    found = predict_propagation(network, draws=5)
+    assert found == predict_propagation(network, draws=5)
+    other = predict_propagation(network, draws=5, seed=5)
     assert other.gradient[0] != found.gradient[0]
-    assert other.gradient[0] == pytest.approx(found.gradient[0], rel=0.3)
+    assert other.gradient[0] == pytest.approx(found.gradient[0], rel=0.1)
 
 
 def test_the_threads_of_blas_decide_nothing_and_stay_as_they_were() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -12,8 +15,8 @@ from torch.nn import functional
 from kilolayer.measure.path_gradients import PathGradients
 from kilolayer.networks import Network, Stage, Stem, build, describe
 from kilolayer.theory import mean_field
-from kilolayer.theory.mean_field import predict_propagation
-from kilolayer.theory.path_statistics import predict_path_norms
+from kilolayer.theory.mean_field import MeanFieldTheory, predict_propagation
+from kilolayer.theory.path_statistics import IMAGES, predict_path_norms
 from kilolayer.units import ARRANGEMENTS, BASIC, ExclusiveGate, Scaled, ShortcutGate, Zero
 
 
@@ -83,14 +86,22 @@ def test_the_mean_length_is_weighted_by_squares() -> None:
     assert paths.mean_length == pytest.approx(6 / 5)
 
 
-def test_path_norms_are_norms_and_no_squares() -> None:
-    """Squares of the norms add to 1, and the path of no branch carries the direct term."""
+def test_path_norms_are_the_norms_of_every_path_of_the_draw() -> None:
+    """All 2³ paths gone one by one: those of one length are summed, and norms, not squares, are told."""
     unit = replace(BASIC, arrangement=ARRANGEMENTS["full_preactivation"])
     network = Network(Stem(16), (Stage(3, 16),), unit, image_size=16)
     norms = predict_path_norms(network)
     assert sum(norm**2 for norm in norms) == pytest.approx(1)
-    shares = predict_propagation(network)
-    assert norms[0] == pytest.approx(shares.direct[0] / shares.gradient[0], rel=0.1)
+    theory = MeanFieldTheory(network, batch_size=IMAGES)
+    by_length = [np.zeros_like(theory.signals[0].values) for _ in norms]
+    for branches in product((False, True), repeat=3):
+        gradient = theory.final_gradient
+        for back, by_branch in zip(reversed(theory.unit_backwards), branches, strict=True):
+            gradient = back.branch(gradient) if by_branch else back.shortcut(gradient)
+        by_length[sum(branches)] += gradient.values
+    lengths = [float(np.linalg.norm(values)) for values in by_length]
+    whole = math.hypot(*lengths)
+    assert norms == pytest.approx([length / whole for length in lengths], rel=1e-4)  # float32
 
 
 @pytest.mark.parametrize(("h", "lengths"), [(Zero(), 1), (Scaled(0.5), 4)])

@@ -166,9 +166,12 @@ class MeanFieldInterpreter:
         return padded, lambda gradient: thin_back(Population(gradient.values[:num_rows], gradient.side))
 
     def pool(self, x: Population) -> tuple[Population, BackwardMap]:
-        """3×3 maxima at stride 2, as the maximum of 4 independent numbers."""
-        # Neighbours behind a 7×7 convolution at stride 2 share most of what they read: of a window's 9
-        # positions about 4 are independent.
+        """3×3 maxima at stride 2, as the maximum of 4 independent numbers.
+
+        That holds for pictures, smooth over some four pixels: behind a 7×7 convolution at stride 2 about 4 of
+        a window's 9 positions are independent. On white noise nearly all are, and E[x²] is half as large
+        again.
+        """
         shifts = [(down, right) for down in (0, 1) for right in (0, 1)]
         windows = np.stack([np.roll(x.values, shift, (2, 3)) for shift in shifts])
         chosen = windows.argmax(0)
