@@ -7,21 +7,28 @@ registry.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from foreign_designs import DESIGNS, TRUTH, batch, build_design
+from kilolayer.__main__ import main
 from kilolayer.errors import InputError
 from kilolayer.measure import ANALYSES
 from kilolayer.measure.analysis_input import AnalysisInput
 from kilolayer.measure.jacobian_products import JacobianProducts
 from kilolayer.measure.lesions import measure_lesions
+from kilolayer.measure.module_chain import ModuleChain
 from kilolayer.measure.residual_reading import ResidualReading
 from kilolayer.measure.self_checks import check_gradient, check_stage, check_sum
+from kilolayer.measure.unit_selection import find_residual_units
+from kilolayer.measure.unit_vjp import UnitVJP
 
 UNITS = ("blocks.*",)
 CLOSE = 1e-6
@@ -53,8 +60,10 @@ class Told:
         finally:
             TRUTH.on = False
             hook.remove()
-        self.sums, TRUTH.sums = TRUTH.sums, []
+        self.sums, TRUTH.sums, self.loss = TRUTH.sums, [], loss
         self.points = [x for x, _, _, _ in self.sums] + ends
+        self.outputs = self.points[1:]
+        """Of every addition x', which is the next one's x."""
         (end,) = torch.autograd.grad(loss, ends, retain_graph=True)
         self.end = end
         self.gradients = [pull(loss, x, None) for x in self.points]
@@ -249,3 +258,149 @@ def test_a_wrong_cut_is_caught_by_the_numbers(analysis: str, monkeypatch: pytest
     monkeypatch.setattr(ResidualReading, "terms", terms)
     with pytest.raises(InputError, match="cannot be read exactly: "):
         ANALYSES[analysis].run(subject("pre-LN Transformer, two additions"))
+
+
+TWO = "pre-LN Transformer, two additions"
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (("blocks.1[1]",), (2,)),
+        (("blocks.*[2]",), (1, 3, 5)),
+        (("blocks.0", "blocks.2[2]"), (0, 1, 5)),
+        (("blocks.*[1]", "blocks.*[2]"), (0, 1, 2, 3, 4, 5)),
+    ],
+)
+@pytest.mark.parametrize("analysis", ["gradient", "shortcut"])
+def test_one_addition_of_several_is_a_unit_alone(
+    names: tuple[str, ...], kept: tuple[int, ...], analysis: str
+) -> None:
+    """The units that are named, between modules that are and that are not, by autograd."""
+    given = replace(subject(TWO), units=names)
+    found, told = ANALYSES[analysis].run(given), Told(given)
+    every = [f"blocks.{block}[{part}]" for block in range(3) for part in (1, 2)]
+    assert [unit.name for unit in found.units] == [every[index] for index in kept]  # type: ignore[attr-defined]
+    if analysis == "shortcut":
+        told.sums = [told.sums[index] for index in kept]
+        check_factors(found, told, given)
+        return
+    last = kept[-1]  # the end of the chain is the output of its last unit
+    (end,) = torch.autograd.grad(told.loss, told.outputs[last], retain_graph=True)
+    direct = end
+    for index, unit in zip(reversed(kept), reversed(found.units), strict=True):  # type: ignore[attr-defined]
+        x, h, _, y = told.sums[index]
+        if index != last:
+            following = told.points[kept[kept.index(index) + 1]]
+            direct = pull(following, told.outputs[index], direct)
+        direct = pull(h, x, pull(told.outputs[index], y, direct))
+        close(unit.norm, told.gradients[index])
+        close(unit.direct, direct)
+        close(unit.weights, told.gradients[index] - direct)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "blocks.1[3]",
+            r"there is no 'blocks.1\[3\]': the additions of 'blocks.1' are blocks.1\[1\] to blocks.1\[2\]",
+        ),
+        ("blocks.9[1]", r"has no module 'blocks.9\[1\]'; nearest: "),
+    ],
+)
+def test_an_addition_that_is_not_there_is_refused(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ANALYSES["gradient"].run(replace(subject(TWO), units=(name,)))
+
+
+def test_a_number_in_brackets_is_a_pattern_where_no_module_has_the_name_before_it() -> None:
+    model = nn.ModuleDict({"layer1": nn.Linear(2, 2), "layer2": nn.Linear(2, 2)})
+    assert [name for name, _ in find_residual_units(model, ["layer[2]"])] == ["layer2"]
+    many = nn.ModuleDict({"b": nn.ModuleList(nn.Linear(2, 2) for _ in range(12))})
+    assert [name for name, _ in find_residual_units(many, ["b.1[1]"])] == ["b.1"]  # and not b.11
+
+
+@pytest.mark.parametrize("analysis", ["decomposition", "gradient", "shortcut"])
+@pytest.mark.parametrize("how", ["every block", "every block, in place", "the model"])
+def test_compiled_modules_are_read_as_they_were_written(how: str, analysis: str) -> None:
+    given = subject("ReZero and LayerScale")
+    for number, block in enumerate(given.model.blocks):
+        if how == "every block":
+            given.model.blocks[number] = torch.compile(block, backend="eager")
+        elif how == "every block, in place":
+            block.compile(backend="eager")
+    if how == "the model":
+        given = replace(given, model=torch.compile(given.model, backend="eager"))
+    plain = subject("ReZero and LayerScale")
+    assert ANALYSES[analysis].run(given) == ANALYSES[analysis].run(plain)
+
+
+def test_a_chain_that_is_put_together_wrongly_is_caught_by_the_whole_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every unit's two terms agree with its whole gradient, which is the one of another loss."""
+    monkeypatch.setattr(
+        ModuleChain,
+        "loss_gradient",
+        lambda self, x, out, labels, loss: torch.ones_like(out),
+    )
+    with pytest.raises(
+        InputError, match=r"'blocks\.0' cannot be read exactly: the gradient at its input, found unit"
+    ):
+        ANALYSES["gradient"].run(subject(TWO))
+
+
+def test_every_unit_s_terms_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(UnitVJP, "check", lambda self: checked.append(self.name))
+    given = replace(subject(TWO), units=("blocks.*[1]",))
+    ANALYSES["gradient"].run(given)
+    assert checked == [f"blocks.{block}[{part}]" for block in (2, 1, 0) for part in (2, 1)]
+
+
+OWN_NETWORK = """
+import sys
+sys.path.insert(0, {tests!r})
+from foreign_designs import build_design
+
+def network():
+    return build_design({design!r}).float()
+"""
+
+
+@pytest.mark.parametrize(
+    ("design", "units", "status"),
+    [(TWO, "blocks.1[2]", 0), ("RevNet halves, chunk and cat", "blocks.*", 2), (TWO, "blocks.1[7]", 2)],
+)
+def test_the_command_line_ends_with_2_and_writes_nothing_where_a_check_refuses(
+    design: str, units: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(OWN_NETWORK.format(tests=str(Path(__file__).parent), design=design), encoding="utf-8")
+    data = tmp_path / "data"
+    for label in "01":
+        for number in range(4):
+            picture = data / label / f"{number}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (60 * number, 90, 200)).save(picture)
+    words = [
+        "analyse",
+        "gradient",
+        f"{file}:network",
+        "--units",
+        units,
+        "--data",
+        str(data),
+        "--batch-size",
+        "4",
+    ]
+    out = tmp_path / "out"
+    assert main([*words, "--out", str(out)]) == status
+    printed = capsys.readouterr()
+    assert out.exists() == (status == 0)
+    if status:
+        (line,) = printed.err.strip().splitlines()
+        assert "'blocks." in line
+    else:
+        assert '"name": "blocks.1[2]"' in (out / "gradient.json").read_text(encoding="utf-8")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,6 +87,24 @@ class ExecutionOrder:
             stage += index > 0 and not before == after == self.outputs[index - 1]
             stages.append(stage)
         return tuple(stages)
+
+    def of_units(self, numbers: Sequence[int]) -> ExecutionOrder:
+        """The same with these units alone; `modules` stay all of them."""
+        if len(numbers) == len(self.names):
+            return self
+        feeds = [
+            self.feeds_next[number] and following == number + 1
+            for number, following in pairwise((*numbers, len(self.names)))
+        ]
+        return replace(
+            self,
+            names=tuple(self.names[number] for number in numbers),
+            units=tuple(self.units[number] for number in numbers),
+            inputs=tuple(self.inputs[number] for number in numbers),
+            outputs=tuple(self.outputs[number] for number in numbers),
+            feeds_next=tuple(feeds),
+            places=tuple(self.places[number] for number in numbers),
+        )
 
 
 @dataclass
@@ -274,15 +293,15 @@ def _check_feeds(record: _OrderRecord, name: str, signal: Tensor) -> None:
 
 def trace_unit(
     unit: nn.Module, signal: Tensor, run: Callable[[Tensor], Tensor], name: str
-) -> tuple[int, Tensor, list[ResidualReading]]:
-    """Runs a unit's module on `signal`: (a number for its operations, its output, its readings).
+) -> tuple[Tensor, list[ResidualReading]]:
+    """Runs a unit's module on `signal`: (its output, its readings).
 
     Raises:
         InputError: the module does not return one tensor, or cannot be read exactly.
     """
     unit_input = signal.clone()  # a unit may begin with an in-place operation
     tracer = ResidualTracer(unit_input)
-    with torch.compiler.set_stance("force_eager"), tracer:
+    with tracer:
         out = run(unit_input)
     if not isinstance(out, Tensor):
         raise InputError(f"{name!r} is not a unit: it returns {type(out).__name__}, not one tensor")
@@ -294,9 +313,7 @@ def trace_unit(
         for reading in readings:
             if gap := reading.gap():
                 raise refuse(name, gap)
-    hooks = sum(len(part._backward_hooks) for part in unit.modules())
-    structure = hash((hooks, *((operation.function, operation.shape) for operation in tracer.record)))
-    return structure, out, readings
+    return out, readings
 
 
 def _is_plain(unit: nn.Module) -> bool:

@@ -2,7 +2,8 @@
 
     y = h + F                         of every unit
     x_L = x_l + Σ F                   with Σ (h − x), Σ (f − y) and what stands between the units
-    (J_h + J_F)ᵀ v = J_hᵀ v + J_Fᵀ v  the gradient's two terms and autograd's whole
+    (J_h + J_F)ᵀ v = J_hᵀ v + J_Fᵀ v  the gradient's two terms and autograd's whole, of every unit
+    ∂ε/∂x_0                           unit by unit, and by one backward pass through the whole model
 
 A unit that was cut wrongly breaks one of them, and nothing is reported.
 """
@@ -78,6 +79,19 @@ def check_gradient(unit: str, shortcut: Tensor, branch: Tensor, total: Tensor) -
     allowed = GRADIENT_ROUNDINGS * rounding(total)
     _compare(unit, "direct + through the branch = whole gradient", norm(both.double() - total), size, allowed,
              "its terms'", total.dtype)  # fmt: skip
+
+
+def check_whole_gradient(unit: str, by_units: Tensor, whole: Tensor) -> None:
+    """Checks ∂ε/∂x_0, found unit by unit, against that of the whole model. Raises `InputError`.
+
+    >>> check_whole_gradient("stage1.0", torch.ones(2), torch.ones(2))
+    """
+    if torch.equal(by_units, whole) or not bool(whole.isfinite().all()):
+        return
+    size = norm(by_units) + norm(whole)
+    allowed = GRADIENT_ROUNDINGS * rounding(whole)
+    _compare(unit, "the gradient at its input, found unit by unit, = that of the whole model",
+             norm(by_units.double() - whole), size, allowed, "its", whole.dtype)  # fmt: skip
 
 
 def _compare(

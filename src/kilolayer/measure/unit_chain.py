@@ -14,70 +14,32 @@ unchanged: weights, gradients, running statistics, modes and random number gener
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kilolayer.errors import InputError
-from kilolayer.measure.execution_order import (
-    ExecutionOrder,
-    ModuleCall,
-    record_execution_order,
-    run_from_unit,
-    trace_unit,
-)
-from kilolayer.measure.part_runs import CutPoint, run_part
-from kilolayer.measure.preservation import preserve_state
-from kilolayer.measure.residual_reading import ResidualReading
-from kilolayer.measure.residual_tracer import WeightUse
-from kilolayer.measure.self_checks import check_sum, refuse
-from kilolayer.measure.unit_selection import find_residual_units
-from kilolayer.measure.unit_vjp import UnitVJP
+from kilolayer.measure.execution_order import ExecutionOrder
+from kilolayer.measure.module_chain import Loss, ModuleChain, UnitPass
+from kilolayer.measure.unit_selection import check_additions, find_residual_units, named_additions
+from kilolayer.measure.unit_vjp import Pullback, UnitVJP
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class UnitPass:
-    """One unit's tensors on a batch: y = h + F, out = f(y).
-
-    `x` is the unit's input, (N, C, H, W), and `out` its output. `h` and `F` are the operands of its addition
-    as they enter it (gated, scaled, normalised); in a plain network `h` is None and F = y. `index` counts
-    units from 0 and `stage` from 1: a new stage begins wherever the shape changes.
-    """
-
-    index: int
-    name: str
-    stage: int
-    module: nn.Module
-    x: Tensor
-    h: Tensor | None
-    F: Tensor
-    y: Tensor
-    out: Tensor
-    h_weights: tuple[WeightUse, ...] = ()
-    """The weights on the shortcut's way, and the operations that applied them."""
-    h_is_input: bool = False
-    """Whether h(x) is x itself."""
-
-    @property
-    def keeps_shape(self) -> bool:
-        """Whether input and output have one shape, as inside a stage."""
-        return self.x.shape == self.out.shape
+__all__ = ["Loss", "UnitChain", "UnitPass"]
 
 
 class UnitChain:
     """The residual units of a model, to be run forward or backward one at a time.
 
+    Units that were not asked for, as the second addition of a block of which only `blocks.3[1]` is named,
+    stand between the others like any layer of the model. They are read and checked all the same.
+
     Args:
         model: any module; it is left as it was.
-        units: the names of the modules that are its units, or patterns such as "layer?.*"; needed in a model
-            without Kilolayer's `ResidualUnit` modules (see `find_residual_units`).
+        units: the names of the modules that are its units, or patterns such as "layer?.*", or some additions
+            of theirs, as "blocks.3[1]" or "blocks.*[2]"; needed in a model without Kilolayer's
+            `ResidualUnit` modules (see `find_residual_units`).
         training: run in training mode, where BN uses the batch's statistics; off, BN uses its running ones.
 
     Raises:
@@ -96,76 +58,64 @@ class UnitChain:
         # A compiled model would not notice that its units' forward is replaced.
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         self.training = training
-        self._named_units = find_residual_units(self.model, units)
-        self._execution_order: ExecutionOrder | None = None
+        self._named = find_residual_units(self.model, units)
+        self._additions = named_additions(self.model, units)
+        self._all = ModuleChain(self.model, self._named, training=training)
+        self._order: ExecutionOrder | None = None
+        self._numbers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """The number of units; before the first batch, of the modules that hold them."""
-        return len(self._execution_order.names if self._execution_order else self._named_units)
+        return len(self._order.names if self._order else self._named)
 
     def execution_order(self, x: Tensor) -> ExecutionOrder:
         """The units in the order in which the model runs them on `x`; a module can hold several."""
-        if self._execution_order is None or self._execution_order.batch != x.shape:
-            names = {id(unit): name for name, unit in self._named_units}
-
-            def trace(
-                unit: nn.Module, signal: Tensor, run: Callable[[Tensor], Tensor]
-            ) -> tuple[Tensor, list[ResidualReading]]:
-                # With gradients: what autograd sees of a unit must be what the record shows.
-                with torch.enable_grad():
-                    return trace_unit(unit, signal.detach().requires_grad_(), run, names[id(unit)])[1:]
-
-            with self._preserve(self.model, 0), torch.no_grad():
-                self._execution_order = record_execution_order(self.model, self._named_units, x, trace)
-        return self._execution_order
+        order = self._all.execution_order(x)
+        if self._order is None or self._order.batch != order.batch:
+            check_additions(self._additions, order.modules)
+            self._numbers = tuple(
+                index
+                for index, (number, part) in enumerate(order.places)
+                if part + 1 in self._additions.get(order.modules[number].name, (part + 1,))
+            )
+            self._order = order.of_units(self._numbers)
+        return self._order
 
     @property
     def names(self) -> tuple[str, ...]:
         """The units' names in execution order; before the first batch, in the order of registration."""
-        return (
-            self._execution_order.names
-            if self._execution_order
-            else tuple(name for name, _ in self._named_units)
-        )
+        return self._order.names if self._order else tuple(name for name, _ in self._named)
 
     def forward(self, x: Tensor) -> Iterator[UnitPass]:
         """Yields every unit's tensors on a batch `x`, (N, C, H, W), from the first unit on, without graph."""
-        signal = self.first_input(x)
-        for number, call in enumerate(self.execution_order(x).modules):
-            with torch.no_grad():
-                passes, out = self._unit_passes(x, call, signal)
-            while passes:
-                yield passes.pop(0)
-            if number + 1 < len(self.execution_order(x).modules):
-                with torch.no_grad():
-                    signal = self.next_input(x, call.first + call.units - 1, out)
+        order = self.execution_order(x)
+        places = {number: index for index, number in enumerate(self._numbers)}
+        for unit in self._all.forward(x):
+            index = places.get(unit.index)
+            if index is not None:
+                yield replace(unit, index=index, stage=order.stages[index])
 
     def backward(self, x: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy) -> Iterator[UnitVJP]:
         """Yields every unit's vector-Jacobian products on a batch, from the last unit to the first.
 
-        `x` is (N, C, H, W) and `labels` (N,); ε is `loss` of the model's output and the labels. Of units with
-        the same operations the last one, and then every √L-th, is checked: its gradient's two terms must be
-        the whole one.
+        `x` is (N, C, H, W) and `labels` (N,); ε is `loss` of the model's output and the labels. Every unit is
+        checked: its gradient's two terms must be the whole one. After the last one the gradient at its input
+        must be that of the whole model at once.
         """
-        modules = self.execution_order(x).modules
-        count = len(modules)
-        stride = math.isqrt(count - 1) + 1 if count > 1 else 1
-        checkpoints, out = self._checkpoints(x, stride)
-        gradient = self.loss_gradient(x, out, labels, loss)
-        checked: set[int] = set()
-        for first in reversed(range(0, count, stride)):
-            inputs = self._inputs(x, modules[first : first + stride], checkpoints.pop())
-            for number in reversed(range(first, first + len(inputs))):
-                structure, units = self._unit_vjps(x, modules[number], inputs.pop(), gradient)
-                must_check = structure not in checked or number == first
-                checked.add(structure)
-                for unit in units:
-                    if must_check:
-                        unit.check()
-                    yield unit
-                    gradient = unit.input_gradient
-                    del unit
-                del units
+        order = self.execution_order(x)
+        places = {number: index for index, number in enumerate(self._numbers)}
+        between: list[UnitVJP] = []
+        for unit in self._all.backward(x, labels, loss):
+            index = places.get(unit.index)
+            if index is None:
+                between.append(unit)
+                continue
+            if between:
+                unit.to_output = _through(between, unit)
+                between = []
+            unit.index, unit.stage = index, order.stages[index]
+            yield unit
+            del unit
 
     def loss_gradient(
         self, x: Tensor, out: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy
@@ -178,138 +128,40 @@ class UnitChain:
 
     def first_input(self, x: Tensor) -> Tensor:
         """x_0, the input of the first unit."""
+        self.execution_order(x)
+        signal = self._all.first_input(x)
         with torch.no_grad():
-            return self._run_from(x, -1, x)
+            return self._run_to(x, self._numbers[0], 0, signal)
 
     def next_input(self, x: Tensor, index: int, out: Tensor) -> Tensor:
         """The next unit's input, where unit `index` puts out `out`; at the end, the model's output.
 
         Mostly output and next input are one tensor. Where something stands between, the model's code runs.
         """
-        return out if self.execution_order(x).feeds_next[index] else self._run_from(x, index, out)
+        self.execution_order(x)
+        number = self._numbers[index]
+        following = (*self._numbers, len(self._all))[index + 1]
+        return self._run_to(x, following, number + 1, self._all.next_input(x, number, out))
 
     def run_unit(self, x: Tensor, index: int, signal: Tensor) -> Tensor:
         """The output of unit `index` on its input `signal`, with gradients if the caller has enabled them."""
-        order = self.execution_order(x)
-        number, part = order.places[index]
-        call = order.modules[number]
-        with self._preserve(call.module, number + 1):
-            if call.units == 1:
-                return call.run(signal.clone())
-            start, stop = (*call.cuts, None)[part - 1] if part else None, (*call.cuts, None)[part]
-            try:
-                return run_part(call.run, signal.new_zeros(call.input), start, signal.clone(), stop)
-            except InputError as error:
-                raise refuse(call.name, str(error)) from None
+        self.execution_order(x)
+        return self._all.run_unit(x, self._numbers[index], signal)
 
-    def _preserve(self, module: nn.Module, seed: int) -> AbstractContextManager[None]:
-        return preserve_state(module, training=self.training, seed=seed)
-
-    def _run_from(self, x: Tensor, index: int, out: Tensor) -> Tensor:
-        order = self.execution_order(x)
-        with self._preserve(self.model, len(self) + 2 + index):
-            return run_from_unit(self.model, order, x, index, out)
-
-    def _unit_passes(self, x: Tensor, call: ModuleCall, signal: Tensor) -> tuple[list[UnitPass], Tensor]:
-        """The units of one module, and its output."""
-        _, out, readings = self._run_traced(call, signal)
-        passes: list[UnitPass] = []
-        try:
-            for part, reading in enumerate(readings):
-                unit_input = passes[-1].out if passes else signal
-                h, F = reading.terms()
-                y, output = reading.y.value(), reading.out.value()
-                check_sum(self._location(call.first + part)[1], h, F, y)
-                passes.append(
-                    UnitPass(
-                        *self._location(call.first + part),
-                        unit_input,
-                        h,
-                        F,
-                        output if reading.y is reading.out else y,
-                        output,
-                        reading.h_weights,
-                        reading.h_is_input,
-                    )
-                )
-        except InputError as error:
-            raise error if str(error).startswith("'") else refuse(call.name, str(error)) from None
-        return passes, out
-
-    def _location(self, index: int) -> tuple[int, str, int, nn.Module]:
-        assert self._execution_order is not None  # noqa: S101 - a batch was seen
-        return (
-            index,
-            self._execution_order.names[index],
-            self._execution_order.stages[index],
-            self._execution_order.units[index],
-        )
-
-    def _run_traced(self, call: ModuleCall, signal: Tensor) -> tuple[int, Tensor, list[ResidualReading]]:
-        """(a number for the module's operations, its output, its readings)."""
-        assert self._execution_order is not None  # noqa: S101 - a batch was seen
-        number = self._execution_order.places[call.first][0]
-        with self._preserve(call.module, number + 1):
-            structure, out, readings = trace_unit(call.module, signal, call.run, call.name)
-        if tuple(CutPoint.of(reading.out) for reading in readings[:-1]) != call.cuts:
-            raise refuse(call.name, "its additions differ from one run to the next")
-        return structure, out, readings
-
-    def _unit_vjps(
-        self, x: Tensor, call: ModuleCall, signal: Tensor, gradient: Tensor
-    ) -> tuple[int, Iterator[UnitVJP]]:
-        """One module's units linearised, the last one first; `gradient` is at the next module's input."""
-        leaf = signal.detach().requires_grad_()
-        with torch.enable_grad():
-            structure, out, readings = self._run_traced(call, leaf)
-        last = call.first + call.units - 1
-        to_output = self._vjp_to_output(x, last, out)
-
-        def units() -> Iterator[UnitVJP]:
-            pullback, at_output = to_output, to_output(gradient)
-            for part in reversed(range(len(readings))):
-                unit = UnitVJP(*self._location(call.first + part), readings[part], at_output, pullback)
-                yield unit
-                pullback, at_output = _unchanged, unit.input_gradient
-
-        return structure, units()
-
-    def _vjp_to_output(self, x: Tensor, index: int, out: Tensor) -> Callable[[Tensor], Tensor]:
-        if index + 1 == len(self) or self.execution_order(x).feeds_next[index]:
-            return _unchanged
-        leaf = out.detach().requires_grad_()
-        with torch.enable_grad():
-            signal = self._run_from(x, index, leaf)
-        return lambda vector: torch.autograd.grad(signal, leaf, vector, retain_graph=True)[0]
-
-    @torch.no_grad()
-    def _checkpoints(self, x: Tensor, stride: int) -> tuple[list[Tensor], Tensor]:
-        """The input of every `stride`-th module, and the last unit's output."""
-        signal, checkpoints = self.first_input(x), []
-        modules = self.execution_order(x).modules
-        for number, call in enumerate(modules):
-            if number % stride == 0:
-                checkpoints.append(signal)
-            signal = self._run_module(number, call, signal)
-            if number + 1 < len(modules):
-                signal = self.next_input(x, call.first + call.units - 1, signal)
-        return checkpoints, signal
-
-    @torch.no_grad()
-    def _inputs(self, x: Tensor, calls: Sequence[ModuleCall], signal: Tensor) -> list[Tensor]:
-        """The inputs of modules that follow one another, of which the first has the input `signal`."""
-        inputs = [signal]
-        for call in calls[:-1]:
-            number = self.execution_order(x).places[call.first][0]
-            out = self._run_module(number, call, signal)
-            signal = self.next_input(x, call.first + call.units - 1, out)
-            inputs.append(signal)
-        return inputs
-
-    def _run_module(self, number: int, call: ModuleCall, signal: Tensor) -> Tensor:
-        with self._preserve(call.module, number + 1):
-            return call.run(signal.clone())
+    def _run_to(self, x: Tensor, number: int, first: int, signal: Tensor) -> Tensor:
+        """The input of unit `number` of all, where that of unit `first` is `signal`."""
+        for between in range(first, number):
+            signal = self._all.next_input(x, between, self._all.run_unit(x, between, signal))
+        return signal
 
 
-def _unchanged(vector: Tensor) -> Tensor:
-    return vector
+def _through(between: Sequence[UnitVJP], unit: UnitVJP) -> Pullback:
+    """Takes a gradient at the input of the unit behind `between`, the last one first, to `unit`'s output."""
+    steps, to_output = tuple(between), unit.to_output
+
+    def pullback(vector: Tensor) -> Tensor:
+        for step in steps:
+            vector = step.total(step.to_output(vector))
+        return to_output(vector)
+
+    return pullback

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from kilolayer.errors import InputError
 from kilolayer.units import ResidualUnit
+
+if TYPE_CHECKING:
+    from kilolayer.measure.execution_order import ModuleCall
 
 NamedModules = tuple[tuple[str, nn.Module], ...]
 
@@ -19,8 +24,9 @@ def find_residual_units(model: nn.Module, names: Sequence[str] = ()) -> NamedMod
 
     Args:
         model: any module.
-        names: dotted names of its units, or patterns that match part by part, as "layer?.*". Without names
-            the units are Kilolayer's `ResidualUnit` modules.
+        names: dotted names of its units, or patterns that match part by part, as "layer?.*". A number in
+            brackets behind the name of a module, as "blocks.3[1]" or "blocks.*[1]", names one addition of
+            it. Without names the units are Kilolayer's `ResidualUnit` modules.
 
     Raises:
         InputError: the model has no `ResidualUnit`, or no module matches a name.
@@ -42,14 +48,59 @@ def find_residual_units(model: nn.Module, names: Sequence[str] = ()) -> NamedMod
     return tuple(units)
 
 
+def named_additions(model: nn.Module, names: Sequence[str]) -> dict[str, frozenset[int]]:
+    """The additions, from 1, that `names` ask for, of modules that are not named as a whole.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> named_additions(model, ["*[2]", "1"])
+    {'0': frozenset({2})}
+    """
+    additions: dict[str, frozenset[int]] = {}
+    whole: set[str] = set()
+    for name in names:
+        addition = _addition(model, name)
+        for module, _ in _match_modules(model, name):
+            if addition:
+                additions[module] = additions.get(module, frozenset()) | {addition}
+            else:
+                whole.add(module)
+    return {module: numbers for module, numbers in additions.items() if module not in whole}
+
+
+def check_additions(additions: Mapping[str, frozenset[int]], calls: Sequence[ModuleCall]) -> None:
+    """Checks that the modules hold the additions that were named. Raises `InputError`."""
+    for call in calls:
+        if missing := sorted(number for number in additions.get(call.name, ()) if number > call.units):
+            held = (
+                f"{call.name}[1] to {call.name}[{call.units}]" if call.units > 1 else "one, the module itself"
+            )
+            raise InputError(
+                f"there is no '{call.name}[{missing[0]}]': the additions of {call.name!r} are {held}"
+            )
+
+
+_ADDITION = re.compile(r"(.*[^.])\[([1-9]\d*)\]")
+
+
+def _addition(model: nn.Module, name: str) -> int | None:
+    """The number in brackets behind the name of a module; None where the name is one of modules alone."""
+    match = _ADDITION.fullmatch(name)
+    return int(match[2]) if match and _modules_of(model, match[1]) else None
+
+
 def _match_modules(model: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
-    parts = name.split(".")
-    modules = dict(model.named_modules())
-    matches = [pair for pair in modules.items() if _matches_pattern(pair[0].split("."), parts)]
+    match = _ADDITION.fullmatch(name)
+    matches = (match and _modules_of(model, match[1])) or _modules_of(model, name)
     if not matches:
-        near = get_close_matches(name, list(modules)[1:], n=3, cutoff=0.0)
+        modules = [module for module, _ in model.named_modules()][1:]
+        near = get_close_matches(name, modules, n=3, cutoff=0.0)
         raise InputError(f"{type(model).__name__} has no module {name!r}; nearest: {', '.join(near)}")
     return matches
+
+
+def _modules_of(model: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    parts = name.split(".")
+    return [pair for pair in model.named_modules() if _matches_pattern(pair[0].split("."), parts)]
 
 
 def _matches_pattern(parts: list[str], patterns: list[str]) -> bool:
