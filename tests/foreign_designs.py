@@ -309,6 +309,52 @@ def _(m: Block, x: Tensor) -> Tensor:
     return TRUTH.say(x, x, F, x + F)
 
 
+class Dropped(Block):
+    """Stochastic depth: a branch that some images skip, the same ones in every run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = torch.rand(len(x), 1, 1, generator=torch.Generator().manual_seed(3)) > 0.5
+        F = self.mlp(self.n1(x)) * kept / 0.5
+        return TRUTH.say(x, x, F, x + F)
+
+
+design("stochastic depth", True)(lambda number: Dropped(lambda m, x: x))
+
+
+class Fixup(nn.Module):
+    """No normalisation: scalar biases, and a scalar on the branch (Zhang et al. 2019)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c2 = nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.Conv2d(WIDTH, WIDTH, 3, 1, 1)
+        self.biases = nn.Parameter(torch.linspace(-0.1, 0.1, 4))
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        F = functional.relu(self.c1(x + self.biases[0]) + self.biases[1])
+        F = self.c2(F + self.biases[2]) * self.scale + self.biases[3]
+        return functional.relu(TRUTH.say(x, x, F, x + F))
+
+
+design("Fixup", True, images=True)(lambda number: Fixup())
+
+
+class GroupNormUnit(nn.Module):
+    """Full pre-activation with GroupNorm in BN's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n1, self.n2 = nn.GroupNorm(2, WIDTH), nn.GroupNorm(2, WIDTH)
+        self.c1, self.c2 = nn.Conv2d(WIDTH, WIDTH, 3, 1, 1), nn.Conv2d(WIDTH, WIDTH, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        F = self.c2(functional.relu(self.n2(self.c1(functional.relu(self.n1(x))))))
+        return TRUTH.say(x, x, F, x + F)
+
+
+design("GroupNorm, full pre-activation", True, images=True)(lambda number: GroupNormUnit())
+
+
 @tokens("LN written by hand, two additions", True)
 def _(m: Block, x: Tensor) -> Tensor:
     def norm(z: Tensor) -> Tensor:
@@ -505,6 +551,42 @@ def _(m: Block, x: Tensor) -> Tensor:
     return torch.cat([a, b], -1)
 
 
+@tokens("hyper-connections, streams mixed by a doubly stochastic matrix", False)
+def _(m: Block, x: Tensor) -> Tensor:
+    streams = x.unflatten(-1, (4, WIDTH // 4))
+    mixing = torch.full((4, 4), 0.1, dtype=x.dtype) + 0.6 * torch.eye(4, dtype=x.dtype)
+    return torch.einsum("ntsc,sr->ntrc", streams, mixing).flatten(-2) + m.mlp(m.n1(x))
+
+
+class TwoTensors(Block):
+    """Two halves, or a position and a velocity, from block to block."""
+
+    def forward(self, both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        a, b = both
+        a = a + self.mlp(self.n1(b))
+        return a, b + self.mlp(self.n2(a))
+
+
+class Momentum(Block):
+    """v' = 0.9 v + 0.1 F(x), x' = x + v' (Sander et al. 2021)."""
+
+    def forward(self, both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, v = both
+        v = 0.9 * v + 0.1 * self.mlp(self.n1(x))
+        return x + v, v
+
+
+def _of_two(blocks: list[nn.Module], x: Tensor) -> Tensor:
+    both = (x, torch.zeros_like(x))
+    for block in blocks:
+        both = block(both)
+    return both[0]
+
+
+design("RevNet, two tensors", False, around=_of_two)(lambda number: TwoTensors(lambda m, x: x))
+design("momentum residual networks", False, around=_of_two)(lambda number: Momentum(lambda m, x: x))
+
+
 @tokens("halves by slices", False)
 def _(m: Block, x: Tensor) -> Tensor:
     a, b = x[..., : WIDTH // 2], x[..., WIDTH // 2 :]
@@ -580,6 +662,16 @@ def _dense(blocks: list[nn.Module], x: Tensor) -> Tensor:
     return outputs[-1]
 
 
+def _attention(blocks: list[nn.Module], x: Tensor) -> Tensor:
+    """Every block reads all earlier outputs, weighed by a softmax (Attention Residuals)."""
+    outputs = [x]
+    for block in blocks:
+        stacked = torch.stack(outputs)
+        weights = (stacked * outputs[-1]).mean((1, 2, 3)).softmax(0)
+        outputs.append(block((weights[:, None, None, None] * stacked).sum(0)))
+    return outputs[-1]
+
+
 def _skip(blocks: list[nn.Module], x: Tensor) -> Tensor:
     first = blocks[0](x)
     middle = blocks[1](first)
@@ -608,6 +700,7 @@ def _pre_ln(m: Block, x: Tensor) -> Tensor:
 
 
 tokens("weighted sums over earlier outputs", False, around=_dense)(_pre_ln)
+tokens("attention over earlier outputs", False, around=_attention)(_pre_ln)
 tokens("a skip around a unit, U-Net", False, around=_skip)(_pre_ln)
 tokens("a skip into the head", False, around=_joined)(_pre_ln)
 tokens("a skip around all units", False, around=_around)(_pre_ln)
