@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from kilolayer.data import Data, load
+from kilolayer.runs import Run
+from kilolayer.runs.predictions import read_predictions
+
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 OPTIONS = ("--threads", "1", "--precision", "fp32", "--no-tensorboard", "--subset", "256", "--epochs", "6")
 ALONE = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
@@ -34,6 +38,12 @@ def test_two_processes_train_one_run_and_repeat_it(tmp_path: Path) -> None:
         assert done.stdout.count("test error") == 1
         assert "2 processes" in done.stdout
     assert outcome(tmp_path / "first") == outcome(tmp_path / "second")
+    kept, result = read_predictions(tmp_path / "first"), Run(tmp_path / "first").result()
+    test = load(Data("digits", subset=256)).test
+    assert kept is not None
+    assert result is not None
+    assert (kept.labels.tolist(), kept.test_set) == (test.labels.tolist(), test.fingerprint())
+    assert kept.error == pytest.approx(result["test_error"], abs=1e-12)  # of all images, not of one rank's
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from kilolayer.data import load
 from kilolayer.data.augmentation import batch_spec
 from kilolayer.errors import InputError
 from kilolayer.papers import Scale, cell_experiment, find_table
+from kilolayer.report.registration_text import proposed_rows
 from kilolayer.report.reproduction_report import whole_command, write_reproduction
 from kilolayer.runs.predictions import Predictions, write_predictions
 from kilolayer.statistics import DecisionRule
@@ -165,6 +169,91 @@ def test_a_sweep_killed_anywhere_makes_the_same_runs_and_decisions(tmp_path: Pat
         work(made, read_entries(made.folder)[-1].registration, second)
         assert sorted(first.executed + second.executed) == sorted(whole.executed)
         assert decisions(made, registration) == expected
+
+
+KILLS = ("before the look", "the look's first run is marked", "the look's runs are marked", "amid its runs")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the kill is one of a forked process")
+@pytest.mark.parametrize(
+    "moment", [KILLS[0], *(pytest.param(moment, marks=pytest.mark.slow) for moment in KILLS[1:])]
+)
+def test_a_sweep_killed_between_looks_looks_again_and_decides_the_same(moment: str, tmp_path: Path) -> None:
+    """SIGKILL at the second look: nothing of the process but its files is left."""
+    whole, registration = begun(tmp_path / "whole")
+    undisturbed = Invented(whole.folder)
+    work(whole, registration, undisturbed)
+
+    def killed(made: Reproduction, registration: Registration) -> None:
+        looks = iter(range(10**6))
+
+        def look() -> Sequence[RunSpec]:
+            number = next(looks)
+            runs = next_runs(made, registration)
+            for moment_now, marked in zip(KILLS, ((), runs[:1], runs), strict=False):
+                if number == 1:
+                    mark_runs(made.folder, marked)
+                    if moment == moment_now:
+                        os.kill(os.getpid(), signal.SIGKILL)
+            mark_runs(made.folder, runs)
+            return runs
+
+        class Last(Invented):
+            def execute(self, specs: Sequence[RunSpec], tick: Tick) -> Iterator[tuple[RunSpec, Outcome]]:
+                for number, ended in enumerate(super().execute(specs, tick)):
+                    if number and len(self.executed) > len(ROWS) * 3:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    yield ended
+
+        run_batches(look, Last(made.folder))
+
+    made, registration = begun(tmp_path / "killed")
+    if not (child := os.fork()):
+        try:
+            killed(made, registration)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    before = {spec.key for spec in made.runs if (spec.path / "result.json").exists()}
+    assert len(ROWS) * 3 <= len(before) < len(undisturbed.executed)
+    made = open_sweep(made.folder)
+    check_runs(made)
+    second = Invented(made.folder)
+    work(made, read_entries(made.folder)[-1].registration, second)
+    assert before.isdisjoint(second.executed)
+    assert before | set(second.executed) == set(undisturbed.executed)
+    assert decisions(made, registration) == decisions(whole, registration)
+
+
+OLD_SWEEP = Path(__file__).parent / "fixtures" / "registered-sweep-1"
+
+
+def test_a_registered_sweep_of_an_earlier_release_is_read_as_it_was(tmp_path: Path) -> None:
+    """Registered, run and decided by commit 47992b8: its registration, its amendment and its decisions."""
+    folder = tmp_path / "sweep"
+    shutil.copytree(OLD_SWEEP, folder)
+    made = open_sweep(folder)
+    first, amended = read_entries(folder)
+    assert first.registration.date == "2026-11-29T06:00:00+00:00"
+    assert (first.registration.rule.looks, amended.registration.rule.looks) == ((3,), (3, 4))
+    assert amended.reason == "one more seed was to be had"
+    registered = registered_result(made, table_results(made))
+    assert registered is not None
+    told = [[one.b, one.n, one.word, one.final] for one in registered.of_table("p2-table-2")]
+    assert told == json.loads((folder / "decisions.json").read_text(encoding="utf-8"))
+    assert main(["reproduce", "--list", "--resume", str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
+
+
+def test_the_code_of_another_release_is_a_difference_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(OLD_SWEEP, folder)
+    assert main(["reproduce", "--resume", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "code.sha256 is" in error
 
 
 def test_a_run_that_this_machine_cannot_end_stops_nothing(tmp_path: Path) -> None:
@@ -408,6 +497,41 @@ def test_the_command_in_the_report_registers_the_same(tmp_path: Path) -> None:
         "--fail-above 80",
     ):
         assert part in words
+
+
+def test_a_dry_run_shows_the_registration_that_would_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    assert main([*LINE, "--dry-run", "--out", str(out)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert not out.exists()
+    made, registration = _registered_by_command(tmp_path / "first")
+    assert "To be registered, with the date of that moment:" in text
+    for name, words in proposed_rows(registration):
+        assert " ".join(f"{name} {words}".split()) in text
+    assert main([*LINE, "--dry-run", "--json", "--out", str(out)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert len(shown["runs"]) == len(made.runs)
+    same = from_json(json.dumps(shown["registration"]), Registration)
+    assert differences(same, registration) == ()
+    assert main([*LINE[: LINE.index("--register")], "--dry-run", "--out", str(out)]) == 0
+    assert "To be registered" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--cores", "2"), ("--workers", "1"), ("--cores", "1", "--workers", "3")], ids=str
+)
+def test_the_registered_cores_are_those_that_the_engine_gives_each_run(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    from kilolayer.cli.command_line import parse
+    from kilolayer.cli.reproduction_request import cores_of_a_run, engine_from_options
+
+    options = parse(["reproduce", "p2-table-2", *words, "--out", str(tmp_path)])
+    engine = engine_from_options(options)
+    assert cores_of_a_run(options) == engine.threads  # type: ignore[attr-defined]
+    engine.close()
 
 
 def test_a_sweep_without_a_registration_says_so(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from kilolayer.cli.options import RULE_FLAGS, RegistrationOptions, changed_flags
+from kilolayer.cli.reproduction_request import cores_of_a_run
 from kilolayer.data.loading import load
 from kilolayer.errors import InputError
 from kilolayer.statistics import DecisionRule
@@ -69,7 +69,7 @@ def registration_from_options(
         _rule(options, reproduction, registered),
         _fail_above(options, reproduction, registered),
     )
-    threads = _threads(options)
+    threads = cores_of_a_run(options)
     if options.amend is not None:
         reproduction = _with_seeds(reproduction, rule)
     elif registered is not None:
@@ -143,15 +143,3 @@ def _with_seeds(reproduction: Reproduction, rule: DecisionRule) -> Reproduction:
     following = (seed for seed in range(2**31) if seed not in request.seeds)
     seeds += [next(following) for _ in range(count - len(seeds))]
     return plan_reproduction(replace(request, seeds=tuple(seeds)), reproduction.folder)
-
-
-def _threads(options: RegistrationOptions) -> int | None:
-    """The cores of each run, as the engine takes them."""
-    if options.engine == "ray":
-        return options.cores or 1
-    from kilolayer.training import choose_device
-
-    if choose_device(options.device).type == "cuda":
-        return options.cores
-    cores = os.cpu_count() or 1
-    return options.cores or max(1, cores // (options.workers or max(1, cores)))

@@ -16,6 +16,7 @@ from kilolayer.cli.options import RULE_FLAGS, RegistrationOptions, changed_flags
 from kilolayer.errors import InputError
 
 if TYPE_CHECKING:
+    from kilolayer.sweep.registration import Registration
     from kilolayer.sweep.reproduction import Reproduction
 
 
@@ -68,7 +69,8 @@ def execute(options: ReproduceOptions) -> int:
         return reproduction_list.print_paper_tables(options.json)
     reproduction = _open_or_plan(options)
     if options.list or options.dry_run:
-        return reproduction_list.print_reproduction_runs(reproduction, options.json)
+        proposed = _proposed_registration(options, reproduction)
+        return reproduction_list.print_reproduction_runs(reproduction, options.json, proposed)
     entries = read_entries(reproduction.folder)
     if not entries:  # else the differences from the registration are named
         check_free(reproduction)
@@ -89,6 +91,16 @@ def execute(options: ReproduceOptions) -> int:
     if options.select:
         return run_bias_search(reproduction, chosen, options.json)
     return run_reproduction(reproduction, chosen, options.json, registration)
+
+
+def _proposed_registration(options: ReproduceOptions, reproduction: Reproduction) -> Registration | None:
+    """What --register would write, for --dry-run; None where it is not asked for."""
+    from kilolayer.cli.registering import registration_from_options
+    from kilolayer.sweep.registration import read_entries
+
+    if not options.dry_run or not options.register or read_entries(reproduction.folder):
+        return None
+    return registration_from_options(options, reproduction, ())[1]
 
 
 def _open_or_plan(options: ReproduceOptions) -> Reproduction:

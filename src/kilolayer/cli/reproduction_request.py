@@ -175,19 +175,30 @@ def engine_from_options(options: ReproductionOptions, own_rows: Sequence[OwnRow]
             )
         from kilolayer.sweep.ray_engine import RayEngine
 
-        return RayEngine(
-            options.address, workers=options.workers, cpus=options.cores or 1, device=options.device
-        )
+        cores = cores_of_a_run(options) or 1
+        return RayEngine(options.address, workers=options.workers, cpus=cores, device=options.device)
     if options.address is not None:
         raise InputError("--address names a Ray cluster; add --engine ray")
     return _pool(options)
 
 
+def cores_of_a_run(options: ReproductionOptions) -> int | None:
+    """The processor cores that each run gets, on which its figures depend; None: as PyTorch chooses."""
+    if options.engine == "ray":
+        return options.cores or 1
+    if choose_device(options.device).type == "cuda":
+        return options.cores
+    return options.cores or max(1, (os.cpu_count() or 1) // _cpu_workers(options))
+
+
+def _cpu_workers(options: ReproductionOptions) -> int:
+    return options.workers or max(1, (os.cpu_count() or 1) // (options.cores or 1))
+
+
 def _pool(options: ReproductionOptions) -> ProcessPool:
-    device, cores = choose_device(options.device), os.cpu_count() or 1
+    device, cores = choose_device(options.device), cores_of_a_run(options)
     if device.type == "cuda":
         count = torch.cuda.device_count() if device.index is None else 1
         devices = [f"cuda:{device.index or number}" for number in range(count)]
-        return ProcessPool(options.workers or count, threads=options.cores, devices=devices)
-    workers = options.workers or max(1, cores // (options.cores or 1))
-    return ProcessPool(workers, threads=options.cores or max(1, cores // workers), devices=("cpu",))
+        return ProcessPool(options.workers or count, threads=cores, devices=devices)
+    return ProcessPool(_cpu_workers(options), threads=cores, devices=("cpu",))

@@ -72,7 +72,7 @@ class UnitChain:
         """The units in the order in which the model runs them on `x`; a module can hold several."""
         order = self._all.execution_order(x)
         if self._order is None or self._order.batch != order.batch:
-            check_additions(self._additions, order.modules)
+            check_additions(self._additions, {call.name: call.units for call in order.modules})
             self._numbers = tuple(
                 index
                 for index, (number, part) in enumerate(order.places)

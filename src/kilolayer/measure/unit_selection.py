@@ -6,15 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from kilolayer.errors import InputError
 from kilolayer.units import ResidualUnit
-
-if TYPE_CHECKING:
-    from kilolayer.measure.execution_order import ModuleCall
 
 NamedModules = tuple[tuple[str, nn.Module], ...]
 
@@ -67,16 +63,18 @@ def named_additions(model: nn.Module, names: Sequence[str]) -> dict[str, frozens
     return {module: numbers for module, numbers in additions.items() if module not in whole}
 
 
-def check_additions(additions: Mapping[str, frozenset[int]], calls: Sequence[ModuleCall]) -> None:
-    """Checks that the modules hold the additions that were named. Raises `InputError`."""
-    for call in calls:
-        if missing := sorted(number for number in additions.get(call.name, ()) if number > call.units):
-            held = (
-                f"{call.name}[1] to {call.name}[{call.units}]" if call.units > 1 else "one, the module itself"
-            )
-            raise InputError(
-                f"there is no '{call.name}[{missing[0]}]': the additions of {call.name!r} are {held}"
-            )
+def check_additions(additions: Mapping[str, frozenset[int]], held: Mapping[str, int]) -> None:
+    """Checks that the modules hold the additions that were named. Raises `InputError`.
+
+    Args:
+        additions: the numbers that were named, by module.
+        held: how many additions each module has.
+    """
+    for module, numbers in additions.items():
+        count = held[module]
+        if missing := [number for number in sorted(numbers) if number > count]:
+            names = f"{module}[1] to {module}[{count}]" if count > 1 else "one, the module itself"
+            raise InputError(f"there is no '{module}[{missing[0]}]': the additions of {module!r} are {names}")
 
 
 _ADDITION = re.compile(r"(.*[^.])\[([1-9]\d*)\]")
@@ -100,7 +98,8 @@ def _match_modules(model: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
 
 def _modules_of(model: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
     parts = name.split(".")
-    return [pair for pair in model.named_modules() if _matches_pattern(pair[0].split("."), parts)]
+    named = (pair for pair in model.named_modules() if pair[0])  # the model itself has no name
+    return [pair for pair in named if _matches_pattern(pair[0].split("."), parts)]
 
 
 def _matches_pattern(parts: list[str], patterns: list[str]) -> bool:

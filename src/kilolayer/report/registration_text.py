@@ -32,10 +32,17 @@ DECISION_HEADER = (*HEADER[:-1], "failed", "decision")
 
 def registration_rows(entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
     """The registration as pairs of a heading and a text, its amendments last."""
-    now = entries[-1].registration
     first = entries[0]
-    rows = [
+    return (
         ("registered", f"{first.registration.date}, before the first run; SHA-256 {first.sha256}"),
+        *proposed_rows(entries[-1].registration),
+        *(("amended", _amendment(entry)) for entry in entries[1:]),
+    )
+
+
+def proposed_rows(now: Registration) -> tuple[tuple[str, str], ...]:
+    """A registration that was not written, as pairs of a heading and a text."""
+    return (
         ("comparisons", "; ".join(_families(now))),
         ("test", _test(now)),
         ("looks", _looks(now)),
@@ -45,9 +52,7 @@ def registration_rows(entries: Sequence[Entry]) -> tuple[tuple[str, str], ...]:
         ("pairing", PAIRING),
         *(("data", text) for text in _data(now)),
         ("code", _code(now)),
-    ]
-    rows += [("amended", _amendment(entry)) for entry in entries[1:]]
-    return tuple(rows)
+    )
 
 
 def _families(now: Registration) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kilolayer.papers import (
@@ -16,13 +17,20 @@ from kilolayer.papers import (
 )
 from kilolayer.report.amounts import flop_text
 from kilolayer.report.document import Table as Shown
-from kilolayer.report.registration_text import decision_counts, decision_state, registration_rows
+from kilolayer.report.registration_text import (
+    decision_counts,
+    decision_state,
+    proposed_rows,
+    registration_rows,
+)
 from kilolayer.sweep.looks import next_runs, registered_result
+from kilolayer.sweep.registration import Registration
 from kilolayer.sweep.reproduction import Reproduction, Trial
 from kilolayer.sweep.results import table_results
 from kilolayer.sweep.run_spec import RunProgress, read_progress
 from kilolayer.system.printer import print_json
 from kilolayer.system.terminal import print_table, print_text
+from kilolayer.values import to_json_value
 
 COUNTS = {
     "figures": "cells",
@@ -147,12 +155,14 @@ def _totals(facts: list[dict[str, Any]]) -> tuple[str, ...]:
     )
 
 
-def print_reproduction_runs(reproduction: Reproduction, as_json: bool) -> int:
-    """Prints the runs of a sweep, their state, and their total cost."""
+def print_reproduction_runs(
+    reproduction: Reproduction, as_json: bool, proposed: Registration | None = None
+) -> int:
+    """Prints the runs of a sweep, their state, and their total cost; `proposed` would be registered."""
     states = {run.key: read_progress(run) for run in reproduction.runs}
     rows = [_run_facts(run.cell, trial, states) for run in reproduction.cells for trial in run.trials]
     if as_json:
-        print_json(rows)
+        print_json({"runs": rows, "registration": to_json_value(proposed)} if proposed else rows)
         return 0
     total = sum(training_flop(run.experiment) for run in reproduction.runs)
     num_finished = sum(state.is_finished for state in states.values())
@@ -160,6 +170,9 @@ def print_reproduction_runs(reproduction: Reproduction, as_json: bool) -> int:
         f"{len(reproduction.runs)} runs, {num_finished} of them finished; {flop_text(total)} of training"
     )
     print_text(f"{progress}\n{reproduction.request.size.scale.describe()}")
+    if proposed:
+        print_text("\nTo be registered, with the date of that moment:")
+        _print_rows(proposed_rows(proposed))
     _print_looks(reproduction)
     for name in dict.fromkeys((row["table"], row["column"]) for row in rows):
         print_text(f"\n{', '.join(name)}", style="bold")
@@ -175,8 +188,7 @@ def _print_looks(reproduction: Reproduction) -> None:
     if registered is None:
         return
     print_text("")
-    for name, text in registration_rows(registered.entries):
-        print_text(f"{name:<12} {text}", hanging=13)
+    _print_rows(registration_rows(registered.entries))
     print_text(f"\n{decision_counts(registered)}.")
     for family in registered.families:
         for decision in family.decisions:
@@ -186,6 +198,11 @@ def _print_looks(reproduction: Reproduction) -> None:
     print_text(
         f"The next look needs {len(left)} more runs ({flop})." if left else "No further run is needed."
     )
+
+
+def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    for name, text in rows:
+        print_text(f"{name:<12} {text}", hanging=13)
 
 
 def _run_cells(row: dict[str, Any]) -> tuple[str, ...]:
