@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,10 @@ from kilolayer.units.unit import Layout, Unit, layout
 
 MAX_UNITS = 100_000
 """Enough for 200,001 layers. With more, by mistake or malice, the description alone would fill the memory."""
+
+
+MAX_STAGES = 1_000
+MAX_LAYERS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,17 @@ class PlacedUnit:
     side: int
 
 
+@dataclass(frozen=True)
+class _Run:
+    """`count` equal units of a stage, from its unit `first` on."""
+
+    first: int
+    count: int
+    layout: Layout
+    channels: int
+    side: int
+
+
 def _check_shapes(name: str, layout: Layout, channels: int, side: int) -> None:
     """Raise `InputError` where a user's layers give h(x) and F(x) shapes that cannot be added."""
     parts = {"h": layout.h, "F": layout.F}
@@ -124,9 +139,15 @@ class Network:
         check_field("Network", "stages", self.stages, bool(self.stages), "at least one stage")
         units = sum(stage.units for stage in self.stages)
         check_field("Network", "units", units, units <= MAX_UNITS, f"at most {MAX_UNITS:,} in all stages")
+        check_field(
+            "Network", "stages", len(self.stages), len(self.stages) <= MAX_STAGES, f"at most {MAX_STAGES:,}"
+        )
         check_choice("Network", "initialisation", self.initialisation, "fan_out", "fan_in")
         self._check_image_size()
-        self.units()
+        for number, run in self._runs():
+            _check_shapes(f"stage{number}.{run.first}", run.layout, run.channels, run.side)
+        layers = self.num_layers
+        check_field("Network", "layers", layers, layers <= MAX_LAYERS, f"at most {MAX_LAYERS:,} of all kinds")
 
     def _check_image_size(self) -> None:
         if not is_count(self.image_size) or self.image_size < self.total_stride:
@@ -172,19 +193,29 @@ class Network:
 
     def units(self) -> tuple[PlacedUnit, ...]:
         """Every unit at its place, in order."""
-        return tuple(self._place_units())
+        return tuple(
+            PlacedUnit(f"stage{number}.{index}", run.layout, run.side)
+            for number, run in self._runs()
+            for index in range(run.first, run.first + run.count)
+        )
 
-    def _place_units(self) -> Iterator[PlacedUnit]:
+    def _runs(self) -> Iterator[tuple[int, _Run]]:
+        """The runs of equal units, with the number of their stage. A description of a few bytes may have
+        100,000 units, but only a few runs, so everything is counted from these."""
         channels, side = self.stem.channels, op.output_side(self.stem_ops, self.image_size)
         activated = True
         for number, stage in enumerate(self.stages, 1):
-            for index in range(stage.units):
-                stride = stage.stride if index == 0 else 1
-                unit_layout = layout(self.unit, channels, stage.width, stride, activated=activated)
-                _check_shapes(f"stage{number}.{index}", unit_layout, channels, side)
-                yield PlacedUnit(f"stage{number}.{index}", unit_layout, side)
-                channels, side = self.unit.branch.out_channels(stage.width), unit_layout.output_side(side)
+            index = 0
+            while index < stage.units:
+                if index < 2:  # the units behind the first have one layout
+                    stride = stage.stride if index == 0 else 1
+                    unit_layout = layout(self.unit, channels, stage.width, stride, activated=activated)
+                side_after = unit_layout.output_side(side)
+                count = stage.units - index if index and side_after == side else 1
+                yield number, _Run(index, count, unit_layout, channels, side)
+                channels, side = self.unit.branch.out_channels(stage.width), side_after
                 activated = False
+                index += count
 
     def normalised_sides(self) -> Iterator[tuple[str, int]]:
         """For every BN, the part of the network that holds it, and the side of its input."""
@@ -207,12 +238,29 @@ class Network:
     @property
     def parameters(self) -> int:
         """Number of trainable parameters, exact."""
-        units = sum(placed.layout.parameters for placed in self.units())
+        units = sum(run.count * run.layout.parameters for _, run in self._runs())
         edges = op.parameters(self.stem_ops) + op.parameters(self.final_ops)
         return edges + units + (self.channels + 1) * self.num_classes
 
     @property
+    def num_layers(self) -> int:
+        """Number of layers of all kinds, activations and the layers of parallel paths among them."""
+        return self._count_layers(lambda layer: 1)
+
+    @property
+    def num_learned_layers(self) -> int:
+        """Number of layers with parameters. The state dict has at least as many tensors."""
+        return self._count_layers(lambda layer: int(layer.parameters > 0))
+
+    def _count_layers(self, weight: Callable[[op.Op], int]) -> int:
+        def count(*parts: Ops) -> int:
+            return sum(weight(layer) for ops in parts for layer in op.leaves(ops))
+
+        units = (run.count * count(*run.layout.parts) for _, run in self._runs())
+        return sum(units) + count(self.stem_ops, self.final_ops) + 1
+
+    @property
     def multiply_adds(self) -> int:
         """Multiply-adds of convolutions and classifier for one image of `image_size` (P1's "FLOPs")."""
-        units = sum(placed.layout.multiply_adds(placed.side) for placed in self.units())
+        units = sum(run.count * run.layout.multiply_adds(run.side) for _, run in self._runs())
         return op.multiply_adds(self.stem_ops, self.image_size) + units + self.channels * self.num_classes

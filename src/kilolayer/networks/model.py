@@ -12,6 +12,7 @@ from kilolayer.networks.description import Network
 from kilolayer.networks.progressive_depth import num_active_units
 from kilolayer.networks.recompute import Segment, Segments
 from kilolayer.networks.stage import ResidualStage
+from kilolayer.units.field_checks import check_fits
 from kilolayer.units.layer_modules import sequence
 from kilolayer.units.modules import GatedUnit, build_unit
 
@@ -182,5 +183,9 @@ def build(description: Network) -> ResidualNetwork:
     >>> from kilolayer.networks import cifar
     >>> build(cifar(8)).num_classes
     10
+
+    Raises:
+        InputError: the network does not fit into half of the available memory.
     """
+    check_fits("the network", description.parameters, description.num_layers)
     return ResidualNetwork(description)

@@ -22,9 +22,9 @@ T = TypeVar("T", Unit, Branch)
 
 _PATTERN = re.compile(
     r"(?P<kind>preact_|plain_(?=res)|plain(?=\d)|)"
-    r"(?P<family>resnet|resnext|wide_resnet|)(?P<depth>[1-9]\d*)"
-    r"(?:_(?P<cardinality>[1-9]\d*)x(?P<d>[1-9]\d*)d)?"
-    r"(?:_(?P<widen>[1-9]\d*))?"
+    r"(?P<family>resnet|resnext|wide_resnet|)(?P<depth>[1-9]\d{0,9})"
+    r"(?:_(?P<cardinality>[1-9]\d{0,9})x(?P<d>[1-9]\d{0,9})d)?"
+    r"(?:_(?P<widen>[1-9]\d{0,9}))?"
     r"(?:_(?P<block>basic|bottleneck|onelayer))?"
     r"(?:_(?P<option>[abc]))?"
     r"(?P<cifar>_cifar)?",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 from kilolayer.networks.description import Network
 from kilolayer.units import ops as op
@@ -37,9 +38,9 @@ def _stem_row(network: Network) -> StageRow:
 
 
 def _stage_rows(network: Network) -> list[StageRow]:
-    rows = []
+    rows, placed = [], iter(network.units())
     for number, stage in enumerate(network.stages, 1):
-        units = [unit for unit in network.units() if unit.name.startswith(f"stage{number}.")]
+        units = list(islice(placed, stage.units))
         counts = (
             sum(unit.layout.parameters for unit in units),
             sum(unit.layout.multiply_adds(unit.side) for unit in units),

@@ -25,6 +25,10 @@ from kilolayer.values import from_json, to_json
 
 HEADER_KEY = "kilolayer"
 VARIANCE_SUFFIX = "running_var"
+SMALL_NETWORK = 10_000_000
+"""The parameters that a description may have beyond the numbers of its file: load_state then says which."""
+SMALL_HEADER = 1_000_000
+"""The bytes that any header may have. A larger one has at most as many as the tensors."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,12 @@ def read_weights(path: str | Path) -> SavedNetwork:
 
 def _check_size(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
     """A header of a few bytes can describe a network that would fill the memory; refuse to build it."""
-    described, num_values = network.parameters, sum(value.numel() for value in tensors.values())
-    if described > 10 * num_values + 10_000_000:
+    num_values = sum(value.numel() for value in tensors.values())
+    layers, parameters = network.num_learned_layers, network.parameters
+    if layers > len(tensors) or parameters > num_values + SMALL_NETWORK:
         raise InputError(
-            f"{path} holds weights of another network: {num_values:,} numbers, but its header describes "
-            f"{described:,} parameters"
+            f"{path} holds weights of another network: {len(tensors):,} tensors of {num_values:,} numbers, "
+            f"but its header describes {layers:,} layers of {parameters:,} parameters"
         )
 
 
@@ -144,12 +149,25 @@ def _unsigned(header: str) -> str:
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the header of a safetensors file; runs no code in it."""
     try:
+        with path.open("rb") as opened:
+            _check_header(path, opened)
         with path.open("rb") as opened, safe_open(_utf8_name(path, opened), "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:
         raise missing_path_error(path) from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {str(error).splitlines()[0]}") from None
+
+
+def _check_header(path: Path, file: BinaryIO) -> None:
+    """A header of tensors without numbers would take more memory than its file."""
+    header = int.from_bytes(file.read(8), "little")
+    tensors = file.seek(0, os.SEEK_END) - 8 - header
+    if tensors >= 0 and header > SMALL_HEADER + tensors:
+        raise InputError(
+            f"{path} is not a file of weights: its header has {header:,} bytes for {tensors:,} of tensors; "
+            f"allowed: {SMALL_HEADER + tensors:,}"
+        )
 
 
 def _utf8_name(path: Path, opened: BinaryIO) -> str:

@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 
 from kilolayer.errors import InputError
 from kilolayer.units.arrangement import Arrangement, Layers, activation_ops
-from kilolayer.units.field_checks import check_choice, check_count, check_probability
+from kilolayer.units.field_checks import check_choice, check_count, check_field, check_probability
 from kilolayer.units.ops import Conv, DropoutOp, Ops, ParallelPaths
 from kilolayer.units.readings import NoReading
 
 StrideOn = Literal["1x1", "3x3"]
+MAX_PATHS = 10_000
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,9 @@ class Aggregated(Branch):
         check_count(type(self).__name__, cardinality=self.cardinality, d=self.d)
         check_choice(type(self).__name__, "stride_on", self.stride_on, "1x1", "3x3")
         check_choice(type(self).__name__, "form", self.form, "split", "concatenated", "grouped")
+        # Paths are layers of their own here; a grouped convolution is one layer.
+        holds = self.form == "grouped" or self.cardinality <= MAX_PATHS
+        check_field(type(self).__name__, "cardinality", self.cardinality, holds, f"up to {MAX_PATHS:,} paths")
 
     def out_channels(self, width: int) -> int:
         return 4 * width

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from kilolayer.errors import InputError
 from kilolayer.system.fp32 import FP32_RANGE, fits_fp32
+from kilolayer.system.memory_limit import require_memory
 
 T = TypeVar("T")
+MAX_COUNT = 10**9
+LAYER_BYTES = 8_000
+"""The bytes that a layer's module takes beside its weights."""
 
 
 def check_field(owner: str, name: str, value: object, holds: bool, allowed: str) -> None:
     """Raise an `InputError` unless `holds`."""
     if not holds:
-        raise InputError(f"{owner}.{name} is {value!r}; allowed: {allowed}")
+        shown = f"a number of {value.bit_length()} bits" if is_huge(value) else repr(value)
+        raise InputError(f"{owner}.{name} is {shown}; allowed: {allowed}")
+
+
+def is_huge(value: object) -> TypeGuard[int]:
+    """Whether Python refuses to write `value` in digits."""
+    return isinstance(value, int) and value.bit_length() > 10_000
 
 
 def is_count(value: object) -> bool:
@@ -27,9 +37,19 @@ def _is_number(value: object) -> bool:
 
 
 def check_count(owner: str, **values: object) -> None:
-    """Every value must be a whole number from 1."""
+    """Every value must be a whole number from 1, and no more than any machine can hold."""
     for name, value in values.items():
         check_field(owner, name, value, is_count(value), "a whole number from 1")
+        check_field(owner, name, value, isinstance(value, int) and value <= MAX_COUNT, f"up to {MAX_COUNT:,}")
+
+
+def check_fits(subject: str, parameters: int, layers: int) -> None:
+    """Raise `InputError` where so many parameters, in so many layers, would fill the memory once built."""
+    require_memory(
+        4 * parameters + LAYER_BYTES * layers,
+        f"{subject}: its {parameters:,} parameters in {layers:,} layers",
+        "choose a smaller network",
+    )
 
 
 def check_number(owner: str, **values: float) -> None:

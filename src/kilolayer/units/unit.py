@@ -86,7 +86,12 @@ class Layout:
     @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
-        return sum(map(op.parameters, (self.p, self.h, self.F, self.f, self.g)))
+        return sum(map(op.parameters, self.parts))
+
+    @property
+    def parts(self) -> tuple[Ops, ...]:
+        """All layers, by the letters of the equation."""
+        return self.p, self.h, self.F, self.f, self.g
 
     def multiply_adds(self, side: int) -> int:
         """Multiply-adds of one image, for an input of `side` × `side`."""
