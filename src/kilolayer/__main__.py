@@ -11,7 +11,7 @@ from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from kilolayer.errors import InputError, KilolayerError, shortage_error, single_value_error
+from kilolayer.errors import InputError, KilolayerError, environment_error, shortage_error, single_value_error
 from kilolayer.system import ranks, streams
 from kilolayer.system.printer import print_line
 from kilolayer.system.stopping import STOPPED_STATUS, interruptible
@@ -72,7 +72,7 @@ def _main(argv: Sequence[str] | None) -> int:
             status = _print_error(str(short), True)
         elif isinstance(error, OSError):
             status = _print_error(_message(error), is_main)
-        elif isinstance(error, ValueError) and (refusal := single_value_error(error)):
+        elif refusal := single_value_error(error) or environment_error(error):
             status = _print_error(str(refusal), is_main)
         else:
             raise
@@ -86,6 +86,8 @@ def _message(error: OSError) -> str:
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         streams.silence_stdout()
         return f"cannot write the output: {error.strerror}"
+    if refusal := environment_error(error):
+        return str(refusal)
     raise error
 
 

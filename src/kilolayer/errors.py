@@ -84,6 +84,34 @@ def out_of_memory_error(error: BaseException) -> MemoryShortageError | None:
     )
 
 
+_READ_BY_LIBRARIES = ("TORCH", "PYTORCH", "ATEN", "MPL", "MATPLOTLIB", "SOURCE_DATE_EPOCH", "TRITON", "TZ")
+"""How the environment variables begin that libraries of ours read."""
+
+
+def environment_error(error: BaseException) -> KilolayerError | None:
+    """The error to show where a library cannot use an environment variable, or has no temporary folder.
+
+    None where our own code raised it, which is a bug.
+    """
+    text = str(error)
+    if "No usable temporary directory" in text:
+        return StorageError("no folder for temporary files can be written; set TMPDIR to one that can")
+    last = error.__traceback__
+    while last and last.tb_next:
+        last = last.tb_next
+    if last is None or Path(last.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent):
+        return None
+    for name, value in os.environ.items():
+        if name.startswith(_READ_BY_LIBRARIES) and value and (name in text or repr(value) in text):
+            reason = _first_line(text)
+            return InputError(f"{name} is {value!r} in the environment ({reason}); correct or unset it")
+    return None
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip()[:200] for line in text.splitlines() if line.strip()), "")
+
+
 MAX_LISTED = 12
 """With more allowed words than this, only the nearest is named."""
 

@@ -17,6 +17,7 @@ def choose_device(name: str = "auto") -> torch.device:
     >>> choose_device("cpu")
     device(type='cpu')
     """
+    _check_processor()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -30,6 +31,15 @@ def choose_device(name: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not supported; allowed: auto, cpu, cuda, cuda:0, …")
     return device
+
+
+def _check_processor() -> None:
+    """PyTorch reads the processor at the first conversion to fp16, which may come after the training."""
+    try:
+        torch.zeros(1).to(torch.float16)
+    except RuntimeError as error:
+        reason = f"PyTorch cannot read what this processor is ({error}); mount /proc and /sys"
+        raise InputError(reason) from None
 
 
 def check_threads(threads: int) -> None:
