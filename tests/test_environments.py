@@ -101,6 +101,7 @@ STREAMS = {
     "output closed": (">&-", 0),
     "errors closed": ("2>&-", 0),
     "all closed": ("<&- >&- 2>&-", 0),
+    "output for reading only": ("1</dev/null", 0),
     "output full": (">/dev/full", 2),
     "errors full": ("2>/dev/full", 0),
 }

@@ -39,7 +39,7 @@ def prepare_streams() -> None:
 
 
 def _reopen_closed_streams() -> None:
-    """Connects streams that were closed, as by `>&-`, to the null device.
+    """Connects streams that were closed, as by `>&-`, or opened for reading only, to the null device.
 
     Otherwise the next opened files would get their numbers, and a compiler's output would go into them.
     """
@@ -48,9 +48,19 @@ def _reopen_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+        if number and not _can_write(number):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the end
+
+
+def _can_write(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _raw_stream(stream: io.TextIOWrapper) -> object:
