@@ -257,17 +257,15 @@ def take_along(run: Path) -> None:
         return
     from safetensors.torch import load
 
-    from kilolayer.runs import checkpoints
+    from kilolayer.runs import Run
 
     stored_state = json.loads((state / "state.json").read_text(encoding="utf-8"))
     pieces = unpack(read_pieces(state, "state"))
-    (run / "checkpoints").mkdir(parents=True)
+    run.mkdir(parents=True)
     for name, file in (("config", "config.json"), ("metrics", "metrics.jsonl"), ("timing", "timing.jsonl"),
                        ("environment", "environment.json")):  # fmt: skip
         (run / file).write_text(stored_state[name], encoding="utf-8")
-    checkpoints.save_checkpoint(
-        run / "checkpoints", load(pieces), stored_state["counters"], stored_state["metrics"].encode()
-    )
+    Run(run).save(load(pieces), stored_state["counters"])
 
 
 def main(arguments: list[str] | None = None) -> int:

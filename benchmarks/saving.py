@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -23,7 +24,7 @@ from sweeps import arguments, record
 from kilolayer.data import Data, Images, Splits
 from kilolayer.networks import describe
 from kilolayer.runs import Run
-from kilolayer.runs.recorder import _save_state
+from kilolayer.runs.recorder import _resume, trainer_environment
 from kilolayer.training import Experiment, Trainer, distributed_context, recipe_by_name
 
 EPOCH = 351
@@ -46,7 +47,7 @@ def training(steps: int, where: Any) -> Trainer:
 
 
 def measure(steps: int, saves: int) -> dict[str, Any]:
-    with distributed_context() as where, tempfile.TemporaryDirectory() as folder:
+    with distributed_context() as where, tempfile.TemporaryDirectory() as folder, ExitStack() as resources:
         train = training(steps, where)
         times: list[float] = []
         for step in train.steps():
@@ -56,12 +57,14 @@ def measure(steps: int, saves: int) -> dict[str, Any]:
         # A step that closes an epoch is followed by an evaluation.
         step_seconds = median(b - a for a, b in pairwise(times))
         train.state.best_weights = {key: value.clone() for key, value in train.model.state_dict().items()}
-        run, found = Run.create(Path(folder) / "run", train.experiment), []
+        found = list[float]()
+        run = resources.enter_context(Run.open_or_create(Path(folder) / "run", train.experiment))
+        recording = _resume(run, train, trainer_environment(train))
         for number in range(saves):
             train.state.iteration += 1
             began = time.perf_counter()
-            run.append_metrics({"epoch": number}, {"epoch": number})
-            _save_state(run, train)
+            recording.append({"epoch": number}, {"epoch": number})
+            recording.save()
             found.append(time.perf_counter() - began)
         size = max(path.stat().st_size for path in run.file("checkpoints").iterdir())
     every = min(INTERVAL, EPOCH * step_seconds)

@@ -33,6 +33,7 @@ from kilolayer.networks import build, describe
 from kilolayer.runs import checkpoints
 from kilolayer.runs.start_environment import environment_record
 from kilolayer.system import durable
+from kilolayer.system.opened_folder import open_folder
 from kilolayer.training import DistributedContext, evaluate
 from kilolayer.training.experiment import EvaluationMode, Precision
 
@@ -135,8 +136,10 @@ def _torchvision(images: Images, count: int) -> dict[str, float | None]:
 def checkpoint(folder: Path) -> dict[str, float]:
     tensors = {f"model.{key}": value for key, value in build(describe(DEEP)).state_dict().items()}
     began = time.perf_counter()
-    checkpoints.save_checkpoint(folder, tensors, {"iteration": 1, "epochs_closed": 0}, b"")
-    size = sum(path.stat().st_size for path in folder.iterdir())
+    with open_folder(folder) as opened:
+        owner = checkpoints.Owner(None, "")
+        checkpoints.save_checkpoint(opened, tensors, {"iteration": 1, "epochs_closed": 0}, b"", owner)
+    size = sum(path.stat().st_size for path in (folder / checkpoints.FOLDER).iterdir())
     return {"wall_seconds": time.perf_counter() - began, "bytes": float(size)}
 
 

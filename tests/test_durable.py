@@ -14,6 +14,7 @@ import pytest
 
 from kilolayer.errors import StorageError
 from kilolayer.system import durable
+from kilolayer.system.opened_folder import open_folder
 from tiny_runs import files_in
 
 
@@ -47,7 +48,12 @@ def test_where_the_system_refuses_the_older_file_is_whole(
     def refuse(*args: Any, **options: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(Path if call == "open" else os, call, refuse)
+    opened = os.open
+
+    def refuse_new(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        return opened(path, flags, *args, **options) if not flags & os.O_CREAT else refuse()  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(os, call, refuse_new if call == "open" else refuse)
     with pytest.raises(StorageError) as refused:
         durable.write_file(path, b"newer")
     monkeypatch.undo()
@@ -99,13 +105,15 @@ def test_a_file_larger_than_allowed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     program = f"""
 import resource, pathlib
+from kilolayer.errors import StorageError
 from kilolayer.system import durable
+from kilolayer.system.opened_folder import open_folder
 path = pathlib.Path({str(path)!r})
 durable.write_file(path, b"older")
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     durable.write_file(path, bytes(2000))
-except durable.StorageError as error:
+except StorageError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -131,9 +139,9 @@ class Calls:
             self.made.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name.split('.')[0]}")
             fsync(descriptor)
 
-        def on_replace(source: Path, target: Path) -> None:
-            self.made.append(f"replace {target.name}")
-            replace(source, target)
+        def on_replace(source: str, target: str, **folders: int) -> None:
+            self.made.append(f"replace {target}")
+            replace(source, target, **folders)
 
         monkeypatch.setattr(os, "fsync", on_fsync)
         monkeypatch.setattr(os, "replace", on_replace)
@@ -148,21 +156,12 @@ def test_the_order_that_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest
     durable.write_file(base / "new" / "file", b"content")
     # The temporary's name begins with a point, so what stands before the first one is nothing.
     assert calls.made == ["fsync base", "fsync ", "replace file", "fsync new"]
-    calls.made.clear()
-    durable.append_file(base / "lines", b"one\n")
-    durable.append_file(base / "lines", b"two\n")
-    assert calls.made == ["fsync lines", "fsync base", "fsync lines"]
-    assert (base / "lines").read_bytes() == b"one\ntwo\n"
-
-
-def test_appending_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"^cannot write .*: No such file or directory$"):
-        durable.append_file(tmp_path / "missing" / "file", b"x")
 
 
 def test_only_what_a_killed_write_left_is_cleared_away(tmp_path: Path) -> None:
     kept = [".lock", ".hidden.txt", "file.0123abcd", ".file.0123abc", ".file.0123ABCD"]
     for name in [*kept, ".file.0123abcd", ".a.json.00000000"]:
         (tmp_path / name).write_bytes(b"")
-    durable.remove_temporary_files(tmp_path)
+    with open_folder(tmp_path) as folder:
+        folder.remove_temporary_files()
     assert sorted(files_in(tmp_path)) == sorted(kept)

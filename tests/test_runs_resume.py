@@ -16,10 +16,23 @@ import torch
 from kilolayer.data import PHOTO_AUGMENTATION, Images
 from kilolayer.errors import InputError
 from kilolayer.runs import Run, train_run
+from kilolayer.runs.checkpoints import UnusableStates
 from kilolayer.training import SGD, AdamW, Experiment, ProgressiveDepth, ProgressiveResize, Trainer
 from kilolayer.training.experiment import InitialWeights
 from kilolayer.units import Dropout
-from tiny_runs import HERE, PREACT, Poll, network, outcome, splits_of, tiny, train, training_of, with_recipe
+from tiny_runs import (
+    HERE,
+    PREACT,
+    Poll,
+    files_in,
+    network,
+    outcome,
+    splits_of,
+    tiny,
+    train,
+    training_of,
+    with_recipe,
+)
 
 POLLS = 7 + 3 + 1
 """How often the tiny run asks whether to stop: before each step, in each evaluation, in the final one."""
@@ -238,29 +251,53 @@ def test_no_bit_flips_unseen(ending: str, copy: Path, caplog: pytest.LogCaptureF
         assert found.counters["iteration"] == 3, f"bit {bit}"
 
 
-def test_without_any_whole_state_the_run_begins_anew(copy: Path, whole: Any) -> None:
+def test_without_any_whole_state_the_run_begins_anew_at_your_word(copy: Path, whole: Any) -> None:
     for state in (copy / "checkpoints").glob("*.safetensors"):
         truncate(state)
+    before = files_in(copy)
+    with pytest.raises(UnusableStates, match=r"none can be used: .*begin anew with --start-over"):
+        train(copy, tiny())
+    assert files_in(copy) | {".lock": b""} == before | {".lock": b""}
+    with Run(copy).lock() as run:
+        run.start_over()
     assert train(copy, tiny()).is_finished
     assert outcome(copy) == whole("plain")
+    kept = files_in(copy)
+    for name, content in before.items():
+        if name.startswith("checkpoints/") or name in ("metrics.jsonl", "timing.jsonl"):
+            assert kept[f"{name}.set-aside"] == content
 
 
 def test_what_is_damaged_never_crowds_out_what_is_whole(copy: Path) -> None:
     truncate(copy / "checkpoints/000000005-000001.safetensors")
     training = train(copy, tiny(), Poll(1))
     assert training.state.iteration == 4
-    names = {path.stem for path in (copy / "checkpoints").iterdir()}
-    assert names == {"000000003-000001", "000000004-000001"}
+    names = {path.name.partition(".")[0::2] for path in (copy / "checkpoints").iterdir()}
+    assert names == {
+        (name, f"{ending}{aside}")
+        for name, aside in (
+            ("000000003-000001", ""), ("000000004-000001", ""), ("000000005-000001", ".set-aside")
+        )
+        for ending in ("json", "safetensors")
+    }  # fmt: skip
 
 
-def test_a_state_whose_figures_are_lost_is_none(
-    copy: Path, whole: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "harm", [None, b"", b"{}\n", lambda good: good[:-9], lambda good: good.replace(b"1", b"2", 1)]
+)
+def test_lost_or_changed_figures_are_restored_from_the_state(
+    harm: Any, copy: Path, whole: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Cutting metrics.jsonl to a length that it does not have would fill it up with zeros."""
-    (copy / "metrics.jsonl").write_bytes(b"")
+    path = copy / "metrics.jsonl"
+    changed = harm(path.read_bytes()) if callable(harm) else harm
+    path.unlink()
+    if changed is not None:
+        path.write_bytes(changed)
     train(copy, tiny())
-    assert "metrics.jsonl" in caplog.text
+    assert "metrics.jsonl is not what the state was saved with" in caplog.text
     assert outcome(copy) == whole("plain")
+    if changed:
+        assert (copy / "metrics.jsonl.set-aside").read_bytes() == changed
 
 
 def test_figures_from_after_the_state_are_cut_off(copy: Path, whole: Any) -> None:
@@ -338,7 +375,9 @@ def test_other_data_are_refused_and_nothing_is_written(part: str, tmp_path: Path
     name = {"train": "training", "validation": "validation"}[part]
     with pytest.raises(InputError, match=f"^the {name} set has changed since the run began[^\n]*$"):
         next(train_run(run, changed(experiment, part)))
-    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    lock = run.file(".lock")
+    assert after | {lock: b""} == before | {lock: b""}
 
 
 def test_a_state_of_other_tensors_is_refused(copy: Path) -> None:

@@ -28,12 +28,6 @@
 static atomic_long calls;
 static atomic_int halved;
 
-static const char *absolute(const char *path, char *room) {
-    if (path[0] == '/') return path;
-    if (!getcwd(room, 2048)) return path;
-    strcat(strcat(room, "/"), path);
-    return room;
-}
 
 static int watched(const char *path) {
     const char *under = getenv("FAULT_UNDER");
@@ -49,6 +43,16 @@ static const char *name_of(int fd, char *room) {
     room[n > 0 ? n : 0] = 0;
     return room;
 }
+
+static const char *absolute_at(int folder, const char *path, char *room) {
+    if (path[0] == '/') return path;
+    if (folder != AT_FDCWD) name_of(folder, room);
+    else if (!getcwd(room, 2048)) return path;
+    strcat(strcat(room, "/"), path);
+    return room;
+}
+
+static int exists_at(int folder, const char *path) { return syscall(SYS_faccessat, folder, path, F_OK) == 0; }
 
 static void trace(const char *what, const char *path, const char *other, long at, const void *bytes, long n) {
     const char *file = getenv("FAULT_TRACE");
@@ -87,8 +91,8 @@ static int full(int what) {
 
 static int opened(int folder, const char *path, int flags, mode_t mode) {
     char room[8192];
-    const char *name = absolute(path, room);
-    int creating = (flags & O_CREAT) && watched(name) && syscall(SYS_access, name, F_OK) != 0;
+    const char *name = absolute_at(folder, path, room);
+    int creating = (flags & O_CREAT) && watched(name) && !exists_at(folder, path);
     int emptying = (flags & O_TRUNC) && watched(name) && !creating;
     if ((creating || emptying) && full(due(name)) && creating) return -1;
     int fd = syscall(SYS_openat, folder, path, flags, mode);
@@ -136,7 +140,7 @@ int ftruncate64(int fd, off64_t length) { return cut_fd(fd, length); }
 
 static int cut_path(const char *path, long length) {
     char room[8192];
-    const char *name = absolute(path, room);
+    const char *name = absolute_at(AT_FDCWD, path, room);
     due(name);
     int answer = syscall(SYS_truncate, path, length);
     if (answer == 0 && watched(name)) trace("truncate", name, "", length, 0, 0);
@@ -145,34 +149,37 @@ static int cut_path(const char *path, long length) {
 int truncate(const char *path, off_t length) { return cut_path(path, length); }
 int truncate64(const char *path, off64_t length) { return cut_path(path, length); }
 
-int rename(const char *from, const char *to) {
+int renameat(int from_folder, const char *from, int to_folder, const char *to) {
     char room[8192], other[8192];
-    const char *old = absolute(from, room), *new = absolute(to, other);
+    const char *old = absolute_at(from_folder, from, room), *new = absolute_at(to_folder, to, other);
     due(new);
-    int answer = syscall(SYS_rename, from, to);
+    int answer = syscall(SYS_renameat, from_folder, from, to_folder, to);
     if (answer == 0 && watched(new)) trace("rename", old, new, 0, 0, 0);
     return answer;
 }
+int rename(const char *from, const char *to) { return renameat(AT_FDCWD, from, AT_FDCWD, to); }
 
-int unlink(const char *path) {
+int unlinkat(int folder, const char *path, int flags) {
     char room[8192];
-    const char *name = absolute(path, room);
-    if (!watched(name) || syscall(SYS_access, name, F_OK) != 0) return syscall(SYS_unlink, path);
+    const char *name = absolute_at(folder, path, room);
+    if (!watched(name) || !exists_at(folder, path)) return syscall(SYS_unlinkat, folder, path, flags);
     due(name);
-    int answer = syscall(SYS_unlink, path);
+    int answer = syscall(SYS_unlinkat, folder, path, flags);
     if (answer == 0) trace("unlink", name, "", 0, 0, 0);
     return answer;
 }
+int unlink(const char *path) { return unlinkat(AT_FDCWD, path, 0); }
 
-int mkdir(const char *path, mode_t mode) {
+int mkdirat(int folder, const char *path, mode_t mode) {
     char room[8192];
-    const char *name = absolute(path, room);
-    if (!watched(name) || syscall(SYS_access, name, F_OK) == 0) return syscall(SYS_mkdir, path, mode);
+    const char *name = absolute_at(folder, path, room);
+    if (!watched(name) || exists_at(folder, path)) return syscall(SYS_mkdirat, folder, path, mode);
     if (full(due(name))) return -1;
-    int answer = syscall(SYS_mkdir, path, mode);
+    int answer = syscall(SYS_mkdirat, folder, path, mode);
     if (answer == 0) trace("mkdir", name, "", 0, 0, 0);
     return answer;
 }
+int mkdir(const char *path, mode_t mode) { return mkdirat(AT_FDCWD, path, mode); }
 
 static long later(void) {
     const char *clock = getenv("FAULT_CLOCK");

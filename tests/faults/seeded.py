@@ -23,22 +23,22 @@ def no_fsync() -> None:
 
 
 def no_folder_fsync() -> None:
-    from kilolayer.system import durable
+    from kilolayer.system.opened_folder import OpenedFolder
 
-    durable.sync_folder = lambda folder: None
+    OpenedFolder.sync = lambda self: None
 
 
 def in_place() -> None:
-    from kilolayer.system import durable
+    from kilolayer.system.opened_folder import OpenedFolder
 
-    def replaced(path: Path, content: bytes) -> None:
-        with path.open("wb") as file:
+    def replaced(folder: Any, name: str, content: bytes) -> None:
+        with open(os.open(**folder._at(name), flags=os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        durable.sync_folder(path.parent)
+        folder.sync()
 
-    durable._replace = replaced
+    OpenedFolder.write = replaced
 
 
 def generators_not_restored() -> None:
@@ -58,9 +58,10 @@ def generators_not_restored() -> None:
 
 
 def metrics_not_cut() -> None:
-    from kilolayer.system import durable
+    """A state is taken to belong to whatever metrics lie there."""
+    from kilolayer.runs import checkpoints
 
-    durable.truncate_file = lambda path, length: None
+    checkpoints._metrics_of = lambda path, manifest, metrics: metrics
 
 
 def seal_not_checked() -> None:
@@ -71,19 +72,20 @@ def seal_not_checked() -> None:
 
 def tensors_after_the_seal() -> None:
     """The seal is written first, so a state can be sealed whose tensors are not there."""
-    from kilolayer.system import durable
+    from kilolayer.system.opened_folder import OpenedFolder
 
-    write, held = durable.write_file, dict[Path, bytes]()
+    write, held = OpenedFolder.write, dict[str, bytes]()
 
-    def turned(path: Path, content: bytes) -> None:
-        if path.parent.name == "checkpoints" and path.suffix == ".safetensors":
-            held[path] = content
+    def turned(folder: Any, name: str, content: bytes) -> None:
+        if folder.path.name == "checkpoints" and name.endswith(".safetensors"):
+            held[name] = content
             return
-        write(path, content)
-        for each, what in list(held.items()):
-            write(each, held.pop(each) and what)
+        write(folder, name, content)
+        if folder.path.name == "checkpoints":
+            for each in list(held):
+                write(folder, each, held.pop(each))
 
-    durable.write_file = turned
+    OpenedFolder.write = turned
 
 
 def signal_forgotten() -> None:
@@ -94,10 +96,9 @@ def signal_forgotten() -> None:
 
 
 def no_lock() -> None:
-    from filelock import FileLock
+    from kilolayer.system.opened_folder import OpenedFolder
 
-    FileLock.acquire = lambda self, *args, **options: None
-    FileLock.release = lambda self, *args, **options: None
+    OpenedFolder.lock = lambda self: None
 
 
 def not_checked_for_numbers() -> None:

@@ -203,6 +203,8 @@ class TrainingOptions(ExperimentOptions):
     resume: OptionalFolder = None
     """Continue the run in this folder with its settings; --data PATH names the new place of its data. auto:
     begin the run in --out, continue it there with the same settings, or do nothing if it is finished."""
+    start_over: Switch = False
+    """With --resume: begin the run anew; its states and figures are set aside under other names."""
     snapshots: Whole = 0
     """How many snapshots of the weights to keep, evenly spread over the epochs from the initialisation on
     (see: kilolayer analyse)."""

@@ -89,7 +89,7 @@ def prepare_resumed_run(
         data, splits = _load_data_of_run(run, options)
     trainer = Trainer(experiment, splits, context)
     # A saved state contains the initial weights; their file may no longer exist.
-    if experiment.init is not None and run.latest_checkpoint() is None:
+    if experiment.init is not None and (options.start_over or run.latest_checkpoint() is None):
         load_initial_weights(trainer)
     return PreparedRun(trainer, run.path, data)
 

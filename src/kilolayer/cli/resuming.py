@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ALLOWED_WITH_RESUME = (
     *("--resume", "--device", "--threads", "--save-every", "--tensorboard", "--unit"),
-    *("--data", "--data-folder", "--download"),
+    *("--data", "--data-folder", "--download", "--start-over"),
 )
 SETTING_NAMES = {
     "recipe.name": "--recipe",
@@ -55,7 +55,7 @@ def run_to_continue(options: TrainingOptions, context: DistributedContext) -> Ru
     if not is_resume_auto(options):
         return Run.open(options.resume)
     folder = Path(str(options.out))
-    begun = on_main_rank(context, lambda: str(folder) if (folder / "config.json").is_file() else "")
+    begun = on_main_rank(context, lambda: str(folder) if os.path.lexists(folder / "config.json") else "")
     return Run.open(begun) if begun else None
 
 
@@ -85,11 +85,10 @@ def reject_other_settings(run: Run, requested: Experiment, options: TrainingOpti
 
     For settings left to the machine, the choice at the run's beginning counts.
     """
-    from kilolayer.runs.snapshots import planned_count
     from kilolayer.system.message_text import listing
 
     began = run.experiment()
-    then = {**_settings(began), "snapshots": planned_count(run.path)}
+    then = {**_settings(began), "snapshots": run.planned_snapshots()}
     now = {**_settings(_as_chosen(began, requested, options.compute)), "snapshots": options.snapshots}
     names = [name for name in {**then, **now} if then.get(name) != now.get(name) and name not in LOCATIONS]
     if names:
@@ -174,6 +173,8 @@ def is_finished(run: Run) -> bool:
 
 def reject_changed_options(options: TrainingOptions) -> None:
     """Raises `InputError` naming the options that a resumed run cannot take."""
+    if options.start_over and options.resume is None:
+        raise InputError("--start-over begins a run anew that lies in a folder already; add --resume DIR")
     if options.resume is None or is_resume_auto(options):
         if options.resume and options.out is None:
             raise InputError(

@@ -83,6 +83,8 @@ def _claim_folder(
     trainer = prepared.trainer
     new = options.resume is None and not resuming.is_torchrun_restart()
 
+    held: list[Run] = []
+
     def claim() -> str:
         claimed = Run.open_or_create(
             prepared.folder,
@@ -91,9 +93,13 @@ def _claim_folder(
             snapshots=options.snapshots,
             environment=environment,
         )
-        return str(resources.enter_context(claimed).path)
+        held.append(resources.enter_context(claimed))
+        if options.start_over and held[0].result() is None:
+            held[0].start_over()
+        return str(held[0].path)
 
-    return Run.open(on_main_rank(trainer.context, claim))
+    path = on_main_rank(trainer.context, claim)
+    return held[0] if held else Run.open(path)
 
 
 def _run_training(
@@ -107,7 +113,7 @@ def _run_training(
     from kilolayer.system.stopping import STOPPED_STATUS
 
     shows = options.tensorboard and training.context.is_main
-    write = tensorboard_writer(run.file("tensorboard")) if shows else lambda row: None
+    write = tensorboard_writer(run) if shows else lambda row: None
     display = training_display(training)
     with ExitStack() as screen:
 

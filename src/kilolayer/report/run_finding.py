@@ -35,8 +35,8 @@ def reached_iteration(run: Run) -> int:
     ended = (run.result() or {}).get("iterations")
     if ended is not None:
         return int(ended)
-    rows, state = run.metrics(), run.latest_checkpoint()
-    return max(rows[-1]["iteration"] if rows else 0, state.counters["iteration"] if state else 0)
+    rows = run.metrics()
+    return max(rows[-1]["iteration"] if rows else 0, run.saved_iteration())
 
 
 def final_test_error(run: Run) -> float | None:

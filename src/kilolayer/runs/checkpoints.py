@@ -1,10 +1,11 @@
 """Checkpoints on disk: a file of tensors, and beside it a manifest with their checksums.
 
 000000090-000001.safetensors    the tensors after 90 iterations and 1 closed epoch
-000000090-000001.json           the manifest: format, counters, checksums of tensors, metrics and itself
+000000090-000001.json           the manifest: format, whose state it is, counters, metrics, checksums
 
 The manifest is written last and commits the checkpoint: tensors without a manifest, or other than it says,
-do not count as saved.
+do not count as saved. What is passed over gets another name and stays: a disk that read badly once may read
+well tomorrow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,31 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from kilolayer.data.memory_limit import available_memory
 from kilolayer.errors import InputError
 from kilolayer.runs.tensor_bytes import load, save
-from kilolayer.system import durable
+from kilolayer.system.opened_folder import OpenedFolder
 
+FOLDER = "checkpoints"
 NUM_KEPT = 2
-FORMAT = 2
-"""The format of a run's folder. Format 1, still read, had clock readings in metrics.jsonl and no checksum."""
+FORMAT = 3
+"""The format of a run's folder. Formats 1 and 2 are read: their manifests do not say whose state it is and do
+not hold the metrics; in format 1 metrics.jsonl had clock readings, and the manifest no checksum."""
+MAX_MANIFEST_BYTES = 2**29
+MAX_TENSOR_BYTES = 2**40
+"""Where the system does not say how much memory there is."""
+
+_STATE = re.compile(r"\d{9}-\d{6}\.json")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose states they are: the run's random id (None in older runs) and the SHA-256 of its config.json."""
+
+    run: str | None
+    config: str
 
 
 @dataclass(frozen=True)
@@ -36,94 +54,155 @@ class Checkpoint:
     """A complete checkpoint.
 
     tensors, counters: what `Trainer.restore` takes.
-    metrics_bytes: the length of metrics.jsonl when the checkpoint was saved.
+    metrics: the content of metrics.jsonl when the checkpoint was saved.
     """
 
     name: str
     tensors: dict[str, Tensor]
     counters: dict[str, Any]
-    metrics_bytes: int
+    metrics: bytes
+    run: str | None
 
 
 class DamagedCheckpoint(ValueError):
     """A checkpoint that cannot be used: the text says which file, and why."""
 
 
+class UnusableStates(InputError):
+    """A run has saved states, and none can be continued from; `--start-over` sets them aside."""
+
+
 def save_checkpoint(
-    folder: Path, tensors: Mapping[str, Tensor], counters: dict[str, Any], metrics: bytes
+    folder: OpenedFolder,
+    tensors: Mapping[str, Tensor],
+    counters: dict[str, Any],
+    metrics: bytes,
+    owner: Owner,
 ) -> None:
-    """Saves a checkpoint durably, and deletes all but the last two.
+    """Saves a checkpoint durably in the run's folder, and deletes all but the last two.
 
     metrics: the content of metrics.jsonl, which the checkpoint belongs to.
     """
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     manifest = {
         "format": FORMAT,
+        "run": owner.run,
+        "config": owner.config,
         "counters": counters,
-        "metrics_bytes": len(metrics),
-        "metrics": _sha256(metrics),
+        "metrics": metrics.decode(errors="surrogateescape"),
         "tensors": _sha256(content),
     }
-    path = folder / f"{_name(counters)}.json"
-    # A run that stops right after a save saves again, and must not put the saved checkpoint at risk.
-    if not _is_saved(path, manifest, metrics):
-        path.unlink(missing_ok=True)
-        durable.write_file(path.with_suffix(".safetensors"), content)
-        durable.write_file(path, _manifest_bytes(manifest))
-    newest = sorted(path.stem for path in folder.glob("0*.json"))[-NUM_KEPT:]
-    _drop(folder, (name for name in _names(folder) if name not in newest))
+    name = _name(counters)
+    with folder.subfolder(FOLDER, create=True) as states:
+        # A run that stops right after a save saves again, and must not put the saved checkpoint at risk.
+        if not _is_saved(states, name, manifest):
+            states.write(f"{name}.safetensors", content)
+            states.write(f"{name}.json", _manifest_bytes(manifest))
+        names = states.names()
+        newest = sorted(_stems(names, ".json"))[-NUM_KEPT:]
+        for older in _stems(names, ".json", ".safetensors") - set(newest):
+            # The manifest goes first: if this is interrupted, the rest does not count as a checkpoint.
+            states.remove(f"{older}.json")
+            states.remove(f"{older}.safetensors")
 
 
-def latest_checkpoint(folder: Path, metrics: bytes) -> Checkpoint | None:
-    """The newest complete checkpoint, or None; a warning names each damaged one that is skipped.
+def latest_checkpoint(folder: OpenedFolder, metrics: bytes, owner: Owner) -> Checkpoint | None:
+    """The newest complete checkpoint of the run in `folder`; None before the first was saved.
 
-    A checkpoint is damaged too if `metrics` does not begin with the metrics that it belongs to.
+    A warning names each damaged one that is passed over. Raises `UnusableStates` where none is left, or where
+    one is another run's or of another configuration, and `StorageError` where one cannot be read: then nobody
+    knows whether it is good.
     """
-    for name in reversed(_names(folder)):
-        try:
-            return _read(folder / f"{name}.json", metrics)
-        except DamagedCheckpoint as damage:
-            logger.warning("%s; using the checkpoint before it", damage)
+    try:
+        states = folder.subfolder(FOLDER)
+    except FileNotFoundError:
+        states = None
+    damages: list[DamagedCheckpoint] = []
+    if states is not None:
+        with states:
+            names = states.names()
+            for name in sorted(_stems(names, ".json", ".safetensors"), reverse=True):
+                try:
+                    checkpoint = _read(states, name, metrics, owner)
+                except DamagedCheckpoint as damage:
+                    damages.append(damage)
+                    continue
+                for passed in damages:
+                    logger.warning("%s; going on from the state before it, %s", passed, _KEPT)
+                return checkpoint
+            if _is_first_save_cut_short(names) and metrics.count(b"\n") <= 1:
+                logger.warning("%s; beginning anew, %s", damages[0], _KEPT)
+                damages = []
+    if damages:
+        raise UnusableStates(
+            f"{folder.path} has {len(damages)} saved states, and none can be used: {damages[0]}; {START_OVER}"
+        )
+    if (epochs := metrics.count(b"\n")) > 1:
+        raise UnusableStates(
+            f"{folder.path} has the figures of {epochs:,} epochs and no saved state; {START_OVER}"
+        )
     return None
 
 
-def drop_newer(folder: Path, checkpoint: Checkpoint | None) -> None:
-    """Removes the damaged checkpoints after `checkpoint`, and temporary files of killed processes."""
-    if folder.is_dir():
-        _drop(folder, (name for name in _names(folder) if checkpoint is None or name > checkpoint.name))
-        durable.remove_temporary_files(folder)
+START_OVER = (
+    "bring back what is missing from a copy, or begin anew with --start-over, which sets aside what is there"
+)
+_KEPT = "and setting this one aside when the run continues"
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted({path.stem for path in folder.glob("0*") if path.suffix in (".json", ".safetensors")})
+def _is_first_save_cut_short(names: list[str]) -> bool:
+    """Whether the only state is one whose first save ended between tensors and manifest.
+
+    The first save is at the end of the first epoch or before: later there is always a manifest.
+    """
+    tensors = _stems(names, ".safetensors")
+    return not _stems(names, ".json") and len(tensors) == 1 and all(name[-6:] <= "000001" for name in tensors)
 
 
-def _drop(folder: Path, names: Iterable[str]) -> None:
-    for name in names:
-        # The manifest goes first: if this is interrupted, the rest does not count as a checkpoint.
-        (folder / f"{name}.json").unlink(missing_ok=True)
-        (folder / f"{name}.safetensors").unlink(missing_ok=True)
-
-
-def _read(path: Path, metrics: bytes) -> Checkpoint:
-    manifest, state = _read_manifest(path), path.with_suffix(".safetensors")
-    _check_name(path, manifest)
-    content = _read_content(state)
-    if _sha256(content) != manifest["tensors"]:
-        raise DamagedCheckpoint(f"{state} is damaged: its checksum is not the one in its manifest")
-    metrics_then = metrics[: manifest["metrics_bytes"]]
-    if len(metrics_then) < manifest["metrics_bytes"] or manifest.get(
-        "metrics", _sha256(metrics_then)
-    ) != _sha256(metrics_then):
-        raise DamagedCheckpoint(f"{path} belongs to lines of metrics.jsonl that are lost or damaged")
+def set_aside(folder: OpenedFolder, after: str = "") -> None:
+    """Gives all states after the one called `after` names that say so, and removes temporary files."""
     try:
-        return Checkpoint(path.stem, load(content), manifest["counters"], manifest["metrics_bytes"])
+        states = folder.subfolder(FOLDER)
+    except FileNotFoundError:
+        return
+    with states:
+        states.remove_temporary_files()
+        for name in states.names():
+            stem, _, ending = name.partition(".")
+            if ending in ("json", "safetensors") and stem > after and stem[:1] == "0":
+                logger.warning("%s is set aside as %s", states.path / name, states.set_aside(name))
+
+
+def saved_iteration(folder: OpenedFolder) -> int:
+    """The iteration of the newest state with a manifest; 0 without one."""
+    if not folder.has_folder(FOLDER):
+        return 0
+    with folder.subfolder(FOLDER) as states:
+        return max((int(name[:9]) for name in states.names() if _STATE.fullmatch(name)), default=0)
+
+
+def _stems(names: list[str], *endings: str) -> set[str]:
+    """The names of states that have a file with one of the endings."""
+    pairs = ((name.partition("."), name) for name in names if name.startswith("0"))
+    return {stem for (stem, dot, ending), _ in pairs if dot + ending in endings}
+
+
+def _read(states: OpenedFolder, name: str, metrics: bytes, owner: Owner) -> Checkpoint:
+    path, manifest = states.path / f"{name}.json", _read_manifest(states, name)
+    _check_name(path, manifest)
+    _check_owner(path, manifest, owner)
+    file = states.path / f"{name}.safetensors"
+    content = states.read(file.name, available_memory() or MAX_TENSOR_BYTES)
+    if content is None:
+        raise DamagedCheckpoint(f"{file} is missing")
+    if _sha256(content) != manifest["tensors"]:
+        raise DamagedCheckpoint(f"{file} is damaged: its checksum is not the one in its manifest")
+    try:
+        tensors = load(content)
     except SafetensorError as error:
-        raise DamagedCheckpoint(f"{state} is damaged: {error}") from None
-
-
-def _name(counters: Mapping[str, Any]) -> str:
-    return f"{counters['iteration']:09d}-{counters['epochs_closed']:06d}"
+        raise DamagedCheckpoint(f"{file} is damaged: {error}") from None
+    metrics = _metrics_of(path, manifest, metrics)
+    return Checkpoint(name, tensors, manifest["counters"], metrics, manifest.get("run"))
 
 
 def _check_name(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -133,15 +212,42 @@ def _check_name(path: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _is_saved(path: Path, manifest: dict[str, Any], metrics: bytes) -> bool:
+def _check_owner(path: Path, manifest: Mapping[str, Any], owner: Owner) -> None:
+    """Raises `UnusableStates` where a state is another run's, or of another configuration."""
+    if None not in (owner.run, run := manifest.get("run")) and run != owner.run:
+        raise UnusableStates(
+            f"{path} is the state of another run: its id is {run}, and this run's {owner.run}; {START_OVER}"
+        )
+    if manifest.get("config", owner.config) != owner.config:
+        raise UnusableStates(
+            f"{path} was saved under another config.json (its SHA-256 was {manifest['config'][:12]}… and is "
+            f"{owner.config[:12]}…): it was changed since, or the state is another run's; {START_OVER}"
+        )
+
+
+def _metrics_of(path: Path, manifest: Mapping[str, Any], metrics: bytes) -> bytes:
+    """The metrics that a state belongs to; those of older formats must be there still."""
+    if manifest.get("format", 1) > 2:
+        return str(manifest["metrics"]).encode(errors="surrogateescape")
+    then = metrics[: manifest["metrics_bytes"]]
+    if len(then) < manifest["metrics_bytes"] or manifest.get("metrics", _sha256(then)) != _sha256(then):
+        raise DamagedCheckpoint(f"{path} belongs to lines of metrics.jsonl that are lost or damaged")
+    return then
+
+
+def _name(counters: Mapping[str, Any]) -> str:
+    return f"{counters['iteration']:09d}-{counters['epochs_closed']:06d}"
+
+
+def _is_saved(states: OpenedFolder, name: str, manifest: dict[str, Any]) -> bool:
     """Whether this checkpoint is complete on disk; its counters may differ in the seconds spent."""
+    owner = Owner(manifest["run"], manifest["config"])
     try:
-        checkpoint, saved_manifest = _read(path, metrics), _read_manifest(path)
-    except DamagedCheckpoint:
+        saved = _read_manifest(states, name)
+        _read(states, name, b"", owner)
+    except (DamagedCheckpoint, UnusableStates):
         return False
-    return checkpoint.metrics_bytes == manifest["metrics_bytes"] and bool(
-        saved_manifest["tensors"] == manifest["tensors"]
-    )
+    return all(saved.get(key) == manifest[key] for key in ("format", "run", "config", "metrics", "tensors"))
 
 
 def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
@@ -149,8 +255,11 @@ def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
     return json.dumps({**manifest, "seal": mark}, indent=2, sort_keys=True).encode()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    content = _read_content(path)
+def _read_manifest(states: OpenedFolder, name: str) -> dict[str, Any]:
+    path = states.path / f"{name}.json"
+    content = states.read(path.name, MAX_MANIFEST_BYTES)
+    if content is None:
+        raise DamagedCheckpoint(f"{path} is missing")
     try:
         manifest: dict[str, Any] = json.loads(content)
         del manifest["seal"]
@@ -170,17 +279,6 @@ def check_format(format: int, path: Path) -> None:
             f"{path} was written by a newer release of kilolayer (format {format}; this one reads up to "
             f"{FORMAT}); nothing was changed; update kilolayer to continue"
         )
-
-
-def _read_content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path} is missing") from None
-    except PermissionError as error:
-        raise durable.storage_error(f"cannot read {path}", error) from error
-    except OSError as error:
-        raise DamagedCheckpoint(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _sha256(content: bytes) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kilolayer.data.config import Data
 from kilolayer.data.registry import DATASETS
 from kilolayer.errors import InputError
+from kilolayer.runs.checkpoints import UnusableStates
 from kilolayer.system.folders import expand_home
 
 if TYPE_CHECKING:
@@ -110,5 +111,8 @@ def recorded_fingerprints(run: Run) -> Mapping[str, str]:
     noted = _last_data_record(run).get("fingerprints")
     if isinstance(noted, dict):
         return noted
-    checkpoint = run.latest_checkpoint()
+    try:
+        checkpoint = run.latest_checkpoint()
+    except UnusableStates:  # who continues is told, or has said --start-over
+        return {}
     return checkpoint.counters["data"] if checkpoint else {}

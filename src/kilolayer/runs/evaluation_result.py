@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kilolayer.data.evaluation_sample import EvaluationSample
 from kilolayer.errors import InputError
-from kilolayer.runs.folder import Run
-from kilolayer.runs.predictions import Predictions, write_predictions
+from kilolayer.runs.folder import PREDICTIONS, Run
+from kilolayer.runs.predictions import Predictions, predictions_content
 from kilolayer.runs.trained_network import TrainedNetwork, check_image_shape
 from kilolayer.system.message_text import quote
 from kilolayer.training import DistributedContext, Evaluation, choose_device, choose_precision, evaluate
@@ -163,4 +163,5 @@ def keep_predictions(folder: str, result: EvaluationResult) -> None:
             f"{'none' if recorded is None else f'{recorded:.4f} %'}; use the run's device, threads and "
             "precision"
         )
-    write_predictions(run.path, predictions, result.sample.images.fingerprint())
+    with run.lock() as held:
+        held.write(PREDICTIONS, predictions_content(predictions, result.sample.images.fingerprint()))

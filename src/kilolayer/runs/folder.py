@@ -6,6 +6,7 @@ environment.json       versions, machine, command and date of every start
 metrics.jsonl          a line per epoch: figures that repeat bit for bit
 timing.jsonl           a line per epoch: clock readings
 checkpoints/           the last two checkpoints: tensors, each with a manifest (`kilolayer.runs.checkpoints`)
+NAME.set-aside         what a start could not use, as it was
 snapshots/             weights over the training, if you asked for them (`kilolayer.runs.snapshots`)
 weights.safetensors    the trained network
 predictions.safetensors  its class and loss for every test image (`kilolayer.runs.predictions`)
@@ -14,63 +15,83 @@ result.json            the final figures; written last, so that a run that has i
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
-from kilolayer.errors import InputError, KilolayerError, missing_path_error
+from kilolayer.errors import InputError, missing_path_error
 from kilolayer.runs import checkpoints
-from kilolayer.runs.checkpoints import Checkpoint
-from kilolayer.runs.snapshots import list_snapshots
-from kilolayer.runs.snapshots import plan_snapshots as plan_snapshots
+from kilolayer.runs.checkpoints import Checkpoint, Owner
+from kilolayer.runs.snapshots import FOLDER as SNAPSHOTS
+from kilolayer.runs.snapshots import list_snapshots, plan_snapshots, planned_count, write_due_snapshot
 from kilolayer.runs.weights_file import SavedNetwork, read_weights
-from kilolayer.system import durable
+from kilolayer.system.folder_lock import HOLDER_NAME, LOCK_NAME, FolderInUse
+from kilolayer.system.opened_folder import OpenedFolder, open_folder, storage_error
 from kilolayer.training.experiment import Experiment
+from kilolayer.training.trainer import Trainer
 from kilolayer.units.extensions import UnitFileError
 from kilolayer.values import from_json, to_json
 
-_FILES_OF_A_START = (".lock", "checkpoints", "snapshots", "environment.json", "registration.json")
-_UNFINISHED = (".config.json.", ".environment.json.", ".registration.json.")
-
+CONFIG, ENVIRONMENT, METRICS, TIMING = "config.json", "environment.json", "metrics.jsonl", "timing.jsonl"
+RESULT, REGISTRATION = "result.json", "registration.json"
+WEIGHTS, PREDICTIONS = "weights.safetensors", "predictions.safetensors"
+TENSORBOARD = "tensorboard"
+_FILES = (CONFIG, ENVIRONMENT, METRICS, TIMING, RESULT, REGISTRATION, WEIGHTS, PREDICTIONS)
+_FOLDERS = (checkpoints.FOLDER, SNAPSHOTS, TENSORBOARD)
+_FILES_OF_A_START = (LOCK_NAME, HOLDER_NAME, checkpoints.FOLDER, SNAPSHOTS, ENVIRONMENT, REGISTRATION)
+_UNFINISHED = tuple(f".{name}." for name in (CONFIG, ENVIRONMENT, REGISTRATION))
+_MAX_BYTES = {".json": 2**26, ".jsonl": 2**28}
+"""The most bytes of a file that are read, by its ending."""
 
 JSON_ERRORS = "backslashreplace"
 """A file name that is not valid text is written to JSON as \\udcff, which JSON reads back."""
 
+RUN_KEY = "run"
+"""The key of the run's random id in the starts of environment.json."""
 
-class RunInUse(KilolayerError):
-    """Another process holds the run's lock."""
+logger = logging.getLogger(__name__)
+
+RunInUse = FolderInUse
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk: an experiment, its metrics and checkpoints, and in the end its trained network."""
+    """A run on disk: an experiment, its metrics and checkpoints, and in the end its trained network.
+
+    below: the folder of the sweep that the run belongs to; below it no link is followed.
+    held: the folder, opened and locked, where this process may write; otherwise it is opened for each access.
+    """
 
     path: Path
+    below: Path | None = field(default=None, compare=False)
+    held: OpenedFolder | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | Path, *, below: Path | None = None) -> Run:
         """The run in the folder `path`. Raises `InputError` where there is none, or a newer release's."""
-        run = cls(Path(path))
+        run = cls(Path(path), below)
         if not os.path.exists(run.path):
             raise missing_path_error(path)
-        if not run.file("config.json").is_file():
+        if CONFIG not in run._names():
             raise InputError(f"{path} is not a run's folder: it has no config.json")
-        run._require_known_format()
+        run._require_readable()
         return run
 
     @classmethod
     def create(cls, path: str | Path, experiment: Experiment) -> Run:
         """A new run in `path`. Raises `InputError` where the folder is not empty."""
         with cls.open_or_create(path, experiment, new=True) as run:
-            return run
+            return replace(run, held=None)
 
     @classmethod
     @contextmanager
@@ -82,6 +103,7 @@ class Run:
         new: bool = False,
         snapshots: int = 0,
         environment: dict[str, Any] | None = None,
+        below: Path | None = None,
     ) -> Iterator[Run]:
         """The run of `experiment` in `path`, created if it is missing, locked against other processes.
 
@@ -89,36 +111,34 @@ class Run:
         snapshots: how many snapshots a created run will have.
         environment: the first start, which a created run records before its experiment: a process that
             resumes it must know the number of threads.
+        below: the sweep's folder, below which no link is followed.
 
         Raises `RunInUse` where another process holds it, and `InputError` where the folder holds anything
         else; nothing is written then.
         """
-        run = cls(Path(path))
+        run = cls(Path(path), below)
         run._check_free_or_same(experiment, new)
-        try:
-            durable.make_folder(run.path)
-        except OSError as error:
-            raise durable.storage_error(f"cannot make the folder {path}", error, run.path.parent) from error
-        with run.lock():
+        with run.lock(create=True) as run:
             # Another process may have created it in the meantime.
             run._check_free_or_same(experiment, new)
-            if not run.file("config.json").exists():
-                plan_snapshots(run.path, snapshots)
+            if CONFIG not in run._names():
+                with run._opened() as folder:
+                    plan_snapshots(folder, snapshots)
                 if environment is not None:
-                    run.write_json("environment.json", [environment])
-                durable.write_file(run.file("config.json"), to_json(experiment).encode(errors=JSON_ERRORS))
+                    run.write_json(ENVIRONMENT, [{RUN_KEY: _new_id(), **environment}])
+                run.write(CONFIG, to_json(experiment).encode(errors=JSON_ERRORS))
             yield run
 
     def _check_free_or_same(self, experiment: Experiment, new: bool) -> None:
         names = self._names()
-        if "config.json" in names:
+        if CONFIG in names:
             self._check_same(experiment, new)
         # A run that was killed at its beginning leaves no other files.
         elif any(n not in _FILES_OF_A_START and not n.startswith(_UNFINISHED) for n in names):
             raise InputError(f"{self.path} holds other files; choose another --out")
 
     def _check_same(self, experiment: Experiment, new: bool) -> None:
-        self._require_known_format()
+        self._require_readable()
         if new:
             raise InputError(
                 f"{self.path} holds another run; choose another --out, "
@@ -127,9 +147,15 @@ class Run:
         if self.experiment() != experiment:
             raise InputError(f"{self.path} holds a run of another experiment; choose another --out")
 
-    def _require_known_format(self) -> None:
+    def _require_readable(self) -> None:
+        """Raises `InputError` where a newer release wrote the run, or a name is a link's or a device's."""
+        with self._opened() as folder:
+            for name in _FILES:
+                folder.has_file(name)
+            for name in _FOLDERS:
+                folder.has_folder(name)
         # A damaged start has no number; the damage is reported when the file is needed.
-        starts = read_json(self.file("environment.json"), list) or []
+        starts = _parse_json(self.read(ENVIRONMENT) or b"", list) or []
         numbers = (start.get("format") for start in starts if isinstance(start, dict))
         newest = max((number for number in numbers if isinstance(number, int)), default=1)
         checkpoints.check_format(newest, self.path)
@@ -137,51 +163,92 @@ class Run:
     def _names(self) -> list[str]:
         """The names of the files in the folder; none if the folder does not exist yet."""
         try:
-            return [path.name for path in self.path.iterdir()] if self.path.exists() else []
-        except NotADirectoryError:
-            raise InputError(f"{self.path} is a file; choose another --out") from None
-        except OSError as error:
-            raise durable.storage_error(f"cannot read the folder {self.path}", error) from error
+            with self._opened() as folder:
+                return folder.names()
+        except FileNotFoundError:
+            return []
 
     def file(self, name: str) -> Path:
-        """The path of a file in the folder."""
+        """The path of a file in the folder, for messages; `read` and `write` reach its content."""
         return self.path / name
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """An exclusive lock on the folder, which ends with the process. Raises `RunInUse` if it is taken."""
-        lock = FileLock(self.file(".lock"))
+    def lock(self, *, create: bool = False) -> Iterator[Run]:
+        """The run with its folder held: opened, and locked against other processes within the block.
+
+        Raises `RunInUse` where another process has the lock.
+        """
+        with self._open(create) as folder:
+            folder.lock()
+            yield replace(self, held=folder)
+
+    @contextmanager
+    def _opened(self) -> Iterator[OpenedFolder]:
+        if self.held is not None:
+            yield self.held
+        else:
+            with self._open() as folder:
+                yield folder
+
+    def _open(self, create: bool = False) -> OpenedFolder:
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise RunInUse(
-                f"{self.path} is in use by another process; wait for it or choose another --out"
-            ) from None
+            return open_folder(self.path, below=self.below, create=create)
+        except FileNotFoundError:
+            raise
+        except NotADirectoryError:
+            raise InputError(f"{self.path} is a file; choose another --out") from None
         except OSError as error:
-            raise durable.storage_error(f"cannot lock {self.path}", error, self.path) from error
-        try:
-            yield
-        finally:
-            lock.release()
+            attempt = f"cannot {'make' if create else 'read'} the folder {self.path}"
+            raise storage_error(attempt, error, self.path.parent) from error
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a plain file in the folder; None if it is missing.
+
+        Raises `StorageError` where it cannot be read, `InputError` where it is a link or too large.
+        """
+        with self._opened() as folder:
+            return folder.read(name, _MAX_BYTES[os.path.splitext(name)[1]])
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replaces a file of the folder durably. Raises `FolderLost` where it is no longer the run's."""
+        with self._opened() as folder:
+            folder.write(name, content)
+
+    def create_file(self, subfolder: str, name: str) -> BinaryIO:
+        """A new file in a folder of the run, to write to. Raises `OSError`."""
+        with self._opened() as folder, folder.subfolder(subfolder, create=True) as inner:
+            return inner.create(name)
+
+    def check(self) -> None:
+        """Raises `FolderLost` where this process holds the run, and its folder is no longer there."""
+        if self.held is not None:
+            self.held.check()
 
     def experiment(self) -> Experiment:
         """The experiment in config.json. Raises `InputError` where it cannot be read."""
+        content = self.read(CONFIG)
+        if content is None:
+            raise InputError(f"{self.path} is not a run's folder: it has no config.json")
         try:
-            text = self.file("config.json").read_text(encoding="utf-8")
-            return from_json(text, Experiment, str(self.path))
+            return from_json(content.decode("utf-8"), Experiment, str(self.path))
         except UnitFileError:
             raise
         except ValueError as error:  # not JSON, not text, or an InputError that does not name the file
-            raise InputError(f"{self.file('config.json')}: {error}") from None
+            raise InputError(f"{self.file(CONFIG)}: {error}") from None
+
+    def owner(self) -> Owner:
+        """Whose states are this run's."""
+        ids = [start[RUN_KEY] for start in self.environments() if isinstance(start.get(RUN_KEY), str)]
+        return Owner(ids[0] if ids else None, hashlib.sha256(self.read(CONFIG) or b"").hexdigest())
 
     def result(self) -> dict[str, Any] | None:
         """The final figures; None until the run is finished."""
-        result: dict[str, Any] | None = self._json("result.json", dict)
+        result: dict[str, Any] | None = self._json(RESULT, dict)
         return result
 
     def environments(self) -> list[dict[str, Any]]:
         """The environments in which the run was computed, one for every start."""
-        starts: list[dict[str, Any]] | None = self._json("environment.json", list)
+        starts: list[dict[str, Any]] | None = self._json(ENVIRONMENT, list)
         return starts or []
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -189,20 +256,18 @@ class Run:
 
         Clock readings that timing.jsonl has lost are left out, since nothing depends on them.
         """
-        path = self.file("metrics.jsonl")
-        rows = [
-            _require_json(line, dict, f"{path}, line {n},") for n, line in enumerate(_complete_lines(path), 1)
-        ]
+        path, lines = self.file(METRICS), _complete_lines(self.read(METRICS))
+        rows = [_require_json(line, dict, f"{path}, line {n},") for n, line in enumerate(lines, 1)]
         timing = {row["epoch"]: row for row in self._timing()}
         return [row | timing.get(row.get("epoch"), {}) for row in rows]
 
     def _timing(self) -> list[dict[str, Any]]:
-        rows = (_parse_json(line, dict) for line in _complete_lines(self.file("timing.jsonl")))
+        rows = (_parse_json(line, dict) for line in _complete_lines(self.read(TIMING)))
         return [row for row in rows if row is not None and isinstance(row.get("epoch"), int)]
 
     def _json(self, name: str, kind: type) -> Any:
-        path = self.file(name)
-        return _require_json(path.read_bytes(), kind, str(path)) if path.exists() else None
+        content = self.read(name)
+        return None if content is None else _require_json(content, kind, str(self.file(name)))
 
     def weights(self) -> SavedNetwork:
         """The trained network. Raises `InputError` until the run is finished."""
@@ -210,62 +275,114 @@ class Run:
 
     def weights_file(self) -> Path:
         """The file of the trained network. Raises `InputError` until the run is finished."""
-        if not self.file("weights.safetensors").exists():
-            raise InputError(
-                f"{self.path} has no weights yet; finish it: kilolayer train --resume {quote(str(self.path))}"
-            )
-        return self.file("weights.safetensors")
+        with self._opened() as folder:
+            if not folder.has_file(WEIGHTS):
+                raise InputError(
+                    f"{self.path} has no weights yet; finish it: "
+                    f"kilolayer train --resume {quote(str(self.path))}"
+                )
+        return self.file(WEIGHTS)
 
     def snapshots(self) -> tuple[tuple[int, Path], ...]:
         """The iteration and the weights file of every snapshot, from the initialisation on."""
-        return list_snapshots(self.path)
+        with self._opened() as folder:
+            return list_snapshots(folder)
+
+    def write_due_snapshot(self, trainer: Trainer) -> None:
+        """Writes the current weights if a snapshot is planned at this end of an epoch."""
+        with self._opened() as folder:
+            write_due_snapshot(folder, trainer)
+
+    def planned_snapshots(self) -> int:
+        """How many snapshots the run is planned to have."""
+        with self._opened() as folder:
+            return planned_count(folder)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes `value` as JSON to the file `name` of the folder, durably."""
-        durable.write_file(
-            self.file(name), json.dumps(value, indent=2, ensure_ascii=False).encode(errors=JSON_ERRORS)
-        )
+        self.write(name, json.dumps(value, indent=2, ensure_ascii=False).encode(errors=JSON_ERRORS))
 
     def append_environment(self, environment: dict[str, Any]) -> None:
-        """Appends a start to environment.json, unless it is the one with which the run was created."""
+        """Appends a start to environment.json, unless it is the one with which the run was created.
+
+        All starts carry the run's random id, which the first one of this release draws.
+        """
         starts = self.environments()
-        if starts[-1:] != [environment]:
-            self.write_json("environment.json", [*starts, environment])
+        start = {RUN_KEY: self.owner().run or _new_id(), **environment}
+        if starts[-1:] != [start]:
+            self.write_json(ENVIRONMENT, [*starts, start])
 
-    def append_metrics(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """Appends an epoch's metrics and its clock readings."""
-        for name, line in (("metrics.jsonl", row), ("timing.jsonl", timing)):
-            durable.append_file(self.file(name), (json.dumps(line) + "\n").encode())
+    def append_metrics(
+        self, row: Mapping[str, Any], timing: Mapping[str, Any], before: bytes | None = None
+    ) -> bytes:
+        """Appends an epoch's metrics and its clock readings; the content of metrics.jsonl afterwards.
 
-    def save(self, tensors: Mapping[str, Tensor], counters: dict[str, Any]) -> None:
-        """Saves a checkpoint durably: once this returns, the run can resume from it."""
-        checkpoints.save_checkpoint(
-            self.file("checkpoints"), tensors, counters, _read_bytes(self.file("metrics.jsonl"))
-        )
+        before: its content, if you know it; a change on the disk does not spread then.
+        """
+        before = self.read(METRICS) or b"" if before is None else before
+        metrics = before + _line(row)
+        self.write(METRICS, metrics)
+        self.write(TIMING, b"".join(map(_line, (*self._timing(), timing))))
+        return metrics
+
+    def save(
+        self,
+        tensors: Mapping[str, Tensor],
+        counters: dict[str, Any],
+        metrics: bytes | None = None,
+        owner: Owner | None = None,
+    ) -> None:
+        """Saves a checkpoint durably: once this returns, the run can resume from it.
+
+        metrics, owner: as they were when the process began, if you know them.
+        """
+        metrics = self.read(METRICS) or b"" if metrics is None else metrics
+        with self._opened() as folder:
+            checkpoints.save_checkpoint(folder, tensors, counters, metrics, owner or self.owner())
+
+    def saved_iteration(self) -> int:
+        """The iteration of the newest saved state; it is not read, and may be damaged."""
+        with self._opened() as folder:
+            return checkpoints.saved_iteration(folder)
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest complete checkpoint, or None; a warning names a damaged one that is skipped."""
-        return checkpoints.latest_checkpoint(
-            self.file("checkpoints"), _read_bytes(self.file("metrics.jsonl"))
-        )
+        """The newest complete checkpoint; None before the first was saved.
 
-    def truncate(self, checkpoint: Checkpoint | None) -> None:
-        """Cuts the folder back to what it was when `checkpoint` was saved."""
-        durable.truncate_file(self.file("metrics.jsonl"), checkpoint.metrics_bytes if checkpoint else 0)
-        self._truncate_timing(checkpoint.counters["epochs_closed"] if checkpoint else 0)
-        checkpoints.drop_newer(self.file("checkpoints"), checkpoint)
-        durable.remove_temporary_files(self.path)
+        A warning names a damaged one that is passed over. Raises `UnusableStates` where none is left, or one
+        is another run's, and `StorageError` where one cannot be read.
+        """
+        with self._opened() as folder:
+            return checkpoints.latest_checkpoint(folder, self.read(METRICS) or b"", self.owner())
 
-    def _truncate_timing(self, epochs: int) -> None:
-        path = self.file("timing.jsonl")
-        content = "".join(json.dumps(row) + "\n" for row in self._timing() if row["epoch"] <= epochs).encode()
-        if content != _read_bytes(path):
-            durable.write_file(path, content)
+    def cut_back(self, checkpoint: Checkpoint | None) -> None:
+        """Makes the folder what it was when `checkpoint` was saved; what does not fit is set aside."""
+        sealed, current = checkpoint.metrics if checkpoint else b"", self.read(METRICS)
+        with self._opened() as folder:
+            if sealed and not (current or b"").startswith(sealed):
+                reason = f"set aside as {folder.set_aside(METRICS)}" if current else "missing or empty"
+                logger.warning(
+                    "%s is not what the state was saved with: it is %s, and written again from the state",
+                    self.file(METRICS), reason,
+                )  # fmt: skip
+            if sealed != (current or b""):
+                folder.write(METRICS, sealed)
+            checkpoints.set_aside(folder, checkpoint.name if checkpoint else "")
+            folder.remove_temporary_files()
+        epochs, timing = checkpoint.counters["epochs_closed"] if checkpoint else 0, self.read(TIMING)
+        content = b"".join(_line(row) for row in self._timing() if row["epoch"] <= epochs)
+        if content != (timing or b""):
+            self.write(TIMING, content)
 
-
-def read_json(path: Path, kind: type) -> Any:
-    """The JSON value of type `kind` in a file; None if the file is missing or damaged."""
-    return _parse_json(path.read_bytes(), kind) if path.exists() else None
+    def start_over(self) -> None:
+        """Sets aside everything that was computed, so that the run begins anew."""
+        with self._opened() as folder:
+            checkpoints.set_aside(folder)
+            for name in (METRICS, TIMING, WEIGHTS, PREDICTIONS):
+                if folder.has_file(name):
+                    folder.set_aside(name)
+            for _, path in list_snapshots(folder):
+                with folder.subfolder(SNAPSHOTS) as snapshots:
+                    snapshots.set_aside(path.name)
 
 
 def _parse_json(content: bytes, kind: type) -> Any:
@@ -283,10 +400,14 @@ def _require_json(content: bytes, kind: type, source: str) -> Any:
     return value
 
 
-def _read_bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
+def _new_id() -> str:
+    return secrets.token_hex(8)
 
 
-def _complete_lines(path: Path) -> list[bytes]:
-    """The complete lines of a file: a crash may have cut the last one short."""
-    return _read_bytes(path).split(b"\n")[:-1]
+def _complete_lines(content: bytes | None) -> list[bytes]:
+    """The complete lines of a file: older releases could be cut off in the last one."""
+    return (content or b"").split(b"\n")[:-1]
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(row) + "\n").encode()

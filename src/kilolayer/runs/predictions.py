@@ -19,7 +19,7 @@ from torch import Tensor
 from kilolayer.errors import InputError
 from kilolayer.runs.tensor_bytes import save
 from kilolayer.runs.weights_file import HEADER_KEY, read_tensors, tensors_checksum
-from kilolayer.system import durable
+from kilolayer.system.opened_folder import open_folder
 
 PREDICTIONS_FILE = "predictions.safetensors"
 
@@ -51,8 +51,8 @@ class Predictions:
         return float(100 * self.wrong.mean())
 
 
-def write_predictions(run: Path, predictions: Predictions, test_set: str) -> None:
-    """Writes predictions to the folder of a run: uint16 classes, float16 losses, and a checksum over all."""
+def predictions_content(predictions: Predictions, test_set: str) -> bytes:
+    """The file of a run's predictions: uint16 classes, float16 losses, and a checksum over all."""
     most = torch.finfo(torch.float16).max
     tensors = {
         "answers": predictions.answers.to(torch.uint16),
@@ -60,17 +60,24 @@ def write_predictions(run: Path, predictions: Predictions, test_set: str) -> Non
         "losses": predictions.losses.nan_to_num(most).clamp(max=most).to(torch.float16),
     }
     header = {"test_set": test_set, "sha256": tensors_checksum(tensors, test_set)}
-    durable.write_file(run / PREDICTIONS_FILE, save(tensors, {HEADER_KEY: json.dumps(header)}))
+    return save(tensors, {HEADER_KEY: json.dumps(header)})
+
+
+def write_predictions(run: Path, predictions: Predictions, test_set: str) -> None:
+    """Writes predictions to the folder of a run."""
+    with open_folder(run) as folder:
+        folder.write(PREDICTIONS_FILE, predictions_content(predictions, test_set))
 
 
 def read_predictions(run: str | Path) -> Predictions | None:
     """The predictions in the folder of a run; None where it has none.
 
-    Raises `InputError` where the file is damaged.
+    Raises `InputError` where the file is damaged, or is a link.
     """
     path = Path(run) / PREDICTIONS_FILE
-    if not path.exists():
-        return None
+    with open_folder(run) as folder:
+        if not folder.has_file(PREDICTIONS_FILE):
+            return None
     tensors, metadata = read_tensors(path)
     try:
         header = json.loads(metadata[HEADER_KEY])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from kilolayer.runs.folder import Run
-from kilolayer.runs.predictions import Predictions, write_predictions
-from kilolayer.runs.snapshots import write_due_snapshot
+from kilolayer.runs.checkpoints import Owner
+from kilolayer.runs.data_record import DATA_KEY
+from kilolayer.runs.folder import PREDICTIONS, RESULT, WEIGHTS, Run
+from kilolayer.runs.predictions import Predictions, predictions_content
 from kilolayer.runs.start_environment import environment_differences, environment_record, peak_memory_bytes
-from kilolayer.runs.weights_file import write_weights
+from kilolayer.runs.weights_file import weights_content
+from kilolayer.system.opened_folder import FolderLost
 from kilolayer.training.train_state import NonFinite
 from kilolayer.training.trainer import EpochMetrics, FinalMetrics, StepResult, Trainer
 
@@ -31,14 +35,14 @@ def train_run(
     """Trains `run` from its last checkpoint, if it has one, to the end or until `stop()`; yields every step.
 
     Saves a checkpoint at the end of every epoch, at least every `save_seconds` in between, and when stopped.
-    With many ranks only the main one writes.
+    With many ranks only the main one writes; it holds the run's lock, unless `run` has it already.
 
     on_start: called when the state to continue from is restored.
     on_epoch: called with an epoch's row of metrics, once it is saved.
     environment: `trainer_environment(trainer)` with what else a start records, if you have it already.
 
     Raises `NonFinite` where a loss or a tensor is not finite: the result then says so, and that state is not
-    saved.
+    saved. Raises `FolderLost` at the next write where the folder was moved, removed or replaced.
 
     >>> import tempfile, torch
     >>> from kilolayer.data import Data, load
@@ -52,37 +56,95 @@ def train_run(
     ...     print(iterations, run.result()["status"], len(run.metrics()))
     [1, 2] done 1
     """
-    if run.result() is not None:
-        return
-    is_main = trainer.context.is_main
-    _resume(run, trainer, environment or trainer_environment(trainer))
-    on_start()
+    with _held(run, trainer) as run:
+        if run.result() is not None:
+            return
+        recording = _resume(run, trainer, environment or trainer_environment(trainer))
+        on_start()
+        try:
+            yield from _train(recording, stop, save_seconds, on_epoch)
+        except NonFinite as error:
+            if recording.is_main:
+                reason = {"status": "diverged", "reason": str(error)}
+                run.write_json(RESULT, {**reason, **_progress(trainer)})
+            raise
+        except FolderLost as error:
+            raise FolderLost(f"{error}; {recording.loss()}") from None
+
+
+@contextmanager
+def _held(run: Run, trainer: Trainer) -> Iterator[Run]:
+    """The run, locked on the main rank."""
+    if run.held is not None or not trainer.context.is_main:
+        yield run
+    else:
+        with run.lock() as held:
+            yield held
+
+
+def _train(
+    recording: _Recording,
+    stop: Callable[[], bool],
+    save_seconds: float,
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> Iterator[StepResult]:
+    trainer, is_main = recording.trainer, recording.is_main
     if is_main and trainer.state.iteration == 0:
-        write_due_snapshot(run.path, trainer)
+        recording.run.write_due_snapshot(trainer)
     saved = time.monotonic()
-    try:
-        for step in trainer.steps(stop):
-            row, clock = _metrics_row(step.epoch, trainer.monitor), _timing_row(step.epoch)
-            if row and is_main:
-                run.append_metrics(row, clock)
-                write_due_snapshot(run.path, trainer)
-            if row or _is_save_due(trainer, saved + save_seconds):
-                _save_state(run, trainer)
-                saved = time.monotonic()
-            if row and is_main:
-                on_epoch(row | clock)
-            yield step
-        if trainer.steps_finished:
-            _write_result(run, trainer, trainer.conclude(stop))
-        else:
-            _save_state(run, trainer)
-    except NonFinite as error:
-        if is_main:
-            run.write_json("result.json", {"status": "diverged", "reason": str(error), **_progress(trainer)})
-        raise
+    for step in trainer.steps(stop):
+        row, clock = _metrics_row(step.epoch, trainer.monitor), _timing_row(step.epoch)
+        if row and is_main:
+            recording.append(row, clock)
+            recording.run.write_due_snapshot(trainer)
+        if row or _is_save_due(trainer, saved + save_seconds):
+            recording.save()
+            saved = time.monotonic()
+        if row and is_main:
+            on_epoch(row | clock)
+        yield step
+    if trainer.steps_finished:
+        _write_result(recording.run, trainer, trainer.conclude(stop))
+    else:
+        recording.save()
 
 
-def _resume(run: Run, trainer: Trainer, environment: dict[str, Any]) -> None:
+@dataclass
+class _Recording:
+    """A run under way. Whose states it saves, and its metrics, are this process's: the disk's may change."""
+
+    run: Run
+    trainer: Trainer
+    owner: Owner
+    metrics: bytes
+    saved: int | None
+    fingerprints: Mapping[str, str]
+
+    @property
+    def is_main(self) -> bool:
+        return self.trainer.context.is_main
+
+    def append(self, row: dict[str, Any], clock: dict[str, Any]) -> None:
+        self.metrics = self.run.append_metrics(row, clock, self.metrics)
+
+    def save(self) -> None:
+        self.trainer.check_finite()
+        tensors = self.trainer.tensors()
+        if self.is_main:
+            counters = self.trainer.counters()
+            counters["data"] = counters["data"] | self.fingerprints
+            self.run.save(tensors, counters, self.metrics, self.owner)
+            self.saved = self.trainer.state.iteration
+
+    def loss(self) -> str:
+        """What is lost with a folder that is another's now."""
+        newest = (
+            "" if self.saved is None else f"; the newest one saved, of iteration {self.saved:,}, went with it"
+        )
+        return f"the state of iteration {self.trainer.state.iteration:,} could not be saved{newest}"
+
+
+def _resume(run: Run, trainer: Trainer, environment: dict[str, Any]) -> _Recording:
     checkpoint, is_main = run.latest_checkpoint(), trainer.context.is_main
     if checkpoint is not None:
         trainer.restore(checkpoint.tensors, checkpoint.counters)
@@ -95,8 +157,11 @@ def _resume(run: Run, trainer: Trainer, environment: dict[str, Any]) -> None:
                 run.path,
                 ", ".join(differing),
             )
-        run.truncate(checkpoint)
+        run.cut_back(checkpoint)
         run.append_environment(environment)
+    saved = trainer.state.iteration if checkpoint else None
+    metrics, data = checkpoint.metrics if checkpoint else b"", environment.get(DATA_KEY, {})
+    return _Recording(run, trainer, run.owner(), metrics, saved, data.get("fingerprints", {}))
 
 
 def trainer_environment(trainer: Trainer) -> dict[str, Any]:
@@ -114,13 +179,6 @@ def trainer_environment(trainer: Trainer) -> dict[str, Any]:
 def _is_save_due(trainer: Trainer, deadline: float) -> bool:
     context = trainer.context
     return context.is_sync_step(trainer.state.iteration) and context.any(time.monotonic() > deadline)
-
-
-def _save_state(run: Run, trainer: Trainer) -> None:
-    trainer.check_finite()
-    tensors = trainer.tensors()
-    if trainer.context.is_main:
-        run.save(tensors, trainer.counters())
 
 
 def _metrics_row(epoch: EpochMetrics | None, monitor: str) -> dict[str, Any]:
@@ -166,21 +224,14 @@ def _write_result(run: Run, trainer: Trainer, final: FinalMetrics | None) -> Non
     """
     if final is None or not trainer.context.is_main:
         return
-    write_weights(
-        run.file("weights.safetensors"),
-        trainer.experiment.network,
-        trainer.state.reported_weights,
-        trainer.splits.classes,
-        trainer.statistics.to("cpu"),
-    )
-    write_predictions(
-        run.path,
-        Predictions(final.answers, trainer.splits.test.labels, final.losses),
-        trainer.splits.test.fingerprint(),
-    )
+    network, classes = trainer.experiment.network, trainer.splits.classes
+    weights, test = trainer.state.reported_weights, trainer.splits.test
+    predictions = Predictions(final.answers, test.labels, final.losses)
+    run.write(WEIGHTS, weights_content(network, weights, classes, trainer.statistics.to("cpu")))
+    run.write(PREDICTIONS, predictions_content(predictions, test.fingerprint()))
     rows, selected = run.metrics(), final.selected
     run.write_json(
-        "result.json",
+        RESULT,
         {
             "status": "done",
             "data": trainer.splits.name,

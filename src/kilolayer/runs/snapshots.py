@@ -11,14 +11,17 @@ between the two trains the epoch again and writes the same bits.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from kilolayer.errors import InputError
-from kilolayer.runs.weights_file import write_weights
-from kilolayer.system import durable
+from kilolayer.runs.weights_file import weights_content
+from kilolayer.system.opened_folder import OpenedFolder
 from kilolayer.training.trainer import Trainer
 
 FOLDER = "snapshots"
+_PLAN = "plan.json"
+_MAX_PLAN_BYTES = 1000
 
 
 def check_snapshot_count(count: int, epochs: int) -> None:
@@ -30,48 +33,54 @@ def check_snapshot_count(count: int, epochs: int) -> None:
         )
 
 
-def plan_snapshots(run: Path, count: int) -> None:
+def plan_snapshots(run: OpenedFolder, count: int) -> None:
     """Records that a new run will have `count` snapshots."""
-    path = run / FOLDER / "plan.json"
     if count:
-        durable.write_file(path, json.dumps({"count": count}).encode())
-    else:
+        with run.subfolder(FOLDER, create=True) as folder:
+            folder.write(_PLAN, json.dumps({"count": count}).encode())
+    elif run.has_folder(FOLDER):
         # A run that was killed at its beginning may have a plan.
-        path.unlink(missing_ok=True)
+        with run.subfolder(FOLDER) as folder:
+            folder.remove(_PLAN)
 
 
-def write_due_snapshot(run: Path, trainer: Trainer) -> None:
+def write_due_snapshot(run: OpenedFolder, trainer: Trainer) -> None:
     """Writes the current weights if the plan has a snapshot at this end of an epoch."""
     if trainer.state.epochs_closed not in _due_epochs(run, trainer.num_epochs):
         return
-    durable.remove_temporary_files(run / FOLDER)
-    write_weights(
-        run / FOLDER / f"{trainer.state.iteration:09d}.safetensors",
+    content = weights_content(
         trainer.experiment.network,
         trainer.model.state_dict(),
         trainer.splits.classes,
         trainer.statistics.to("cpu"),
     )
+    with run.subfolder(FOLDER, create=True) as folder:
+        folder.remove_temporary_files()
+        folder.write(f"{trainer.state.iteration:09d}.safetensors", content)
 
 
-def list_snapshots(run: Path) -> tuple[tuple[int, Path], ...]:
+def list_snapshots(run: OpenedFolder) -> tuple[tuple[int, Path], ...]:
     """The iteration and the weights file of every snapshot, from the first to the last."""
-    files = sorted((run / FOLDER).glob("[0-9]*.safetensors"))
-    return tuple((int(path.stem), path) for path in files)
+    if not run.has_folder(FOLDER):
+        return ()
+    with run.subfolder(FOLDER) as folder:
+        names = [name for name in folder.names() if re.fullmatch(r"\d+\.safetensors", name)]
+        return tuple((int(name.split(".")[0]), folder.path / name) for name in names if folder.has_file(name))
 
 
-def planned_count(run: Path) -> int:
+def planned_count(run: OpenedFolder) -> int:
     """How many snapshots a run is planned to have."""
-    path = run / FOLDER / "plan.json"
-    if not path.exists():
+    if not run.has_folder(FOLDER):
         return 0
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["count"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged") from None
+    with run.subfolder(FOLDER) as folder:
+        content = folder.read(_PLAN, _MAX_PLAN_BYTES)
+        try:
+            return 0 if content is None else int(json.loads(content)["count"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{folder.path / _PLAN} is damaged") from None
 
 
-def _due_epochs(run: Path, epochs: int) -> set[int]:
+def _due_epochs(run: OpenedFolder, epochs: int) -> set[int]:
     """The numbers of closed epochs after which a snapshot is due, evenly spread."""
     count = planned_count(run)
     return {round(index * epochs / (count - 1)) for index in range(count)}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
+import secrets
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kilolayer.errors import InputError
-from kilolayer.system import durable
+from kilolayer.runs.folder import TENSORBOARD, Run
+from kilolayer.system.opened_folder import storage_error
 
 TAGS = {
     "train_loss": "loss/train",
@@ -29,38 +30,40 @@ def require_tensorboard() -> None:
         raise InputError("--tensorboard needs a package that is missing: pip install 'kilolayer[track]'")
 
 
-def tensorboard_writer(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """A function that writes each row of metrics.jsonl to `folder`, by iteration.
+def tensorboard_writer(run: Run) -> Callable[[dict[str, Any]], None]:
+    """A function that writes each row of metrics.jsonl to the run's tensorboard/, by iteration.
 
     When a stopped run continues, TensorBoard hides what it wrote after its last checkpoint. Raises
     `InputError` where TensorBoard is missing; the function raises `StorageError` where it cannot write.
     """
     require_tensorboard()
-    writers: list[Any] = []
+    name, files = f"events.out.tfevents.{int(time.time()):010d}.{secrets.token_hex(4)}", list[BinaryIO]()
 
     def write(row: dict[str, Any]) -> None:
+        # The import takes a second.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        step, events = row["iteration"], []
+        if not files:
+            # The first row says from which iteration on an earlier start is void.
+            events.append(Event(file_version="brain.Event:2"))
+            events.append(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+        for key, tag in TAGS.items():
+            if key in row:
+                values = [Summary.Value(tag=tag, simple_value=row[key])]
+                events.append(Event(step=step, summary=Summary(value=values)))
+        run.check()
         try:
-            if not writers:
-                writers.append(_writer(folder, row["iteration"]))
-            for key, tag in TAGS.items():
-                if key in row:
-                    writers[0].add_scalar(tag, row[key], row["iteration"])
-            writers[0].flush()
+            if not files:
+                files.append(run.create_file(TENSORBOARD, name))
+            records = RecordWriter(files[0])
+            for event in events:
+                event.wall_time = time.time()
+                records.write(event.SerializeToString())
+            records.flush()
         except OSError as error:
-            raise durable.storage_error(f"cannot write {folder}", error, folder.parent) from error
+            raise storage_error(f"cannot write {run.file(TENSORBOARD)}", error, run.path) from error
 
     return write
-
-
-def _writer(folder: Path, iteration: int) -> Any:
-    # The import takes a second. The first row says from which iteration on an earlier start is void.
-    from torch.utils.tensorboard import SummaryWriter
-
-    threading.excepthook = _on_thread_error
-    return SummaryWriter(str(folder), purge_step=iteration)
-
-
-def _on_thread_error(failed: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread; the next `flush` raises the same `OSError`."""
-    if not isinstance(failed.exc_value, OSError):
-        threading.__excepthook__(failed)

@@ -77,12 +77,19 @@ def write_weights(
     ...     read_weights(path).classes
     ('cat', 'dog')
     """
+    durable.write_file(path, weights_content(network, state, classes, statistics))
+
+
+def weights_content(
+    network: Network, state: Mapping[str, Tensor], classes: tuple[str, ...], statistics: InputStatistics
+) -> bytes:
+    """The file that `write_weights` writes."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     tensors |= {f"input.{name}": value.contiguous() for name, value in statistics.tensors().items()}
     description = WeightsHeader(network, classes)
     described = replace(description, sha256=tensors_checksum(tensors, to_json(description, indent=None)))
     # One entry: safetensors writes several in random order, and equal weights must be equal files.
-    durable.write_file(path, save(tensors, {HEADER_KEY: to_json(described, indent=None)}))
+    return save(tensors, {HEADER_KEY: to_json(described, indent=None)})
 
 
 def read_weights(path: str | Path) -> SavedNetwork:

@@ -409,8 +409,10 @@ class Trainer:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Digests of the images that decide the weights, by the part of the data."""
+        """Digests of the images that decide the weights or the metrics, by the part of the data."""
         parts = {"training set": self.splits.train, "validation set": self.splits.validation}
+        if self.monitor == "test":  # otherwise it is read at the end only
+            parts["test set"] = self.splits.test
         return {name: images.fingerprint() for name, images in parts.items() if images is not None}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -443,8 +445,9 @@ class Trainer:
             self._graph.forget()
 
     def _check_same_data(self, saved: dict[str, str]) -> None:
-        for name, fingerprint in self.fingerprints.items():
-            if saved.get(name) != fingerprint:
+        for name, fingerprint in saved.items():
+            now = self.splits.test.fingerprint() if name == "test set" else self.fingerprints.get(name)
+            if now != fingerprint:
                 raise InputError(
                     f"the {name} has changed since the run began: its images or labels are not the same; "
                     f"bring the data back, or begin a new run"
