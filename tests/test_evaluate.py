@@ -363,6 +363,7 @@ def test_a_run_that_noted_nothing_says_so(
     for start in starts if isinstance(starts, list) else starts["starts"]:
         del start["data"]["fingerprints"]
     path.write_text(json.dumps(starts))
+    shutil.rmtree(tmp_path / "run/checkpoints")
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert "has no record of its test set" in capsys.readouterr().out

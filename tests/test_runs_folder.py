@@ -149,20 +149,23 @@ def test_a_lock_holds_in_this_process_too_and_ends_with_its_block(tmp_path: Path
 
 def test_a_torn_last_line_of_figures_is_left_out(tmp_path: Path) -> None:
     run = Run.create(tmp_path, tiny())
-    run.append_metrics({"epoch": 1}, {"epoch": 1})
-    run.append_metrics({"epoch": 2}, {"epoch": 2})
+    rows = [{"epoch": epoch, "iteration": 3 * epoch} for epoch in (1, 2)]
+    for row in rows:
+        run.append_metrics(row, {"epoch": row["epoch"]})
     path = run.file("metrics.jsonl")
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        assert run.metrics() == [{"epoch": 1}, {"epoch": 2}][: whole[:length].count(b"\n")]
+        assert run.metrics() == rows[: whole[:length].count(b"\n")]
 
 
 @pytest.mark.parametrize("line", [b"", b'{"epoch": 1', b"\0\0\0\0", b"\xff\xfe", b"7", b"[]", b"{} {}"])
 def test_a_damaged_line_of_figures_is_named(line: bytes, tmp_path: Path) -> None:
     run = Run.create(tmp_path, tiny())
-    run.file("metrics.jsonl").write_bytes(b'{"epoch": 1}\n' + line + b'\n{"epoch": 3}\n')
-    with pytest.raises(InputError, match=r"^[^\n]*metrics\.jsonl, line 2, is damaged$"):
+    run.file("metrics.jsonl").write_bytes(
+        b'{"epoch": 1, "iteration": 3}\n' + line + b'\n{"epoch": 3, "iteration": 9}\n'
+    )
+    with pytest.raises(InputError, match=r"^[^\n]*metrics\.jsonl, line 2: [^\n]+$"):
         run.metrics()
 
 
@@ -170,7 +173,7 @@ def test_a_damaged_line_of_figures_is_named(line: bytes, tmp_path: Path) -> None
 def test_a_damaged_result_is_named(content: bytes, tmp_path: Path) -> None:
     run = Run.create(tmp_path, tiny())
     run.file("result.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"^[^\n]*result\.json is damaged$"):
+    with pytest.raises(InputError, match=r"^[^\n]*result\.json, line 1: [^\n]+$"):
         run.result()
 
 

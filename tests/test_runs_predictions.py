@@ -125,7 +125,7 @@ def test_predictions_of_another_error_or_of_other_images_are_not_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    train(run, tiny())
+    train(run, tiny(), splits=load(tiny().data))
     (run / PREDICTIONS_FILE).unlink()
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps(result | {"test_error": 1.25}))

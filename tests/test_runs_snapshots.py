@@ -101,5 +101,5 @@ def test_impossible_numbers_are_refused(count: int, epochs: int) -> None:
 def test_a_damaged_plan_is_told(tmp_path: Path) -> None:
     begin(tmp_path / "run", 3)
     (tmp_path / "run" / "snapshots" / "plan.json").write_text("{")
-    with pytest.raises(InputError, match=r"plan\.json is damaged"):
+    with pytest.raises(InputError, match=r"plan\.json, line 1: not JSON"):
         train(tmp_path / "run", EXPERIMENT)

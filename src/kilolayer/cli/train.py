@@ -83,7 +83,7 @@ def _claim_folder(
     trainer = prepared.trainer
     new = options.resume is None and not resuming.is_torchrun_restart()
 
-    held: list[Run] = []
+    claimed_runs: list[Run] = []
 
     def claim() -> str:
         claimed = Run.open_or_create(
@@ -93,13 +93,13 @@ def _claim_folder(
             snapshots=options.snapshots,
             environment=environment,
         )
-        held.append(resources.enter_context(claimed))
-        if options.start_over and held[0].result() is None:
-            held[0].start_over()
-        return str(held[0].path)
+        claimed_runs.append(resources.enter_context(claimed))
+        if options.start_over and claimed_runs[0].result() is None:
+            claimed_runs[0].start_over()
+        return str(claimed_runs[0].path)
 
     path = on_main_rank(trainer.context, claim)
-    return held[0] if held else Run.open(path)
+    return claimed_runs[0] if claimed_runs else Run.open(path)
 
 
 def _run_training(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from typing import Any
 
 from kilolayer.data import Splits
 from kilolayer.runs import Run
+from kilolayer.runs.records import EndedRun
 from kilolayer.system.message_text import listing
 from kilolayer.system.terminal import print_rows
 from kilolayer.training import Experiment, Trainer
@@ -80,7 +80,7 @@ def print_training_result(run: Run) -> None:
     print_rows(rows)
 
 
-def _validation(result: dict[str, Any]) -> dict[str, str]:
+def _validation(result: EndedRun) -> dict[str, str]:
     if "best_validation_error" not in result:
         return {}
     chosen = result.get("test_error_selected_on_validation")

@@ -22,9 +22,11 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from kilolayer.data.memory_limit import available_memory
 from kilolayer.errors import InputError
+from kilolayer.runs.records import Seal, check_record
 from kilolayer.runs.tensor_bytes import load, save
+from kilolayer.system.json_text import JsonError, parse_json
+from kilolayer.system.memory_limit import available_memory
 from kilolayer.system.opened_folder import OpenedFolder
 
 FOLDER = "checkpoints"
@@ -32,7 +34,7 @@ NUM_KEPT = 2
 FORMAT = 3
 """The format of a run's folder. Formats 1 and 2 are read: their manifests do not say whose state it is and do
 not hold the metrics; in format 1 metrics.jsonl had clock readings, and the manifest no checksum."""
-MAX_MANIFEST_BYTES = 2**29
+MAX_MANIFEST_BYTES = 2**26
 MAX_TENSOR_BYTES = 2**40
 """Where the system does not say how much memory there is."""
 
@@ -59,9 +61,8 @@ class Checkpoint:
 
     name: str
     tensors: dict[str, Tensor]
-    counters: dict[str, Any]
+    counters: Mapping[str, Any]
     metrics: bytes
-    run: str | None
 
 
 class DamagedCheckpoint(ValueError):
@@ -86,7 +87,7 @@ def save_checkpoint(
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     manifest = {
         "format": FORMAT,
-        "run": owner.run,
+        **({"run": owner.run} if owner.run else {}),
         "config": owner.config,
         "counters": counters,
         "metrics": metrics.decode(errors="surrogateescape"),
@@ -202,17 +203,17 @@ def _read(states: OpenedFolder, name: str, metrics: bytes, owner: Owner) -> Chec
     except SafetensorError as error:
         raise DamagedCheckpoint(f"{file} is damaged: {error}") from None
     metrics = _metrics_of(path, manifest, metrics)
-    return Checkpoint(name, tensors, manifest["counters"], metrics, manifest.get("run"))
+    return Checkpoint(name, tensors, manifest["counters"], metrics)
 
 
-def _check_name(path: Path, manifest: Mapping[str, Any]) -> None:
+def _check_name(path: Path, manifest: Seal) -> None:
     if path.stem != _name(manifest["counters"]):
         raise DamagedCheckpoint(
             f"{path} is the manifest of another checkpoint, {_name(manifest['counters'])}"
         )
 
 
-def _check_owner(path: Path, manifest: Mapping[str, Any], owner: Owner) -> None:
+def _check_owner(path: Path, manifest: Seal, owner: Owner) -> None:
     """Raises `UnusableStates` where a state is another run's, or of another configuration."""
     if None not in (owner.run, run := manifest.get("run")) and run != owner.run:
         raise UnusableStates(
@@ -225,7 +226,7 @@ def _check_owner(path: Path, manifest: Mapping[str, Any], owner: Owner) -> None:
         )
 
 
-def _metrics_of(path: Path, manifest: Mapping[str, Any], metrics: bytes) -> bytes:
+def _metrics_of(path: Path, manifest: Seal, metrics: bytes) -> bytes:
     """The metrics that a state belongs to; those of older formats must be there still."""
     if manifest.get("format", 1) > 2:
         return str(manifest["metrics"]).encode(errors="surrogateescape")
@@ -241,40 +242,40 @@ def _name(counters: Mapping[str, Any]) -> str:
 
 def _is_saved(states: OpenedFolder, name: str, manifest: dict[str, Any]) -> bool:
     """Whether this checkpoint is complete on disk; its counters may differ in the seconds spent."""
-    owner = Owner(manifest["run"], manifest["config"])
+    owner = Owner(manifest.get("run"), manifest["config"])
     try:
         saved = _read_manifest(states, name)
         _read(states, name, b"", owner)
     except (DamagedCheckpoint, UnusableStates):
         return False
-    return all(saved.get(key) == manifest[key] for key in ("format", "run", "config", "metrics", "tensors"))
+    return all(
+        saved.get(key) == manifest.get(key) for key in ("format", "run", "config", "metrics", "tensors")
+    )
 
 
-def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     mark = _sha256(json.dumps(manifest, sort_keys=True).encode())
     return json.dumps({**manifest, "seal": mark}, indent=2, sort_keys=True).encode()
 
 
-def _read_manifest(states: OpenedFolder, name: str) -> dict[str, Any]:
+def _read_manifest(states: OpenedFolder, name: str) -> Seal:
     path = states.path / f"{name}.json"
     content = states.read(path.name, MAX_MANIFEST_BYTES)
     if content is None:
         raise DamagedCheckpoint(f"{path} is missing")
     try:
-        manifest: dict[str, Any] = json.loads(content)
-        del manifest["seal"]
-        is_intact = _manifest_bytes(manifest) == content
-    except (ValueError, KeyError, TypeError, RecursionError):
-        is_intact = False
-    if is_intact:
-        check_format(manifest.get("format", 1), path)
-        return manifest
+        value = parse_json(content, str(path), allow_nan=True, max_bytes=MAX_MANIFEST_BYTES)
+    except JsonError:
+        value = None
+    if isinstance(value, dict) and value.pop("seal", None) and _manifest_bytes(value) == content:
+        check_format(value.get("format", 1), path)
+        return check_record(value, Seal, path, content=content)
     raise DamagedCheckpoint(f"{path} is damaged: its own checksum does not match")
 
 
-def check_format(format: int, path: Path) -> None:
+def check_format(format: object, path: Path) -> None:
     """Raises `InputError` where a newer release wrote `path`."""
-    if format > FORMAT:
+    if isinstance(format, int) and format > FORMAT:
         raise InputError(
             f"{path} was written by a newer release of kilolayer (format {format}; this one reads up to "
             f"{FORMAT}); nothing was changed; update kilolayer to continue"

@@ -17,6 +17,7 @@ from kilolayer.data.config import Data
 from kilolayer.data.registry import DATASETS
 from kilolayer.errors import InputError
 from kilolayer.runs.checkpoints import UnusableStates
+from kilolayer.runs.records import DataRecord
 from kilolayer.system.folders import expand_home
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def _path_field(data: Data) -> str:
     return "folder" if data.source in DATASETS else "source"
 
 
-def _last_data_record(run: Run) -> dict[str, Any]:
-    noted = [start[DATA_KEY] for start in run.environments() if isinstance(start.get(DATA_KEY), dict)]
+def _last_data_record(run: Run) -> DataRecord:
+    noted = [start["data"] for start in run.environments() if "data" in start]
     return noted[-1] if noted else {}
 
 

@@ -163,5 +163,5 @@ def keep_predictions(folder: str, result: EvaluationResult) -> None:
             f"{'none' if recorded is None else f'{recorded:.4f} %'}; use the run's device, threads and "
             "precision"
         )
-    with run.lock() as held:
-        held.write(PREDICTIONS, predictions_content(predictions, result.sample.images.fingerprint()))
+    with run.lock() as locked:
+        locked.write(PREDICTIONS, predictions_content(predictions, result.sample.images.fingerprint()))

@@ -32,10 +32,20 @@ from torch import Tensor
 from kilolayer.errors import InputError, missing_path_error
 from kilolayer.runs import checkpoints
 from kilolayer.runs.checkpoints import Checkpoint, Owner
+from kilolayer.runs.records import (
+    EndedRun,
+    Start,
+    TimingRow,
+    read_record,
+    read_result,
+    read_rows,
+    read_timing,
+)
 from kilolayer.runs.snapshots import FOLDER as SNAPSHOTS
 from kilolayer.runs.snapshots import list_snapshots, plan_snapshots, planned_count, write_due_snapshot
 from kilolayer.runs.weights_file import SavedNetwork, read_weights
 from kilolayer.system.folder_lock import HOLDER_NAME, LOCK_NAME, FolderInUse
+from kilolayer.system.json_text import JsonError, parse_json
 from kilolayer.system.opened_folder import OpenedFolder, open_folder, storage_error
 from kilolayer.training.experiment import Experiment
 from kilolayer.training.trainer import Trainer
@@ -56,9 +66,6 @@ _MAX_BYTES = {".json": 2**26, ".jsonl": 2**28}
 JSON_ERRORS = "backslashreplace"
 """A file name that is not valid text is written to JSON as \\udcff, which JSON reads back."""
 
-RUN_KEY = "run"
-"""The key of the run's random id in the starts of environment.json."""
-
 logger = logging.getLogger(__name__)
 
 RunInUse = FolderInUse
@@ -69,12 +76,12 @@ class Run:
     """A run on disk: an experiment, its metrics and checkpoints, and in the end its trained network.
 
     below: the folder of the sweep that the run belongs to; below it no link is followed.
-    held: the folder, opened and locked, where this process may write; otherwise it is opened for each access.
+    locked: the folder, opened and locked, where this process may write; otherwise it is opened for each access.
     """
 
     path: Path
     below: Path | None = field(default=None, compare=False)
-    held: OpenedFolder | None = field(default=None, compare=False, repr=False)
+    locked: OpenedFolder | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def open(cls, path: str | Path, *, below: Path | None = None) -> Run:
@@ -91,7 +98,7 @@ class Run:
     def create(cls, path: str | Path, experiment: Experiment) -> Run:
         """A new run in `path`. Raises `InputError` where the folder is not empty."""
         with cls.open_or_create(path, experiment, new=True) as run:
-            return replace(run, held=None)
+            return replace(run, locked=None)
 
     @classmethod
     @contextmanager
@@ -125,7 +132,7 @@ class Run:
                 with run._opened() as folder:
                     plan_snapshots(folder, snapshots)
                 if environment is not None:
-                    run.write_json(ENVIRONMENT, [{RUN_KEY: _new_id(), **environment}])
+                    run.write_json(ENVIRONMENT, [{"run": _new_id(), **environment}])
                 run.write(CONFIG, to_json(experiment).encode(errors=JSON_ERRORS))
             yield run
 
@@ -155,8 +162,12 @@ class Run:
             for name in _FOLDERS:
                 folder.has_folder(name)
         # A damaged start has no number; the damage is reported when the file is needed.
-        starts = _parse_json(self.read(ENVIRONMENT) or b"", list) or []
-        numbers = (start.get("format") for start in starts if isinstance(start, dict))
+        try:
+            starts = parse_json(self.read(ENVIRONMENT) or b"[]", allow_nan=True)
+        except JsonError:
+            starts = []
+        entries = starts if isinstance(starts, list) else []
+        numbers = (start.get("format") for start in entries if isinstance(start, dict))
         newest = max((number for number in numbers if isinstance(number, int)), default=1)
         checkpoints.check_format(newest, self.path)
 
@@ -180,12 +191,12 @@ class Run:
         """
         with self._open(create) as folder:
             folder.lock()
-            yield replace(self, held=folder)
+            yield replace(self, locked=folder)
 
     @contextmanager
     def _opened(self) -> Iterator[OpenedFolder]:
-        if self.held is not None:
-            yield self.held
+        if self.locked is not None:
+            yield self.locked
         else:
             with self._open() as folder:
                 yield folder
@@ -221,8 +232,8 @@ class Run:
 
     def check(self) -> None:
         """Raises `FolderLost` where this process holds the run, and its folder is no longer there."""
-        if self.held is not None:
-            self.held.check()
+        if self.locked is not None:
+            self.locked.check()
 
     def experiment(self) -> Experiment:
         """The experiment in config.json. Raises `InputError` where it cannot be read."""
@@ -238,36 +249,30 @@ class Run:
 
     def owner(self) -> Owner:
         """Whose states are this run's."""
-        ids = [start[RUN_KEY] for start in self.environments() if isinstance(start.get(RUN_KEY), str)]
-        return Owner(ids[0] if ids else None, hashlib.sha256(self.read(CONFIG) or b"").hexdigest())
+        ids = (start["run"] for start in self.environments() if "run" in start)
+        return Owner(next(ids, None), hashlib.sha256(self.read(CONFIG) or b"").hexdigest())
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> EndedRun | None:
         """The final figures; None until the run is finished."""
-        result: dict[str, Any] | None = self._json(RESULT, dict)
-        return result
+        content = self.read(RESULT)
+        return None if content is None else read_result(content, self.file(RESULT))
 
-    def environments(self) -> list[dict[str, Any]]:
+    def environments(self) -> list[Start]:
         """The environments in which the run was computed, one for every start."""
-        starts: list[dict[str, Any]] | None = self._json(ENVIRONMENT, list)
-        return starts or []
+        content = self.read(ENVIRONMENT)
+        return [] if content is None else read_record(content, list[Start], self.file(ENVIRONMENT))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The metrics of every epoch with its clock readings; a line cut short by a crash is left out.
 
         Clock readings that timing.jsonl has lost are left out, since nothing depends on them.
         """
-        path, lines = self.file(METRICS), _complete_lines(self.read(METRICS))
-        rows = [_require_json(line, dict, f"{path}, line {n},") for n, line in enumerate(lines, 1)]
+        rows = read_rows(self.read(METRICS) or b"", self.file(METRICS))
         timing = {row["epoch"]: row for row in self._timing()}
-        return [row | timing.get(row.get("epoch"), {}) for row in rows]
+        return [{**row, **timing.get(int(row["epoch"]), {})} for row in rows]
 
-    def _timing(self) -> list[dict[str, Any]]:
-        rows = (_parse_json(line, dict) for line in _complete_lines(self.read(TIMING)))
-        return [row for row in rows if row is not None and isinstance(row.get("epoch"), int)]
-
-    def _json(self, name: str, kind: type) -> Any:
-        content = self.read(name)
-        return None if content is None else _require_json(content, kind, str(self.file(name)))
+    def _timing(self) -> list[TimingRow]:
+        return read_timing(self.read(TIMING) or b"")
 
     def weights(self) -> SavedNetwork:
         """The trained network. Raises `InputError` until the run is finished."""
@@ -308,7 +313,7 @@ class Run:
         All starts carry the run's random id, which the first one of this release draws.
         """
         starts = self.environments()
-        start = {RUN_KEY: self.owner().run or _new_id(), **environment}
+        start = {"run": self.owner().run or _new_id(), **environment}
         if starts[-1:] != [start]:
             self.write_json(ENVIRONMENT, [*starts, start])
 
@@ -385,28 +390,8 @@ class Run:
                     snapshots.set_aside(path.name)
 
 
-def _parse_json(content: bytes, kind: type) -> Any:
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, kind) else None
-
-
-def _require_json(content: bytes, kind: type, source: str) -> Any:
-    value = _parse_json(content, kind)
-    if value is None:
-        raise InputError(f"{source} is damaged")
-    return value
-
-
 def _new_id() -> str:
     return secrets.token_hex(8)
-
-
-def _complete_lines(content: bytes | None) -> list[bytes]:
-    """The complete lines of a file: older releases could be cut off in the last one."""
-    return (content or b"").split(b"\n")[:-1]
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kilolayer.errors import InputError
+from kilolayer.runs.records import PredictionsHeader, read_record
 from kilolayer.runs.tensor_bytes import save
 from kilolayer.runs.weights_file import HEADER_KEY, read_tensors, tensors_checksum
 from kilolayer.system.opened_folder import open_folder
@@ -80,10 +81,10 @@ def read_predictions(run: str | Path) -> Predictions | None:
             return None
     tensors, metadata = read_tensors(path)
     try:
-        header = json.loads(metadata[HEADER_KEY])
+        header = read_record(metadata[HEADER_KEY], PredictionsHeader, path)
         intact = header["sha256"] == tensors_checksum(tensors, header["test_set"])
         answers, labels, losses = (tensors[name] for name in ("answers", "labels", "losses"))
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, InputError):
         raise InputError(f"{path} is damaged, or was not written by kilolayer; remove it") from None
     if not intact or not answers.shape == labels.shape == losses.shape:
         raise InputError(f"{path} is damaged: its checksum is not the one in its header; remove it")

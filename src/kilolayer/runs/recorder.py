@@ -56,7 +56,7 @@ def train_run(
     ...     print(iterations, run.result()["status"], len(run.metrics()))
     [1, 2] done 1
     """
-    with _held(run, trainer) as run:
+    with _lock_on_main_rank(run, trainer) as run:
         if run.result() is not None:
             return
         recording = _resume(run, trainer, environment or trainer_environment(trainer))
@@ -73,13 +73,13 @@ def train_run(
 
 
 @contextmanager
-def _held(run: Run, trainer: Trainer) -> Iterator[Run]:
+def _lock_on_main_rank(run: Run, trainer: Trainer) -> Iterator[Run]:
     """The run, locked on the main rank."""
-    if run.held is not None or not trainer.context.is_main:
+    if run.locked is not None or not trainer.context.is_main:
         yield run
     else:
-        with run.lock() as held:
-            yield held
+        with run.lock() as locked:
+            yield locked
 
 
 def _train(

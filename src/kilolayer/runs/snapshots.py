@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from kilolayer.errors import InputError
+from kilolayer.runs.records import SnapshotPlan, read_record
 from kilolayer.runs.weights_file import weights_content
 from kilolayer.system.opened_folder import OpenedFolder
 from kilolayer.training.trainer import Trainer
@@ -74,10 +75,7 @@ def planned_count(run: OpenedFolder) -> int:
         return 0
     with run.subfolder(FOLDER) as folder:
         content = folder.read(_PLAN, _MAX_PLAN_BYTES)
-        try:
-            return 0 if content is None else int(json.loads(content)["count"])
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{folder.path / _PLAN} is damaged") from None
+        return 0 if content is None else read_record(content, SnapshotPlan, folder.path / _PLAN)["count"]
 
 
 def _due_epochs(run: OpenedFolder, epochs: int) -> set[int]:

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -63,7 +64,7 @@ def environment_record(
     }
 
 
-def environment_differences(starts: list[dict[str, Any]], environment: dict[str, Any]) -> list[str]:
+def environment_differences(starts: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]) -> list[str]:
     """The entries of `BITWISE_RELEVANT` in which an earlier start differs from this one, in words.
 
     >>> start = dict.fromkeys(BITWISE_RELEVANT) | {"threads": 1}

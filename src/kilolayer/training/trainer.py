@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -428,7 +428,7 @@ class Trainer:
         """The rest of what is saved, as JSON can hold it."""
         return {**self.state.counters(), "data": self.fingerprints}
 
-    def restore(self, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], counters: Mapping[str, Any]) -> None:
         """Continues from `tensors()` and `counters()` of the same experiment.
 
         Raises `InputError`, and changes nothing, where the data have changed or the tensors do not fit.
