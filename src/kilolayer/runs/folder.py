@@ -76,7 +76,7 @@ class Run:
     """A run on disk: an experiment, its metrics and checkpoints, and in the end its trained network.
 
     below: the folder of the sweep that the run belongs to; below it no link is followed.
-    locked: the folder, opened and locked, where this process may write; otherwise it is opened for each access.
+    locked: the folder, opened and locked by this process; otherwise it is opened for each access.
     """
 
     path: Path
