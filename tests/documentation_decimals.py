@@ -188,3 +188,70 @@ def on_file(found: Found) -> bool:
         for name in found.files
         for scale in found.scales
     )
+
+
+@cache
+def _fields(name: str) -> dict[str, frozenset[Decimal]]:
+    """The numbers of a result file, or of a folder's, by the last key on their way."""
+    path = RESULTS / name
+    found: dict[str, set[Decimal]] = {}
+
+    def walk(value: object, key: str) -> None:
+        match value:
+            case dict():
+                for name, each in value.items():
+                    if name not in NOT_FIGURES:
+                        walk(each, name)
+            case list():
+                for each in value:
+                    walk(each, key)
+            case _:
+                found.setdefault(key, set()).update(_values(value))
+
+    for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+        if file.suffix == ".json":
+            walk(json.loads(file.read_text(encoding="utf-8"), parse_float=Decimal, parse_int=Decimal), "")
+    return {key: frozenset(values) for key, values in found.items()}
+
+
+@cache
+def _fields_of(name: str, digits: int, scale: Decimal) -> dict[Decimal, set[str]]:
+    """The fields that hold a number, by its magnitude times `scale`, rounded as `rounded` does."""
+    unit, found = Decimal(1).scaleb(-digits), dict[Decimal, set[str]]()
+    for field, values in _fields(name).items():
+        for scaled in (abs(value * scale) for value in values):
+            if scaled < Decimal("1e7"):
+                for rule in (ROUND_HALF_UP, ROUND_HALF_DOWN):
+                    found.setdefault(scaled.quantize(unit, rule), set()).add(field)
+    return found
+
+
+def fields(found: Found) -> set[str]:
+    """The fields of the files named for a decimal that hold it."""
+    value = Decimal(found.decimal.replace(",", ""))
+    digits = -int(value.as_tuple().exponent)
+    return {
+        field
+        for name in found.files
+        for scale in found.scales
+        for field in _fields_of(name, digits, scale.scaleb(-found.exponent)).get(value, ())
+    }
+
+
+def of_one_field(decimals: list[Found]) -> set[tuple[str, int, str]]:
+    """(page, line, decimal) of those whose column, or row, of a table is one field of the files throughout.
+
+    A short number stands somewhere in any file; a whole column of them does not stand in one field by chance.
+    """
+    columns: dict[tuple[str, str, int], list[Found]] = {}
+    rows: dict[tuple[str, int], list[Found]] = {}
+    for each in decimals:
+        if each.text.startswith("|"):
+            columns.setdefault((each.page, each.block, each.before.count("|")), []).append(each)
+            rows.setdefault((each.page, each.line), []).append(each)
+    return {
+        (each.page, each.line, each.decimal)
+        for group in (*columns.values(), *rows.values())
+        if len(group) > 1 and set.intersection(*map(fields, group))
+        for each in group
+    }
