@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,8 +33,7 @@ def preserve_state(module: nn.Module, *, training: bool = True, seed: int = 0) -
         for name, buffer in part._buffers.items()
         if buffer is not None
     ]
-    # Compiled code would not notice that a unit's forward is replaced, and hides its operations.
-    with torch.compiler.set_stance("force_eager"), torch.random.fork_rng(devices=_gpu_indices(module)):
+    with _without_compiled_code(), torch.random.fork_rng(devices=_gpu_indices(module)):
         torch.manual_seed(seed)
         try:
             for part, name, buffer in buffers:
@@ -44,6 +45,18 @@ def preserve_state(module: nn.Module, *, training: bool = True, seed: int = 0) -
                 part.training = mode
             for part, name, buffer in buffers:
                 part._buffers[name] = buffer
+
+
+def _without_compiled_code() -> AbstractContextManager[Any]:
+    """Runs what was compiled as it was written.
+
+    Compiled code would not notice that a unit's forward is replaced, and hides its operations.
+    """
+    # Who has not imported the compiler has compiled nothing; it takes a second and a hundred megabytes.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    eagerly: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eagerly
 
 
 def _gpu_indices(module: nn.Module) -> list[int]:
