@@ -5,13 +5,14 @@
 Needs those libraries, so PyTorch's CUDA build (it runs on the CPU), and this package on the path. Every
 network is freshly initialised, nothing is downloaded. `IDENTICAL` says which are known to be one of ours,
 `FAULTS` which have a fault that their source confirms; of every other one a fault is a false one. `right`
-says whether the audit told so. `--only` audits again what matches LIBRARY/NAME, and keeps the rest of the
-file.
+says whether the audit told so. `--only` audits what matches LIBRARY/NAME, and keeps the rest of the file. A
+row that the same code of the auditor has written is kept, so a run that was cut goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections import Counter
@@ -28,6 +29,8 @@ from kilolayer.errors import InputError
 from kilolayer.networks import create_model, list_models
 from kilolayer.runs.start_environment import environment_record, peak_memory_bytes
 from kilolayer.training import DistributedContext
+
+AUDITOR = Path(__file__).resolve().parents[1] / "src" / "kilolayer" / "audit"
 
 # Two names of one function: ImageNet's default is option B, and ResNeXt's 1×64d is the bottleneck itself.
 SAME = {
@@ -146,6 +149,13 @@ def names(library: str) -> list[str]:
     ]
 
 
+def code_hash() -> str:
+    """The hash of the auditor's code."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(AUDITOR.glob("*.py")))).hexdigest()[
+        :16
+    ]
+
+
 def row(library: str, name: str, make: Callable[[str], nn.Module]) -> dict[str, Any]:
     """One network's audit in short."""
     torch.manual_seed(0)
@@ -199,7 +209,7 @@ def told(report: AuditReport, library: str, name: str) -> bool:
     return is_named and is_clean_ours and faults == FAULTS.get(library, {}).get(name, set())
 
 
-def rows(only: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(only: list[str], done: Callable[[str, str], bool]) -> Iterator[tuple[str, dict[str, Any]]]:
     for library in NAMES:
         try:
             make, listed = maker(library), names(library)
@@ -207,7 +217,7 @@ def rows(only: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield library, {"name": library, "right": False, "failed": f"{type(error).__name__}: {error}"}
             continue
         for name in listed:
-            if any(fnmatchcase(f"{library}/{name}", pattern) for pattern in only):
+            if any(fnmatchcase(f"{library}/{name}", pattern) for pattern in only) and not done(library, name):
                 yield library, row(library, name, make)
 
 
@@ -217,21 +227,25 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["*"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    before = options.out.exists() and options.only != ["*"]
     kept = (
         json.loads(options.out.read_text(encoding="utf-8"))
-        if before
+        if options.out.exists()
         else {"environments": [], "libraries": {}}
     )
+    code = code_hash()
     found = {library: {each["name"]: each for each in rows} for library, rows in kept["libraries"].items()}
     place = DistributedContext(torch.device("cpu"))
     environments = [*kept["environments"], environment_record(place, "fp32")]
-    for number, (library, each) in enumerate(rows(options.only), 1):
-        found.setdefault(library, {})[each["name"]] = each
+
+    def done(library: str, name: str) -> bool:
+        return found.get(library, {}).get(name, {}).get("code") == code
+
+    for number, (library, each) in enumerate(rows(options.only, done), 1):
+        found.setdefault(library, {})[each["name"]] = each | {"code": code}
         failure = each.get("failed") or each.get("refused") or each.get("not_made")
         words = failure or (each["structure"] or each["nearest"], each["findings"])
         print("right" if each["right"] else "WRONG", library, each["name"], words, flush=True)
-        if number % 20 == 0:
+        if number % 5 == 0:
             write(options.out, environments, found, peak_memory_bytes(place))
     write(options.out, environments, found, peak_memory_bytes(place))
 
@@ -251,6 +265,7 @@ def write(
         "environments": environments,
         "networks": len(every),
         "audited": len(audited),
+        "of_this_code": sum(each.get("code") == code_hash() for each in every),
         "audited_of_peers": sum("outcome" in each for each in peers),
         "outcomes": dict(Counter(each["outcome"] for each in audited)),
         "identical": sum(each["identical"] for each in audited),

@@ -105,6 +105,14 @@ class EvaluatedBatchNorm(nn.BatchNorm2d):
         return super().train(False)
 
 
+class ScheduledBatchNorm(nn.BatchNorm2d):
+    """BN whose momentum falls after a thousand batches."""
+
+    def forward(self, x):
+        self.momentum = 0.01 if self.num_batches_tracked.item() > 1000 else 0.1
+        return super().forward(x)
+
+
 def rebuilt(kind: type[nn.Module], **arguments: object) -> Change:
     return lambda module: kind(module.num_features, **arguments)
 
@@ -156,6 +164,7 @@ BATCH_NORM: dict[str, Change] = {
     "γ + 1": lambda module: Call(module, partial(_norm, offset=1.0)),
     "statistics detached": lambda module: Call(module, partial(_norm, statistics=False)),
     "halves of the batch": lambda module: Call(module, partial(_norm, groups=2)),
+    "momentum by a counter": lambda module: ScheduledBatchNorm(module.num_features),
     "output × 1.0001": after(lambda x: 1.0001 * x),
     "output shifted": after(lambda x: x + 1e-5),
     "input detached": before(Tensor.detach),
@@ -259,6 +268,8 @@ ACTIVATION: dict[str, Change] = {
     "absolute value": lambda module: Call(module, lambda self, x: x.abs()),
     "shifted": before(lambda x: x - 1e-4),
     "squared": after(lambda x: x**2),
+    "by a mask of another threshold": lambda module: Call(module, lambda self, x: x * (x > 1e-3)),
+    "by a mask that leaks": lambda module: Call(module, lambda self, x: torch.where(x > 0, x, 1e-3 * x)),
     "straight-through gradient": lambda module: Call(module, lambda self, x: _StraightThrough.apply(x)),
     "half of the gradient": after(half_gradient),
     "detached": after(Tensor.detach),
@@ -317,6 +328,7 @@ POOLING: dict[str, Change] = {
     "sum": pooled(lambda x: x.sum((2, 3))),
     "average and maximum": pooled(lambda x: 0.5 * (x.mean((2, 3)) + x.amax((2, 3)))),
     "root of the mean square": pooled(lambda x: (x**2).mean((2, 3)).add(1e-6).sqrt()),
+    "nine pixels": pooled(lambda x: x[:, :, :3, :3].mean((2, 3))),
     "centre": pooled(lambda x: x[:, :, x.shape[2] // 2, x.shape[3] // 2]),
     "without the border": pooled(lambda x: x[:, :, :-1, :-1].mean((2, 3))),
     "two steps": pooled(lambda x: functional.adaptive_avg_pool2d(x, 2).amax((2, 3))),
@@ -364,6 +376,10 @@ UNIT: dict[str, Change] = {
     "branch × 0.5": added(lambda self, h, F: torch.add(h, F, alpha=0.5)),
     "branch × 1.0001": added(lambda self, h, F: h + 1.0001 * F),
     "difference": added(lambda self, h, F: h - F),
+    "mean of a stack": added(lambda self, h, F: torch.stack([h, F]).mean(0)),
+    "maximum of a stack": added(lambda self, h, F: torch.stack([h, F]).amax(0)),
+    "branch twice in a stack": added(lambda self, h, F: torch.stack([h, F, F]).sum(0)),
+    "counts its calls": lambda unit: Counted(unit),
     "no shortcut": added(lambda self, h, F: F),
     "shortcut twice": added(lambda self, h, F: h + h + F),
     "maximum": added(lambda self, h, F: torch.maximum(h, F)),
@@ -385,6 +401,18 @@ UNIT: dict[str, Change] = {
     "no branch in evaluation mode": added(lambda self, h, F: h + F if self.training else h),
     "twice": lambda unit: Call(unit, _twice),
 }
+
+
+class Counted(nn.Module):
+    """A unit that is another one after many calls."""
+
+    def __init__(self, unit: nn.Module):
+        super().__init__()
+        self.unit, self.calls = unit, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.unit(x if self.calls < 1000 else 2 * x)
 
 
 def _twice(self, x):
@@ -581,6 +609,20 @@ def _functional_conv(self, x):
     return functional.conv2d(x, m.weight, None, m.stride, m.padding, m.dilation, m.groups)
 
 
+def closed_over(model: nn.Module) -> nn.Module:
+    """A unit's `forward` is a function that holds the unit itself: a copy runs the original."""
+    unit = model.stage1[0]
+    forward = unit.forward
+    unit.forward = lambda x: forward(x)
+    return model
+
+
+def _fixed_window(self, x):
+    features = self.module.forward_features(x)
+    side = 8 if features.shape[1] < 512 else 2  # an image of 32 pixels, and one of 64
+    return self.module.classifier(functional.avg_pool2d(features, side).flatten(1))
+
+
 def _added_into(self, h, F):
     F += h
     return F
@@ -631,13 +673,28 @@ REWRITES: dict[str, Change] = {
     "in place": every(nn.ReLU, lambda module: nn.ReLU(inplace=True)),
     "functional ReLU": every(nn.ReLU, lambda module: Call(module, lambda self, x: functional.relu(x))),
     "ReLU by clamp": every(nn.ReLU, lambda module: Call(module, lambda self, x: x.clamp(min=0))),
+    "ReLU by a mask": every(nn.ReLU, lambda module: Call(module, lambda self, x: x * (x > 0))),
+    "ReLU by a choice": every(
+        nn.ReLU, lambda module: Call(module, lambda self, x: torch.where(x > 0, x, 0.0))
+    ),
+    "ReLU by maximum": every(
+        nn.ReLU, lambda module: Call(module, lambda self, x: torch.maximum(x, torch.zeros_like(x)))
+    ),
+    "ReLU by absolute values": every(nn.ReLU, lambda module: Call(module, lambda self, x: (x + x.abs()) / 2)),
     "functional BN": every(nn.BatchNorm2d, lambda module: Call(module, _functional_norm)),
     "functional convolution": every(nn.Conv2d, lambda module: Call(module, _functional_conv)),
     "branch first": every_unit(added(lambda self, h, F: F + h)),
     "added into the branch": every_unit(added(_added_into)),
     "torch.add": every_unit(added(lambda self, h, F: torch.add(h, F, alpha=1))),
+    "sum of a stack": every_unit(added(lambda self, h, F: torch.stack([h, F]).sum(0))),
+    "sum of a stack behind": every_unit(added(lambda self, h, F: torch.stack([F, h], -1).sum(-1))),
+    "sum of a concatenation": every_unit(
+        added(lambda self, h, F: torch.cat([h, F], 1).unflatten(1, (2, -1)).sum(1))
+    ),
+    "negative taken off": every_unit(added(lambda self, h, F: h - (-F))),
     "dropout of 0": dropped(0.0),
     "identities between": every(nn.Conv2d, lambda module: nn.Sequential(nn.Identity(), module)),
+    "pooled by a fixed window": around(_fixed_window),
     "pooled in two steps": pooled(lambda x: x.mean(3).mean(2)),
     "pooled and flattened": pooled(lambda x: nn.AdaptiveAvgPool2d((1, 1))(x).reshape(x.shape[0], -1)),
     "linear by matrices": head(
@@ -646,8 +703,14 @@ REWRITES: dict[str, Change] = {
     "linear as a convolution": head(linear_as_convolution),
     "with an idle parameter": with_spare,
     "γ = 0": zero_last_gamma,
+    "forward that holds its unit": closed_over,
     "hook that looks": hooked("register_forward_hook", lambda module, args, output: None),
 }
+
+
+# At an input of exactly 0 these hand on another gradient than ReLU, and the certificate says so.
+AT_CORNER = ("ReLU by clamp", "ReLU by maximum", "ReLU by absolute values")
+ON_SOME_SIDES = ("pooled by a fixed window",)
 
 
 def unit_channels(function: Callable[[Tensor], Tensor]) -> Change:

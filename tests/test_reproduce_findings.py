@@ -212,6 +212,26 @@ def test_the_bias_of_the_least_error_is_chosen(
     assert (found["chosen"], found["the_papers"]) == (chosen, -6.0)
 
 
+def test_a_diverged_run_of_a_search_counts_as_guessing_among_its_classes(tmp_path: Path) -> None:
+    request = replace(SMOKE, rows=("exclusive gating: b_g = −6",), seeds=(0,))
+    (search,) = bias_searches(plan_reproduction(request, tmp_path))
+    of_hundred = {
+        bias: tuple(
+            replace(
+                run,
+                experiment=replace(run.experiment, network=replace(run.experiment.network, num_classes=100)),
+            )
+            for run in runs
+        )
+        for bias, runs in search.runs.items()
+    }
+    for bias, (run,) in of_hundred.items():
+        end_run(run.path, math.nan if bias == -6.0 else 95.0)
+    found = search_result(replace(search, runs=of_hundred))
+    assert next(row["median"] for row in found["biases"] if row["b_g"] == -6.0) == 99.0
+    assert found["chosen"] != -6.0
+
+
 def end_run(path: Path, value: float) -> None:
     path.mkdir(parents=True)
     row = {"iteration": 8, "epoch": 1, "train_loss": 1.0, "learning_rate": 0.1, "validation_error": value}

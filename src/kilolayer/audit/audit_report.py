@@ -61,6 +61,10 @@ class NearestNetwork:
     """Why the function is different, or not proven."""
     permutation: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Where channels have another order: by the layer's name and side, the described channel of each."""
+    sides: tuple[int, ...] = ()
+    """The sides of the images on which both were run, where the function is proven."""
+    remarks: tuple[str, ...] = ()
+    """What the proof does not hold for, in words: other sides, or the gradient at an activation's corner."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from kilolayer.audit.audit_report import AuditFinding, NearestNetwork, Severity
+from kilolayer.audit.canonical import canonical_description
 from kilolayer.audit.comparison import FunctionProof
 from kilolayer.audit.context import AuditContext
 from kilolayer.audit.dataflow import DataflowGraph
@@ -15,13 +16,13 @@ from kilolayer.audit.proof import prove_identity
 from kilolayer.audit.rules import by_severity, collect_findings
 from kilolayer.audit.trace import Trace
 from kilolayer.networks.description import Network
+from kilolayer.units.arrangement import ARRANGEMENTS
 from kilolayer.units.branch import Aggregated
 
 # Findings that concern a network's name or size, not what its layers do.
 NOT_OF_FUNCTION = ("label", "widths", "option-b", "stem")
 
-# Findings that say how layers were read; where the function is proven, they were written in another way only.
-OF_READING = ("layer", "unit", "end", "head", "shortcut")
+CERTIFIED = ("identical", "permuted")
 
 
 def with_proof(
@@ -30,31 +31,62 @@ def with_proof(
     model: nn.Module,
     traced: Trace,
     graph: DataflowGraph,
-) -> tuple[NearestNetwork | None, tuple[AuditFinding, ...]]:
-    """The nearest network with what is proven of its function, and the findings with the proof's."""
+) -> tuple[NearestNetwork | None, AuditContext, tuple[AuditFinding, ...]]:
+    """The nearest network with what is proven of its function; the context; the findings with the proof's.
+
+    A network whose function is proven is read as the described one, in whatever way it is written.
+    """
     findings = collect_findings(context)
     if nearest is None or context.fit is None or context.nearest is None:
-        return nearest, findings
-    if nearest.differences:
+        return nearest, context, findings
+    described = _described(context)
+    has_other_sizes = not context.unused and described.parameters != context.parameters
+    proof = (
+        FunctionProof("different", "; ".join(nearest.differences))
+        if nearest.differences and has_other_sizes
+        else prove_identity(model, traced, graph, described)
+    )
+    if nearest.differences and proof.word == "different":
         reason = "; ".join(nearest.differences)
         notes = [] if findings else [AuditFinding("note", "function", f"not {nearest.name}: it has {reason}")]
-        return replace(nearest, function="different", reason=reason), (*findings, *notes)
-    proof = prove_identity(model, traced, graph, _described(context))
+        return replace(nearest, function="different", reason=reason), context, (*findings, *notes)
     nearest = replace(
         nearest,
         identical={"identical": True, "not proven": None}.get(proof.word, False),
         function=proof.word,
         reason=proof.reason,
         permutation=dict(proof.permutation),
+        sides=proof.sides,
+        remarks=proof.remarks,
     )
-    if proof.word in ("identical", "permuted"):
-        findings = tuple(
-            finding for finding in findings if finding.severity == "note" or finding.code not in OF_READING
-        )
+    if proof.word in CERTIFIED:
+        nearest = replace(nearest, differences=())
+        context = _read_as(context, described)
+        findings = collect_findings(context)
     explained = any(
         finding.severity != "note" and finding.code not in NOT_OF_FUNCTION for finding in findings
     )
-    return nearest, by_severity([*findings, *_proof_findings(proof, nearest.name, explained=explained)])
+    findings = by_severity([*findings, *_proof_findings(proof, nearest.name, explained=explained)])
+    return nearest, context, findings
+
+
+def _read_as(context: AuditContext, described: Network) -> AuditContext:
+    """The context of a network that is proven to be `described`."""
+    assert context.fit is not None  # noqa: S101 - the caller asked
+    canonical = canonical_description(described)
+    is_as_read = context.fit.network == described and context.fit.canonical == canonical
+    arrangement = described.unit.arrangement
+    name = next((name for name, layers in ARRANGEMENTS.items() if layers == arrangement), None)
+    return replace(
+        context,
+        canonical=canonical,
+        traced=replace(
+            context.traced, units=tuple(replace(unit, remarks=()) for unit in context.traced.units)
+        ),
+        fit=context.fit
+        if is_as_read
+        else replace(context.fit, network=described, canonical=canonical, arrangement=name, exact=True),
+    )
 
 
 def _described(context: AuditContext) -> Network:

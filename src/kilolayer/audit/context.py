@@ -38,6 +38,8 @@ class AuditContext:
     """The names of the weights that several layers use."""
     decides: bool = False
     """Whether its Python code reads values that depend on the image."""
+    unread_joins: tuple[str, ...] = ()
+    """The operators, no additions and no concatenations, in which maps of one size meet."""
     additions: int = 0
     """The additions of maps in the whole graph, in units or not."""
 

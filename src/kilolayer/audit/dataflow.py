@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,6 +24,18 @@ VIEW_OPS = {
     "alias", "clone", "contiguous", "detach", "expand", "getitem", "lift_fresh", "lift_fresh_copy", "permute",
     "reshape", "squeeze", "t", "_to_copy", "transpose", "unsqueeze", "view", "_unsafe_view", "_reshape_alias",
 }  # fmt: skip
+POOL_OPS = ("aten::avg_pool2d",)
+LONGEST_SIDE = 2**31
+SIZE_FREE_OPS = VIEW_OPS | {
+    "convolution", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+    "relu", "clamp", "clamp_min", "hardtanh", "threshold", "maximum", "sigmoid",
+    "add", "sub", "rsub", "mul", "div", "neg", "abs", "gt", "ge", "lt", "le", "where", "masked_fill",
+    "mean", "max_pool2d_with_indices", "addmm", "mm", "linear", "native_dropout", "constant_pad_nd", "cat",
+    "stack", "sum", "output", "input",
+}  # fmt: skip
+"""Operators whose arguments do not change with the side of the image."""
+LONGEST_SUM = 5
+"""The operators that may stand between the join of paths and the sum that it makes, as in a stack's sum."""
 RANDOM_OPS = {"bernoulli", "rand", "randn", "rand_like", "randn_like", "native_dropout", "uniform"}
 
 
@@ -30,6 +43,7 @@ RANDOM_OPS = {"bernoulli", "rand", "randn", "rand_like", "randn_like", "native_d
 class GraphNode:
     """An operator whose output depends on the image; `inputs` are its inputs that depend on the image too.
 
+    An "add" of several inputs is their weighted sum, in whatever way it is written.
     `dominator` is the last node that every path from the image to this node passes, and `level` its depth in
     the dominator tree.
     """
@@ -42,6 +56,8 @@ class GraphNode:
     users: list[GraphNode] = field(default_factory=list)
     dominator: GraphNode | None = None
     level: int = 0
+    factors: tuple[float, ...] = ()
+    """Of an addition: what multiplies each input."""
 
 
 class DataflowGraph:
@@ -54,6 +70,7 @@ class DataflowGraph:
         self.nodes: dict[fx.Node, GraphNode] = {}
         for fx_node in trace.graph.nodes:
             self._add(fx_node)
+        self._read_sums()
         self.outputs = self._outputs(trace)
         if not self.outputs:
             raise InputError("the model's output does not depend on the image, as far as its operators show")
@@ -91,11 +108,65 @@ class DataflowGraph:
             self.nodes[fx_node] = inputs[0]
             return
         node = GraphNode(len(self.nodes), name, fx_node, tuple(dict.fromkeys(inputs)), _shape(fx_node))
+        if name == "add" and len(node.inputs) == 2:
+            node.factors = (1.0, float(fx_node.kwargs.get("alpha", 1)))  # type: ignore[arg-type]
         node.dominator = _common_dominator(node.inputs)
         node.level = node.dominator.level + 1
         for input_node in node.inputs:
             input_node.users.append(node)
         self.nodes[fx_node] = node
+
+    def _read_sums(self) -> None:
+        """Makes an "add" of every weighted sum of maps that is written otherwise, as of a stack's sum."""
+        nodes = sorted(set(self.nodes.values()), key=lambda node: node.index)
+        for join in nodes:
+            if join.op == "add" or len(join.inputs) < 2 or len(join.shape) < 3:
+                continue
+            if len({addend.shape for addend in join.inputs}) > 1:
+                continue
+            sizes = _without_ones(join.inputs[0].shape)
+            chain = [join]
+            while _without_ones(chain[-1].shape) != sizes and len(chain) < LONGEST_SUM:
+                users = chain[-1].users
+                if len(users) != 1 or len(users[0].inputs) != 1:
+                    break
+                chain.append(users[0])
+            if _without_ones(chain[-1].shape) == sizes and (factors := self._factors(chain[-1], join.inputs)):
+                self._merge(chain, factors)
+        for node in sorted(set(self.nodes.values()), key=lambda node: node.index):
+            if node.inputs:
+                node.dominator = _common_dominator(node.inputs)
+                node.level = node.dominator.level + 1
+
+    def _factors(self, end: GraphNode, addends: tuple[GraphNode, ...]) -> tuple[float, ...]:
+        """λ with end = Σ λ·addend, to six digits; empty where `end` is no such sum, near 0 or far out."""
+        generator = torch.Generator().manual_seed(2)
+        signals = [torch.randn(addend.shape, generator=generator) for addend in addends]
+        columns = torch.stack([signal.flatten() for signal in signals], 1).double()
+        if len(columns) < len(addends) + 2:
+            return ()
+        factors: set[tuple[float, ...]] = set()
+        for scale in (1.0, 1e6):
+            inputs = {addend: scale * signal for addend, signal in zip(addends, signals, strict=True)}
+            response = self.replay(end, inputs)
+            if response is None or response.shape != end.shape or not torch.isfinite(response).all():
+                return ()
+            expected = response.flatten().double() / scale
+            solution = torch.linalg.lstsq(columns, expected[:, None]).solution
+            if not torch.allclose((columns @ solution)[:, 0], expected, rtol=1e-4, atol=1e-5):
+                return ()
+            factors.add(tuple(float(f"{value:.5g}") for value in solution.flatten().tolist()))
+        [solved, *others] = factors
+        return () if others or 0.0 in solved else solved
+
+    def _merge(self, chain: list[GraphNode], factors: tuple[float, ...]) -> None:
+        """Makes the last node of `chain` the addition of the first one's inputs."""
+        join, end = chain[0], chain[-1]
+        for node in chain[:-1]:
+            self.nodes.update({fx_node: end for fx_node, known in self.nodes.items() if known is node})
+        for addend in join.inputs:
+            addend.users = [end if user is join else user for user in addend.users]
+        end.op, end.inputs, end.factors = "add", join.inputs, factors
 
     def _trunk(self) -> list[GraphNode]:
         trunk: list[GraphNode] = []
@@ -104,6 +175,18 @@ class DataflowGraph:
             trunk.append(node)
             node = node.dominator
         return trunk[::-1]
+
+    @cached_property
+    def size_bound(self) -> tuple[str, ...]:
+        """The operators that do not say that they do the same on images of every side."""
+        nodes = sorted(set(self.nodes.values()), key=lambda node: node.index)
+        return tuple(dict.fromkeys(node.op for node in nodes if not _is_size_free(node)))
+
+    @property
+    def whole_windows(self) -> list[bool]:
+        """Of each average pooling, in order, whether its window is the whole map."""
+        nodes = (node for node in self.nodes if f"aten::{op_name(node)}" in POOL_OPS)
+        return [is_whole_window(node.args[1], _shape(node.all_input_nodes[0])) for node in nodes]
 
     def constant(self, fx_node: Any) -> Any:
         """The value of a node that does not depend on the image; a literal is returned as it is."""
@@ -202,6 +285,26 @@ class DataflowGraph:
         args, kwargs = fx.node.map_arg((fx_node.args, fx_node.kwargs), value)
         assert callable(fx_node.target)  # noqa: S101 - only calls, attributes and inputs are recorded
         return fx_node.target(*args, **kwargs)
+
+
+def is_whole_window(kernel: Any, shape: tuple[int, ...]) -> bool:
+    """Whether the window of a pooling is the whole map."""
+    sides = [kernel] if isinstance(kernel, int) else list(kernel)
+    return set(sides) == set(shape[2:])
+
+
+def _is_size_free(node: GraphNode) -> bool:
+    match node.op, node.fx.args:
+        case "slice", (_, int(), 0, int(end), *_):
+            return end > LONGEST_SIDE
+        case (("_adaptive_avg_pool2d" | "adaptive_avg_pool2d"), _):
+            return node.shape[2:] == (1, 1)
+        case _:
+            return node.op in SIZE_FREE_OPS or not node.inputs
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def op_name(fx_node: fx.Node) -> str:

@@ -44,6 +44,7 @@ AVERAGE_POOLING = OtherLayer("average pooling")
 AVERAGE_POOL_OPS = ("avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d", "mean")
 FROZEN_NORM = OtherLayer("frozen batch norm")
 INSTANCE_NORM = OtherLayer("instance norm")
+PART_WRITTEN = OtherLayer("parts written into a map (as circular padding does)")
 CHANNEL_SCALE = OtherLayer("scale for each channel")
 CHANNEL_SHIFT = OtherLayer("shift for each channel")
 
@@ -55,6 +56,7 @@ OPERATOR_WORDS = {
     "hardtanh": "relu6",
     "_softmax": "softmax",
     "_log_softmax": "log softmax",
+    "as_strided_scatter": PART_WRITTEN.text,
     "mul": "multiplication by a tensor of the module's",
     "add": "addition of a tensor of the module's",
 }
@@ -173,6 +175,26 @@ class LayerReader:
         self._probe_cache[key] = layer
         return layer
 
+    def read_joined(self, start: GraphNode, join: GraphNode) -> AuditLayers | None:
+        """What paths without weights are together, as x·(x > 0) is ReLU; None if it is no layer of ours."""
+        reads_more = any(
+            self.graph.tensor_name(argument) or self.graph.is_random(argument)
+            for node in ancestors(start, join)
+            for argument in node.fx.all_input_nodes
+            if argument not in self.graph.nodes
+        )
+        if reads_more or len(start.shape) < 2:
+            return None
+        signal = wide_signal(start.shape)
+        response = self.graph.replay(join, {start: signal})
+        if response is None or response.shape != signal.shape:
+            return None
+        layer = layer_from_response(signal, response, join.op)
+        if not isinstance(layer, OtherLayer):
+            return (layer,) if layer else ()
+        factor = factor_between(signal.relu(), response)
+        return None if factor is None else (op.ReLU(), op.ScaleOp(factor))
+
     def _read_affine(self, node: GraphNode, constants: list[Any]) -> AuditLayer:
         """What the module's own tensors do to a signal. Their values say nothing: training changes them."""
         shapes = [_weight_shape(argument) for argument in constants if _has_shape(argument)]
@@ -181,6 +203,18 @@ class LayerReader:
         if is_by_channel and node.op in ("mul", "add"):
             return CHANNEL_SCALE if node.op == "mul" else CHANNEL_SHIFT
         return OtherLayer(operator_words(node.op))
+
+
+def ancestors(start: GraphNode | None, end: GraphNode) -> set[GraphNode]:
+    """The nodes on the paths from `start` (or the input) to `end`, with `end` and without `start`."""
+    visited: set[GraphNode] = set()
+    waiting = [end]
+    while waiting:
+        at = waiting.pop()
+        if at is not start and at not in visited:
+            visited.add(at)
+            waiting.extend(at.inputs)
+    return visited
 
 
 def _dropout_probability(mask: Tensor) -> float:
@@ -240,7 +274,7 @@ def _average_pool(node: GraphNode) -> AuditLayer:
     if node.op == "mean":
         dims = node.fx.args[1] if len(node.fx.args) > 1 else None
         over = {dim % len(source.shape) for dim in dims} if isinstance(dims, (list, tuple)) else set()
-        if len(source.shape) == 4 and over == {2, 3}:
+        if (len(source.shape), over) in ((4, {2, 3}), (3, {2})):
             return AVERAGE_POOLING
         return OtherLayer(f"mean over dimension {', '.join(map(str, sorted(over)))}" if over else "mean")
     if node.op != "avg_pool2d":
@@ -296,41 +330,34 @@ class PathReader:
         layers: list[AuditLayer] = []
         at = end
         while at is not start:
-            joined = self._join_of(at, start)
-            if joined is not None:
-                at_first, step = self._parallel(at, joined)
-                layers.append(step)
-                at = at_first
+            if len(at.inputs) > 1:
+                at, steps = self._parallel(at)
+                layers.extend(reversed(steps))
                 continue
             layer = self.reader.read_layer(at)
             layers.extend([layer] if layer else [])
             [at] = at.inputs
-        return _with_frozen_norms(tuple(reversed(layers)))
+        return _merged(tuple(reversed(layers)))
 
-    def _join_of(self, node: GraphNode, start: GraphNode) -> GraphNode | None:
-        """The node at which paths meet in `node`: itself, or the stack that it sums; None if none meet."""
-        if len(node.inputs) > 1:
-            return node
-        if node.op == "sum" and node.inputs[0] is not start and len(node.inputs[0].inputs) > 1:
-            return node.inputs[0]
-        return None
-
-    def _parallel(self, end: GraphNode, join: GraphNode) -> tuple[GraphNode, AuditLayer]:
-        """The node at which the paths that meet in `join` split, and the layer that they are together."""
+    def _parallel(self, join: GraphNode) -> tuple[GraphNode, AuditLayers]:
+        """The node at which the paths that meet in `join` split, and the layers that they are together."""
         unit = join.dominator
         assert unit is not None  # noqa: S101 - only the image has none
+        reading = self.reader.read_joined(unit, join)
+        if reading is not None:
+            return unit, reading
         paths = tuple(self.layers(unit, input_node) for input_node in join.inputs)
         are_all_ops = all(_is_op(layer) for path in paths for layer in path)
-        join_kind = self._join_kind(end, join)
+        join_kind = self._join_kind(join)
         if are_all_ops and join_kind and all(paths):
-            return unit, op.ParallelPaths(paths, join_kind)  # type: ignore[arg-type]  # every layer is an Op here
-        return unit, _join_layer(join, paths)
+            return unit, (op.ParallelPaths(paths, join_kind),)  # type: ignore[arg-type]  # every layer is an Op
+        return unit, (_join_layer(join, paths),)
 
-    def _join_kind(self, end: GraphNode, join: GraphNode) -> str | None:
-        if join.op not in ("add", "cat", "stack") or not all(node.shape for node in join.inputs):
+    def _join_kind(self, join: GraphNode) -> str | None:
+        if join.op not in ("add", "cat") or not all(node.shape for node in join.inputs):
             return None
         signals = {node: probe_signal(node.shape) + i for i, node in enumerate(join.inputs)}
-        response = self.graph.replay(end, signals)
+        response = self.graph.replay(join, signals)
         if response is None:
             return None
         values = list(signals.values())
@@ -343,12 +370,23 @@ class PathReader:
         return None
 
 
-def _with_frozen_norms(layers: AuditLayers) -> AuditLayers:
-    """`layers`, with a scale and a shift in a row as the BN of fixed statistics that they are."""
+PAIRS: dict[tuple[AuditLayer, AuditLayer], AuditLayer] = {
+    (PART_WRITTEN, PART_WRITTEN): PART_WRITTEN,
+    (CHANNEL_SCALE, CHANNEL_SHIFT): FROZEN_NORM,
+    (OtherLayer("mean over dimension 2"), AVERAGE_POOLING): AVERAGE_POOLING,
+    (OtherLayer("mean over dimension 3"), AVERAGE_POOLING): AVERAGE_POOLING,
+}
+
+
+def _merged(layers: AuditLayers) -> AuditLayers:
+    """`layers`, with two in a row as the one that they are, as a scale and a shift are a frozen BN."""
     merged: list[AuditLayer] = []
     for layer in layers:
-        if layer == CHANNEL_SHIFT and merged and merged[-1] == CHANNEL_SCALE:
-            merged[-1] = FROZEN_NORM
+        if merged and (merged[-1], layer) in PAIRS:
+            merged[-1] = PAIRS[merged[-1], layer]
+        elif isinstance(layer, op.ScaleOp) and merged and isinstance(merged[-1], op.ScaleOp):
+            factor = float(f"{merged.pop().factor * layer.factor:.6g}")  # type: ignore[union-attr]  # a ScaleOp
+            merged.extend([op.ScaleOp(factor)] if factor != 1 else [])
         else:
             merged.append(layer)
     return tuple(merged)
@@ -373,7 +411,9 @@ def weight_layers(layers: AuditLayers) -> int:
 
 def _join_layer(join: GraphNode, paths: tuple[AuditLayers, ...]) -> OtherLayer:
     hidden = sum(map(weight_layers, paths))
-    if join.op == "mul" and () in paths:
+    if join.op == "as_strided_scatter" and not hidden:
+        return PART_WRITTEN
+    if join.op == "mul" and () in paths and hidden:
         text = f"multiplication by a branch of {hidden} weight layers (as squeeze-and-excitation)"
         return OtherLayer(text, hidden, join.op)
     if join.op == "output":

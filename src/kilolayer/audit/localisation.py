@@ -77,11 +77,17 @@ def static_difference(pairs: list[LayerPair], parameters: Mapping[str, nn.Parame
 def _settings_difference(pair: LayerPair) -> str:
     theirs, ours = pair.audited.settings, pair.ours.settings
     different = [
-        f"{name} {_value(theirs.get(name))}, not {_value(value)}"
+        f"{name} {'0 or None' if is_cumulative else _value(theirs.get(name))}, not {_value(value)}"
         for name, value in ours.items()
         if _value(theirs.get(name)) != _value(value)
+        # In evaluation mode, BN without a momentum (its statistics are means over all batches) shows 0.
+        for is_cumulative in [name == "momentum" and theirs.get(name) == 0]
     ]
-    return f"`{pair.audited.name}` has {' and '.join(different)}" if different else ""
+    before = pair.audited.node.inputs[0].op
+    border = (
+        f" (before it there is {operator_words(before)})" if "pad" in before or "scatter" in before else ""
+    )
+    return f"`{pair.audited.name}` has {' and '.join(different)}{border}" if different else ""
 
 
 def _tensor_difference(pair: LayerPair, parameters: Mapping[str, nn.Parameter]) -> str:
@@ -93,10 +99,11 @@ def _tensor_difference(pair: LayerPair, parameters: Mapping[str, nn.Parameter]) 
     for role, computed in pair.audited.computed.items():
         return f"the {role} of `{name}` is computed ({operator_words(computed)}), and no parameter itself"
     for role, tensor in theirs.items():
+        if not tensor:
+            text = f"the {role} of a {pair.audited.text} is none of the network's registered tensors"
+            return f"{text}, so no optimiser reaches it (the described network's `{pair.ours.name}`)"
         if role in ("weight", "bias") and tensor not in parameters:
             return f"the {role} of `{name}` is no parameter, so it is not trained (frozen)"
-        if not tensor:
-            return f"the {role} of `{name}` is none of the network's own tensors"
     return ""
 
 
@@ -200,7 +207,7 @@ def locate(
 
 def _agrees(theirs: Tensor, ours: Tensor, order: tuple[int, ...]) -> bool:
     if theirs.ndim > 1 and theirs.shape[1] == len(order):
-        theirs = in_order(theirs.transpose(0, 1), torch.tensor(order)).transpose(0, 1)
+        theirs = in_order(theirs.transpose(0, 1), order).transpose(0, 1)
     if theirs.shape != ours.shape and theirs.numel() == ours.numel():
         theirs = theirs.reshape(ours.shape)
     return relative_error(theirs, ours) <= TOLERANCE
@@ -258,6 +265,8 @@ def _operators(graph: DataflowGraph, end: GraphNode, verified: set[GraphNode]) -
 
 
 def _operator_text(node: GraphNode) -> str:
+    if node.op == "add" and len(node.inputs) > 1 and set(node.factors) <= {1.0}:
+        return OPERATOR_NAMES["add"]
     numbers = [
         _value(value)
         for value in producer_args(node)

@@ -76,9 +76,10 @@ def audit_model(model: nn.Module, label: str | None = None, *, side: int | None 
         additions=count_additions(graph),
         shared=structure.shared,
         decides=structure.decides,
+        unread_joins=structure.unread_joins,
     )
+    proven, context, findings = with_proof(nearest_network(context), context, model, traced, graph)
     content = _with_measures(network_content(context), context, structure, traced)
-    proven, findings = with_proof(nearest_network(context), context, model, traced, graph)
     return AuditReport(label, "traced", content, proven, findings, traced.remarks)
 
 

@@ -26,7 +26,7 @@ from kilolayer.audit.comparison import (
 from kilolayer.audit.dataflow import DataflowGraph
 from kilolayer.audit.layer_reader import operator_words
 from kilolayer.audit.localisation import locate, static_difference
-from kilolayer.audit.trace import Trace, trace_model, unwrap_model
+from kilolayer.audit.trace import Trace, converted, trace_model, unwrap_model
 from kilolayer.audit.weight_layers import pair_layers, weight_layers
 from kilolayer.errors import InputError
 from kilolayer.networks.description import Network
@@ -36,13 +36,18 @@ from kilolayer.system.message_text import error_line, listing
 ROUNDING_MARGIN = 1e3
 """How many times further than a change of the image by one rounding two equal networks may differ."""
 
-PASSES = (
-    ProofPass(training=True, given_weights=True, scale=1.0, odd_side=True),
-    ProofPass(training=False, given_weights=True, scale=1.0, odd_side=False),
-    ProofPass(training=True, given_weights=False, scale=1e-4, odd_side=False),
-    ProofPass(training=False, given_weights=False, scale=1e6, odd_side=True),
+GIVEN_PASSES = (
+    ProofPass(training=True, scale=1.0, side="odd"),
+    ProofPass(training=False, scale=1.0, side="odd"),
 )
-"""A bounded activation shows far out only, a different ε only where a batch hardly varies."""
+RANDOM_PASSES = (
+    ProofPass(training=True, scale=1e-4, side="odd"),
+    ProofPass(training=False, scale=1e6, side="even"),
+)
+LARGE_PASS = ProofPass(training=False, scale=1.0, side="large")
+"""A bounded activation shows far out only, a different ε only where a batch hardly varies.
+
+A γ of 0 hides a branch, so what a side shows is asked with random weights."""
 
 
 def prove_identity(model: nn.Module, trace: Trace, graph: DataflowGraph, described: Network) -> FunctionProof:
@@ -70,13 +75,21 @@ def prove_identity(model: nn.Module, trace: Trace, graph: DataflowGraph, describ
     if difference:
         return difference
     with _preserved(model):
-        try:
-            copied = copy.deepcopy(model).cpu().double()
-        except Exception as error:
-            return FunctionProof("not proven", f"the network cannot be copied: {error_line(error)}")
         orders = channel_orders(graph, audited_layers)
-        comparison = Comparison(copied, ours.double(), pairs, orders, graph, our_graph, trace, described)
-        return _prove(comparison)
+        with _in_double(model, in_place=trace.in_place) as audited:
+            return _prove(
+                Comparison(audited, ours.double(), pairs, orders, graph, our_graph, trace, described)
+            )
+
+
+@contextmanager
+def _in_double(model: nn.Module, *, in_place: bool) -> Iterator[nn.Module]:
+    """A copy in float64; or the model itself for this while, where a copy would run the model after all."""
+    if in_place:
+        with converted(model, torch.float64):
+            yield model
+    else:
+        yield copy.deepcopy(model).cpu().double()
 
 
 def _has_hooks(tensor: Tensor) -> bool:
@@ -110,23 +123,76 @@ def _prove(comparison: Comparison) -> FunctionProof:
         return FunctionProof("different", unfit)
     comparison.copy_weights()
     try:
-        odd, even = comparison.usable_sides()
+        sides = comparison.usable_sides()
     except InputError as error:
         return FunctionProof("not proven", str(error))
-    for has_given_weights in (True, False):
-        if not has_given_weights:
-            comparison.draw_weights()
-        for proof_pass in PASSES:
-            if proof_pass.given_weights == has_given_weights:
-                difference = _compare(comparison, proof_pass, odd if proof_pass.odd_side else even)
-                if difference:
-                    return difference
+    for proof_pass in GIVEN_PASSES:
+        difference = _compare(comparison, proof_pass, sides)
+        if difference:
+            return difference
+    comparison.draw_weights()
+    difference = _compare_drawn(comparison, sides, silent=True)
+    remarks = []
+    if difference and difference.is_gradient:
+        comparison.draw_weights()
+        if _compare_drawn(comparison, sides, silent=False) is None:
+            difference = None
+            remarks.append(AT_ZERO)
+    if difference:
+        return difference
+    if comparison.depends_on_side() and comparison.has_large_side(sides):
+        comparison.draw_norms(None)
+        difference = _compare(comparison, LARGE_PASS, sides)
+        if difference:
+            return difference
+    comparison.note_restriction()
+    unfit = _further_state(comparison)
+    if unfit:
+        return FunctionProof("not proven", unfit)
+    if comparison.restriction:
+        numbers = listing(list(map(str, sorted(set(sides.values())))), 3)
+        remarks.append(f"this is proven for images of side {numbers} alone: {comparison.restriction}")
     permutation = comparison.permutation()
-    return FunctionProof("permuted" if permutation else "identical", permutation=permutation)
+    return FunctionProof(
+        "permuted" if permutation else "identical",
+        permutation=permutation,
+        remarks=tuple(remarks),
+        sides=tuple(sorted(set(sides.values()))),
+    )
 
 
-def _compare(comparison: Comparison, proof_pass: ProofPass, side: int) -> FunctionProof | None:
+AT_ZERO = (
+    "where an activation's input is exactly 0, it hands on another gradient than ReLU, whose gradient "
+    "there is 0 (as `clamp` and `maximum` do)"
+)
+
+
+def _compare_drawn(comparison: Comparison, sides: dict[str, int], *, silent: bool) -> FunctionProof | None:
+    """The difference that random weights show; `silent`: with channels of zeros, at ReLU's corner."""
+    for number, proof_pass in enumerate(RANDOM_PASSES):
+        # Another channel in every pass: no one of them stays unseen.
+        comparison.draw_norms(number if silent else None)
+        difference = _compare(comparison, proof_pass, sides)
+        if difference:
+            return difference
+    return None
+
+
+def _further_state(comparison: Comparison) -> str:
+    """What a pass reads or changes beside the carried-over tensors, in words."""
+    if comparison.further_tensors:
+        names = listing(sorted(comparison.further_tensors), 3)
+        return f"in training mode it reads {names}, which no layer of the described network has"
+    first, last = comparison.numbers[0], comparison.numbers[-1]
+    changed = [f"`{name}`" for name, value in last.items() if first.get(name) != value]
+    if changed:
+        return f"its passes change {listing(changed, 3)}, so the next one may compute something else"
+    return ""
+
+
+def _compare(comparison: Comparison, proof_pass: ProofPass, sides: dict[str, int]) -> FunctionProof | None:
     """The difference that one pass shows; None if the two agree in it."""
+    side = sides[proof_pass.side]
     image = proof_pass.scale * comparison.normal((IMAGES, comparison.described.in_chans, side, side))
     upstream = comparison.normal((IMAGES, comparison.described.num_classes))
     try:
@@ -139,7 +205,7 @@ def _compare(comparison: Comparison, proof_pass: ProofPass, side: int) -> Functi
     if not torch.isfinite(ours.logits).all():
         # An untrained network's running statistics may not fit its weights, and its logits overflow.
         overflow = FunctionProof("not proven", f"its logits overflow {proof_pass.text}")
-        return None if proof_pass.given_weights else overflow
+        return None if proof_pass in GIVEN_PASSES else overflow
     mismatch = comparison.mismatch(theirs, ours)
     if mismatch is None:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from kilolayer.audit.audit_report import AuditFinding, Severity
 from kilolayer.audit.canonical import convolutions
 from kilolayer.audit.context import AuditContext, layers_text
-from kilolayer.audit.layer_reader import AVERAGE_POOLING, LinearLayer, OtherLayer
+from kilolayer.audit.layer_reader import AVERAGE_POOLING, LinearLayer, OtherLayer, operator_words
 from kilolayer.audit.nearest import (
     branch_words,
     by_first_stage,
@@ -57,7 +57,11 @@ def _label_without_units(context: AuditContext, label: NetworkLabel) -> Iterator
         and not label.plain
     ):
         text = f"calls itself {label.text}, but nothing is added to anything in it"
-        yield AuditFinding("fault", "label", text, "", "a residual network adds its shortcuts (P1, Eq. 1)")
+        paper = "a residual network adds its shortcuts (P1, Eq. 1)"
+        if context.unread_joins:
+            words = " and ".join(map(operator_words, context.unread_joins))
+            text = f"calls itself {label.text}; no addition is read in it, and maps meet in {words}"
+        yield AuditFinding("note" if context.unread_joins else "fault", "label", text, "", paper)
 
 
 def _contradictions(label: NetworkLabel, network: Network) -> Iterator[tuple[str, str]]:

@@ -13,8 +13,8 @@ from kilolayer.audit.branch_shape import BRANCH_KINDS
 from kilolayer.audit.canonical import convolutions
 from kilolayer.audit.dataflow import DataflowGraph, GraphNode, is_native
 from kilolayer.audit.identify import MOST_STAGES
-from kilolayer.audit.layer_reader import ATTENTION_OPS, LinearLayer, operator_words
-from kilolayer.audit.traced_units import WEIGHT_OPS, TracedNetwork, ancestors
+from kilolayer.audit.layer_reader import ATTENTION_OPS, LinearLayer, ancestors, operator_words
+from kilolayer.audit.traced_units import WEIGHT_OPS, TracedNetwork, joins_layers
 from kilolayer.units import ops as op
 
 SOFTMAX = ("_softmax", "softmax", "_safe_softmax")
@@ -69,6 +69,17 @@ class GraphStructure:
     @cached_property
     def concatenations(self) -> list[GraphNode]:
         return [node for node in self.joins if node.op == "cat" and len(node.shape) > 2]
+
+    @property
+    def unread_joins(self) -> tuple[str, ...]:
+        """The operators, no additions and no concatenations, in which maps of one size meet."""
+        names = [
+            node.op
+            for node in self.joins
+            if node.op not in ("add", "cat") and len(node.inputs[0].shape) > 2
+            and len({source.shape for source in node.inputs}) == 1
+        ]  # fmt: skip
+        return tuple(dict.fromkeys(names))
 
     @cached_property
     def attentions(self) -> list[GraphNode]:
@@ -215,7 +226,7 @@ def _additions(graph: DataflowGraph) -> set[GraphNode]:
     return {
         node
         for node in graph.nodes.values()
-        if node.op == "add" and len(node.inputs) > 1 and len(node.shape) > 2
+        if node.op == "add" and len(node.shape) > 2 and joins_layers(graph, node)
     }
 
 

@@ -6,8 +6,8 @@ import copy
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -52,6 +52,8 @@ class Trace:
     side: int = 0
     remarks: tuple[str, ...] = ()
     parameter_count: int = 0
+    in_place: bool = False
+    """Whether the model itself was traced, since it cannot be copied, or a copy of it runs it."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,29 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
     Raises:
         InputError: the model takes none of these; the message quotes its own error.
     """
-    with _copy_for_tracing(model) as (traceable, remarks), _without_compilation():
+    model = unwrap_model(model)
+    try:
+        traced = _trace(model, side, in_place=False)
+    except InputError:
+        # What was not copied runs in its own type.
+        if not any(map(_is_narrow, (*model.parameters(), *model.buffers()))):
+            raise
+        with suppress(InputError):
+            return _trace(model, side, in_place=True)
+        raise
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    if own.isdisjoint(map(id, traced.constants.values())):
+        return traced
+    return traced if traced.in_place else _trace(model, side, in_place=True)
+
+
+def _trace(model: nn.Module, side: int | None, *, in_place: bool) -> Trace:
+    with _copy_for_tracing(model, in_place=in_place) as (traceable, remarks), _without_compilation():
         inputs = list(_possible_inputs(traceable, side))
         errors: dict[ModelInput, str] = {}
         for tried in inputs:
             try:
-                return _trace_input(traceable, tried, remarks)
+                return replace(_trace_input(traceable, tried, remarks), in_place=traceable is model)
             except (Exception, SystemExit) as error:  # a foreign model may raise anything
                 errors[tried] = error_line(error)
         runs = next((candidate for candidate in inputs if _runs(traceable, candidate)), None)
@@ -110,9 +129,33 @@ def _refusal(errors: Mapping[ModelInput, str]) -> str:
 
 
 @contextmanager
-def _copy_for_tracing(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
+def converted(model: nn.Module, dtype: torch.dtype) -> Iterator[nn.Module]:
+    """The model itself, for this while in another type and on the CPU; then as before, modes too."""
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [tensor.data for tensor in tensors]
+    # A frozen ScriptModule has no such attribute.
+    modes = [(module, getattr(module, "training", False)) for module in model.modules()]
+    try:
+        for tensor, value in zip(tensors, values, strict=True):
+            if value.is_floating_point():
+                tensor.data = value.to("cpu", dtype, copy=True)
+            else:
+                tensor.data = value.to("cpu", copy=True)
+        yield model
+    finally:
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.data = value
+        for module, mode in modes:
+            _set_mode(module, training=mode)
+
+
+@contextmanager
+def _copy_for_tracing(model: nn.Module, *, in_place: bool) -> Iterator[tuple[nn.Module, list[str]]]:
     """A copy in float32 on the CPU; where the model cannot be copied, the model itself, restored behind."""
-    model = unwrap_model(model)
+    if in_place:
+        with converted(model, torch.float32):
+            yield model, []
+        return
     tensors = [*model.parameters(), *model.buffers()]
     try:
         copied, remarks = _in_float32(_copied(model))
@@ -415,10 +458,34 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         arguments = fx.node.map_aggregate((args, kwargs or {}), self._node_or_value)
-        call = self.graph.call_function(func, *arguments)
+        is_write = _writes_in_place(func)
+        call = self.graph.call_function(_functional(func) if is_write else func, *arguments)
         output = func(*args, **(kwargs or {}))
-        self._assign_node(output, call)
+        if is_write:
+            self._write(args[0], call)
+        else:
+            self._assign_node(output, call)
         return output
+
+    def _write(self, target: Tensor, call: fx.Node) -> None:
+        """Gives every tensor that shares the memory of `target` its value after `call` has written it.
+
+        PyTorch's own operators write so, as circular padding does; a module's own writes are functionalised.
+        """
+        sharing = [tensor for tensor in self._nodes if _share_memory(tensor, target)]
+        whole = max((target, *sharing), key=Tensor.numel)
+        call.meta["shape"] = tuple(target.shape)
+        if whole is not target:
+            if not whole.is_contiguous() or whole.storage_offset():
+                raise InputError(f"{call.target} writes into a part of a tensor that is not contiguous")
+            scatter = torch.ops.aten.as_strided_scatter.default
+            call = self.graph.call_function(scatter, (self.node(whole), call, *_layout(target)))
+        for tensor in sharing:
+            if tensor is whole:
+                self._assign_node(tensor, call)
+            else:
+                view = self.graph.call_function(torch.ops.aten.as_strided.default, (call, *_layout(tensor)))
+                self._assign_node(tensor, view)
 
     def _node_or_value(self, value: Any) -> Any:
         return self.node(value) if isinstance(value, Tensor) else value
@@ -439,6 +506,25 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
             for i, unit in enumerate(output):
                 if isinstance(unit, Tensor):
                     self._assign_node(unit, self.graph.call_function(operator.getitem, (fx_node, i)))
+
+
+def _writes_in_place(func: Any) -> bool:
+    name: str = func._schema.name
+    return name.startswith("aten::") and name.endswith("_") and not name.endswith("__")
+
+
+def _functional(func: Any) -> Any:
+    """The operator that puts out what an in-place one writes; without one of that form, itself."""
+    packet = getattr(torch.ops.aten, func._schema.name.partition("::")[2].removesuffix("_"), None)
+    return getattr(packet, func._overloadname, func)
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+
+
+def _layout(tensor: Tensor) -> tuple[list[int], list[int], int]:
+    return list(tensor.size()), list(tensor.stride()), int(tensor.storage_offset())
 
 
 def _has_parts(func: Any) -> bool:

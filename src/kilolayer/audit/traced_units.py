@@ -12,7 +12,14 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from kilolayer.audit.dataflow import DataflowGraph, GraphNode
-from kilolayer.audit.layer_reader import AuditLayers, PathReader, factor_between, probe_signal, producer_args
+from kilolayer.audit.layer_reader import (
+    AuditLayers,
+    PathReader,
+    ancestors,
+    factor_between,
+    probe_signal,
+    producer_args,
+)
 from kilolayer.units import ops as op
 
 OPEN_GATE_LOGIT = 50.0
@@ -169,16 +176,26 @@ def _scale_layers(factor: float) -> AuditLayers:
     return () if factor == 1 else (op.ScaleOp(factor),)
 
 
-def ancestors(start: GraphNode | None, end: GraphNode) -> set[GraphNode]:
-    """The nodes on the paths from `start` (or the input) to `end`, with `end` and without `start`."""
-    visited: set[GraphNode] = set()
-    waiting = [end]
-    while waiting:
-        at = waiting.pop()
-        if at is not start and at not in visited:
-            visited.add(at)
-            waiting.extend(at.inputs)
-    return visited
+def _scaled(layers: AuditLayers, factor: float) -> AuditLayers:
+    """`layers`, multiplied by `factor` behind."""
+    match layers:
+        case (*before, op.ScaleOp(last)):
+            return (*before, *_scale_layers(float(f"{last * factor:.6g}")))
+        case _:
+            return (*layers, *_scale_layers(factor))
+
+
+def joins_layers(graph: DataflowGraph, node: GraphNode) -> bool:
+    """Whether paths meet in a node that hold tensors of the module's; else it is one function of one map."""
+    between = ancestors(node.dominator, node) if len(node.inputs) > 1 else set()
+    return any(
+        inner.op in WEIGHT_OPS or any(map(graph.tensor_name, constants_of(graph, inner))) for inner in between
+    )
+
+
+def constants_of(graph: DataflowGraph, node: GraphNode) -> list[fx.Node]:
+    """The arguments of an operator that do not depend on the image."""
+    return [argument for argument in node.fx.all_input_nodes if argument not in graph.nodes]
 
 
 def _gate_sigmoid(split: GraphNode, addend: GraphNode) -> GraphNode | None:
@@ -234,16 +251,16 @@ class _UnitFinder:
     def is_residual(self, node: GraphNode) -> bool:
         if node.op != "add" or len(node.shape) < 3:
             return False
-        return len(self._addends(node)) > 1 or self._adds_constant_zero(node)
+        return joins_layers(self.graph, node) or self._adds_constant_zero(node)
 
-    def _addends(self, node: GraphNode) -> list[GraphNode]:
-        """The addends; an inner sum that nothing else reads is split into its own addends."""
-        addends = []
-        for addend in node.inputs:
+    def _addends(self, node: GraphNode) -> dict[GraphNode, float]:
+        """The addends and their factors; an inner sum that nothing else reads is split into its own."""
+        addends: dict[GraphNode, float] = {}
+        for addend, factor in zip(node.inputs, node.factors or (1.0,) * len(node.inputs), strict=True):
             is_inner_sum = addend.op == "add" and len(addend.inputs) > 1 and len(addend.users) == 1
-            addends.extend(
-                self._addends(addend) if is_inner_sum and addend is not node.dominator else [addend]
-            )
+            inner = self._addends(addend) if is_inner_sum and addend is not node.dominator else {addend: 1.0}
+            for part, inner_factor in inner.items():
+                addends[part] = addends.get(part, 0.0) + factor * inner_factor
         return addends
 
     def _adds_constant_zero(self, node: GraphNode) -> bool:
@@ -262,26 +279,26 @@ class _UnitFinder:
     def unit(self, before: GraphNode, addition: GraphNode) -> TracedUnit:
         addends = self._addends(addition)
         if len(addends) == 1:
-            return self._plain(before, addends[0])
+            return self._plain(before, next(iter(addends)))
         split = addition.dominator
         assert split is not None  # noqa: S101 - only the image has none
         edge = self.paths.layers(before, split)
         name = self._name(split, addition)
         shortcut, *branches = sorted(addends, key=lambda addend: _path_weight(split, addend))
-        alpha = float(addition.fx.kwargs.get("alpha", 1))  # type: ignore[arg-type]
         reading = self.shortcuts.read(split, shortcut, branches[0])
-        F = self._branch(split, branches if reading.branch is None else [reading.branch])
-        h = reading.h
-        if alpha != 1:
-            second = self.graph.nodes.get(addition.fx.args[1])  # type: ignore[arg-type]
-            h, F = ((*h, op.ScaleOp(alpha)), F) if second is shortcut else (h, (*F, op.ScaleOp(alpha)))
+        ends = branches if reading.branch is None else [reading.branch]
+        F = self._branch(split, ends, [addends[branch] for branch in branches])
+        h = _scaled(reading.h, addends[shortcut])
         return TracedUnit(
             name, edge, h, F, reading.g, reading.gates_branch, reading.gate_bias, reading.remarks,
             split, addition,
         )  # fmt: skip
 
-    def _branch(self, split: GraphNode, branches: list[GraphNode]) -> AuditLayers:
-        paths = tuple(self.paths.layers(split, branch) for branch in branches)
+    def _branch(self, split: GraphNode, branches: list[GraphNode], factors: list[float]) -> AuditLayers:
+        paths = tuple(
+            _scaled(self.paths.layers(split, branch), factor)
+            for branch, factor in zip(branches, factors, strict=True)
+        )
         return paths[0] if len(paths) == 1 else (op.ParallelPaths(paths, "sum"),)  # type: ignore[arg-type]
 
     def _plain(self, before: GraphNode, branch: GraphNode) -> TracedUnit:

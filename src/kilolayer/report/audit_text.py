@@ -33,6 +33,8 @@ def _lines(report: AuditReport) -> Iterator[str]:
         yield f"  {name:<12}{value}"
     if report.nearest:
         yield f"  {'nearest':<12}{_nearest(report.nearest)}"
+        for remark in report.nearest.remarks:
+            yield f"  {'':<12}{remark}"
     yield ""
     for finding in report.findings:
         where = f" [{finding.where}]" if finding.where else ""

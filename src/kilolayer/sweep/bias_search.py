@@ -74,14 +74,16 @@ def num_held_out(cell: Cell, request: Request) -> int:
 def search_result(search: BiasSearch) -> dict[str, Any]:
     """The errors by bias, and the bias with the least median error; of several, the nearest to 0."""
     figures = {bias: [read_progress(run).figure(ERROR) for run in runs] for bias, runs in search.runs.items()}
-    medians = {bias: float(median(error_rates(values))) for bias, values in figures.items()}
+    first = next(iter(search.runs.values()))[0]
+    chance = 100 * (1 - 1 / first.experiment.network.num_classes)
+    medians = {bias: float(median(error_rates(values, chance))) for bias, values in figures.items()}
     chosen = min(medians, key=lambda bias: medians[bias])
     return {
         "table": search.cell.table,
         "row": search.cell.row,
         "chosen": chosen,
         "the_papers": search.papers_choice,
-        "held_out": next(iter(search.runs.values()))[0].experiment.data.validation,
+        "held_out": first.experiment.data.validation,
         "biases": [
             {"b_g": bias, "validation_errors": values, "median": medians[bias]}
             for bias, values in figures.items()

@@ -15,6 +15,7 @@ from typing import Any
 from kilolayer.errors import InputError, KilolayerError
 from kilolayer.sweep.engine import AttemptCounter, Tick, mark_failed
 from kilolayer.sweep.run_spec import Outcome, RunSpec
+from kilolayer.system.message_text import error_line
 from kilolayer.values import to_json
 
 SECONDS_TO_SAVE = 60.0
@@ -103,7 +104,7 @@ class RayEngine:
         except errors.RayTaskError as error:
             raise error.cause from (None if isinstance(error.cause, KilolayerError) else error)
         except errors.RuntimeEnvSetupError as error:
-            raise InputError(f"Ray cannot set its workers up: {first_line(error)}") from None
+            raise InputError(f"Ray cannot set its workers up: {error_line(error)}") from None
         except errors.RayError:
             pass
         return None if self._attempts.try_again(spec) else mark_failed(spec)
@@ -167,7 +168,7 @@ def connect(address: str | None) -> Any:
         ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"at {address}" if address else "on this machine"
-        raise InputError(f"no Ray cluster {where}: {first_line(error)}") from None
+        raise InputError(f"no Ray cluster {where}: {error_line(error)}") from None
     return ray
 
 
@@ -180,8 +181,3 @@ def _check_answers(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
         raise InputError(f"no Ray cluster at {address}: {error}; see: ray start --help") from None
-
-
-def first_line(error: Exception) -> str:
-    """The message of an error without Ray's explanations."""
-    return str(error).strip().partition("\n")[0]
