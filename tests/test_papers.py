@@ -32,10 +32,12 @@ from kilolayer.training import SGD, Experiment, Steps, Warmup, recipe_by_name
 from kilolayer.units import (
     FULL_PREACT,
     ORIGINAL,
+    Bottleneck,
     ExclusiveGate,
     Identity,
     Projection,
     ShortcutGate,
+    Unit,
     ZeroPad,
 )
 from kilolayer.values import from_json, to_json
@@ -346,3 +348,16 @@ def test_the_tables_are_read_without_torch_and_numpy() -> None:
     check = "import sys, kilolayer.papers as p; p.count_cells(); print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_columns_that_set_a_part_of_the_unit_are_named() -> None:
+    table = find_table("p2-table-2")
+    assert table.columns_that_set({"branch": Bottleneck()}) == ("ResNet-164",)
+    assert table.columns_that_set({"unit": Unit(Bottleneck())}) == ("ResNet-164",)
+    assert table.columns_that_set({"arrangement": FULL_PREACT}) == ()
+    assert table.columns_that_set({"depth": 20}) == ()
+
+
+def test_a_row_of_yours_that_no_network_can_have_is_refused() -> None:
+    with pytest.raises(InputError, match="the row 'mine' in p1-table-6: "):
+        find_table("p1-table-6").with_own_row("mine", {"depth": 21})

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kilolayer.errors import InputError
 from kilolayer.statistics.agreement import AGREEMENT_MARGIN, judge_agreement, summarize_runs
 from kilolayer.statistics.comparison import Comparison, compare_with_paper
 from kilolayer.statistics.paired import paired_difference
@@ -286,3 +287,9 @@ def test_equivalence_needs_both_of_its_tests() -> None:
     assert by_t is not None
     assert by_t > 0.99
     assert paired_difference(beyond - 0.7, margin=0.5).p_equivalence == 1 / 64
+
+
+@pytest.mark.parametrize("looks", [(1, 4), (2, 4), (0,), (5, 5), (6, 4)])
+def test_looks_start_where_a_test_can_decide_and_increase(looks: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="looks are"):
+        DecisionRule(looks)

@@ -156,3 +156,16 @@ def test_a_kind_that_cannot_be_read_is_refused_by_name() -> None:
         Unknown().module()
     with pytest.raises(NoReading, match="kind Unknown has no field `channels`"):
         Unknown().output(3, 8)
+
+
+def test_paths_that_are_concatenated_put_out_the_channels_of_all() -> None:
+    paths = (ops.Conv(4, 3, 1),), (ops.Conv(4, 5, 1),), (ops.Conv(4, 6, 1),)
+    assert ParallelPaths(paths, "concatenate").output(4, 8) == (14, 8)
+    equal = (ops.Conv(4, 5, 1),), (ops.Conv(4, 5, 3),)
+    assert ParallelPaths(equal, "sum").output(4, 8) == (5, 8)
+
+
+def test_only_a_shortcut_that_keeps_the_shape_and_reads_x_has_a_factor() -> None:
+    unit = Unit(Basic(), Scaled(0.5), ARRANGEMENTS["full_preactivation"])
+    assert layout(unit, 16, 16, stride=1).shortcut_factor == 0.5
+    assert layout(unit, 16, 32, stride=2).shortcut_factor is None

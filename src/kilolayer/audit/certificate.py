@@ -34,7 +34,7 @@ def with_proof(
 ) -> tuple[NearestNetwork | None, AuditContext, tuple[AuditFinding, ...]]:
     """The nearest network with what is proven of its function; the context; the findings with the proof's.
 
-    A network whose function is proven is read as the described one, in whatever way it is written.
+    A network whose function is proven has the findings of the described one, in whatever way it is written.
     """
     findings = collect_findings(context)
     if nearest is None or context.fit is None or context.nearest is None:
@@ -61,8 +61,9 @@ def with_proof(
     )
     if proof.word in CERTIFIED:
         nearest = replace(nearest, differences=())
-        context = _read_as(context, described)
-        findings = collect_findings(context)
+        as_described = _read_as(context, described)
+        findings = collect_findings(as_described)
+        context = as_described if context.holds_unread_layers else context
     explained = any(
         finding.severity != "note" and finding.code not in NOT_OF_FUNCTION for finding in findings
     )

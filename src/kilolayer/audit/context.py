@@ -62,6 +62,14 @@ class AuditContext:
         ]
         return layers[: stops[0]] if stops else layers
 
+    @property
+    def holds_unread_layers(self) -> bool:
+        """Whether a layer is none that descriptions know, or is written in a way that is not read."""
+        units = self.canonical.units
+        inside = [layer for unit in units for layer in (*unit.edge, *unit.h, *unit.F, *unit.g)]
+        unread = [layer for layer in (*inside, *self.canonical.tail) if layer != AVERAGE_POOLING]
+        return any(isinstance(layer, OtherLayer) for layer in unread)
+
     @cached_property
     def fault_or_deviation(self) -> Severity:
         """The severity of a departure from the papers' units.
