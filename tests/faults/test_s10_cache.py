@@ -283,6 +283,19 @@ def test_planted(cache: Cache, chosen: Chosen[Any], count: Count, caplog) -> Non
     counted(count, faults, "planted libraries")
 
 
+@pytest.mark.parametrize("plant", [os.symlink, os.link], ids=["link", "hard link"])
+def test_a_lock_that_somebody_planted_changes_no_other_file(plant, cache: Cache, count: Count) -> None:
+    """While the folder was open to them; it is closed now."""
+    victim = cache.folder / "victim"
+    victim.write_text("precious")
+    (cache.native / ".lock").unlink()
+    plant(victim, cache.native / ".lock")
+    (cache.native / f"{native_cache.BUILD_PREFIX}1").symlink_to(victim)
+    cache.library.unlink()
+    held = not cache.fault() and victim.read_text() == "precious" and victim.stat().st_nlink == 1
+    count("S10", tried=1, held=held, note="planted locks")
+
+
 @needs_root
 def test_no_place_at_all(cache: Cache, count: Count, caplog) -> None:
     cache.native.chmod(0o777)

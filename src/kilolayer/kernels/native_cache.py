@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,7 +58,7 @@ def load_cached(name: str, parse: Callable[[bytes], T], make: Callable[[Path], b
         try:
             folder = folders.make_trusted_folder(locate() / CACHE_FOLDER)
             # When many processes start at once, one compiles and the others wait for it.
-            with FileLock(folder / ".lock", timeout=LOCK_SECONDS):
+            with FileLock(_lock_file(folder), timeout=LOCK_SECONDS):
                 loaded = _load_or_make(folder, name, parse, make)
         except OSError as error:  # a timeout of the lock is one too
             reasons.append(folders.reason(error))
@@ -70,6 +71,19 @@ def load_cached(name: str, parse: Callable[[bytes], T], make: Callable[[Path], b
     text = f"no folder for compiled kernels can be used ({'; '.join(reasons)})"
     warn(f"{text}; PyTorch's own layers compute instead. Name a folder of your own: XDG_CACHE_HOME=DIR")
     raise NativeUnavailable(text)
+
+
+def _lock_file(folder: Path) -> Path:
+    """The lock's path; what somebody planted there while they could write to the folder is removed.
+
+    To lock a link would create or change the file that it leads to.
+    """
+    path = folder / ".lock"
+    with suppress(FileNotFoundError):
+        state = path.lstat()
+        if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
+            path.unlink()
+    return path
 
 
 def _load_or_make(folder: Path, name: str, parse: Callable[[bytes], T], make: Callable[[Path], bytes]) -> T:

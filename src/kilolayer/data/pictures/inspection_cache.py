@@ -75,7 +75,8 @@ def store(results: Mapping[bytes, str]) -> None:
 def _open_cache() -> Iterator[sqlite3.Connection]:
     try:
         path = Path(os.path.realpath(cache_path()))
-        folders.require_trusted(path)
+        for ending in ("", "-journal", "-wal", "-shm"):  # SQLite takes changes from these
+            folders.require_trusted(path.with_name(path.name + ending))
     except folders.DistrustedError as error:
         _warn(f"what is seen in pictures is not remembered: {folders.reason(error)}")
         raise
