@@ -208,3 +208,28 @@ def test_torch_compile_takes_no_code_from_a_folder_that_anybody_can_make(around,
     monkeypatch.setenv("HOME", str(around / "home"))
     folders.redirect_cache("inductor")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(around / f"tmp/kilolayer-{os.getuid()}/inductor")
+
+
+NOBODY = 65534
+NAMESPACES: dict[str, tuple[list[range], int, bool, bool]] = {
+    "none, root's": ([range(2**32)], 0, True, True),
+    "none, nobody's": ([range(2**32)], NOBODY, False, False),
+    "a container of root's": ([range(65536)], NOBODY, False, False),
+    "a container without rights": ([range(1000, 1001)], NOBODY, True, False),
+    "a container without rights, root's": ([range(1000, 1001)], 0, True, False),
+    "nobody is mapped": ([], NOBODY, True, False),
+}
+
+
+@pytest.mark.parametrize(("users", "owner", "above", "itself"), NAMESPACES.values(), ids=list(NAMESPACES))
+def test_in_a_user_namespace_nobody_is_trusted_above_alone(users, owner, above, itself, monkeypatch):
+    monkeypatch.setattr(folders, "_mapped_users", lambda: users)
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY if users == [] else 1000)
+    state = os.stat_result((0o40755, 1, 1, 1, owner, 0, 0, 0, 0, 0))
+    for may_be_sticky, passes in ((True, above), (False, itself)):
+        try:
+            folders._check_trusted(state, Path("/x"), may_be_sticky=may_be_sticky)
+        except folders.DistrustedError:
+            assert not passes
+        else:
+            assert passes

@@ -21,6 +21,7 @@ import pytest
 
 from kilolayer.kernels import native_build, native_cache
 from kilolayer.kernels.native_cache import NativeUnavailable
+from kilolayer.system import folders
 from tiny_library import ANSWER, TINY, compiler, has_ended, needs_compiler, use_tiny_source
 
 pytestmark = needs_compiler
@@ -294,6 +295,21 @@ def test_a_lock_that_somebody_planted_changes_no_other_file(plant, cache: Cache,
     cache.library.unlink()
     held = not cache.fault() and victim.read_text() == "precious" and victim.stat().st_nlink == 1
     count("S10", tried=1, held=held, note="planted locks")
+
+
+@needs_root
+def test_the_row_sees_seeded_faults(cache: Cache, monkeypatch) -> None:
+    """With a guard taken away, the same plants run."""
+    cache.library.write_bytes(cache.sealed(cache.planted))
+    cache.native.chmod(0o777)
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "_check_trusted", lambda *_, **__: None)
+        assert cache.fault() == "the planted library ran"
+    cache.reset()
+    cache.library.write_bytes(cache.planted + native_cache.SEAL)
+    with monkeypatch.context() as patch:
+        patch.setattr(native_cache, "_digest", lambda *_: b"")
+        assert cache.fault() == "the planted library ran"
 
 
 @needs_root

@@ -13,6 +13,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from kilolayer.errors import InputError
@@ -175,7 +176,9 @@ def read_trusted_file(path: Path, max_bytes: int) -> bytes:
 def _check_trusted(state: os.stat_result, path: Path, *, may_be_sticky: bool = False) -> None:
     if not POSIX:
         return
-    if state.st_uid not in (os.geteuid(), 0):
+    is_known = _is_known_user(state.st_uid)
+    is_above = may_be_sticky and not is_known and not _is_known_user(0)
+    if not is_above and not (is_known and state.st_uid in (os.geteuid(), 0)):
         raise DistrustedError(errno.EPERM, f"belongs to another user (id {state.st_uid})", str(path))
     if stat.S_ISLNK(state.st_mode):
         raise DistrustedError(errno.EPERM, "is a link", str(path))
@@ -185,6 +188,24 @@ def _check_trusted(state: os.stat_result, path: Path, *, may_be_sticky: bool = F
     group = state.st_mode & stat.S_IWGRP and not (_is_private_group(state) and not _has_acl(path))
     if others or group:
         raise DistrustedError(errno.EPERM, f"others can write to it: chmod go-w {path}", str(path))
+
+
+def _is_known_user(user: int) -> bool:
+    """Whether this id is one user's alone: in a user namespace everybody who is not mapped shows as nobody.
+
+    Where root is not mapped, as in a container without rights, / itself is nobody's; folders above may be.
+    """
+    return any(user in users for users in _mapped_users())
+
+
+@cache
+def _mapped_users() -> list[range]:
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            rows = [line.split() for line in file]
+        return [range(int(first), int(first) + int(count)) for first, _, count in rows]
+    except (OSError, ValueError):  # another system than Linux, or no /proc
+        return [range(2**32)]
 
 
 def _is_private_group(state: os.stat_result) -> bool:
