@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kilolayer.audit.audit_report import FunctionWord
 from kilolayer.audit.channel_orders import LayerOrders
-from kilolayer.audit.dataflow import POOL_OPS, DataflowGraph, is_whole_window
+from kilolayer.audit.dataflow import POOL_OPS, DataflowGraph, covers_map
 from kilolayer.audit.layer_reader import operator_words
 from kilolayer.audit.trace import Trace, output_tensors
 from kilolayer.audit.weight_layers import LayerPair, WeightLayer
@@ -268,7 +268,7 @@ class Comparison:
             shapes = ", ".join("×".join(map(str, shape)) for shape in output_shapes)
             self.restriction = self.restriction or f"at side {side} it puts out {shapes}"
             return False
-        if windows.whole != self.graph.whole_windows:
+        if windows.covering != self.graph.covering_windows:
             self.restriction = self.restriction or f"at side {side} its pooling leaves out a part of the map"
             return False
         return True
@@ -412,13 +412,13 @@ class _PoolRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTo
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.whole: list[bool] = []
+        self.covering: list[bool] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func._schema.name in POOL_OPS:
-            self.whole.append(is_whole_window(args[1], args[0].shape))
+            self.covering.append(covers_map(args[1], args[0].shape))
         return func(*args, **(kwargs or {}))
 
 

@@ -156,14 +156,14 @@ class DataflowGraph:
             if not torch.allclose((columns @ solution)[:, 0], expected, rtol=1e-4, atol=1e-5):
                 return ()
             factors.add(tuple(float(f"{value:.5g}") for value in solution.flatten().tolist()))
-        [solved, *others] = factors
-        return () if others or 0.0 in solved else solved
+        solution_set = list(factors)
+        return () if len(solution_set) > 1 or 0.0 in solution_set[0] else solution_set[0]
 
     def _merge(self, chain: list[GraphNode], factors: tuple[float, ...]) -> None:
         """Makes the last node of `chain` the addition of the first one's inputs."""
         join, end = chain[0], chain[-1]
         for node in chain[:-1]:
-            self.nodes.update({fx_node: end for fx_node, known in self.nodes.items() if known is node})
+            self.nodes.update({fx_node: end for fx_node, mapped in self.nodes.items() if mapped is node})
         for addend in join.inputs:
             addend.users = [end if user is join else user for user in addend.users]
         end.op, end.inputs, end.factors = "add", join.inputs, factors
@@ -183,10 +183,10 @@ class DataflowGraph:
         return tuple(dict.fromkeys(node.op for node in nodes if not _is_size_free(node)))
 
     @property
-    def whole_windows(self) -> list[bool]:
+    def covering_windows(self) -> list[bool]:
         """Of each average pooling, in order, whether its window is the whole map."""
         nodes = (node for node in self.nodes if f"aten::{op_name(node)}" in POOL_OPS)
-        return [is_whole_window(node.args[1], _shape(node.all_input_nodes[0])) for node in nodes]
+        return [covers_map(node.args[1], _shape(node.all_input_nodes[0])) for node in nodes]
 
     def constant(self, fx_node: Any) -> Any:
         """The value of a node that does not depend on the image; a literal is returned as it is."""
@@ -287,7 +287,7 @@ class DataflowGraph:
         return fx_node.target(*args, **kwargs)
 
 
-def is_whole_window(kernel: Any, shape: tuple[int, ...]) -> bool:
+def covers_map(kernel: Any, shape: tuple[int, ...]) -> bool:
     """Whether the window of a pooling is the whole map."""
     sides = [kernel] if isinstance(kernel, int) else list(kernel)
     return set(sides) == set(shape[2:])

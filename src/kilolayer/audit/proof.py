@@ -183,8 +183,8 @@ def _further_state(comparison: Comparison) -> str:
     if comparison.further_tensors:
         names = listing(sorted(comparison.further_tensors), 3)
         return f"in training mode it reads {names}, which no layer of the described network has"
-    first, last = comparison.numbers[0], comparison.numbers[-1]
-    changed = [f"`{name}`" for name, value in last.items() if first.get(name) != value]
+    before, after = comparison.numbers[0], comparison.numbers[-1]
+    changed = [f"`{name}`" for name, value in after.items() if before.get(name) != value]
     if changed:
         return f"its passes change {listing(changed, 3)}, so the next one may compute something else"
     return ""

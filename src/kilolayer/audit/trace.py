@@ -91,8 +91,8 @@ def trace_model(model: nn.Module, side: int | None = None) -> Trace:
         with suppress(InputError):
             return _trace(model, side, in_place=True)
         raise
-    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    if own.isdisjoint(map(id, traced.constants.values())):
+    module_tensors = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    if module_tensors.isdisjoint(map(id, traced.constants.values())):
         return traced
     return traced if traced.in_place else _trace(model, side, in_place=True)
 
@@ -473,15 +473,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
         PyTorch's own operators write so, as circular padding does; a module's own writes are functionalised.
         """
         sharing = [tensor for tensor in self._nodes if _share_memory(tensor, target)]
-        whole = max((target, *sharing), key=Tensor.numel)
+        base = max((target, *sharing), key=Tensor.numel)
         call.meta["shape"] = tuple(target.shape)
-        if whole is not target:
-            if not whole.is_contiguous() or whole.storage_offset():
+        if base is not target:
+            if not base.is_contiguous() or base.storage_offset():
                 raise InputError(f"{call.target} writes into a part of a tensor that is not contiguous")
             scatter = torch.ops.aten.as_strided_scatter.default
-            call = self.graph.call_function(scatter, (self.node(whole), call, *_layout(target)))
+            call = self.graph.call_function(scatter, (self.node(base), call, *_layout(target)))
         for tensor in sharing:
-            if tensor is whole:
+            if tensor is base:
                 self._assign_node(tensor, call)
             else:
                 view = self.graph.call_function(torch.ops.aten.as_strided.default, (call, *_layout(tensor)))

@@ -179,8 +179,8 @@ def _scale_layers(factor: float) -> AuditLayers:
 def _scaled(layers: AuditLayers, factor: float) -> AuditLayers:
     """`layers`, multiplied by `factor` behind."""
     match layers:
-        case (*before, op.ScaleOp(last)):
-            return (*before, *_scale_layers(float(f"{last * factor:.6g}")))
+        case (*before, op.ScaleOp(scale)):
+            return (*before, *_scale_layers(float(f"{scale * factor:.6g}")))
         case _:
             return (*layers, *_scale_layers(factor))
 
