@@ -22,6 +22,7 @@ from kilolayer.__main__ import main
 from kilolayer.errors import InputError
 from kilolayer.measure import ANALYSES
 from kilolayer.measure.analysis_input import AnalysisInput
+from kilolayer.measure.analysis_results import run_analyses
 from kilolayer.measure.jacobian_products import JacobianProducts
 from kilolayer.measure.lesions import measure_lesions
 from kilolayer.measure.module_chain import ModuleChain
@@ -404,3 +405,13 @@ def test_the_command_line_ends_with_2_and_writes_nothing_where_a_check_refuses(
         assert "'blocks." in line
     else:
         assert '"name": "blocks.1[2]"' in (out / "gradient.json").read_text(encoding="utf-8")
+
+
+def test_a_snapshot_is_checked_like_any_network() -> None:
+    """The first snapshot can be read, the second one is another design: the whole analysis is refused."""
+    good, bad = TWO, "halves by slices"
+    given = replace(
+        subject(good), snapshots=((0, lambda: build_design(good)), (7, lambda: build_design(bad)))
+    )
+    with pytest.raises(InputError, match=r"'blocks\.0' cannot be read exactly"):
+        run_analyses("gradient", [given])

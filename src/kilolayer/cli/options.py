@@ -269,7 +269,8 @@ class AnalysisInputOptions:
     seeds: Whole = 1
     """How many initialisations to measure, counted from --seed, where an analysis measures several."""
     units: tuple[str, ...] = ()
-    """Which modules of FILE.py:CALLABLE are its residual units: names or patterns, as 'layer?.*'."""
+    """Which modules of FILE.py:CALLABLE are its residual units: names or patterns, as 'layer?.*', or one
+    addition of a module that holds several, as 'blocks.3[1]'."""
     device: Device = "auto"
     """auto (the first GPU, or else the CPU), cpu, cuda or cuda:1."""
 
