@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilolayer.data.registry import DATASETS
-from kilolayer.errors import InputError
+from kilolayer.errors import KilolayerError
+from kilolayer.runs import Run
 from kilolayer.system.json_text import parse_json
 from kilolayer.training import Experiment
 
@@ -91,10 +92,10 @@ def _written(run: Path) -> float:
 def _config(run: Path) -> dict[str, Any]:
     """The run's experiment as JSON; empty where it cannot be read."""
     try:
-        match parse_json((run / "config.json").read_bytes()):
+        match parse_json(Run(run).read("config.json") or b""):
             case {"network": dict(network), "data": dict(data)}:
                 return {"network": network, "data": data}
-    except (OSError, InputError):
+    except KilolayerError:
         pass
     return {}
 

@@ -10,7 +10,7 @@ from kilolayer.report import comparison_tables as compared
 from kilolayer.report import curve_figures
 from kilolayer.report import reproduction_tables as tables
 from kilolayer.report.chart_figures import chart_figure
-from kilolayer.report.curves import Curve, read_metrics
+from kilolayer.report.curves import Curve
 from kilolayer.report.document import Figure, Item, Listing, Page, Section, Table
 from kilolayer.report.image_tables import image_tables
 from kilolayer.report.registration_text import (
@@ -124,14 +124,13 @@ def _responses(table_findings: TableResult) -> Iterator[Figure]:
 
 
 def _curve(label: str, trial: Trial) -> Curve:
-    return Curve.from_metrics(label, read_metrics(trial.spec.path / "metrics.jsonl"))
+    return Curve.from_metrics(label, trial.spec.run.metrics())
 
 
 def _shown_run(finding: CellResult) -> tuple[str, Trial] | None:
     """The first finished run of the first setting, and its label."""
     for trial, state in finding.states:
-        metrics = trial.spec.path / "metrics.jsonl"
-        if state.is_finished and metrics.exists():
+        if state.is_finished and trial.spec.run.read("metrics.jsonl") is not None:
             setting = finding.cell.plans[trial.setting].setting
             label = f"{finding.cell.row} ({setting})" if setting else finding.cell.row
             return label, trial

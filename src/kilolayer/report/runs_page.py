@@ -10,7 +10,7 @@ from pathlib import Path
 from kilolayer.errors import InputError
 from kilolayer.networks import Network
 from kilolayer.report import curve_figures
-from kilolayer.report.curves import Curve, read_metrics
+from kilolayer.report.curves import Curve
 from kilolayer.report.document import Figure, Listing, Page, Section, Table
 from kilolayer.report.network_text import unit_kind
 from kilolayer.report.page import write_page
@@ -56,9 +56,9 @@ def write_runs_page(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 def _figures(runs: dict[str, Run], title: str, numbers: Mapping[str, int]) -> tuple[Figure, ...]:
     curves = [
-        Curve.from_metrics(name, read_metrics(run.file("metrics.jsonl")))
+        Curve.from_metrics(name, run.metrics())
         for name, run in runs.items()
-        if run.file("metrics.jsonl").exists()
+        if run.read("metrics.jsonl") is not None
     ]
     return tuple(curve_figures.training_figures(curves, title, numbers))
 
@@ -82,7 +82,7 @@ def _runs(folder: Path) -> tuple[dict[str, Run], tuple[str, ...]]:
     errors: list[InputError] = []
     for config in configs:
         try:
-            run = Run.open(config.parent)
+            run = Run.open(config.parent, below=folder)
             run.experiment()
         except InputError as error:
             errors.append(error)
@@ -142,7 +142,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _listings(name: str, run: Run) -> tuple[Listing, ...]:
-    text = run.file("config.json").read_text(encoding="utf-8", errors="replace")
+    text = (run.read("config.json") or b"").decode(errors="replace")
     config, starts = Listing(f"{name}: the experiment.", text), run.environments()
     if not starts:
         return (config,)

@@ -124,10 +124,10 @@ class Run:
         else; nothing is written then.
         """
         run = cls(Path(path), below)
-        run._check_free_or_same(experiment, new)
+        run.check_free_or_same(experiment, new)
         with run.lock(create=True) as run:
             # Another process may have created it in the meantime.
-            run._check_free_or_same(experiment, new)
+            run.check_free_or_same(experiment, new)
             if CONFIG not in run._names():
                 with run._opened() as folder:
                     plan_snapshots(folder, snapshots)
@@ -136,7 +136,19 @@ class Run:
                 run.write(CONFIG, to_json(experiment).encode(errors=JSON_ERRORS))
             yield run
 
-    def _check_free_or_same(self, experiment: Experiment, new: bool) -> None:
+    @property
+    def has_begun(self) -> bool:
+        """Whether the folder is a run's. Raises `InputError` where it holds links or devices."""
+        if CONFIG not in self._names():
+            return False
+        self._require_readable()
+        return True
+
+    def check_free_or_same(self, experiment: Experiment, new: bool = False) -> None:
+        """Raises `InputError` where the folder holds anything else than this experiment's run.
+
+        new: that too.
+        """
         names = self._names()
         if CONFIG in names:
             self._check_same(experiment, new)
@@ -217,8 +229,11 @@ class Run:
 
         Raises `StorageError` where it cannot be read, `InputError` where it is a link or too large.
         """
-        with self._opened() as folder:
-            return folder.read(name, _MAX_BYTES[os.path.splitext(name)[1]])
+        try:
+            with self._opened() as folder:
+                return folder.read(name, _MAX_BYTES[os.path.splitext(name)[1]])
+        except FileNotFoundError:  # no folder
+            return None
 
     def write(self, name: str, content: bytes) -> None:
         """Replaces a file of the folder durably. Raises `FolderLost` where it is no longer the run's."""

@@ -70,13 +70,15 @@ def write_predictions(run: Path, predictions: Predictions, test_set: str) -> Non
         folder.write(PREDICTIONS_FILE, predictions_content(predictions, test_set))
 
 
-def read_predictions(run: str | Path) -> Predictions | None:
+def read_predictions(run: str | Path, below: Path | None = None) -> Predictions | None:
     """The predictions in the folder of a run; None where it has none.
+
+    below: the sweep's folder, below which no link is followed.
 
     Raises `InputError` where the file is damaged, or is a link.
     """
     path = Path(run) / PREDICTIONS_FILE
-    with open_folder(run) as folder:
+    with open_folder(run, below=below) as folder:
         if not folder.has_file(PREDICTIONS_FILE):
             return None
     tensors, metadata = read_tensors(path)

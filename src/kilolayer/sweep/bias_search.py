@@ -60,7 +60,9 @@ def _runs(cell: Cell, reproduction: Reproduction) -> dict[float, tuple[RunSpec, 
             **request.computing,
         )
         for bias, experiment in experiments.items():
-            specs.setdefault(bias, []).append(RunSpec(run_folder(folder / "runs", experiment), experiment))
+            specs.setdefault(bias, []).append(
+                RunSpec(run_folder(folder / "runs", experiment), experiment, folder)
+            )
     return {bias: tuple(runs) for bias, runs in specs.items()}
 
 

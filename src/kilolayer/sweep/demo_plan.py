@@ -24,7 +24,9 @@ def demo_runs(
     if not depths:
         raise InputError("--depths is empty; allowed: depths of the form 6n+2, as 20 56 110")
     return {
-        (depth, name): RunSpec(folder / f"{name}-{depth}", demo_experiment(depth, name, iterations, seed))
+        (depth, name): RunSpec(
+            folder / f"{name}-{depth}", demo_experiment(depth, name, iterations, seed), folder
+        )
         for depth in depths
         for name in UNITS
     }

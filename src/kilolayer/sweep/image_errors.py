@@ -56,7 +56,7 @@ def _flags(cell: CellResult) -> dict[int, Flags]:
     for trial, state in cell.states:
         if state.result is None or state.result["status"] != "done":
             continue
-        predictions = read_predictions(trial.spec.path)
+        predictions = read_predictions(trial.spec.path, trial.spec.sweep)
         if predictions is None:
             continue
         if abs(predictions.error - state.result["test_error"]) > 1e-9:

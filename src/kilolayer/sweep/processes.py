@@ -88,9 +88,10 @@ class ProcessPool:
         from kilolayer.sweep.worker import execute_run
 
         arguments = (str(spec.path), to_json(spec.experiment), self.devices[slot % len(self.devices)])
+        sweep = str(spec.sweep) if spec.sweep else None
         before = set(active_children())
         with block_sigint(), _hide_main_module():
-            future = executor.submit(execute_run, *arguments, self.save_seconds)
+            future = executor.submit(execute_run, *arguments, self.save_seconds, sweep=sweep)
         self._children |= set(active_children()) - before
         return future
 

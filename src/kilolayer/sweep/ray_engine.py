@@ -91,7 +91,9 @@ class RayEngine:
         self._ray.shutdown()
 
     def _submit(self, spec: RunSpec) -> Any:
-        arguments = (str(spec.path.resolve()), to_json(spec.experiment), self.device, self.save_seconds)
+        # Other workers have other working folders. Links are left for the worker to refuse.
+        folders = os.path.abspath(spec.path), os.path.abspath(spec.sweep or spec.path)
+        arguments = (*folders, to_json(spec.experiment), self.device, self.save_seconds)
         return self._task.remote(_DriverContext.capture(self.cpus), *arguments)
 
     def _outcome(self, reference: Any, spec: RunSpec) -> Outcome | None:
@@ -135,14 +137,19 @@ class _DriverContext:
 
 
 def _task(
-    context: _DriverContext, folder: str, experiment_json: str, device: str, save_seconds: float
+    context: _DriverContext,
+    folder: str,
+    sweep: str,
+    experiment_json: str,
+    device: str,
+    save_seconds: float,
 ) -> Outcome:
     from kilolayer.sweep import worker
 
     context.enter()
     worker.stop_asked.clear()
     signal.signal(signal.SIGINT, worker.note_stop)
-    return worker.execute_run(folder, experiment_json, device, save_seconds)
+    return worker.execute_run(folder, experiment_json, device, save_seconds, sweep=sweep)
 
 
 SECONDS_TO_ANSWER = 5.0

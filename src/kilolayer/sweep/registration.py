@@ -26,7 +26,8 @@ from kilolayer.sweep.run_spec import REGISTRATION_FILE, RunSpec
 from kilolayer.system import durable
 from kilolayer.system.code_version import CodeVersion, code_version
 from kilolayer.system.folder_listing import matching_paths
-from kilolayer.system.json_text import parse_json
+from kilolayer.system.json_text import MAX_BYTES, parse_json
+from kilolayer.system.opened_folder import open_folder
 from kilolayer.training import Experiment
 from kilolayer.values import FieldErrors, structure, to_json_value
 
@@ -278,7 +279,7 @@ def check_unchanged(folder: Path, registered: Registration, now: Registration) -
 
 def write_registration(reproduction: Reproduction, registration: Registration) -> None:
     """Writes the first entry. Raises `InputError` where a run of the sweep has begun."""
-    started = [spec for spec in reproduction.runs if (spec.path / "config.json").is_file()]
+    started = [spec for spec in reproduction.runs if spec.run.has_begun]
     if started:
         raise InputError(
             f"{reproduction.folder} has {len(started)} runs already, and a sweep is registered before its "
@@ -344,9 +345,9 @@ def _entry(raw: EntryFields, folder: Path) -> Entry:
 
 def _read_raw(folder: Path) -> list[EntryFields]:
     path = folder / REGISTRATION_FILE
-    if not path.is_file():
+    content = _read_file(folder, folder)
+    if content is None:
         return []
-    content = path.read_bytes()
     try:
         value = parse_json(content, str(path))
         match value:
@@ -365,11 +366,21 @@ def _read_raw(folder: Path) -> list[EntryFields]:
     return entries
 
 
+def _read_file(folder: Path, sweep: Path) -> bytes | None:
+    try:
+        with open_folder(folder, below=sweep) as opened:
+            return opened.read(REGISTRATION_FILE, MAX_BYTES)
+    except FileNotFoundError:
+        return None
+
+
 def _copies(folder: Path) -> Iterator[tuple[Path, EntryFields]]:
     """The copies in the folders of the runs, which say under what entry each began."""
-    paths = (run / REGISTRATION_FILE for run in matching_paths(folder / "runs", "*"))
-    for path in filter(Path.is_file, paths):
-        raw = read_record(path.read_bytes(), EntryFields, path)
+    for run in matching_paths(folder / "runs", "*"):
+        if not run.is_dir() or (content := _read_file(run, folder)) is None:
+            continue
+        path = run / REGISTRATION_FILE
+        raw = read_record(content, EntryFields, path)
         if raw["sha256"] != _seal(raw):
             raise InputError(f"{path} is damaged or was changed: its checksum is not that of its content")
         yield path, raw
@@ -402,7 +413,7 @@ def check_runs(reproduction: Reproduction) -> None:
             f"{folder / REGISTRATION_FILE} is not the registration under which {path.parent} began: {changes}"
         )
     for spec in reproduction.runs if entries else ():
-        if (spec.path / "config.json").is_file() and spec.path / REGISTRATION_FILE not in copies:
+        if spec.run.has_begun and spec.path / REGISTRATION_FILE not in copies:
             raise InputError(f"{spec.path} began without the registration of {folder}; choose another --out")
 
 
@@ -411,6 +422,6 @@ def mark_runs(folder: Path, specs: Iterable[RunSpec]) -> None:
     entries = _read_raw(folder)
     content = json.dumps(entries[-1], ensure_ascii=False).encode()
     for spec in specs:
-        if not (spec.path / "config.json").is_file():
-            durable.make_folder(spec.path)
-            durable.write_file(spec.path / REGISTRATION_FILE, content)
+        if not spec.run.has_begun:
+            with open_folder(spec.path, below=spec.sweep, create=True) as run:
+                run.write(REGISTRATION_FILE, content)

@@ -22,6 +22,8 @@ from kilolayer.runs import Run
 from kilolayer.sweep.run_spec import RunSpec
 from kilolayer.system import durable
 from kilolayer.system.folder_listing import matching_paths
+from kilolayer.system.json_text import MAX_BYTES
+from kilolayer.system.opened_folder import open_folder
 from kilolayer.training import Experiment
 from kilolayer.training.experiment import MemoryFormat
 from kilolayer.units import Arrangement, Branch, Shortcut, Unit
@@ -96,7 +98,7 @@ def open_sweep(folder: str | Path) -> Reproduction:
     path = Path(folder) / REQUEST_FILE
     if not os.path.exists(folder):
         raise missing_path_error(folder)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(
             f"{folder} holds no sweep: it has no {REQUEST_FILE}; kilolayer reproduce --out starts one"
         )
@@ -105,7 +107,8 @@ def open_sweep(folder: str | Path) -> Reproduction:
 
 def _read_request(path: Path) -> Request:
     try:
-        return from_json(path.read_text(encoding="utf-8"), Request, str(path.parent))
+        with open_folder(path.parent) as folder:
+            return from_json(folder.read(path.name, MAX_BYTES) or b"", Request, str(path.parent))
     except UnitFileError:
         raise
     except ValueError as error:  # no JSON, no text, or an error that does not name the file
@@ -115,7 +118,7 @@ def _read_request(path: Path) -> Request:
 def check_free(reproduction: Reproduction) -> None:
     """Raises `InputError` where the folder holds other files or another sweep, unless it only adds seeds."""
     folder, request = reproduction.folder, reproduction.request
-    if (folder / REQUEST_FILE).is_file():
+    if os.path.lexists(folder / REQUEST_FILE):
         stored = _read_request(folder / REQUEST_FILE)
         if replace(stored, seeds=request.seeds) != request or not set(stored.seeds) <= set(request.seeds):
             raise InputError(
@@ -135,7 +138,7 @@ def save_request(reproduction: Reproduction) -> None:
 def write_request(reproduction: Reproduction) -> None:
     """Writes the request, over another one too."""
     path = reproduction.folder / REQUEST_FILE
-    if not path.is_file() or _read_request(path) != reproduction.request:
+    if not os.path.lexists(path) or _read_request(path) != reproduction.request:
         durable.write_file(path, to_json(reproduction.request).encode())
 
 
@@ -163,7 +166,7 @@ def cell_run_spec(cell: Cell, setting: int, seed: int, request: Request, folder:
         setting=setting,
         **request.computing,
     )
-    return RunSpec(run_folder(folder / "runs", described), described)
+    return RunSpec(run_folder(folder / "runs", described), described, folder)
 
 
 def run_folder(runs: Path, experiment: Experiment) -> Path:

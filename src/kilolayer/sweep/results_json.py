@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kilolayer.runs.records import Start, read_record
 from kilolayer.sweep.image_errors import ImageErrors, image_errors
 from kilolayer.sweep.looks import RegisteredResult
 from kilolayer.sweep.reproduction import Reproduction
@@ -148,7 +147,9 @@ class Provenance:
 
 def read_provenance(runs: Iterable[RunSpec]) -> Provenance | None:
     """The provenance from environment.json in the folders of the runs; None where no run has begun."""
-    starts = sorted((start for item in runs for start in _starts(item)), key=lambda start: start["date"])
+    starts = sorted(
+        (start for item in runs for start in item.run.environments()), key=lambda start: start["date"]
+    )
     if not starts:
         return None
     environments = [{key: value for key, value in start.items() if key not in OF_A_START} for start in starts]
@@ -160,8 +161,3 @@ def read_provenance(runs: Iterable[RunSpec]) -> Provenance | None:
         commands=tuple(dict.fromkeys(start["command"] for start in starts)),
         environments=tuple(distinct.values()),
     )
-
-
-def _starts(spec: RunSpec) -> list[Start]:
-    path = spec.path / "environment.json"
-    return read_record(path.read_bytes(), list[Start], path) if path.exists() else []

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kilolayer.errors import InputError
-from kilolayer.runs.records import EndedRun, Row, read_result, read_rows
+from kilolayer.runs.folder import METRICS, REGISTRATION, Run
+from kilolayer.runs.records import EndedRun, Row, read_rows
 from kilolayer.training.experiment import Experiment
-from kilolayer.values import from_json
 
-REGISTRATION_FILE = "registration.json"
+REGISTRATION_FILE = REGISTRATION
 """What was fixed before the first run of a sweep: in its folder, and a copy in that of each run."""
 
 Outcome = Literal["done", "diverged", "failed", "stopped", "busy"]
@@ -21,10 +20,19 @@ Outcome = Literal["done", "diverged", "failed", "stopped", "busy"]
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run of a sweep: its experiment, and its folder, whose name identifies it."""
+    """A run of a sweep: its experiment, and its folder, whose name identifies it.
+
+    sweep: the sweep's folder; below it no link is followed.
+    """
 
     path: Path
     experiment: Experiment
+    sweep: Path | None = field(default=None, compare=False)
+
+    @property
+    def run(self) -> Run:
+        """The run in the folder, which may not have begun."""
+        return Run(self.path, self.sweep)
 
     @property
     def key(self) -> str:
@@ -58,31 +66,12 @@ class RunProgress:
 
 def read_progress(spec: RunSpec) -> RunProgress:
     """Reads the folder of a run, which another process may be writing."""
-    result, metrics = spec.path / "result.json", spec.path / "metrics.jsonl"
-    ended = read_result(result.read_bytes(), result) if result.exists() else None
-    rows = read_rows(metrics.read_bytes(), metrics) if metrics.exists() else []
-    return RunProgress(ended, rows[-1] if rows else None)
+    metrics = spec.run.read(METRICS)
+    rows = [] if metrics is None else read_rows(metrics, spec.run.file(METRICS))
+    return RunProgress(spec.run.result(), rows[-1] if rows else None)
 
 
 def check_folders(specs: Iterable[RunSpec]) -> None:
     """Raises `InputError` where the folder of a run holds anything else, before anything is written."""
     for spec in specs:
-        config = spec.path / "config.json"
-        if config.is_file():
-            stored = from_json(config.read_text(encoding="utf-8"), Experiment, str(spec.path))
-            if stored != spec.experiment:
-                raise InputError(f"{spec.path} holds a run of another experiment; choose another --out")
-        elif _holds_other_files(spec.path):
-            raise InputError(f"{spec.path} holds other files; choose another --out")
-
-
-def _holds_other_files(path: Path) -> bool:
-    # A run that was killed at its start leaves its lock, and perhaps an empty folder.
-    allowed = {".lock", "checkpoints", REGISTRATION_FILE}
-    return path.exists() and (
-        not path.is_dir() or any(_is_foreign(entry.name, allowed) for entry in path.iterdir())
-    )
-
-
-def _is_foreign(name: str, allowed: set[str]) -> bool:
-    return name not in allowed and not name.startswith((".config.json.", f".{REGISTRATION_FILE}."))
+        spec.run.check_free_or_same(spec.experiment)

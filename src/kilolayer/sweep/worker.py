@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -70,17 +71,21 @@ def execute_run(
     device: str = "auto",
     save_seconds: float = 60.0,
     stop: Callable[[], bool] = stop_asked.is_set,
+    sweep: str | None = None,
 ) -> Outcome:
     """Brings the run in `folder` to its end. Arguments are plain text, so that any executor can send them.
 
     "done", "diverged" and "failed" (out of memory) leave a result; "stopped" leaves a checkpoint; "busy"
-    means that another process has the run. Raises `InputError` where the folder holds another experiment.
+    means that another process has the run. Below the folder `sweep` no link is followed.
+
+    Raises `InputError` where the folder holds another experiment.
     """
     if stop():
         return "stopped"
     experiment = from_json(experiment_json, Experiment)
     try:
-        with _working, Run.open_or_create(folder, experiment) as run:
+        below = Path(sweep) if sweep else None
+        with _working, Run.open_or_create(folder, experiment, below=below) as run:
             return _status(run) or _train(run, experiment, device, save_seconds, stop)
     except RunInUse:
         return "busy"
@@ -116,7 +121,7 @@ def _write_failure(run: Run, reason: str) -> Outcome:
 def record_failure(spec: RunSpec, reason: str) -> Outcome:
     """Records that a run cannot be brought to an end, unless another process has done so meanwhile."""
     try:
-        with Run.open_or_create(spec.path, spec.experiment) as run:
+        with Run.open_or_create(spec.path, spec.experiment, below=spec.sweep) as run:
             return _status(run) or _write_failure(run, reason)
     except RunInUse:
         return "busy"
