@@ -71,6 +71,15 @@ def test_the_line_that_fills_never_wraps(width: int, texts: list[str]) -> None:
     assert len(line.rstrip()) <= max(width - 3, len(first[:9]))
 
 
+@pytest.mark.parametrize("width", range(14))
+def test_a_progress_line_fits_a_terminal_of_any_width(width: int) -> None:
+    """In a single column nothing is left of it."""
+    console = Console(file=io.StringIO(), width=1000, color_system=None)
+    with console.capture() as captured:
+        console.print(fit_progress_line(["epoch 1", BAR, "loss 2.3"], 0.3, width))
+    assert len(captured.get().rstrip()) <= max(0, width - 3)
+
+
 @given(st.lists(st.text("ab cd'", min_size=1, max_size=12), min_size=1, max_size=9), st.integers(20, 80))
 def test_a_command_goes_on_as_a_shell_s_line(words: list[str], width: int) -> None:
     command = shlex.join(["kilolayer", *words])

@@ -321,8 +321,8 @@ def fit_progress_line(parts: Sequence[str], share: float, width: int) -> RichTab
     spare = room - _total_width([cell_len(text) for text in texts])
     bar = ProgressBar(1.0, share, width=min(MIN_BAR_WIDTH + spare, MAX_BAR_WIDTH))
     line = RichTable.grid(padding=(0, COLUMN_GAP, 0, 0), pad_edge=False)
-    first, *other_texts = (text for text in texts if text != BAR)
-    cells: list[Text | ProgressBar] = [Text(first), *([bar] if BAR in texts else []), *map(Text, other_texts)]
+    words = [Text(text) for text in texts if text != BAR]
+    cells: list[Text | ProgressBar] = [*words[:1], *([bar] if BAR in texts else []), *words[1:]]
     for _ in cells:
         line.add_column(no_wrap=True)
     line.add_row(*cells)
