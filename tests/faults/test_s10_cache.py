@@ -370,7 +370,7 @@ COMPILERS: dict[str, tuple[str, str]] = {
     "a path that is not there": ("/no/such/g++ -O2", "is not installed"),
     "a folder": ("/etc", "is not installed"),
     "no program": ("/etc/passwd", "is not installed"),
-    "another program": ("echo", "cannot compile answer.cpp .*made no library"),
+    "another program": ("echo", "cannot compile answer.cpp.*made no library"),
     "a shell": ("sh", "--version"),
     "cat": ("cat", "cannot compile answer.cpp"),
     "true": ("true", "says nothing|made no library"),
@@ -386,16 +386,16 @@ COMPILERS: dict[str, tuple[str, str]] = {
 }
 SCRIPTS: dict[str, tuple[str, str, str]] = {
     "hangs when asked": ("true", HANG, "did not finish within 1 s"),
-    "hangs at work": (HANG, "exec echo 1", "answer.cpp .*did not finish within 1 s"),
+    "hangs at work": (HANG, "exec echo 1", "answer.cpp.*did not finish within 1 s"),
     "prints without end when asked": ("true", "exec yes", "prints without end"),
-    "prints without end at work": ("exec yes error >&2", "exec echo 1", "answer.cpp .*prints without end"),
+    "prints without end at work": ("exec yes error >&2", "exec echo 1", "answer.cpp.*prints without end"),
     "says bytes": (
         "printf 'error: \\377\\033[31m' >&2; exit 1",
         "printf '\\377'; exit 0",
-        "answer.cpp .*error: ",
+        "answer.cpp.*error: ",
     ),
-    "crashes": ("kill -SEGV $$", "exec echo 1", "answer.cpp .*ended with status 139"),
-    "is killed for memory": ("kill -KILL $$", "exec echo 1", "answer.cpp .*ended with status 137|illed"),
+    "crashes": ("kill -SEGV $$", "exec echo 1", "answer.cpp.*ended with status 139"),
+    "is killed for memory": ("kill -KILL $$", "exec echo 1", "answer.cpp.*ended with status 137|illed"),
     "writes half": (
         'while [ "$1" != -o ]; do shift; done; head -c 3000 /bin/sh >"$2"; exit 0',
         "exec echo 1",

@@ -28,7 +28,7 @@ from types import MappingProxyType
 
 from kilolayer.errors import InputError
 from kilolayer.kernels.cpu_features import cpu_flags
-from kilolayer.kernels.native_cache import NativeUnavailable, load_cached
+from kilolayer.kernels.native_cache import NativeUnavailable, load_cached, warn
 from kilolayer.system.message_text import error_text, truncate
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ COMPILER_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC")
 VERSION_SECONDS, COMPILE_SECONDS = 30, 300
 MAX_OUTPUT = 2**20
 """A compiler that prints more is ended."""
-ADVICE = "set $CXX to a g++ or clang++ that works, or KILOLAYER_NATIVE=0 to do without"
+ADVICE = "set $CXX to a g++ or clang++ that works; PyTorch's own layers compute until then"
 WATCHED = """
 umask 077
 exec 3<&0 </dev/null
@@ -169,8 +169,14 @@ def _version(compiler: list[str]) -> str:
         reason = "says nothing"
     except (CommandFailed, OSError) as error:
         reason = error_text(error)
-    _unusable[shlex.join(compiler)] = f"{shlex.join(compiler)} --version {reason}; {ADVICE}"
-    raise NativeUnavailable(_unusable[shlex.join(compiler)])
+    raise _refuse(compiler, f"{shlex.join(compiler)} --version {reason}; {ADVICE}")
+
+
+def _refuse(compiler: list[str], reason: str) -> NativeUnavailable:
+    """The error that says why; the compiler is not asked again for the next library."""
+    _unusable[shlex.join(compiler)] = reason
+    warn(reason)
+    return NativeUnavailable(reason)
 
 
 def _compile(compiler: list[str], library: NativeLibrary, folder: Path) -> bytes:
@@ -199,7 +205,7 @@ def _compile(compiler: list[str], library: NativeLibrary, folder: Path) -> bytes
     except CommandFailed as error:
         reason = str(error)
         if error.is_silent:
-            _unusable[shlex.join(compiler)] = f"{shlex.join(compiler)} {reason}"
+            raise _refuse(compiler, f"{shlex.join(compiler)}, at {names}, {reason}; {ADVICE}") from None
     raise NativeUnavailable(
         f"{shlex.join(compiler)} cannot compile {names} ({SOURCE_FOLDER}): {reason}; {ADVICE}"
     )
