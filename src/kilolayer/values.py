@@ -18,7 +18,16 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from kilolayer.data.config import SELECTOR_FLAGS, Data
 from kilolayer.data.registry import DATASETS
 from kilolayer.errors import InputError, suggest
-from kilolayer.system.json_text import MAX_WHOLE, FieldPath, JsonValue, field_text, parse_json, value_text
+from kilolayer.system.json_text import (
+    MAX_WHOLE,
+    FieldPath,
+    JsonValue,
+    at_line,
+    field_text,
+    line_of_field,
+    parse_json,
+    value_text,
+)
 from kilolayer.training import optimizer, schedule
 from kilolayer.units import arrangement, branch, extensions, shortcut
 
@@ -159,7 +168,9 @@ def from_json(text: bytes | str, kind: type[T], subject: str = "this") -> T:
         return structure(parse_json(text), kind, subject)
     except FieldErrors as error:
         article = "an" if kind.__name__[0] in "AEIO" else "a"  # "a Unit"
-        raise InputError(f"not {article} {kind.__name__}: {error}") from None
+        refusal = f"not {article} {kind.__name__}: {error}"
+        at = line_of_field(text, error.fields[0][0])
+        raise InputError(at_line("", at, refusal) if at > 1 else refusal) from None
 
 
 class FieldErrors(InputError):

@@ -73,7 +73,7 @@ def _figures(run: Run) -> tuple[str, str]:
     result, rows = run.result() or {}, run.metrics()
     error = result.get("test_error")
     text = str(result.get("status", "not run")) if error is None else f"{error:.2f}"
-    return text, f"{rows[-1]['train_loss']:.3f}" if rows else "–"
+    return text, f"{rows[-1].get('train_loss', math.nan):.3f}" if rows else "–"
 
 
 def print_demo_summary(runs: DemoRuns, initial_states: InitialStates, folder: Path, page: Path) -> None:

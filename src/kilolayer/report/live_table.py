@@ -149,7 +149,8 @@ def run_text(run: RunSpec, state: RunProgress, metric: str = "test_error") -> st
         return str(state.result["status"]) if value is None else f"{value:.2f} %"
     if state.last_metrics is None:
         return "…"
-    return f"{100 * _share(run, state):.0f} % done, loss {state.last_metrics['train_loss']:.2f}"
+    loss = state.last_metrics.get("train_loss", math.nan)
+    return f"{100 * _share(run, state):.0f} % done, loss {loss:.2f}"
 
 
 def median_text(states: Sequence[RunProgress], metric: str = "test_error") -> str:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from kilolayer.errors import InputError
-from kilolayer.runs.records import Seal, check_record
+from kilolayer.runs.records import Seal, check_seal
 from kilolayer.runs.tensor_bytes import load, save
 from kilolayer.system.json_text import JsonError, parse_json
 from kilolayer.system.memory_limit import available_memory
@@ -269,7 +269,7 @@ def _read_manifest(states: OpenedFolder, name: str) -> Seal:
         value = None
     if isinstance(value, dict) and value.pop("seal", None) and _manifest_bytes(value) == content:
         check_format(value.get("format", 1), path)
-        return check_record(value, Seal, path, content=content)
+        return check_seal(value, path, content)
     raise DamagedCheckpoint(f"{path} is damaged: its own checksum does not match")
 
 

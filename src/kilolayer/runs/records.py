@@ -178,6 +178,15 @@ def read_result(content: bytes, source: str | Path) -> EndedRun:
     return result
 
 
+def check_seal(value: JsonValue, source: str | Path, content: bytes) -> Seal:
+    """The seal of a state that a JSON value is, with what its format must have. `content` is its text."""
+    seal = check_record(value, Seal, source, content=content)
+    needed = ("config", "metrics") if seal.get("format", 1) > 2 else ("metrics_bytes",)
+    if missing := [name for name in needed if name not in seal]:
+        raise InputError(at_line(str(source), 1, f"{missing[0]}: required field missing"))
+    return seal
+
+
 def read_rows(content: bytes, source: str | Path) -> list[Row]:
     """The epochs in metrics.jsonl; a last line cut short by a crash is left out.
 

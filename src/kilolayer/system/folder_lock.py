@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kilolayer.errors import InputError, KilolayerError
+from kilolayer.system.json_text import parse_json
 
 LOCK_NAME, HOLDER_NAME = ".lock", ".lock.holder"
 _MAX_BYTES = 4096
@@ -202,8 +203,8 @@ def _start_time(pid: int) -> str | None:
 def _record(content: bytes | None) -> dict[str, Any] | None:
     """The holder that a lock's file names; None where it names none, or is not written yet."""
     try:
-        record = json.loads(content or b"")
-    except (ValueError, RecursionError):
+        record = parse_json(content or b"")
+    except InputError:
         return None
     return record if isinstance(record, dict) and {"pid", "host", "since"} <= record.keys() else None
 

@@ -72,9 +72,11 @@ def parse_json(
             parse_int=_whole,
             parse_constant=float if allow_nan else _constant,
         )
+        if "\\ud" in text.lower() or not content.isascii():
+            json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     except json.JSONDecodeError as error:
         raise JsonError(at_line(source, line + error.lineno - 1, f"not JSON: {error.msg}")) from None
-    except _InexactValue:
+    except (_InexactValue, UnicodeEncodeError):
         raise _inexact(text, source, line, allow_nan) from None
     return value
 
@@ -201,6 +203,11 @@ def _inexact_reason(word: str, allow_nan: bool) -> str:
     digits = word.removeprefix("-")
     if digits in ("NaN", "Infinity"):
         return "" if allow_nan else f"is {word}; allowed: a finite number"
+    if word[0] == '"':
+        try:
+            json.loads(word).encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            return "holds half a character; allowed: text"
     if not digits[:1].isdecimal():
         return ""
     try:
