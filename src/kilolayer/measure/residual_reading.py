@@ -22,6 +22,7 @@ from torch import Tensor
 from kilolayer.errors import InputError
 from kilolayer.measure.residual_tracer import (
     MATRIX_PRODUCTS,
+    SAME_ELEMENTS,
     UNSEEN,
     ResidualTracer,
     Term,
@@ -448,7 +449,7 @@ def _changes_no_element(traced: TracedTensor, states: dict[int, State]) -> bool:
             for term in traced.terms
             if isinstance(term.value, TracedTensor) and states.get(term.value.number, "rest") != "rest"
         )
-    return traced.kind == "linear" and traced.function in _SAME_ELEMENTS
+    return traced.kind == "linear" and traced.function in SAME_ELEMENTS | {"dropout"}
 
 
 def _where(node: TracedTensor) -> str:
@@ -474,21 +475,3 @@ def _constant(term: Term, like: Tensor) -> Tensor:
         return term.value
     assert isinstance(term.value, (int, float))  # noqa: S101 - the other kinds of term are tensors
     return torch.tensor(term.value, dtype=like.dtype, device=like.device)
-
-
-_SAME_ELEMENTS = frozenset(
-    [
-        "view",
-        "reshape",
-        "view_as",
-        "reshape_as",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "contiguous",
-        "clone",
-        "dropout",
-    ]
-)
-"""Functions that neither change nor reorder elements."""
