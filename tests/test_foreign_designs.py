@@ -415,3 +415,37 @@ def test_a_snapshot_is_checked_like_any_network() -> None:
     )
     with pytest.raises(InputError, match=r"'blocks\.0' cannot be read exactly"):
         run_analyses("gradient", [given])
+
+
+@pytest.mark.slow
+def test_every_analysis_takes_one_addition_of_several() -> None:
+    """blocks.*[1], by laws: paths add up to the whole gradient, Eq. 4 has all its parts, J and Jᵀ agree."""
+    given = replace(subject(TWO), units=("blocks.*[1]",))
+    told = Told(given)
+    kept = [told.points[index] for index in (0, 2, 4)]
+    paths: Any = ANALYSES["paths"].run(given)
+    assert paths.units == 3
+    assert paths.gradients.rest < 1e-9
+    assert len(paths.gradients.together) == 4
+    (stage,) = ANALYSES["decomposition"].run(given).stages  # type: ignore[attr-defined]
+    assert stage.rounding < 1e-12
+    assert stage.between > 0.01  # the second additions stand between
+    (start,) = ANALYSES["initialisation"].run(given).starts  # type: ignore[attr-defined]
+    for signal, x in zip(start.signal, (*kept, told.outputs[4]), strict=True):
+        close(signal, float(x.detach().square().mean()))
+    products = JacobianProducts(given.chain(training=True), given.x)
+    u = torch.randn(products.out.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for point, (_, (v,)) in zip(reversed(kept), products.vjps([u]), strict=True):
+        torch.testing.assert_close(v, pull(told.outputs[4], point, u), rtol=CLOSE, atol=1e-9)
+    study = measure_lesions(given.chain(training=False), given.x, given.labels, repeats=1)
+    assert [index for index, _, _ in study.single] == [0, 1, 2]
+
+
+def test_pytorch_s_own_layer_has_two_identity_shortcuts() -> None:
+    """Its code says nothing of h and F, but its direct term must be the gradient of the end, everywhere."""
+    given = subject("nn.TransformerEncoderLayer, pre-LN")
+    told, found = Told(given), ANALYSES["gradient"].run(given)
+    units = found.units  # type: ignore[attr-defined]
+    assert len(units) == 6
+    for unit in units:
+        close(unit.direct, told.end)
