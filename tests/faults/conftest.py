@@ -42,6 +42,13 @@ def chosen(request: pytest.FixtureRequest) -> Callable[[Sequence[T]], list[T]]:
     return every
 
 
+@pytest.fixture(scope="session")
+def takes_long(request: pytest.FixtureRequest) -> None:
+    """Leaves a test out where only a few cases are tried."""
+    if stride_of(request.config) > 10:
+        pytest.skip("takes long; tried with --stride 10 or less")
+
+
 @pytest.fixture
 def count(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Says what was tried for a row of the table and how much of it held; fails unless all of it did."""

@@ -7,6 +7,7 @@ POISON=WHAT:K:VALUE       VALUE (nan or inf) into WHAT at step K: a tensor's nam
 RANK_FAULT=R:K:HOW        in rank R at step K (0: before anything else): kill, halt, raise, memory or a signal
                           such as SIGHUP; with FAULT_ONCE=FILE only in the process that can make this file
 LIMIT_FSIZE, LIMIT_AS     bytes: the largest file; how much more address space than now
+SHORT=STAGE:BYTES         the same from a stage on: step, evaluation, save or end
 """
 
 from __future__ import annotations
@@ -212,6 +213,28 @@ def limit(kind: str, amount: int) -> None:
     resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (amount, amount))
 
 
+def short_from(stage: str, amount: int) -> None:
+    """Limits the address space when this method is called for the third time, or at the end."""
+    from kilolayer.runs import Run
+    from kilolayer.training.trainer import Trainer
+
+    kind, name, due = {
+        "step": (Trainer, "take_step", 3),
+        "evaluation": (Trainer, "evaluate", 2),
+        "save": (Run, "save", 3),
+        "end": (Trainer, "conclude", 1),
+    }[stage]
+    real, calls = getattr(kind, name), [0]
+
+    def limited(*args: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == due:
+            limit("AS", amount)
+        return real(*args, **options)
+
+    setattr(kind, name, limited)
+
+
 def prepare(env: dict[str, str]) -> None:
     if "SEEDED" in env:
         FAULTS[env["SEEDED"]]()
@@ -223,6 +246,9 @@ def prepare(env: dict[str, str]) -> None:
     if "RANK_FAULT" in env:
         rank, at, how = env["RANK_FAULT"].split(":")
         harm_rank(int(rank), int(at), how)
+    if "SHORT" in env:
+        stage, amount = env["SHORT"].split(":")
+        short_from(stage, int(amount))
     for kind in ("FSIZE", "AS"):
         if f"LIMIT_{kind}" in env:
             limit(kind, int(env[f"LIMIT_{kind}"]))

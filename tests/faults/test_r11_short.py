@@ -7,11 +7,21 @@ time. Sweeps have workers; test_r8_sweep.py and ../test_sweep_pool.py kill them 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness import OPTIONS, Lab, outcome, saved_iteration
+import pytest
+from harness import OPTIONS, Lab, Started, outcome, saved_iteration, wait_until
+from test_r9_ranks import Job, torchrun
+from test_r9_ranks import both as both
+from test_r17_stopping import pictures
 
 TRAIN = ("train", *OPTIONS, "--no-tensorboard", "--device", "cpu")
 
@@ -37,6 +47,188 @@ def test_memory_that_is_too_small(
             bad[megabytes] = f"status {ended.status}: {ended.said}"
     print(bad)
     count("R11", tried=len(tried), held=len(tried) - len(bad), note="RLIMIT_AS")
+
+
+def test_memory_that_ends_in_the_middle(
+    lab: Lab, whole: Any, tmp_path: Path, chosen: Callable[..., list[Any]], count: Any
+) -> None:
+    """From a stage on nothing is left but a little: a step, an evaluation, a save, the final figures."""
+    stages, megabytes = ("save", "step", "evaluation", "end"), (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+    tried, bad = chosen([*product(stages, megabytes)]), {}
+    for stage, amount in tried:
+        run = tmp_path / f"{stage}-{amount}"
+        ended = lab.bring_back(run, SHORT=f"{stage}:{int(amount * 2**20)}")
+        told = ended.status == 0 or (ended.status == 2 and "kilolayer: out of memory" in ended.err)
+        kept = saved_iteration(run) >= (0 if stage == "end" else 1)
+        if not told or "Traceback" in ended.err or not kept:
+            bad[stage, amount] = f"status {ended.status}: {ended.said}"
+        elif lab.bring_back(run).status != 0 or outcome(run) != whole:
+            bad[stage, amount] = "not identical"
+    print(bad)
+    count("R11", tried=len(tried), held=len(tried) - len(bad), note="RLIMIT_AS from a stage on")
+
+
+# Control groups: the system kills for memory
+
+V1, V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+
+
+class Group:
+    """A control group with room for a few megabytes: what is moved there is killed at its next pages."""
+
+    def __init__(self, megabytes: int = 4) -> None:
+        self.path = (V1 if V1.is_dir() else V2) / f"kilolayer-tests-{os.getpid()}"
+        self.path.mkdir()
+        limit = self.path / ("memory.limit_in_bytes" if V1.is_dir() else "memory.max")
+        limit.write_text(str(megabytes * 2**20))
+        with suppress(OSError):
+            (self.path / "memory.swap.max").write_text("0")
+
+    def take(self, pid: int) -> bool:
+        try:
+            (self.path / "cgroup.procs").write_text(str(pid))
+        except ProcessLookupError:
+            return False
+        return True
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    try:
+        made = Group()
+    except OSError as error:
+        pytest.skip(f"cannot make a control group with a memory limit: {error}")
+    yield made
+    wait_until(lambda: not (made.path / "cgroup.procs").read_text())
+    made.path.rmdir()
+
+
+MARKS = ("checkpoints/*.json", "config.json", "metrics.jsonl", "weights.safetensors")
+
+
+def test_a_run_is_killed_for_its_memory(
+    group: Group, lab: Lab, whole: Any, tmp_path: Path, chosen: Callable[..., list[Any]], count: Any
+) -> None:
+    tried, bad = chosen(MARKS), {}
+    for mark in tried:
+        run = tmp_path / mark.partition("/")[0]
+        started: Started = lab.start_run(run)
+        wait_until(
+            lambda run=run, mark=mark, started=started: any(run.glob(mark)) or not started.process.is_alive()
+        )
+        group.take(started.pid)
+        ended = started.end()
+        if ended.status not in (-9, 0):
+            bad[mark] = f"status {ended.status}: {ended.said}"
+        elif lab.bring_back(run).status != 0 or outcome(run) != whole or list(run.rglob(".*.????????")):
+            bad[mark] = "not identical"
+    print(bad)
+    count("R11", tried=len(tried), held=len(tried) - len(bad), note="killed by a control group")
+
+
+SWEEP = """
+import logging, sys
+from pathlib import Path
+from multiprocessing import active_children
+from kilolayer.sweep import ProcessPool, run_all
+sys.path.insert(0, sys.argv[3])
+from sweeps import tiny_runs
+
+taken = []
+def tick():
+    for child in active_children():
+        if not taken:
+            Path(sys.argv[2]).write_text(str(child.pid))
+            taken.append(child)
+
+logging.basicConfig()
+print(run_all(tiny_runs(Path(sys.argv[1]), 2), ProcessPool(1), tick))
+"""
+
+
+def test_a_worker_of_a_sweep_is_killed_for_its_memory(group: Group, tmp_path: Path, count: Any) -> None:
+    """The sweep says so in a line, and ends as if nothing had happened."""
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    words = [sys.executable, "-c", SWEEP, tmp_path / "sweep", group.path / "cgroup.procs", benchmarks]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=400)
+    print(done.stdout, done.stderr)
+    said = "ended: the system killed it for its memory; fewer --workers need less; the run goes on"
+    held = done.stdout.count("'done'") == 2 and said in done.stderr and "Traceback" not in done.stderr
+    count("R11", tried=1, held=int(held), note="a worker killed by a control group")
+
+
+def test_the_reading_of_pictures_is_killed_for_its_memory(group: Group, tmp_path: Path, count: Any) -> None:
+    data, cache = pictures(tmp_path / "data", 200), tmp_path / "cache"
+    words = [sys.executable, "-m", "kilolayer", "check-data", str(data)]
+    env = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, env=env) as process:
+        wait_until(lambda: cache.exists() or process.poll() is not None)
+        group.take(process.pid)
+        status = process.wait(200)
+    again = subprocess.run(words, capture_output=True, text=True, env=env, timeout=200)
+    print(status, again.stdout, again.stderr)
+    count("R11", tried=1, held=int(status in (-9, 0) and again.returncode == 0), note="check-data killed")
+
+
+def rank_of(torchrun_pid: int, rank: int) -> int | None:
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == torchrun_pid and f"\0RANK={rank}\0".encode() in (path / "environ").read_bytes():
+                return int(path.name)
+    return None
+
+
+@pytest.mark.usefixtures("takes_long")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_is_killed_for_its_memory(
+    rank: int, group: Group, both: Any, tmp_path: Path, count: Any
+) -> None:
+    """Both end, the other one says why; --resume goes on to the same end."""
+    run = tmp_path / "run"
+    jobs: list[Job] = []
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" + (
+        "from pathlib import Path; from test_r9_ranks import torchrun; job = torchrun(Path(sys.argv[1]))\n"
+        "print(job.status); print(job.err, file=sys.stderr)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: process.poll() is not None or any(run.glob("checkpoints/*.json")))
+        agent = next(
+            (int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat")
+             if path.read_text().rpartition(")")[2].split()[1] == str(process.pid)),
+            0,
+        )  # fmt: skip
+        pid = rank_of(agent, rank)
+        taken = pid is not None and group.take(pid)
+        out, err = process.communicate(timeout=300)
+    jobs.append(torchrun(run))
+    print(out, err[-3000:], jobs)
+    held = taken and jobs[0].status == 0 and outcome(run) == both and "exited or timed out" in err
+    count("R11", tried=1, held=int(held), note=f"rank {rank} killed by a control group")
+
+
+# What else a machine may have too little of
+
+
+def test_few_threads_processes_and_files(lab: Lab, whole: Any, tmp_path: Path, count: Any) -> None:
+    """Where a limit is too low, a line says which; the run goes on when there is more."""
+    limits = [(resource.RLIMIT_NOFILE, number) for number in (5, 8, 12, 24)]
+    bad = {}
+    for kind, number in limits:
+        run = tmp_path / f"{kind}-{number}"
+        words = [sys.executable, "-m", "kilolayer", *TRAIN, "--save-every", "0", "--out", str(run)]
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=300,
+            preexec_fn=lambda kind=kind, number=number: resource.setrlimit(kind, (number, number)),
+        )  # fmt: skip
+        if done.returncode not in (0, 2) or "Traceback" in done.stderr:
+            bad[kind, number] = f"status {done.returncode}: {done.stderr[-400:]}"
+        elif lab.bring_back(run).status != 0 or outcome(run) != whole:
+            bad[kind, number] = "not identical"
+    print(bad)
+    count("R11", tried=len(limits), held=len(limits) - len(bad), note="RLIMIT_NOFILE")
 
 
 def test_memory_that_ends_while_a_run_goes_on(lab: Lab, whole: Any, tmp_path: Path, count: Any) -> None:

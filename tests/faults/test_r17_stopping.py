@@ -19,7 +19,6 @@ from test_r5_signals import STEPS, Whole, goes_on, sent, wrong_with
 from test_r9_ranks import both as both
 from test_r9_ranks import torchrun
 
-from fault_counts import stride_of as stride_of
 from kilolayer.system.signals import STOP_SIGNALS
 
 STOPS = [number for number in STOP_SIGNALS if number.name not in ("SIGTERM", "SIGINT", "SIGUSR1")]
@@ -27,7 +26,6 @@ STOPS = [number for number in STOP_SIGNALS if number.name not in ("SIGTERM", "SI
 PASSED_OVER = ("SIGPIPE", "SIGXFSZ", "SIGWINCH", "SIGURG", "SIGCHLD", "SIGCONT")
 ENDING = ("SIGQUIT", "SIGABRT", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGTRAP", "SIGSYS", "SIGBUS", "SIGSEGV")
 Cases = Callable[..., list[Any]]
-takes_long = pytest.mark.skipif("stride_of(config) > 10", reason="takes long; tried with --stride 10 or less")
 
 
 def test_after_every_step(lab: Lab, whole: Whole, tmp_path: Path, chosen: Cases, count: Any) -> None:
@@ -162,7 +160,7 @@ def test_the_terminal_is_closed(lab: Lab, whole: Whole, tmp_path: Path, chosen: 
     count("R17", tried=len(tried), held=len(tried) - len(bad), note="the terminal closed")
 
 
-@takes_long
+@pytest.mark.usefixtures("takes_long")
 def test_stopped_by_ctrl_z_and_gone_on(
     lab: Lab, whole: Whole, tmp_path: Path, chosen: Cases, count: Any
 ) -> None:
@@ -266,7 +264,7 @@ def test_other_commands(lab: Lab, tmp_path: Path, chosen: Cases, count: Any) -> 
     count("R17", tried=len(tried), held=len(tried) - len(bad), note="other commands, and their workers")
 
 
-@takes_long
+@pytest.mark.usefixtures("takes_long")
 def test_ranks(both: Whole, tmp_path: Path, chosen: Cases, count: Any) -> None:
     """One rank gets it, and both save and stop together."""
     tried, bad = chosen([*product((1, 0), (5, 1, 8), ("SIGHUP", "SIGXCPU"))]), {}
