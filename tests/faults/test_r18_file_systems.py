@@ -1,4 +1,4 @@
-"""R18: file systems that cannot do all: it works, or one line says what to do; then it goes on identically."""
+"""R18: file systems that cannot do all: it works, or one line says what to do, and it goes on identically."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import OPTIONS, Ended, Lab, outcome, saved_iteration, wait_until
+from harness import OPTIONS, Ended, Lab, Started, outcome, saved_iteration, wait_until
 from test_r5_signals import Whole
 
 Cases = Callable[..., list[Any]]
@@ -89,7 +90,7 @@ def test_two_processes_without_locks(odd: Lab, lab: Lab, whole: Whole, tmp_path:
         [sys.executable, "-m", "kilolayer", *words(run)], env=given, stdout=subprocess.DEVNULL
     ) as first:
         wait_until(lambda: any(run.glob("checkpoints/*.json")) or first.poll() is not None)
-        os.kill(first.pid, 19)
+        os.kill(first.pid, signal.SIGSTOP)
         second = odd.anew(*words(run), **env)
         held.append(one_line(second) == "" and f"in use by another process ({first.pid} on " in second.err)
         first.kill()
@@ -129,6 +130,8 @@ def test_it_refuses_from_a_call_on(
 
 
 # Real file systems
+
+SHARED_MEMORY = Path("/dev", "shm") / f"kilolayer-tests-{os.getpid()}"
 
 
 @contextmanager
@@ -178,8 +181,7 @@ def bound(folder: Path) -> tuple[str, ...]:
 
 def overlay(folder: Path) -> tuple[str, ...]:
     """As a container's; the upper layer cannot be on an overlay itself."""
-    upper = "/dev/shm" if os.access("/dev/shm", os.W_OK) else str(folder)
-    layers = Path(upper) / f"kilolayer-tests-{os.getpid()}"
+    layers = SHARED_MEMORY if os.access(SHARED_MEMORY.parent, os.W_OK) else folder
     for name in ("lower", "upper", "work"):
         (layers / name).mkdir(parents=True, exist_ok=True)
     options = f"lowerdir={layers}/lower,upperdir={layers}/upper,workdir={layers}/work"
@@ -189,6 +191,20 @@ def overlay(folder: Path) -> tuple[str, ...]:
 def needs(program: str) -> None:
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
+
+
+def is_halted(started: Started) -> bool:
+    """Whether a command is halted, or has ended."""
+    try:
+        return "State:\tT" in Path(f"/proc/{started.pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def after_halt(started: Started) -> Ended:
+    with suppress(ProcessLookupError):
+        os.kill(started.pid, signal.SIGCONT)
+    return started.end()
 
 
 KINDS = (ext4, vfat, exfat, bound, overlay)
@@ -205,16 +221,15 @@ def test_a_real_file_system(
         run = place / "run"
         stopped = lab.bring_back(run, SIGNAL_AT_STEP="5:15")
         started = lab.start_run(run, SIGNAL_AT_STEP="6:19")
-        wait_until(lambda: "State:\tT" in Path(f"/proc/{started.pid}/status").read_text())
+        wait_until(lambda: is_halted(started))
         second = lab.bring_back(run)
-        os.kill(started.pid, 18)
-        ended = started.end()
+        ended = after_halt(started)
         print(stopped, second, ended)
         if stopped.status != 143 or ended.status != 0 or outcome(run) != whole:
             wrong.append("not identical")
         if one_line(second) or "in use by another process" not in second.err:
             wrong.append(f"a second process: {second}")
-    shutil.rmtree(f"/dev/shm/kilolayer-tests-{os.getpid()}", ignore_errors=True)
+    shutil.rmtree(SHARED_MEMORY, ignore_errors=True)
     print(wrong)
     count("R18", tried=1, held=int(not wrong), note=kind.__name__)
 
@@ -226,12 +241,10 @@ def test_read_only_in_the_middle(lab: Lab, whole: Whole, tmp_path: Path, count: 
     with mounted(place, *ext4(tmp_path)):
         run = place / "run"
         started = lab.start_run(run, SIGNAL_AT_STEP="5:19")
-        wait_until(lambda: "State:\tT" in Path(f"/proc/{started.pid}/status").read_text())
+        wait_until(lambda: is_halted(started))
         saved = saved_iteration(run)
-        # Files that are open for writing keep a mount from becoming read-only, unless the system does it.
-        subprocess.run(["mount", "-o", "remount,ro,abort", place], capture_output=True)
-        os.kill(started.pid, 18)
-        ended = started.end()
+        subprocess.run(["mount", "-o", "remount,abort", place], check=True, capture_output=True)
+        ended = after_halt(started)
         print(ended)
         wrong = one_line(ended) or ("" if str(run) in ended.err else "names no path")
         kept = saved_iteration(run)
@@ -249,9 +262,6 @@ def test_a_folder_of_somebody_else(lab: Lab, whole: Whole, tmp_path: Path, count
         pytest.skip("only root can take another user's id")
     run = tmp_path / "run"
     assert lab.bring_back(run, SIGNAL_AT_STEP="5:15").status == 143
-    for folder in (*tmp_path.parents, tmp_path):
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     user = ("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups")
     rights = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
