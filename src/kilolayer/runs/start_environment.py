@@ -21,9 +21,11 @@ from kilolayer.training.experiment import Kernels, Precision
 
 BITWISE_RELEVANT = (
     "kilolayer", "torch", "torch build", "cudnn", "processor", "device", "gpu", "threads",
-    "memory format", "precision", "kernels", "products", "processes",
+    "memory format", "precision", "kernels", "products", "processes", "limited to",
 )  # fmt: skip
 """If these are equal, a resumed run gives the same bits as an uninterrupted one."""
+_LIMITING_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Variables that hide instructions of the processor from PyTorch's libraries, which then add up otherwise."""
 
 
 def environment_record(
@@ -59,6 +61,7 @@ def environment_record(
         "kernels": kernels,
         "products": mul_dtype() if kernels == "fused" and not on_gpu else None,
         "processes": context.world_size,
+        "limited to": _limits_of_processor(),
         "command": current_command(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
     }
@@ -80,7 +83,7 @@ def environment_differences(starts: Sequence[Mapping[str, Any]], environment: Ma
             and _without_device_index(start[name]) != _without_device_index(environment[name])
         ]
         if earlier:
-            differences.append(f"{name} {environment[name]} (was {earlier[0]})")
+            differences.append(f"{name} {environment[name] or 'nothing'} (was {earlier[0] or 'nothing'})")
     return differences
 
 
@@ -99,6 +102,11 @@ def current_command() -> str:
 def _torch_build() -> str:
     """PyTorch's commit, and the instruction set that it uses on this processor."""
     return f"{str(torch.version.git_version)[:12]} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _limits_of_processor() -> str:
+    """The settings in the environment that hide instructions of the processor."""
+    return " ".join(f"{name}={os.environ[name]}" for name in _LIMITING_VARIABLES if os.environ.get(name))
 
 
 def processor_name() -> str:

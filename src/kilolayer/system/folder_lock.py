@@ -203,7 +203,7 @@ def _start_time(pid: int) -> str | None:
 def _record(content: bytes | None) -> dict[str, Any] | None:
     """The holder that a lock's file names; None where it names none, or is not written yet."""
     try:
-        record = parse_json(content or b"")
+        record = parse_json(content or b"", HOLDER_NAME)
     except InputError:
         return None
     return record if isinstance(record, dict) and {"pid", "host", "since"} <= record.keys() else None
