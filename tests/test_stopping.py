@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from kilolayer.cli import resuming
-from kilolayer.errors import out_of_memory_error, shortage_error
+from kilolayer.errors import InputError, out_of_memory_error, shortage_error
 from kilolayer.runs import tensor_bytes
 from kilolayer.system.signals import STOP_SIGNALS, handled_signals
 from kilolayer.system.stopping import interruptible, stoppable
+from kilolayer.training.device import check_threads
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +146,24 @@ def test_another_fault_is_none_of_memory() -> None:
 def test_limits_of_the_machine_are_told_with_advice(error: Exception, noun: str) -> None:
     told = str(shortage_error(error))
     assert told.startswith(f"this machine allows no more {noun}; nothing was changed: allow more (ulimit -u")
+
+
+def test_threads_that_cannot_be_started_are_told_before_openmp_ends_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, left = threading.Thread.start, [2]
+
+    def start(thread: threading.Thread) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    check_threads(3)
+    left[0] = 2
+    with pytest.raises(InputError, match="allows 3 of 8 threads; take --threads 3, or allow more"):
+        check_threads(8)
 
 
 def test_memory_is_asked_for_before_native_code_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:

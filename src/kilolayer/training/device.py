@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 
 from kilolayer.errors import InputError
@@ -43,9 +45,24 @@ def _check_processor() -> None:
 
 
 def check_threads(threads: int) -> None:
-    """Raises `InputError` for a number of CPU threads that can only be a slip."""
+    """Raises `InputError` for a number of CPU threads that can only be a slip, or that cannot be started.
+
+    OpenMP would end the process where the system refuses it a thread.
+    """
     if not 1 <= threads <= MAX_THREADS:
         raise InputError(f"--threads is {threads}; allowed: a whole number from 1 to {MAX_THREADS}")
+    started, end = 1, threading.Event()
+    try:
+        while started < threads:
+            threading.Thread(target=end.wait, daemon=True).start()
+            started += 1
+    except RuntimeError:
+        raise InputError(
+            f"this machine allows {started} of {threads} threads; take --threads {started}, or allow more "
+            "(ulimit -u, or the container's limit of processes)"
+        ) from None
+    finally:
+        end.set()
 
 
 def make_deterministic(device: torch.device) -> None:

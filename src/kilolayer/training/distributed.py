@@ -20,7 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from kilolayer.errors import InputError, KilolayerError, RankError
 from kilolayer.system.ranks import RENDEZVOUS_VARIABLES, Launch, num_separate_processes, read_launch
-from kilolayer.training.device import choose_device
+from kilolayer.training.device import check_threads, choose_device
 
 RANK_TIMEOUT_SECONDS = 600
 SYNC_STEPS = 8
@@ -72,6 +72,7 @@ def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
     Raises `RankError` where the ranks do not meet, or where one is lost on the way.
     """
     launch = read_launch()
+    check_threads(torch.get_num_threads())
     if launch.world_size == 1:
         _warn_if_separate()
         yield DistributedContext(choose_device(device))
@@ -86,7 +87,10 @@ def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
     except RuntimeError as error:
         if not _is_lost_rank(error):
             raise
-        raise RankError("another rank exited or timed out; see its output for the cause") from None
+        raise RankError(
+            "another rank exited or timed out; see its output for the cause; one that was killed without a "
+            "word probably ran out of memory (see: dmesg): take a smaller --batch-size"
+        ) from None
     # After an exception the others may be gone, and leaving them would wait for them.
     dist.destroy_process_group()
 
