@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th trial")
     parser.add_argument("--from", dest="first", type=int, default=0, metavar="K", help="leave out K trials")
     parser.add_argument("--limit", type=float, default=float("inf"), metavar="SECONDS")
-    parser.add_argument("--call", help="only calls of this kind")
+    parser.add_argument("--call", nargs="+", help="only calls of these kinds")
     parser.add_argument("--fault", choices=FAULTS, help="only this fault")
     parser.add_argument("--path", default="", help="only calls whose path holds this text")
     parser.add_argument("--list", action="store_true", help="list the points")
@@ -41,7 +41,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     chosen = [
         trial
         for trial in bench.trials
-        if options.call in (None, trial.point.call)
+        if options.call is None
+        or trial.point.call in options.call
         and options.fault in (None, trial.fault)
         and options.path in trial.point.path
     ][options.first :: options.every]
