@@ -58,7 +58,7 @@ class Counts:
                 "tried": one["tried"],
                 "held": one["held"],
                 "seconds": round(report.duration / len(counted), 1),
-                "stride": self.stride,
+                "stride": one["stride"] or self.stride,
                 "note": one["note"],
                 "date": _today(),
                 "commit": self.commit,

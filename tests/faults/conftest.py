@@ -53,9 +53,9 @@ def takes_long(request: pytest.FixtureRequest) -> None:
 def count(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Says what was tried for a row of the table and how much of it held; fails unless all of it did."""
 
-    def counted(row: str, *, tried: int, held: int, note: str = "") -> None:
+    def counted(row: str, *, tried: int, held: int, note: str = "", stride: int | None = None) -> None:
         request.node.user_properties.append(
-            ("fault", {"row": row, "tried": tried, "held": held, "note": note})
+            ("fault", {"row": row, "tried": tried, "held": held, "note": note, "stride": stride})
         )
         assert tried > 0, "nothing was tried"
         assert held == tried

@@ -203,9 +203,9 @@ class Bench:
         return before[name] != EMPTY and path.is_file() and path.stat().st_size == 0
 
     def _names(self) -> frozenset[str]:
-        """Names of all files and folders; the caches apart, which may be there or not."""
+        """Names of all files and folders, without caches and what was set aside, which may be there or not."""
         names = (path.relative_to(self.case.path).as_posix() for path in self.case.path.rglob("*"))
-        return frozenset(name for name in names if not name.startswith("home/.c"))
+        return frozenset(name for name in names if not name.startswith("home/.c") and "set-aside" not in name)
 
     def _contents(self) -> dict[str, str]:
         return {
