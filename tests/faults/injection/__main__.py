@@ -42,9 +42,11 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         trial
         for trial in bench.trials
         if options.call is None
-        or trial.point.call in options.call
-        and options.fault in (None, trial.fault)
-        and options.path in trial.point.path
+        or (
+            trial.point.call in options.call
+            and options.fault in (None, trial.fault)
+            and options.path in trial.point.path
+        )
     ][options.first :: options.every]
     print(f"{len(bench.ended.points)} points, {len(bench.trials)} trials, {len(chosen)} chosen", flush=True)
     verdicts: list[Verdict] = []

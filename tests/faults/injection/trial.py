@@ -30,6 +30,7 @@ LASTING = (
 )
 """Where one of these fails on a file that a run acknowledges, it cannot have been saved."""
 EMPTY = hashlib.sha256().hexdigest()
+PASSED_OVER = re.compile(r"^home/\.c|set-aside")
 EXTRAS = ("run/timing.jsonl", "home/.cache", "run/.lock", "sweep/.lock")
 """Nothing depends on these files, so their failures may pass."""
 
@@ -203,9 +204,9 @@ class Bench:
         return before[name] != EMPTY and path.is_file() and path.stat().st_size == 0
 
     def _names(self) -> frozenset[str]:
-        """Names of all files and folders, without caches and what was set aside, which may be there or not."""
+        """Names of all files and folders, without caches and what was set aside: they may be there."""
         names = (path.relative_to(self.case.path).as_posix() for path in self.case.path.rglob("*"))
-        return frozenset(name for name in names if not name.startswith("home/.c") and "set-aside" not in name)
+        return frozenset(name for name in names if not PASSED_OVER.search(name))
 
     def _contents(self) -> dict[str, str]:
         return {
