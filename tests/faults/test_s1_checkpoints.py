@@ -27,7 +27,7 @@ Files = dict[str, bytes]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two states, stopped before its end."""
     path = tmp_path_factory.mktemp("s1") / "run"
-    train(path, tiny(), stop=Poll(6), splits=load(tiny().data))
+    train(path, tiny(), stop=Poll(7), splits=load(tiny().data))
     return path
 
 

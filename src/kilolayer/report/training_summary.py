@@ -96,7 +96,7 @@ def _sessions(run: Run) -> str:
 
 
 def _speed(run: Run) -> str:
-    speeds = [row["images_per_second"] for row in run.metrics()]
+    speeds = [row["images_per_second"] for row in run.metrics() if "images_per_second" in row]
     return f", {statistics.median(speeds):,.0f} images/s" if speeds else ""
 
 
