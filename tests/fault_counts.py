@@ -76,8 +76,9 @@ class Counts:
 
 
 def _row(tests: dict[str, Row]) -> Row:
-    """A row's sums, and its tests."""
-    sums = {key: round(sum(test[key] for test in tests.values()), 1) for key in ("tried", "held", "seconds")}
+    """A row's sums, and its tests; of the tests of 2026-11-21 some have no seconds."""
+    keys = ("tried", "held", "seconds")
+    sums = {key: round(sum(test.get(key, 0) for test in tests.values()), 1) for key in keys}
     return {**sums, "tests": tests}
 
 

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from fault_counts import Counts
+
 ROOT = Path(__file__).resolve().parent.parent
 TEST = "tests/faults/test_r19_injection.py::test_a_fault_at_every_call[train-0]"
 NAME = TEST.rpartition("/")[2]
@@ -67,6 +69,18 @@ def test_a_test_that_counts_nothing_is_not_run_again(
     monkeypatch.setattr(table, "current_commit", lambda: "today")
     table.note(TEST, table.RESULTS["R"], 0)
     assert table.recorded(TEST)
+
+
+def test_counts_join_those_of_a_day_without_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(
+        json.dumps({"rows": {"S1": {"tests": {"old": {"tried": 2, "held": 2, "stride": 1}}}}, "kept": 1})
+    )
+    counts = Counts(path, 40)
+    counts.tests = {"S1": {"new": {"tried": 1, "held": 1, "seconds": 0.5, "stride": 40}}}
+    counts.pytest_sessionfinish()
+    table = json.loads(path.read_text(encoding="utf-8"))
+    assert (table["rows"]["S1"]["tried"], table["rows"]["S1"]["seconds"], table["kept"]) == (3, 0.5, 1)
 
 
 @pytest.mark.parametrize(("kind", "page"), [("R", "faults"), ("S", "hostile-files")])
