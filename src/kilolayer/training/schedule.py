@@ -12,12 +12,15 @@ change. `scale_length(f)` makes it f times as long, `scale_rate(f)` f times as h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from kilolayer.errors import InputError
 from kilolayer.system.fp32 import FP32_MAX
+
+MAX_CHANGES = 10_000
+"""Each step of a run looks at all of them."""
 
 
 def _check_rate(schedule: str, **rates: float) -> None:
@@ -34,6 +37,11 @@ def _check_iteration(name: str, iteration: int, minimum: int = 0) -> None:
         raise InputError(f"{name} is {iteration!r}; allowed: a whole number from {minimum}")
 
 
+def _check_changes(name: str, changes: Sequence[object]) -> None:
+    if len(changes) > MAX_CHANGES:
+        raise InputError(f"{name} holds {len(changes):,} changes; allowed: up to {MAX_CHANGES:,}")
+
+
 @dataclass(frozen=True)
 class Steps:
     """A piecewise constant rate: `start`, then the rate of each of `drops` from its iteration on.
@@ -47,6 +55,7 @@ class Steps:
 
     def __post_init__(self) -> None:
         _check_rate("Steps", start=self.start)
+        _check_changes("Steps.drops", self.drops)
         for iteration, rate in self.drops:
             _check_iteration("an iteration of Steps.drops", iteration)
             _check_rate("Steps", **{f"drops[{iteration}]": rate})
@@ -186,6 +195,7 @@ class _ProgressiveShare:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
+        _check_changes(f"{name}.changes", self.changes)
         for scale in (self.start, *(scale for _, scale in self.changes)):
             if not _is_number(scale) or not 0 < scale <= 1:
                 raise InputError(f"a scale of {name} is {scale!r}; allowed: above 0, up to 1")

@@ -30,6 +30,13 @@ ALLOWED = {
 }
 OBJECT_OPCODES = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID")
 INTEGER_OPCODES = ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG")
+MAKING_OPCODES = frozenset({
+    "EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET", "TUPLE", "TUPLE1", "TUPLE2",
+    "TUPLE3", "REDUCE", "BINFLOAT", "FLOAT", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", *INTEGER_OPCODES,
+})  # fmt: skip
+"""Opcodes of a few bytes that make values of a hundred."""
+FREE_VALUES, VALUES_PER_TENSOR = 500_000, 60
+"""The values that any pickle may make, and those that it may make for each of its tensors."""
 MEMO_OPCODES = ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE")
 OTHER_TENSORS = {
     "_rebuild_sparse_tensor": "a sparse tensor",
@@ -58,13 +65,18 @@ def scan_pickle(file: IO[bytes], path: Path, size: int, *, legacy: bool = False)
 def _scan_opcodes(file: IO[bytes], path: Path, size: int, legacy: bool) -> None:
     previous: list[tuple[str, object]] = []
     declared = 0
+    spare = FREE_VALUES
     for opcode, argument, _ in pickletools.genops(file):
         name = opcode.name
         if name == "GLOBAL" and argument not in ALLOWED:
             raise InputError(f"{quote(path)}: {_refusal(str(argument))}; {ADVICE}")
         if name in OBJECT_OPCODES:
             raise InputError(f"{quote(path)}: asks to make objects ({name}), not tensors; {ADVICE}")
+        spare -= name in MAKING_OPCODES
+        if spare < 0:
+            raise InputError(f"{quote(path)}: more than {FREE_VALUES:,} values are no tensors; {ADVICE}")
         if name == "BINPERSID":
+            spare += VALUES_PER_TENSOR
             declared += _storage_length(previous, path, legacy)
             if declared > size:
                 raise InputError(

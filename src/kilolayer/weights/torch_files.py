@@ -19,6 +19,10 @@ from kilolayer.system.message_text import error_text, quote
 from kilolayer.weights import pickle_scanner
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+END_MARK, END64_MARK = b"PK\x05\x06", b"PK\x06\x06"
+END_BYTES = 2**16 + 200
+"""The end of a zip archive with the longest comment."""
+SMALL_DIRECTORY = 1_000_000
 LEGACY_PICKLES = 5  # magic number, protocol, the system, the object, the keys of its storages
 
 
@@ -42,6 +46,7 @@ def load_tensors(path: Path, *, mmap: bool) -> Any:
 def _check(path: Path) -> None:
     """Raises `InputError` unless nothing is compressed or code, and the sizes add up to the file's."""
     size = path.stat().st_size
+    _check_directory(path, size)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -52,6 +57,23 @@ def _check(path: Path) -> None:
         raise
     except Exception as error:  # zipfile raises more than its documentation says
         raise InputError(f"{quote(path)}: damaged ({error_text(error)})") from None
+
+
+def _check_directory(path: Path, size: int) -> None:
+    """Raises `InputError` where the list of members is most of the file: each becomes a Python object."""
+    with path.open("rb") as file:
+        file.seek(max(0, size - END_BYTES))
+        tail = file.read()
+    at = tail.rfind(END_MARK)
+    directory = int.from_bytes(tail[at + 12 : at + 16], "little")
+    if directory == 2**32 - 1:  # the size stands in an end of 64 bits in front
+        at = tail.rfind(END64_MARK)
+        directory = int.from_bytes(tail[at + 40 : at + 48], "little")
+    most = SMALL_DIRECTORY + size // 2
+    if at >= 0 and directory > most:
+        raise InputError(
+            f"{quote(path)}: lists members in {directory:,} bytes of a file of {size:,}; allowed: {most:,}"
+        )
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int) -> None:

@@ -44,6 +44,7 @@ STORED_GREY = ("1", "L", "I;16", "I;16B", "I;16L")
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 MOST_PIXELS = 50_000_000
 LARGE = 10_000_000
+START_OF_SCAN, MOST_SCANS = b"\xff\xda", 100  # encoders write 10
 _ONE_LARGE = Lock()  # a picture of 50 million pixels in every thread would exhaust the memory
 CHUNK = 64
 T = TypeVar("T")
@@ -216,11 +217,18 @@ def _use_picture(pictures: EncodedPictures, i: int, function: Callable[[Image.Im
             raise UnusablePicture(reason, "too_large")
         if image.format == "TIFF" and pictures.appearance == "shown" and is_canon_raw(_first_bytes(raw)):
             raise UnusablePicture(describe_signature(_first_bytes(raw)))
+        if "progressive" in image.info and (scans := _count_scans(raw)) > MOST_SCANS:
+            raise UnusablePicture(f"{scans:,} scans, more than {MOST_SCANS}")
         with _large_picture_lock(image):
             result = function(image, i)
             if not _has_end_mark(raw, image.format):
                 image.load()
             return result
+
+
+def _count_scans(raw: Path | bytes) -> int:
+    """The scans of a JPEG. Each costs as much time as a whole picture, and may have a few bytes."""
+    return (raw if isinstance(raw, bytes) else raw.read_bytes()).count(START_OF_SCAN)
 
 
 def _open_picture(raw: Path | bytes) -> Image.Image:

@@ -20,6 +20,7 @@ from kilolayer.data.pictures.decoding import (
     map_pictures,
     pixels_in_mode,
 )
+from kilolayer.data.pictures.rendering import TRAITS
 from kilolayer.errors import InputError
 from kilolayer.system.json_text import parse_json
 
@@ -108,7 +109,9 @@ def _from_text(text: str) -> InspectionResult | None:
     match values:
         case [str(reason), ("damaged" | "empty" | "too_large") as kind]:
             return Unreadable(reason, kind)
-        case [str(format), int(width), int(height), bool(grey), str(digest), list(traits)]:
+        case [str(format), int(width), int(height), bool(grey), str(digest), list(traits)] if set(
+            map(str, traits)
+        ) <= set(TRAITS):
             return InspectedPicture(
                 Header(format, (width, height), grey), digest, frozenset(map(str, traits))
             )

@@ -23,6 +23,7 @@ from kilolayer.system import folders
 logger = logging.getLogger(__name__)
 
 TABLE = "CREATE TABLE IF NOT EXISTS seen (key BLOB PRIMARY KEY, said TEXT) WITHOUT ROWID"
+MOST_RESULT = 4096
 # Another release of Pillow may decode differently. The number changes with the format of the results.
 VERSION = f"4 {PIL.__version__}".encode()
 
@@ -57,7 +58,7 @@ def lookup(keys: Sequence[bytes | None]) -> list[str | None]:
             rows = (
                 connection.execute("SELECT said FROM seen WHERE key = ?", (key,)).fetchone() for key in keys
             )
-            return [row[0] if row and isinstance(row[0], str) else None for row in rows]
+            return [row[0] if row and _is_result(row[0]) else None for row in rows]
     except (sqlite3.Error, OSError):
         return [None] * len(keys)
 
@@ -69,6 +70,17 @@ def store(results: Mapping[bytes, str]) -> None:
             connection.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", results.items())
     except (sqlite3.Error, OSError):
         pass
+
+
+def _is_result(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= MOST_RESULT
+
+
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Raises `DatabaseError` for anything but our table: a view or a trigger could run for ever."""
+    entries = connection.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+    if entries.fetchmany(2) != [("table", "seen")]:
+        raise sqlite3.DatabaseError("another schema")
 
 
 @contextmanager
@@ -83,6 +95,7 @@ def _open_cache() -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(path, timeout=10)) as connection:
             connection.execute(TABLE)
+            _check_schema(connection)
             yield connection
     except sqlite3.OperationalError:  # the database is busy or read-only
         raise

@@ -9,13 +9,19 @@ import gzip
 import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 from kilolayer.errors import InputError, KilolayerError
 from kilolayer.system.message_text import error_text, quote
 
-MOST_BYTES = 2**30  # CIFAR unpacked is 185 MB
+MOST_BYTES = 2**28  # CIFAR unpacked is 185 MB
 MOST_MEMBERS = 1000
+MOST_NAME_BYTES = 100_000
+"""The bytes of a header of names and attributes, which tarfile reads as a whole and parses."""
+HEADERS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE,
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 CHUNK = 1 << 20
 ENDINGS = (".tar.gz", ".tgz", ".tar")
 
@@ -68,7 +74,7 @@ def _from_archive(archive: Path, names: tuple[str, ...]) -> tuple[dict[str, byte
     try:
         with archive.open("rb") as file, _open_gzip(file) as plain:
             stream = _CappedStream(plain, archive)
-            with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
+            with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|", tarinfo=_CappedHeader) as tar:
                 members = _read_tar(tar, names, archive)
             while stream.read(CHUNK):  # gzip compares the checksum only at the end
                 pass
@@ -95,6 +101,17 @@ def _read_tar(
         if member.isreg() and name in names and (content := tar.extractfile(member)):
             contents[name] = content.read()
     return contents, sizes
+
+
+class _CappedHeader(tarfile.TarInfo):
+    """The header of a member, which raises where a header of names is too large."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in HEADERS and member.size > MOST_NAME_BYTES:
+            raise ValueError(f"a name or attributes of {member.size:,} bytes")
+        return member
 
 
 def _open_gzip(file: BinaryIO) -> gzip.GzipFile | BinaryIO:

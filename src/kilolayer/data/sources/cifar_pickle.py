@@ -27,6 +27,9 @@ VALUES = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4",
           "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
           "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")  # fmt: skip
 
+MOST_OPCODES = 1_000_000
+"""CIFAR-100's training file has some 400,000: a label, a file name and their memo for each image."""
+
 Values = dict[str, list[str | int]]
 
 
@@ -60,7 +63,9 @@ def _collect_values(raw: bytes, where: str) -> Values:
     """All strings and integers, by the key in front of them. Byte strings are decoded as Latin-1."""
     values: Values = {}
     current: list[str | int] = []
-    for opcode, argument, _ in pickletools.genops(raw):
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+        if number == MOST_OPCODES:
+            raise InputError(f"{where}: more than {MOST_OPCODES:,} values, so it is not CIFAR")
         _refuse_opcode(opcode.name, argument, where)
         value = argument.decode("latin-1") if isinstance(argument, bytes) else argument
         if value in KEYS and value not in values:

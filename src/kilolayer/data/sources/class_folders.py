@@ -10,9 +10,10 @@ import csv
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
-from itertools import combinations, islice
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -241,7 +242,8 @@ def _annotations(at: FolderTree) -> Path | None:
 def _pictures_by_annotations(path: Path, top: FolderTree) -> dict[str, list[Path]]:
     """Tiny-ImageNet's validation pictures: each line holds a file name and its class, separated by a tab."""
     try:
-        lines = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
+        text = "".join(_short_lines(path, "utf-8", "strict"))
+        lines = [line.split("\t", 2) for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{quote(path)}: cannot be read ({error_text(error)})") from None
     files = {file.name: file for folder in top.walk() for file in folder.pictures}
@@ -298,6 +300,7 @@ def _notes_on_nested(top: FolderTree) -> tuple[str, ...]:
 TABLES = (".csv", ".tsv")
 LISTS = (*TABLES, ".txt", ".lst", ".list", ".json", ".jsonl")
 MOST_ROWS = 1_000_000
+MOST_LIST, MOST_LINE, MOST_CARD = 100_000_000, 1_000_000, 1_000_000
 LABELS = frozenset({*(name for tier in LABEL_NAMES for name in tier), *LABEL_TEXT_NAMES, "dx", "diagnosis"})
 _LABEL_LIST = re.compile(r"(?:^|[-_. ])(?:metadata|labels?|annotations?)$", re.IGNORECASE)
 _SPLIT_LIST = re.compile(r"split|^(?:train|test|val|valid)(?:list|_list)?\d*$", re.IGNORECASE)
@@ -340,9 +343,9 @@ def refuse_other_labels(path: Path, classes: Mapping[str, Sequence[Path]]) -> No
     Folders that differ only in a number are parts of one set, whatever the table calls its columns.
     """
     folders = _folders_by_name(classes)
-    rows = [row for row in _rows(path) if any(cell.strip() for cell in row)]
-    header, table_rows = (rows[0], rows[1:]) if rows else ([], [])
-    lines = [(row, folder) for row in table_rows if (folder := _folder_of(row, folders)) is not None]
+    rows = (row for row in _rows(path) if any(cell.strip() for cell in row))
+    header = next(rows, [])
+    lines = [(row, folder) for row in rows if (folder := _folder_of(row, folders)) is not None]
     parts = {re.sub(r"\d+", "", name) for name in classes}
     label_columns = [column for column, name in enumerate(header) if name.strip().casefold() in LABELS]
     agrees = any(_column_agrees(column, lines) for column in range(len(header)))
@@ -387,33 +390,42 @@ def _folder_of(row: Sequence[str], folders: Mapping[str, str | None]) -> str | N
     return None
 
 
-def _rows(path: Path) -> list[list[str]]:
+def _rows(path: Path) -> Iterator[list[str]]:
     """The rows of a table or of lines of JSON, with the column names first; empty for any other text."""
     if path.suffix.casefold() == ".jsonl":
-        return _json_rows(path)
-    if path.suffix.casefold() not in TABLES:
-        return []
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            separator = "\t" if path.suffix.casefold() == ".tsv" else ","
-            first = file.readline()
+        yield from _json_rows(path)
+    elif path.suffix.casefold() in TABLES:
+        separator = "\t" if path.suffix.casefold() == ".tsv" else ","
+        with suppress(OSError, csv.Error):
+            lines = _short_lines(path)
+            first = next(lines, "")
             if separator not in first:
                 separator = next((candidate for candidate in ";\t" if candidate in first), separator)
-            file.seek(0)
-            return list(islice(csv.reader(file, delimiter=separator), MOST_ROWS))
-    except (OSError, csv.Error):
-        return []
+            yield from csv.reader(chain([first], lines), delimiter=separator)
 
 
-def _json_rows(path: Path) -> list[list[str]]:
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            values = [parse_json(line) for line in islice(file, MOST_ROWS) if line.strip()]
-    except (OSError, InputError):
-        return []
-    lines = [value for value in values if isinstance(value, dict)]
-    header = list(lines[0]) if lines else []
-    return [header, *([str(line.get(name, "")) for name in header] for line in lines)]
+def _json_rows(path: Path) -> Iterator[list[str]]:
+    header: list[str] | None = None
+    with suppress(OSError, InputError):
+        for line in _short_lines(path):
+            value = parse_json(line) if line.strip() else None
+            if isinstance(value, dict):
+                if header is None:
+                    header = list(value)
+                    yield header
+                yield [str(value.get(name, "")) for name in header]
+
+
+def _short_lines(path: Path, encoding: str = "utf-8-sig", errors: str = "replace") -> Iterator[str]:
+    """The first lines of a text, up to `MOST_ROWS`, to `MOST_LIST` bytes, and to one that never ends."""
+    total = 0
+    with path.open(encoding=encoding, errors=errors, newline="") as file:
+        for _ in range(MOST_ROWS):
+            line = file.readline(MOST_LINE)
+            total += len(line)
+            if not line or len(line) == MOST_LINE or total > MOST_LIST:
+                return
+            yield line
 
 
 def unread_list_notes(labels: Sequence[Path], splits: Sequence[Path]) -> tuple[str, ...]:
@@ -434,11 +446,12 @@ def dataset_card(root: FolderTree) -> Path | None:
     if path is None:
         return None
     try:
-        text = path.read_text("utf-8", errors="replace")
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(MOST_CARD)
     except OSError as error:
         raise InputError(f"{quote(path)}: cannot be read ({error_text(error)})") from None
     matter = re.match(r"\ufeff?---\r?\n(.*?)\r?\n---", text, re.DOTALL)
-    return path if matter and re.search(r"^[\s-]*data_files\s*:", matter.group(1), re.MULTILINE) else None
+    return path if matter and re.search(r"^[ \t-]*data_files[ \t]*:", matter.group(1), re.MULTILINE) else None
 
 
 def card_notes(path: Path | None) -> tuple[str, ...]:
