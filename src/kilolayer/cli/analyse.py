@@ -12,6 +12,7 @@ from kilolayer.cli.option_types import (
     OptionalFolder,
     Switch,
     check_positive,
+    check_seed_count,
     choice_option,
 )
 from kilolayer.cli.options import AnalysisInputOptions, UnitOptions
@@ -48,6 +49,7 @@ class AnalyseOptions:
 def execute(options: AnalyseOptions) -> int:
     """Runs the analyses, prints them, and writes the files that the options name."""
     check_positive(options.inputs, "batch_size", "seeds")
+    check_seed_count(options.inputs.seeds)
     if options.html is not None or options.out is not None:
         from kilolayer.report.extra import check_installed
 

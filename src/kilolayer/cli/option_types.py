@@ -123,3 +123,12 @@ def check_positive(options: Any, *names: str) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} is {value}; allowed: a whole number from 1")
+
+
+MAX_SEEDS = 10_000
+
+
+def check_seed_count(count: int) -> None:
+    """Raises `InputError` for more seeds than anybody runs."""
+    if count > MAX_SEEDS:
+        raise InputError(f"--seeds is {count}; allowed: a count from 1 to {MAX_SEEDS:,}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kilolayer.cli.option_types import check_positive
+from kilolayer.cli.option_types import check_positive, check_seed_count
 from kilolayer.cli.options import ReproductionOptions
 from kilolayer.data.config import Data
 from kilolayer.data.loading import open_source, split_indices
@@ -104,6 +104,7 @@ def _seeds(text: str | None, runs: int) -> tuple[int, ...]:
         numbers = tuple(int(word) for word in text.removesuffix(",").split(","))
     except ValueError:
         numbers = (-1,)
+    check_seed_count(len(numbers) if "," in text else numbers[0])
     chosen = numbers if "," in text else tuple(range(numbers[0]))
     if not chosen or min(chosen) < 0 or len(set(chosen)) != len(chosen):
         raise InputError(f"--seeds is {text!r}; allowed: a count from 1, or different seeds as 0,3,7")
