@@ -15,6 +15,7 @@ from kilolayer.data.config import Data
 from kilolayer.report import comparison_tables, reproduction_tables
 from kilolayer.report.demo_finding import chance_error
 from kilolayer.sweep.bias_search import bias_searches, search_result
+from kilolayer.sweep.comparable import repeated_networks
 from kilolayer.sweep.reproduction import (
     SIZES,
     Reproduction,
@@ -210,6 +211,12 @@ def test_the_bias_of_the_least_error_is_chosen(
             end_run(one.path, value)
     found = search_result(search)
     assert (found["chosen"], found["the_papers"]) == (chosen, -6.0)
+
+
+def test_two_rows_of_the_same_runs_are_one_network(tmp_path: Path) -> None:
+    made = plan_reproduction(replace(SMOKE, tables=("p1-table-6",)), tmp_path)
+    runs = next(item for item in made.cells if item.trials)
+    assert repeated_networks({"first": runs, "second": runs}, "second") == {"first": "second"}
 
 
 def test_a_diverged_run_of_a_search_counts_as_guessing_among_its_classes(tmp_path: Path) -> None:
