@@ -98,7 +98,9 @@ IDENTICAL: dict[str, dict[str, str]] = {
 # Known to have these faults, each confirmed in the network's source.
 FAULTS: dict[str, dict[str, set[str]]] = {
     "timm": {f"resnetv2_{depth}": {"raw-stem"} for depth in (18, 34)},
-    "pytorchcv": {f"preresnet{depth}_cifar10": {"raw-stem"} for depth in (20, 56, 110)},
+    "pytorchcv": {f"preresnet{depth}_cifar10": {"raw-stem"} for depth in (20, 56, 110)}
+    # The units of a stage share a convolution (Boulch 2017).
+    | {f"sharesnet{depth}": {"function"} for depth in (18, 34, 50)},
 }
 
 
