@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from kilolayer.data import Images, Splits
+from kilolayer.report.training_summary import print_training_result
 from kilolayer.runs import Run, environment_record, train_run
 from kilolayer.runs.start_environment import BITWISE_RELEVANT, current_command
 from kilolayer.training import Experiment, NonFinite, Steps, Trainer
@@ -303,3 +304,13 @@ def test_python_m_is_shown_as_the_program(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("sys.argv", ["/lib/kilolayer/__main__.py", "models", "--json"])
     assert current_command() == "kilolayer models --json"
     assert environment_record(HERE, "fp32")["command"] == "kilolayer models --json"
+
+
+def test_a_run_whose_clock_readings_are_lost_is_summed_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run", tiny())
+    run = Run.open(tmp_path / "run")
+    run.file("timing.jsonl").write_text('{"epoch": 1, "seconds": "x"}\n')
+    print_training_result(run)
+    assert "images/s" not in capsys.readouterr().out
