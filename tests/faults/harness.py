@@ -201,9 +201,13 @@ def outcome(folder: Path) -> tuple[str, bytes]:
 
 def saved_iteration(folder: Path) -> int:
     """The step that the run would go on from; 0 where it would begin anew."""
+    from kilolayer.errors import KilolayerError
     from kilolayer.runs import Run
 
-    checkpoint = Run(folder).latest_checkpoint() if folder.exists() else None
+    try:
+        checkpoint = Run(folder).latest_checkpoint() if folder.exists() else None
+    except KilolayerError:  # nothing that it would go on from
+        return 0
     return int(checkpoint.counters["iteration"]) if checkpoint else 0
 
 

@@ -19,7 +19,7 @@ Whole = tuple[str, bytes]
 def kills(lab: Lab, whole: Whole, folder: Path, seeded: dict[str, str]) -> Iterator[str]:
     story = Story(lab, folder / "story", None, seeded)
     # Soon after a line of metrics, before the state that it belongs to.
-    for number in (n + 3 for n, call in enumerate(story.calls) if call.path.endswith("metrics.jsonl")):
+    for number in (n + 3 for n, call in enumerate(story.calls) if call.other.endswith("metrics.jsonl")):
         yield story.killed("kill", number, whole)
 
 
