@@ -92,7 +92,7 @@ class ColumnReader:
         """The column of byte strings or texts, with each distinct value held once."""
         collected = _Collected()
         for group, pages in zip(self._groups, self._pages, strict=True):
-            once = not pages.shares_beginnings and pages.size < MOST_DICTIONARY
+            once = not pages.is_delta and pages.size < MOST_DICTIONARY
             for part in self._parts(group, pages, once=once):
                 collected.add(self._arrow, part)
                 check_size(self._path, self._leaf, collected.held)

@@ -34,21 +34,22 @@ ADVICE = "if the data are genuine, write the file again, with each picture once,
 DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 0, 2, 3
 DETAILS = {DATA_PAGE: 5, DICTIONARY_PAGE: 7, DATA_PAGE_V2: 8}
 """The fields of a header that hold the details of each kind of page."""
-DELTA_BYTE_ARRAY = 7
-"""The encoding in which a value may repeat the beginning of the one before it: a byte becomes megabytes."""
+PLAIN_OR_DICTIONARY = (0, 2, 8)
+"""The encodings that pyarrow reads as a dictionary. In others (DELTA_BYTE_ARRAY) a value may repeat the
+beginning of the one before it: a byte becomes megabytes."""
 
 
 @dataclass(frozen=True)
 class PageCounts:
     """The pages of one column in one group of rows.
 
-    size: their bytes after decompression. largest: those of the largest page. shares_beginnings: whether
-        values may repeat the beginning of others, so that they become more than `size`.
+    size: their bytes after decompression. largest: those of the largest page. is_delta: whether values are
+        stored by their differences, so that they may become more than `size`.
     """
 
     size: int = 0
     largest: int = 0
-    shares_beginnings: bool = False
+    is_delta: bool = False
 
 
 def most_bytes(path: Path) -> int:
@@ -119,9 +120,9 @@ def count_pages(path: Path, column: str, chunks: list[tuple[int, int, int]]) -> 
                 for kind, size, encoding in _pages(file, *chunk):
                     total += size
                     check_size(path, column, total)
-                    shares = kind != DICTIONARY_PAGE and encoding == DELTA_BYTE_ARRAY
+                    is_delta = kind in (DATA_PAGE, DATA_PAGE_V2) and encoding not in PLAIN_OR_DICTIONARY
                     pages = PageCounts(
-                        pages.size + size, max(pages.largest, size), pages.shares_beginnings or shares
+                        pages.size + size, max(pages.largest, size), pages.is_delta or is_delta
                     )
                 counts.append(pages)
     except (EOFError, ValueError, OSError) as error:
