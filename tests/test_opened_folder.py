@@ -97,6 +97,23 @@ def test_what_cannot_be_read_is_not_missing(
             folder.read("name", LIMIT)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EROFS, errno.ESTALE])
+def test_a_folder_that_cannot_be_checked_is_not_called_lost(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with open_folder(tmp_path) as folder:
+        folder.lock()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "read", refuse)  # of the lock
+            with pytest.raises(StorageError, match=rf"cannot check .*: {os.strerror(number)}") as caught:
+                folder.write("name", b"new")
+    assert not isinstance(caught.value, FolderLost)
+    assert "name" not in files_in(tmp_path)
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_below_a_folder_no_link_is_followed_and_above_it_is(deep: bool, tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "run").mkdir(parents=True)

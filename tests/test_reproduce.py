@@ -302,16 +302,18 @@ def test_json_on_the_terminal_is_the_file(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.strip() == (tmp_path / "findings.json").read_text()
 
 
-def test_the_board_names_runs_by_row_column_and_seed(tmp_path: Path) -> None:
+def test_the_board_names_runs_by_row_column_and_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = plan_reproduction(
         replace(SMOKE, tables=("p2-table-2",), rows=("original",), seeds=(0, 3)), tmp_path
     )
     cells = {(one.cell.row, one.cell.column): one.distinct for one in made.cells}
-    console = Console(width=80, record=True, file=io.StringIO())
+    console = Console(width=80, file=io.StringIO())
     board = LiveTable("title", ["original"], ["ResNet-110", "ResNet-164"], cells, console)
     with board:
         pretend(replace(made.request), tmp_path, as_in_the_paper)
-    said = console.export_text()
+    said = capsys.readouterr().out
     assert "[4/4]" in said
     assert "original | ResNet-164 | seed 3: 6.81 %" in said
 

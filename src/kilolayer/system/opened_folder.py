@@ -79,10 +79,16 @@ class OpenedFolder:
         self.check()
 
     def check(self) -> None:
-        """Raises `FolderLost` where the path names another folder by now, or the lock is lost."""
+        """Raises `FolderLost` where the path names another folder by now, or the lock is lost.
+
+        Raises `StorageError` where the system does not tell: then the folder may well be there.
+        """
         if self._parent is not None:
             self._parent.check()
-        elif reason := self._lost_reason():
+            return
+        with self._storage_errors("cannot check the folder"):
+            reason = self._lost_reason()
+        if reason:
             raise FolderLost(f"{self.path} {reason}")
 
     def _lost_reason(self) -> str:
@@ -93,8 +99,6 @@ class OpenedFolder:
                 return "is no longer locked by this process: its .lock was removed or replaced"
         except FileNotFoundError:
             return f"is no longer there: the folder {self._whereabouts()}"
-        except OSError as error:
-            return f"cannot be read any more: {error.strerror}"
         return ""
 
     def _whereabouts(self) -> str:
