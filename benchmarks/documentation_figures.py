@@ -92,7 +92,7 @@ def tables_1_2() -> str:
     """The paper's errors against the proxy's; rows that fail in the paper stand at the right."""
     groups: dict[str, list[tuple[float, float]]] = {}
     for table in ("p2-table-1", "p2-table-2"):
-        with (RESULTS / "p2-tables-1-2-proxy" / f"{table}.csv").open(encoding="utf-8") as file:
+        with (RESULTS / "p2-tables-1-2-registered" / f"{table}.csv").open(encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 column = "Table 1" if table.endswith("1") else f"Table 2, {row['column']}"
                 paper = 14.5 if row["paper"] == "fail" else float(row["paper"])
