@@ -177,7 +177,8 @@ def test_a_table_with_no_room_leaves_the_older_one(
 ) -> None:
     Path("table.csv").write_text("older")
     monkeypatch.setattr(
-        "kilolayer.system.durable.os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        "kilolayer.system.opened_folder.os.replace",
+        lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")),
     )
     status, _, err = predicted("photos/sub", "--csv", "table.csv")
     assert status == 2

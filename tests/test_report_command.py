@@ -89,14 +89,14 @@ def test_runs_that_cannot_be_read_are_left_out_and_named(
 ) -> None:
     own, built_in = pretend(replace(SMOKE, rows=("original",), seeds=(0, 1)), tmp_path, as_in_the_paper).runs
     config = json.loads(own.path.joinpath("config.json").read_text())
-    config["network"]["unit"]["h"] = {"type": "Mine", "file": {"name": "mine.py", "sha256": "0" * 64}}
+    config["network"]["unit"]["h"] = {"type": "Mine", "file": {"name": "never_loaded.py", "sha256": "0" * 64}}
     own.path.joinpath("config.json").write_text(json.dumps(config))
     assert main(["report", str(tmp_path / "runs")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"A run is left out. {own.path}" in shown.replace("- ", "-")
-    assert "add --unit mine.py" in shown
+    assert "add --unit never_loaded.py" in shown
     page = (tmp_path / "runs" / "report.html").read_text()
-    assert "add --unit mine.py" in page
+    assert "add --unit never_loaded.py" in page
     assert "1 run" in page
     assert built_in.path.name in page
     built_in.path.joinpath("config.json").unlink()

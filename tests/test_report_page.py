@@ -253,9 +253,11 @@ def test_a_page_that_cannot_be_written_names_its_path(tmp_path: Path) -> None:
     folder = tmp_path / "taken.html"
     folder.mkdir()
     (tmp_path / "file").touch()
-    for path in (folder, tmp_path / "file" / "report.html"):
-        with pytest.raises(StorageError, match=re.escape(f"cannot write {path} ")):
-            write_page(Page("t"), path)
+    with pytest.raises(InputError, match=re.escape(f"{folder} is a folder; only a plain file may be there")):
+        write_page(Page("t"), folder)
+    path = tmp_path / "file" / "report.html"
+    with pytest.raises(StorageError, match=re.escape(f"cannot write {path} ")):
+        write_page(Page("t"), path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "taken.html"]
 
 
