@@ -8,8 +8,9 @@ import pytest
 from kilolayer.data.pictures.decoding import EncodedPictures
 from kilolayer.errors import InputError
 from kilolayer.networks import Network, Stage, Stem, build, describe
-from kilolayer.networks.description import MAX_UNITS
+from kilolayer.networks.description import MAX_IMAGE_SIZE, MAX_UNITS
 from kilolayer.units import BASIC
+from kilolayer.values import from_json, to_json
 
 
 @pytest.mark.parametrize("name", ["preact_resnet20_cifar", "resnext29_8x64d_cifar", "resnet50"])
@@ -30,6 +31,13 @@ def test_as_many_units_as_are_allowed_take_no_time_to_describe():
     assert network.parameters == 16 * (3 * 9 + 2) + MAX_UNITS * (2 * 16 * 16 * 9 + 4 * 16) + 17 * 10
     with pytest.raises(InputError, match=f"at most {MAX_UNITS:,}"):
         Network(Stem(16), (Stage(MAX_UNITS + 1, 16),), BASIC)
+
+
+def test_images_too_large_to_compute_are_refused_in_a_description():
+    network = describe("resnet50", image_size=MAX_IMAGE_SIZE)
+    text = to_json(network).replace(f'"image_size": {MAX_IMAGE_SIZE}', '"image_size": 100000')
+    with pytest.raises(InputError, match=r"image_size is 100000; allowed: a whole number up to 4,096"):
+        from_json(text, Network)
 
 
 def test_repeated_pictures_are_told_by_their_contents():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from kilolayer.errors import InputError
 from kilolayer.networks import build
 from kilolayer.runs import Run, read_weights, train_run
-from kilolayer.runs.snapshots import check_snapshot_count
+from kilolayer.runs.snapshots import _is_due, check_snapshot_count
 from test_runs_kill import Killer
 from tiny_runs import Poll, files_in, outcome, tiny, train, training_of
 
@@ -96,6 +97,24 @@ def test_another_start_plans_anew(tmp_path: Path) -> None:
 def test_impossible_numbers_are_refused(count: int, epochs: int) -> None:
     with pytest.raises(InputError, match=rf"--snapshots is {count}; .* allowed: 2 to 4, or 0"):
         check_snapshot_count(count, epochs)
+
+
+@pytest.mark.parametrize("count", [1, 5, 10**9, 2**64])
+def test_an_impossible_plan_is_told_before_the_first_step(tmp_path: Path, count: int) -> None:
+    begin(tmp_path / "run", 3)
+    train(tmp_path / "run", EXPERIMENT, stop=Poll(1))
+    (tmp_path / "run" / "snapshots" / "plan.json").write_text(json.dumps({"count": count}))
+    asked = Poll()
+    with pytest.raises(InputError, match=rf"plan\.json: count is {count}; .* allowed: 2 to 4, or 0"):
+        train(tmp_path / "run", EXPERIMENT, stop=asked)
+    assert asked.asked == 0
+
+
+def test_as_many_as_planned_are_due() -> None:
+    for epochs in range(1, 40):
+        for count in range(2, epochs + 2):
+            spread = [round(index * epochs / (count - 1)) for index in range(count)]
+            assert [closed for closed in range(epochs + 1) if _is_due(closed, count, epochs)] == spread
 
 
 def test_a_damaged_plan_is_told(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_a_resumed_run_without_a_state_begins_from_them_too(plain: Path, tmp_pat
     assert resumed is not None
     given = read_state_dict(copy)
     assert all(torch.equal(value, given[key]) for key, value in resumed.trainer.model.state_dict().items())
-    copy.write_bytes(b"another file")
+    torch.save({name: value + 1 for name, value in given.items()}, copy)
     with pytest.raises(InputError, match="has changed since the run began"):
         prepare_resumed_run(run, TrainOptions(resume=str(begun.folder), tensorboard=False), HERE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -310,6 +311,23 @@ def test_what_is_no_file_of_weights_is_named(
     assert says in shown
     assert shown.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("lengthened", ["weights", "nothing"])
+def test_an_endless_file_is_refused_before_it_is_hashed(
+    lengthened: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    of_ours(path)
+    experiment = tiny(init=init_from_file(str(path)))
+    path.write_bytes(path.read_bytes() if lengthened == "weights" else b"")
+    os.truncate(path, 40 * 10**9)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    refused = r"not a readable safetensors file|not a file of weights"
+    with pytest.raises(InputError, match=refused):
+        init_from_file(str(path))
+    with pytest.raises(InputError, match=refused):
+        load_initial_weights(Trainer(experiment, splits_of(experiment), HERE))
 
 
 def test_another_network_with_the_same_tensors_is_named(tmp_path: Path) -> None:

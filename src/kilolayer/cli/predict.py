@@ -28,12 +28,11 @@ from kilolayer.cli.option_types import (
 )
 from kilolayer.data.config import Appearance
 from kilolayer.errors import InputError
+from kilolayer.networks.description import MAX_IMAGE_SIZE
 
 if TYPE_CHECKING:
     from kilolayer.runs import SavedNetwork
     from kilolayer.runs.file_predictions import FilePrediction
-
-MAX_PIXELS = 4096
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,9 @@ def _check(options: PredictOptions) -> None:
     if not options.images:
         raise InputError("no image given: kilolayer predict RUN_OR_WEIGHTS IMAGE...")
     check_positive(options, "top")
-    if options.image_size is not None and not 1 <= options.image_size <= MAX_PIXELS:
+    if options.image_size is not None and not 1 <= options.image_size <= MAX_IMAGE_SIZE:
         raise InputError(
-            f"--image-size is {options.image_size}; allowed: a whole number from 1 to {MAX_PIXELS:,}"
+            f"--image-size is {options.image_size}; allowed: a whole number from 1 to {MAX_IMAGE_SIZE:,}"
         )
     if options.csv is not None and options.json:
         raise InputError("--csv and --json exclude each other; give one of them")

@@ -13,6 +13,7 @@ from typing import Literal
 
 from kilolayer.data.registry import DATASETS, names_text
 from kilolayer.errors import InputError
+from kilolayer.networks.description import MAX_IMAGE_SIZE
 
 Normalization = Literal["per_pixel_mean", "channel"]
 """How pixels become the network's input. Mean and scale are measured on the training images only.
@@ -103,7 +104,7 @@ class Data:
         if self.appearance not in ("shown", "stored"):
             raise InputError(f"appearance: {self.appearance!r}; allowed: 'shown', 'stored'")
         if self.image_size is not None:
-            _check_integer("image_size", self.image_size, 1, 4096)
+            _check_integer("image_size", self.image_size, 1, MAX_IMAGE_SIZE)
         if self.subset is not None:
             _check_integer("subset", self.subset, 1, 10**9)
         for name in SELECTOR_FLAGS:

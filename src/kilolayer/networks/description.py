@@ -20,6 +20,8 @@ MAX_UNITS = 100_000
 
 MAX_STAGES = 1_000
 MAX_LAYERS = 5_000_000
+MAX_IMAGE_SIZE = 4_096
+"""The side in pixels of the largest images, in a description, in a data set and on the command line."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ class Network:
                 f"image size {self.image_size!r} is too small for a network that divides it by "
                 f"{self.total_stride}; allowed: a whole number from {self.total_stride}"
             )
+        allowed = f"a whole number up to {MAX_IMAGE_SIZE:,}"
+        check_field("Network", "image_size", self.image_size, self.image_size <= MAX_IMAGE_SIZE, allowed)
 
     @property
     def total_stride(self) -> int:

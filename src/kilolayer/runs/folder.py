@@ -42,7 +42,13 @@ from kilolayer.runs.records import (
     read_timing,
 )
 from kilolayer.runs.snapshots import FOLDER as SNAPSHOTS
-from kilolayer.runs.snapshots import list_snapshots, plan_snapshots, planned_count, write_due_snapshot
+from kilolayer.runs.snapshots import (
+    checked_count,
+    list_snapshots,
+    plan_snapshots,
+    planned_count,
+    write_due_snapshot,
+)
 from kilolayer.runs.weights_file import SavedNetwork, read_weights
 from kilolayer.system.folder_lock import HOLDER_NAME, LOCK_NAME, FolderInUse
 from kilolayer.system.json_text import JsonError, parse_json
@@ -312,6 +318,11 @@ class Run:
         """Writes the current weights if a snapshot is planned at this end of an epoch."""
         with self._opened() as folder:
             write_due_snapshot(folder, trainer)
+
+    def check_snapshot_plan(self, epochs: int) -> None:
+        """Raises `InputError` where a run of `epochs` epochs cannot have the snapshots of its plan."""
+        with self._opened() as folder:
+            checked_count(folder, epochs)
 
     def planned_snapshots(self) -> int:
         """How many snapshots the run is planned to have."""

@@ -89,8 +89,10 @@ def _train(
     on_epoch: Callable[[dict[str, Any]], None],
 ) -> Iterator[StepResult]:
     trainer, is_main = recording.trainer, recording.is_main
-    if is_main and trainer.state.iteration == 0:
-        recording.run.write_due_snapshot(trainer)
+    if is_main:
+        recording.run.check_snapshot_plan(trainer.num_epochs)
+        if trainer.state.iteration == 0:
+            recording.run.write_due_snapshot(trainer)
     saved = time.monotonic()
     for step in trainer.steps(stop):
         row, clock = _metrics_row(step.epoch, trainer.monitor), _timing_row(step.epoch)

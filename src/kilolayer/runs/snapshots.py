@@ -25,11 +25,14 @@ _PLAN = "plan.json"
 _MAX_PLAN_BYTES = 1000
 
 
-def check_snapshot_count(count: int, epochs: int) -> None:
-    """Raises `InputError` where a run of `epochs` epochs has too few ends of epochs for `count` snapshots."""
+def check_snapshot_count(count: int, epochs: int, name: str = "--snapshots") -> None:
+    """Raises `InputError` where a run of `epochs` epochs has too few ends of epochs for `count` snapshots.
+
+    name: what the count is called where it was given.
+    """
     if count and not 2 <= count <= epochs + 1:
         raise InputError(
-            f"--snapshots is {count}; the first is the initialisation and the others are at ends of "
+            f"{name} is {count}; the first is the initialisation and the others are at ends of "
             f"epochs, so with {epochs:,} epochs allowed: 2 to {epochs + 1:,}, or 0 for none"
         )
 
@@ -47,7 +50,8 @@ def plan_snapshots(run: OpenedFolder, count: int) -> None:
 
 def write_due_snapshot(run: OpenedFolder, trainer: Trainer) -> None:
     """Writes the current weights if the plan has a snapshot at this end of an epoch."""
-    if trainer.state.epochs_closed not in _due_epochs(run, trainer.num_epochs):
+    count = checked_count(run, trainer.num_epochs)
+    if not _is_due(trainer.state.epochs_closed, count, trainer.num_epochs):
         return
     content = weights_content(
         trainer.experiment.network,
@@ -78,7 +82,16 @@ def planned_count(run: OpenedFolder) -> int:
         return 0 if content is None else read_record(content, SnapshotPlan, folder.path / _PLAN)["count"]
 
 
-def _due_epochs(run: OpenedFolder, epochs: int) -> set[int]:
-    """The numbers of closed epochs after which a snapshot is due, evenly spread."""
+def checked_count(run: OpenedFolder, epochs: int) -> int:
+    """`planned_count`; raises `InputError` where a run of `epochs` epochs cannot have so many."""
     count = planned_count(run)
-    return {round(index * epochs / (count - 1)) for index in range(count)}
+    check_snapshot_count(count, epochs, f"{run.path / FOLDER / _PLAN}: count")
+    return count
+
+
+def _is_due(closed: int, count: int, epochs: int) -> bool:
+    """Whether one of `count` snapshots, evenly spread over the epochs, is due after `closed` of them."""
+    if not count:
+        return False
+    nearest = round(closed * (count - 1) / epochs)
+    return round(nearest * epochs / (count - 1)) == closed

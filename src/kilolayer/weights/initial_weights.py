@@ -34,7 +34,9 @@ def init_from_file(path: str) -> InitialWeights:
         raise InputError(
             f"{quote(path)}: is not the folder of a run; name the folder of a run, or a file of weights"
         )
-    return InitialWeights(path, _sha256(path), "file" if read_described(path) else "data")
+    # The hash comes last: what is no file of weights is refused at once, however long it is.
+    described, _ = _read(path)
+    return InitialWeights(path, _sha256(path), "file" if described else "data")
 
 
 def initial_network(init: InitialWeights) -> Network | None:
@@ -56,8 +58,6 @@ def load_initial_weights(training: Trainer) -> WeightMatch | None:
     init = training.experiment.init
     if init is None:
         return None
-    if _sha256(init.path) != init.sha256:
-        raise InputError(f"{quote(init.path)}: has changed since the run began; restore the file")
     try:
         return _load_state(training, init)
     except InputError as error:
@@ -65,9 +65,16 @@ def load_initial_weights(training: Trainer) -> WeightMatch | None:
         raise InputError(text if init.path in text else f"{quote(init.path)}: {text}") from None
 
 
+def _read(path: str) -> tuple[SavedNetwork | None, dict[str, Tensor]]:
+    """The network that the file describes, if it does, and the weights."""
+    described = read_described(path)
+    return described, described.model.state_dict() if described else read_state_dict(path)
+
+
 def _load_state(training: Trainer, init: InitialWeights) -> WeightMatch:
-    described = read_described(init.path)
-    state = described.model.state_dict() if described else read_state_dict(init.path)
+    described, state = _read(init.path)
+    if _sha256(init.path) != init.sha256:
+        raise InputError("has changed since the run began; restore the file")
     if "sums" in state and any(name.startswith("model.") for name in state):
         raise InputError(
             "holds the state of an unfinished training, not weights; name the run's folder when it is done"
