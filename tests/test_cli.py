@@ -150,6 +150,8 @@ def test_a_finished_run_is_not_trained_again(run: Path, capsys: pytest.CaptureFi
     before = (run / "result.json").read_bytes()
     assert main(["train", "--resume", str(run)]) == 0
     assert "is done" in capsys.readouterr().out
+    assert main(["train", "--resume", str(run), "--start-over"]) == 2
+    assert "is finished; a finished run is not begun anew: choose another --out" in capsys.readouterr().err
     assert (run / "result.json").read_bytes() == before
 
 

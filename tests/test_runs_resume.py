@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
+from kilolayer.__main__ import main
 from kilolayer.data import PHOTO_AUGMENTATION, Images
 from kilolayer.errors import InputError
 from kilolayer.runs import Run, train_run
@@ -216,8 +220,6 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(stopped: Path, tmp_path: Path) -> Path:
-    from shutil import copytree
-
     return copytree(stopped, tmp_path / "copy")
 
 
@@ -387,3 +389,119 @@ def test_a_state_of_other_tensors_is_refused(copy: Path) -> None:
     tensors = {key: value for key, value in checkpoint.tensors.items() if key != "model.classifier.bias"}
     with pytest.raises(InputError, match="another release"):
         training_of(tiny()).restore(tensors, checkpoint.counters)
+
+
+# States that were changed and sealed again
+
+
+def reseal(
+    folder: Path, counters: dict[str, Any], metrics: str | None, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """Changes the newest state, as a stranger would, under seals that fit; removes the others."""
+    *older, newest = sorted((folder / "checkpoints").glob("*.json"))
+    for path in older:
+        path.unlink()
+        path.with_suffix(".safetensors").unlink()
+    manifest = json.loads(newest.read_text())
+    tensors = load_file(newest.with_suffix(".safetensors"))
+    change(tensors)
+    content = save(tensors)
+    newest.with_suffix(".safetensors").unlink()
+    newest.unlink()
+    del manifest["seal"]
+    manifest["counters"] |= counters
+    manifest["tensors"] = hashlib.sha256(content).hexdigest()
+    manifest["metrics"] = manifest["metrics"] if metrics is None else metrics
+    seal = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    now = manifest["counters"]
+    name = newest.with_name(f"{now['iteration']:09d}-{now['epochs_closed']:06d}")
+    name.with_suffix(".json").write_text(json.dumps({**manifest, "seal": seal}, indent=2, sort_keys=True))
+    name.with_suffix(".safetensors").write_bytes(content)
+
+
+def rows_of(epochs: int) -> str:
+    return "".join(f'{{"epoch": {epoch}, "iteration": {3 * epoch}}}\n' for epoch in range(1, epochs + 1))
+
+
+def nothing(tensors: dict[str, Any]) -> None:
+    pass
+
+
+BIAS = "classifier.bias"
+RESEALED: dict[str, tuple[str, dict[str, Any], str | None, Callable[[dict[str, Any]], object]]] = {
+    "an iteration beyond the last": (
+        "is of iteration 99,999,999 of 7;", {"iteration": 99999999}, None, nothing
+    ),
+    "an iteration of ten digits": (
+        "is of iteration 1,000,000,000 of 7;", {"iteration": 10**9}, None, nothing
+    ),
+    "many closed epochs": ("5 of 7 with 9,999 closed", {"epochs_closed": 9999}, rows_of(9999), nothing),
+    "too many closed epochs": ("5 of 7 with 3 closed", {"epochs_closed": 3}, rows_of(3), nothing),
+    "too few closed epochs": ("5 of 7 with 0 closed", {"epochs_closed": 0, "best_epoch": 0}, "", nothing),
+    "a best epoch to come": ("with epoch 2 as the best of 1", {"best_epoch": 2}, None, nothing),
+    "words as metrics": (".json: metrics, line 1", {}, "garbage\n", nothing),
+    "a list as metrics": (".json: metrics, line 1", {}, "[1]\n", nothing),
+    "bytes as metrics": (".json: metrics, line 1", {}, "\udc80\n", nothing),
+    "half a character as metrics": ("its own checksum does not match", {}, "\ud800\n", nothing),
+    "no metrics": ("other lines than those of its 1 closed", {}, "", nothing),
+    "metrics of more epochs": ("other lines than those of its 1 closed", {}, rows_of(2), nothing),
+    "metrics with half a line": ("other lines than", {}, rows_of(1) + '{"epo', nothing),
+    "no weight": (f"model.{BIAS} is missing", {}, None, lambda found: found.pop(f"model.{BIAS}")),
+    "no best weight": (f"best.{BIAS} is missing", {}, None, lambda found: found.pop(f"best.{BIAS}")),
+    "no momentum": (f"momentum.{BIAS} is missing", {}, None, lambda found: found.pop(f"momentum.{BIAS}")),
+    "a best weight of another shape": (
+        f"best.{BIAS} is float32 (1,), and has to be float32 (10,)", {}, None,
+        lambda found: found.update({f"best.{BIAS}": torch.zeros(1)}),
+    ),
+    "a best weight of another type": (
+        f"best.{BIAS} is float64 (10,)", {}, None,
+        lambda found: found.update({f"best.{BIAS}": torch.zeros(10, dtype=torch.float64)}),
+    ),
+    "sums of another shape": (
+        "sums is float64 (1,)", {}, None,
+        lambda found: found.update(sums=torch.zeros(1, dtype=torch.float64)),
+    ),
+    "an extra tensor": (
+        "more\\u001b is none of them", {}, None, lambda found: found.update({"more\x1b": torch.zeros(1)})
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def selecting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run stopped after 5 of 7 steps that keeps its best weights."""
+    folder = tmp_path_factory.mktemp("selecting") / "run"
+    train(folder, tiny(validation=20), Poll(6))
+    return folder
+
+
+@pytest.mark.parametrize("change", RESEALED)
+def test_a_state_sealed_again_that_does_not_fit_is_refused(
+    change: str, selecting: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says, *changes = RESEALED[change]
+    folder = copytree(selecting, tmp_path / "run")
+    reseal(folder, *changes)
+    before = files_in(folder)
+    assert main(["train", "--resume", str(folder), "--no-tensorboard"]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert files_in(folder) == before
+
+
+def test_a_state_sealed_again_that_fits_is_taken(selecting: Path, tmp_path: Path) -> None:
+    folder = copytree(selecting, tmp_path / "run")
+    reseal(folder, {}, None, nothing)
+    assert main(["train", "--resume", str(folder), "--no-tensorboard"]) == 0
+
+
+def test_states_are_ordered_by_their_numbers(copy: Path) -> None:
+    for name in ("1000000000-000001", "999999999-000001"):
+        (copy / f"checkpoints/{name}.json").write_bytes(b"")
+    (copy / "checkpoints/notes-000001.json").write_bytes(b"")
+    assert Run(copy).saved_iteration() == 10**9
+    train(copy, tiny(), Poll(1))
+    names = {path.name for path in (copy / "checkpoints").glob("*.json*")}
+    assert {f"{name}.json.set-aside" for name in ("1000000000-000001", "999999999-000001")} < names
+    assert "notes-000001.json" in names

@@ -96,6 +96,9 @@ def test_a_run_gives_its_weights_when_it_is_done(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = training.model(training.statistics.normalize(pixels))
     assert torch.equal(logits(run.weights(), pixels), expected)
+    run.file("weights.safetensors").unlink()
+    with pytest.raises(InputError, match=r"finished, but its weights\.safetensors is missing; bring it back"):
+        run.weights()
 
 
 def header_of(path: Path) -> dict[str, str]:

@@ -81,7 +81,7 @@ def prepare_resumed_run(
         requested, splits, _ = _assemble(options, context)
         resuming.reject_other_settings(run, requested, options)
         data = requested.data
-    if resuming.is_finished(run):
+    if resuming.is_finished(run, options):
         return None
     experiment = run.experiment()
     use_threads(options.compute.threads or resuming.previous_threads(run))

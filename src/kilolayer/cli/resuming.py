@@ -161,12 +161,15 @@ def run_suffix() -> str:
     return secrets.token_hex(2) if job == "none" else blake2b(job.encode(), digest_size=2).hexdigest()
 
 
-def is_finished(run: Run) -> bool:
+def is_finished(run: Run, options: TrainingOptions) -> bool:
+    """Whether the run is done. Raises `InputError` where it cannot continue, or cannot begin anew."""
     result = run.result()
     if result is None:
         return False
     if result.get("status") != "done":
         raise InputError(f"{run.path} cannot continue: {result.get('reason', 'it diverged')}")
+    if options.start_over:
+        raise InputError(f"{run.path} is finished; a finished run is not begun anew: choose another --out")
     print_line(f"{run.path} is done: test error {result['test_error']:.2f} %")
     return True
 

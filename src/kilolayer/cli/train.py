@@ -68,7 +68,7 @@ def _train(options: TrainOptions, context: DistributedContext) -> int:
         stop = resources.enter_context(stoppable())
         run = _claim_folder(prepared, environment, options, resources)
         # Another process may have finished the run before this one had the lock.
-        if resuming.is_finished(run):
+        if resuming.is_finished(run, options):
             return 0
         return _run_training(run, prepared.trainer, environment, stop, options)
 

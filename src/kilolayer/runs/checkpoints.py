@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from kilolayer.errors import InputError
-from kilolayer.runs.records import Seal, check_seal
+from kilolayer.runs.records import Seal, check_seal, read_rows
 from kilolayer.runs.tensor_bytes import load, save
 from kilolayer.system.json_text import JsonError, parse_json
 from kilolayer.system.memory_limit import available_memory
@@ -38,7 +38,7 @@ MAX_MANIFEST_BYTES = 2**26
 MAX_TENSOR_BYTES = 2**40
 """Where the system does not say how much memory there is."""
 
-_STATE = re.compile(r"\d{9}-\d{6}\.json")
+_STATE = re.compile(r"([0-9]{9,}-[0-9]{6,})(\.json|\.safetensors)")
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def save_checkpoint(
             states.write(f"{name}.safetensors", content)
             states.write(f"{name}.json", _manifest_bytes(manifest))
         names = states.names()
-        newest = sorted(_stems(names, ".json"))[-NUM_KEPT:]
+        newest = sorted(_stems(names, ".json"), key=_numbers)[-NUM_KEPT:]
         for older in _stems(names, ".json", ".safetensors") - set(newest):
             # The manifest goes first: if this is interrupted, the rest does not count as a checkpoint.
             states.remove(f"{older}.json")
@@ -122,7 +122,7 @@ def latest_checkpoint(folder: OpenedFolder, metrics: bytes, owner: Owner) -> Che
     if states is not None:
         with states:
             names = states.names()
-            for name in sorted(_stems(names, ".json", ".safetensors"), reverse=True):
+            for name in sorted(_stems(names, ".json", ".safetensors"), key=_numbers, reverse=True):
                 try:
                     checkpoint = _read(states, name, metrics, owner)
                 except DamagedCheckpoint as damage:
@@ -157,7 +157,9 @@ def _is_first_save_cut_short(names: list[str]) -> bool:
     The first save is at the end of the first epoch or before: later there is always a manifest.
     """
     tensors = _stems(names, ".safetensors")
-    return not _stems(names, ".json") and len(tensors) == 1 and all(name[-6:] <= "000001" for name in tensors)
+    return (
+        not _stems(names, ".json") and len(tensors) == 1 and all(_numbers(name)[1] <= 1 for name in tensors)
+    )
 
 
 def set_aside(folder: OpenedFolder, after: str = "") -> None:
@@ -169,8 +171,7 @@ def set_aside(folder: OpenedFolder, after: str = "") -> None:
     with states:
         states.remove_temporary_files()
         for name in states.names():
-            stem, _, ending = name.partition(".")
-            if ending in ("json", "safetensors") and stem > after and stem[:1] == "0":
+            if (state := _STATE.fullmatch(name)) and _numbers(state[1]) > _numbers(after):
                 logger.warning("%s is set aside as %s", states.path / name, states.set_aside(name))
 
 
@@ -179,13 +180,17 @@ def saved_iteration(folder: OpenedFolder) -> int:
     if not folder.has_folder(FOLDER):
         return 0
     with folder.subfolder(FOLDER) as states:
-        return max((int(name[:9]) for name in states.names() if _STATE.fullmatch(name)), default=0)
+        return max((_numbers(name)[0] for name in _stems(states.names(), ".json")), default=0)
 
 
 def _stems(names: list[str], *endings: str) -> set[str]:
     """The names of states that have a file with one of the endings."""
-    pairs = ((name.partition("."), name) for name in names if name.startswith("0"))
-    return {stem for (stem, dot, ending), _ in pairs if dot + ending in endings}
+    return {state[1] for state in map(_STATE.fullmatch, names) if state and state[2] in endings}
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    """Iteration and closed epochs in a state's name, by which states are ordered; () in an empty one."""
+    return tuple(map(int, re.findall("[0-9]+", name)))
 
 
 def _read(states: OpenedFolder, name: str, metrics: bytes, owner: Owner) -> Checkpoint:
@@ -229,11 +234,23 @@ def _check_owner(path: Path, manifest: Seal, owner: Owner) -> None:
 def _metrics_of(path: Path, manifest: Seal, metrics: bytes) -> bytes:
     """The metrics that a state belongs to; those of older formats must be there still."""
     if manifest.get("format", 1) > 2:
-        return str(manifest["metrics"]).encode(errors="surrogateescape")
-    then = metrics[: manifest["metrics_bytes"]]
-    if len(then) < manifest["metrics_bytes"] or manifest.get("metrics", _sha256(then)) != _sha256(then):
-        raise DamagedCheckpoint(f"{path} belongs to lines of metrics.jsonl that are lost or damaged")
+        then = manifest["metrics"].encode(errors="surrogateescape")
+    else:
+        then = metrics[: manifest["metrics_bytes"]]
+        if len(then) < manifest["metrics_bytes"] or manifest.get("metrics", _sha256(then)) != _sha256(then):
+            raise DamagedCheckpoint(f"{path} belongs to lines of metrics.jsonl that are lost or damaged")
+    _check_metrics(path, then, manifest["counters"]["epochs_closed"])
     return then
+
+
+def _check_metrics(path: Path, metrics: bytes, closed: int) -> None:
+    """Raises `DamagedCheckpoint` unless there is a line for each closed epoch, in order."""
+    try:
+        epochs = [row["epoch"] for row in read_rows(metrics, f"{path}: metrics")]
+    except InputError as error:
+        raise DamagedCheckpoint(str(error)) from None
+    if len(epochs) != closed or epochs != list(range(1, len(epochs) + 1)) or metrics[-1:] not in (b"", b"\n"):
+        raise DamagedCheckpoint(f"{path}: metrics has other lines than those of its {closed:,} closed epochs")
 
 
 def _name(counters: Mapping[str, Any]) -> str:

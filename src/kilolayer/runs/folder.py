@@ -302,12 +302,16 @@ class Run:
     def weights_file(self) -> Path:
         """The file of the trained network. Raises `InputError` until the run is finished."""
         with self._opened() as folder:
-            if not folder.has_file(WEIGHTS):
-                raise InputError(
-                    f"{self.path} has no weights yet; finish it: "
-                    f"kilolayer train --resume {quote(str(self.path))}"
-                )
-        return self.file(WEIGHTS)
+            if folder.has_file(WEIGHTS):
+                return self.file(WEIGHTS)
+        result = self.result()
+        if result is None:
+            raise InputError(
+                f"{self.path} has no weights yet; finish it: kilolayer train --resume {quote(str(self.path))}"
+            )
+        if result.get("status") != "done":
+            raise InputError(f"{self.path} has no weights: {result.get('reason', 'it diverged')}")
+        raise InputError(f"{self.path} is finished, but its {WEIGHTS} is missing; bring it back from a copy")
 
     def snapshots(self) -> tuple[tuple[int, Path], ...]:
         """The iteration and the weights file of every snapshot, from the initialisation on."""

@@ -98,6 +98,19 @@ def named_optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str,
     }
 
 
+def expected_optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Tensors like those of `named_optimizer_tensors` once every parameter that learns had a gradient."""
+    learning = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    found = named_optimizer_tensors(model, optimizer)
+    for name, parameter in model.named_parameters():
+        if id(parameter) in learning and isinstance(optimizer, torch.optim.AdamW):
+            found |= {f"exp_avg.{name}": parameter, f"exp_avg_sq.{name}": parameter}
+            found[f"step.{name}"] = torch.zeros(())
+        elif id(parameter) in learning and optimizer.defaults["momentum"]:
+            found[f"momentum.{name}"] = parameter
+    return found
+
+
 def load_optimizer_tensors(model: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Loads what `named_optimizer_tensors` gave."""
     for name, parameter in model.named_parameters():

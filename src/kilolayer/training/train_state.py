@@ -16,7 +16,9 @@ from kilolayer.networks import ResidualNetwork
 from kilolayer.training.ema import WeightEMA
 from kilolayer.training.recipes import Recipe
 from kilolayer.training.torch_optimizer import (
+    STATE_NAMES,
     build_optimizer,
+    expected_optimizer_tensors,
     load_optimizer_tensors,
     named_optimizer_tensors,
 )
@@ -35,6 +37,7 @@ class TrainState:
     epoch_sums: float64 (3,): images, summed loss and wrong answers of the current epoch, on this rank.
     best_weights: the state dict with the least validation error so far; empty without a validation set.
     seconds: time spent on the steps of the current epoch.
+    may_be_inactive: units can be inactive, whose weights then have no gradient.
     """
 
     model: ResidualNetwork
@@ -47,6 +50,7 @@ class TrainState:
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    may_be_inactive: bool = False
 
     @classmethod
     def initial(
@@ -61,6 +65,7 @@ class TrainState:
             build_optimizer(model, recipe, device if in_graph else None),
             WeightEMA(model, recipe.ema_beta) if recipe.ema else None,
             torch.zeros(3, dtype=torch.float64, device=device),
+            may_be_inactive=bool(recipe.progressive_depth.changes),
         )
 
     @property
@@ -86,18 +91,37 @@ class TrainState:
             "seconds": self.seconds,
         }
 
-    def load(self, tensors: dict[str, Tensor], counters: Mapping[str, Any]) -> None:
-        """Takes over what `tensors()`, with "sums", and `counters()` gave.
+    def check_fits(
+        self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], others: Mapping[str, Tensor]
+    ) -> None:
+        """Raises `InputError` at the first of the tensors that a state of this experiment cannot have.
 
-        Raises `InputError`, and changes nothing, where the tensors do not fit.
+        others: what it has beside `tensors()`, and beside the best weights if there are some.
         """
-        model, mean = with_prefix(tensors, "model."), with_prefix(tensors, "average.")
-        fits = _shapes(model) == _shapes(self.model.state_dict())
-        if not fits or _shapes(mean) != _shapes(self.ema.state if self.ema else {}):
-            raise InputError("the state was saved by another release of kilolayer: its tensors do not fit")
-        self.model.load_state_dict(model)
+        kinds = tuple(f"{kind}." for kind in STATE_NAMES.values())
+        learnt = {name.partition(".")[2] for name in tensors if name.startswith(kinds)}
+        may_lack = counters["iteration"] == 0 or self.may_be_inactive
+        expected = {
+            **{name: value for name, value in self.tensors().items() if not name.startswith("best.")},
+            **expected_optimizer_tensors(self.model, self.optimizer),
+            **others,
+        }
+        for name, value in expected.items():
+            # What never had a gradient has no tensors of the optimiser.
+            if may_lack and name.startswith(kinds) and name.partition(".")[2] not in learnt:
+                continue
+            if name not in tensors:
+                raise _misfit(f"{name} is missing")
+            if (found := _form(tensors[name])) != _form(value):
+                raise _misfit(f"{name} is {found}, and has to be {_form(value)}")
+        if extra := [name for name in tensors if name not in expected]:
+            raise _misfit(f"{extra[0]} is none of them")
+
+    def load(self, tensors: dict[str, Tensor], counters: Mapping[str, Any]) -> None:
+        """Takes over what `tensors()`, with "sums", and `counters()` gave; `check_fits` tells if they fit."""
+        self.model.load_state_dict(with_prefix(tensors, "model."))
         if self.ema:
-            self.ema.load(mean)
+            self.ema.load(with_prefix(tensors, "average."))
         device = self.epoch_sums.device
         self.best_weights = {
             key: value.to(device, copy=True) for key, value in with_prefix(tensors, "best.").items()
@@ -122,5 +146,12 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in tensors.items()}
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _misfit(reason: str) -> InputError:
+    return InputError(
+        f"the state's tensors do not fit the experiment: {reason}; it was changed, or another release of "
+        "kilolayer saved it: bring it back from a copy, or begin a new run"
+    )

@@ -417,12 +417,14 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to save, by name. Every rank must call it: the sums are added up over all ranks."""
-        init = self.experiment.init
-        # Statistics of the data follow from the data; those of a file of weights are saved.
-        statistics = self.statistics.tensors() if init and init.normalization == "file" else {}
-        inputs = {f"input.{key}": value for key, value in statistics.items()}
         sums = self.context.all_reduce(self.state.epoch_sums.clone())
-        return {**self.state.tensors(), **inputs, "sums": sums}
+        return {**self.state.tensors(), **self._saved_statistics(), "sums": sums}
+
+    def _saved_statistics(self) -> dict[str, Tensor]:
+        """Statistics of the data follow from the data; those of a file of weights are saved."""
+        init = self.experiment.init
+        statistics = self.statistics.tensors() if init and init.normalization == "file" else {}
+        return {f"input.{key}": value for key, value in statistics.items()}
 
     def counters(self) -> dict[str, Any]:
         """The rest of what is saved, as JSON can hold it."""
@@ -431,9 +433,12 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor], counters: Mapping[str, Any]) -> None:
         """Continues from `tensors()` and `counters()` of the same experiment.
 
-        Raises `InputError`, and changes nothing, where the data have changed or the tensors do not fit.
+        Raises `InputError`, and changes nothing, where the data have changed, or counters or tensors do not
+        fit.
         """
         self._check_same_data(counters["data"])
+        self._check_counters(counters)
+        self.state.check_fits(tensors, counters, self._tensors_beside(tensors, counters))
         # The sums are of all ranks, and will be added up over them again.
         sums = tensors["sums"] if self.context.is_main else torch.zeros_like(tensors["sums"])
         self.state.load({**tensors, "sums": sums}, counters)
@@ -452,6 +457,43 @@ class Trainer:
                     f"the {name} has changed since the run began: its images or labels are not the same; "
                     f"bring the data back, or begin a new run"
                 )
+
+    def _check_counters(self, counters: Mapping[str, Any]) -> None:
+        """Raises `InputError` where no training of this experiment comes to these counters."""
+        iteration, iterations = counters["iteration"], self.experiment.recipe.iterations
+        reason = f"iteration {iteration:,} of {iterations:,}"
+        if iteration <= iterations:
+            # The epoch of the last step can be open still. The last epoch can be a part of one.
+            least = max(0, iteration - 1) // self.epoch_length
+            most = self.num_epochs if iteration == iterations else iteration // self.epoch_length
+            closed, best = counters["epochs_closed"], counters["best_epoch"]
+            if closed not in (least, most):
+                reason += f" with {closed:,} closed epochs"
+            elif best > closed or (best == 0) != (counters["best_error"] is None):
+                reason += f" with epoch {best:,} as the best of {closed:,}"
+            else:
+                return
+        raise InputError(
+            f"the state does not fit the experiment: it is of {reason}; bring it back from a copy, or "
+            "begin a new run"
+        )
+
+    def _tensors_beside(
+        self, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Tensors like those that a state with these counters has beside `TrainState.tensors()`."""
+        selects = self.monitor == "validation" and counters["best_error"] is not None
+        best = self.state.reported_weights if selects else {}
+        found = {f"best.{key}": value for key, value in best.items()} | {"sums": self.state.epoch_sums}
+        side = self.splits.image_size
+        for name, value in self._saved_statistics().items():
+            # Statistics of a file can be of each pixel or of each channel.
+            shape = tensors[name].shape if name in tensors else value.shape
+            fits = len(shape) == 3 and all(
+                n in (1, full) for n, full in zip(shape, (self.splits.in_chans, side, side), strict=True)
+            )
+            found[name] = value.new_empty(shape) if fits else value
+        return found
 
     # Divergence
 
