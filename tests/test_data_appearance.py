@@ -412,7 +412,7 @@ def test_a_run_of_an_earlier_release_goes_on_with_stored_pixels(
         (run / "result.json").unlink(missing_ok=True)
         rest = {name: value for name, value in config["data"].items() if name != "appearance"}
         (run / "config.json").write_text(json.dumps(config | {"data": rest | data}))
-        return main(["train", "--resume", str(run)])
+        return main(["train", "--resume", str(run), "--start-over"])  # its states are of another config.json
 
     assert resumed() == 0
     assert json.loads((run / "result.json").read_text())["test_loss"] == result["test_loss"]

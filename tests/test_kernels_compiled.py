@@ -258,7 +258,8 @@ def test_of_many_processes_one_compiles(tmp_path):
         "import logging; logging.basicConfig(level=logging.INFO, format='%(message)s');"
         "from kilolayer import kernels; print(kernels.unavailable_reason())"
     )
-    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    # The folder of temporary files may hold a library that an earlier start compiled.
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -254,11 +254,15 @@ class _UnitFinder:
         return joins_layers(self.graph, node) or self._adds_constant_zero(node)
 
     def _addends(self, node: GraphNode) -> dict[GraphNode, float]:
-        """The addends and their factors; an inner sum that nothing else reads is split into its own."""
+        """The addends and their factors; an inner sum of the same split that nothing else reads is divided.
+
+        An inner sum of paths with a common beginning, as BN-ReLU, is a part of the branch.
+        """
         addends: dict[GraphNode, float] = {}
         for addend, factor in zip(node.inputs, node.factors or (1.0,) * len(node.inputs), strict=True):
             is_inner_sum = addend.op == "add" and len(addend.inputs) > 1 and len(addend.users) == 1
-            inner = self._addends(addend) if is_inner_sum and addend is not node.dominator else {addend: 1.0}
+            is_divided = is_inner_sum and addend.dominator is node.dominator
+            inner = self._addends(addend) if is_divided else {addend: 1.0}
             for part, inner_factor in inner.items():
                 addends[part] = addends.get(part, 0.0) + factor * inner_factor
         return addends
