@@ -64,8 +64,8 @@ def _left_in_cgroups() -> Iterator[int]:
     """What is left in each control group of this process, and in those around it."""
     for controller, limit, used in CGROUP_FILES:
         root = CGROUPS / controller
-        own = root / _own_cgroup(controller)
-        for folder in (own, *own.parents):
+        group = root / _own_cgroup(controller)
+        for folder in (group, *group.parents):
             with suppress(OSError, ValueError):  # no limit there, or "max"
                 most = int((folder / limit).read_text("ascii"))
                 yield most - int((folder / used).read_text("ascii")) + _cached_files(folder)
@@ -86,10 +86,10 @@ def _own_cgroup(controller: str) -> str:
     """The path of this process's control group below the root; "" where it is not known."""
     try:
         lines = [line.split(":", 2) for line in OWN_CGROUPS.read_text("utf-8").splitlines()]
-        own = next(path for _, names, path in lines if controller in names.split(","))
+        group = next(path for _, names, path in lines if controller in names.split(","))
     except (OSError, ValueError, StopIteration):
         return ""
-    return "" if ".." in own.split("/") else own.strip("/")  # a group outside of this container
+    return "" if ".." in group.split("/") else group.strip("/")  # a group outside of this container
 
 
 def _left_in_address_space() -> int | None:

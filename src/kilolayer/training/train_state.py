@@ -100,7 +100,8 @@ class TrainState:
         """
         kinds = tuple(f"{kind}." for kind in STATE_NAMES.values())
         learnt = {name.partition(".")[2] for name in tensors if name.startswith(kinds)}
-        may_lack = counters["iteration"] == 0 or self.may_be_inactive
+        # A state that has none at all was made smaller on purpose; the optimiser begins anew then.
+        may_lack = counters["iteration"] == 0 or self.may_be_inactive or not learnt
         expected = {
             **{name: value for name, value in self.tensors().items() if not name.startswith("best.")},
             **expected_optimizer_tensors(self.model, self.optimizer),
@@ -112,8 +113,8 @@ class TrainState:
                 continue
             if name not in tensors:
                 raise _misfit(f"{name} is missing")
-            if (found := _form(tensors[name])) != _form(value):
-                raise _misfit(f"{name} is {found}, and has to be {_form(value)}")
+            if (form := _form(tensors[name])) != _form(value):
+                raise _misfit(f"{name} is {form}, and has to be {_form(value)}")
         if extra := [name for name in tensors if name not in expected]:
             raise _misfit(f"{extra[0]} is none of them")
 
