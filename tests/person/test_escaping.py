@@ -68,7 +68,8 @@ def on_screen() -> bytes:
 
 @pytest.fixture(scope="module")
 def in_log() -> bytes:
-    words = [sys.executable, "-c", PROGRAM + SECTIONS]
+    # Unbuffered: `print` waits in a pipe, and its text would stand in another section.
+    words = [sys.executable, "-u", "-c", PROGRAM + SECTIONS]
     return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).stdout
 
 
