@@ -116,10 +116,13 @@ class DataflowGraph:
             input_node.users.append(node)
         self.nodes[fx_node] = node
 
+    def _in_order(self) -> list[GraphNode]:
+        return sorted(set(self.nodes.values()), key=lambda node: node.index)
+
     def _read_sums(self) -> None:
         """Makes an "add" of every weighted sum of maps that is written otherwise, as of a stack's sum."""
-        nodes = sorted(set(self.nodes.values()), key=lambda node: node.index)
-        for join in nodes:
+        has_merged = False
+        for join in self._in_order():
             if join.op == "add" or len(join.inputs) < 2 or len(join.shape) < 3:
                 continue
             if len({addend.shape for addend in join.inputs}) > 1:
@@ -133,7 +136,8 @@ class DataflowGraph:
                 chain.append(users[0])
             if _without_ones(chain[-1].shape) == sizes and (factors := self._factors(chain[-1], join.inputs)):
                 self._merge(chain, factors)
-        for node in sorted(set(self.nodes.values()), key=lambda node: node.index):
+                has_merged = True
+        for node in self._in_order() if has_merged else ():
             if node.inputs:
                 node.dominator = _common_dominator(node.inputs)
                 node.level = node.dominator.level + 1
@@ -179,8 +183,7 @@ class DataflowGraph:
     @cached_property
     def size_bound(self) -> tuple[str, ...]:
         """The operators that do not say that they do the same on images of every side."""
-        nodes = sorted(set(self.nodes.values()), key=lambda node: node.index)
-        return tuple(dict.fromkeys(node.op for node in nodes if not _is_size_free(node)))
+        return tuple(dict.fromkeys(node.op for node in self._in_order() if not _is_size_free(node)))
 
     @property
     def covering_windows(self) -> list[bool]:

@@ -117,15 +117,6 @@ class UnitChain:
             yield unit
             del unit
 
-    def loss_gradient(
-        self, x: Tensor, out: Tensor, labels: Tensor, loss: Loss = functional.cross_entropy
-    ) -> Tensor:
-        """∂ε/∂x_L for x_L = `out`, the last unit's output."""
-        leaf = out.detach().requires_grad_()
-        with torch.enable_grad():
-            error = loss(self.next_input(x, len(self) - 1, leaf), labels)
-            return torch.autograd.grad(error, leaf)[0]
-
     def first_input(self, x: Tensor) -> Tensor:
         """x_0, the input of the first unit."""
         self.execution_order(x)

@@ -114,13 +114,9 @@ def latest_checkpoint(folder: OpenedFolder, metrics: bytes, owner: Owner) -> Che
     one is another run's or of another configuration, and `StorageError` where one cannot be read: then nobody
     knows whether it is good.
     """
-    try:
-        states = folder.subfolder(FOLDER)
-    except FileNotFoundError:
-        states = None
     damages: list[DamagedCheckpoint] = []
-    if states is not None:
-        with states:
+    if folder.has_folder(FOLDER):
+        with folder.subfolder(FOLDER) as states:
             names = states.names()
             for name in sorted(_stems(names, ".json", ".safetensors"), key=_numbers, reverse=True):
                 try:
@@ -164,11 +160,9 @@ def _is_first_save_cut_short(names: list[str]) -> bool:
 
 def set_aside(folder: OpenedFolder, after: str = "") -> None:
     """Gives all states after the one called `after` names that say so, and removes temporary files."""
-    try:
-        states = folder.subfolder(FOLDER)
-    except FileNotFoundError:
+    if not folder.has_folder(FOLDER):
         return
-    with states:
+    with folder.subfolder(FOLDER) as states:
         states.remove_temporary_files()
         for name in states.names():
             if (state := _STATE.fullmatch(name)) and _numbers(state[1]) > _numbers(after):

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kilolayer.errors import InputError, KilolayerError
+from kilolayer.system.folder_calls import SAFE_FLAGS, at
 from kilolayer.system.json_text import parse_json
 
 LOCK_NAME, HOLDER_NAME = ".lock", ".lock.holder"
@@ -223,10 +224,8 @@ def _content(folder: int | Path, name: str) -> bytes | None:
 
 def _open(folder: int | Path, name: str, flags: int) -> int:
     """Opens a plain file that only this folder has, following no link and waiting for nobody."""
-    flags |= sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
-    path, parent = _at(folder, name)
     try:
-        descriptor = os.open(path, flags, 0o666, dir_fd=parent)
+        descriptor = os.open(**at(folder, name), flags=flags | SAFE_FLAGS, mode=0o666)
     except OSError as error:
         if error.errno in _NO_PLAIN_FILE:
             raise _not_plain(name) from None
@@ -246,13 +245,8 @@ def _not_plain(name: str) -> InputError:
 
 
 def _remove(folder: int | Path, name: str) -> None:
-    path, descriptor = _at(folder, name)
     with suppress(FileNotFoundError):
-        os.unlink(path, dir_fd=descriptor)
-
-
-def _at(folder: int | Path, name: str) -> tuple[str | Path, int | None]:
-    return (name, folder) if isinstance(folder, int) else (folder / name, None)
+        os.unlink(**at(folder, name))
 
 
 def _lock_folder(folder: int | Path, shown: object) -> None:

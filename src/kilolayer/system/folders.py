@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from kilolayer.errors import InputError
+from kilolayer.system.folder_calls import SAFE_FLAGS
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def read_trusted_file(path: Path, max_bytes: int) -> bytes:
     """
     folder = Path(os.path.realpath(path.parent))
     require_trusted(folder)
-    descriptor = os.open(folder / path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(folder / path.name, os.O_RDONLY | SAFE_FLAGS)
     with open(descriptor, "rb") as file:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode) or state.st_size > max_bytes:

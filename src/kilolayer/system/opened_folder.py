@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kilolayer.errors import InputError, StorageError
+from kilolayer.system.folder_calls import SAFE_FLAGS, at
 from kilolayer.system.folder_lock import FolderLock
 
 _TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{8}")
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FOLDER_FSYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-_SAFELY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _HAS_DIR_FD = os.open in os.supports_dir_fd
 """Windows has no descriptors of folders; everything goes by path there."""
 SET_ASIDE = ".set-aside"
@@ -73,9 +73,7 @@ class OpenedFolder:
     def lock(self) -> None:
         """Locks the folder until it is closed. Raises `FolderInUse` where another process has the lock."""
         with self._storage_errors("cannot lock"):
-            self._lock = FolderLock.acquire(
-                self.path if self._descriptor is None else self._descriptor, self.path
-            )
+            self._lock = FolderLock.acquire(self._reference, self.path)
         self.check()
 
     def check(self) -> None:
@@ -113,7 +111,7 @@ class OpenedFolder:
     def names(self) -> list[str]:
         """The names in the folder, sorted."""
         with self._storage_errors("cannot read the folder"):
-            return sorted(os.listdir(self.path if self._descriptor is None else self._descriptor))
+            return sorted(os.listdir(self._reference))
 
     def read(self, name: str, limit: int) -> bytes | None:
         """The content of a file; None where there is none.
@@ -165,7 +163,7 @@ class OpenedFolder:
                 self.sync()
             descriptor = None
             if self._descriptor is not None:
-                descriptor = os.open(**self._at(name), flags=os.O_RDONLY | os.O_DIRECTORY | _SAFELY)
+                descriptor = os.open(**self._at(name), flags=os.O_RDONLY | os.O_DIRECTORY | SAFE_FLAGS)
             return OpenedFolder(self.path / name, descriptor, self)
 
     # Writing
@@ -242,15 +240,17 @@ class OpenedFolder:
 
     # System calls
 
+    @property
+    def _reference(self) -> int | Path:
+        """What the system calls know the folder by."""
+        return self.path if self._descriptor is None else self._descriptor
+
     def _at(self, name: str) -> dict[str, Any]:
-        """How the system calls take a name in this folder."""
-        if self._descriptor is None:
-            return {"path": self.path / name}
-        return {"path": name, "dir_fd": self._descriptor}
+        return at(self._reference, name)
 
     def _open(self, name: str, flags: int) -> int:
         try:
-            descriptor = os.open(**self._at(name), flags=flags | _SAFELY, mode=0o666)
+            descriptor = os.open(**self._at(name), flags=flags | SAFE_FLAGS, mode=0o666)
         except OSError:
             # A link is ELOOP, a socket or a device without a driver ENXIO.
             self.has_file(name)
